@@ -1,0 +1,48 @@
+"""Everything that we can tell a user went wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class WoodfrogError(Exception):
+    """A failure the user can understand and act on; printed without a traceback."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(WoodfrogError):
+    """The command line asks for something that doesn't exist or doesn't fit together."""
+
+
+class SpecError(WoodfrogError):
+    """The bundle's config.json is wrong; the message names the JSON path."""
+
+
+class StateError(WoodfrogError):
+    """The container is not in the state that the operation needs."""
+
+
+class ImageError(WoodfrogError):
+    """The image is missing, damaged, hostile, or of another format version."""
+
+
+class UnsupportedResource(WoodfrogError):
+    """The container holds something that cannot be saved or restored faithfully."""
+
+
+class KernelTooOld(WoodfrogError):
+    """This kernel, or this user's rights on it, lacks something that has no fallback."""
+
+
+@contextmanager
+def while_(doing: str) -> Iterator[None]:
+    """Name the work in progress, so that a failure inside says where it happened."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"while {doing}")
+        raise
