@@ -1,0 +1,250 @@
+"""Running woodfrog as its users do, and the containers that it makes."""
+
+import contextlib
+import itertools
+import json
+import os
+import resource
+import select
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import Bundle
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Another runtime may be named, to try the tests themselves.
+COMMAND = shlex.split(os.environ.get("WOODFROG_COMMAND", str(REPOSITORY / "woodfrog")))
+DEADLINE = 60.0
+CGROUPS = Path("/sys/fs/cgroup")
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def eventually(question: Callable[[], Any], what: str, within: float = DEADLINE) -> Any:
+    """Ask until the answer is true, and return it."""
+    end = time.monotonic() + within
+    while not (answer := question()):
+        if time.monotonic() > end:
+            pytest.fail(f"{what}: not within {within:.0f} s")
+        time.sleep(0.005)
+    return answer
+
+
+def is_gone(pid: int) -> bool:
+    """Tell whether a process has ended (a zombie has)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
+
+
+class Container:
+    """A detached container that the test process is the parent of, once its runtime has gone."""
+
+    def __init__(self, woodfrog: "Woodfrog", name: str, bundle: Bundle, init: int) -> None:
+        self.woodfrog = woodfrog
+        self.name = name
+        self.bundle = bundle
+        self.init = init
+        self.status: int | None = None
+
+    def wait_for(self, file: str, within: float = DEADLINE) -> None:
+        """Wait until the program has made a file in /work; give up if the container ends."""
+        path = self.bundle.work / file
+
+        def there_or_ended() -> bool:
+            return path.exists() or self.has_ended()
+
+        eventually(there_or_ended, f"{self.name} makes {file}", within)
+        assert path.exists(), f"{self.name} ended with {self.status}: {self.told()}"
+
+    def has_ended(self) -> bool:
+        """Tell whether the container's first process has ended, and reap it."""
+        if self.status is None:
+            try:
+                pid, status = os.waitpid(self.init, os.WNOHANG)
+            except ChildProcessError:
+                return is_gone(self.init)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status is not None
+
+    def wait(self, within: float = DEADLINE) -> int | None:
+        """Wait for the container's end; one that hangs is killed."""
+        try:
+            handle = os.pidfd_open(self.init)
+        except ProcessLookupError:
+            return self.status
+        try:
+            ended, _, _ = select.select([handle], [], [], within)
+        finally:
+            os.close(handle)
+        if not ended:
+            self.kill()
+            pytest.fail(f"{self.name} did not end within {within:.0f} s: {self.told()}")
+        eventually(self.has_ended, f"{self.name} is reaped")
+        return self.status
+
+    def kill(self) -> None:
+        """End the container without the runtime's help."""
+        if not self.has_ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.init, signal.SIGKILL)
+            eventually(self.has_ended, f"{self.name} dies of SIGKILL")
+
+    def told(self) -> str:
+        """Return what the container's processes wrote."""
+        return self.woodfrog.output(self.name)
+
+    def checkpoint(self, image: Path, *flags: str, **how: Any) -> Done:
+        """Checkpoint into a directory."""
+        return self.woodfrog("checkpoint", f"--image-path={image}", *flags, self.name, **how)
+
+    def delete(self) -> None:
+        """Delete the container, ended or not."""
+        self.kill()
+        self.woodfrog("delete", "--force", self.name)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `state` says."""
+        found: dict[str, Any] = json.loads(self.woodfrog("state", self.name).stdout)
+        return found
+
+
+class Woodfrog:
+    """The command line with a --root of its own, and the containers made by it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.root = directory / "root"
+        self.containers: list[Container] = []
+        self.names: list[str] = []
+
+    def output(self, name: str) -> str:
+        """Return what a detached container and the command that started it wrote."""
+        path = self.directory / f"{name}.output"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the whole command line."""
+        return [*COMMAND, "--root", str(self.root), *arguments]
+
+    def __call__(
+        self,
+        *arguments: str,
+        status: int | None = 0,
+        output: Path | None = None,
+        within: float = DEADLINE,
+        limits: dict[int, int] | None = None,
+    ) -> Done:
+        """Run one command and demand its exit status (None: any)."""
+        # Files, not pipes: a detached container keeps its stdio open.
+        number = next(_numbers)
+        out = output or self.directory / f"command{number}.out"
+        err = output or self.directory / f"command{number}.err"
+
+        def limit() -> None:
+            for which, most in (limits or {}).items():
+                resource.setrlimit(which, (most, most))
+
+        with out.open("ab") as stdout, err.open("ab") as stderr:
+            try:
+                done = subprocess.run(
+                    self.command(*arguments),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    timeout=within,
+                    check=False,
+                    preexec_fn=limit if limits else None,
+                )
+            except subprocess.TimeoutExpired:
+                pytest.fail(f"{' '.join(arguments)}: hung; it wrote {err.read_text()}")
+        result = Done(
+            done.returncode, out.read_text(errors="replace"), err.read_text(errors="replace")
+        )
+        if not output:
+            out.unlink()
+            err.unlink()
+        if status is not None:
+            assert result.status == status, f"{' '.join(arguments)}: {result}"
+        return result
+
+    def _detached(self, bundle: Bundle, name: str | None, command: str, *flags: str) -> Container:
+        name = name or f"wf-{os.getpid()}-{next(_numbers)}"
+        bundle.config["linux"]["cgroupsPath"] = f"/{name}"
+        bundle.save()
+        self.names.append(name)
+        pid_file = self.directory / f"{name}.pid"
+        arguments = ["--detach", "--bundle", str(bundle.directory), "--pid-file", str(pid_file)]
+        output = self.directory / f"{name}.output"
+        self(command, *flags, *arguments, name, output=output)
+        container = Container(self, name, bundle, int(pid_file.read_text()))
+        self.containers.append(container)
+        return container
+
+    def run(self, bundle: Bundle, name: str | None = None) -> Container:
+        """Start a bundle detached, with its output in a file."""
+        return self._detached(bundle, name, "run")
+
+    def restore(
+        self, bundle: Bundle, image: Path, *flags: str, name: str | None = None
+    ) -> Container:
+        """Restore an image into a new container, detached."""
+        return self._detached(bundle, name, "restore", f"--image-path={image}", *flags)
+
+    def close(self) -> list[str]:
+        """End and delete all containers; return what is left of them all the same."""
+        problems: list[str] = []
+        for container in self.containers:
+            container.kill()
+        for name in dict.fromkeys(self.names):
+            done = self("delete", "--force", name, status=None)
+            if done.status:
+                problems.append(f"delete --force {name}: {done.stderr}")
+        return problems + self.leftovers()
+
+    def leftovers(self) -> list[str]:
+        """Return every process, mount, cgroup and state file that should have gone."""
+        found = [f"process {pid} {command}" for pid, command in living_children()]
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        found += [f"mount {line}" for line in mounts if str(self.directory) in line]
+        for name in dict.fromkeys(self.names):
+            places = [*CGROUPS.glob(f"*/{name}"), *CGROUPS.glob(name)]
+            found += [f"cgroup {place}" for place in places]
+        if self.root.exists():
+            found += [f"file {path}" for path in self.root.iterdir()]
+        return found
+
+
+def living_children() -> list[tuple[int, str]]:
+    """Reap this process's dead children; return the others."""
+    living = []
+    for thread in Path("/proc/self/task").iterdir():
+        for word in (thread / "children").read_text().split():
+            pid = int(word)
+            if is_gone(pid):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+            else:
+                with contextlib.suppress(OSError):
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                    living.append((pid, command.replace(b"\0", b" ").decode(errors="replace")))
+    return living

@@ -1,0 +1,166 @@
+"""Programs that make a thing, are frozen, and look whether the thing is as it was.
+
+The comments at the top of a program are its needs: `// arguments: a | b` makes two cases of it,
+`// capabilities:` adds to the container's, `// after:` and `// apart:` are seconds before the
+checkpoint and between it and the restore.
+"""
+
+import re
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from bundles import Bundle, bind
+from containers import Container, Woodfrog
+from needs import needs, require
+
+PROGRAMS = Path(__file__).parent / "programs"
+Build = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program, its arguments, and what it needs around it."""
+
+    source: Path
+    arguments: tuple[str, ...] = ()
+    wishes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its name in the test's report."""
+        return " ".join([self.source.stem, *self.arguments])
+
+    def seconds(self, wish: str) -> float:
+        """How long to wait at some point."""
+        return float(self.wishes.get(wish, "0"))
+
+
+def cases() -> list[Case]:
+    """Read every program's wishes."""
+    found = []
+    for source in sorted(PROGRAMS.glob("*.c")):
+        wishes = dict(re.findall(r"^// (\w+): (.*)$", source.read_text(), re.MULTILINE))
+        for arguments in wishes.get("arguments", "").split("|"):
+            found.append(Case(source, tuple(arguments.split()), wishes))
+    return found
+
+
+def start(case: Case, woodfrog: Woodfrog, build: Build, *flags: str) -> Container:
+    """Start a program in a container; it hasn't told yet that it is ready."""
+    program = build(case.source, *case.wishes.get("flags", "").split(), *flags)
+    bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, *case.arguments])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+    bundle.add_capabilities(*case.wishes.get("capabilities", "").split())
+    return woodfrog.run(bundle)
+
+
+def verdict(container: Container) -> str:
+    """Let the program look, and return what it found."""
+    (container.bundle.work / "check").touch()
+    status = container.wait()
+    out = container.bundle.work / "out"
+    said = out.read_text() if out.exists() else ""
+    return said if status == 0 else f"{said}ended with {status}: {container.told()}"
+
+
+# The ways that a program can be frozen; each returns the container in which it goes on.
+
+
+def left_alone(container: Container, apart: float) -> Container:
+    """Not frozen at all: the program itself is right."""
+    return container
+
+
+def restored(container: Container, apart: float) -> Container:
+    """Frozen, ended, and thawed in a new container."""
+    woodfrog = container.woodfrog
+    image = woodfrog.directory / f"image of {container.name}"
+    container.checkpoint(image)
+    container.wait()
+    assert [path.name for path in image.iterdir()] == ["checkpoint.img"]
+    container.delete()
+    time.sleep(apart)
+    return woodfrog.restore(container.bundle, image)
+
+
+def restored_twice(container: Container, apart: float) -> Container:
+    """What has been thawed can be frozen again."""
+    return restored(restored(container, apart), apart)
+
+
+def left_running(container: Container, apart: float) -> Container:
+    """Frozen for a moment only; the same processes go on."""
+    init = container.init
+    container.checkpoint(container.woodfrog.directory / "image", "--leave-running")
+    assert not container.has_ended(), container.told()
+    assert container.state()["pid"] == init
+    return container
+
+
+def restored_from_a_snapshot(container: Container, apart: float) -> Container:
+    """Frozen for a moment, then ended by something else: the image is as good as any."""
+    woodfrog = container.woodfrog
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running")
+    container.delete()
+    time.sleep(apart)
+    return woodfrog.restore(container.bundle, image)
+
+
+def after_a_failed_checkpoint(container: Container, apart: float) -> Container:
+    """The image can't be written to its end: the container runs on as before."""
+    image = container.woodfrog.directory / "image"
+    # Nothing else fails so late: the space is there, and the write is refused all the same.
+    failed = container.checkpoint(image, limits={resource.RLIMIT_FSIZE: 8192}, status=None)
+    assert failed.status != 0, failed
+    assert "File too large" in failed.stderr
+    assert not image.exists() or list(image.iterdir()) == []
+    assert not container.has_ended(), container.told()
+    return container
+
+
+WAYS = (
+    left_alone,
+    restored,
+    restored_twice,
+    left_running,
+    restored_from_a_snapshot,
+    after_a_failed_checkpoint,
+)
+
+
+@needs("root", "command gcc")
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_a_program_finds_everything_as_it_was(
+    way: Callable[[Container, float], Container], case: Case, woodfrog: Woodfrog, build: Build
+) -> None:
+    for need in case.wishes.get("needs", "").split(","):
+        require(need.strip())
+    container = start(case, woodfrog, build)
+    container.wait_for("ready")
+    time.sleep(case.seconds("after"))
+
+    assert verdict(way(container, case.seconds("apart"))) == "ok\n"
+
+
+@needs("root", "command gcc")
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_a_program_notices_what_it_watches(case: Case, woodfrog: Woodfrog, build: Build) -> None:
+    for need in case.wishes.get("needs", "").split(","):
+        require(need.strip())
+    assert "spoil(" in case.source.read_text(), "the program never spoils what it watches"
+
+    container = start(case, woodfrog, build, "-DSPOILED")
+    container.wait_for("ready")
+
+    said = verdict(container)
+    assert said
+    assert not re.search(r"^ok$", said, re.MULTILINE)
+    # That something didn't work is not a finding.
+    assert not re.search(r"^line \d+:", said, re.MULTILINE), said
