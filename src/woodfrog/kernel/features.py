@@ -1,0 +1,26 @@
+"""What this kernel can do, found by trying, never by version.
+
+WOODFROG_WITHOUT=name,name makes the named features count as absent, so that the fallbacks are
+tested on a kernel that has them.
+"""
+
+import os
+from functools import cache
+
+PAGEMAP_SCAN = "pagemap_scan"  # Linux 6.7
+TIMER_RESTORE_IDS = "timer_restore_ids"  # Linux 6.15
+EVENTFD_SEMAPHORE = "eventfd_semaphore"  # Linux 6.5: fdinfo tells
+MEMBARRIER_REGISTRATIONS = "membarrier_registrations"  # Linux 6.3
+
+NEWER_THAN_6_1 = (PAGEMAP_SCAN, TIMER_RESTORE_IDS, EVENTFD_SEMAPHORE, MEMBARRIER_REGISTRATIONS)
+
+
+@cache
+def disabled() -> frozenset[str]:
+    """Return the features that the environment asks us to do without."""
+    return frozenset(filter(None, os.environ.get("WOODFROG_WITHOUT", "").split(",")))
+
+
+def wanted(feature: str) -> bool:
+    """Tell whether a feature may be tried."""
+    return feature not in disabled()

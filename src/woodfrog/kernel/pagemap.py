@@ -1,0 +1,106 @@
+"""Which pages of a mapping exist and are its own: PAGEMAP_SCAN, or /proc/PID/pagemap in bulk.
+
+Documentation/admin-guide/mm/pagemap.rst. Ranges are lists of (start address, end address).
+"""
+
+import ctypes
+import fcntl
+import os
+import struct
+from typing import TypeAlias
+
+from woodfrog.kernel import features
+
+PAGE = 4096
+Ranges: TypeAlias = list[tuple[int, int]]
+
+_PAGEMAP_SCAN = (3 << 30) | (96 << 16) | (ord("f") << 8) | 16
+_IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
+_VECTORS = 4096
+
+_PRESENT, _SWAPPED, _FILE_OR_SHARED = 1 << 63, 1 << 62, 1 << 61
+
+
+class Pagemap:
+    """The page tables of one process, open for reading."""
+
+    def __init__(self, pid: int) -> None:
+        self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._vectors = (ctypes.c_uint64 * (3 * _VECTORS))()
+        self._scans = features.wanted(features.PAGEMAP_SCAN)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._fd)
+
+    def __enter__(self) -> "Pagemap":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def own_pages(self, start: int, end: int) -> Ranges:
+        """Return the ranges of anonymous or copied pages, in memory or swapped out.
+
+        Pages that still are their file's, the shared zero page, and pages never touched are left
+        out.
+        """
+        if self._scans:
+            try:
+                return self._scan(start, end)
+            except OSError:
+                self._scans = False
+        return self._read(start, end)
+
+    def _scan(self, start: int, end: int) -> Ranges:
+        found: Ranges = []
+        position = start
+        # Not of a file, not the zero page; present or swapped.
+        inverted, required, any_of = _IS_FILE | _IS_PFNZERO, _IS_FILE | _IS_PFNZERO, (
+            _IS_PRESENT | _IS_SWAPPED
+        )
+        while position < end:
+            argument = bytearray(
+                struct.pack(
+                    "12Q",
+                    96,
+                    0,
+                    position,
+                    end,
+                    0,
+                    ctypes.addressof(self._vectors),
+                    _VECTORS,
+                    0,
+                    inverted,
+                    required,
+                    any_of,
+                    _IS_PRESENT,
+                )
+            )
+            count = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, argument)
+            position = struct.unpack_from("Q", argument, 32)[0]
+            words = self._vectors[: 3 * count]
+            for i in range(0, 3 * count, 3):
+                _extend(found, words[i], words[i + 1])
+        return found
+
+    def _read(self, start: int, end: int) -> Ranges:
+        found: Ranges = []
+        step = 512 * 1024  # entries: 2 GiB of addresses, 4 MiB of pagemap
+        for first in range(start // PAGE, end // PAGE, step):
+            count = min(step, end // PAGE - first)
+            data = os.pread(self._fd, 8 * count, 8 * first)
+            if not any(data):
+                continue
+            for i, (word,) in enumerate(struct.iter_unpack("Q", data)):
+                if word & (_PRESENT | _SWAPPED) and not word & _FILE_OR_SHARED:
+                    address = (first + i) * PAGE
+                    _extend(found, address, address + PAGE)
+        return found
+
+
+def _extend(ranges: Ranges, start: int, end: int) -> None:
+    if ranges and ranges[-1][1] == start:
+        ranges[-1] = (ranges[-1][0], end)
+    else:
+        ranges.append((start, end))

@@ -1,0 +1,1 @@
+"""One parser per file of proc(5). Text in, plain values out."""

@@ -1,0 +1,46 @@
+"""/proc/PID/mountinfo: the mounts of a mount namespace."""
+
+import re
+from typing import NamedTuple
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """One mount, as proc_pid_mountinfo(5) has it."""
+
+    mnt_id: int
+    parent: int
+    device: tuple[int, int]
+    root: bytes
+    point: bytes
+    options: str
+    type: str
+    source: bytes
+
+
+def _unescape(text: bytes) -> bytes:
+    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), text)
+
+
+def parse_mount(line: bytes) -> Mount:
+    """Parse one line."""
+    left, _, right = line.partition(b" - ")
+    fields, tail = left.split(b" "), right.split(b" ")
+    major, _, minor = fields[2].partition(b":")
+    return Mount(
+        int(fields[0]),
+        int(fields[1]),
+        (int(major), int(minor)),
+        _unescape(fields[3]),
+        _unescape(fields[4]),
+        fields[5].decode(),
+        tail[0].decode(),
+        _unescape(tail[1]),
+    )
+
+
+def read_mounts(pid: int | str) -> list[Mount]:
+    """Read the mounts that the process sees, in mount order."""
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
+        return [parse_mount(line.rstrip(b"\n")) for line in file]

@@ -1,0 +1,73 @@
+"""/proc/PID/status and /proc/PID/stat."""
+
+from typing import NamedTuple
+
+
+def read_status(path: str) -> dict[str, str]:
+    """Read `path`/status, path being /proc/PID or /proc/PID/task/TID, as its fields."""
+    with open(f"{path}/status", encoding="utf-8", errors="surrogateescape") as file:
+        return dict(
+            (name, value.strip())
+            for name, _, value in (line.partition(":") for line in file if ":" in line)
+        )
+
+
+class Stat(NamedTuple):
+    """What we need of proc_pid_stat(5)."""
+
+    comm: bytes
+    state: str
+    parent: int
+    group: int
+    session: int
+    terminal: int
+    flags: int
+    start_time: int
+    start_code: int
+    end_code: int
+    start_stack: int
+    start_data: int
+    end_data: int
+    start_brk: int
+    arg_start: int
+    arg_end: int
+    env_start: int
+    env_end: int
+    exit_code: int
+    nice: int
+
+
+def read_stat(path: str) -> Stat:
+    """Read `path`/stat, path being /proc/PID or /proc/PID/task/TID."""
+    with open(f"{path}/stat", "rb") as file:
+        text = file.read()
+    # comm may hold blanks and parentheses: the last ")" ends it.
+    end = text.rindex(b")")
+    comm = text[text.index(b"(") + 1 : end]
+    fields = text[end + 2 :].split()
+
+    def field(number: int) -> int:
+        return int(fields[number - 3])
+
+    return Stat(
+        comm=comm,
+        state=fields[0].decode(),
+        parent=field(4),
+        group=field(5),
+        session=field(6),
+        terminal=field(7),
+        flags=field(9),
+        nice=field(19),
+        start_time=field(22),
+        start_code=field(26),
+        end_code=field(27),
+        start_stack=field(28),
+        start_data=field(45),
+        end_data=field(46),
+        start_brk=field(47),
+        arg_start=field(48),
+        arg_end=field(49),
+        env_start=field(50),
+        env_end=field(51),
+        exit_code=field(52),
+    )

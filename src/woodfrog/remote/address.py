@@ -1,0 +1,41 @@
+"""Addresses and ranges in another task's memory, never to be mixed up with our own."""
+
+from typing import NamedTuple, NewType
+
+RemoteAddress = NewType("RemoteAddress", int)
+
+PAGE = 4096
+# The end of what a process can map on x86-64 with four-level page tables (TASK_SIZE).
+TASK_SIZE = 0x7FFF_FFFF_F000
+
+
+class RemoteRange(NamedTuple):
+    """Addresses from `start` up to, not including, `end`."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+def page_up(number: int) -> int:
+    """Round up to whole pages."""
+    return (number + PAGE - 1) & -PAGE
+
+
+def free_range(used: list[tuple[int, int]], length: int) -> RemoteRange:
+    """Find addresses that none of the (start, end) ranges touches, with room on both sides.
+
+    Raises ValueError if there are none.
+    """
+    margin = 1 << 20
+    # Above what mmap_min_addr and non-PIE programs use, far below the stack.
+    previous = 0x1_0000_0000
+    for start, end in [*sorted(used), (TASK_SIZE, TASK_SIZE)]:
+        if start - previous >= length + 2 * margin:
+            base = page_up(previous + margin)
+            return RemoteRange(base, base + length)
+        previous = max(previous, end)
+    raise ValueError(f"no free range of {length} bytes")

@@ -1,0 +1,46 @@
+"""Send a descriptor over to a held task, fetch one back."""
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+
+
+def fetch(pid: int, fd: int) -> int:
+    """Return a descriptor of ours for a file that the process has open."""
+    pidfd = HERE.call(SYS.PIDFD_OPEN, pid, 0)
+    try:
+        return HERE.call(SYS.PIDFD_GETFD, pidfd, fd, 0)
+    finally:
+        os.close(pidfd)
+
+
+def send(
+    pid: int, memory: int, page: int, call: Callable[..., int], descriptors: list[int]
+) -> list[int]:
+    """Give our descriptors to a held task; returns their numbers there (close-on-exec).
+
+    `call` makes one system call in the task; `page` is the address of a writable page of it.
+    Works across all namespaces: one end of a socket pair made there is fetched here, and carries
+    the descriptors (unix(7), SCM_RIGHTS).
+    """
+    call(SYS.SOCKETPAIR, socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0, page)
+    theirs, ours = struct.unpack("<2i", os.pread(memory, 8, page))
+    with socket.socket(fileno=fetch(pid, ours)) as end:
+        rights = array.array("i", descriptors)
+        end.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    control = 16 + 4 * len(descriptors)
+    control_room = -(-control // 8) * 8
+    # struct msghdr, its iovec, the byte, and room for the control message.
+    message = struct.pack("<QIxxxxQQQQi", 0, 0, page + 64, 1, page + 128, control_room, 0)
+    os.pwrite(memory, message.ljust(64, b"\0") + struct.pack("<QQ", page + 80, 1), page)
+    call(SYS.RECVMSG, theirs, page, socket.MSG_CMSG_CLOEXEC)
+    call(SYS.CLOSE, theirs)
+    call(SYS.CLOSE, ours)
+    return list(
+        struct.unpack(f"<{len(descriptors)}i", os.pread(memory, 4 * len(descriptors), page + 144))
+    )

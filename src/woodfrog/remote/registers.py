@@ -1,0 +1,121 @@
+"""What a held task's registers mean: the interrupted call, and how to go on with it."""
+
+import struct
+
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.ptrace import NO_CALL, Registers
+
+# include/linux/errno.h: never seen by programs, but by a tracer.
+ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
+EINTR = 4
+_SYSCALL_BYTES = 2
+
+_WORD = (1 << 64) - 1
+
+# Calls that return EINTR because they were held, not because of a signal: kernel-notes.md.
+CALLS_THAT_SEE_A_HOLD = frozenset(
+    (
+        SYS.EPOLL_WAIT,
+        SYS.EPOLL_PWAIT,
+        SYS.EPOLL_PWAIT2,
+        SYS.RT_SIGTIMEDWAIT,
+        SYS.SEMOP,
+        SYS.SEMTIMEDOP,
+        SYS.IO_GETEVENTS,
+        SYS.IO_PGETEVENTS,
+        SYS.IO_URING_ENTER,
+        # Sockets with SO_RCVTIMEO or SO_SNDTIMEO (sock_intr_errno).
+        SYS.READ,
+        SYS.READV,
+        SYS.WRITE,
+        SYS.WRITEV,
+        SYS.RECVFROM,
+        SYS.RECVMSG,
+        SYS.RECVMMSG,
+        SYS.SENDTO,
+        SYS.SENDMSG,
+        SYS.SENDMMSG,
+        SYS.ACCEPT,
+        SYS.ACCEPT4,
+        SYS.CONNECT,
+        SYS.SPLICE,
+        SYS.SENDFILE,
+    )
+)
+
+
+def in_call(registers: Registers) -> bool:
+    """Tell whether the task was interrupted in a call that has not returned."""
+    return registers.orig_rax != NO_CALL and -registers.result in (
+        ERESTARTSYS,
+        ERESTARTNOINTR,
+        ERESTARTNOHAND,
+        ERESTART_RESTARTBLOCK,
+    )
+
+
+def sees_the_hold(registers: Registers) -> bool:
+    """Tell whether the task's call would return EINTR only because we stopped it."""
+    return (
+        registers.orig_rax in CALLS_THAT_SEE_A_HOLD
+        and registers.result == -EINTR
+    )
+
+
+def issue_again(registers: Registers) -> Registers:
+    """Return registers with which the interrupted call is made once more."""
+    again = registers.copy()
+    again.rax = registers.orig_rax
+    again.rip = registers.rip - _SYSCALL_BYTES
+    again.orig_rax = NO_CALL
+    return again
+
+
+def without_the_kernel(registers: Registers) -> Registers:
+    """Return registers that do by themselves what the kernel does at the end of a stop.
+
+    An interrupted call is issued again; one with a restart block goes on as restart_syscall.
+    """
+    if not in_call(registers):
+        return registers
+    again = issue_again(registers)
+    if -registers.result == ERESTART_RESTARTBLOCK:
+        again.rax = SYS.RESTART_SYSCALL
+    return again
+
+
+_MOVABS = (
+    ("rax", b"\x48\xb8"),
+    ("rcx", b"\x48\xb9"),
+    ("rdx", b"\x48\xba"),
+    ("rbx", b"\x48\xbb"),
+    ("rbp", b"\x48\xbd"),
+    ("rsi", b"\x48\xbe"),
+    ("rdi", b"\x48\xbf"),
+    ("r8", b"\x49\xb8"),
+    ("r9", b"\x49\xb9"),
+    ("r10", b"\x49\xba"),
+    ("r11", b"\x49\xbb"),
+    ("r12", b"\x49\xbc"),
+    ("r13", b"\x49\xbd"),
+    ("r14", b"\x49\xbe"),
+    ("r15", b"\x49\xbf"),
+)
+
+
+def way_back(registers: Registers, flags_at: int | None = None) -> bytes:
+    """Return machine code that sets these registers and jumps to where they point.
+
+    `flags_at` is the address of a word that holds the flags; without it they are left alone. The
+    code makes no call and doesn't touch the task's stack.
+    """
+    target = without_the_kernel(registers)
+    code = bytearray()
+    if flags_at is not None:
+        code += b"\x48\xbc" + struct.pack("<Q", flags_at) + b"\x9d"  # movabs rsp; popfq
+        code += b"\x48\xbc" + struct.pack("<Q", target.rsp & _WORD)
+    for name, opcode in _MOVABS:
+        code += opcode + struct.pack("<Q", getattr(target, name))
+    # jmp [rip+0]
+    code += b"\xff\x25\0\0\0\0" + struct.pack("<Q", target.rip)
+    return bytes(code)

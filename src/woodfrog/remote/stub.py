@@ -1,0 +1,164 @@
+"""A blank process, held by ptrace, that becomes a restored one by running programs.
+
+Stubs carry PTRACE_O_EXITKILL: they don't outlive us, so a program may end in a breakpoint and single
+calls may be traced (design law 3).
+"""
+
+import os
+import struct
+
+from woodfrog.kernel import ptrace
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import checked
+from woodfrog.kernel.ptrace import NO_CALL, Event, Registers
+from woodfrog.remote.program import LOOP, Program
+
+OPTIONS = (
+    ptrace.O_EXITKILL
+    | ptrace.O_TRACEFORK
+    | ptrace.O_TRACEVFORK
+    | ptrace.O_TRACECLONE
+    | ptrace.O_TRACEEXEC
+)
+SIGTRAP = 5
+SIGSTOP = 19
+# Signals wait until the process is whole; the breakpoint's own must not, or the kernel would reset
+# its action (force_sig).
+MASK = ((1 << 64) - 1) & ~(1 << (SIGTRAP - 1))
+
+_CODE_BYTES = 4096
+_ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+
+
+class StubError(Exception):
+    """A stub ended, or stopped for something that we did not ask for."""
+
+
+def executable(base: int, size: int) -> bytes:
+    """Return an ELF file that maps the loop at `base` and `size` zero bytes of data behind it."""
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    head = _ELF_HEADER.pack(ident, 2, 62, 1, base, 64, 0, 0, 64, 56, 3, 0, 0, 0)
+    code = _PROGRAM_HEADER.pack(1, 5, 4096, base, base, len(LOOP), len(LOOP), 4096)
+    data = _PROGRAM_HEADER.pack(1, 6, 0, base + _CODE_BYTES, base + _CODE_BYTES, 0, size, 4096)
+    # PT_GNU_STACK, so that no personality makes our stack or data executable.
+    stack = _PROGRAM_HEADER.pack(0x6474E551, 6, 0, 0, 0, 0, 0, 16)
+    head += code + data + stack
+    return head + bytes(4096 - len(head)) + LOOP
+
+
+class Stub:
+    """One task of a process that is being restored.
+
+    `memory` is a descriptor of /proc/PID/mem; `base` is where the loop's page is in it. `born` gets
+    the host pids of tasks that programs clone, in order.
+    """
+
+    def __init__(self, pid: int, base: int, size: int) -> None:
+        self.pid = pid
+        self.base = base
+        self.size = size
+        self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self.born: list[int] = []
+
+    def close(self) -> None:
+        """Close our descriptor; the task stays held."""
+        os.close(self.memory)
+
+    def task(self, pid: int) -> "Stub":
+        """Return a further thread of this process."""
+        thread = Stub.__new__(Stub)
+        thread.pid, thread.base, thread.size, thread.memory, thread.born = (
+            pid,
+            self.base,
+            self.size,
+            self.memory,
+            [],
+        )
+        return thread
+
+    def program(self) -> Program:
+        """Return an empty program that fits the stub's data."""
+        return Program(self.base + _CODE_BYTES, self.size)
+
+    def start(self, program: Program) -> None:
+        """Set a program going; `finish` waits for its end."""
+        os.pwrite(self.memory, program.assemble(), program.base)
+        registers = ptrace.registers(self.pid)
+        registers.rip, registers.r15, registers.r14 = self.base, program.entry, 0
+        registers.orig_rax = NO_CALL
+        ptrace.set_registers(self.pid, registers)
+        ptrace.resume(self.pid)
+
+    def finish(self, program: Program) -> None:
+        """Wait for the program's end and take its results; raises ProgramError."""
+        while True:
+            status = ptrace.wait(self.pid)
+            if status.event is Event.EVENT:
+                self.born.append(ptrace.event_message(self.pid))
+                ptrace.resume(self.pid)
+            elif status.event is Event.SIGNAL and status.signal == SIGTRAP:
+                break
+            elif status.event is Event.STOPPED:
+                ptrace.resume(self.pid)
+            else:
+                raise StubError(f"process {self.pid} stopped in mid-program: {status}")
+        program.finish(self.memory, ptrace.registers(self.pid).r15)
+
+    def run(self, program: Program) -> None:
+        """Run a program to its end."""
+        if len(program):
+            self.start(program)
+            self.finish(program)
+
+    def call_at(self, instruction: int, number: int, *arguments: int) -> int:
+        """Make one call with a system call instruction at any address, and return its result."""
+        registers = ptrace.registers(self.pid)
+        make_call(self.pid, registers, instruction, number, arguments)
+        return checked(number, ptrace.registers(self.pid).result)
+
+
+def await_birth(pid: int) -> None:
+    """Wait for a task that was cloned by a held one: it stops before its first instruction."""
+    status = ptrace.wait(pid)
+    if status.event is not Event.STOPPED:
+        raise StubError(f"new process {pid} is not held: {status}")
+
+
+def make_call(
+    pid: int, registers: Registers, instruction: int, number: int, arguments: tuple[int, ...]
+) -> None:
+    """Run one call in a held task, from its entry to its exit; it stays stopped there."""
+    registers = registers.copy()
+    registers.rip, registers.rax, registers.orig_rax = instruction, number, NO_CALL
+    for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
+        setattr(registers, name, value & ((1 << 64) - 1))
+    ptrace.set_registers(pid, registers)
+    stops = 0
+    while stops < 2:
+        ptrace.resume_to_call(pid)
+        status = ptrace.wait(pid)
+        if status.event is Event.SIGNAL and status.signal == SIGTRAP:
+            stops += 1
+        elif status.event in (Event.EXITED, Event.KILLED):
+            raise StubError(f"process {pid} ended in {number}: {status}")
+        # Anything else is an event stop or a signal that waits until the process is whole.
+
+
+def exec_into(pid: int, registers: Registers, instruction: int, arguments: tuple[int, ...]) -> None:
+    """Have a held task execveat(2) into something else; it stops before the first instruction."""
+    registers = registers.copy()
+    registers.rip, registers.rax, registers.orig_rax = instruction, SYS.EXECVEAT, NO_CALL
+    for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
+        setattr(registers, name, value & ((1 << 64) - 1))
+    ptrace.set_registers(pid, registers)
+    while True:
+        ptrace.resume_to_call(pid)
+        status = ptrace.wait(pid)
+        if status.event is Event.EVENT:
+            return
+        if status.event in (Event.EXITED, Event.KILLED):
+            raise StubError(f"process {pid} ended in execveat: {status}")
+        result = ptrace.registers(pid)
+        if result.orig_rax == SYS.EXECVEAT and -4096 < result.result < 0 and result.result != -38:
+            checked(SYS.EXECVEAT, result.result)

@@ -1,0 +1,242 @@
+"""A task of a running container, held by ptrace, that lends us its system calls.
+
+Nothing here single-steps the task, blocks its signals or leaves it in a state that needs us: if we
+are killed at any point, the task goes on by itself to where it was (design law 1).
+"""
+
+import os
+import struct
+import time
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import ptrace
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import checked
+from woodfrog.kernel.ptrace import NO_CALL, Event, Registers, Status
+from woodfrog.remote.program import LOOP, Program
+from woodfrog.remote.registers import way_back
+from woodfrog.remote.vdso import SYSCALL_INSTRUCTION, Vdso
+
+_PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
+_MAP_PRIVATE_ANONYMOUS = 0x22
+
+_CODE_BYTES = 4096
+_SPINS = 1_000_000
+# mov ecx, _SPINS; pause; loop: none of these changes a flag.
+_SPIN = b"\xb9" + struct.pack("<I", _SPINS) + b"\xf3\x90\xe2\xfc"
+
+
+class RanOnError(Exception):
+    """The task went on by itself, because we were kept from stopping it in time."""
+
+
+class EndedError(Exception):
+    """The task ended while it was held; only SIGKILL and its like do that."""
+
+
+class Tracee:
+    """One held thread. `registers` are those with which it will go on."""
+
+    def __init__(self, pid: int, registers: Registers) -> None:
+        self.pid = pid
+        self.registers = registers
+
+
+    def take_signal(self, status: Status, *, interrupted: bool) -> None:
+        """Let a signal that arrives meanwhile act on the task as if we weren't here.
+
+        The kernel then builds the handler's frame on the task's own registers, and the task stops
+        before the first instruction of the handler.
+        """
+        ptrace.set_registers(self.pid, self.registers)
+        if not interrupted:
+            ptrace.interrupt(self.pid)
+        ptrace.resume(self.pid, status.signal)
+        after = ptrace.wait(self.pid)
+        while after.event is Event.SIGNAL:
+            ptrace.resume(self.pid, after.signal)
+            after = ptrace.wait(self.pid)
+        if after.event is not Event.STOPPED:
+            raise EndedError(f"task {self.pid} was ended by signal {status.signal}")
+        self.registers = ptrace.registers(self.pid)
+
+    def go_back(self) -> None:
+        """Set the task's own registers again; it stays held."""
+        ptrace.set_registers(self.pid, self.registers)
+
+
+class Scratch:
+    """Memory of ours in a held process: one page of code, and data behind it.
+
+    Mapped and unmapped by calls that the process makes through the padding of its vDSO. Use it in a
+    `with`: it is gone afterwards, unless the process has ended.
+    """
+
+    def __init__(self, tracee: Tracee, memory: int, vdso_start: int, vdso: Vdso, size: int) -> None:
+        self._tracee = tracee
+        self._memory = memory
+        self._padding = vdso_start + vdso.padding
+        self._room = vdso.room
+        self._size = _CODE_BYTES + size
+        self.start = 0
+
+    def __enter__(self) -> "Scratch":
+        # Never writable and executable at once, nor made executable later: PR_SET_MDWE.
+        self.start = self._call(
+            SYS.MMAP, 0, self._size, _PROT_READ | _PROT_EXEC, _MAP_PRIVATE_ANONYMOUS, -1, 0
+        )
+        try:
+            self._call(
+                SYS.MPROTECT,
+                self.data,
+                self._size - _CODE_BYTES,
+                _PROT_READ | _PROT_WRITE,
+            )
+            os.pwrite(self._memory, LOOP, self.start)
+        except BaseException:
+            self.unmap()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unmap()
+
+    def unmap(self) -> None:
+        """Unmap the area, through any thread that is held."""
+        self._call(SYS.MUNMAP, self.start, self._size)
+
+    @property
+    def data(self) -> int:
+        return self.start + _CODE_BYTES
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The addresses that are ours, not the process's."""
+        return self.start, self.start + self._size
+
+    def program(self) -> Program:
+        """Return an empty program that fits this area."""
+        return Program(self.data + 64, self._size - _CODE_BYTES - 64)
+
+    def run(self, program: Program, tracee: Tracee | None = None) -> None:
+        """Run a program in a held thread of the process, and take its results.
+
+        Raises ProgramError if a call of it failed; the thread is held as before in every case.
+        """
+        tracee = tracee or self._tracee
+        os.pwrite(self._memory, program.assemble(), program.base)
+        start = ptrace.registers(tracee.pid)
+        start.rip, start.r15, start.r14, start.orig_rax = (
+            self.start,
+            program.entry,
+            self.data,
+            NO_CALL,
+        )
+        os.pwrite(self._memory, bytes(8), self.data)
+        while True:
+            self._arm(tracee)
+            ptrace.set_registers(tracee.pid, start)
+            ptrace.resume(tracee.pid)
+            try:
+                stopped = self._await_end(tracee)
+                break
+            except InterruptedError as interruption:
+                start = interruption.args[0]
+        tracee.go_back()
+        program.finish(self._memory, stopped.r15)
+
+    def _arm(self, tracee: Tracee) -> None:
+        """Put the thread's way back behind the loop, and its flags into the data."""
+        code = way_back(tracee.registers, self.data + 8)
+        os.pwrite(self._memory, code, self.start + len(LOOP))
+        os.pwrite(self._memory, struct.pack("<Q", tracee.registers.eflags), self.data + 8)
+
+    def _await_end(self, tracee: Tracee) -> Registers:
+        """Wait until the loop has ended, stop the thread in it, and return its registers.
+
+        Raises InterruptedError, holding the registers to go on with, after a signal came in.
+        """
+        high = self.start + len(LOOP)
+        tries = 0
+        while True:
+            status = ptrace.poll(tracee.pid)
+            if status is not None:
+                self._interrupted(tracee, status, interrupted=False)
+            if os.pread(self._memory, 1, self.data) == b"\1":
+                break
+            tries += 1
+            if tries < 100:
+                os.sched_yield()
+            else:
+                time.sleep(0.0001)
+        ptrace.interrupt(tracee.pid)
+        status = ptrace.wait(tracee.pid)
+        if status.event is not Event.STOPPED:
+            self._interrupted(tracee, status, interrupted=True)
+        found = ptrace.registers(tracee.pid)
+        if not self.start <= found.rip <= high:
+            tracee.registers = found
+            raise RanOnError(f"task {tracee.pid} ran on")
+        return found
+
+    def _interrupted(self, tracee: Tracee, status: Status, *, interrupted: bool) -> None:
+        if status.event in (Event.EXITED, Event.KILLED):
+            raise EndedError(f"task {tracee.pid} ended while it was held")
+        ours = ptrace.registers(tracee.pid)
+        if status.event is Event.SIGNAL:
+            tracee.take_signal(status, interrupted=interrupted)
+        # Otherwise a group stop: the thread stays where it is, and runs our loop on.
+        ours.orig_rax = NO_CALL
+        raise InterruptedError(ours)
+
+    def _call(self, number: int, *arguments: int) -> int:
+        """Make one call through the padding of the vDSO."""
+        tracee = self._tracee
+        code = SYSCALL_INSTRUCTION + _SPIN
+        ending = len(code)
+        while True:
+            code = code[:ending] + way_back(tracee.registers)
+            if len(code) > self._room:
+                raise UnsupportedResource(
+                    f"the vDSO of this kernel has only {self._room} bytes of padding,"
+                    f" {len(code)} are needed to enter process {tracee.pid}"
+                )
+            os.pwrite(self._memory, code, self._padding)
+            try:
+                result = self._make_call(tracee, ending, number, arguments)
+                break
+            except InterruptedError:
+                continue
+        tracee.go_back()
+        os.pwrite(self._memory, bytes(len(code)), self._padding)
+        return checked(number, result)
+
+    def _make_call(
+        self, tracee: Tracee, ending: int, number: int, arguments: tuple[int, ...]
+    ) -> int:
+        registers = tracee.registers.copy()
+        registers.rip, registers.rax, registers.orig_rax = self._padding, number, NO_CALL
+        for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
+            setattr(registers, name, value & ((1 << 64) - 1))
+        ptrace.set_registers(tracee.pid, registers)
+        pause = 20e-6
+        while True:
+            ptrace.resume(tracee.pid)
+            time.sleep(pause)
+            ptrace.interrupt(tracee.pid)
+            status = ptrace.wait(tracee.pid)
+            found = ptrace.registers(tracee.pid)
+            if status.event in (Event.EXITED, Event.KILLED):
+                raise EndedError(f"task {tracee.pid} ended while it was held")
+            made = found.rip != self._padding
+            if status.event is Event.SIGNAL:
+                tracee.take_signal(status, interrupted=True)
+                if not made:
+                    raise InterruptedError
+            elif not made:
+                pause *= 2
+                continue
+            elif not self._padding < found.rip <= self._padding + ending:
+                tracee.registers = found
+                raise RanOnError(f"task {tracee.pid} ran on")
+            return found.result

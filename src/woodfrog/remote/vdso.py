@@ -1,0 +1,33 @@
+"""The vDSO: where every process has executable code of the kernel's, and some room behind it."""
+
+import ctypes
+
+from woodfrog.errors import KernelTooOld
+from woodfrog.kernel.procfs.maps import read_maps
+
+SYSCALL_INSTRUCTION = b"\x0f\x05"
+
+
+class Vdso:
+    """This kernel's vDSO, as it stands in our own process.
+
+    `image` is its bytes; `padding` the offset of the unused end of its last page; `syscall` the
+    offset of a system call instruction.
+    """
+
+    def __init__(self) -> None:
+        span = next(((m[0], m[1]) for m in read_maps("self") if m[7] == b"[vdso]"), None)
+        if span is None:
+            raise KernelTooOld(
+                "this process has no vDSO, which woodfrog needs to enter others",
+                hint="boot without vdso=0",
+            )
+        start, end = span
+        self.image = ctypes.string_at(start, end - start)
+        self.padding = -(-len(self.image.rstrip(b"\0")) // 16) * 16
+        self.syscall = self.image.index(SYSCALL_INSTRUCTION)
+
+    @property
+    def room(self) -> int:
+        """How many bytes of padding there are."""
+        return len(self.image) - self.padding
