@@ -1,0 +1,362 @@
+"""The page store: memory in chunks of 1 MiB, each with a checksum, written and checked in parallel.
+
+A chunk is stored as it is, or as one zstd frame if that is shorter. Chunks follow each other
+without gaps, so the index needs of each only its length in the file and its checksum.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from xxhash import xxh3_128_digest as checksum
+
+from woodfrog.errors import ImageError
+from woodfrog.image.layout import CHUNK, IMAGE_NAME, INDEX_ENTRY, PAGE, chunk_count
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+
+# Writeback starts when so many bytes lie in the page cache: late enough for large requests to the
+# disk, early enough that the final fsync has little left to wait for.
+_WRITEBACK_STEP = 8 << 20
+_SYNC_FILE_RANGE_WRITE = 2
+
+_MOST_THREADS = 16
+
+Job = TypeVar("Job")
+
+
+class Source(Protocol):
+    """Memory that can be read from any thread."""
+
+    def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
+        """Fill `into` with these (start, length) ranges, one after the other."""
+
+
+Extent = tuple[Source, int, int]
+
+
+def in_parallel(
+    jobs: Iterator[Job],
+    worker: Callable[[], Callable[[Job], None]],
+    *,
+    threads: int,
+    failed: Callable[[], None] = lambda: None,
+) -> None:
+    """Do all jobs, in order of start, by this thread and others; raise the first failure.
+
+    Each thread calls `worker` once, for a function that does one job with what the thread owns.
+    After a failure no job is begun any more, and `failed` is called to wake those who wait.
+    """
+    take = threading.Lock()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            do = worker()
+            while not failures:
+                with take:
+                    job = next(jobs, None)
+                if job is None:
+                    return
+                do(job)
+        except BaseException as error:
+            failures.append(error)
+            failed()
+
+    helpers = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
+    started = []
+    try:
+        for helper in helpers:
+            helper.start()
+            started.append(helper)
+    except RuntimeError:
+        pass  # no room for another thread: fewer do it too
+    work()
+    for helper in started:
+        helper.join()
+    if failures:
+        raise failures[0]
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of `data` at an offset of a file."""
+    with memoryview(data) as view:
+        done = os.pwrite(fd, view, offset)
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], offset + done)
+
+
+def read_exactly(fd: int, into: bytearray | memoryview, offset: int) -> None:
+    """Fill `into` from an offset of the image."""
+    with memoryview(into) as view:
+        done = 0
+        while done < len(view):
+            count = os.preadv(fd, [view[done:]], offset + done)
+            if count == 0:
+                raise ImageError(f"{IMAGE_NAME} is truncated: it became shorter while being read")
+            done += count
+
+
+def usable_cpus() -> int:
+    """Return on how many CPUs this process may run, at most as many as threads are worth it."""
+    return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+
+
+Pieces = list[tuple[Source, list[tuple[int, int]], int]]
+
+
+def _whole_chunks(extents: Iterator[Extent], total: int) -> Iterator[Pieces]:
+    """Cut extents into chunks: of each its sources, with their ranges and the bytes from each."""
+    source: Source
+    start = length = 0
+    for chunk in range(0, total, CHUNK):
+        pieces: Pieces = []
+        room = min(CHUNK, total - chunk)
+        while room:
+            if not length:
+                source, start, length = next(extents)
+                continue
+            part = min(room, length)
+            if pieces and pieces[-1][0] is source:
+                _, ranges, count = pieces.pop()
+                ranges.append((start, part))
+                pieces.append((source, ranges, count + part))
+            else:
+                pieces.append((source, [(start, part)], part))
+            start, length, room = start + part, length - part, room - part
+        yield pieces
+
+
+def _read_pieces(pieces: Pieces, into: memoryview) -> None:
+    at = 0
+    for source, ranges, count in pieces:
+        source.read(into[at : at + count], ranges)
+        at += count
+
+
+class PageWriter:
+    """Writes the page store of an image, from file offset PAGE on."""
+
+    def __init__(self, fd: int, *, compression: str, writeback: bool) -> None:
+        self.page_bytes = 0
+        self.stored_bytes = 0
+        self._fd = fd
+        self._compression = compression
+        self._writeback = writeback
+        self._written_back = 0
+        self._index: list[bytes] = []
+        self._turn = threading.Condition()
+        self._failed = False
+        # The last chunk, while it isn't whole.
+        self._tail = bytearray(CHUNK)
+        self._tail_bytes = 0
+
+    def write(self, extents: Sequence[Extent]) -> int:
+        """Append extents; return the store offset of the first. All memory is read on return."""
+        for _, start, length in extents:
+            if length % PAGE or length < 0 or start < 0:
+                raise ValueError(f"extent {start:#x}+{length:#x} isn't made of whole pages")
+        first = self.page_bytes
+        total = sum(length for _, _, length in extents)
+        rest = iter(extents)
+        if self._tail_bytes and total:
+            head, rest = _split(extents, min(total, CHUNK - self._tail_bytes))
+            total -= self._append_to_tail(head)
+        whole = total - total % CHUNK
+        if whole:
+            front, rest = _split(list(rest), whole)
+            self._write_chunks(_whole_chunks(iter(front), whole), whole // CHUNK)
+        self._append_to_tail(list(rest))
+        return first
+
+    def finish(self) -> bytes:
+        """Write what is left and return the index."""
+        if self._tail_bytes:
+            self._put(len(self._index), memoryview(self._tail)[: self._tail_bytes], self._packer())
+            self._tail_bytes = 0
+        return b"".join(self._index)
+
+    def _append_to_tail(self, extents: list[Extent]) -> int:
+        total = sum(length for _, _, length in extents)
+        with memoryview(self._tail) as view:
+            for pieces in _whole_chunks(iter(extents), total):
+                _read_pieces(pieces, view[self._tail_bytes : self._tail_bytes + total])
+        self._tail_bytes += total
+        self.page_bytes += total
+        if self._tail_bytes == CHUNK:
+            self._put(len(self._index), memoryview(self._tail), self._packer())
+            self._tail_bytes = 0
+        return total
+
+    def _write_chunks(self, chunks: Iterator[Pieces], count: int) -> None:
+        begin = len(self._index)
+
+        def worker() -> Callable[[tuple[int, Pieces]], None]:
+            buffer = memoryview(bytearray(CHUNK))
+            pack = self._packer()
+
+            def write_chunk(job: tuple[int, Pieces]) -> None:
+                number, pieces = job
+                _read_pieces(pieces, buffer)
+                self._put(number, buffer, pack)
+
+            return write_chunk
+
+        # Buffered writes to one file exclude each other in the kernel. So beyond two threads, of
+        # which one reads and hashes while the other writes, only compression gains by more.
+        most = 2 if self._compression == "none" else usable_cpus()
+        in_parallel(
+            enumerate(chunks, begin), worker, threads=min(most, count), failed=self._wake_to_failure
+        )
+        self.page_bytes += count * CHUNK
+
+    def _packer(self) -> Callable[[memoryview], "bytes | memoryview"]:
+        if self._compression == "none":
+            return lambda chunk: chunk
+        import zstandard
+
+        # Level 1: a checkpoint waits for it, and memory mostly compresses well or not at all.
+        compress = zstandard.ZstdCompressor(level=1, write_checksum=False).compress
+
+        def pack(chunk: memoryview) -> bytes | memoryview:
+            frame = compress(chunk)
+            return frame if len(frame) < len(chunk) else chunk
+
+        return pack
+
+    def _put(
+        self,
+        number: int,
+        chunk: memoryview,
+        pack: Callable[[memoryview], "bytes | memoryview"],
+    ) -> None:
+        """Write one chunk. Its place is known only when those before it have theirs."""
+        packed = pack(chunk)
+        entry = INDEX_ENTRY.pack(len(packed), checksum(packed))
+        with self._turn:
+            while len(self._index) != number:
+                if self._failed:
+                    return
+                self._turn.wait()
+            at = PAGE + self.stored_bytes
+            self.stored_bytes += len(packed)
+            self._index.append(entry)
+            self._turn.notify_all()
+        write_all(self._fd, packed, at)
+        if self._writeback:
+            self._start_writeback(at)
+
+    def _start_writeback(self, upto: int) -> None:
+        with self._turn:
+            begin = self._written_back
+            if upto - begin < _WRITEBACK_STEP:
+                return
+            self._written_back = upto
+        try:
+            HERE.call(SYS.SYNC_FILE_RANGE, self._fd, begin, upto - begin, _SYNC_FILE_RANGE_WRITE)
+        except OSError:
+            self._writeback = False  # not every file system can; fsync does the whole work then
+
+    def _wake_to_failure(self) -> None:
+        with self._turn:
+            self._failed = True
+            self._turn.notify_all()
+
+
+def _split(extents: Sequence[Extent], at: int) -> tuple[list[Extent], Iterator[Extent]]:
+    """Divide extents into the first `at` bytes and the rest."""
+    front: list[Extent] = []
+    for position, (source, start, length) in enumerate(extents):
+        if at <= length:
+            if at:
+                front.append((source, start, at))
+            rest: list[Extent] = [(source, start + at, length - at)] if at < length else []
+            return front, iter([*rest, *extents[position + 1 :]])
+        front.append((source, start, length))
+        at -= length
+    return front, iter([])
+
+
+class ChunkTable:
+    """The index of a page store: where each chunk lies in the file, and its checksum."""
+
+    def __init__(self, encoded: bytes, *, page_bytes: int, stored_bytes: int, plain: bool) -> None:
+        self.page_bytes = page_bytes
+        self._entries = list(INDEX_ENTRY.iter_unpack(encoded))
+        self._starts: list[int] = []
+        at = PAGE
+        for number, (stored, _) in enumerate(self._entries):
+            raw = self.raw_bytes(number)
+            if not 0 < stored <= raw or (plain and stored != raw):
+                raise ImageError(f"{IMAGE_NAME} is damaged: chunk {number} has a wrong length")
+            self._starts.append(at)
+            at += stored
+        if at != PAGE + stored_bytes or len(self._entries) != chunk_count(page_bytes):
+            raise ImageError(f"{IMAGE_NAME} is damaged: the index doesn't fit the page store")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def raw_bytes(self, number: int) -> int:
+        """Return how many bytes of memory a chunk holds."""
+        return min(CHUNK, self.page_bytes - number * CHUNK)
+
+    def read(self, fd: int, number: int, buffer: memoryview) -> memoryview:
+        """Return a chunk as it is stored, read into `buffer` and checked."""
+        (stored, expected), at = self._entries[number], self._starts[number]
+        chunk = buffer[:stored]
+        read_exactly(fd, chunk, at)
+        if checksum(chunk) != expected:
+            raise ImageError(
+                f"{IMAGE_NAME} is damaged: the checksum of page chunk {number}, at file offset "
+                f"{at}, doesn't fit",
+                hint="nothing can be restored from it; copy it again if this is a copy",
+            )
+        return chunk
+
+
+def verify(fd: int, table: ChunkTable) -> None:
+    """Read all chunks and check them."""
+
+    def worker() -> Callable[[int], None]:
+        buffer = memoryview(bytearray(CHUNK))
+
+        def check(number: int) -> None:
+            table.read(fd, number, buffer)
+
+        return check
+
+    in_parallel(iter(range(len(table))), worker, threads=min(usable_cpus(), len(table) or 1))
+
+
+def unpack(fd: int, table: ChunkTable, into: int) -> None:
+    """Check all chunks and write their memory to another file, from its offset 0 on."""
+
+    def worker() -> Callable[[int], None]:
+        buffer = memoryview(bytearray(CHUNK))
+
+        def copy(number: int) -> None:
+            stored, raw = table.read(fd, number, buffer), table.raw_bytes(number)
+            if len(stored) == raw:
+                write_all(into, stored, number * CHUNK)
+            else:
+                write_all(into, _decompressed(stored, number, raw), number * CHUNK)
+
+        return copy
+
+    in_parallel(iter(range(len(table))), worker, threads=min(usable_cpus(), len(table) or 1))
+
+
+def _decompressed(frame: memoryview, number: int, raw: int) -> bytes:
+    import zstandard
+
+    try:
+        # The library allocates what a frame claims, so ask before.
+        if zstandard.frame_content_size(frame) == raw:
+            memory: bytes = zstandard.ZstdDecompressor().decompress(frame, max_output_size=raw)
+            if len(memory) == raw:
+                return memory
+    except zstandard.ZstdError as error:
+        raise ImageError(f"{IMAGE_NAME}: chunk {number} can't be decompressed: {error}") from error
+    raise ImageError(f"{IMAGE_NAME}: chunk {number} is a frame of another length")
