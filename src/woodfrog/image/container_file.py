@@ -206,7 +206,7 @@ class Reader:
         return self._page_fd, self._page_base
 
     def verify_pages(self) -> None:
-        """Check all page chunks, by several threads; the first wrong one is named."""
+        """Check all page chunks, by several threads; a wrong one is named."""
         if not self._verified:
             pages.verify(self._fd, self._table)
             self._verified = True
