@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from bundles import Bundle, bind
 from containers import Container, Woodfrog
 from needs import needs, require
@@ -64,7 +65,7 @@ def verdict(container: Container) -> str:
     (container.bundle.work / "check").touch()
     status = container.wait()
     out = container.bundle.work / "out"
-    said = out.read_text() if out.exists() else ""
+    said = out.read_text(errors="replace") if out.exists() else ""
     return said if status == 0 else f"{said}ended with {status}: {container.told()}"
 
 

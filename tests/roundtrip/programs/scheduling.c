@@ -1,0 +1,53 @@
+/* Policy, priority, nice, affinity, I/O priority and timer slack of each thread. */
+// capabilities: CAP_SYS_NICE
+#include "wait.h"
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+struct attributes { uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t priority; uint64_t times[3]; };
+struct wish { struct attributes attributes; int io, cpu, slack; };
+
+static struct wish wishes[] = {
+	{{.policy = SCHED_OTHER, .nice = 7}, 2 << 13 | 3, 0, 12345},
+	{{.policy = SCHED_BATCH, .nice = -3}, 3 << 13, 1, 0},
+	{{.policy = SCHED_IDLE}, 0, 0, 0},
+	{{.policy = SCHED_RR, .priority = 3, .flags = 1 /* reset on fork */}, 1 << 13 | 2, 0, 0},
+};
+
+static void *thread(void *argument) {
+	struct wish *wish = argument;
+	struct attributes after = {0};
+	cpu_set_t set, set_after;
+	wish->attributes.size = sizeof after;
+	CPU_ZERO(&set);
+	CPU_SET(wish->cpu % sysconf(_SC_NPROCESSORS_ONLN), &set);
+	must(sched_setaffinity(0, sizeof set, &set));
+	must(syscall(SYS_sched_setattr, 0, &wish->attributes, 0));
+	must(syscall(SYS_ioprio_set, 1, 0, wish->io));
+	if (wish->slack)
+		must(prctl(PR_SET_TIMERSLACK, wish->slack));
+	int slack = prctl(PR_GET_TIMERSLACK);
+	wait_for("check");
+	spoil(setpriority(PRIO_PROCESS, 0, 9); syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 7););
+	must(syscall(SYS_sched_getattr, 0, &after, sizeof after, 0));
+	must(sched_getaffinity(0, sizeof set_after, &set_after));
+	same("policy", wish->attributes.policy, after.policy);
+	same("nice", wish->attributes.nice, after.nice);
+	same("priority", wish->attributes.priority, after.priority);
+	same("flags", wish->attributes.flags, after.flags);
+	same("I/O priority", wish->io, syscall(SYS_ioprio_get, 1, 0));
+	same("timer slack", slack, prctl(PR_GET_TIMERSLACK));
+	expect(CPU_EQUAL(&set, &set_after), "another affinity");
+	return NULL;
+}
+
+int main(void) {
+	pthread_t threads[4];
+	for (int i = 0; i < 4; i++)
+		pthread_create(&threads[i], NULL, thread, &wishes[i]);
+	nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+	freeze_here();
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	return report();
+}

@@ -1,0 +1,48 @@
+/* A stopped process stays stopped; a stop that the parent has heard of isn't told again, one that it hasn't is. */
+#include "wait.h"
+
+static char state(pid_t pid) {
+	char path[64], text[512] = "", got = '?';
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	int stat = must(open(path, O_RDONLY | O_CLOEXEC));
+	if (read(stat, text, sizeof text - 1) > 0 && strrchr(text, ')'))
+		got = strrchr(text, ')')[2];
+	close(stat);
+	return got;
+}
+
+static pid_t stopped_by(int number, volatile int *counter) {
+	pid_t child = must(fork());
+	if (child == 0) {
+		setpgid(0, 0); /* SIGTSTP doesn't stop an orphaned group */
+		raise(number);
+		++*counter;
+		_exit(5);
+	}
+	while (state(child) != 'T')
+		sched_yield();
+	return child;
+}
+
+int main(void) {
+	volatile int *counter = must(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+	pid_t known = stopped_by(SIGSTOP, counter), unknown = stopped_by(SIGTSTP, counter);
+	int status = 0;
+	must(waitpid(known, &status, WUNTRACED));
+
+	freeze_here();
+	spoil(kill(known, SIGCONT); waitpid(known, &status, WCONTINUED); nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL););
+
+	expect(state(known) == 'T', "known is %c", state(known));
+	expect(state(unknown) == 'T', "unknown is %c", state(unknown));
+	same("work done by stopped processes", 0, *counter);
+	expect(waitpid(known, &status, WUNTRACED | WNOHANG) == 0, "a known stop is told again: %#x", status);
+	expect(waitpid(unknown, &status, WUNTRACED | WNOHANG) == unknown, "an unheard stop is lost");
+	same("the stopping signal", SIGTSTP, WSTOPSIG(status));
+	must(kill(known, SIGCONT));
+	must(kill(unknown, SIGCONT));
+	expect(waitpid(known, &status, 0) == known && status == 5 << 8, "known ended with %#x", status);
+	expect(waitpid(unknown, &status, 0) == unknown && status == 5 << 8, "unknown ended with %#x", status);
+	same("work done in the end", 2, *counter);
+	return report();
+}
