@@ -299,13 +299,8 @@ def main() -> None:
         sys.exit("bench/compare.py needs root and gcc")
     without_unified_tree()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with contextlib.ExitStack() as stack:
-        work = Path(
-            stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="woodfrog-bench.", dir=options.work)
-            )
-        )
-        compare([int(size) for size in options.sizes.split(",")], options.rounds, work)
+    with tempfile.TemporaryDirectory(prefix="woodfrog-bench.", dir=options.work) as work:
+        compare([int(size) for size in options.sizes.split(",")], options.rounds, Path(work))
 
 
 if __name__ == "__main__":
