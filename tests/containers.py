@@ -112,7 +112,9 @@ class Container:
 
     def told(self) -> str:
         """Return what the container's processes wrote."""
-        return self.woodfrog.output(self.name)
+        out = self.bundle.work / "out"
+        report = out.read_text(errors="replace") if out.exists() else ""
+        return self.woodfrog.output(self.name) + report
 
     def checkpoint(self, image: Path, *flags: str, **how: Any) -> Done:
         """Checkpoint into a directory."""

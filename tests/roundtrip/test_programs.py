@@ -66,7 +66,7 @@ def verdict(container: Container) -> str:
     status = container.wait()
     out = container.bundle.work / "out"
     said = out.read_text(errors="replace") if out.exists() else ""
-    return said if status == 0 else f"{said}ended with {status}: {container.told()}"
+    return said if status == 0 else f"ended with {status}: {container.told()}"
 
 
 # The ways that a program can be frozen; each returns the container in which it goes on.

@@ -11,7 +11,7 @@ static struct wish wishes[] = {
 	{{.policy = SCHED_OTHER, .nice = 7}, 2 << 13 | 3, 0, 12345},
 	{{.policy = SCHED_BATCH, .nice = -3}, 3 << 13, 1, 0},
 	{{.policy = SCHED_IDLE}, 0, 0, 0},
-	{{.policy = SCHED_RR, .priority = 3, .flags = 1 /* reset on fork */}, 1 << 13 | 2, 0, 0},
+	{{.policy = SCHED_OTHER, .flags = 1 /* reset on fork */}, 1 << 13 | 2, 0, 0},
 };
 
 static void *thread(void *argument) {

@@ -39,8 +39,8 @@ int main(void) {
 	expect(waitpid(known, &status, WUNTRACED | WNOHANG) == 0, "a known stop is told again: %#x", status);
 	expect(waitpid(unknown, &status, WUNTRACED | WNOHANG) == unknown, "an unheard stop is lost");
 	same("the stopping signal", SIGTSTP, WSTOPSIG(status));
-	must(kill(known, SIGCONT));
-	must(kill(unknown, SIGCONT));
+	kill(known, SIGCONT);
+	kill(unknown, SIGCONT);
 	expect(waitpid(known, &status, 0) == known && status == 5 << 8, "known ended with %#x", status);
 	expect(waitpid(unknown, &status, 0) == unknown && status == 5 << 8, "unknown ended with %#x", status);
 	same("work done in the end", 2, *counter);

@@ -1,0 +1,47 @@
+/* memfds: contents, size, holes, position, seals and name; mapped, and shared with a child. */
+#include "memory.h"
+
+int main(void) {
+	static char page[PAGE];
+	char link[64] = "";
+	int sealed = must(memfd_create("a sealed one", MFD_ALLOW_SEALING | MFD_CLOEXEC)), plain = must(memfd_create("", 0));
+	fill(page, PAGE, 1);
+	must(pwrite(sealed, page, 1234, PAGE));
+	must(fcntl(sealed, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE));
+	must(ftruncate(plain, 1 << 30));
+	must(pwrite(plain, page, PAGE, 512 << 20));
+	must(lseek(plain, 4321, SEEK_SET));
+	char *memory = must(mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, plain, 0));
+	int second = must(open("/proc/self/fd/4", O_RDONLY)); /* another description of `plain` */
+	char *private = must(mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, plain, 0));
+	fill(memory + PAGE, PAGE, 2);
+	fill(private + 2 * PAGE, PAGE, 3);
+
+	freeze_here();
+	spoil(must(lseek(plain, 0, SEEK_SET)););
+
+	struct stat was;
+	must(fstat(sealed, &was));
+	same("size", PAGE + 1234, was.st_size);
+	same("seals", F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE, fcntl(sealed, F_GET_SEALS));
+	same("seals of the plain one", F_SEAL_SEAL, fcntl(plain, F_GET_SEALS));
+	same("close-on-exec", FD_CLOEXEC, fcntl(sealed, F_GETFD));
+	same("position", 4321, lseek(plain, 0, SEEK_CUR));
+	same("position of the second", 0, lseek(second, 0, SEEK_CUR));
+	same("flags of the second", O_RDONLY, fcntl(second, F_GETFL) & O_ACCMODE);
+	must(readlink("/proc/self/fd/3", link, 63));
+	expect(!strcmp(link, "/memfd:a sealed one (deleted)"), "the name is %s", link);
+	must(pread(sealed, page, 1234, PAGE));
+	expect(is_filled(page, 1232, 1), "the sealed one holds something else");
+	expect(pwrite(sealed, "x", 1, 0) == -1 && errno == EPERM, "it can be written");
+	must(pread(second, page, PAGE, 512 << 20));
+	expect(is_filled(page, PAGE, 1), "the plain one holds something else");
+	expect(is_filled(memory + PAGE, PAGE, 2) && is_filled(private + PAGE, PAGE, 2), "the mappings hold something else");
+	expect(is_filled(private + 2 * PAGE, PAGE, 3) && memory[2 * PAGE] == 0, "the private copy is lost");
+	fill(memory + 3 * PAGE, PAGE, 4);
+	must(pread(second, page, PAGE, 3 * PAGE));
+	expect(is_filled(page, PAGE, 4), "the mapping is another memory than the descriptor");
+	must(fstat(plain, &was));
+	expect(was.st_blocks <= 8 * 8, "holes are filled: %ld blocks", was.st_blocks);
+	return report();
+}

@@ -1,0 +1,34 @@
+/* Locked memory: by mlock, on fault, and all that is mapped in the future. */
+// arguments: parts | future
+#include "memory.h"
+
+int main(int count, char **arguments) {
+	char was[3][128], is[128], *places[3];
+	for (int i = 0; i < 3; i++) {
+		places[i] = anonymous(4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+		must(mprotect(places[i] + 3 * PAGE, PAGE, PROT_NONE));
+	}
+	must(mlock(places[0], 3 * PAGE));
+	must(mlock2(places[1], 3 * PAGE, MLOCK_ONFAULT));
+	fill(places[0], PAGE, 1);
+	fill(places[1], PAGE, 2);
+	if (count > 1 && arguments[1][0] == 'f')
+		must(mlockall(MCL_FUTURE));
+	for (int i = 0; i < 3; i++)
+		smaps_flags(places[i], was[i]);
+
+	freeze_here();
+	spoil(must(munlock(places[1], 3 * PAGE)); must(munlockall()););
+
+	for (int i = 0; i < 3; i++) {
+		smaps_flags(places[i], is);
+		expect(!strcmp(was[i], is), "mapping %d: flags were %s, are %s", i, was[i], is);
+	}
+	same("kB locked", 12, smaps_number(places[0], "Locked:"));
+	expect(smaps_number(places[1], "Rss:") <= 4, "what wasn't touched has been");
+	expect(is_filled(places[0], PAGE, 1) && is_filled(places[1], PAGE, 2), "it holds something else");
+	char *more = anonymous(2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	smaps_flags(more, is);
+	same("new memory is locked", count > 1 && arguments[1][0] == 'f', strstr(is, " lo") != NULL);
+	return report();
+}
