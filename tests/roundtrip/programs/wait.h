@@ -53,8 +53,9 @@ __attribute__((format(printf, 1, 2))) static inline void differs(const char *for
 }
 
 #define expect(condition, ...) do { if (!(condition)) differs(__VA_ARGS__); } while (0)
-#define same(what, before, after) \
-	expect((long)(before) == (long)(after), "%s: was %ld, is %ld", what, (long)(before), (long)(after))
+#define same(what, before, after) do { \
+	long was_ = (long)(before), is_ = (long)(after); \
+	expect(was_ == is_, "%s: was %ld, is %ld", what, was_, is_); } while (0)
 #define must(call) ({ \
 	__typeof__(call) result_ = (call); \
 	if ((long)result_ == -1) { \

@@ -1,0 +1,54 @@
+/* epoll: what is watched, for what, with which data; nested; a description that was closed under its first number. */
+#include "wait.h"
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+static void add(int epoll, int file, uint32_t events, uint64_t data) {
+	must(epoll_ctl(epoll, EPOLL_CTL_ADD, file, &(struct epoll_event){.events = events, .data.u64 = data}));
+}
+
+static uint64_t next(int epoll) {
+	struct epoll_event event = {0};
+	return epoll_wait(epoll, &event, 1, 0) == 1 ? event.data.u64 : 0;
+}
+
+int main(void) {
+	int outer = must(epoll_create1(EPOLL_CLOEXEC)), inner = must(epoll_create1(0)), counter[6], pipes[2];
+	for (int i = 0; i < 6; i++)
+		counter[i] = must(eventfd(0, EFD_NONBLOCK));
+	must(pipe(pipes));
+	add(inner, counter[0], EPOLLIN, 0x1234567890abcdef);
+	add(outer, inner, EPOLLIN, 2);
+	add(outer, counter[1], EPOLLIN | EPOLLET, 3);
+	add(outer, counter[2], EPOLLIN | EPOLLONESHOT, 4);
+	add(outer, counter[3], EPOLLIN, 5);
+	add(outer, pipes[0], EPOLLIN | EPOLLRDHUP, 6);
+	must(eventfd_write(counter[2], 1));
+	same("the one-shot's only event", 4, next(outer)); /* disarmed now */
+	int moved = must(dup(counter[3]));
+	close(counter[3]); /* still watched: its description is open as `moved` */
+
+	freeze_here();
+	spoil(must(epoll_ctl(outer, EPOLL_CTL_DEL, counter[1], NULL)););
+
+	same("close-on-exec", FD_CLOEXEC, fcntl(outer, F_GETFD));
+	same("an event without a cause", 0, next(outer));
+	must(eventfd_write(counter[2], 1));
+	same("the one-shot's event", 0, next(outer));
+	must(epoll_ctl(outer, EPOLL_CTL_MOD, counter[2], &(struct epoll_event){.events = EPOLLIN | EPOLLONESHOT, .data.u64 = 7}));
+	same("the one-shot armed again", 7, next(outer));
+	must(eventfd_write(counter[1], 1));
+	same("edge", 3, next(outer));
+	same("edge, told once", 0, next(outer));
+	must(eventfd_write(moved, 1));
+	same("the moved one", 5, next(outer));
+	must(eventfd_read(moved, &(eventfd_t){0}));
+	must(write(pipes[1], "x", 1));
+	same("the pipe", 6, next(outer));
+	close(pipes[0]);
+	must(eventfd_write(counter[0], 1));
+	same("the nested one", 2, next(outer));
+	same("inside", 0x1234567890abcdef, next(inner));
+	expect(epoll_ctl(outer, EPOLL_CTL_ADD, counter[1], &(struct epoll_event){0}) == -1 && errno == EEXIST, "it isn't watched");
+	return report();
+}

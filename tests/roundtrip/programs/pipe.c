@@ -1,0 +1,57 @@
+/* Pipes: half full, full, empty, of packets, of another size; each end in several processes. */
+#include "wait.h"
+#include <poll.h>
+
+static char bytes[65536], found[65536];
+
+int main(void) {
+	int half[2], full[2], empty[2], packets[2], large[2], halved[2];
+	must(pipe(half));
+	must(pipe2(full, O_NONBLOCK | O_CLOEXEC));
+	must(pipe(empty));
+	must(pipe2(packets, O_DIRECT));
+	must(pipe(large));
+	must(pipe(halved));
+	fill(bytes, sizeof bytes, 1);
+	must(write(half[1], bytes, 30000));
+	must(read(half[0], found, 1000));
+	while (write(full[1], bytes, 4096) > 0) {}
+	must(write(packets[1], "one", 3));
+	must(write(packets[1], "second", 6));
+	same("a larger size", 1 << 18, fcntl(large[1], F_SETPIPE_SZ, 1 << 18));
+	must(write(large[1], bytes, 65536));
+	must(write(large[1], bytes, 65536));
+	must(write(halved[1], "last words", 10));
+	close(halved[1]); /* no writer any more */
+	pid_t child = must(fork());
+	if (child == 0) {
+		close(empty[0]);
+		wait_for("check");
+		spoil(must(read(half[0], found, 1)););
+		expect(write(empty[1], "from the child", 14) == 14, "the child can't write");
+		_exit(0);
+	}
+	close(empty[1]); /* only the child has it: its end is the pipe's */
+
+	freeze_here();
+	join(child);
+
+	same("read from the half-full", 29000, read(half[0], found, sizeof found));
+	expect(!memcmp(found, bytes + 1000, 29000), "it holds other bytes");
+	must(fcntl(half[0], F_SETFL, O_NONBLOCK));
+	expect(read(half[0], found, 1) == -1 && errno == EAGAIN, "it held more bytes");
+	expect(write(full[1], "x", 1) == -1 && errno == EAGAIN, "the full one isn't full");
+	for (int i = 0; i < 16; i++)
+		expect(read(full[0], found, 4096) == 4096 && !memcmp(found, bytes, 4096), "page %d of the full one", i);
+	expect(read(full[0], found, 1) == -1 && errno == EAGAIN, "the full one held more");
+	same("close-on-exec", FD_CLOEXEC, fcntl(full[1], F_GETFD));
+	same("a packet", 3, read(packets[0], found, 100));
+	same("the next packet", 6, read(packets[0], found, 100));
+	same("flags of packets", O_DIRECT | O_WRONLY, fcntl(packets[1], F_GETFL));
+	same("size", 1 << 18, fcntl(large[0], F_GETPIPE_SZ));
+	for (int i = 0; i < 2; i++)
+		expect(read(large[0], found, 65536) == 65536 && !memcmp(found, bytes, 65536), "the large one, part %d", i);
+	expect(read(halved[0], found, 100) == 10 && read(halved[0], found, 100) == 0, "without a writer: no last words, or no end");
+	expect(read(empty[0], found, 100) == 14 && read(empty[0], found, 100) == 0, "from the child: nothing, or no end");
+	return report();
+}
