@@ -1,0 +1,40 @@
+/* Waits until a moment of the wall clock: the freeze doesn't move it. */
+#include "waits.h"
+#include <linux/futex.h>
+#include <semaphore.h>
+
+static struct timespec then;
+
+static long late(long result) {
+	double left = then.tv_sec + then.tv_nsec / 1e9 - now(CLOCK_REALTIME);
+	expect(left <= 0, "%f s too early", left);
+	expect(left > -0.6, "%f s too late", -left);
+	return result;
+}
+
+static long sleep_(void) { return late(RAW(SYS_clock_nanosleep, CLOCK_REALTIME, TIMER_ABSTIME, &then, NULL)); }
+static long futex(void) { return late(RAW(SYS_futex, &(int){0}, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, 0, &then, NULL, -1)); }
+
+static long semaphore(void) {
+	sem_t semaphore;
+	sem_init(&semaphore, 0, 0);
+	return late(sem_timedwait(&semaphore, &then) ? -errno : 0);
+}
+
+static long condition(void) {
+	pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+	pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
+	pthread_mutex_lock(&mutex);
+	return late(-pthread_cond_timedwait(&condition, &mutex, &then));
+}
+
+static const struct wait waits[] = {
+	{"clock_nanosleep", sleep_, 0, 0}, {"futex", futex, -ETIMEDOUT, 0}, {"sem_timedwait", semaphore, -ETIMEDOUT, 0},
+	{"pthread_cond_timedwait", condition, -ETIMEDOUT, 0},
+};
+
+int main(int count, char **arguments) {
+	clock_gettime(CLOCK_REALTIME, &then);
+	then.tv_sec += 3;
+	return all_of(WAITS(waits), 0);
+}
