@@ -196,7 +196,9 @@ class Woodfrog:
         bundle.save()
         self.names.append(name)
         pid_file = self.directory / f"{name}.pid"
-        arguments = ["--detach", "--bundle", str(bundle.directory), "--pid-file", str(pid_file)]
+        arguments = ["--bundle", str(bundle.directory), "--pid-file", str(pid_file)]
+        if command != "create":
+            arguments.append("--detach")
         output = self.directory / f"{name}.output"
         self(command, *flags, *arguments, name, output=output)
         container = Container(self, name, bundle, int(pid_file.read_text()))
@@ -212,6 +214,13 @@ class Woodfrog:
     ) -> Container:
         """Restore an image into a new container, detached."""
         return self._detached(bundle, name, "restore", f"--image-path={image}", *flags)
+
+    def create_and_restore(self, bundle: Bundle, image: Path, *flags: str) -> Container:
+        """Restore an image into a container that `create` has made, detached."""
+        container = self._detached(bundle, None, "create")
+        output = self.directory / f"{container.name}.output"
+        self("restore", "--detach", f"--image-path={image}", *flags, container.name, output=output)
+        return container
 
     def close(self) -> list[str]:
         """End and delete all containers; return what is left of them all the same."""

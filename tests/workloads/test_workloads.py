@@ -1,0 +1,77 @@
+"""Real programs that check themselves go through freeze and thaw at moments of chance."""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from real_programs import MOMENTS, compiled, compiled_go, program, thaw_again, verdict
+
+from bundles import Bundle
+from containers import Woodfrog
+from needs import needs
+
+pytestmark = needs("root")
+Build = Callable[..., Path]
+
+
+def frozen_at_moments(woodfrog: Woodfrog, bundle: Bundle, chance: random.Random) -> str:
+    """Run a bundle, freeze and thaw it some times, and return its own verdict."""
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    for number in range(MOMENTS):
+        time.sleep(chance.uniform(0, 0.5))
+        container = thaw_again(container, number)
+    return verdict(container)
+
+
+def test_cpython_with_eight_threads_loses_no_buffer(
+    woodfrog: Woodfrog, chance: random.Random
+) -> None:
+    bundle = program(woodfrog, ["/usr/bin/python3", "/programs/threads.py"])
+
+    assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
+
+
+@needs("command bash")
+def test_a_pipeline_of_five_processes_loses_and_doubles_no_line(
+    woodfrog: Woodfrog, chance: random.Random
+) -> None:
+    bundle = program(woodfrog, ["/bin/bash", "/programs/pipeline.sh"])
+
+    assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
+
+
+@needs("command gcc")
+def test_fifty_processes_and_two_hundred_threads_find_themselves_as_they_were(
+    woodfrog: Woodfrog, chance: random.Random, build: Build
+) -> None:
+    bundle = compiled(woodfrog, build, "forest.c")
+
+    assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
+
+
+def test_sqlite_commits_a_transaction_that_was_frozen(
+    woodfrog: Woodfrog, chance: random.Random
+) -> None:
+    bundle = program(woodfrog, ["/usr/bin/python3", "/programs/transaction.py"])
+
+    assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
+
+
+@needs("command node")
+def test_node_goes_on_with_timers_workers_streams_and_files(
+    woodfrog: Woodfrog, chance: random.Random
+) -> None:
+    bundle = program(woodfrog, ["/usr/bin/node", "/programs/events.js"])
+
+    assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
+
+
+@needs("command go")
+def test_go_goes_on_with_goroutines_timers_and_garbage(
+    woodfrog: Woodfrog, chance: random.Random
+) -> None:
+    bundle = compiled_go(woodfrog, "goroutines.go")
+
+    assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
