@@ -1,0 +1,179 @@
+"""The door: finds the command, runs it, and turns errors into a line and an exit status."""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from woodfrog.cli.flags import Command, Common
+
+SPEC_VERSION = "1.2.0"
+DEFAULT_ROOT = "/run/woodfrog"
+
+# Every command and what it is for, in the order of the help. Its module has the same name.
+COMMANDS = {
+    "run": "create a container, start it, and stay with it",
+    "create": "create a container; its program waits for start",
+    "start": "start the program of a created container",
+    "checkpoint": "freeze a running container into one file",
+    "restore": "thaw a container from an image",
+    "do": "run a command in a sandbox over this host's files",
+    "state": "show the state of a container",
+    "list": "list the containers",
+    "ps": "list the processes of a container",
+    "exec": "run another process in a container",
+    "kill": "send a signal to a container",
+    "pause": "stop every process of a container",
+    "resume": "let a paused container run on",
+    "delete": "remove a container",
+    "spec": "write a config.json to start from",
+    "inspect": "show what is in an image",
+    "verify": "check every byte of an image",
+    "features": "show what this runtime can do, for engines",
+}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
+    words = sys.argv[1:] if words is None else words
+    if words in (["--version"], ["-version"], ["-v"]):
+        return _version()
+    import gc
+
+    # A command lives for milliseconds and makes no cycles worth collecting.
+    gc.disable()
+    from woodfrog.cli import flags, report
+    from woodfrog.errors import WoodfrogError
+
+    common = flags.Common()
+    try:
+        return _dispatch(words, common)
+    except KeyboardInterrupt:
+        sys.stderr.write("woodfrog: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        report.failure(error, common)
+        return error.exit_status if isinstance(error, WoodfrogError) else 1
+
+
+def _version() -> int:
+    import os
+
+    from woodfrog import __version__
+
+    text = f"woodfrog version {__version__}\ncommit: {_commit()}\nspec: {SPEC_VERSION}\n"
+    os.write(1, text.encode())
+    return 0
+
+
+def _commit() -> str:
+    """Return the commit of a clone, read from git's own files, or "unknown"."""
+    git = __file__.rpartition("/src/woodfrog/")[0] + "/.git/"
+    try:
+        with open(git + "HEAD", encoding="ascii") as file:
+            head = file.read().strip()
+        if not head.startswith("ref: "):
+            return head
+        with open(git + head[5:], encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return "unknown"
+
+
+def _dispatch(words: list[str], common: Common) -> int:
+    from woodfrog.cli import flags
+
+    own = flags.parse(words, _global_flags(), who="help", greedy_after=0)
+    common.root = own["root"]
+    common.log, common.log_format, common.debug = own["log"], own["log_format"], own["debug"]
+    if own["version"]:
+        return _version()
+    if own["rootless"] not in ("auto", "false"):
+        from woodfrog.errors import UsageError
+
+        raise UsageError("--rootless is not supported yet", hint="run woodfrog as root")
+    name, *rest = own.rest or ["help"]
+    if name == "help" or own["help"]:
+        return _help([word for word in rest if not word.startswith("-")] if name == "help" else [name])
+    command = _find(name)
+    # Help can be asked for anywhere before a command line that isn't ours.
+    help_flag = flags.Flag("help", "show this help", short="h")
+    arguments = flags.parse(
+        rest,
+        (*command.flags, help_flag),
+        who=name,
+        greedy_after=command.greedy_after,
+        loose=command.loose,
+    )
+    if arguments["help"]:
+        return _help([name])
+    _check_count(command, arguments.rest)
+    arguments.common = common
+    return command.run(arguments) or 0
+
+
+def _find(name: str) -> Command:
+    from importlib import import_module
+
+    from woodfrog.cli import flags
+
+    if name not in COMMANDS:
+        raise flags.unknown("command", name, list(COMMANDS), "woodfrog")
+    module = import_module(f"woodfrog.cli.{name}_" if name in ("exec",) else f"woodfrog.cli.{name}")
+    command: Command = module.COMMAND
+    return command
+
+
+def _check_count(command: Command, rest: list[str]) -> None:
+    from woodfrog.errors import UsageError
+
+    usage = f"usage: woodfrog {command.name} [flags] {command.arguments}"
+    if len(rest) < command.least:
+        raise UsageError(f"{command.name}: an argument is missing", hint=usage)
+    if command.most is not None and len(rest) > command.most:
+        raise UsageError(f"{command.name}: too many arguments: {' '.join(rest)}", hint=usage)
+
+
+def _global_flags() -> tuple[object, ...]:
+    from woodfrog.cli.flags import Flag
+
+    return (
+        Flag("root", "where the state of containers is kept", value="DIR", default=DEFAULT_ROOT),
+        Flag("log", "append errors and warnings to this file", value="FILE", default=""),
+        Flag("log-format", "how", value="FORMAT", default="text", choices=("text", "json")),
+        Flag("debug", "show where in woodfrog an error comes from"),
+        Flag(
+            "systemd-cgroup",
+            "",
+            refused="woodfrog makes cgroups itself; have the engine use the cgroupfs driver",
+        ),
+        Flag("rootless", "only for engines that give it", value="WORD", default="auto"),
+        Flag("version", "show the version", short="v"),
+        Flag("help", "show this help", short="h"),
+    )
+
+
+def _help(names: list[str]) -> int:
+    from woodfrog.cli import flags
+
+    if names:
+        sys.stdout.write(flags.help_text(_find(names[0])))
+        return 0
+    lines = [
+        "usage: woodfrog [global flags] COMMAND [flags] [arguments]",
+        "",
+        "woodfrog runs containers, freezes them into one file, and thaws them elsewhere.",
+        "",
+        "commands:",
+        *(f"  {name:<11} {about}" for name, about in COMMANDS.items()),
+        "",
+        "global flags:",
+        *flags.flag_lines(_global_flags()),
+        "",
+        "`woodfrog COMMAND --help` says more about each command.",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0

@@ -1,0 +1,80 @@
+"""What the user sees: errors and warnings, on stderr and in the log that --log names."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from woodfrog.errors import WoodfrogError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from woodfrog.cli.flags import Common
+
+
+def explain(error: BaseException) -> str:
+    """Return an error as lines for people: what, while doing what, and what to do."""
+    lines = [f"woodfrog: {summary(error)}"]
+    lines += [f"  {note}" for note in getattr(error, "__notes__", ())]
+    if hint := getattr(error, "hint", ""):
+        lines.append(f"  hint: {hint}")
+    return "\n".join(lines) + "\n"
+
+
+def summary(error: BaseException) -> str:
+    """Return an error as one line."""
+    if isinstance(error, WoodfrogError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return f"{name}{error.strerror or error}"
+    return f"internal error: {type(error).__name__}: {error}"
+
+
+def failure(error: BaseException, common: Common) -> None:
+    """Tell an error to the user and to the log."""
+    sys.stderr.write(explain(error))
+    if common.debug:
+        import traceback
+
+        sys.stderr.write("".join(traceback.format_exception(error)))
+        for frame in getattr(error, "frames", ()):
+            sys.stderr.write(f"  in the container: {frame}\n")
+    elif not isinstance(error, (WoodfrogError, OSError)):
+        sys.stderr.write("  hint: this is a mistake in woodfrog; --debug shows where\n")
+    text = summary(error)
+    for note in getattr(error, "__notes__", ()):
+        text += f" ({note})"
+    log("error", text, common)
+
+
+def warner(common: Common) -> Callable[[str], None]:
+    """Return what tells a warning to the user and to the log."""
+
+    def warn(text: str) -> None:
+        sys.stderr.write(f"woodfrog: warning: {text}\n")
+        log("warning", text, common)
+
+    return warn
+
+
+def log(level: str, text: str, common: Common) -> None:
+    """Append a line to the log, in the format that engines read."""
+    if not common.log:
+        return
+    import time
+
+    from woodfrog.runtime import jsontext
+
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if common.log_format == "json":
+        line = jsontext.write({"level": level, "msg": text, "time": when})
+    else:
+        line = f"time={jsontext.write(when)} level={level} msg={jsontext.write(text)}"
+    try:
+        with open(common.log, "ab", buffering=0) as file:
+            file.write(line.encode() + b"\n")
+    except OSError as error:
+        sys.stderr.write(f"woodfrog: cannot write the log {common.log}: {error.strerror}\n")

@@ -1,0 +1,26 @@
+"""woodfrog start"""
+
+from __future__ import annotations
+
+from woodfrog.cli.flags import Arguments, Command
+from woodfrog.cli.loading import held
+from woodfrog.cli.report import warner
+
+
+def run(arguments: Arguments) -> None:
+    """Start a created container."""
+    from woodfrog.runtime import lifecycle
+
+    with held(arguments) as container:
+        container.require("start")
+        lifecycle.start(container, lifecycle.config_of(container), warner(arguments.common))
+
+
+COMMAND = Command(
+    "start",
+    "ID",
+    "Start the program of a created container. If it can't be executed, this says why.",
+    ("woodfrog start web", "woodfrog --root /run/test start web"),
+    (),
+    run,
+)

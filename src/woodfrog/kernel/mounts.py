@@ -1,0 +1,106 @@
+"""Mounts: mount(2), pivot_root(2), and opening a path inside another root."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from woodfrog.kernel.abi.x86_64 import SYS
+
+TYPE_CHECKING = False  # the typing module would cost every command 7 ms
+if TYPE_CHECKING:
+    from woodfrog.kernel.caller import Caller
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_SYNCHRONOUS = 0x10
+MS_REMOUNT = 0x20
+MS_MANDLOCK = 0x40
+MS_DIRSYNC = 0x80
+MS_NOSYMFOLLOW = 0x100
+MS_NOATIME = 0x400
+MS_NODIRATIME = 0x800
+MS_BIND = 0x1000
+MS_MOVE = 0x2000
+MS_REC = 0x4000
+MS_SILENT = 0x8000
+MS_POSIXACL = 0x10000
+MS_UNBINDABLE = 0x20000
+MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
+MS_SHARED = 0x100000
+MS_RELATIME = 0x200000
+MS_I_VERSION = 0x800000
+MS_STRICTATIME = 0x1000000
+MS_LAZYTIME = 0x2000000
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_NOSYMFOLLOW = 0x200000
+
+
+def _text(path: str | bytes | None) -> bytes | int:
+    return 0 if path is None else os.fsencode(path) + b"\0"
+
+
+def mount(
+    on: Caller,
+    source: str | bytes | None,
+    target: str | bytes,
+    fstype: str | None,
+    flags: int,
+    data: str | None = None,
+) -> None:
+    """Mount, remount, bind or change propagation, as `flags` say."""
+    on.call(
+        SYS.MOUNT, _text(source), _text(target) or b"\0", _text(fstype), flags, _text(data or None)
+    )
+
+
+def umount(on: Caller, target: str | bytes, flags: int = 0) -> None:
+    """Take a mount away; MNT_DETACH takes it out of sight at once and away when unused."""
+    on.call(SYS.UMOUNT2, _text(target), flags)
+
+
+def pivot_root(on: Caller, new_root: str, put_old: str) -> None:
+    """Make `new_root` the root of this mount namespace and put the old one under `put_old`."""
+    on.call(SYS.PIVOT_ROOT, _text(new_root), _text(put_old))
+
+
+def open_in_root(
+    on: Caller, root: int, path: str | bytes, flags: int, *, resolve: int = 0, mode: int = 0
+) -> int:
+    """Open a path as if `root` were "/": neither "..", nor symbolic links lead outside."""
+    how = struct.pack(
+        "3Q",
+        flags | os.O_CLOEXEC,
+        mode,
+        RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve,
+    )
+    return on.call(SYS.OPENAT2, root, _text(path), how, len(how))
+
+
+def mount_setattr(on: Caller, descriptor: int, *, set_: int, clear: int, recursive: bool) -> None:
+    """Change the attributes of the mount that a descriptor names, and perhaps of all below it."""
+    attributes = struct.pack("4Q", set_, clear, 0, 0)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    on.call(SYS.MOUNT_SETATTR, descriptor, b"\0", flags, attributes, len(attributes))

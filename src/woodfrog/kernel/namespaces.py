@@ -1,0 +1,40 @@
+"""Namespaces: unshare(2), setns(2), and the names that UTS namespaces hold."""
+
+from __future__ import annotations
+
+from woodfrog.kernel.abi.x86_64 import SYS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from woodfrog.kernel.caller import Caller
+
+CLONE_NEWTIME = 0x80
+CLONE_NEWNS = 0x20000
+CLONE_NEWCGROUP = 0x2000000
+CLONE_NEWUTS = 0x4000000
+CLONE_NEWIPC = 0x8000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+
+def unshare(on: Caller, flags: int) -> None:
+    """Leave the named namespaces for new ones (a pid namespace: for future children)."""
+    on.call(SYS.UNSHARE, flags)
+
+
+def setns(on: Caller, descriptor: int, flags: int) -> None:
+    """Enter the namespace of a /proc/PID/ns file, or those of a pidfd's process."""
+    on.call(SYS.SETNS, descriptor, flags)
+
+
+def sethostname(on: Caller, name: str) -> None:
+    """Set the host name of this UTS namespace."""
+    text = name.encode()
+    on.call(SYS.SETHOSTNAME, text, len(text))
+
+
+def setdomainname(on: Caller, name: str) -> None:
+    """Set the NIS domain name of this UTS namespace."""
+    text = name.encode()
+    on.call(SYS.SETDOMAINNAME, text, len(text))

@@ -1,0 +1,300 @@
+"""The outside half of creating a container; whatever fails, nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+from _signal import SIGKILL
+from contextlib import ExitStack
+
+from woodfrog.errors import SpecError, StateError, UsageError, WoodfrogError, while_
+from woodfrog.kernel import capability
+from woodfrog.kernel import namespaces as ns
+from woodfrog.kernel import process as kernel_process
+from woodfrog.kernel.caller import HERE
+from woodfrog.runtime import cgroups, hooks, init, process, spec
+from woodfrog.runtime import channel as channels
+from woodfrog.runtime import state as states
+from woodfrog.runtime.state import Container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class Request:
+    """What is to be created, and how its console and pid are handed over."""
+
+    def __init__(self, root: str, id: str, bundle: str, config_text: bytes) -> None:
+        self.root = root
+        self.id = id
+        self.bundle = bundle
+        self.config_text = config_text
+        self.console_socket = ""
+        self.pid_file = ""
+        self.preserve_fds = 0
+        self.new_keyring = True
+        self.relay_console = False  # we stay and pass bytes between our stdio and its terminal
+        self.options: dict[str, Any] = {}  # global options, recorded in the state
+        self.scratch_over = ""  # `do`: the directory that is shown under a scratch layer
+        self.fill_scratch: Callable[[str], None] | None = None
+        self.warn: Callable[[str], None] = lambda text: None
+
+
+class Created:
+    """A created container whose init waits; the console's master if we are to relay it."""
+
+    def __init__(self, container: Container, config: dict[str, Any], master: int) -> None:
+        self.container = container
+        self.config = config
+        self.master = master
+
+
+def create(request: Request) -> Created:
+    """Make the container, up to its init that waits for `start` or `restore`."""
+    config = spec.parse(request.config_text, "config.json")
+    for warning in spec.check(config):
+        request.warn(warning)
+    for warning in process.capability_masks(config["process"])[1]:
+        request.warn(warning)
+    process.rlimits(config["process"])  # errors in it before anything is made
+    _check_console(request, config)
+    _check_rights()
+    with ExitStack() as undo:
+        container = Container.new(request.root, request.id)
+        undo.callback(container.remove)
+        with container.lock() as lock:
+            created = _create(request, config, container, lock, undo)
+        undo.pop_all()
+    return created
+
+
+def _check_console(request: Request, config: dict[str, Any]) -> None:
+    if request.console_socket and not config["process"].get("terminal"):
+        raise UsageError(
+            "--console-socket is given, but the config doesn't ask for a terminal",
+            hint="set process.terminal to true, or leave the flag out",
+        )
+
+
+def _check_rights() -> None:
+    hint = "in a container? start it with --privileged"
+    if os.geteuid() != 0:
+        raise WoodfrogError("making containers needs root", hint="run it with sudo")
+    if not capability.capget(HERE)[0] >> capability.CAP_SYS_ADMIN & 1:
+        raise WoodfrogError("making containers needs CAP_SYS_ADMIN", hint=hint)
+    if not os.path.exists("/proc/self/ns"):
+        raise WoodfrogError("no procfs is mounted at /proc", hint="mount -t proc proc /proc")
+
+
+def _create(
+    request: Request,
+    config: dict[str, Any],
+    container: Container,
+    lock: states.Lock,
+    undo: ExitStack,
+) -> Created:
+    linux = config.get("linux") or {}
+    groups = cgroups.plan(linux.get("cgroupsPath") or "", request.id, cgroups.here())
+    rootfs = container.path("rootfs") if request.scratch_over else spec.rootfs(config, request.bundle)
+    container.state = {
+        "ociVersion": config["ociVersion"],
+        "id": request.id,
+        "bundle": request.bundle,
+        "rootfs": rootfs,
+        "created": states.now(),
+        "bootId": states.boot_id(),
+        "cgroup": groups,
+        "annotations": config.get("annotations") or {},
+        "options": request.options,
+    }
+    container.save()  # from here on `delete` can clean up after us, should we be killed
+    with open(container.path("config.json"), "wb", buffering=0) as file:
+        file.write(request.config_text)
+    plan = init.Plan(config, request.bundle, rootfs, groups)
+    plan.preserved = request.preserve_fds
+    plan.new_keyring = f"_ses.{request.id}" if request.new_keyring else ""
+    if request.scratch_over:
+        plan.overlay = _make_scratch(request, container, undo)
+    if linux.get("seccomp"):
+        from woodfrog.runtime import seccomp
+
+        plan.seccomp = seccomp.compile(linux["seccomp"], request.warn)
+    made = cgroups.make(groups)
+    undo.callback(cgroups.remove_directories, made)
+    for warning in cgroups.apply(groups, linux.get("resources") or {}):
+        request.warn(warning)
+    os.mkfifo(container.path("exec.fifo"), 0o622)
+    pid, channel = _fork_init(plan, container, lock, undo)
+    master = _guide(request, plan, container, pid, channel, undo)
+    container.save()
+    if request.pid_file:
+        write_pid_file(request.pid_file, pid)
+    return Created(container, config, master)
+
+
+def _make_scratch(
+    request: Request, container: Container, undo: ExitStack
+) -> tuple[str, str]:
+    """Mount the tmpfs that takes what `do` writes; returns (lower directory, scratch)."""
+    from woodfrog.kernel import mounts
+
+    scratch = container.path("scratch")
+    os.mkdir(scratch, 0o700)
+    os.mkdir(container.path("rootfs"), 0o755)
+    mounts.mount(HERE, "woodfrog-scratch", scratch, "tmpfs", 0, "mode=700")
+    undo.callback(mounts.umount, HERE, scratch, mounts.MNT_DETACH)
+    for name in ("upper", "work"):
+        os.mkdir(f"{scratch}/{name}", 0o755)
+    container.state["scratch"] = scratch
+    container.save()
+    if request.fill_scratch:
+        request.fill_scratch(f"{scratch}/upper")
+    return request.scratch_over, scratch
+
+
+def _fork_init(
+    plan: init.Plan, container: Container, lock: states.Lock, undo: ExitStack
+) -> tuple[int, channels.Channel]:
+    """Fork the init into its pid namespace; only the child is there, we stay where we are."""
+    wanted = spec.namespaces(plan.config)
+    plan.state_directory = os.open(container.directory, os.O_PATH | os.O_CLOEXEC)
+    opened = [plan.state_directory]
+    try:
+        for kind, path in wanted.items():
+            if path:
+                try:
+                    plan.joined[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except OSError as error:
+                    raise SpecError(
+                        f"cannot open the {kind} namespace {path}: {error.strerror}"
+                    ) from None
+                opened.append(plan.joined[kind])
+        plan.hook_state = hook_state(container, "creating")
+        ours, theirs = channels.pair()
+        pid = fork_into_pid_namespace(wanted.get("pid"), plan.joined.get("pid", -1))
+        if pid == 0:
+            lock.close()
+            ours.close()
+            init.run(plan, theirs)
+        theirs.close()
+        undo.callback(_end, pid, plan.groups)
+        return pid, ours
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def fork_into_pid_namespace(wanted: str | None, joined: int) -> int:
+    """Fork with the child in a new pid namespace (""), a joined one, or ours (None)."""
+    if wanted is None:
+        return os.fork()
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if wanted:
+            ns.setns(HERE, joined, ns.CLONE_NEWPID)
+        else:
+            ns.unshare(HERE, ns.CLONE_NEWPID)
+        pid = os.fork()
+        if pid:
+            # Later children (hooks) are to be where we are.
+            ns.setns(HERE, own, ns.CLONE_NEWPID)
+        return pid
+    finally:
+        os.close(own)
+
+
+def _end(pid: int, groups: cgroups.Groups) -> None:
+    os.kill(pid, SIGKILL)
+    os.waitpid(pid, 0)
+    # Without a pid namespace of its own the end of the first process isn't that of all.
+    cgroups.kill(groups, SIGKILL)
+
+
+def _guide(
+    request: Request,
+    plan: init.Plan,
+    container: Container,
+    pid: int,
+    channel: channels.Channel,
+    undo: ExitStack,
+) -> int:
+    """Lead the init through its preparation; returns the console's master if we relay it."""
+    cgroups.join(plan.groups, pid)
+    found = states.start_time(pid)
+    container.state |= {"pid": pid, "startTime": found[1] if found else ""}
+    channel.send(step="go")
+    while message := channel.receive():
+        if message["step"] == "ready":
+            channel.close()
+            return _hand_over_console(request, container, pid, message["console"])
+        state = hook_state(container, "creating")
+        undo.callback(hooks.run_all, plan.config, "poststop", state | {"status": "stopped"})
+        for moment in ("prestart", "createRuntime"):
+            hooks.run(plan.config, moment, state)
+        channel.send(step="go")
+    raise WoodfrogError(
+        "the container's init ended before it was ready",
+        hint="killed? a memory limit that is too small does that: the init needs about 12 MiB",
+    )
+
+
+def _hand_over_console(request: Request, container: Container, pid: int, number: int) -> int:
+    if number < 0:
+        return -1
+    if not request.console_socket and not request.relay_console:
+        # Nobody takes it yet: init keeps it, and `restore` may fetch it.
+        container.state["console"] = number
+        return -1
+    master = fetch_descriptor(pid, number)
+    if request.relay_console:
+        return master
+    try:
+        send_console(request.console_socket, master)
+    finally:
+        os.close(master)
+    return -1
+
+
+def fetch_descriptor(pid: int, number: int) -> int:
+    """Return a duplicate of a descriptor that another process of ours holds."""
+    pidfd = kernel_process.pidfd_open(HERE, pid)
+    try:
+        return kernel_process.pidfd_getfd(HERE, pidfd, number)
+    finally:
+        os.close(pidfd)
+
+
+def send_console(path: str, master: int) -> None:
+    """Hand a console's master to the engine that listens at a unix socket."""
+    import socket
+
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(path)
+            socket.send_fds(connection, [b"/dev/ptmx"], [master])
+    except OSError as error:
+        raise StateError(f"cannot hand the console to {path}: {error.strerror}") from None
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Write a pid file; who watches for it sees it complete or not at all."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}")
+    with while_(f"writing the pid file {path}"):
+        with open(temporary, "wb", buffering=0) as file:
+            file.write(str(pid).encode())
+        os.rename(temporary, path)
+
+
+def hook_state(container: Container, status: str) -> dict[str, Any]:
+    """Return the state that a hook reads from its stdin."""
+    state = container.state
+    return {
+        "ociVersion": state["ociVersion"],
+        "id": container.id,
+        "status": status,
+        "pid": container.pid,
+        "bundle": state["bundle"],
+        "annotations": state["annotations"],
+    }

@@ -1,0 +1,94 @@
+"""Hooks: programs that the config names, run at given moments with the state on their stdin."""
+
+from __future__ import annotations
+
+import os
+import select
+from _signal import SIGKILL, SIGPIPE, SIGXFSZ
+
+from woodfrog.errors import WoodfrogError
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import pidfd_open
+from woodfrog.runtime import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def listed(config: dict[str, Any], moment: str) -> list[dict[str, Any]]:
+    """Return the hooks that the config has for a moment."""
+    return (config.get("hooks") or {}).get(moment) or []
+
+
+def run(config: dict[str, Any], moment: str, state: dict[str, Any]) -> None:
+    """Run the hooks of a moment, one after the other; the first that fails is an error."""
+    hooks = listed(config, moment)
+    text = jsontext.write(state).encode() if hooks else b""
+    for hook in hooks:
+        _run_one(hook, moment, text)
+
+
+def run_all(config: dict[str, Any], moment: str, state: dict[str, Any]) -> list[str]:
+    """Run the hooks of a moment although some fail; returns what went wrong."""
+    failures = []
+    for hook in listed(config, moment):
+        try:
+            _run_one(hook, moment, jsontext.write(state).encode())
+        except WoodfrogError as error:
+            failures.append(str(error))
+    return failures
+
+
+def _run_one(hook: dict[str, Any], moment: str, state: bytes) -> None:
+    path = hook.get("path") or ""
+    name = f"{moment} hook {path}"
+    if not path.startswith("/"):
+        raise WoodfrogError(f"hooks.{moment}: the path of a hook must be absolute, and is {path!r}")
+    timeout = hook.get("timeout")
+    said = os.memfd_create("hook-output", os.MFD_CLOEXEC)
+    stdin = os.memfd_create("hook-state", os.MFD_CLOEXEC)
+    try:
+        os.write(stdin, state)
+        os.lseek(stdin, 0, os.SEEK_SET)
+        try:
+            pid = os.posix_spawn(
+                path,
+                hook.get("args") or [path],
+                dict(entry.partition("=")[::2] for entry in hook.get("env") or ()),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, stdin, 0),
+                    (os.POSIX_SPAWN_DUP2, said, 1),
+                    (os.POSIX_SPAWN_DUP2, said, 2),
+                ],
+                setsigmask=[],
+                setsigdef=[SIGPIPE, SIGXFSZ],
+            )
+        except OSError as error:
+            raise WoodfrogError(f"{name} cannot be run: {error.strerror}") from None
+        status = _wait(pid, timeout)
+        if status is None:
+            raise WoodfrogError(f"{name} did not end within its timeout of {timeout} s")
+        if code := os.waitstatus_to_exitcode(status):
+            how = f"was killed by signal {-code}" if code < 0 else f"failed with exit status {code}"
+            os.lseek(said, 0, os.SEEK_SET)
+            tail = os.read(said, 4096).decode(errors="replace").strip()
+            raise WoodfrogError(f"{name} {how}" + (f": {tail}" if tail else ""))
+    finally:
+        os.close(said)
+        os.close(stdin)
+
+
+def _wait(pid: int, timeout: int | None) -> int | None:
+    if timeout:
+        pidfd = pidfd_open(HERE, pid)
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(timeout * 1000):
+                os.kill(pid, SIGKILL)
+                os.waitpid(pid, 0)
+                return None
+        finally:
+            os.close(pidfd)
+    return os.waitpid(pid, 0)[1]

@@ -1,0 +1,215 @@
+"""The inside half of `create`: what the container's first process does before it is the program."""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.errors import SpecError, WoodfrogError, while_
+from woodfrog.kernel import console as tty
+from woodfrog.kernel import namespaces as ns
+from woodfrog.kernel import netdevice
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import PR_SET_DUMPABLE, join_new_session_keyring, prctl
+from woodfrog.runtime import channel as channels
+from woodfrog.runtime import hooks, mounts, process, rootfs, spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from woodfrog.runtime.channel import Channel
+    from woodfrog.runtime.cgroups import Groups
+
+
+class Plan:
+    """What the outside half has found out and opened for the inside half."""
+
+    def __init__(self, config: dict[str, Any], bundle: str, root: str, groups: Groups) -> None:
+        self.config = config
+        self.bundle = bundle
+        self.rootfs = root
+        self.groups = groups
+        self.joined: dict[str, int] = {}  # namespace kind: descriptor
+        self.state_directory = -1
+        self.hook_state: dict[str, Any] = {}
+        self.new_keyring = ""
+        self.preserved = 0
+        self.overlay: tuple[str, str] | None = None  # lower directory, scratch directory
+        self.seccomp: tuple[bytes, int] | None = None
+        self.volumes: list[tuple[str, str]] = []
+
+
+def run(plan: Plan, channel: Channel) -> NoReturn:
+    """Be the container's first process; never returns to the caller's code."""
+    try:
+        path, master = _set_up(plan, channel)
+        channel.send(step="ready", console=master)
+        channel.close()
+        _wait_and_become(plan, path)
+    except BaseException as error:
+        try:
+            channel.send_error(error)
+        finally:
+            os._exit(1)
+
+
+def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
+    # Until exec nobody in the container may look into this process, which still knows the host.
+    prctl(HERE, PR_SET_DUMPABLE, 0)
+    os.setsid()
+    if channel.receive() is None:  # the outside half has put us into our cgroups
+        os._exit(1)
+    config = plan.config
+    wanted = config["process"]
+    if (score := wanted.get("oomScoreAdj")) is not None:
+        _set_oom_score(score)
+    if plan.new_keyring:
+        try:
+            join_new_session_keyring(HERE, plan.new_keyring)
+        except OSError:
+            pass  # a seccomp filter around us may forbid it; there are no keys to reach then
+    _enter_namespaces(plan)
+    if plan.overlay:
+        rootfs.overlay(*plan.overlay, plan.rootfs)
+    root = rootfs.prepare(config, plan.bundle, plan.rootfs, plan.groups)
+    _set_sysctls(config)
+    master = _make_console(root, wanted) if wanted.get("terminal") else -1
+    if any(hooks.listed(config, moment) for moment in ("prestart", "createRuntime")):
+        channel.send(step="hooks")
+        if channel.receive() is None:
+            os._exit(1)
+    hooks.run(config, "createContainer", plan.hook_state | {"status": "creating"})
+    with while_("protecting paths in the container"):
+        rootfs.seal(root, config)
+    rootfs.enter(root, config)
+    process.make_cwd(wanted)
+    path = process.find_executable(wanted)
+    process.check_rights(wanted)
+    process.give_stdio(wanted)
+    umask = (wanted.get("user") or {}).get("umask")
+    os.umask(0o022 if umask is None else umask)
+    return path, master
+
+
+def _wait_and_become(plan: Plan, path: str) -> NoReturn:
+    """Wait until `start` opens the other end; from then on, an error's text goes there."""
+    fifo = os.open("exec.fifo", os.O_WRONLY | os.O_CLOEXEC, dir_fd=plan.state_directory)
+    try:
+        hooks.run(plan.config, "startContainer", plan.hook_state | {"status": "created"})
+        process.become(plan.config["process"], path, plan.preserved, plan.seccomp)
+    except BaseException as error:
+        text = channels.jsontext.write(channels.describe(error))
+        os.write(fifo, text.encode())
+        os._exit(127)
+
+
+def _enter_namespaces(plan: Plan) -> None:
+    wanted = spec.namespaces(plan.config)
+    # The mount namespace comes last: paths of the host are gone then.
+    for kind, descriptor in sorted(plan.joined.items(), key=lambda item: item[0] == "mount"):
+        if kind != "pid":
+            with while_(f"joining the {kind} namespace {wanted[kind]}"):
+                ns.setns(HERE, descriptor, spec.NAMESPACES[kind][0])
+    flags = 0
+    for kind, path in wanted.items():
+        if not path and kind != "pid":
+            flags |= spec.NAMESPACES[kind][0]
+    ns.unshare(HERE, flags)
+    if "network" in wanted and not wanted["network"]:
+        netdevice.set_up(HERE, "lo")
+    if "time" in wanted and not wanted["time"]:
+        _set_clocks((plan.config.get("linux") or {}).get("timeOffsets") or {})
+    if name := plan.config.get("hostname"):
+        ns.sethostname(HERE, name)
+    if name := plan.config.get("domainname"):
+        ns.setdomainname(HERE, name)
+
+
+def _set_clocks(offsets: dict[str, Any]) -> None:
+    lines = [
+        f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}\n"
+        for clock, offset in offsets.items()
+    ]
+    with open("/proc/self/timens_offsets", "w") as file:
+        file.write("".join(lines))
+    descriptor = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+    ns.setns(HERE, descriptor, ns.CLONE_NEWTIME)
+    os.close(descriptor)
+
+
+def _set_oom_score(score: int) -> None:
+    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+        has = int(file.readall())
+        if has != score:
+            try:
+                file.write(b"%d" % score)
+            except OSError as error:
+                raise WoodfrogError(
+                    f"cannot set process.oomScoreAdj from {has} to {score}: {error.strerror}",
+                    hint="lowering it needs CAP_SYS_RESOURCE",
+                ) from None
+
+
+# Settings of the kernel that each IPC namespace has for itself.
+_IPC_SYSCTLS = (
+    "kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax"
+    " kernel.shmmni kernel.shm_rmid_forced"
+).split()
+
+
+def _set_sysctls(config: dict[str, Any]) -> None:
+    wanted = spec.namespaces(config)
+    for name, value in ((config.get("linux") or {}).get("sysctl") or {}).items():
+        dotted = name.replace("/", ".")
+        if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+            needs = "ipc"
+        elif dotted.startswith("net."):
+            needs = "network"
+        elif dotted == "kernel.domainname":
+            needs = "uts"
+        else:
+            raise SpecError(
+                f"linux.sysctl: {name} belongs to no namespace: it would change the host",
+                hint="set it on the host, or take it out of the config",
+            )
+        if needs not in wanted:
+            raise SpecError(f"linux.sysctl: {name} needs a {needs} namespace of the container's own")
+        # Both notations are in use; in the one with slashes a dot is part of a name (eth0.1).
+        path = "/proc/sys/" + (name if "/" in name else name.replace(".", "/"))
+        try:
+            with open(path, "wb", buffering=0) as file:
+                file.write(value.encode())
+        except OSError as error:
+            raise WoodfrogError(f"cannot set sysctl {name} to {value}: {error.strerror}") from None
+
+
+def _make_console(root: mounts.Root, wanted: dict[str, Any]) -> int:
+    """Make a pseudo-terminal in the container's own devpts and make it our stdio; its master is
+    kept, for the outside half or `restore` to fetch, until exec."""
+    master, terminal = open_terminal(root.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), wanted)
+    at = root.open_or_make("/dev/console", directory=False)
+    root.mount(mounts.by_descriptor(terminal), at, None, mounts.m.MS_BIND)
+    os.close(at)
+    use_terminal(terminal)
+    return master
+
+
+def open_terminal(master: int, wanted: dict[str, Any]) -> tuple[int, int]:
+    """Return (master, terminal) of a master just opened, in the size that the config asks for."""
+    tty.unlock(master)
+    terminal = tty.open_peer(master)
+    size = wanted.get("consoleSize") or {}
+    if size.get("height") and size.get("width"):
+        tty.set_window_size(master, size["height"], size["width"])
+    uid = (wanted.get("user") or {}).get("uid") or 0
+    if uid:
+        os.fchown(terminal, uid, -1)
+    return master, terminal
+
+
+def use_terminal(terminal: int) -> None:
+    """Make a terminal our controlling one and our stdio."""
+    tty.make_controlling(terminal)
+    for descriptor in (0, 1, 2):
+        os.dup2(terminal, descriptor)
+    os.close(terminal)

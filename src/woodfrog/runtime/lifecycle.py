@@ -1,0 +1,204 @@
+"""What is done with a created container: start, kill, pause, resume, delete."""
+
+from __future__ import annotations
+
+import os
+import select
+from _signal import SIGKILL
+
+from woodfrog.errors import StateError, WoodfrogError
+from woodfrog.kernel import mounts
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import pidfd_open, pidfd_send_signal
+from woodfrog.runtime import cgroups, hooks, jsontext, spec
+from woodfrog.runtime.channel import recreate
+from woodfrog.runtime.create import hook_state
+from woodfrog.runtime.state import CREATED, PAUSED, RUNNING, STOPPED, Container, UnknownContainer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def config_of(container: Container) -> dict[str, Any]:
+    """Return the config that the container was created from."""
+    text = spec.read(container.path("config.json"))
+    config: dict[str, Any] = spec.parse(text, container.path("config.json"))
+    return config
+
+
+def start(
+    container: Container, config: dict[str, Any], warn: Callable[[str], None]
+) -> None:
+    """Let the waiting init become the container's program; raises what it failed at."""
+    if container.state.get("console", -1) >= 0:
+        raise StateError(
+            f"container {container.id} has a terminal, and nobody to hold its other end",
+            hint="create it with --console-socket, or use `woodfrog run`",
+        )
+    pidfd = pidfd_open(HERE, container.pid)
+    fifo = os.open(container.path("exec.fifo"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        said = _read_until_exec(fifo, pidfd)
+    finally:
+        os.close(fifo)
+        os.close(pidfd)
+    if said is None:
+        raise StateError(f"the init of container {container.id} ended before it was started")
+    if said:
+        raise recreate(jsontext.parse(said.decode()))
+    os.unlink(container.path("exec.fifo"))
+    after_start(container, config, warn)
+
+
+def after_start(
+    container: Container, config: dict[str, Any], warn: Callable[[str], None]
+) -> None:
+    """Run the poststart hooks, whose failure is no reason to stop."""
+    for failure in hooks.run_all(config, "poststart", hook_state(container, RUNNING)):
+        warn(failure)
+
+
+def _read_until_exec(fifo: int, pidfd: int) -> bytes | None:
+    """Return what the init wrote before its exec closed the FIFO; None if it is dead."""
+    poll = select.poll()
+    poll.register(fifo, select.POLLIN)
+    poll.register(pidfd, select.POLLIN)
+    said = b""
+    opened = False
+    while True:
+        ready = dict(poll.poll())
+        if fifo in ready:
+            if data := os.read(fifo, 65536):
+                said += data
+                opened = True
+                continue
+            # The end: the writer has come (a FIFO without one doesn't poll as ready) and gone.
+            return said
+        if pidfd in ready:
+            return said if opened else None
+
+
+def kill(container: Container, number: int, *, everything: bool = False) -> None:
+    """Send a signal to the container's first process, or to all."""
+    status = container.status()
+    if status == STOPPED and not everything:
+        container.require("kill")
+    if everything:
+        cgroups.kill(container.state["cgroup"], number)
+    else:
+        pidfd = pidfd_open(HERE, container.pid)
+        try:
+            if not container.is_alive():
+                container.require("kill")
+            pidfd_send_signal(HERE, pidfd, number)
+        finally:
+            os.close(pidfd)
+    if status == PAUSED and number == SIGKILL and container.state["cgroup"]["version"] == 1:
+        # Frozen tasks of v1 don't even die.
+        cgroups.freeze(container.state["cgroup"], False)
+
+
+def pause(container: Container) -> None:
+    """Freeze every process of the container."""
+    container.require("pause")
+    cgroups.freeze(container.state["cgroup"], True)
+
+
+def resume(container: Container) -> None:
+    """Let a paused container run on."""
+    if container.state.get("checkpoint") and container.status() == STOPPED:
+        return  # docker and containerd resume what they paused for a checkpoint that ended it
+    container.require("resume")
+    cgroups.freeze(container.state["cgroup"], False)
+
+
+def finish_interrupted(container: Container) -> None:
+    """Set again what a checkpoint that was killed half-way had set aside (the lock is held)."""
+    if container.state.pop("pausedForCheckpoint", None):
+        if container.status() == RUNNING:
+            cgroups.freeze(container.state["cgroup"], True)
+        container.save()
+
+
+def delete(root: str, id: str, *, force: bool, warn: Callable[[str], None]) -> None:
+    """Remove a stopped container, and with `force` a running one; then there is nothing left."""
+    try:
+        container = Container.load(root, id)
+    except UnknownContainer:
+        if force:
+            _remove_unfinished(root, id)
+            return
+        raise
+    except StateError:
+        if not force:
+            raise
+        _remove_unfinished(root, id)
+        return
+    with container.lock():
+        container.reload()
+        status = container.status() if force else container.require("delete")
+        destroy(container, status, warn)
+
+
+def destroy(container: Container, status: str, warn: Callable[[str], None]) -> None:
+    """End what runs and remove all that was made; the container's lock is held."""
+    groups = container.state["cgroup"]
+    if status == PAUSED and groups["version"] == 1:
+        cgroups.kill(groups, SIGKILL)
+        cgroups.freeze(groups, False)
+    if status != STOPPED:
+        _kill_and_wait(container)
+    cgroups.kill(groups, SIGKILL)
+    cgroups.remove(groups)
+    if scratch := container.state.get("scratch"):
+        _unmount(scratch)
+    if status != CREATED or container.pid:
+        config = _config_or_nothing(container)
+        for failure in hooks.run_all(config, "poststop", hook_state(container, STOPPED)):
+            warn(failure)
+    container.remove()
+
+
+def _config_or_nothing(container: Container) -> dict[str, Any]:
+    try:
+        return config_of(container)
+    except WoodfrogError:
+        return {}  # killed while it was being created
+
+
+def _kill_and_wait(container: Container) -> None:
+    pidfd = pidfd_open(HERE, container.pid)
+    try:
+        if not container.is_alive():
+            return
+        pidfd_send_signal(HERE, pidfd, SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(10_000):
+            raise StateError(
+                f"the first process of container {container.id} (pid {container.pid}) doesn't die",
+                hint="it may hang in an uninterruptible call; try again later",
+            )
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def _unmount(path: str) -> None:
+    try:
+        mounts.umount(HERE, path, mounts.MNT_DETACH)
+    except OSError:
+        pass  # not mounted: it was killed before, or the host was restarted
+
+
+def _remove_unfinished(root: str, id: str) -> None:
+    """Remove a state directory of ours without a usable state.json; others are not touched."""
+    container = Container(root, id, {})
+    if not os.path.exists(container.path("lock")):
+        return
+    _unmount(container.path("scratch"))
+    with container.lock():
+        container.remove()

@@ -1,0 +1,234 @@
+"""From the runtime's own process to the container's: identity, limits, rights, and exec."""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+from _signal import SIG_DFL, SIG_SETMASK, SIGPIPE, SIGXFSZ, pthread_sigmask, signal
+
+from woodfrog.errors import SpecError, WoodfrogError
+from woodfrog.kernel import capability
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import (
+    PR_SET_KEEPCAPS,
+    PR_SET_NO_NEW_PRIVS,
+    close_on_exec_from,
+    prctl,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_RLIMITS = (
+    "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO"
+    " RTTIME"
+).split()
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def rlimits(process: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return the limits that a process object sets: name to (soft, hard)."""
+    found: dict[str, tuple[int, int]] = {}
+    for entry in process.get("rlimits") or ():
+        name = entry.get("type") or ""
+        if not name.startswith("RLIMIT_") or name[7:] not in _RLIMITS:
+            raise SpecError(f"process.rlimits: there is no limit named {name!r}")
+        if name in found:
+            raise SpecError(f"process.rlimits: {name} is listed twice")
+        soft, hard = entry.get("soft") or 0, entry.get("hard") or 0
+        if soft > hard:
+            raise SpecError(f"process.rlimits: {name}'s soft limit is above its hard limit")
+        found[name] = (soft, hard)
+    return found
+
+
+def capability_masks(process: dict[str, Any]) -> tuple[dict[str, int], list[str]]:
+    """Return the mask of each capability set, and warnings about names nobody knows."""
+    masks, warnings = {}, []
+    given = process.get("capabilities") or {}
+    for kind in ("bounding", "effective", "inheritable", "permitted", "ambient"):
+        mask = 0
+        for name in given.get(kind) or ():
+            if name in capability.NAMES:
+                mask |= 1 << capability.NAMES.index(name)
+            else:
+                warnings.append(f"process.capabilities.{kind}: {name} is unknown and is left out")
+        masks[kind] = mask
+    return masks, warnings
+
+
+def check_rights(process: dict[str, Any]) -> None:
+    """Raise an error now for what `become` would fail at, when nobody looks any more."""
+    effective, _, _ = capability.capget(HERE)
+    may_raise = effective >> capability.CAP_SYS_RESOURCE & 1
+    for name, (_, hard) in rlimits(process).items():
+        has = resource.getrlimit(_RLIMITS.index(name[7:]))[1]
+        if not may_raise and has != resource.RLIM_INFINITY and hard > has:
+            raise WoodfrogError(
+                f"cannot raise the hard limit {name} from {has} to {hard}: no CAP_SYS_RESOURCE",
+                hint="ask for less in process.rlimits; in a container? start it with --privileged",
+            )
+
+
+def environment(process: dict[str, Any]) -> dict[str, str]:
+    """Return the environment; HOME is looked up in the container's passwd if not given."""
+    found = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
+    if not found.get("HOME"):
+        found["HOME"] = _home((process.get("user") or {}).get("uid") or 0)
+    return found
+
+
+def _home(uid: int) -> str:
+    try:
+        with open("/etc/passwd", "rb", buffering=0) as file:
+            for line in file.readall().decode(errors="replace").splitlines():
+                fields = line.split(":")
+                if len(fields) >= 6 and fields[2] == str(uid):
+                    return fields[5] or "/"
+    except OSError:
+        pass
+    return "/"
+
+
+def find_executable(process: dict[str, Any]) -> str:
+    """Return the path of the program in our root, or say why there is none, in runc's words."""
+    name = process["args"][0]
+    # docker tells exit status 126 and 127 by these very words.
+    if "/" in name:
+        path = os.path.join(process["cwd"], name)
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as error:
+            reason = (error.strerror or "").lower()
+            raise WoodfrogError(f'exec: "{name}": stat {path}: {reason}') from None
+        if stat.S_ISDIR(mode):
+            raise WoodfrogError(f'exec: "{name}": is a directory: permission denied')
+        if not mode & 0o111:
+            raise WoodfrogError(f'exec: "{name}": permission denied')
+        return name if name.startswith("/") else path
+    denied = False
+    for directory in environment(process).get("PATH", DEFAULT_PATH).split(":"):
+        path = os.path.join(process["cwd"], directory, name)
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            continue
+        if stat.S_ISREG(mode) and mode & 0o111:
+            return path
+        denied = True
+    if denied:
+        raise WoodfrogError(f'exec: "{name}": permission denied')
+    raise WoodfrogError(f'exec: "{name}": executable file not found in $PATH')
+
+
+def make_cwd(process: dict[str, Any]) -> None:
+    """Make the working directory if the image lacks it."""
+    try:
+        os.makedirs(process["cwd"], mode=0o755, exist_ok=True)
+    except OSError:
+        pass  # the chdir tells, with the right name
+
+
+def give_stdio(process: dict[str, Any]) -> None:
+    """Let the container's user own what it reads from and writes to, as far as that can be."""
+    uid = (process.get("user") or {}).get("uid") or 0
+    null = os.makedev(1, 3)
+    for descriptor in (0, 1, 2):
+        try:
+            found = os.fstat(descriptor)
+            if found.st_uid == uid or found.st_rdev == null:
+                continue
+            os.fchown(descriptor, uid, found.st_gid)
+        except OSError:
+            continue
+
+
+def become(
+    process: dict[str, Any], path: str, preserved: int, seccomp: tuple[bytes, int] | None
+) -> NoReturn:
+    """Take on the process's identity, limits and rights, and exec its program."""
+    user = process.get("user") or {}
+    uid, gid = user.get("uid") or 0, user.get("gid") or 0
+    env = environment(process)
+    masks, _ = capability_masks(process)
+    no_new_privs = bool(process.get("noNewPrivileges"))
+    close_on_exec_from(HERE, 3 + preserved)
+    # The interpreter ignores these two, and exec would hand that down.
+    signal(SIGPIPE, SIG_DFL)
+    signal(SIGXFSZ, SIG_DFL)
+    for name, (soft, hard) in rlimits(process).items():
+        try:
+            resource.setrlimit(_RLIMITS.index(name[7:]), (_limit(soft), _limit(hard)))
+        except (OSError, ValueError) as error:
+            raise WoodfrogError(f"cannot set {name} to {soft}:{hard}: {error}") from None
+    inside = _change_directory(process["cwd"])
+    capability.limit_bounding_set(HERE, masks["bounding"])
+    prctl(HERE, PR_SET_KEEPCAPS, 1)
+    os.setgroups(user.get("additionalGids") or [])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if not inside:
+        os.chdir(process["cwd"])
+    _check_cwd(process["cwd"])
+    _, permitted, inheritable = capability.capget(HERE)
+    if seccomp and not no_new_privs:
+        # Without no_new_privs a filter needs CAP_SYS_ADMIN, which the next step may take away.
+        capability.capset(
+            HERE, effective=permitted, permitted=permitted, inheritable=inheritable
+        )
+        _install(seccomp)
+    capability.capset(
+        HERE,
+        effective=masks["effective"] & permitted,
+        permitted=masks["permitted"] & permitted,
+        inheritable=masks["inheritable"] & permitted,
+    )
+    capability.set_ambient(
+        HERE, masks["ambient"] & masks["permitted"] & masks["inheritable"] & permitted
+    )
+    pthread_sigmask(SIG_SETMASK, [])
+    if no_new_privs:
+        prctl(HERE, PR_SET_NO_NEW_PRIVS, 1)
+        if seccomp:
+            _install(seccomp)
+    try:
+        os.execve(path, process["args"], env)
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        wrong = WoodfrogError(f'exec: "{process["args"][0]}": {reason}')
+        if isinstance(error, FileNotFoundError):
+            wrong.hint = "the file is there: is its interpreter or loader missing?"
+        raise wrong from None
+
+
+def _install(seccomp: tuple[bytes, int]) -> None:
+    from woodfrog.kernel.bpf import install
+
+    install(HERE, *seccomp)
+
+
+def _limit(value: int) -> int:
+    return resource.RLIM_INFINITY if value >= 1 << 63 else value
+
+
+def _change_directory(cwd: str) -> bool:
+    try:
+        os.chdir(cwd)
+    except PermissionError:
+        return False  # a file system that distrusts root: the user itself may be allowed
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise WoodfrogError(f"chdir to process.cwd {cwd!r} failed: {reason}") from None
+    return True
+
+
+def _check_cwd(cwd: str) -> None:
+    """Refuse a working directory that a leaked descriptor put outside the container's root."""
+    try:
+        inside = os.getcwd().startswith("/")
+    except FileNotFoundError:
+        inside = False
+    if not inside:
+        raise WoodfrogError(f"process.cwd {cwd!r} leads outside the container's root")

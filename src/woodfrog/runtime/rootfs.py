@@ -1,0 +1,85 @@
+"""The container's root: its mounts are made under it, then it becomes "/"."""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.errors import SpecError, WoodfrogError
+from woodfrog.kernel import mounts as m
+from woodfrog.kernel.caller import HERE
+from woodfrog.runtime import devices, mounts
+from woodfrog.runtime.mount_options import PROPAGATION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from woodfrog.runtime.cgroups import Groups
+
+
+def prepare(config: dict[str, Any], bundle: str, path: str, groups: Groups) -> mounts.Root:
+    """Make all mounts and devices of the container in our own new mount namespace."""
+    propagation = (config.get("linux") or {}).get("rootfsPropagation") or "rslave"
+    if propagation not in PROPAGATION:
+        raise SpecError(f"linux.rootfsPropagation is {propagation!r}, which is unknown")
+    m.mount(HERE, None, "/", None, PROPAGATION[propagation] | m.MS_REC)
+    _make_parent_private(path)
+    m.mount(HERE, path, path, None, m.MS_BIND | m.MS_REC)
+    root = mounts.Root(path)
+    mounts.mount_all(root, config, bundle, groups)
+    devices.make_all(root, config)
+    return root
+
+
+def overlay(lower: str, scratch: str, path: str) -> None:
+    """Mount `lower`, read-only, under a writable layer in `scratch`, at `path`."""
+    options = f"lowerdir={lower},upperdir={scratch}/upper,workdir={scratch}/work"
+    try:
+        m.mount(HERE, "woodfrog", path, "overlay", 0, options)
+    except OSError as error:
+        raise WoodfrogError(
+            f"cannot mount the scratch overlay over {lower}: {error.strerror}",
+            hint="the kernel needs overlayfs; in a container? start it with --privileged",
+        ) from error
+
+
+def _make_parent_private(path: str) -> None:
+    """Make the mount that holds the root private: pivot_root refuses shared ones."""
+    at = path
+    while True:
+        try:
+            m.mount(HERE, None, at, None, m.MS_PRIVATE)
+            return
+        except OSError:  # EINVAL: not a mount point
+            if at == "/":
+                raise
+            at = os.path.dirname(at)
+
+
+def seal(root: mounts.Root, config: dict[str, Any]) -> None:
+    """Make read-only and hide what the config says, once nothing more is to be made."""
+    linux = config.get("linux") or {}
+    mounts.finish_read_only(root, config)
+    mounts.protect(root, linux.get("readonlyPaths") or [])
+    mounts.mask(root, linux.get("maskedPaths") or [])
+    if config["root"].get("readonly"):
+        mounts.make_read_only(root, "/")
+
+
+def enter(root: mounts.Root, config: dict[str, Any]) -> None:
+    """Make the container's root "/" and drop the host's from this mount namespace."""
+    old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # root.descriptor may name the directory below a mount; by its path we get the top.
+        os.chdir(root.path)
+        m.pivot_root(HERE, ".", ".")
+        os.fchdir(old)
+        m.mount(HERE, None, ".", None, m.MS_SLAVE | m.MS_REC)
+        m.umount(HERE, ".", m.MNT_DETACH)
+        os.chdir("/")
+    finally:
+        os.close(old)
+    os.close(root.descriptor)
+    propagation = (config.get("linux") or {}).get("rootfsPropagation")
+    if propagation:
+        m.mount(HERE, None, "/", None, PROPAGATION[propagation])

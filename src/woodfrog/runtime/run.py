@@ -1,0 +1,74 @@
+"""Create and start in one go, and stay until the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from woodfrog.runtime import lifecycle
+from woodfrog.runtime.create import Created, Request, create
+from woodfrog.runtime.foreground import Attached
+from woodfrog.runtime.state import STOPPED, Container, UnknownContainer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def run(request: Request, *, detach: bool, keep: bool, subreaper: bool) -> int:
+    """Run a container; attached, the result is its exit status."""
+    request.relay_console = not request.console_socket and not detach
+    created = create(request)
+    container = created.container
+    try:
+        with container.lock():
+            lifecycle.start(container, created.config, request.warn)
+    except BaseException:
+        end(created, request.warn)
+        raise
+    if detach:
+        return 0
+    return stay(created, request.warn, keep=keep, subreaper=subreaper, is_child=True)
+
+
+def end(created: Created, warn: Callable[[str], None]) -> None:
+    """Remove a container that didn't come to life."""
+    container = created.container
+    with container.lock():
+        lifecycle.destroy(container, container.status(), warn)
+    try:
+        os.waitpid(container.pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
+def stay(
+    created: Created,
+    warn: Callable[[str], None],
+    *,
+    keep: bool,
+    subreaper: bool,
+    is_child: bool,
+) -> int:
+    """Stay with a running container; returns its exit status, and removes it."""
+    container = created.container
+    attached = Attached(container.pid, created.master, is_child=is_child, reap=subreaper and is_child)
+    with attached:
+        status = attached.wait()
+    try:
+        # A checkpoint that ended it holds the lock until it has recorded that.
+        with container.lock():
+            container.reload()
+            checkpoint = container.state.get("checkpoint") or {}
+            if checkpoint.get("ended") == container.pid:
+                sys.stderr.write(
+                    f"woodfrog: container {container.id} was frozen into {checkpoint['image']}\n"
+                )
+                if not container.state.get("scratch"):
+                    return 128 + 9
+                status = 128 + 9
+            if not keep:
+                lifecycle.destroy(container, STOPPED, warn)
+    except UnknownContainer:
+        pass  # somebody has deleted it already
+    return status

@@ -1,0 +1,168 @@
+"""What a config.json may contain, as data: the OCI runtime specification 1.2, field by field."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Later:
+    """A field of this shape is known, but what it asks for isn't done yet: warn if it is set."""
+
+    def __init__(self, shape: Any) -> None:
+        self.shape = shape
+
+
+class MapOf:
+    """An object with free keys and values of one shape."""
+
+    def __init__(self, shape: Any) -> None:
+        self.shape = shape
+
+
+class Anything:
+    """A value that is not looked into."""
+
+
+_RLIMIT = {"type": str, "soft": int, "hard": int}
+_CAPABILITIES = {
+    kind: [str] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
+}
+_ID_MAPPING = {"containerID": int, "hostID": int, "size": int}
+
+PROCESS = {
+    "terminal": bool,
+    "consoleSize": {"height": int, "width": int},
+    "user": {"uid": int, "gid": int, "umask": int, "additionalGids": [int], "username": str},
+    "args": [str],
+    "commandLine": Later(str),
+    "env": [str],
+    "cwd": str,
+    "capabilities": _CAPABILITIES,
+    "rlimits": [_RLIMIT],
+    "noNewPrivileges": bool,
+    "apparmorProfile": Later(str),
+    "oomScoreAdj": int,
+    "selinuxLabel": Later(str),
+    "ioPriority": Later({"class": str, "priority": int}),
+    "scheduler": Later(Anything),
+    "execCPUAffinity": Later(Anything),
+}
+
+_HOOK = {"path": str, "args": [str], "env": [str], "timeout": int}
+
+_DEVICE = {
+    "type": str,
+    "path": str,
+    "major": int,
+    "minor": int,
+    "fileMode": int,
+    "uid": int,
+    "gid": int,
+}
+
+_DEVICE_RULE = {"allow": bool, "type": str, "major": int, "minor": int, "access": str}
+
+_RESOURCES = {
+    "devices": [_DEVICE_RULE],
+    "memory": {
+        "limit": int,
+        "reservation": int,
+        "swap": int,
+        "kernel": Later(int),
+        "kernelTCP": Later(int),
+        "swappiness": int,
+        "disableOOMKiller": bool,
+        "useHierarchy": bool,
+        "checkBeforeUpdate": bool,
+    },
+    "cpu": {
+        "shares": int,
+        "quota": int,
+        "burst": int,
+        "period": int,
+        "realtimeRuntime": Later(int),
+        "realtimePeriod": Later(int),
+        "cpus": str,
+        "mems": str,
+        "idle": int,
+    },
+    "pids": {"limit": int},
+    "blockIO": Later(Anything),
+    "hugepageLimits": Later([Anything]),
+    "network": Later(Anything),
+    "rdma": Later(Anything),
+    "unified": MapOf(str),
+}
+
+_SECCOMP = {
+    "defaultAction": str,
+    "defaultErrnoRet": int,
+    "architectures": [str],
+    "flags": [str],
+    "listenerPath": Later(str),
+    "listenerMetadata": Later(str),
+    "syscalls": [
+        {
+            "names": [str],
+            "action": str,
+            "errnoRet": int,
+            "args": [{"index": int, "value": int, "valueTwo": int, "op": str}],
+        }
+    ],
+}
+
+CONFIG = {
+    "ociVersion": str,
+    "process": PROCESS,
+    "root": {"path": str, "readonly": bool},
+    "hostname": str,
+    "domainname": str,
+    "mounts": [
+        {
+            "destination": str,
+            "type": str,
+            "source": str,
+            "options": [str],
+            "uidMappings": Later([_ID_MAPPING]),
+            "gidMappings": Later([_ID_MAPPING]),
+        }
+    ],
+    "hooks": {
+        name: [_HOOK]
+        for name in (
+            "prestart",
+            "createRuntime",
+            "createContainer",
+            "startContainer",
+            "poststart",
+            "poststop",
+        )
+    },
+    "annotations": MapOf(str),
+    "linux": {
+        "uidMappings": Later([_ID_MAPPING]),
+        "gidMappings": Later([_ID_MAPPING]),
+        "sysctl": MapOf(str),
+        "resources": _RESOURCES,
+        "cgroupsPath": str,
+        "namespaces": [{"type": str, "path": str}],
+        "devices": [_DEVICE],
+        "netDevices": Later(Anything),
+        "seccomp": _SECCOMP,
+        "rootfsPropagation": str,
+        "maskedPaths": [str],
+        "readonlyPaths": [str],
+        "mountLabel": Later(str),
+        "intelRdt": Later(Anything),
+        "memoryPolicy": Later(Anything),
+        "personality": Later({"domain": str, "flags": [str]}),
+        "timeOffsets": MapOf({"secs": int, "nanosecs": int}),
+    },
+    "solaris": Anything,
+    "windows": Anything,
+    "vm": Anything,
+    "zos": Anything,
+    "freebsd": Anything,
+}
