@@ -1,0 +1,36 @@
+"""woodfrog spec"""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.cli.flags import Arguments, Command, Flag
+from woodfrog.errors import UsageError
+
+
+def run(arguments: Arguments) -> None:
+    """Write a config.json."""
+    from woodfrog.runtime import jsontext
+    from woodfrog.runtime.spec_default import default_config
+
+    path = os.path.join(arguments["bundle"], "config.json")
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            file.write(jsontext.write(default_config(), 4) + "\n")
+    except FileExistsError:
+        raise UsageError(f"{path} exists already", hint="remove it first") from None
+
+
+COMMAND = Command(
+    "spec",
+    "",
+    "Write a config.json to start from: a shell in the directory rootfs beside it, on a terminal.",
+    ("woodfrog spec", "woodfrog spec --bundle /srv/web"),
+    (
+        Flag("bundle", "where to write it", short="b", value="DIR", default="."),
+        Flag("rootless", "", refused="user namespaces are not supported yet"),
+    ),
+    run,
+    least=0,
+    most=0,
+)

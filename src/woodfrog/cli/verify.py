@@ -1,0 +1,26 @@
+"""woodfrog verify"""
+
+from __future__ import annotations
+
+import sys
+
+from woodfrog.cli.flags import Arguments, Command
+
+
+def run(arguments: Arguments) -> None:
+    """Check an image."""
+    from woodfrog.image.container_file import Reader
+
+    with Reader(arguments.rest[0]) as reader:
+        reader.verify_pages()
+    sys.stdout.write(f"{arguments.rest[0]}: the image is complete and undamaged\n")
+
+
+COMMAND = Command(
+    "verify",
+    "DIR",
+    "Check every byte of the image DIR/checkpoint.img against its checksums.",
+    ("woodfrog verify /srv/images/web", "woodfrog verify . && echo good"),
+    (),
+    run,
+)

@@ -1,0 +1,46 @@
+"""What this runtime does, in the form of the OCI specification's features document."""
+
+from __future__ import annotations
+
+from woodfrog import __version__
+from woodfrog.kernel import capability
+from woodfrog.runtime import mount_options
+from woodfrog.runtime.spec import NAMESPACES
+from woodfrog.runtime.spec_schema import CONFIG
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def features() -> dict[str, Any]:
+    """Return the features document."""
+    from woodfrog.kernel import bpf
+
+    options = [*mount_options.FLAGS, *mount_options.PROPAGATION, *mount_options.RECURSIVE]
+    return {
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": "1.2.0",
+        "hooks": list(CONFIG["hooks"]),
+        "mountOptions": sorted([*options, *mount_options.OURS]),
+        "linux": {
+            "namespaces": sorted(NAMESPACES),
+            "capabilities": capability.NAMES,
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False},
+            "seccomp": {
+                "enabled": True,
+                "actions": sorted(bpf.ACTIONS),
+                "operators": sorted(bpf.OPERATORS),
+                "archs": sorted(bpf.ARCHITECTURES),
+                "knownFlags": sorted(bpf.FLAGS),
+                "supportedFlags": sorted(bpf.FLAGS),
+            },
+            "apparmor": {"enabled": False},
+            "selinux": {"enabled": False},
+            "intelRdt": {"enabled": False},
+        },
+        "annotations": {
+            "org.woodfrog.version": __version__,
+            "org.opencontainers.runc.checkpoint.enabled": "true",
+        },
+    }
