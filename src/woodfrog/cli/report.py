@@ -50,6 +50,11 @@ def failure(error: BaseException, common: Common) -> None:
     log("error", text, common)
 
 
+def tell(text: str) -> None:
+    """Tell the user something that is neither an error nor a warning."""
+    sys.stderr.write(f"woodfrog: {text}\n")
+
+
 def warner(common: Common) -> Callable[[str], None]:
     """Return what tells a warning to the user and to the log."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from woodfrog.cli import creating
 from woodfrog.cli.flags import Arguments, Command, Flag
+from woodfrog.cli.report import tell
 
 
 def run(arguments: Arguments) -> int:
@@ -17,6 +18,7 @@ def run(arguments: Arguments) -> int:
 
     return run_container(
         wanted,
+        tell,
         detach=arguments["detach"],
         keep=arguments["keep"],
         subreaper=not arguments["no_subreaper"],

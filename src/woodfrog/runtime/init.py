@@ -62,7 +62,7 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     config = plan.config
     wanted = config["process"]
     if (score := wanted.get("oomScoreAdj")) is not None:
-        _set_oom_score(score)
+        set_oom_score(score)
     if plan.new_keyring:
         try:
             join_new_session_keyring(HERE, plan.new_keyring)
@@ -137,7 +137,8 @@ def _set_clocks(offsets: dict[str, Any]) -> None:
     os.close(descriptor)
 
 
-def _set_oom_score(score: int) -> None:
+def set_oom_score(score: int) -> None:
+    """Set our own badness for the OOM killer, unless it is that already."""
     with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
         has = int(file.readall())
         if has != score:

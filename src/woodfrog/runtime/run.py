@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from woodfrog.runtime import lifecycle
 from woodfrog.runtime.create import Created, Request, create
@@ -15,7 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def run(request: Request, *, detach: bool, keep: bool, subreaper: bool) -> int:
+def run(
+    request: Request,
+    tell: Callable[[str], None],
+    *,
+    detach: bool,
+    keep: bool,
+    subreaper: bool,
+    started: Callable[[], None] | None = None,
+) -> int:
     """Run a container; attached, the result is its exit status."""
     request.relay_console = not request.console_socket and not detach
     created = create(request)
@@ -26,9 +33,11 @@ def run(request: Request, *, detach: bool, keep: bool, subreaper: bool) -> int:
     except BaseException:
         end(created, request.warn)
         raise
+    if started:
+        started()
     if detach:
         return 0
-    return stay(created, request.warn, keep=keep, subreaper=subreaper, is_child=True)
+    return stay(created, request.warn, tell, keep=keep, subreaper=subreaper, is_child=True)
 
 
 def end(created: Created, warn: Callable[[str], None]) -> None:
@@ -45,6 +54,7 @@ def end(created: Created, warn: Callable[[str], None]) -> None:
 def stay(
     created: Created,
     warn: Callable[[str], None],
+    tell: Callable[[str], None],
     *,
     keep: bool,
     subreaper: bool,
@@ -61,9 +71,7 @@ def stay(
             container.reload()
             checkpoint = container.state.get("checkpoint") or {}
             if checkpoint.get("ended") == container.pid:
-                sys.stderr.write(
-                    f"woodfrog: container {container.id} was frozen into {checkpoint['image']}\n"
-                )
+                tell(f"container {container.id} was frozen into {checkpoint['image']}")
                 if not container.state.get("scratch"):
                     return 128 + 9
                 status = 128 + 9

@@ -1,0 +1,125 @@
+"""woodfrog checkpoint"""
+
+from __future__ import annotations
+
+import sys
+
+from woodfrog.cli.flags import Arguments, Command, Flag
+from woodfrog.cli.loading import held
+from woodfrog.cli.report import warner
+from woodfrog.errors import UsageError
+
+
+def run(arguments: Arguments) -> None:
+    """Freeze a container."""
+    directory, replace = image_directory(arguments)
+    if arguments["manage_cgroups_mode"]:
+        pass  # the new container's own config says which cgroup and limits it has
+    with held(arguments) as container:
+        container.require("checkpoint")
+        from woodfrog.engine.checkpoint import CheckpointOptions
+        from woodfrog.runtime import jsontext
+        from woodfrog.runtime.checkpoint import checkpoint
+
+        options = CheckpointOptions(
+            leave_running=arguments["leave_running"],
+            compression=arguments["compression"],
+            sync=arguments["sync"],
+            replace=replace,
+            tcp_close=arguments["tcp_close"],
+            unix_close=arguments["ext_unix_close"],
+        )
+        statistics = checkpoint(container, directory, options)
+    losses = statistics.get("losses")
+    for loss in losses if isinstance(losses, (list, tuple)) else ():
+        warner(arguments.common)(f"not kept: {loss}")
+    if arguments["stats"]:
+        sys.stdout.write(jsontext.write(statistics, 2) + "\n")
+
+
+def image_directory(arguments: Arguments) -> tuple[str, bool]:
+    """Return the image's directory, and whether this is an engine's call (it has a work path)."""
+    engine = bool(arguments["work_path"])
+    directory = arguments["image_path"] or ("checkpoint" if engine else "")
+    if not directory:
+        raise UsageError(
+            f"--image-path is missing: the directory of {checkpoint_file()}",
+            hint="say where, like --image-path=/srv/images/web",
+        )
+    return directory, engine
+
+
+def checkpoint_file() -> str:
+    """Return the name of the file in the image's directory."""
+    return "checkpoint.img"
+
+
+NOT_YET = "not done yet"
+IMAGE_FLAGS = (
+    Flag("image-path", "the directory of checkpoint.img", value="DIR"),
+    Flag(
+        "work-path",
+        "given by engines; then --image-path is ./checkpoint unless given, and an older image is"
+        " replaced",
+        value="DIR",
+    ),
+)
+RUNC_FLAGS = (
+    Flag(
+        "manage-cgroups-mode",
+        "no effect: the cgroup is always made from the config",
+        value="MODE",
+        choices=("", "soft", "full", "strict", "ignore"),
+    ),
+    Flag("file-locks", "no effect: what can't be kept is refused by name"),
+    Flag("shell-job", "no effect: the container's own terminal is always kept"),
+    Flag(
+        "tcp-established",
+        "",
+        refused="connections can't be kept yet; --tcp-close restores them as reset",
+    ),
+    Flag("ext-unix-sk", "", refused="use --ext-unix-close, which restores them as reset"),
+    Flag("empty-ns", "", value="NAMESPACE", refused=NOT_YET),
+    Flag("auto-dedup", "", refused="images are written once, there is nothing to remove"),
+    Flag("lazy-pages", "", refused=NOT_YET),
+)
+
+COMMAND = Command(
+    "checkpoint",
+    "ID",
+    "Freeze a running container into the file checkpoint.img in a directory, which is made. The\n"
+    "container stops then, unless --leave-running. If anything fails, it runs on as before.",
+    (
+        "woodfrog checkpoint --image-path=/srv/images/web web",
+        "woodfrog checkpoint --image-path=/srv/images/web2 --leave-running --compression=zstd web",
+    ),
+    (
+        *IMAGE_FLAGS,
+        Flag("leave-running", "let the container run on"),
+        Flag(
+            "compression",
+            "of the memory in the image",
+            value="KIND",
+            default="none",
+            choices=("none", "zstd"),
+        ),
+        Flag(
+            "sync",
+            "full: the image is on the disk before the container stops",
+            value="HOW",
+            default="full",
+            choices=("full", "none"),
+        ),
+        Flag("tcp-close", "give up TCP connections to outside; restored, they are reset"),
+        Flag("ext-unix-close", "give up unix connections to outside; restored, they are reset"),
+        Flag("stats", "print figures about the checkpoint as JSON"),
+        *RUNC_FLAGS,
+        Flag("tcp-skip-in-flight", "", refused=NOT_YET),
+        Flag("link-remap", "", refused="deleted files that are open are refused by name"),
+        Flag("status-fd", "", value="N", refused=NOT_YET),
+        Flag("page-server", "", value="ADDRESS", refused=NOT_YET),
+        Flag("pre-dump", "", refused=NOT_YET),
+        Flag("parent-path", "", value="DIR", refused=NOT_YET),
+    ),
+    run,
+)

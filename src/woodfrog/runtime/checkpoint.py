@@ -1,0 +1,112 @@
+"""What the runtime does around the engine's checkpoint: state, freezer, and the end."""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.errors import ImageError, StateError
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import pidfd_open
+from woodfrog.runtime import cgroups, lifecycle, spec
+from woodfrog.runtime import state as states
+from woodfrog.runtime.state import PAUSED, Container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from woodfrog.engine.checkpoint import CheckpointOptions
+
+
+def checkpoint(
+    container: Container, directory: str, options: CheckpointOptions
+) -> dict[str, object]:
+    """Freeze a container into directory/checkpoint.img; its lock is held. Returns statistics."""
+    from woodfrog.engine import checkpoint as engine
+
+    status = container.require("checkpoint")
+    config_text = spec.read(container.path("config.json"))
+    config = lifecycle.config_of(container)
+    known = engine.Container(
+        id=container.id,
+        config=config_text,
+        spec_hostname=config.get("hostname") or "",
+        tmpfs=spec.tmpfs_destinations(config),
+        exec_pids=_brought_in(container),
+        **_scratch(container, engine.Container),
+    )
+    groups = container.state["cgroup"]
+    image = os.path.join(os.path.abspath(directory), "checkpoint.img")
+    if not options.replace and os.path.lexists(image):
+        raise ImageError(
+            f"{directory} already holds a checkpoint, which is left as it is",
+            hint="name another directory, or remove checkpoint.img first",
+        )
+    if status == PAUSED:
+        # A frozen task runs no calls. Should we be killed, the next command pauses it again.
+        container.state["pausedForCheckpoint"] = True
+        container.save()
+        cgroups.freeze(groups, False)
+    try:
+        statistics = engine.checkpoint(
+            container.pid, directory, container=known, options=options
+        )
+    except BaseException as error:
+        if status == PAUSED:
+            lifecycle.finish_interrupted(container)
+        if isinstance(error, Exception) and container.is_alive():
+            how = "paused" if status == PAUSED else "running"
+            error.add_note(f"the container is {how} as before")
+        raise
+    container.state["checkpoint"] = {"image": image, "time": states.now()}
+    if options.leave_running:
+        container.save()
+        lifecycle.finish_interrupted(container)
+    else:
+        container.state["checkpoint"]["ended"] = container.pid
+        container.state.pop("pausedForCheckpoint", None)
+        container.save()
+        _wait_for_end(container)
+    return statistics
+
+
+def _scratch(container: Container, kind: type) -> dict[str, str]:
+    scratch = container.state.get("scratch")
+    if not scratch:
+        return {}
+    if "scratch" not in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+        raise StateError("a container made by `woodfrog do` cannot be checkpointed yet")
+    return {"scratch": f"{scratch}/upper"}
+
+
+def _brought_in(container: Container) -> tuple[int, ...]:
+    """Return the processes whose parent is outside: those that `exec` has brought in."""
+    pids = cgroups.processes(container.state["cgroup"])
+    found = []
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+                parent = int(file.readall().rpartition(b")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if pid != container.pid and parent not in pids:
+            found.append(pid)
+    return tuple(found)
+
+
+def _wait_for_end(container: Container) -> None:
+    """Wait until the first process is gone, so that the container is seen as stopped."""
+    import select
+
+    try:
+        pidfd = pidfd_open(HERE, container.pid)
+    except ProcessLookupError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if container.is_alive() and not poll.poll(10_000):
+            raise StateError(
+                f"the image is complete, but the processes of container {container.id} don't end",
+                hint=f"woodfrog delete --force {container.id}",
+            )
+    finally:
+        os.close(pidfd)

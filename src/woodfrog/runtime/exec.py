@@ -1,0 +1,166 @@
+"""Another process in a running container: it joins the namespaces and cgroup, then execs."""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.errors import StateError, UsageError, WoodfrogError
+from woodfrog.kernel import namespaces as ns
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import PR_SET_DUMPABLE, pidfd_open, prctl
+from woodfrog.runtime import cgroups, create, init, process
+from woodfrog.runtime import channel as channels
+from woodfrog.runtime.foreground import Attached
+from woodfrog.runtime.spec import NAMESPACES
+from woodfrog.runtime.state import PAUSED, Container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+
+class Request:
+    """What is to be run, and how its console and pid are handed over."""
+
+    def __init__(self, process: dict[str, Any]) -> None:
+        self.process = process
+        self.detach = False
+        self.console_socket = ""
+        self.pid_file = ""
+        self.preserve_fds = 0
+        self.ignore_paused = False
+        self.seccomp: tuple[bytes, int] | None = None
+
+
+def run(container: Container, request: Request) -> int:
+    """Run a process in the container; attached, the result is its exit status."""
+    terminal = bool(request.process.get("terminal"))
+    if request.console_socket and not terminal:
+        raise UsageError("--console-socket is given, but the process asks for no terminal")
+    if terminal and request.detach and not request.console_socket:
+        raise UsageError("a detached process with a terminal needs --console-socket")
+    process.rlimits(request.process)
+    with container.lock():
+        container.reload()
+        if container.require("exec") == PAUSED and not request.ignore_paused:
+            raise StateError(
+                f"cannot exec in container {container.id}, which is paused",
+                hint="resume it first, or give --ignore-paused",
+            )
+        pid, master = _start(container, request)
+    try:
+        if request.pid_file:
+            create.write_pid_file(request.pid_file, pid)
+        if master >= 0 and request.console_socket:
+            create.send_console(request.console_socket, master)
+            os.close(master)
+            master = -1
+    except BaseException:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        raise
+    if request.detach:
+        return 0
+    with Attached(pid, master, is_child=True) as attached:
+        return attached.wait()
+
+
+def _start(container: Container, request: Request) -> tuple[int, int]:
+    """Fork the process into the container and wait for its exec; returns (pid, master)."""
+    target = pidfd_open(HERE, container.pid)
+    ours, theirs = channels.pair()
+    own_pid_namespace = _same_namespace(container.pid, "pid")
+    joined = -1 if own_pid_namespace else _open_pid_namespace(container.pid)
+    try:
+        flags = _namespaces_to_join(container.pid)
+        pid = create.fork_into_pid_namespace(None if own_pid_namespace else "joined", joined)
+        if pid == 0:
+            ours.close()
+            _inside(target, flags, request, theirs)
+        theirs.close()
+        try:
+            _join_cgroups(container, pid)
+            ours.send(step="go")
+            message = ours.receive()
+            if message is None:
+                raise WoodfrogError("the new process ended before its exec")
+            master = -1
+            if message["console"] >= 0:
+                master = create.fetch_descriptor(pid, message["console"])
+            ours.send(step="go")
+            ours.receive()  # the end, at its exec; or an error
+        except BaseException:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            raise
+        return pid, master
+    finally:
+        ours.close()
+        os.close(target)
+        if joined >= 0:
+            os.close(joined)
+
+
+def _same_namespace(pid: int, name: str) -> bool:
+    return os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
+
+
+def _open_pid_namespace(pid: int) -> int:
+    return os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _namespaces_to_join(pid: int) -> int:
+    flags = 0
+    for flag, name in NAMESPACES.values():
+        if name != "pid" and not _same_namespace(pid, name):
+            flags |= flag
+    return flags
+
+
+def _join_cgroups(container: Container, pid: int) -> None:
+    groups = container.state["cgroup"]
+    try:
+        cgroups.join(groups, pid)
+    except OSError:
+        if groups["version"] == 1:
+            raise
+        # v2 refuses a group that has groups below it with controllers: join init's own.
+        with open(f"/proc/{container.pid}/cgroup", encoding="utf-8") as file:
+            inside = file.read().rpartition("::")[2].strip()
+        top = cgroups.here()[""]
+        cgroups.join({"version": 2, "paths": {"": top + inside}}, pid)
+
+
+def _inside(target: int, flags: int, request: Request, channel: channels.Channel) -> NoReturn:
+    try:
+        prctl(HERE, PR_SET_DUMPABLE, 0)
+        os.setsid()
+        if channel.receive() is None:
+            os._exit(1)
+        wanted = request.process
+        if (score := wanted.get("oomScoreAdj")) is not None:
+            init.set_oom_score(score)
+        ns.setns(HERE, target, flags)
+        master = _open_console(wanted) if wanted.get("terminal") else -1
+        path = process.find_executable(wanted)
+        process.check_rights(wanted)
+        if master < 0:
+            process.give_stdio(wanted)
+        umask = (wanted.get("user") or {}).get("umask")
+        os.umask(0o022 if umask is None else umask)
+        channel.send(console=master)
+        if channel.receive() is None:
+            os._exit(1)
+        process.become(wanted, path, request.preserve_fds, request.seccomp)
+    except BaseException as error:
+        try:
+            channel.send_error(error)
+        finally:
+            os._exit(255)
+
+
+def _open_console(wanted: dict[str, Any]) -> int:
+    opened = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    master, terminal = init.open_terminal(opened, wanted)
+    init.use_terminal(terminal)
+    return master

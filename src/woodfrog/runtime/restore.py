@@ -1,0 +1,131 @@
+"""What the runtime does around the engine's restore: a container to restore into, and after."""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.kernel import capability
+from woodfrog.runtime import create, lifecycle, process, run, spec
+from woodfrog.runtime import state as states
+from woodfrog.runtime.create import Created, Request
+from woodfrog.runtime.state import Container, UnknownContainer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from woodfrog.engine.restore import Bounds
+
+
+def restore(
+    request_for: Callable[[], Request],
+    root: str,
+    id: str,
+    directory: str,
+    *,
+    warn: Callable[[str], None],
+    tell: Callable[[str], None],
+    clock: str,
+    console_socket: str,
+    pid_file: str,
+    detach: bool,
+    keep: bool,
+    subreaper: bool,
+) -> int:
+    """Thaw the image in `directory` into container `id`, which is created if there is none.
+
+    Attached, the result is the container's exit status.
+    """
+    try:
+        container = Container.load(root, id)
+    except UnknownContainer:
+        request = request_for()
+        request.relay_console = not request.console_socket and not detach
+        created = create.create(request)
+        is_child = True
+    else:
+        with container.lock():
+            container.reload()
+            container.require("restore")
+        config = lifecycle.config_of(container)
+        master = _take_console(container, console_socket, detach)
+        created = Created(container, config, master)
+        is_child = False
+    try:
+        with created.container.lock():
+            _restore(created, directory, clock, warn)
+            if pid_file:
+                create.write_pid_file(pid_file, created.container.pid)
+    except BaseException as error:
+        # A container that somebody created stays created, unless the engine had begun to turn it
+        # into something else; one that we created for this goes.
+        if is_child or getattr(error, "touched", False) or not created.container.is_alive():
+            run.end(created, warn)
+        raise
+    if detach:
+        return 0
+    return run.stay(created, warn, tell, keep=keep, subreaper=subreaper, is_child=is_child)
+
+
+def _take_console(container: Container, console_socket: str, detach: bool) -> int:
+    """Fetch the terminal's master that the waiting init holds; returns it if we relay it."""
+    number = container.state.get("console", -1)
+    if number < 0:
+        return -1
+    master = create.fetch_descriptor(container.pid, number)
+    if console_socket:
+        try:
+            create.send_console(console_socket, master)
+        finally:
+            os.close(master)
+        return -1
+    if detach:
+        os.close(master)
+        raise states.StateError(
+            f"container {container.id} has a terminal, and a detached restore nobody to hold it",
+            hint="give --console-socket, or stay attached",
+        )
+    return master
+
+
+def _restore(
+    created: Created, directory: str, clock: str, warn: Callable[[str], None]
+) -> None:
+    from woodfrog.engine import restore as engine
+
+    container = created.container
+    container.reload()
+    container.require("restore")
+    statistics = engine.restore(
+        container.pid, directory, bounds=bounds(created.config, engine.Bounds), clock=clock
+    )
+    os.unlink(container.path("exec.fifo"))
+    container.state.pop("console", None)
+    container.state["restoredFrom"] = {
+        "image": os.path.join(os.path.abspath(directory), "checkpoint.img"),
+        "time": states.now(),
+    }
+    container.save()
+    losses = statistics.get("losses")
+    for loss in losses if isinstance(losses, (list, tuple)) else ():
+        warn(f"lost at the checkpoint: {loss}")
+    lifecycle.after_start(container, created.config, warn)
+
+
+def bounds(config: dict[str, Any], kind: type[Bounds]) -> Bounds:
+    """Return what the container's own config allows; nothing restored is wider."""
+    wanted = config["process"]
+    masks, _ = process.capability_masks(wanted)
+    return kind(
+        bounding=masks["bounding"] & (1 << len(capability.NAMES)) - 1,
+        no_new_privs=bool(wanted.get("noNewPrivileges")),
+        rlimits=process.rlimits(wanted),
+        oom_score_adj=wanted.get("oomScoreAdj"),
+        spec_hostname=config.get("hostname") or "",
+        terminal=bool(wanted.get("terminal")),
+        tmpfs=spec.tmpfs_destinations(config),
+        new_namespaces=frozenset(
+            name for name, path in spec.namespaces(config).items() if not path
+        ),
+    )
