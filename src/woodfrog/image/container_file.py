@@ -205,6 +205,10 @@ class Reader:
             self._page_fd, self._page_base = self._open_pages()
         return self._page_fd, self._page_base
 
+    def read_memory(self, offset: int, length: int) -> bytes:
+        """Return a few bytes of the page store, by their store offset."""
+        return pages.read_memory(self._fd, self._table, offset, length)
+
     def verify_pages(self) -> None:
         """Check all page chunks, by several threads; a wrong one is named."""
         if not self._verified:

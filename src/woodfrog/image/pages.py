@@ -330,6 +330,19 @@ def verify(fd: int, table: ChunkTable) -> None:
     in_parallel(iter(range(len(table))), worker, threads=min(usable_cpus(), len(table) or 1))
 
 
+def read_memory(fd: int, table: ChunkTable, offset: int, length: int) -> bytes:
+    """Return a few bytes of memory by their store offset; their chunks are checked."""
+    if offset < 0 or length < 0 or offset + length > table.page_bytes:
+        raise ImageError(f"{IMAGE_NAME} has a record of memory that isn't in it")
+    found = bytearray()
+    buffer = memoryview(bytearray(CHUNK))
+    for number in range(offset // CHUNK, chunk_count(offset + length)):
+        chunk = _memory_of(table.read(fd, number, buffer), number, table.raw_bytes(number))
+        begin = offset + len(found) - number * CHUNK
+        found += chunk[begin : begin + length - len(found)]
+    return bytes(found)
+
+
 def unpack(fd: int, table: ChunkTable, into: int) -> None:
     """Check all chunks and write their memory to another file, from its offset 0 on."""
 
@@ -337,24 +350,24 @@ def unpack(fd: int, table: ChunkTable, into: int) -> None:
         buffer = memoryview(bytearray(CHUNK))
 
         def copy(number: int) -> None:
-            stored, raw = table.read(fd, number, buffer), table.raw_bytes(number)
-            if len(stored) == raw:
-                write_all(into, stored, number * CHUNK)
-            else:
-                write_all(into, _decompressed(stored, number, raw), number * CHUNK)
+            stored = table.read(fd, number, buffer)
+            write_all(into, _memory_of(stored, number, table.raw_bytes(number)), number * CHUNK)
 
         return copy
 
     in_parallel(iter(range(len(table))), worker, threads=min(usable_cpus(), len(table) or 1))
 
 
-def _decompressed(frame: memoryview, number: int, raw: int) -> bytes:
+def _memory_of(stored: memoryview, number: int, raw: int) -> bytes | memoryview:
+    """Return what a chunk holds: itself, or what its frame decompresses to."""
+    if len(stored) == raw:
+        return stored
     import zstandard
 
     try:
         # The library allocates what a frame claims, so ask before.
-        if zstandard.frame_content_size(frame) == raw:
-            memory: bytes = zstandard.ZstdDecompressor().decompress(frame, max_output_size=raw)
+        if zstandard.frame_content_size(stored) == raw:
+            memory: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=raw)
             if len(memory) == raw:
                 return memory
     except zstandard.ZstdError as error:
