@@ -94,7 +94,7 @@ class Bundle:
         self.rootfs = directory / "rootfs"
         self.work = work or directory / "work"
         self.rootfs.mkdir(parents=True)
-        self.work.mkdir(exist_ok=True)
+        self.work.mkdir(exist_ok=True, parents=True)
         self.work.chmod(0o777)
         self.config = base_config(arguments, self.work)
         for name in ("dev", "proc", "sys", "tmp", "work", "run"):

@@ -5,12 +5,11 @@ import itertools
 import json
 import os
 import resource
-import select
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +78,8 @@ class Container:
     def has_ended(self) -> bool:
         """Tell whether the container's first process has ended, and reap it."""
         if self.status is None:
+            # What `exec` brought in is our child too; unreaped, it keeps the first process alive.
+            living_children({other.init for other in self.woodfrog.containers})
             try:
                 pid, status = os.waitpid(self.init, os.WNOHANG)
             except ChildProcessError:
@@ -89,18 +90,13 @@ class Container:
 
     def wait(self, within: float = DEADLINE) -> int | None:
         """Wait for the container's end; one that hangs is killed."""
-        try:
-            handle = os.pidfd_open(self.init)
-        except ProcessLookupError:
-            return self.status
-        try:
-            ended, _, _ = select.select([handle], [], [], within)
-        finally:
-            os.close(handle)
-        if not ended:
-            self.kill()
-            pytest.fail(f"{self.name} did not end within {within:.0f} s: {self.told()}")
-        eventually(self.has_ended, f"{self.name} is reaped")
+        end = time.monotonic() + within
+        while not self.has_ended():
+            if time.monotonic() > end:
+                told = self.told()
+                self.kill()
+                pytest.fail(f"{self.name} did not end within {within:.0f} s: {told}")
+            time.sleep(0.005)
         return self.status
 
     def kill(self) -> None:
@@ -108,6 +104,7 @@ class Container:
         if not self.has_ended():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.init, signal.SIGKILL)
+            thaw(self.name)
             eventually(self.has_ended, f"{self.name} dies of SIGKILL")
 
     def told(self) -> str:
@@ -205,9 +202,11 @@ class Woodfrog:
         self.containers.append(container)
         return container
 
-    def run(self, bundle: Bundle, name: str | None = None) -> Container:
+    def run(
+        self, bundle: Bundle, name: str | None = None, flags: tuple[str, ...] = ()
+    ) -> Container:
         """Start a bundle detached, with its output in a file."""
-        return self._detached(bundle, name, "run")
+        return self._detached(bundle, name, "run", *flags)
 
     def restore(
         self, bundle: Bundle, image: Path, *flags: str, name: str | None = None
@@ -246,12 +245,21 @@ class Woodfrog:
         return found
 
 
-def living_children() -> list[tuple[int, str]]:
-    """Reap this process's dead children; return the others."""
+def thaw(name: str) -> None:
+    """Let a cgroup that is paused run: what is frozen doesn't die."""
+    for file, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        for path in [*CGROUPS.glob(f"*/{name}/{file}"), *CGROUPS.glob(f"{name}/{file}")]:
+            path.write_text(word)
+
+
+def living_children(but_not: Set[int] = frozenset()) -> list[tuple[int, str]]:
+    """Reap this process's dead children (but for some); return those that live."""
     living = []
     for thread in Path("/proc/self/task").iterdir():
         for word in (thread / "children").read_text().split():
             pid = int(word)
+            if pid in but_not:
+                continue
             if is_gone(pid):
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, 0)

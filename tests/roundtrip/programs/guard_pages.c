@@ -1,0 +1,26 @@
+/* Guard pages inside a mapping, which madvise made (since Linux 6.13): touching them is a fault. */
+#include "memory.h"
+#include <setjmp.h>
+
+static sigjmp_buf back;
+
+static void handler(int number) { siglongjmp(back, number); }
+
+static bool faults(volatile char *place) { return sigsetjmp(back, 1) ? true : (*place = 1, false); }
+
+int main(void) {
+	char *memory = anonymous(20 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	signal(SIGSEGV, handler);
+	fill(memory, 20 * PAGE, 1);
+	bool guards = madvise(memory + 4 * PAGE, 3 * PAGE, 102 /* MADV_GUARD_INSTALL */) == 0;
+	if (!guards)
+		must(mprotect(memory + 4 * PAGE, 3 * PAGE, PROT_NONE));
+	freeze_here();
+	spoil(must(guards ? madvise(memory + 4 * PAGE, 3 * PAGE, 103) : mprotect(memory + 4 * PAGE, 3 * PAGE, 3)););
+	for (int i = 0; i < 20; i++)
+		if (i >= 4 && i < 7)
+			expect(faults(memory + i * PAGE), "guard page %d can be written", i);
+		else
+			expect(is_filled(memory + i * PAGE, PAGE, 1 + i * PAGE / 8), "page %d holds something else", i);
+	return report();
+}

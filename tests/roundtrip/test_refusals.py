@@ -1,0 +1,144 @@
+"""What can't be saved is refused by name before anything is touched, and the container runs on."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bundles import Bundle, bind
+from containers import Container, Woodfrog
+from needs import needs
+
+pytestmark = needs("root", "command gcc")
+PROGRAMS = Path(__file__).parent / "refused"
+Build = Callable[..., Path]
+
+
+def start(
+    woodfrog: Woodfrog, build: Build, source: str, *arguments: str, joined: str = ""
+) -> Container:
+    """Start a program that holds something; `joined` is a namespace it shares with the host."""
+    program = build(PROGRAMS / source)
+    bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, *arguments])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+    namespaces = bundle.config["linux"]["namespaces"]
+    namespaces[:] = [entry for entry in namespaces if entry["type"] != joined]
+    bundle.add_capabilities("CAP_PERFMON", "CAP_SYS_ADMIN")
+    return woodfrog.run(bundle)
+
+
+def verdict(container: Container) -> str:
+    """Let the program look, and return what it found."""
+    (container.bundle.work / "check").touch()
+    assert container.wait() == 0, container.told()
+    return (container.bundle.work / "out").read_text()
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Iterator[Callable[[socket.socket], None]]:
+    """Echo to one client of a listening socket, until the test's end."""
+    open_sockets: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def serve(listener: socket.socket) -> None:
+        open_sockets.append(listener)
+        client, _ = listener.accept()
+        open_sockets.append(client)
+        try:
+            while text := client.recv(6):
+                client.sendall(text)
+        except OSError:
+            pass
+
+    def begin(listener: socket.socket) -> None:
+        threads.append(threading.Thread(target=serve, args=(listener,)))
+        threads[-1].start()
+
+    yield begin
+    for opened in open_sockets:
+        with contextlib.suppress(OSError):
+            opened.shutdown(socket.SHUT_RDWR)
+        opened.close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def outside(
+    request: pytest.FixtureRequest, woodfrog: Woodfrog, build: Build, echo: Callable[..., None]
+) -> Container:
+    """A container whose program is connected with a server of the host's."""
+    work = woodfrog.directory / "bundle" / "work"
+    if request.param == "tcp":
+        listener = socket.create_server(("127.0.0.1", 0))
+        arguments = ["tcp", str(listener.getsockname()[1])]
+    else:
+        work.mkdir(parents=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(work / "outside"))
+        listener.listen()
+        arguments = ["unix"]
+    echo(listener)
+    joined = "network" if request.param == "tcp" else ""
+    container = start(woodfrog, build, "outside.c", *arguments, joined=joined)
+    container.wait_for("ready")
+    return container
+
+
+@pytest.mark.parametrize(("source", "kind"), [("io_uring.c", "io_uring"), ("perf_event.c", "perf")])
+def test_a_descriptor_that_cannot_be_saved_is_refused_by_name(
+    source: str, kind: str, woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(woodfrog, build, source)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+
+    refused = container.checkpoint(image, status=None)
+
+    assert refused.status not in (0, None)
+    assert kind in refused.stderr
+    assert "77" in refused.stderr
+    assert "process 1 " in refused.stderr or str(container.init) in refused.stderr
+    assert "running as before" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not image.exists() or list(image.iterdir()) == []
+    assert verdict(container) == "ok\n"
+
+
+def test_a_connection_to_the_outside_is_refused_by_name(outside: Container) -> None:
+    image = outside.woodfrog.directory / "image"
+
+    refused = outside.checkpoint(image, status=None)
+
+    assert refused.status not in (0, None)
+    assert "77" in refused.stderr
+    assert "-close" in refused.stderr, "the flag that allows the loss isn't named"
+    assert not image.exists() or list(image.iterdir()) == []
+    assert verdict(outside) == "ok\n"
+
+
+def test_a_connection_to_the_outside_goes_on_when_left_running(outside: Container) -> None:
+    image = outside.woodfrog.directory / "image"
+
+    outside.checkpoint(image, "--leave-running", "--tcp-close", "--ext-unix-close")
+
+    assert verdict(outside) == "ok\n"
+
+
+def test_a_connection_to_the_outside_is_reset_if_a_flag_allows_it(outside: Container) -> None:
+    woodfrog = outside.woodfrog
+    image = woodfrog.directory / "image"
+    outside.checkpoint(image, "--tcp-close", "--ext-unix-close")
+    outside.wait()
+    outside.delete()
+
+    restored = woodfrog.restore(outside.bundle, image)
+
+    said = verdict(restored)
+    assert said.startswith("reset: "), said
+    assert "close" in restored.told(), "the restore doesn't tell what was lost"

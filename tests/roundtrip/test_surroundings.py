@@ -1,0 +1,282 @@
+"""What is around the programs: exec, pauses, host names, stdio, terminals, exit statuses."""
+
+import array
+import contextlib
+import json
+import os
+import socket
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bundles import Bundle
+from containers import Container, Woodfrog, eventually
+from needs import needs
+
+pytestmark = needs("root")
+
+
+def shell(woodfrog: Woodfrog, script: str) -> Bundle:
+    """Return a bundle in which the host's shell runs a script."""
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
+    bundle.add_host_programs()
+    return bundle
+
+
+def frozen(container: Container, *flags: str) -> Path:
+    """Freeze a container, delete it, and return its image."""
+    image = container.woodfrog.directory / "image"
+    container.checkpoint(image, *flags)
+    container.wait()
+    container.delete()
+    return image
+
+
+WAIT = "while [ ! -e /work/check ]; do sleep 0.02; done"
+
+
+def test_a_process_that_exec_brought_in_goes_on_too(woodfrog: Woodfrog) -> None:
+    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}; wait; echo ok > /work/out"))
+    container.wait_for("ready")
+    script = f"echo $$ > /work/pid; {WAIT}; echo $$ > /work/pid-after"
+    output = woodfrog.directory / "exec.output"
+    woodfrog("exec", "--detach", container.name, "/bin/sh", "-c", script, output=output)
+    container.wait_for("pid")
+    image = frozen(container)
+
+    restored = woodfrog.restore(container.bundle, image)
+    (restored.bundle.work / "check").touch()
+    restored.wait_for("pid-after")
+
+    assert restored.wait() == 0
+    assert (restored.bundle.work / "pid").read_text() == (
+        restored.bundle.work / "pid-after"
+    ).read_text()
+
+
+def test_a_paused_container_can_be_frozen_and_goes_on_when_thawed(woodfrog: Woodfrog) -> None:
+    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}"))
+    container.wait_for("ready")
+    woodfrog("pause", container.name)
+    image = frozen(container)
+
+    restored = woodfrog.restore(container.bundle, image)
+    (restored.bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+
+
+def test_a_paused_container_that_is_left_running_stays_paused(woodfrog: Woodfrog) -> None:
+    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}; : > /work/out"))
+    container.wait_for("ready")
+    woodfrog("pause", container.name)
+    container.checkpoint(woodfrog.directory / "image", "--leave-running")
+
+    assert container.state()["status"] == "paused"
+    (container.bundle.work / "check").touch()
+    time.sleep(0.1)
+    assert not (container.bundle.work / "out").exists()
+    woodfrog("resume", container.name)
+    assert container.wait() == 0
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_the_new_host_name_applies_unless_the_program_changed_the_old(
+    changed: bool, woodfrog: Woodfrog
+) -> None:
+    command = "hostname changed; " if changed else ""
+    bundle = shell(woodfrog, f"{command}: > /work/ready; {WAIT}; hostname > /work/out")
+    bundle.add_capabilities("CAP_SYS_ADMIN")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    bundle.config["hostname"] = "spring"
+
+    restored = woodfrog.restore(bundle, image)
+    (bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert (bundle.work / "out").read_text() == ("changed\n" if changed else "spring\n")
+
+
+def test_stdio_is_that_of_the_new_container(woodfrog: Woodfrog) -> None:
+    bundle = shell(woodfrog, f"echo before; : > /work/ready; {WAIT}; echo after; echo error >&2")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+
+    restored = woodfrog.restore(bundle, image)
+    (bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert container.told() == "before\n"
+    assert restored.told().splitlines()[-2:] == ["after", "error"]
+
+
+def test_state_tells_that_a_container_was_restored_and_from_where(woodfrog: Woodfrog) -> None:
+    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}"))
+    container.wait_for("ready")
+    assert "restore" not in json.dumps(container.state()).lower()
+    image = frozen(container)
+
+    restored = woodfrog.restore(container.bundle, image)
+
+    assert restored.state()["status"] == "running"
+    assert str(image) in json.dumps(restored.state())
+
+
+def test_a_restore_into_a_running_container_is_refused(woodfrog: Woodfrog) -> None:
+    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}"))
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running")
+
+    refused = woodfrog("restore", f"--image-path={image}", container.name, status=None)
+
+    assert refused.status not in (0, None)
+    assert container.name in refused.stderr
+    (container.bundle.work / "check").touch()
+    assert container.wait() == 0
+
+
+def test_an_attached_restore_returns_the_exit_status(woodfrog: Woodfrog) -> None:
+    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}; exit 42"))
+    container.wait_for("ready")
+    image = frozen(container)
+    (container.bundle.work / "check").touch()
+    directory = str(container.bundle.directory)
+
+    woodfrog("restore", f"--image-path={image}", "-b", directory, container.name, status=42)
+    woodfrog("delete", "--force", container.name)
+
+
+def test_a_checkpoint_of_nothing_and_without_a_place_is_refused(woodfrog: Woodfrog) -> None:
+    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}"))
+    container.wait_for("ready")
+
+    nowhere = woodfrog("checkpoint", container.name, status=None)
+    nothing = woodfrog("checkpoint", "--image-path=/nowhere/at/all", "nobody", status=None)
+
+    assert nowhere.status != 0
+    assert "--image-path" in nowhere.stderr
+    assert nothing.status != 0
+    assert "nobody" in nothing.stderr
+    assert not Path("/nowhere").exists()
+    (container.bundle.work / "check").touch()
+    assert container.wait() == 0
+
+
+def test_untouched_and_zero_and_shared_pages_are_stored_once_or_not_at_all(
+    woodfrog: Woodfrog, build: Callable[..., Path]
+) -> None:
+    program = build(Path(__file__).parent / "programs" / "forked_memory.c")
+    bundle = Bundle(woodfrog.directory / "bundle", ["/work/program"])
+    (bundle.work / "program").write_bytes(program.read_bytes())
+    (bundle.work / "program").chmod(0o755)
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+
+    # Five processes share 16 MiB.
+    assert (image / "checkpoint.img").stat().st_size < 20 << 20
+    assert (image / "checkpoint.img").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("flags", [("--compression=zstd",), ("--sync=none",)])
+def test_an_image_made_in_another_way_is_as_good(
+    flags: tuple[str, ...], woodfrog: Woodfrog
+) -> None:
+    script = f'kept=$(seq 10000); : > /work/ready; {WAIT}; echo "$kept" > /work/out'
+    container = woodfrog.run(shell(woodfrog, script))
+    container.wait_for("ready")
+    image = frozen(container, *flags)
+    woodfrog("verify", str(image))
+
+    restored = woodfrog.restore(container.bundle, image)
+    (restored.bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    numbers = (restored.bundle.work / "out").read_text().split()
+    assert numbers == [str(number) for number in range(1, 10001)]
+
+
+class Console:
+    """A socket that a runtime sends a terminal's master to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.listener.settimeout(20)
+        self.master = -1
+
+    def receive(self) -> None:
+        """Take the master."""
+        connection, _ = self.listener.accept()
+        with connection:
+            _, ancillary, _, _ = connection.recvmsg(100, socket.CMSG_SPACE(4))
+        self.master = array.array("i", ancillary[0][2])[0]
+
+    def read_until(self, text: bytes) -> bytes:
+        """Read what is shown until it contains a text."""
+        shown = b""
+        os.set_blocking(self.master, False)
+
+        def look() -> bool:
+            nonlocal shown
+            with contextlib.suppress(BlockingIOError):
+                shown += os.read(self.master, 4096)
+            return text in shown
+
+        eventually(look, f"the terminal shows {text!r}", 20)
+        return shown
+
+    def close(self) -> None:
+        """Close everything."""
+        self.listener.close()
+        if self.master >= 0:
+            os.close(self.master)
+
+
+@pytest.fixture
+def consoles(woodfrog: Woodfrog) -> Iterator[list[Console]]:
+    """Two places for terminals."""
+    made = [Console(woodfrog.directory / name) for name in ("tty1", "tty2")]
+    yield made
+    for console in made:
+        console.close()
+
+
+def test_a_terminal_is_kept_with_its_size_its_modes_and_its_foreground_group(
+    woodfrog: Woodfrog, consoles: list[Console]
+) -> None:
+    script = (
+        "stty -echo rows 33 cols 77; read line; echo got:$line; stty size; stty -a | grep -c -- "
+        "'-echo '; read line; echo then:$line; trap 'echo int' INT; while :; do sleep 0.05; done"
+    )
+    bundle = shell(woodfrog, script)
+    bundle.process["terminal"] = True
+    first, second = consoles
+    container = woodfrog.run(bundle, flags=("--console-socket", str(first.path)))
+    first.receive()
+
+    def is_set_up() -> bool:
+        with open(f"/proc/{container.init}/fd/0") as terminal:
+            return not termios.tcgetattr(terminal)[3] & termios.ECHO
+
+    eventually(is_set_up, "the program sets its terminal up")
+    image = frozen(container)
+
+    restored = woodfrog.restore(bundle, image, "--console-socket", str(second.path))
+    second.receive()
+    os.write(second.master, b"hello\n")
+    second.read_until(b"got:hello\r\n33 77\r\n1\r\n")
+    os.write(second.master, b"again\n")
+    second.read_until(b"then:again\r\n")
+    assert not restored.has_ended()
+    os.write(second.master, b"\x03")
+    second.read_until(b"int")
