@@ -24,3 +24,17 @@ def disabled() -> frozenset[str]:
 def wanted(feature: str) -> bool:
     """Tell whether a feature may be tried."""
     return feature not in disabled()
+
+
+@cache
+def timer_restore_ids() -> bool:
+    """Tell whether PR_TIMER_CREATE_RESTORE_IDS exists (PR_TIMER_CREATE_RESTORE_IDS_GET works)."""
+    from woodfrog.kernel.abi.x86_64 import SYS
+    from woodfrog.kernel.caller import HERE
+
+    if not wanted(TIMER_RESTORE_IDS):
+        return False
+    try:
+        return HERE.call(SYS.PRCTL, 77, 2, 0, 0, 0) >= 0
+    except OSError:
+        return False

@@ -11,6 +11,7 @@ with open(os.path.join(os.path.dirname(__file__), "code", "loop_x86_64.bin"), "r
     LOOP = _file.read()
 
 _RECORD = struct.Struct("<8QqQ")
+RECORD_BYTES = _RECORD.size
 _END, _STORE = (1 << 64) - 1, (1 << 64) - 2
 _MUST_EQUAL, _MAY_FAIL = 1 << 8, 1 << 9
 _WORD = (1 << 64) - 1
@@ -117,6 +118,17 @@ class Program:
             out += _RECORD.pack(number, *row, mode, expected, 0)
         out += _RECORD.pack(_END, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         return bytes(out)
+
+    def records(self) -> range:
+        """Return the addresses of all records."""
+        entry = self.entry
+        return range(entry, entry + RECORD_BYTES * len(self._calls), RECORD_BYTES)
+
+    def end_after(self, record: int, memory: int) -> bytes:
+        """Have the program end after one record; returns what stood there before."""
+        after = os.pread(memory, 8, record + RECORD_BYTES)
+        os.pwrite(memory, _END.to_bytes(8, "little"), record + RECORD_BYTES)
+        return after
 
     def finish(self, memory: int, stopped_at: int) -> None:
         """Take the results over from the task's memory, given the record that the loop ended at.

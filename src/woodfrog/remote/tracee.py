@@ -13,7 +13,7 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import checked
 from woodfrog.kernel.ptrace import NO_CALL, Event, Registers, Status
-from woodfrog.remote.program import LOOP, Program
+from woodfrog.remote.program import LOOP, RECORD_BYTES, Program
 from woodfrog.remote.registers import way_back
 from woodfrog.remote.vdso import SYSCALL_INSTRUCTION, Vdso
 
@@ -35,11 +35,16 @@ class EndedError(Exception):
 
 
 class Tracee:
-    """One held thread. `registers` are those with which it will go on."""
+    """One held thread. `registers` are those with which it will go on.
+
+    `filtered` if it is under seccomp: should we die, the next call would meet its filter, so it gets
+    programs of one call.
+    """
 
     def __init__(self, pid: int, registers: Registers) -> None:
         self.pid = pid
         self.registers = registers
+        self.filtered = False
 
 
     def take_signal(self, status: Status, *, interrupted: bool) -> None:
@@ -125,13 +130,21 @@ class Scratch:
         """
         tracee = tracee or self._tracee
         os.pwrite(self._memory, program.assemble(), program.base)
+        if not tracee.filtered:
+            ended_at = self._run_from(tracee, program.entry)
+        else:
+            for record in program.records():
+                after = program.end_after(record, self._memory)
+                ended_at = self._run_from(tracee, record)
+                os.pwrite(self._memory, after, record + RECORD_BYTES)
+                if ended_at == record:
+                    break
+        program.finish(self._memory, ended_at)
+
+    def _run_from(self, tracee: Tracee, record: int) -> int:
+        """Run the loop from a record; returns the record that it ended at."""
         start = ptrace.registers(tracee.pid)
-        start.rip, start.r15, start.r14, start.orig_rax = (
-            self.start,
-            program.entry,
-            self.data,
-            NO_CALL,
-        )
+        start.rip, start.r15, start.r14, start.orig_rax = self.start, record, self.data, NO_CALL
         os.pwrite(self._memory, bytes(8), self.data)
         while True:
             self._arm(tracee)
@@ -143,7 +156,7 @@ class Scratch:
             except InterruptedError as interruption:
                 start = interruption.args[0]
         tracee.go_back()
-        program.finish(self._memory, stopped.r15)
+        return stopped.r15
 
     def _arm(self, tracee: Tracee) -> None:
         """Put the thread's way back behind the loop, and its flags into the data."""
@@ -190,53 +203,69 @@ class Scratch:
         raise InterruptedError(ours)
 
     def _call(self, number: int, *arguments: int) -> int:
-        """Make one call through the padding of the vDSO."""
-        tracee = self._tracee
-        code = SYSCALL_INSTRUCTION + _SPIN
-        ending = len(code)
-        while True:
-            code = code[:ending] + way_back(tracee.registers)
-            if len(code) > self._room:
-                raise UnsupportedResource(
-                    f"the vDSO of this kernel has only {self._room} bytes of padding,"
-                    f" {len(code)} are needed to enter process {tracee.pid}"
-                )
-            os.pwrite(self._memory, code, self._padding)
-            try:
-                result = self._make_call(tracee, ending, number, arguments)
-                break
-            except InterruptedError:
-                continue
-        tracee.go_back()
-        os.pwrite(self._memory, bytes(len(code)), self._padding)
-        return checked(number, result)
+        return call_through_vdso(
+            self._tracee, self._memory, self._padding, self._room, number, arguments
+        )
 
-    def _make_call(
-        self, tracee: Tracee, ending: int, number: int, arguments: tuple[int, ...]
-    ) -> int:
-        registers = tracee.registers.copy()
-        registers.rip, registers.rax, registers.orig_rax = self._padding, number, NO_CALL
-        for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
-            setattr(registers, name, value & ((1 << 64) - 1))
-        ptrace.set_registers(tracee.pid, registers)
-        pause = 20e-6
-        while True:
-            ptrace.resume(tracee.pid)
-            time.sleep(pause)
-            ptrace.interrupt(tracee.pid)
-            status = ptrace.wait(tracee.pid)
-            found = ptrace.registers(tracee.pid)
-            if status.event in (Event.EXITED, Event.KILLED):
-                raise EndedError(f"task {tracee.pid} ended while it was held")
-            made = found.rip != self._padding
-            if status.event is Event.SIGNAL:
-                tracee.take_signal(status, interrupted=True)
-                if not made:
-                    raise InterruptedError
-            elif not made:
-                pause *= 2
-                continue
-            elif not self._padding < found.rip <= self._padding + ending:
-                tracee.registers = found
-                raise RanOnError(f"task {tracee.pid} ran on")
-            return found.result
+
+def call_through_vdso(
+    tracee: Tracee,
+    memory: int,
+    padding: int,
+    room: int,
+    number: int,
+    arguments: tuple[int, ...],
+) -> int:
+    """Make one call through the padding of a process's vDSO; raises OSError.
+
+    `padding` is its address, `room` how many bytes there are.
+    """
+    code = SYSCALL_INSTRUCTION + _SPIN
+    ending = len(code)
+    while True:
+        code = code[:ending] + way_back(tracee.registers)
+        if len(code) > room:
+            raise UnsupportedResource(
+                f"the vDSO of this kernel has only {room} bytes of padding,"
+                f" {len(code)} are needed to enter process {tracee.pid}"
+            )
+        os.pwrite(memory, code, padding)
+        try:
+            result = _make_call(tracee, padding, ending, number, arguments)
+            break
+        except InterruptedError:
+            continue
+    tracee.go_back()
+    os.pwrite(memory, bytes(len(code)), padding)
+    return checked(number, result)
+
+
+def _make_call(
+    tracee: Tracee, padding: int, ending: int, number: int, arguments: tuple[int, ...]
+) -> int:
+    registers = tracee.registers.copy()
+    registers.rip, registers.rax, registers.orig_rax = padding, number, NO_CALL
+    for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
+        setattr(registers, name, value & ((1 << 64) - 1))
+    ptrace.set_registers(tracee.pid, registers)
+    pause = 20e-6
+    while True:
+        ptrace.resume(tracee.pid)
+        time.sleep(pause)
+        ptrace.interrupt(tracee.pid)
+        status = ptrace.wait(tracee.pid)
+        if status.event in (Event.EXITED, Event.KILLED):
+            raise EndedError(f"task {tracee.pid} ended while it was held")
+        found = ptrace.registers(tracee.pid)
+        made = found.rip != padding
+        if status.event is Event.SIGNAL:
+            tracee.take_signal(status, interrupted=True)
+            if not made:
+                raise InterruptedError
+        elif not made:
+            pause *= 2
+            continue
+        elif not padding < found.rip <= padding + ending:
+            tracee.registers = found
+            raise RanOnError(f"task {tracee.pid} ran on")
+        return found.result

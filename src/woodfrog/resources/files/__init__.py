@@ -1,0 +1,31 @@
+"""Open files: one module per kind."""
+
+from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.epoll import Epoll
+from woodfrog.resources.files.eventfd import EventFd
+from woodfrog.resources.files.fifo import Fifo
+from woodfrog.resources.files.memfd import MemFd
+from woodfrog.resources.files.pipe import PipeEnd
+from woodfrog.resources.files.regular import RegularFile
+from woodfrog.resources.files.signalfd import SignalFd
+from woodfrog.resources.files.stdio import Stdio
+from woodfrog.resources.files.tcp_socket import TcpSocket
+from woodfrog.resources.files.terminal import Terminal
+from woodfrog.resources.files.timerfd import TimerFd
+from woodfrog.resources.files.unix_socket import UnixSocketFile
+
+# Asked in this order; the first kind that recognises a file collects it.
+KINDS: tuple[type[FileRecord], ...] = (
+    Terminal,
+    Stdio,
+    RegularFile,
+    PipeEnd,
+    Fifo,
+    EventFd,
+    Epoll,
+    TimerFd,
+    SignalFd,
+    MemFd,
+    UnixSocketFile,
+    TcpSocket,
+)

@@ -1,0 +1,154 @@
+"""ADMIT: read an image, check it, and see whether the new container may hold what is in it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+import xxhash
+
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.image.container_file import Reader
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import (
+    credentials,
+    interrupted_calls,
+    memory,
+    shared_memory,
+    signals,
+    threads,
+    tmpfs,
+)
+from woodfrog.resources.container import ContainerRecord
+from woodfrog.resources.files import KINDS
+from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.process import Process, Zombie
+from woodfrog.resources.shared_memory import SharedMemory
+from woodfrog.resources.tmpfs import Tmpfs
+
+RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | SharedMemory | Tmpfs)
+
+_HIGHEST_PID = 1 << 22
+_MOST_DESCRIPTORS = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What the new container's own config allows; nothing restored is wider."""
+
+    bounding: int
+    no_new_privs: bool
+    rlimits: Mapping[str, tuple[int, int]]
+    oom_score_adj: int | None
+    spec_hostname: str
+    terminal: bool
+    tmpfs: tuple[str, ...]
+    new_namespaces: frozenset[str]
+
+
+class Plan:
+    """An admitted image, by kind of record."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.processes: list[Process] = []
+        self.zombies: list[Zombie] = []
+        self.files: dict[int, FileRecord] = {}
+        self.shared: dict[int, SharedMemory] = {}
+        self.tmpfs: list[Tmpfs] = []
+        containers: list[ContainerRecord] = []
+        for record in reader.records(RECORDS):
+            match record:
+                case Process():
+                    self.processes.append(record)
+                case Zombie():
+                    self.zombies.append(record)
+                case SharedMemory():
+                    self.shared[record.id] = record
+                case Tmpfs():
+                    self.tmpfs.append(record)
+                case ContainerRecord():
+                    containers.append(record)
+                case _:
+                    self.files[record.id] = record
+        if len(containers) != 1:
+            raise ImageError("the image does not describe one container")
+        self.container = containers[0]
+        self.page_bytes = reader.page_bytes
+
+    @property
+    def highest_descriptor(self) -> int:
+        return max((d.number for p in self.processes for d in p.descriptors), default=2)
+
+    def used_memory(self) -> list[tuple[int, int]]:
+        """Return the addresses that any process uses, the vDSO included."""
+        used = [(m.start, m.end) for p in self.processes for m in p.memory.mappings]
+        # The vDSO and its data pages: a generous span around where it was.
+        used += [(p.memory.vdso, p.memory.vdso + 0x40000) for p in self.processes if p.memory.vdso]
+        return used
+
+
+def admit(reader: Reader, bounds: Bounds, vdso: Vdso) -> Plan:
+    """Check an image against itself, this machine and the new container; nothing is made yet."""
+    plan = Plan(reader)
+    _check_tree(plan)
+    for process in plan.processes:
+        _check_process(process, plan, bounds)
+    for shared in plan.shared.values():
+        shared_memory.check(shared, plan.page_bytes)
+    for one in plan.tmpfs:
+        tmpfs.check(one, plan.page_bytes)
+        if one.destination not in bounds.tmpfs and len(one.entries) > 1:
+            raise UnsupportedResource(
+                f"the image has files of a tmpfs at {one.destination},"
+                " which the new container does not have",
+                hint="mount a tmpfs there in the bundle's config.json",
+            )
+    if plan.container.vdso_digest != xxhash.xxh3_128_digest(vdso.image):
+        raise UnsupportedResource(
+            "the image was made under another kernel build, whose vDSO differs from this one's;"
+            " such images cannot be restored yet",
+            hint="boot the kernel that the checkpoint was made under (see woodfrog inspect)",
+        )
+    return plan
+
+
+def _check_tree(plan: Plan) -> None:
+    pids = [process.pid for process in plan.processes] + [zombie.pid for zombie in plan.zombies]
+    tids = [t.tid for p in plan.processes for t in p.threads] + [z.pid for z in plan.zombies]
+    if len(set(tids)) != len(tids) or any(not 0 < tid < _HIGHEST_PID for tid in tids):
+        raise ImageError("the image has impossible process ids")
+    known = {process.pid for process in plan.processes}
+    if 1 not in known:
+        raise ImageError("the image has no first process")
+    for one in (*plan.processes, *plan.zombies):
+        if one.parent not in known and one.parent != 0:
+            raise ImageError(f"process {one.pid} has an unknown parent, {one.parent}")
+        if one.parent == one.pid:
+            raise ImageError(f"process {one.pid} is its own parent")
+    del pids
+
+
+def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
+    who = f"process {process.pid} of the image"
+    memory.check(process.memory, plan.page_bytes)
+    if not process.threads or process.threads[0].tid != process.pid:
+        raise ImageError(f"{who} has no first thread")
+    for thread in process.threads:
+        threads.check(thread)
+        credentials.refuse_wider(who, thread.credentials, bounds.bounding)
+        if not signals.check_pending(thread.pending):
+            raise ImageError(f"{who} has impossible queued signals")
+        if thread.call is not None and not interrupted_calls.known(thread.call):
+            raise ImageError(f"{who} waits in a call that nobody knows")
+    if not signals.check_pending(process.pending):
+        raise ImageError(f"{who} has impossible queued signals")
+    for mapping in process.memory.mappings:
+        if mapping.source is memory.Source.SHARED and mapping.object not in plan.shared:
+            raise ImageError(f"{who} maps shared memory that the image lacks")
+    numbers = [descriptor.number for descriptor in process.descriptors]
+    if len(set(numbers)) != len(numbers) or any(
+        not 0 <= number < _MOST_DESCRIPTORS for number in numbers
+    ):
+        raise ImageError(f"{who} has impossible descriptors")
+    if any(descriptor.file not in plan.files for descriptor in process.descriptors):
+        raise ImageError(f"{who} has descriptors of files that the image lacks")

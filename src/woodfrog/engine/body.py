@@ -1,0 +1,198 @@
+"""BODY and CONNECT: what each process is made of, and how it is tied to others."""
+
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import Mapping
+
+from woodfrog.engine.admission import Plan
+from woodfrog.engine.making_files import Making
+from woodfrog.errors import while_
+from woodfrog.kernel import ptrace, syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.ptrace import Event
+from woodfrog.remote.program import Program
+from woodfrog.remote.stub import OPTIONS, Stub, await_birth
+from woodfrog.resources import memory, process, seccomp_filters, signals, threads, timers
+from woodfrog.resources.process import Process
+
+# CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
+_THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
+_SIGTRAP = 5
+_F_OFD_SETLK = 37
+
+
+class Body:
+    """A process on its way from a stub to itself. `tasks[0]` is its first thread."""
+
+    def __init__(self, record: Process, stub: Stub) -> None:
+        self.record = record
+        self.stub = stub
+        self.tasks: list[Stub] = [stub]
+        self._running: Program | None = None
+
+    @property
+    def name(self) -> str:
+        return f"process {self.record.pid}"
+
+    def start(self, making: Making, pages: int, base: int) -> None:
+        """Set the making of descriptors, mappings and memory going."""
+        record, program = self.record, self.stub.program()
+        high = making.high
+        syscalls.close_range(program, 0, high - 1)
+        for descriptor in record.descriptors:
+            syscalls.duplicate_to(
+                program,
+                making.files[descriptor.file],
+                descriptor.number,
+                cloexec=descriptor.cloexec,
+            )
+        space = record.memory
+        memory.unmap_all(program, (self.stub.base, self.stub.base + self.stub.size + 4096))
+        memory.map_vdso(program, space)
+        memory.restore_mappings(program, space.mappings, making.objects)
+        memory.advise(program, space.mappings)
+        memory.fill(program, space, pages, base)
+        memory.protect(program, space.mappings, space.extents)
+        memory.restore_fields(program, space)
+        process.restore_directories(program, record)
+        syscalls.close_range(program, high, 0xFFFFFFFF)
+        with while_(f"making the memory of {self.name}"):
+            self.stub.start(program)
+        self._running = program
+
+    def finish(self) -> None:
+        """Wait until that is done."""
+        assert self._running is not None
+        with while_(f"making the memory of {self.name}"):
+            self.stub.finish(self._running)
+        self._running = None
+
+    def make_threads(self) -> None:
+        """Make all threads; filters that all of them share are installed first, and inherited."""
+        if any(thread.seccomp for thread in self.record.threads):
+            ptrace.set_options(self.stub.pid, OPTIONS | ptrace.O_SUSPEND_SECCOMP)
+        program = self.stub.program()
+        seccomp_filters.restore(program, seccomp_filters.FILTER, self.common_filters, inherited=0)
+        self.stub.born.clear()
+        for thread in self.record.threads[1:]:
+            syscalls.clone3(program, _THREAD, 0, thread.tid)
+        with while_(f"making the threads of {self.name}"):
+            self.stub.run(program)
+            for born in self.stub.born:
+                await_birth(born)
+                self.tasks.append(self.stub.task(born))
+
+    @property
+    def common_filters(self) -> list[seccomp_filters.Filter]:
+        """Return the filters that all threads have, oldest first."""
+        chains = [thread.filters for thread in self.record.threads]
+        common = []
+        for filters in zip(*chains, strict=False):
+            if any(one != filters[0] for one in filters):
+                break
+            common.append(filters[0])
+        return common
+
+    def stop_again(self) -> None:
+        """Stop the process by the signal that had stopped it, before its parent listens."""
+        signal = self.record.stopped_by
+        if not signal:
+            return
+        pid = self.stub.pid
+        mask = ptrace.signal_mask(pid)
+        ptrace.set_signal_mask(pid, 0)
+        os.kill(pid, signal)
+        ptrace.resume(pid)
+        while True:
+            status = ptrace.wait(pid)
+            if status.event is Event.SIGNAL:
+                ptrace.resume(pid, status.signal)
+            elif status.event is Event.STOPPED and status.signal == signal:
+                break
+            else:
+                ptrace.resume(pid)
+        ptrace.set_signal_mask(pid, mask)
+
+    def forget_stops(self, bodies: Mapping[int, "Body"]) -> None:
+        """Take the news that a child was stopped, as the parent had taken it."""
+        stopped = [
+            body.record.pid
+            for body in bodies.values()
+            if body.record.stopped_by and body.record.parent == self.record.pid
+        ]
+        if not stopped:
+            return
+        program = self.stub.program()
+        for pid in stopped:
+            wnohang, wuntraced = 1, 2
+            program.may_fail(program.call(SYS.WAIT4, pid, 0, wnohang | wuntraced, 0))
+        signals.forget_children(program)
+        self.stub.run(program)
+
+    def restore_signals(self) -> None:
+        """Set actions and queues, make POSIX timers, and tell the kernel of each thread."""
+        record = self.record
+        for task, thread in zip(self.tasks, record.threads, strict=True):
+            program = task.program()
+            threads.restore(program, thread)
+            if task is self.stub:
+                signals.restore_actions(program, record.actions, skip=_SIGTRAP)
+                timers.create_posix_timers(program, record.posix_timers)
+                signals.restore_pending(program, record.pid, None, record.pending)
+            signals.restore_pending(program, record.pid, thread.tid, thread.pending)
+            with while_(f"restoring the signals of thread {thread.tid} of {self.name}"):
+                task.run(program)
+
+    def lock_files(self, locked: set[object]) -> None:
+        """Take the locks that the process held."""
+        files = {d.number: d.file for d in self.record.descriptors}
+        program = self.stub.program()
+        for lock in self.record.locks:
+            if lock.how != "posix":
+                key = (lock.how, files[lock.descriptor], lock.start, lock.length)
+                if key in locked:
+                    continue
+                locked.add(key)
+            if lock.how == "flock":
+                how = (fcntl.LOCK_EX if lock.write else fcntl.LOCK_SH) | fcntl.LOCK_NB
+                program.call(SYS.FLOCK, lock.descriptor, how)
+                continue
+            kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
+            request = struct.pack("<hhxxxxqqixxxx", kind, 0, lock.start, lock.length, 0)
+            command = fcntl.F_SETLK if lock.how == "posix" else _F_OFD_SETLK
+            program.call(SYS.FCNTL, lock.descriptor, command, request)
+        with while_(f"taking the file locks of {self.name}"):
+            self.stub.run(program)
+
+    def take_foreground(self) -> None:
+        """Make the recorded group the foreground one of the process's terminal."""
+        if not self.record.foreground_group:
+            return
+        program = self.stub.program()
+        group = struct.pack("<i", self.record.foreground_group)
+        terminal = syscalls.openat2(program, b"/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+        program.may_fail(terminal)
+        program.may_fail(program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group))
+        program.may_fail(program.call(SYS.CLOSE, terminal))
+        self.stub.run(program)
+
+
+def connect_files(plan: Plan, bodies: Mapping[int, Body]) -> None:
+    """Tie files to others, each in a process that holds it."""
+    done: set[int] = set()
+    for body in bodies.values():
+        program = body.stub.program()
+        numbers: dict[int, int] = {}
+        for descriptor in body.record.descriptors:
+            numbers.setdefault(descriptor.file, descriptor.number)
+        table = {descriptor.number: descriptor.file for descriptor in body.record.descriptors}
+        for file, number in numbers.items():
+            if file not in done:
+                done.add(file)
+                with while_(f"connecting descriptor {number} of {body.name}"):
+                    plan.files[file].connect(program, number, table)
+        if len(program):
+            with while_(f"connecting the files of {body.name}"):
+                body.stub.run(program)

@@ -1,0 +1,184 @@
+"""Checkpoint: hold, look, collect, write, let go or end."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from woodfrog.engine import collecting, tidying
+from woodfrog.engine.collecting_files import Files
+from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.world import World
+from woodfrog.errors import UnsupportedResource
+from woodfrog.image.container_file import Writer
+from woodfrog.kernel.process_memory import FileContents, ProcessMemory
+from woodfrog.kernel.procfs.status import read_status
+from woodfrog.remote.hold import end_all, held, processes_in
+from woodfrog.remote.tracee import EndedError, RanOnError
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import namespaces, tmpfs
+from woodfrog.resources.container import ContainerRecord
+from woodfrog.resources.files.tcp_socket import TcpSocket
+
+# A task that we were kept from stopping in time goes on by itself; then all is looked at once more.
+_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """What the user may choose. `replace` replaces an older image; the closes name what is lost."""
+
+    leave_running: bool = False
+    compression: str = "none"
+    sync: str = "full"
+    replace: bool = False
+    tcp_close: bool = False
+    unix_close: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """What only the runtime knows. `tmpfs` are the destinations of the container's own tmpfs."""
+
+    id: str
+    config: bytes
+    spec_hostname: str
+    tmpfs: tuple[str, ...]
+    exec_pids: tuple[int, ...] = ()
+
+
+def checkpoint(
+    init: int, directory: str, *, container: Container, options: CheckpointOptions
+) -> dict[str, object]:
+    """Write the container whose first process is `init` to directory/checkpoint.img.
+
+    On any failure the container runs on as before. Without leave_running its processes are ended
+    after the image is complete. Returns statistics.
+    """
+    for last in (False,) * (_TRIES - 1) + (True,):
+        try:
+            return _checkpoint(init, directory, container, options)
+        except (RanOnError, EndedError) as error:
+            if last:
+                raise UnsupportedResource(
+                    f"the container cannot be held still: {error}",
+                    hint="is this machine overloaded? try again",
+                ) from error
+    raise AssertionError
+
+
+def _checkpoint(
+    init: int, directory: str, container: Container, options: CheckpointOptions
+) -> dict[str, object]:
+    vdso = Vdso()
+    namespaces.refuse_shared_pid_namespace(init)
+    with ExitStack() as undo:
+        image = undo.enter_context(
+            Writer(
+                directory,
+                compression=options.compression,
+                sync=options.sync,
+                replace=options.replace,
+            )
+        )
+        image.check_space(_estimated_bytes(init))
+        began = time.monotonic()
+        tree = undo.enter_context(held(init))
+        tidying.remove_leftovers(tree, vdso)
+        stopped = time.monotonic()
+
+        obstacles = Obstacles()
+        collecting.refuse_other_namespaces(tree, init, obstacles)
+        world = World(
+            init, tree, unix_close=options.unix_close, tcp_close=options.tcp_close
+        )
+        undo.callback(world.close)
+        files = Files(tree)
+        undo.callback(files.close)
+        file_records = files.collect(world, obstacles)
+        processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
+        for where in ("ipc",):
+            with obstacles.at("the container"):
+                namespaces.refuse_contents(init, where)
+        obstacles.raise_if_any()
+        collected = time.monotonic()
+
+        pages = 0
+        for one in processes:
+            source = ProcessMemory(one.held.pid, one.held.memory)
+            store = image.write_pages(
+                [(source, start, end - start) for start, end in one.space.extents]
+            )
+            pages += one.space.page_bytes
+            image.add(one.record(store))
+        for shared in world.objects.values():
+            contents = FileContents(shared.fd)
+            store = image.write_pages(
+                [(contents, extent.start, extent.length) for extent in shared.extents]
+            )
+            image.add(shared.record(store))
+        for destination in container.tmpfs:
+            files_of_mount = tmpfs.collect(init, destination, image.write_pages)
+            if files_of_mount is not None:
+                image.add(files_of_mount)
+        for record in file_records:
+            image.add(record)
+        for zombie in tree.zombies:
+            image.add(collecting.zombie_record(zombie, world, tree))
+        losses = _losses(file_records)
+        image.add(_container_record(init, container, vdso, losses))
+        image.seal()
+        written = time.monotonic()
+        if not options.leave_running:
+            end_all(tree, init)
+    released = time.monotonic()
+    return {
+        "frozen_us": int((released - began) * 1e6),
+        "stop_us": int((stopped - began) * 1e6),
+        "collect_us": int((collected - stopped) * 1e6),
+        "write_us": int((written - collected) * 1e6),
+        "page_bytes": pages,
+        "processes": len(tree.processes),
+        "threads": sum(1 for _ in tree.tasks()),
+        "losses": losses,
+    }
+
+
+def _estimated_bytes(init: int) -> int:
+    """Estimate, before anything is stopped, how much memory there is to be written."""
+    total = 0
+    for pid in processes_in(namespaces.pid_namespace(init)):
+        try:
+            status = read_status(f"/proc/{pid}")
+        except OSError:
+            continue
+        for name in ("RssAnon", "VmSwap"):
+            total += int(status.get(name, "0 kB").split()[0]) * 1024
+    return total
+
+
+def _losses(files: list[Any]) -> list[str]:
+    """Say what a flag allowed to lose, for the restore to report."""
+    found = []
+    broken = sum(1 for file in files if isinstance(file, TcpSocket) and file.reset)
+    if broken:
+        found.append(f"{broken} TCP connections are restored as reset")
+    return found
+
+
+def _container_record(
+    init: int, container: Container, vdso: Vdso, losses: list[str]
+) -> ContainerRecord:
+    monotonic, boottime = namespaces.clocks(init)
+    return ContainerRecord(
+        id=container.id,
+        config=container.config,
+        hostname=namespaces.hostname(init),
+        spec_hostname=container.spec_hostname.encode(),
+        vdso_digest=xxhash.xxh3_128_digest(vdso.image),
+        monotonic_ns=monotonic,
+        boottime_ns=boottime,
+        losses=losses,
+    )

@@ -1,0 +1,216 @@
+"""Read every process of a held container into its record."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from woodfrog.engine.collecting_files import Files
+from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.world import World
+from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.kernel import ptrace
+from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
+from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.remote.hold import Held, HeldProcess, HeldTask, Zombie
+from woodfrog.remote.tracee import Scratch
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import (
+    interrupted_calls,
+    limits,
+    memory,
+    process,
+    scheduling,
+    seccomp_filters,
+    signals,
+    threads,
+    timers,
+)
+
+# Room for one program of some 150 calls and their answers.
+_SCRATCH_BYTES = 64 * 1024
+
+# Namespaces that every process must share with the first one.
+_NAMESPACES = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time", "pid_for_children")
+
+
+class CollectedProcess:
+    """A process without its pages: `space` says which, `fields` are all others of the record."""
+
+    def __init__(self, held: HeldProcess, space: memory.Collected, fields: dict[str, Any]) -> None:
+        self.held = held
+        self.space = space
+        self.fields = fields
+
+    def record(self, store: int) -> process.Process:
+        """Return the record, once the store's offset of the first page is known."""
+        return process.Process(memory=self.space.record(store), **self.fields)
+
+
+@contextmanager
+def scratch_in(held: HeldProcess, vdso: Vdso) -> Iterator[Scratch]:
+    """Lend memory in a held process."""
+    start = next((m[0] for m in read_maps(held.pid) if m[7] == b"[vdso]"), None)
+    if start is None:
+        raise UnsupportedResource("has no vDSO, through which woodfrog enters a process")
+    with Scratch(held.leader.tracee, held.memory, start, vdso, _SCRATCH_BYTES) as scratch:
+        yield scratch
+
+
+def refuse_other_namespaces(tree: Held, init: int, obstacles: Obstacles) -> None:
+    """Refuse processes that have left the container's own namespaces."""
+
+    def of(pid: int) -> list[str]:
+        found = []
+        for name in _NAMESPACES:
+            try:
+                found.append(os.readlink(f"/proc/{pid}/ns/{name}"))
+            except FileNotFoundError:
+                found.append("")
+        return found
+
+    wanted = of(init)
+    for one in tree.processes:
+        with obstacles.at(one.name):
+            for name, ours, theirs in zip(_NAMESPACES, wanted, of(one.pid), strict=True):
+                if ours != theirs:
+                    raise UnsupportedResource(
+                        f"is in another {name} namespace than the container's first process,"
+                        " which cannot be saved yet"
+                    )
+
+
+def collect_processes(
+    tree: Held, world: World, files: Files, obstacles: Obstacles, vdso: Vdso
+) -> list[CollectedProcess]:
+    """Read all processes; refusals are noted, and leave a process out."""
+    now = interrupted_calls.clock_now()
+    found = []
+    for one in tree.processes:
+        with obstacles.at(one.name), while_(f"collecting {one.name}"):
+            found.append(_collect(one, world, files, vdso, now))
+    return found
+
+
+def _collect(
+    held: HeldProcess, world: World, files: Files, vdso: Vdso, now: int
+) -> CollectedProcess:
+    stat, status = held.leader.stat, held.leader.status
+    ids = {task.pid: task.namespace_pid for task in held.tasks}
+    with scratch_in(held, vdso) as scratch:
+        program = scratch.program()
+        actions = signals.ask(program)
+        interval_timers = timers.ask_interval_timers(program)
+        posix_timers = timers.ask_posix_timers(program, held.path, ids)
+        all_limits = limits.ask(program)
+        attributes = process.ask(program)
+        leader = threads.Answers(program, status)
+        scratch.run(program)
+        fields: dict[str, Any] = {
+            "actions": actions(),
+            "interval_timers": interval_timers(),
+            "posix_timers": posix_timers(),
+            "limits": all_limits(),
+            **attributes(),
+        }
+        answers = [leader]
+        for task in held.tasks[1:]:
+            program = scratch.program()
+            answer = threads.Answers(program, task.status)
+            scratch.run(program, task.tracee)
+            answers.append(answer)
+        told = [answer.fields() for answer in answers]
+    fields["threads"] = [
+        _thread(held, task, answer, now) for task, answer in zip(held.tasks, told, strict=True)
+    ]
+
+    def shared_object(pid: int, mapping: KernelMapping) -> int:
+        return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
+
+    root = f"/proc/{world.init}/root"
+    space = memory.collect(held.pid, stat, (0, 0), shared_object, root)
+    fields.update(
+        pid=held.namespace_pid,
+        parent=world.identify(stat.parent),
+        group=_last_id(status["NSpgid"]),
+        session=_last_id(status["NSsid"]),
+        stopped_by=held.leader.stopped_by,
+        directory=_directory(held, "cwd"),
+        root=_directory(held, "root"),
+        umask=int(status["Umask"], 8),
+        personality=process.read_personality(held.path),
+        oom_score_adj=process.read_oom_score_adj(held.path),
+        foreground_group=_foreground_group(held, world),
+        pending=signals.collect_pending(held.pid, shared=True),
+        descriptors=files.descriptors(held),
+        locks=files.locks(held),
+    )
+    return CollectedProcess(held, space, fields)
+
+
+def _last_id(text: str) -> int:
+    return int(text.split()[-1])
+
+
+def _directory(held: HeldProcess, name: str) -> bytes:
+    path = os.readlink(os.fsencode(f"{held.path}/{name}"))
+    if path.endswith(b" (deleted)"):
+        raise UnsupportedResource(
+            f"its {name}, {os.fsdecode(path)}, has been removed, which cannot be saved yet"
+        )
+    return path
+
+
+def _foreground_group(held: HeldProcess, world: World) -> int:
+    """Return the foreground process group of the session's terminal, for its leader; else 0."""
+    status, stat = held.leader.status, held.leader.stat
+    if not stat.terminal or held.namespace_pid != _last_id(status["NSsid"]):
+        return 0
+    with open(f"{held.path}/stat", "rb") as file:
+        group = int(file.read().rpartition(b")")[2].split()[5])
+    return world.identify(group)
+
+
+def _thread(
+    held: HeldProcess, task: HeldTask, told: dict[str, Any], now: int
+) -> threads.Thread:
+    registers = task.tracee.registers
+
+    def read(address: int, length: int) -> bytes:
+        return os.pread(held.memory, length, address)
+
+    call = interrupted_calls.collect(registers, task.waiting, task.reissued, read, now)
+    return threads.Thread(
+        tid=task.namespace_pid,
+        name=task.stat.comm,
+        registers=threads.packed_registers(registers),
+        xstate=_stripped(ptrace.xstate(task.pid)),
+        mask=ptrace.signal_mask(task.pid),
+        pending=signals.collect_pending(task.pid, shared=False),
+        robust_list=threads.robust_list(task.pid),
+        rseq=threads.rseq_area(task.pid),
+        scheduling=scheduling.collect(task.pid),
+        seccomp=task.seccomp,
+        filters=seccomp_filters.collect(task.pid, task.seccomp),
+        call=call,
+        **told,
+    )
+
+
+def _stripped(xstate: bytes) -> bytes:
+    """Leave out the zeros at the end of an XSAVE area, but not its header."""
+    return xstate[:576] + xstate[576:].rstrip(b"\0")
+
+
+def zombie_record(zombie: Zombie, world: World, tree: Held) -> process.Zombie:
+    """Return the record of an ended process."""
+    parents = {one.pid: one.namespace_pid for one in tree.processes}
+    return process.Zombie(
+        pid=zombie.namespace_pid,
+        parent=parents.get(zombie.stat.parent, world.identify(zombie.stat.parent)),
+        group=_last_id(zombie.status["NSpgid"]),
+        session=_last_id(zombie.status["NSsid"]),
+        name=zombie.stat.comm,
+        status=zombie.stat.exit_code,
+    )
+

@@ -1,0 +1,140 @@
+"""All open files of a held container: each description once, however many descriptors name it."""
+
+import os
+from collections import defaultdict
+
+import msgspec
+
+from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.world import World
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.remote.hold import Held, HeldProcess
+from woodfrog.resources.files import KINDS
+from woodfrog.resources.files.base import FileRecord, OpenFile
+from woodfrog.resources.files.epoll import Epoll, Watch, parse_watches
+from woodfrog.resources.process import Descriptor, Lock
+
+_KCMP_FILE = 0
+
+
+class Files:
+    """The open files of all processes and which descriptors name them."""
+
+    def __init__(self, tree: Held) -> None:
+        self._tables: dict[int, list[tuple[int, OpenFile, bool]]] = {}
+        self._names = {process.pid: process.name for process in tree.processes}
+        self._numbers: dict[int, int] = {}
+        self.files: list[OpenFile] = []
+        known: dict[tuple[object, ...], list[OpenFile]] = defaultdict(list)
+        for process in tree.processes:
+            self._tables[process.pid] = self._table(process, known)
+
+    def _table(
+        self, process: HeldProcess, known: dict[tuple[object, ...], list[OpenFile]]
+    ) -> list[tuple[int, OpenFile, bool]]:
+        table = []
+        directory = os.fsencode(f"/proc/{process.pid}/fd")
+        for number in sorted(map(int, os.listdir(directory))):
+            target = os.readlink(b"%s/%d" % (directory, number))
+            found = OpenFile(process.pid, number, target)
+            key = (target, found.flags, found.position, found.mnt_id, found.inode)
+            for other in known[key]:
+                pid, fd = other.holders[0]
+                if HERE.call(SYS.KCMP, pid, process.pid, _KCMP_FILE, fd, number) == 0:
+                    other.holders.append((process.pid, number))
+                    table.append((number, other, found.cloexec))
+                    break
+            else:
+                known[key].append(found)
+                self.files.append(found)
+                table.append((number, found, found.cloexec))
+        return table
+
+    def collect(self, world: World, obstacles: Obstacles) -> list[FileRecord]:
+        """Read every file into its record."""
+        world.look_at(self.files)
+        records: list[FileRecord] = []
+        for number, file in enumerate(self.files, 1):
+            self._numbers[id(file)] = number
+            pid, fd = file.holders[0]
+            with obstacles.at(f"descriptor {fd} of {self._names[pid]}"):
+                if "scm_fds" in file.fdinfo and file.fdinfo["scm_fds"] != "0":
+                    raise UnsupportedResource("has descriptors in flight")
+                records.append(self._record(number, file, world))
+        by_number = {record.id: record for record in records}
+        for file in self.files:
+            record = by_number.get(self._numbers[id(file)])
+            if isinstance(record, Epoll):
+                pid, fd = file.holders[0]
+                with obstacles.at(f"descriptor {fd} of {self._names[pid]}"):
+                    watches = self._watches(file)
+                    by_number[record.id] = msgspec.structs.replace(record, watches=watches)
+        return [by_number[number] for number in sorted(by_number)]
+
+    def _record(self, number: int, file: OpenFile, world: World) -> FileRecord:
+        for kind in KINDS:
+            if kind.recognises(file, world):
+                return kind.collect(number, file, world)
+        raise UnsupportedResource(f"is {os.fsdecode(file.target)}, which cannot be saved yet")
+
+    def _watches(self, file: OpenFile) -> list[Watch]:
+        watches = []
+        for number, events, data in parse_watches(file.lines):
+            for pid, _ in file.holders:
+                found = next((f for n, f, _ in self._tables[pid] if n == number), None)
+                if found is not None:
+                    break
+            else:
+                raise UnsupportedResource(
+                    f"is an epoll that watches descriptor {number}, which has been closed;"
+                    " it cannot be saved yet"
+                )
+            watches.append(
+                Watch(
+                    descriptor=number, file=self._numbers[id(found)], events=events, data=data
+                )
+            )
+        return watches
+
+    def descriptors(self, process: HeldProcess) -> list[Descriptor]:
+        """Return a process's descriptor table."""
+        return [
+            Descriptor(number=number, file=self._numbers[id(file)], cloexec=cloexec)
+            for number, file, cloexec in self._tables[process.pid]
+        ]
+
+    def locks(self, process: HeldProcess) -> list[Lock]:
+        """Return the locks that a process holds on its files, each once."""
+        found: dict[tuple[object, ...], Lock] = {}
+        for number, file, _ in self._tables[process.pid]:
+            lines = file.lines
+            if (process.pid, number) != file.holders[0]:
+                lines = OpenFile(process.pid, number, file.target).lines
+            for line in lines:
+                if line.startswith("lock:"):
+                    lock = _parse_lock(number, line)
+                    found.setdefault((id(file), lock.how, lock.start, lock.length), lock)
+        return list(found.values())
+
+    def close(self) -> None:
+        """Close our own descriptors."""
+        for file in self.files:
+            file.close()
+
+
+def _parse_lock(number: int, line: str) -> Lock:
+    # lock:	1: POSIX  ADVISORY  WRITE 712 fe:00:1317 0 EOF
+    words = line.split()
+    kinds = {"POSIX": "posix", "FLOCK": "flock", "OFDLCK": "ofd"}
+    if words[2] not in kinds:
+        raise UnsupportedResource(f"has a lease or another lock ({words[2]}) on its file")
+    start = int(words[7])
+    return Lock(
+        how=kinds[words[2]],
+        descriptor=number,
+        write=words[4] == "WRITE",
+        start=start,
+        length=0 if words[8] == "EOF" else int(words[8]) - start + 1,
+    )

@@ -1,0 +1,193 @@
+"""LIMITS and GO: only the process's own rights, then its own registers."""
+
+import os
+import time
+
+from woodfrog.engine.admission import Bounds
+from woodfrog.engine.body import Body
+from woodfrog.errors import while_
+from woodfrog.kernel import ptrace
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.kernel.procfs.status import read_stat
+from woodfrog.kernel.ptrace import Event, Registers
+from woodfrog.remote.registers import ERESTART_RESTARTBLOCK
+from woodfrog.remote.stub import Stub, StubError
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import (
+    credentials,
+    interrupted_calls,
+    limits,
+    process,
+    scheduling,
+    seccomp_filters,
+    signals,
+    threads,
+    timers,
+)
+from woodfrog.resources.threads import Thread
+
+_SIGTRAP = 5
+_RED_ZONE = 128
+_ARMING_PATIENCE_S = 2.0
+
+
+def bounding_set(pid: int) -> int:
+    """Return the capability bounding set that a stub has."""
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
+
+
+def limits_in_force(stub: Stub) -> list[tuple[int, int]]:
+    """Return the resource limits that a stub has."""
+    program = stub.program()
+    ask = limits.ask(program)
+    stub.run(program)
+    return [(limit.soft, limit.hard) for limit in ask()]
+
+
+def restore_limits(body: Body, bounds: Bounds, default: scheduling.Scheduling) -> None:
+    """LIMITS for one process; from here on it has only its own rights."""
+    record = body.record
+    with while_(f"restoring the limits and credentials of {body.name}"):
+        if record.oom_score_adj != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
+            _set_oom_score_adj(body.stub.pid, record.oom_score_adj)
+        present = limits_in_force(body.stub)
+        bounding = bounding_set(body.stub.pid)
+        inherited = len(body.common_filters)
+        for task, thread in zip(body.tasks, record.threads, strict=True):
+            scheduling.restore(task.pid, thread.scheduling, default)
+            program = task.program()
+            if task is body.stub:
+                limits.restore(program, record.limits, present, bounds.rlimits)
+            seccomp_filters.restore(
+                program, thread.seccomp, thread.filters, inherited=inherited
+            )
+            credentials.restore(program, thread.credentials, present=bounding)
+            threads.restore_pdeath_signal(program, thread)
+            task.run(program)
+        program = body.stub.program()
+        process.restore_last(program, record)
+        body.stub.run(program)
+
+
+def _set_oom_score_adj(pid: int, value: int) -> None:
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(value))
+    except PermissionError:
+        # Lower than the new container's needs CAP_SYS_RESOURCE, which we lack: it keeps its own.
+        pass
+
+
+class Release:
+    """GO for one process: arm, put the registers in place, and then let go."""
+
+    def __init__(self, body: Body, vdso: Vdso) -> None:
+        self._body = body
+        self._vdso = vdso
+        self._registers: list[Registers] = []
+
+    def arm(self) -> None:
+        """Start timers, register rseq areas, and have interrupted calls wait again."""
+        body = self._body
+        for task, thread in zip(body.tasks, body.record.threads, strict=True):
+            program = task.program()
+            threads.register_rseq(program, thread)
+            if task is body.stub:
+                timers.arm(program, body.record.interval_timers, body.record.posix_timers)
+                trap = next((a for a in body.record.actions if a.signal == _SIGTRAP), None)
+                action = signals.packed(trap)
+            task.run(program)
+        instruction = self._instruction()
+        # The breakpoint that ends programs is over; now its signal may have its own action.
+        body.stub.call_at(
+            instruction, SYS.RT_SIGACTION, _SIGTRAP, self._put(action), 0, 8
+        )
+        for task, thread in zip(body.tasks, body.record.threads, strict=True):
+            self._registers.append(self._arm_call(task, thread, instruction))
+        body.stub.call_at(
+            instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096
+        )
+
+    def _instruction(self) -> int:
+        start = next(m[0] for m in read_maps(self._body.stub.pid) if m[7] == b"[vdso]")
+        return start + self._vdso.syscall
+
+    def _put(self, data: bytes, at: int = 0) -> int:
+        address = self._body.stub.base + 4096 + at
+        os.pwrite(self._body.stub.memory, data, address)
+        return address
+
+    def _arm_call(self, task: Stub, thread: Thread, instruction: int) -> Registers:
+        """Have the kernel make a restart block with the time that was left; return the registers."""
+        registers = threads.unpacked_registers(thread)
+        call = thread.call
+        if call is None:
+            return registers
+        if -registers.result != ERESTART_RESTARTBLOCK:
+            # Issued again as a whole: the time stands below the red zone of its own stack.
+            address = (registers.rsp - _RED_ZONE - 16) & -16
+            try:
+                os.pwrite(task.memory, interrupted_calls.packed_time(call), address)
+            except OSError:
+                return registers
+            return interrupted_calls.with_time_left(registers, call, address)
+        address = self._put(interrupted_calls.packed_time(call), 64)
+        attempt = interrupted_calls.with_time_left(registers, call, address)
+        attempt.rip = instruction
+        ptrace.set_registers(task.pid, attempt)
+        result = _interrupt_call(task.pid)
+        if result == -ERESTART_RESTARTBLOCK:
+            registers.orig_rax = call.number
+        else:
+            # It did not wait: what it waited for is there, and this is the call's result.
+            registers.rax = result & ((1 << 64) - 1)
+            registers.orig_rax = ptrace.NO_CALL
+        return registers
+
+    def settle(self) -> None:
+        """Bring every task to a stop from which it goes on with its own registers, and set them."""
+        body = self._body
+        for task, thread, registers in zip(
+            body.tasks, body.record.threads, self._registers, strict=True
+        ):
+            # Such a stop is where the kernel also restarts interrupted calls by itself.
+            ptrace.interrupt(task.pid)
+            ptrace.resume(task.pid)
+            status = ptrace.wait(task.pid)
+            while status.event is not Event.STOPPED:
+                if status.event in (Event.EXITED, Event.KILLED):
+                    raise StubError(f"process {task.pid} ended before it was let go: {status}")
+                ptrace.resume(task.pid)
+                status = ptrace.wait(task.pid)
+            threads.set_state(task.pid, thread)
+            ptrace.set_registers(task.pid, registers)
+            ptrace.set_signal_mask(task.pid, thread.mask)
+
+    def let_go(self) -> None:
+        """Detach from every task; it runs."""
+        for task in self._body.tasks:
+            ptrace.detach(task.pid)
+
+
+def _interrupt_call(pid: int) -> int:
+    """Let a task enter a call, interrupt it once it waits, and return what the call returned."""
+    stops = 0
+    deadline = time.monotonic() + _ARMING_PATIENCE_S
+    interrupted = False
+    while True:
+        ptrace.resume_to_call(pid)
+        while (status := ptrace.poll(pid)) is None:
+            waits = stops and not interrupted and read_stat(f"/proc/{pid}").state == "S"
+            if waits or (time.monotonic() > deadline and not interrupted):
+                ptrace.interrupt(pid)
+                interrupted = True
+            time.sleep(50e-6)
+        if status.event is Event.SIGNAL and status.signal == _SIGTRAP:
+            stops += 1
+            if stops == 2:
+                return ptrace.registers(pid).result
+        elif status.event in (Event.EXITED, Event.KILLED):
+            raise StubError(f"process {pid} ended before it was let go: {status}")
+

@@ -1,0 +1,223 @@
+"""FILES: the root stub opens every file once, at descriptors that no process of the image uses."""
+
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote import descriptors
+from woodfrog.remote.program import Placeholder, Program
+from woodfrog.remote.stub import Stub
+from woodfrog.resources import shared_memory
+from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.shared_memory import SharedMemory
+
+_PROGRAM_CALLS = 4000
+
+
+class Making:
+    """See resources.files.base.Making; also where each file came to be."""
+
+    def __init__(self, stub: Stub, high: int) -> None:
+        self.stub = stub
+        self.high = high
+        self.program: Program = stub.program()
+        # Descriptors in the root stub, all at `high` or above.
+        self.files: dict[int, int] = {}
+        self.objects: dict[int, int] = {}
+        self._kept: dict[object, Any] = {}
+        self._spare: list[int] = []
+        self._stdio = [syscalls.duplicate_above(self.program, number, high) for number in range(3)]
+        self._run()
+
+    def _run(self) -> None:
+        """Run what has been collected; placeholders become numbers."""
+        program = self.program
+        self.stub.run(program)
+        resolve = program.__getitem__
+
+        def resolved(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(resolved(one) for one in value)
+            return resolve(value) if isinstance(value, Placeholder) else value
+
+        self.files = {number: resolved(fd) for number, fd in self.files.items()}
+        self.objects = {number: resolved(fd) for number, fd in self.objects.items()}
+        self._kept = {key: resolved(value) for key, value in self._kept.items()}
+        self._spare = [resolved(fd) for fd in self._spare]
+        self._stdio = [resolved(fd) for fd in self._stdio]
+        self.program = self.stub.program()
+
+    def make_shared_memory(self, objects: Iterable[SharedMemory], pages: int, base: int) -> None:
+        """Make and fill all shared memory."""
+        for one in objects:
+            with while_("making shared memory"):
+                made = shared_memory.create(self.program, one)
+                self._run_for(made)
+                if one.memfd is None:
+                    fd = self._descriptor_of_mapping(self._last, one.size)
+                else:
+                    fd = self._last
+                high = syscalls.duplicate_above(self.program, fd, self.high)
+                syscalls.close(self.program, fd)
+                self.objects[one.id] = high
+                shared_memory.fill(self.program, one, high, pages, base)
+                self._run()
+
+    def _run_for(self, placeholder: int) -> None:
+        program = self.program
+        self._run()
+        self._last = program[placeholder]
+
+    def _descriptor_of_mapping(self, start: int, size: int) -> int:
+        """Return the stub's descriptor for a shared anonymous mapping of its own."""
+        end = start + shared_memory.page_up(size)
+        path = f"/proc/{self.stub.pid}/map_files/{start:x}-{end:x}"
+        ours = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fd = self.send(ours)
+        finally:
+            os.close(ours)
+        syscalls.munmap(self.program, start, end - start)
+        return fd
+
+    def send(self, ours: int) -> int:
+        """Give the stub a descriptor of ours."""
+        area = self.stub.program()
+        page = area.address_of(bytes(4000))
+        # Behind the page that carries the message.
+        start = page + 4096
+
+        def call(number: int, *arguments: int) -> int:
+            program = Program(start, self.stub.size - 8192)
+            result = program.call(number, *arguments)
+            self.stub.run(program)
+            return program[result]
+
+        return descriptors.send(self.stub.pid, self.stub.memory, page, call, [ours])[0]
+
+    def make_files(self, records: Iterable[FileRecord]) -> None:
+        """Make all files, then verify what can be verified only on the made ones."""
+        made: list[FileRecord] = []
+        for record in records:
+            with while_(f"opening file {record.id} ({type(record).__name__})"):
+                fd = record.restore(self)
+                self.files[record.id] = self._up(fd)
+                made.append(record)
+            if len(self.program) > _PROGRAM_CALLS:
+                self._run()
+        for fd in self._spare:
+            syscalls.close(self.program, fd)
+        self._spare = []
+        self._run()
+        for record in made:
+            if type(record).verify is not FileRecord.verify:
+                descriptor = descriptors.fetch(self.stub.pid, self.files[record.id])
+                try:
+                    record.verify(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def _up(self, fd: int) -> int:
+        if fd in self._stdio and type(fd) is int:
+            return fd
+        high = syscalls.duplicate_above(self.program, fd, self.high)
+        self._spare.append(fd)
+        return high
+
+    # What records ask for.
+
+    def memory_object(self, number: int) -> int:
+        """See the protocol."""
+        return self.objects[number]
+
+    def stdio(self, number: int) -> int:
+        """See the protocol."""
+        return self._stdio[number]
+
+    def terminal(self) -> bytes:
+        """See the protocol."""
+        path = os.readlink(os.fsencode(f"/proc/{self.stub.pid}/fd/{self._stdio[0]}"))
+        if not path.startswith(b"/dev/pts/"):
+            raise UnsupportedResource(
+                "the checkpointed container had a terminal, the new one has none",
+                hint='set "terminal": true in the bundle\'s config.json',
+            )
+        return path
+
+    def pipe(self) -> tuple[int, int]:
+        """See the protocol."""
+        return self._two(SYS.PIPE2, 0)
+
+    def pair(self, kind: int) -> tuple[int, int]:
+        """See the protocol."""
+        return self._two(SYS.SOCKETPAIR, socket.AF_UNIX, kind, 0)
+
+    def _two(self, number: int, *arguments: int) -> tuple[int, int]:
+        ends = bytearray(8)
+        if number == SYS.PIPE2:
+            self.program.call(number, ends, *arguments)
+        else:
+            self.program.call(number, *arguments, ends)
+        # Their numbers come back in memory, not as results.
+        self._run()
+        one, other = struct.unpack("<2i", ends)
+        return one, other
+
+    def reset_connection(self, family: int) -> int:
+        """See the protocol."""
+        program = self.program
+        size = 16 if family == socket.AF_INET else 28
+        loopback = bytes((127, 0, 0, 1)) if family == socket.AF_INET else bytes(15) + b"\1"
+        address = bytearray(struct.pack("<HH", family, 0))
+        address += loopback if family == socket.AF_INET else bytes(4) + loopback
+        address = address.ljust(size, b"\0")
+        listener = program.call(SYS.SOCKET, family, socket.SOCK_STREAM, 0)
+        program.call(SYS.BIND, listener, bytes(address), size)
+        program.call(SYS.LISTEN, listener, 1)
+        bound = program.address_of(bytes(size))
+        length = program.address_of(size.to_bytes(4, "little"))
+        program.call(SYS.GETSOCKNAME, listener, bound, length)
+        ours = program.call(SYS.SOCKET, family, socket.SOCK_STREAM, 0)
+        program.call(SYS.CONNECT, ours, bound, size)
+        theirs = program.call(SYS.ACCEPT4, listener, 0, 0, 0)
+        # Closed without lingering, it sends a reset.
+        linger = struct.pack("<2i", 1, 0)
+        program.call(SYS.SETSOCKOPT, theirs, socket.SOL_SOCKET, socket.SO_LINGER, linger, 8)
+        syscalls.close(program, theirs)
+        syscalls.close(program, listener)
+        return ours
+
+    def reopen(self, memory: int, flags: int) -> int:
+        """See the protocol."""
+        return self.reopen_descriptor(self.objects[memory], flags)
+
+    def reopen_descriptor(self, fd: int, flags: int) -> int:
+        """See the protocol."""
+        if isinstance(fd, Placeholder):
+            raise UnsupportedResource("a file that was opened twice by its link in /proc")
+        self._run()
+        path = f"/proc/{self.stub.pid}/fd/{fd}"
+        ours = os.open(path, (flags & ~0o300) | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return self.send(ours)
+        finally:
+            os.close(ours)
+
+    def spare(self, fd: int) -> int:
+        """See the protocol."""
+        self._spare.append(fd)
+        return fd
+
+    def shared(self, key: object) -> Any:
+        """See the protocol."""
+        return self._kept.get(key)
+
+    def share(self, key: object, value: Any) -> None:
+        """See the protocol."""
+        self._kept[key] = value
+

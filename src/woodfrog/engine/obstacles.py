@@ -1,0 +1,32 @@
+"""Everything that keeps a container from being saved: all of it, not the first."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from woodfrog.errors import UnsupportedResource
+
+
+class Obstacles:
+    """A list of refusals, raised as one."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, str]] = []
+
+    @contextmanager
+    def at(self, what: str) -> Iterator[None]:
+        """Note a refusal inside, name the thing, and go on."""
+        try:
+            yield
+        except UnsupportedResource as error:
+            self._found.append((f"{what}: {error}", error.hint))
+
+    def raise_if_any(self) -> None:
+        """Raise UnsupportedResource that names every obstacle."""
+        if not self._found:
+            return
+        first, hint = self._found[0]
+        hints = dict.fromkeys(hint for _, hint in self._found if hint)
+        error = UnsupportedResource(first, hint="; ".join(hints) or hint)
+        for more, _ in self._found[1:]:
+            error.add_note(f"also {more}")
+        raise error

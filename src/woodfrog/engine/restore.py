@@ -1,0 +1,183 @@
+"""Restore: admit, make a stub, open files, build the tree, fill it, limit it, let it go."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from woodfrog.engine import body as body_module
+from woodfrog.engine import finishing, root_stub
+from woodfrog.engine.admission import Bounds, Plan, admit
+from woodfrog.engine.body import Body
+from woodfrog.engine.finishing import Release
+from woodfrog.engine.making_files import Making
+from woodfrog.engine.tree import Tree
+from woodfrog.image.container_file import Reader
+from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.remote.address import free_range
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import namespaces, scheduling, tmpfs
+
+__all__ = ["Bounds", "restore"]
+
+_STUB_BYTES = 32 << 20
+
+
+def _nothing() -> None:
+    pass
+
+
+class _PageCheck:
+    """Checks the page store beside the copying."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._failure: BaseException | None = None
+        self._reader = reader
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._reader.verify_pages()
+        except BaseException as error:
+            self._failure = error
+
+    def result(self) -> None:
+        """Wait for the end; raises ImageError."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+
+def restore(
+    init: int,
+    directory: str,
+    *,
+    bounds: Bounds,
+    clock: str = "container",
+    before_go: Callable[[], None] = _nothing,
+) -> dict[str, object]:
+    """Turn the waiting init of a created container into the image's processes.
+
+    A refusal before anything was touched carries `touched = False`; then init still waits. After
+    any other failure all its processes have ended. Returns statistics.
+    """
+    began = time.monotonic()
+    with ExitStack() as undo:
+        try:
+            reader = undo.enter_context(Reader(directory))
+            vdso = Vdso()
+            plan = admit(reader, bounds, vdso)
+        except Exception as error:
+            error.touched = False  # type: ignore[attr-defined]
+            raise
+        check = _PageCheck(reader)
+        pages, base = reader.open_pages()
+        admitted = time.monotonic()
+        try:
+            statistics = _restore(init, plan, bounds, clock, before_go, vdso, pages, base, check)
+        except BaseException:
+            root_stub.end(init)
+            raise
+    statistics["admit_us"] = int((admitted - began) * 1e6)
+    statistics["restore_us"] = int((time.monotonic() - began) * 1e6)
+    statistics["losses"] = plan.container.losses
+    return statistics
+
+
+def _restore(
+    init: int,
+    plan: Plan,
+    bounds: Bounds,
+    clock: str,
+    before_go: Callable[[], None],
+    vdso: Vdso,
+    pages: int,
+    base: int,
+    check: _PageCheck,
+) -> dict[str, object]:
+    started = time.monotonic()
+    marks: dict[str, object] = {}
+
+    def mark(name: str) -> None:
+        nonlocal started
+        now = time.monotonic()
+        marks[f"{name}_us"] = int((now - started) * 1e6)
+        started = now
+
+    # ROOT
+    container = plan.container
+    high = max(plan.highest_descriptor + 1, 16)
+    place = free_range(
+        plan.used_memory() + [(m[0], m[1]) for m in read_maps(init)], _STUB_BYTES + 4096
+    )
+    offsets = None
+    if clock == "container":
+        offsets = namespaces.time_offsets(container.monotonic_ns, container.boottime_ns)
+    root, store = root_stub.make(
+        init, place.start, _STUB_BYTES, vdso, high=high, pages=pages, time_offsets=offsets
+    )
+    root_stub.set_hostname(
+        init, container.hostname, container.spec_hostname, "uts" in bounds.new_namespaces
+    )
+    for files in plan.tmpfs:
+        if files.destination in bounds.tmpfs:
+            tmpfs.restore(init, files, pages, base)
+    mark("root")
+
+    # FILES
+    making = Making(root, high)
+    making.make_shared_memory(plan.shared.values(), store, base)
+    making.make_files(plan.files.values())
+    mark("files")
+
+    # TREE
+    default = scheduling.collect(init)
+    tree = Tree(plan, root)
+    tree.build()
+    bodies = {record.pid: Body(record, tree.stubs[record.pid]) for record in plan.processes}
+    mark("tree")
+
+    # BODY
+    for body in bodies.values():
+        body.start(making, store, base)
+    for body in bodies.values():
+        body.finish()
+    mark("memory")
+    for body in bodies.values():
+        body.make_threads()
+    for body in bodies.values():
+        body.stop_again()
+    for body in bodies.values():
+        body.forget_stops(bodies)
+        body.restore_signals()
+    mark("threads")
+
+    # CONNECT
+    body_module.connect_files(plan, bodies)
+    locked: set[object] = set()
+    for body in bodies.values():
+        body.lock_files(locked)
+        body.take_foreground()
+    mark("connect")
+
+    # LIMITS
+    for body in bodies.values():
+        finishing.restore_limits(body, bounds, default)
+    mark("limits")
+
+    # GO
+    check.result()
+    before_go()
+    releases = [Release(body, vdso) for body in bodies.values()]
+    for release in releases:
+        release.arm()
+    for release in releases:
+        release.settle()
+    for release in releases:
+        release.let_go()
+    mark("go")
+    for body in bodies.values():
+        body.stub.close()
+    return marks
+

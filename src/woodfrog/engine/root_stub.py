@@ -1,0 +1,157 @@
+"""ROOT: turn the waiting init of a created container into the root stub."""
+
+import os
+import struct
+
+from woodfrog.kernel import ptrace
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import checked
+from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.kernel.ptrace import Event
+from woodfrog.remote import descriptors, stub
+from woodfrog.remote.program import LOOP
+from woodfrog.remote.stub import Stub
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import namespaces
+
+_RLIMIT_NOFILE = 7
+_CLONE_NEWTIME = 0x80
+_AT_EMPTY_PATH = 0x1000
+_F_DUPFD = 0
+_PRIVATE_ANONYMOUS, _MAP_FIXED = 0x22, 0x10
+_MEMFD_CLOEXEC, _MFD_EXEC = 1, 0x10
+
+
+class Injection:
+    """Single calls in the waiting init, before it is a stub."""
+
+    def __init__(self, pid: int, vdso: Vdso) -> None:
+        self.pid = pid
+        self._registers = ptrace.registers(pid)
+        start = next(m[0] for m in read_maps(pid) if m[7] == b"[vdso]")
+        self.instruction = start + vdso.syscall
+        self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self.page = self.call(SYS.MMAP, 0, 8192, 3, _PRIVATE_ANONYMOUS, -1, 0)
+
+    def call(self, number: int, *arguments: int) -> int:
+        """Make one call; raises OSError."""
+        stub.make_call(self.pid, self._registers, self.instruction, number, arguments)
+        return checked(number, ptrace.registers(self.pid).result)
+
+    def put(self, data: bytes, at: int = 0) -> int:
+        """Write into the page; returns the address."""
+        os.pwrite(self.memory, data, self.page + at)
+        return self.page + at
+
+    def execute(self, fd: int) -> None:
+        """Become the program behind a descriptor, with no arguments and an empty environment."""
+        empty = self.put(bytes(8))
+        name = self.put(b"woodfrog-stub\0", 64)
+        argv = self.put(struct.pack("<2Q", name, 0), 128)
+        arguments = (fd, empty, argv, empty, _AT_EMPTY_PATH)
+        stub.exec_into(self.pid, self._registers, self.instruction, arguments)
+        os.close(self.memory)
+
+
+def executable(base: int, size: int) -> int:
+    """Return a descriptor of the stub's program."""
+    try:
+        fd = os.memfd_create("woodfrog-stub", _MEMFD_CLOEXEC | _MFD_EXEC)
+    except OSError:
+        fd = os.memfd_create("woodfrog-stub", _MEMFD_CLOEXEC)  # before Linux 6.3
+    os.write(fd, stub.executable(base, size))
+    return fd
+
+
+def make(
+    init: int,
+    base: int,
+    size: int,
+    vdso: Vdso,
+    *,
+    high: int,
+    pages: int,
+    time_offsets: bytes | None,
+) -> tuple[Stub, int]:
+    """Make a stub of init; returns it and its descriptor of the page store.
+
+    Descriptors of ours start at `high` in the stub. From here on init dies with us.
+    """
+    ptrace.seize(init, stub.OPTIONS)
+    ptrace.interrupt(init)
+    ptrace.wait(init)
+    injection = Injection(init, vdso)
+    raise_descriptor_limit(injection)
+    if time_offsets is not None:
+        injection.call(SYS.UNSHARE, _CLONE_NEWTIME)
+        with open(f"/proc/{init}/timens_offsets", "wb", buffering=0) as file:
+            file.write(time_offsets)
+    program = executable(base, size)
+    try:
+        theirs, store = descriptors.send(
+            init, injection.memory, injection.page, injection.call, [program, pages]
+        )
+    finally:
+        os.close(program)
+    store = injection.call(SYS.FCNTL, store, _F_DUPFD, high)
+    injection.execute(theirs)
+    return settle(init, base, size, vdso), store
+
+
+def raise_descriptor_limit(injection: Injection) -> None:
+    """Let the stub have as many descriptors as its hard limit allows."""
+    old = injection.put(bytes(16))
+    injection.call(SYS.PRLIMIT64, 0, _RLIMIT_NOFILE, 0, old)
+    hard = struct.unpack("<2Q", os.pread(injection.memory, 16, old))[1]
+    injection.put(struct.pack("<2Q", hard, hard))
+    injection.call(SYS.PRLIMIT64, 0, _RLIMIT_NOFILE, old, 0)
+
+
+def settle(pid: int, base: int, size: int, vdso: Vdso) -> Stub:
+    """Take over a task that has just executed the stub's program.
+
+    Its code moves from the program's file into memory of its own: a process may take another
+    /proc/PID/exe only when nothing of the old one is mapped (prctl(2), PR_SET_MM_EXE_FILE).
+    """
+    # The end of execveat: the next stop after the event is its exit.
+    ptrace.resume_to_call(pid)
+    status = ptrace.wait(pid)
+    if status.event is not Event.SIGNAL:
+        raise stub.StubError(f"process {pid} did not become a stub: {status}")
+    ptrace.set_signal_mask(pid, stub.MASK)
+    made = Stub(pid, base, size)
+    start = next(m[0] for m in read_maps(pid) if m[7] == b"[vdso]")
+    made.call_at(
+        start + vdso.syscall,
+        SYS.MMAP,
+        base,
+        4096,
+        5,
+        _PRIVATE_ANONYMOUS | _MAP_FIXED,
+        -1,
+        0,
+    )
+    os.pwrite(made.memory, LOOP, base)
+    return made
+
+
+def set_hostname(init: int, recorded: bytes, recorded_spec: bytes, new_namespace: bool) -> None:
+    """Give the container the host name that the program had chosen, if it had."""
+    if new_namespace and recorded != recorded_spec:
+        namespaces.set_hostname(init, recorded)
+
+
+def end(init: int) -> None:
+    """End a container whose restore failed: its first process takes all others with it."""
+    try:
+        os.kill(init, 9)
+    except ProcessLookupError:
+        return
+    # All tasks are ours to wait for; the last one to go is init.
+    while True:
+        try:
+            status = ptrace.wait(-1)
+        except ChildProcessError:
+            return
+        if status.pid == init and status.event in (Event.EXITED, Event.KILLED):
+            return

@@ -1,0 +1,43 @@
+"""Remove what a runtime that was killed in the middle of a checkpoint left in a container."""
+
+import os
+
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.remote.hold import Held
+from woodfrog.remote.program import LOOP
+from woodfrog.remote.tracee import call_through_vdso
+from woodfrog.remote.vdso import Vdso
+
+_PROT_READ_EXEC = 5
+
+
+def remove_leftovers(tree: Held, vdso: Vdso) -> int:
+    """Unmap scratch areas of earlier, killed checkpoints; returns how many there were."""
+    count = 0
+    for process in tree.processes:
+        start_of_vdso = 0
+        found = []
+        mappings = read_maps(process.pid)
+        for i, (start, end, protection, shared, _, _, inode, name) in enumerate(mappings):
+            if name == b"[vdso]":
+                start_of_vdso = start
+            if protection != _PROT_READ_EXEC or shared or inode or name:
+                continue
+            if os.pread(process.memory, len(LOOP), start) == LOOP:
+                # The page of code, and the data behind it if that was already made writable.
+                after = mappings[i + 1] if i + 1 < len(mappings) else None
+                if after is not None and after[0] == end and end - start == 4096:
+                    end = min(after[1], start + 4096 + 64 * 1024)
+                found.append((start, end))
+        for start, end in found:
+            call_through_vdso(
+                process.leader.tracee,
+                process.memory,
+                start_of_vdso + vdso.padding,
+                vdso.room,
+                SYS.MUNMAP,
+                (start, end - start),
+            )
+            count += 1
+    return count

@@ -1,0 +1,232 @@
+"""TREE: all processes, parents before children, with their sessions and groups."""
+
+import os
+from collections import defaultdict
+
+from woodfrog.engine.admission import Plan
+from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.kernel import ptrace, syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.ptrace import Event
+from woodfrog.remote.program import Program
+from woodfrog.remote.stub import Stub, StubError, await_birth
+from woodfrog.resources import process as process_module
+from woodfrog.resources import signals
+from woodfrog.resources.process import Process, Zombie
+
+_SIGCHLD, _SIGKILL = 17, 9
+_RLIMIT_CORE = 4
+_WALL = 0x40000000
+
+Member = Process | Zombie
+
+
+class Tree:
+    """Builds the processes of a plan under the root stub. `stubs` has them by their own ids."""
+
+    def __init__(self, plan: Plan, root: Stub) -> None:
+        self.stubs: dict[int, Stub] = {1: root}
+        self._plan = plan
+        self._members: dict[int, Member] = {
+            one.pid: one for one in (*plan.processes, *plan.zombies)
+        }
+        self._children: dict[int, list[Member]] = defaultdict(list)
+        for one in self._members.values():
+            if one.pid != 1:
+                self._children[one.parent].append(one)
+        used = {thread.tid for one in plan.processes for thread in one.threads}
+        used |= {z.pid for z in plan.zombies}
+        used |= {one.session for one in self._members.values()}
+        used |= {one.group for one in self._members.values()}
+        self._spare_pid = max(used)
+        # Sessions whose leader has ended: made once, by a process that ends again.
+        self._orphans: list[Member] = []
+
+    def build(self) -> None:
+        """Make all processes, then sort them into their groups, then let the zombies die."""
+        if self._children.get(0):
+            raise UnsupportedResource(
+                f"process {self._children[0][0].pid} was brought in by exec,"
+                " which cannot be restored yet"
+            )
+        first = self._members[1]
+        root = self.stubs[1]
+        program = root.program()
+        if isinstance(first, Process):
+            process_module.restore_attributes(program, first)
+        if first.session == 1:
+            program.may_fail(program.call(SYS.SETSID))
+        root.run(program)
+        self._beget(first, inherited=first.session)
+        for one in list(self._orphans):
+            self._adopt(one)
+        missing = set(self._members) - set(self.stubs)
+        if missing:
+            raise UnsupportedResource(f"cannot find a way to make processes {sorted(missing)}")
+        self._join_groups()
+        self._bury()
+
+    def _beget(self, parent: Member, inherited: int) -> None:
+        """Make the descendants of a process that stands; `inherited` is its session so far."""
+        stub = self.stubs[parent.pid]
+        children = self._children[parent.pid]
+        before, after = [], []
+        for child in children:
+            if child.session in (child.pid, parent.session):
+                after.append(child)
+            elif child.session == inherited:
+                before.append(child)
+            else:
+                self._orphans.append(child)
+        program = stub.program()
+        for child in before:
+            self._clone(program, child)
+        if parent.session == parent.pid and parent.pid != 1:
+            program.call(SYS.SETSID)
+        for child in after:
+            self._clone(program, child)
+        with while_(f"making the children of process {parent.pid}"):
+            stub.born.clear()
+            stub.run(program)
+        for child, pid in zip(before + after, stub.born, strict=True):
+            self._stand(stub, child, pid)
+        for child in before:
+            self._beget(child, inherited)
+        for child in after:
+            self._beget(child, parent.session)
+
+    def _clone(self, program: Program, child: Member) -> None:
+        syscalls.clone3(program, 0, _SIGCHLD, child.pid)
+
+    def _stand(self, parent: Stub, child: Member, pid: int) -> Stub:
+        """Take a newborn process over."""
+        await_birth(pid)
+        stub = self.stubs[child.pid] = Stub(pid, parent.base, parent.size)
+        if isinstance(child, Process):
+            program = stub.program()
+            process_module.restore_attributes(program, child)
+            stub.run(program)
+        return stub
+
+    def _adopt(self, one: Member) -> None:
+        """Make a process whose former parent has ended, in a session that it did not start.
+
+        A passing process joins or starts the session, makes it, and ends, so that the kernel gives
+        it to the same new parent as before.
+        """
+        if one.pid in self.stubs:
+            return
+        leader = self.stubs.get(one.session)
+        family = [
+            other
+            for other in self._orphans
+            if other.session == one.session and other.parent == one.parent
+        ]
+        maker = leader or self.stubs[one.parent]
+        pid = self._next_spare() if leader else one.session
+        with while_(f"making process {one.pid}, whose former parent has ended"):
+            passing = self._passing_process(maker, pid)
+            program = passing.program()
+            if leader is None:
+                program.call(SYS.SETSID)
+            for member in family:
+                self._clone(program, member)
+            passing.run(program)
+            for member, born in zip(family, passing.born, strict=True):
+                self._stand(passing, member, born)
+            self._end_passing(maker, passing, pid)
+            for member in family:
+                self._beget(member, member.session)
+
+    def _next_spare(self) -> int:
+        self._spare_pid += 1
+        return self._spare_pid
+
+    def _passing_process(self, maker: Stub, pid: int) -> Stub:
+        program = maker.program()
+        maker.born.clear()
+        # Exit signal 0: its end is not told to anyone.
+        syscalls.clone3(program, 0, 0, pid)
+        maker.run(program)
+        await_birth(maker.born[0])
+        return Stub(maker.born[0], maker.base, maker.size)
+
+    def _end_passing(self, maker: Stub, passing: Stub, pid: int) -> None:
+        _end(passing, 0)
+        passing.close()
+        program = maker.program()
+        program.call(SYS.WAIT4, pid, 0, _WALL, 0)
+        maker.run(program)
+
+    def _join_groups(self) -> None:
+        leaders = [one for one in self._members.values() if one.group == one.pid]
+        others = [one for one in self._members.values() if one.group not in (one.pid, 0)]
+        for one in leaders:
+            if one.session != one.pid:
+                self._set_group(one)
+        ended: dict[int, list[Member]] = defaultdict(list)
+        for one in others:
+            if one.group in self._members:
+                self._set_group(one)
+            elif one.group != one.session:
+                ended[one.group].append(one)
+        for group, members in ended.items():
+            # The group's first process has ended: one of the same id starts it, and ends again.
+            maker = self.stubs[members[0].pid]
+            with while_(f"making process group {group}"):
+                passing = self._passing_process(maker, group)
+                program = passing.program()
+                program.call(SYS.SETPGID, 0, 0)
+                passing.run(program)
+                for member in members:
+                    self._set_group(member)
+                self._end_passing(maker, passing, group)
+
+    def _set_group(self, one: Member) -> None:
+        stub = self.stubs[one.pid]
+        program = stub.program()
+        program.call(SYS.SETPGID, 0, one.group)
+        with while_(f"setting the process group of process {one.pid}"):
+            stub.run(program)
+
+    def _bury(self) -> None:
+        """Let zombies die, before signal actions exist that would reap them."""
+        for zombie in self._plan.zombies:
+            stub = self.stubs.pop(zombie.pid)
+            program = stub.program()
+            syscalls.prctl(program, 15, zombie.name)
+            stub.run(program)
+            _end(stub, zombie.status)
+            stub.close()
+        for stub in self.stubs.values():
+            program = stub.program()
+            signals.forget_children(program)
+            stub.run(program)
+
+
+def _end(stub: Stub, status: int) -> None:
+    """Have a stub end with a wait status, and take the tracer's part of the news."""
+    signal = status & 0x7F
+    program = stub.program()
+    if signal:
+        if signal != _SIGKILL:
+            program.call(SYS.RT_SIGACTION, signal, bytes(32), 0, 8)
+        # A core dump would be ours.
+        program.call(SYS.PRLIMIT64, 0, _RLIMIT_CORE, bytes(16), 0)
+        stub.run(program)
+        ptrace.set_signal_mask(stub.pid, 0)
+        os.kill(stub.pid, signal)
+        ptrace.resume(stub.pid)
+    else:
+        program.call(SYS.EXIT_GROUP, status >> 8 & 0xFF)
+        stub.start(program)
+    while True:
+        found = ptrace.wait(stub.pid)
+        if found.event in (Event.EXITED, Event.KILLED):
+            return
+        if found.event is Event.SIGNAL and found.signal == signal:
+            ptrace.resume(stub.pid, signal)
+        elif found.event is Event.SIGNAL:
+            raise StubError(f"process {stub.pid} did not end")
+        else:
+            ptrace.resume(stub.pid)

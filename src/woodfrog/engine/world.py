@@ -1,0 +1,121 @@
+"""The container around the files that are being collected."""
+
+import os
+from collections import defaultdict
+
+from woodfrog.kernel.netlink import sock_diag
+from woodfrog.kernel.netlink.sock_diag import InetSocket, UnixSocket
+from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
+from woodfrog.remote.hold import Held
+from woodfrog.resources import shared_memory
+from woodfrog.resources.files.base import ACCESS_MODE, OpenFile
+from woodfrog.resources.memory import Extent
+
+
+class Sockets:
+    """All sockets of the container's network namespace, by inode; asked for when first needed."""
+
+    def __init__(self, init: int) -> None:
+        self._init = init
+        self._unix: dict[int, UnixSocket] | None = None
+        self._tcp: dict[int, InetSocket] | None = None
+        self.inside: set[int] = set()
+
+    def unix(self, inode: int) -> UnixSocket | None:
+        """Return an AF_UNIX socket."""
+        if self._unix is None:
+            with sock_diag.diag_socket(self._init) as diag:
+                self._unix = {one.inode: one for one in sock_diag.unix_sockets(diag)}
+        return self._unix.get(inode)
+
+    def tcp(self, inode: int) -> InetSocket | None:
+        """Return a TCP socket; None if it is neither bound nor connected."""
+        if self._tcp is None:
+            with sock_diag.diag_socket(self._init) as diag:
+                self._tcp = {one.inode: one for one in sock_diag.tcp_sockets(diag)}
+        return self._tcp.get(inode)
+
+    def is_outside(self, inode: int) -> bool:
+        """Tell whether a unix socket is connected to one that no held process has."""
+        found = self.unix(inode)
+        return found is not None and bool(found.peer) and found.peer not in self.inside
+
+
+class SharedObject:
+    """A piece of shared memory: our descriptor for it, and what is in it."""
+
+    def __init__(self, number: int, fd: int, name: bytes) -> None:
+        self.number = number
+        self.fd = fd
+        self.memfd = shared_memory.describe(name)
+        self.size, self.extents = shared_memory.extents(fd)
+        self.seals = shared_memory.seals(fd) if self.memfd is not None else 0
+
+    def record(self, store: int) -> shared_memory.SharedMemory:
+        """Return the record, once the store's offset of the first page is known."""
+        return shared_memory.SharedMemory(
+            id=self.number,
+            memfd=self.memfd,
+            size=self.size,
+            seals=self.seals,
+            extents=[Extent(start=e.start, length=e.length) for e in self.extents],
+            store=store,
+        )
+
+
+class World:
+    """See resources.files.base.World."""
+
+    def __init__(self, init: int, tree: Held, *, unix_close: bool, tcp_close: bool) -> None:
+        self.init = init
+        self.unix_close = unix_close
+        self.tcp_close = tcp_close
+        self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(init)}
+        self.sockets = Sockets(init)
+        self.pty_masters: set[str] = set()
+        self.objects: dict[tuple[int, int], SharedObject] = {}
+        self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
+        self._pipe_sides: dict[int, set[bool]] = defaultdict(set)
+
+    def look_at(self, files: list[OpenFile]) -> None:
+        """Learn what a file can only know in the company of the others."""
+        for file in files:
+            if file.target.startswith(b"pipe:"):
+                inode = int(file.target[6:-1])
+                access = file.flags & ACCESS_MODE
+                self._pipe_sides[inode] |= {access != 1} if access != 2 else {True, False}
+            elif file.target.startswith(b"socket:"):
+                self.sockets.inside.add(int(file.target[8:-1]))
+            if "tty-index" in file.fdinfo:
+                self.pty_masters.add(file.fdinfo["tty-index"])
+
+    def identify(self, pid: int) -> int:
+        """See the protocol."""
+        return self._ids.get(pid, 0)
+
+    def one_sided(self, file: OpenFile) -> bool:
+        """See the protocol."""
+        return len(self._pipe_sides[file.stat.st_ino]) < 2
+
+    def memory_object(self, fd: int, name: bytes) -> int:
+        """See the protocol."""
+        found = os.fstat(fd)
+        key = (found.st_dev, found.st_ino)
+        if key not in self.objects:
+            self.objects[key] = SharedObject(len(self.objects) + 1, os.dup(fd), name)
+        return self.objects[key].number
+
+    def mapped_object(self, pid: int, start: int, end: int, name: bytes) -> int:
+        """Return the id of the shared memory behind a mapping of a held process."""
+        fd = os.open(f"/proc/{pid}/map_files/{start:x}-{end:x}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return self.memory_object(fd, name)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for one in self.objects.values():
+            os.close(one.fd)
+        self.objects.clear()
+

@@ -1,0 +1,315 @@
+"""Hold all tasks of a pid namespace: seize and stop them by ptrace, without a trace.
+
+If we are killed, the kernel lets every task go on by itself.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import ptrace
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.procfs.status import Stat, read_stat, read_status
+from woodfrog.kernel.ptrace import Event
+from woodfrog.remote.registers import issue_again, sees_the_hold
+from woodfrog.remote.tracee import Tracee
+from woodfrog.remote.waiting import Waiting, look_before_the_hold
+
+_PATIENCE_S = 10.0
+_SIGTRAP = 5
+
+
+class HeldTask:
+    """One held thread.
+
+    `path` is its directory in /proc; `status` and `stat` what stood there once it was held;
+    `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for before.
+    """
+
+    def __init__(self, pid: int, path: str, waiting: Waiting | None) -> None:
+        self.pid = pid
+        self.path = path
+        self.waiting = waiting
+        self.stopped_by = 0
+        self.tracee = Tracee(pid, ptrace.Registers())
+        self.status: dict[str, str] = {}
+        self.stat: Stat
+
+    def look(self) -> None:
+        """Read the registers and /proc of the task, which has just stopped."""
+        self.status = read_status(self.path)
+        self.stat = read_stat(self.path)
+        registers = ptrace.registers(self.pid)
+        if sees_the_hold(registers) and not self._has_a_signal():
+            registers = issue_again(registers)
+            self.reissued = True
+        else:
+            self.reissued = False
+        self.tracee.registers = registers
+
+    def _has_a_signal(self) -> bool:
+        """Tell whether a signal waits that will wake the task anyway: then EINTR is its own."""
+        pending = int(self.status["SigPnd"], 16) | int(self.status["ShdPnd"], 16)
+        return bool(pending & ~int(self.status["SigBlk"], 16) & ~int(self.status["SigIgn"], 16))
+
+    @property
+    def seccomp(self) -> int:
+        """SECCOMP_MODE_*: 0 disabled, 1 strict, 2 filter."""
+        return int(self.status.get("Seccomp", "0"))
+
+    @property
+    def namespace_pid(self) -> int:
+        """The task's id in its own pid namespace."""
+        return int(self.status["NSpid"].split()[-1])
+
+
+class HeldProcess:
+    """A process all of whose tasks are held; `tasks[0]` is the leader."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.path = f"/proc/{pid}"
+        self.tasks: list[HeldTask] = []
+        self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    @property
+    def leader(self) -> HeldTask:
+        return self.tasks[0]
+
+    @property
+    def namespace_pid(self) -> int:
+        return self.leader.namespace_pid
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        comm = os.fsdecode(self.leader.stat.comm)
+        return f"process {self.namespace_pid} ({comm})"
+
+
+class Zombie:
+    """A process that has ended, and that its parent has not waited for."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.stat = read_stat(f"/proc/{pid}")
+        self.status = read_status(f"/proc/{pid}")
+        self.namespace_pid = int(self.status["NSpid"].split()[-1])
+
+
+class Held:
+    """All processes of a container, held."""
+
+    def __init__(self) -> None:
+        self.processes: list[HeldProcess] = []
+        self.zombies: list[Zombie] = []
+
+    def tasks(self) -> Iterator[HeldTask]:
+        """Go through all held tasks."""
+        for process in self.processes:
+            yield from process.tasks
+
+
+def processes_in(pid_namespace: str) -> list[int]:
+    """Return the processes (host pids) of a pid namespace, given as /proc/PID/ns/pid reads."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                if os.readlink(f"/proc/{name}/ns/pid") == pid_namespace:
+                    found.append(int(name))
+            except OSError:
+                continue
+    return sorted(found)
+
+
+@contextmanager
+def held(init: int) -> Iterator[Held]:
+    """Hold every task of the container whose first process is `init` (host pid).
+
+    Whatever happens inside, all tasks run on afterwards as before.
+    """
+    namespace = os.readlink(f"/proc/{init}/ns/pid")
+    seized: dict[int, HeldTask] = {}
+    tree = Held()
+    try:
+        _stop_all(namespace, seized, tree)
+        for task in tree.tasks():
+            task.look()
+            if task.seccomp:
+                ptrace.set_options(task.pid, ptrace.O_SUSPEND_SECCOMP)
+                task.tracee.filtered = True
+        tree.processes.sort(key=lambda process: process.namespace_pid)
+        yield tree
+    finally:
+        for task in seized.values():
+            _let_go(task)
+        for process in tree.processes:
+            os.close(process.memory)
+
+
+def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
+    """Seize and stop until no new task appears."""
+    processes: dict[int, HeldProcess] = {}
+    zombies: dict[int, Zombie] = {}
+    while True:
+        fresh: list[HeldTask] = []
+        for pid in processes_in(namespace):
+            try:
+                if read_stat(f"/proc/{pid}").state in "ZX" and pid not in processes:
+                    _refuse_headless(pid)
+                    zombies[pid] = Zombie(pid)
+                    continue
+                process = processes.get(pid)
+                if process is None:
+                    process = processes[pid] = HeldProcess(pid)
+                fresh += _seize_tasks(process, seized)
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # gone meanwhile
+        if not fresh:
+            break
+        for task in fresh:
+            ptrace.interrupt(task.pid)
+        _await_stops(fresh, seized)
+    for pid, process in processes.items():
+        process.tasks = [task for task in process.tasks if task.pid in seized]
+        if process.tasks:
+            process.tasks.sort(key=lambda task: (task.pid != process.pid, task.pid))
+            tree.processes.append(process)
+        else:
+            os.close(process.memory)
+            try:
+                zombies[pid] = Zombie(pid)
+            except OSError:
+                pass
+    tree.zombies = [zombies[pid] for pid in sorted(zombies)]
+
+
+def _refuse_headless(pid: int) -> None:
+    """Refuse a process whose first thread has ended while others live on."""
+    if len(os.listdir(f"/proc/{pid}/task")) > 1:
+        raise UnsupportedResource(
+            f"the first thread of process {pid} has ended while others run on,"
+            " which cannot be saved yet"
+        )
+
+
+def _seize_tasks(process: HeldProcess, seized: dict[int, HeldTask]) -> list[HeldTask]:
+    fresh = []
+    for tid in sorted(map(int, os.listdir(f"{process.path}/task"))):
+        if tid in seized:
+            continue
+        path = f"{process.path}/task/{tid}"
+        try:
+            ptrace.seize(tid)
+        except PermissionError:
+            if read_stat(path).state in "ZX":
+                continue
+            tracer = read_status(path).get("TracerPid", "0")
+            if tracer != "0":
+                raise UnsupportedResource(
+                    f"process {process.pid} is being traced by process {tracer}",
+                    hint="let the debugger detach first",
+                ) from None
+            raise
+        task = HeldTask(tid, path, look_before_the_hold(path))
+        seized[tid] = task
+        process.tasks.append(task)
+        fresh.append(task)
+    return fresh
+
+
+def _await_stops(fresh: list[HeldTask], seized: dict[int, HeldTask]) -> None:
+    waiting = {task.pid: task for task in fresh}
+    deadline = time.monotonic() + _PATIENCE_S
+    next_look = time.monotonic() + 0.02
+    let_run: list[HeldTask] = []
+    while waiting:
+        for pid in list(waiting):
+            status = ptrace.poll(pid)
+            if status is None:
+                continue
+            if status.event is Event.STOPPED:
+                task = waiting.pop(pid)
+                task.stopped_by = 0 if status.signal == _SIGTRAP else status.signal
+            elif status.event in (Event.EXITED, Event.KILLED):
+                del waiting[pid]
+                seized.pop(pid, None)
+            else:
+                # A signal came first: it acts as if we weren't here, then the task stops.
+                ptrace.resume(pid, status.signal)
+        if not waiting:
+            break
+        now = time.monotonic()
+        if now > deadline:
+            _refuse_unstoppable(next(iter(waiting.values())))
+        if now > next_look:
+            next_look = now + 0.02
+            for task in list(waiting.values()):
+                let_run += _run_vfork_children(task, waiting, seized)
+        time.sleep(0.0002)
+    for task in let_run:
+        if task.pid in seized:
+            ptrace.interrupt(task.pid)
+    if let_run:
+        _await_stops([task for task in let_run if task.pid in seized], seized)
+
+
+def _run_vfork_children(
+    parent: HeldTask, waiting: dict[int, HeldTask], seized: dict[int, HeldTask]
+) -> list[HeldTask]:
+    """Let the held child of a vfork run on: its parent can't stop before it execs or exits."""
+    try:
+        with open(f"{parent.path}/children") as file:
+            children = [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+    started = []
+    for pid in children:
+        task = seized.get(pid)
+        if task is not None and pid not in waiting and _same_memory(parent.pid, pid):
+            ptrace.resume(pid)
+            started.append(task)
+    return started
+
+
+def _same_memory(one: int, other: int) -> bool:
+    kcmp_vm = 1
+    return HERE.call(SYS.KCMP, one, other, kcmp_vm, 0, 0) == 0
+
+
+def _refuse_unstoppable(task: HeldTask) -> None:
+    stat = read_stat(task.path)
+    raise UnsupportedResource(
+        f"task {task.pid} ({os.fsdecode(stat.comm)}) does not stop (state {stat.state})",
+        hint="it may wait for a dead file server or a device; try again when it has gone on",
+    )
+
+
+def end_all(tree: Held, init: int) -> None:
+    """End a held container for good and wait until its last task has ended."""
+    os.kill(init, 9)
+    for process in tree.processes:
+        # The leader is reported last, when no other thread of its process is left.
+        for task in reversed(process.tasks):
+            try:
+                while ptrace.wait(task.pid).event not in (Event.EXITED, Event.KILLED):
+                    pass
+            except (ProcessLookupError, ChildProcessError):
+                pass
+
+
+def _let_go(task: HeldTask) -> None:
+    try:
+        ptrace.detach(task.pid)
+    except ProcessLookupError:
+        # Ended (then waiting for it is all there is to do), or it runs: stop it to detach.
+        try:
+            ptrace.interrupt(task.pid)
+            if ptrace.wait(task.pid).event not in (Event.EXITED, Event.KILLED):
+                ptrace.detach(task.pid)
+        except (ProcessLookupError, ChildProcessError):
+            pass

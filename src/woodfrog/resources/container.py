@@ -1,0 +1,16 @@
+"""What belongs to the container as a whole."""
+
+from woodfrog.image.record import Record
+
+
+class ContainerRecord(Record, frozen=True, tag="container"):
+    """Where an image comes from. `config` is shown, never obeyed."""
+
+    id: str
+    config: bytes
+    hostname: bytes
+    spec_hostname: bytes
+    vdso_digest: bytes
+    monotonic_ns: int
+    boottime_ns: int
+    losses: list[str]

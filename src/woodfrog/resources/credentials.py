@@ -1,0 +1,106 @@
+"""Who a task is: ids, groups, capabilities, securebits, no_new_privs (credentials(7))."""
+
+import struct
+from collections.abc import Callable
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.image.record import Part
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote.program import Program
+
+_PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 8, 24, 27, 28
+_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 38, 47, 2
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECBIT_KEEP_CAPS = 1 << 4
+_CAPABILITY_VERSION_3 = 0x20080522
+CAPABILITIES = range(64)
+
+
+class Credentials(Part, frozen=True):
+    """A task's credentials; uids and gids are real, effective, saved, file system."""
+
+    uids: tuple[int, int, int, int]
+    gids: tuple[int, int, int, int]
+    groups: list[int]
+    inheritable: int
+    permitted: int
+    effective: int
+    bounding: int
+    ambient: int
+    securebits: int
+    no_new_privs: bool
+
+
+def ask(program: Program, status: dict[str, str]) -> Callable[[], Credentials]:
+    """Add the call that tells what /proc/PID/task/TID/status, given as `status`, doesn't."""
+    securebits = syscalls.prctl(program, _PR_GET_SECUREBITS)
+
+    def answered() -> Credentials:
+        uids, gids = (tuple(map(int, status[name].split())) for name in ("Uid", "Gid"))
+        return Credentials(
+            uids=(uids[0], uids[1], uids[2], uids[3]),
+            gids=(gids[0], gids[1], gids[2], gids[3]),
+            groups=[int(group) for group in status["Groups"].split()],
+            inheritable=int(status["CapInh"], 16),
+            permitted=int(status["CapPrm"], 16),
+            effective=int(status["CapEff"], 16),
+            bounding=int(status["CapBnd"], 16),
+            ambient=int(status["CapAmb"], 16),
+            securebits=program[securebits],
+            no_new_privs=status["NoNewPrivs"] == "1",
+        )
+
+    return answered
+
+
+def refuse_wider(who: str, credentials: Credentials, allowed: int) -> None:
+    """Refuse capabilities that the new container's bounding set lacks (design law 5)."""
+    wider = (
+        credentials.permitted
+        | credentials.effective
+        | credentials.inheritable
+        | credentials.ambient
+        | credentials.bounding
+    ) & ~allowed
+    if wider:
+        names = ", ".join(f"CAP {number}" for number in CAPABILITIES if wider >> number & 1)
+        raise UnsupportedResource(
+            f"{who} had capabilities that the new container does not allow ({names})",
+            hint="add them to process.capabilities.bounding of the bundle's config.json",
+        )
+
+
+def restore(program: Program, credentials: Credentials, *, present: int) -> None:
+    """Become the recorded user; `present` is the bounding set that the task has now.
+
+    Sets the bounding set first and the capabilities last: each step needs rights that a later one
+    takes away. Setting ids resets dumpable and the pdeath signal, which come after.
+    """
+    for number in CAPABILITIES:
+        if present >> number & 1 and not credentials.bounding >> number & 1:
+            syscalls.prctl(program, _PR_CAPBSET_DROP, number)
+    groups = struct.pack(f"<{len(credentials.groups)}I", *credentials.groups)
+    program.call(SYS.SETGROUPS, len(credentials.groups), groups)
+    # A flag that keeps the permitted set over the change of ids, and is taken back below.
+    syscalls.prctl(program, _PR_SET_SECUREBITS, credentials.securebits | _SECBIT_KEEP_CAPS)
+    program.call(SYS.SETRESGID, *credentials.gids[:3])
+    program.call(SYS.SETFSGID, credentials.gids[3])
+    program.call(SYS.SETRESUID, *credentials.uids[:3])
+    program.call(SYS.SETFSUID, credentials.uids[3])
+    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+    words = []
+    for shift in (0, 32):
+        words += [
+            field >> shift & 0xFFFFFFFF
+            for field in (credentials.effective, credentials.permitted, credentials.inheritable)
+        ]
+    program.call(SYS.CAPSET, header, struct.pack("<6I", *words))
+    syscalls.prctl(program, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    for number in CAPABILITIES:
+        if credentials.ambient >> number & 1:
+            syscalls.prctl(program, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
+    if not credentials.securebits & _SECBIT_KEEP_CAPS:
+        syscalls.prctl(program, _PR_SET_KEEPCAPS, 0)
+    if credentials.no_new_privs:
+        syscalls.prctl(program, _PR_SET_NO_NEW_PRIVS, 1)

@@ -1,0 +1,150 @@
+"""What all kinds of open files have in common."""
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Protocol, Self
+
+from woodfrog.image.record import Record
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.caller import Caller
+from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
+from woodfrog.kernel.procfs.mountinfo import Mount
+from woodfrog.remote.descriptors import fetch
+from woodfrog.remote.program import Program
+
+# Flags that open(2) and fcntl(F_SETFL) take, and that fdinfo shows.
+ACCESS_MODE = 0o3
+O_CLOEXEC = 0o2000000
+O_PATH = 0o10000000
+_LARGEFILE = 0o100000
+CREATION_FLAGS = 0o100 | 0o200 | 0o400 | 0o1000 | O_CLOEXEC  # CREAT EXCL NOCTTY TRUNC
+
+
+class World(Protocol):
+    """What collecting a file may need to know of the container around it."""
+
+    init: int
+    mounts: dict[int, Mount]
+    sockets: Any
+    unix_close: bool
+    tcp_close: bool
+    # Numbers of the pseudoterminals whose master is in the container.
+    pty_masters: set[str]
+
+    def identify(self, pid: int) -> int:
+        """Return the container's id of a process or thread that we see as `pid`, or 0."""
+
+    def one_sided(self, file: "OpenFile") -> bool:
+        """Tell whether only one end of a pipe is in the container."""
+
+    def memory_object(self, fd: int, name: bytes) -> int:
+        """Return the id of the shared memory that a descriptor of ours names."""
+
+
+class OpenFile:
+    """An open file of a held process, found at one of its descriptors."""
+
+    def __init__(self, pid: int, fd: int, target: bytes) -> None:
+        self.pid = pid
+        self.fd = fd
+        self.target = target
+        with open(f"/proc/{pid}/fdinfo/{fd}", encoding="utf-8", errors="surrogateescape") as file:
+            self.fdinfo, self.lines = parse_fdinfo(file.read())
+        flags = int(self.fdinfo["flags"], 8)
+        self.cloexec = bool(flags & O_CLOEXEC)
+        self.flags = flags & ~O_CLOEXEC & ~_LARGEFILE
+        self.position = int(self.fdinfo["pos"])
+        self.mnt_id = int(self.fdinfo.get("mnt_id", "0"))
+        self.inode = int(self.fdinfo.get("ino", "0"))
+        # Every descriptor that names this file: (pid as we see it, number).
+        self.holders: list[tuple[int, int]] = [(pid, fd)]
+
+    @cached_property
+    def descriptor(self) -> int:
+        """Our own descriptor for the file."""
+        return fetch(self.pid, self.fd)
+
+    @cached_property
+    def stat(self) -> os.stat_result:
+        """The file's inode."""
+        return os.stat(f"/proc/{self.pid}/fd/{self.fd}")
+
+    def close(self) -> None:
+        """Close our own descriptor, if there is one."""
+        if "descriptor" in self.__dict__:
+            os.close(self.descriptor)
+
+
+class Making(Protocol):
+    """What restoring a file may need of the files around it."""
+
+    program: Program
+
+    def memory_object(self, number: int) -> int:
+        """Return the stub's descriptor of a shared memory object."""
+
+    def stdio(self, number: int) -> int:
+        """Return the stub's descriptor of the new container's stdio."""
+
+    def terminal(self) -> bytes:
+        """Return the path of the new container's terminal; raises UnsupportedResource."""
+
+    def pipe(self) -> tuple[int, int]:
+        """Make a pipe; returns its read end and its write end."""
+
+    def pair(self, kind: int) -> tuple[int, int]:
+        """Make a pair of unix sockets of this type."""
+
+    def reset_connection(self, family: int) -> int:
+        """Make a TCP socket whose connection was reset by its peer."""
+
+    def reopen(self, memory: int, flags: int) -> int:
+        """Open shared memory once more, as by its magic link in /proc."""
+
+    def reopen_descriptor(self, fd: int, flags: int) -> int:
+        """Open what a descriptor of the stub names once more, likewise."""
+
+    def spare(self, fd: int) -> int:
+        """Have a descriptor closed once all files stand."""
+
+    def shared(self, key: object) -> Any:
+        """Return what `share` kept, or None."""
+
+    def share(self, key: object, value: Any) -> None:
+        """Keep something that several files are made from."""
+
+
+class FileRecord(Record, frozen=True):
+    """An open file description. Descriptors refer to it by `id`."""
+
+    id: int
+    flags: int
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        """Tell whether the file is of this kind."""
+        raise NotImplementedError
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        """Read the file into a record with this id; raises UnsupportedResource."""
+        raise NotImplementedError
+
+    def restore(self, making: Making) -> int:
+        """Make the file in the root stub; returns its descriptor."""
+        raise NotImplementedError
+
+    def connect(self, program: Program, fd: int, table: Mapping[int, int]) -> None:
+        """Tie the file to others, in a process that has it as `fd`, once all processes stand.
+
+        `table` leads from the process's descriptors to the ids of the files behind them.
+        """
+
+    def verify(self, descriptor: int) -> None:
+        """Check what was made, through a descriptor of ours; raises ImageError."""
+
+
+def set_flags(on: Caller, fd: int, flags: int) -> None:
+    """Give a file the status flags that it was recorded with."""
+    syscalls.set_status_flags(on, fd, flags & ~ACCESS_MODE & ~CREATION_FLAGS)

@@ -1,0 +1,77 @@
+"""fifo(7): named pipes, with what is in them."""
+
+import fcntl
+import os
+import stat
+from typing import Self
+
+from woodfrog.errors import ImageError
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.resources.files.base import (
+    ACCESS_MODE,
+    CREATION_FLAGS,
+    O_PATH,
+    FileRecord,
+    Making,
+    OpenFile,
+    World,
+    set_flags,
+)
+from woodfrog.resources.files.pipe import F_GETPIPE_SZ, F_SETPIPE_SZ, peek, write_contents
+
+
+class Fifo(FileRecord, frozen=True, tag="fifo"):
+    """One open file of a FIFO. The contents stand with the first reader."""
+
+    path: bytes
+    inode: int
+    capacity: int
+    packets: list[bytes]
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        return (
+            file.target.startswith(b"/")
+            and stat.S_ISFIFO(file.stat.st_mode)
+            and not file.flags & O_PATH
+            and file.mnt_id in world.mounts
+        )
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        capacity = fcntl.fcntl(file.descriptor, F_GETPIPE_SZ)
+        can_read = file.flags & ACCESS_MODE in (0, 2)
+        return cls(
+            id=number,
+            flags=file.flags,
+            path=file.target,
+            inode=file.stat.st_ino,
+            capacity=capacity,
+            packets=peek(file.descriptor, capacity) if can_read else [],
+        )
+
+    def restore(self, making: Making) -> int:
+        program = making.program
+        # An end of our own, so that neither open waits and the contents have a way in; closed with
+        # what else is left over once all files stand.
+        key = ("fifo", self.path)
+        ours = making.shared(key)
+        if ours is None:
+            ours = making.spare(
+                syscalls.openat2(program, self.path, os.O_RDWR | os.O_NONBLOCK)
+            )
+            making.share(key, ours)
+            if self.capacity != 65536:
+                program.call(SYS.FCNTL, ours, F_SETPIPE_SZ, self.capacity)
+        if self.packets and not making.shared((*key, "filled")):
+            making.share((*key, "filled"), True)
+            write_contents(making, ours, self.packets, self.capacity)
+        flags = self.flags & ~CREATION_FLAGS
+        fd = syscalls.openat2(program, self.path, flags | os.O_NONBLOCK)
+        set_flags(program, fd, self.flags)
+        return fd
+
+    def verify(self, descriptor: int) -> None:
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            raise ImageError(f"{os.fsdecode(self.path)} is not a FIFO any more")

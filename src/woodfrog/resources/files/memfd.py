@@ -1,0 +1,45 @@
+"""memfd_create(2): memory behind a descriptor. The contents are a SharedMemory record."""
+
+from typing import Self
+
+from woodfrog.kernel import syscalls
+from woodfrog.resources.files.base import (
+    ACCESS_MODE,
+    FileRecord,
+    Making,
+    OpenFile,
+    World,
+    set_flags,
+)
+
+
+class MemFd(FileRecord, frozen=True, tag="memfd"):
+    """A position in a piece of shared memory."""
+
+    memory: int
+    position: int
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        return file.target.startswith(b"/memfd:")
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        return cls(
+            id=number,
+            flags=file.flags,
+            memory=world.memory_object(file.descriptor, file.target),
+            position=file.position,
+        )
+
+    def restore(self, making: Making) -> int:
+        program = making.program
+        if self.flags & ACCESS_MODE == 2 and not making.shared(("memfd", self.memory)):
+            # memfd_create() itself made this one; it was open for reading and writing.
+            making.share(("memfd", self.memory), True)
+            fd = syscalls.duplicate_above(program, making.memory_object(self.memory), 0)
+        else:
+            fd = making.reopen(self.memory, self.flags)
+        syscalls.lseek(program, fd, self.position)
+        set_flags(program, fd, self.flags)
+        return fd

@@ -1,0 +1,122 @@
+"""pipe(7): both ends, with what is in them."""
+
+import array
+import fcntl
+import os
+import select
+import termios
+from typing import Self
+
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.resources.files.base import (
+    ACCESS_MODE,
+    FileRecord,
+    Making,
+    OpenFile,
+    World,
+    set_flags,
+)
+
+F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
+_LARGEST = 1 << 31
+
+
+class PipeEnd(FileRecord, frozen=True, tag="pipe"):
+    """One end of a pipe. `packets` are its contents, in one piece unless in packet mode."""
+
+    pipe: int
+    capacity: int
+    packets: list[bytes]
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        return file.target.startswith(b"pipe:")
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        capacity = fcntl.fcntl(file.descriptor, F_GETPIPE_SZ)
+        if world.one_sided(file) and other_end_is_open(file.descriptor):
+            raise UnsupportedResource(
+                "the other end of this pipe is outside the container",
+                hint="only descriptors 0 to 2 may come from outside; they become the new container's",
+            )
+        packets = peek(file.descriptor, capacity) if file.flags & ACCESS_MODE == 0 else []
+        return cls(
+            id=number,
+            flags=file.flags,
+            pipe=file.stat.st_ino,
+            capacity=capacity,
+            packets=packets,
+        )
+
+    def restore(self, making: Making) -> int:
+        program = making.program
+        key = ("pipe", self.pipe)
+        ends = making.shared(key)
+        side = 0 if self.flags & ACCESS_MODE == 0 else 1
+        if ends is None:
+            ends = making.pipe()
+            making.share(key, ends)
+            if self.capacity != 65536:
+                program.call(SYS.FCNTL, ends[1], F_SETPIPE_SZ, self.capacity)
+        write_contents(making, ends[1], self.packets, self.capacity)
+        taken = ("pipe", self.pipe, side)
+        if making.shared(taken):
+            # A second description of this end, made by opening /proc/PID/fd/N.
+            return making.reopen_descriptor(
+                ends[side], self.flags
+            )
+        making.share(taken, True)
+        set_flags(program, ends[side], self.flags)
+        return ends[side]  # type: ignore[no-any-return]
+
+
+def peek(fd: int, capacity: int) -> list[bytes]:
+    """Read what is in a pipe and leave it there (tee(2))."""
+    waiting = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, waiting)
+    if not waiting[0]:
+        return []
+    # In packet mode our copy keeps the packets' boundaries, if it is in packet mode, too.
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    try:
+        fcntl.fcntl(writer, F_SETPIPE_SZ, capacity)
+        HERE.call(SYS.TEE, fd, writer, waiting[0], 2)  # SPLICE_F_NONBLOCK
+        packets = []
+        got = 0
+        while got < waiting[0]:
+            try:
+                data = os.read(reader, waiting[0] - got)
+            except BlockingIOError:
+                break
+            packets.append(data)
+            got += len(data)
+        return packets if flags else [b"".join(packets)]
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def write_contents(making: Making, writer: int, packets: list[bytes], capacity: int) -> None:
+    """Put recorded contents into a new pipe or FIFO."""
+    if sum(map(len, packets)) > capacity or capacity > _LARGEST:
+        raise ImageError("a pipe in the image holds more than its capacity")
+    for packet in packets:
+        if len(packets) > 1:
+            making.program.call(SYS.FCNTL, writer, syscalls.F_SETFL, os.O_DIRECT | os.O_NONBLOCK)
+        written = syscalls.write(making.program, writer, packet)
+        making.program.expect(written, len(packet))
+
+
+def other_end_is_open(descriptor: int) -> bool:
+    """Tell whether anyone holds the other end of this end of a pipe."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    events = poll.poll(0)
+    return not events or not events[0][1] & (select.POLLHUP | select.POLLERR)
+
+

@@ -1,0 +1,112 @@
+"""Files with a path: regular files, directories, and the harmless devices."""
+
+import os
+import stat
+from typing import Self
+
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.kernel import syscalls
+from woodfrog.resources.files.base import (
+    ACCESS_MODE,
+    CREATION_FLAGS,
+    O_PATH,
+    FileRecord,
+    Making,
+    OpenFile,
+    World,
+    set_flags,
+)
+
+# (major, minor): null zero full random urandom tty
+DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)))
+
+
+class RegularFile(FileRecord, frozen=True, tag="regular"):
+    """A file that is opened again by its path. `file_kind` is its S_IFMT."""
+
+    path: bytes
+    position: int
+    file_kind: int
+    device: int
+    size: int
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        if not file.target.startswith(b"/"):
+            return False
+        kind = stat.S_IFMT(file.stat.st_mode)
+        if file.flags & O_PATH:
+            return kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+        if kind == stat.S_IFCHR:
+            rdev = file.stat.st_rdev
+            return (os.major(rdev), os.minor(rdev)) in DEVICES
+        return kind in (stat.S_IFREG, stat.S_IFDIR)
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        found = file.stat
+        _refuse_lost(file, world)
+        kind = stat.S_IFMT(found.st_mode)
+        return cls(
+            id=number,
+            flags=file.flags,
+            path=file.target,
+            position=file.position if kind != stat.S_IFCHR else 0,
+            file_kind=kind,
+            device=found.st_rdev,
+            size=found.st_size if kind == stat.S_IFREG else 0,
+        )
+
+    def restore(self, making: Making) -> int:
+        program = making.program
+        flags = self.flags & ~CREATION_FLAGS
+        if self.flags & O_PATH:
+            return syscalls.openat2(program, self.path, flags | os.O_NOFOLLOW)
+        # Should a FIFO stand there now, the open must not wait for its other end; no terminal
+        # becomes ours.
+        fd = syscalls.openat2(program, self.path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+        if self.position:
+            program.expect(syscalls.lseek(program, fd, self.position), self.position)
+        set_flags(program, fd, self.flags)
+        return fd
+
+    def verify(self, descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        if stat.S_IFMT(found.st_mode) != self.file_kind or (
+            self.file_kind == stat.S_IFCHR and found.st_rdev != self.device
+        ):
+            raise ImageError(f"{os.fsdecode(self.path)} is not the kind of file that it was")
+        if self.file_kind == stat.S_IFREG and found.st_size < self.size:
+            raise ImageError(
+                f"{os.fsdecode(self.path)} has only {found.st_size} of the {self.size} bytes"
+                " that it had at the checkpoint"
+            )
+
+
+def _refuse_lost(file: OpenFile, world: World) -> None:
+    """Refuse a file that can't be found again by its path."""
+    name = os.fsdecode(file.target)
+    mount = world.mounts.get(file.mnt_id)
+    if mount is None:
+        raise UnsupportedResource(
+            f"{name} was opened outside the container's mounts",
+            hint="only descriptors 0 to 2 may come from outside; they become the new container's",
+        )
+    if mount.type == "proc" and not _harmless_in_proc(file):
+        raise UnsupportedResource(f"{name} is a file of a process, which cannot be saved yet")
+    path = os.fsencode(f"/proc/{world.init}/root") + file.target
+    try:
+        there = os.lstat(path)
+    except OSError:
+        there = None
+    ours = file.stat
+    if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
+        what = "was deleted" if ours.st_nlink == 0 or name.endswith(" (deleted)") else "has moved"
+        raise UnsupportedResource(f"{name} {what} while it is open, which cannot be saved yet")
+
+
+def _harmless_in_proc(file: OpenFile) -> bool:
+    parts = file.target.split(b"/")
+    if file.flags & ACCESS_MODE or b"sys" in parts:
+        return False
+    return len(parts) <= 3 and not any(part.isdigit() for part in parts)

@@ -1,0 +1,58 @@
+"""The container's own terminal: its other end is outside, with whoever holds the console."""
+
+import fcntl
+import os
+import stat
+import termios
+from typing import Self
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.resources.files.base import (
+    CREATION_FLAGS,
+    FileRecord,
+    Making,
+    OpenFile,
+    World,
+    set_flags,
+)
+
+_PTS_MAJORS = range(136, 144)
+_TERMIOS_BYTES = 36  # struct termios of the kernel: four words, line discipline, 19 characters
+
+
+class Terminal(FileRecord, frozen=True, tag="terminal"):
+    """The console, with its settings (struct termios)."""
+
+    settings: bytes
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        # One of another mount namespace was inherited: that is stdio.
+        return (
+            stat.S_ISCHR(file.stat.st_mode)
+            and os.major(file.stat.st_rdev) in _PTS_MAJORS
+            and file.mnt_id in world.mounts
+        )
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        index = str(os.minor(file.stat.st_rdev))
+        if index in world.pty_masters:
+            raise UnsupportedResource(
+                f"{os.fsdecode(file.target)} is a pseudoterminal with both ends in the container,"
+                " which cannot be saved yet"
+            )
+        settings = bytearray(_TERMIOS_BYTES)
+        fcntl.ioctl(file.descriptor, termios.TCGETS, settings)
+        return cls(id=number, flags=file.flags, settings=bytes(settings))
+
+    def restore(self, making: Making) -> int:
+        program = making.program
+        flags = self.flags & ~CREATION_FLAGS
+        path = making.terminal()
+        fd = syscalls.openat2(program, path, flags | os.O_NOCTTY | os.O_NONBLOCK)
+        program.call(SYS.IOCTL, fd, termios.TCSETS, self.settings)
+        set_flags(program, fd, self.flags)
+        return fd

@@ -1,0 +1,50 @@
+"""Resource limits of a process (getrlimit(2))."""
+
+import struct
+from collections.abc import Callable, Mapping
+
+from woodfrog.image.record import Part
+from woodfrog.kernel import syscalls
+from woodfrog.remote.program import Program
+
+NAMES = (
+    "RLIMIT_CPU RLIMIT_FSIZE RLIMIT_DATA RLIMIT_STACK RLIMIT_CORE RLIMIT_RSS RLIMIT_NPROC"
+    " RLIMIT_NOFILE RLIMIT_MEMLOCK RLIMIT_AS RLIMIT_LOCKS RLIMIT_SIGPENDING RLIMIT_MSGQUEUE"
+    " RLIMIT_NICE RLIMIT_RTPRIO RLIMIT_RTTIME"
+).split()
+_LIMIT = struct.Struct("<2Q")
+
+
+class Limit(Part, frozen=True):
+    """A soft and a hard limit; 2**64 - 1 means none."""
+
+    soft: int
+    hard: int
+
+
+def ask(program: Program) -> Callable[[], list[Limit]]:
+    """Add the calls that tell all limits, in the order of their numbers."""
+    answers = [bytearray(_LIMIT.size) for _ in NAMES]
+    for resource, answer in enumerate(answers):
+        syscalls.prlimit(program, 0, resource, None, answer)
+
+    def answered() -> list[Limit]:
+        pairs = (_LIMIT.unpack(answer) for answer in answers)
+        return [Limit(soft=soft, hard=hard) for soft, hard in pairs]
+
+    return answered
+
+
+def restore(
+    program: Program,
+    limits: list[Limit],
+    present: list[tuple[int, int]],
+    bounds: Mapping[str, tuple[int, int]],
+) -> None:
+    """Set all limits, none above what the bundle's config or the limits in force allow."""
+    for resource, limit in enumerate(limits[: len(NAMES)]):
+        ceiling = min(bounds.get(NAMES[resource], present[resource])[1], present[resource][1])
+        hard = min(limit.hard, ceiling)
+        soft = min(limit.soft, hard)
+        if (soft, hard) != present[resource]:
+            syscalls.prlimit(program, 0, resource, _LIMIT.pack(soft, hard), None)

@@ -1,0 +1,394 @@
+"""The address space of a process: mappings, their own pages, and the mm's fields."""
+
+import os
+import struct
+from collections.abc import Callable, Mapping as MappingOf, Sequence
+from enum import StrEnum
+
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.image.record import Part
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.pagemap import Pagemap
+from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
+from woodfrog.kernel.procfs.maps import read_smaps
+from woodfrog.kernel.procfs.status import Stat
+from woodfrog.remote.address import PAGE, TASK_SIZE
+from woodfrog.remote.program import Program
+
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x02, 0x20, 0x100
+MAP_NORESERVE, MAP_STACK, MAP_FIXED_NOREPLACE = 0x4000, 0x20000, 0x100000
+_MLOCK_ONFAULT = 1
+_PR_SET_MM, _PR_SET_MM_MAP = 35, 14
+_ARCH_MAP_VDSO_64 = 0x2003
+_MM_MAP = struct.Struct("<12QIi")
+_IOVEC = struct.Struct("<2Q")
+_IOV_MAX = 1024
+_LARGEST_READ = 1 << 30
+
+# VmFlags of smaps and the advice that brings them back, in an order that works.
+_ADVICE = (("sr", 2), ("rr", 1), ("dc", 10), ("dd", 16), ("wf", 18), ("hg", 14), ("nh", 15), ("mg", 12))
+_REFUSED = {
+    "ht": "uses huge pages of hugetlbfs",
+    "io": "maps a device's memory",
+    "pf": "maps a device's memory",
+    "dp": "is droppable memory (MAP_DROPPABLE)",
+    "sl": "is sealed (mseal)",
+    "um": "is registered with a userfaultfd",
+    "uw": "is registered with a userfaultfd",
+    "ss": "is a shadow stack",
+}
+_VDSO_NAMES = (b"[vvar]", b"[vvar_vclock]", b"[vdso]")
+_IGNORED_NAMES = (b"[vsyscall]", b"[uprobes]")
+
+
+class Source(StrEnum):
+    """What a mapping shows."""
+
+    ANONYMOUS = "anonymous"
+    FILE = "file"
+    SHARED = "shared"  # a shared memory object, by its id
+
+
+class Mapping(Part, frozen=True):
+    """One mapping, with the advice (MADV_*) that it was given."""
+
+    start: int
+    end: int
+    protection: int
+    shared: bool
+    source: Source
+    offset: int = 0
+    path: bytes = b""
+    writable: bool = False  # the file was open for writing: mprotect may still allow it
+    object: int = 0
+    advice: list[int] = []
+    grows_down: bool = False
+    no_reserve: bool = False
+    locked: bool = False
+
+
+class Extent(Part, frozen=True, array_like=True):
+    """Pages that stand one after the other in memory, and likewise in the page store."""
+
+    start: int
+    length: int
+
+
+class AddressSpace(Part, frozen=True):
+    """All of a process's memory. The extents' pages follow each other in the store at `store`."""
+
+    mappings: list[Mapping]
+    extents: list[Extent]
+    store: int
+    vdso: int
+    start_code: int
+    end_code: int
+    start_data: int
+    end_data: int
+    start_brk: int
+    brk: int
+    start_stack: int
+    arg_start: int
+    arg_end: int
+    env_start: int
+    env_end: int
+    auxv: bytes
+    executable: bytes
+
+
+class Collected:
+    """An address space whose pages have not been stored yet."""
+
+    def __init__(self, fields: dict[str, object], extents: list[tuple[int, int]]) -> None:
+        self.fields = fields
+        self.extents = extents
+
+    @property
+    def page_bytes(self) -> int:
+        return sum(end - start for start, end in self.extents)
+
+    def record(self, store: int) -> AddressSpace:
+        """Return the record, once the store's offset of the first page is known."""
+        extents = [Extent(start=start, length=end - start) for start, end in self.extents]
+        return AddressSpace(extents=extents, store=store, **self.fields)  # type: ignore[arg-type]
+
+
+def collect(
+    pid: int,
+    stat: Stat,
+    ours: tuple[int, int],
+    shared_object: Callable[[int, KernelMapping], int],
+    root: str,
+) -> Collected:
+    """Read the mappings of a held process and find its own pages.
+
+    `ours` are the addresses of our scratch area, `shared_object` gives the id of the shared memory
+    behind a mapping, `root` leads to the container's root for checking paths.
+    """
+    mappings: list[Mapping] = []
+    extents: list[tuple[int, int]] = []
+    vdso_start = 0
+    brk = stat.start_brk
+    with Pagemap(pid) as pagemap:
+        for found in read_smaps(pid):
+            if found.name in _IGNORED_NAMES or ours[0] <= found.start < ours[1]:
+                continue
+            if found.name in _VDSO_NAMES:
+                vdso_start = min(vdso_start or found.start, found.start)
+                continue
+            _refuse(found)
+            if found.name == b"[heap]":
+                brk = found.end
+            mappings.append(_mapping(pid, found, shared_object, root))
+            if not found.shared:
+                extents += pagemap.own_pages(found.start, found.end)
+    with open(f"/proc/{pid}/auxv", "rb") as file:
+        auxv = file.read()
+    fields: dict[str, object] = {
+        "mappings": mappings,
+        "vdso": vdso_start,
+        "start_code": stat.start_code,
+        "end_code": stat.end_code,
+        "start_data": stat.start_data,
+        "end_data": stat.end_data,
+        "start_brk": stat.start_brk,
+        "brk": brk,
+        "start_stack": stat.start_stack,
+        "arg_start": stat.arg_start,
+        "arg_end": stat.arg_end,
+        "env_start": stat.env_start,
+        "env_end": stat.env_end,
+        "auxv": auxv,
+        "executable": os.readlink(os.fsencode(f"/proc/{pid}/exe")),
+    }
+    return Collected(fields, extents)
+
+
+def _refuse(found: KernelMapping) -> None:
+    for flag in found.flags:
+        if flag in _REFUSED:
+            raise UnsupportedResource(
+                f"the mapping at {found.start:#x} ({os.fsdecode(found.name) or 'anonymous'})"
+                f" {_REFUSED[flag]}, which cannot be saved yet"
+            )
+
+
+def _mapping(
+    pid: int,
+    found: KernelMapping,
+    shared_object: Callable[[int, KernelMapping], int],
+    root: str,
+) -> Mapping:
+    source, path, object_id = Source.ANONYMOUS, b"", 0
+    if found.inode:
+        if found.name.endswith(b" (deleted)") and not _exists(root, found):
+            if not found.shared and not found.name.startswith(b"/memfd:"):
+                raise UnsupportedResource(
+                    f"the mapping at {found.start:#x} shows a deleted file,"
+                    f" {os.fsdecode(found.name)}, which cannot be saved yet"
+                )
+            source, object_id = Source.SHARED, shared_object(pid, found)
+        else:
+            source, path = Source.FILE, found.name
+    return Mapping(
+        start=found.start,
+        end=found.end,
+        protection=found.protection,
+        shared=found.shared,
+        source=source,
+        offset=found.offset,
+        path=path,
+        writable=found.shared and "mw" in found.flags,
+        object=object_id,
+        advice=[advice for flag, advice in _ADVICE if flag in found.flags],
+        grows_down="gd" in found.flags,
+        no_reserve="nr" in found.flags,
+        locked="lo" in found.flags,
+    )
+
+
+def _exists(root: str, found: KernelMapping) -> bool:
+    """Tell whether a name that ends in " (deleted)" is a real file's, not a deleted one's."""
+    try:
+        return os.stat(os.fsencode(root) + found.name).st_ino == found.inode
+    except OSError:
+        return False
+
+
+def check(space: AddressSpace, page_bytes: int) -> None:
+    """Check an address space from an image before anything is made of it."""
+    end = 0
+    for mapping in space.mappings:
+        if mapping.start % PAGE or mapping.end % PAGE or mapping.offset % PAGE:
+            raise ImageError(f"a mapping at {mapping.start:#x} is not made of whole pages")
+        if not end <= mapping.start < mapping.end <= TASK_SIZE:
+            raise ImageError(f"the mapping at {mapping.start:#x} overlaps another, or has no place")
+        end = mapping.end
+    position, length, at = 0, 0, 0
+    for extent in space.extents:
+        if extent.start % PAGE or extent.length % PAGE or extent.length <= 0:
+            raise ImageError(f"the pages at {extent.start:#x} are not whole")
+        if extent.start < position:
+            raise ImageError(f"the pages at {extent.start:#x} are out of order")
+        while at < len(space.mappings) and space.mappings[at].end <= extent.start:
+            at += 1
+        covered = extent.start
+        look = at
+        while look < len(space.mappings) and space.mappings[look].start <= covered < extent.start + extent.length:
+            covered = space.mappings[look].end
+            look += 1
+        if covered < extent.start + extent.length:
+            raise ImageError(f"the pages at {extent.start:#x} belong to no mapping")
+        position = extent.start + extent.length
+        length += extent.length
+    if space.store % PAGE or space.store < 0 or space.store + length > page_bytes:
+        raise ImageError("the pages of a process lie outside the page store")
+    if len(space.auxv) > 1024:
+        raise ImageError("an auxiliary vector in the image is too long")
+
+
+def unmap_all(program: Program, keep: tuple[int, int]) -> None:
+    """Unmap all but the stub's own area."""
+    syscalls.munmap(program, 0x10000, keep[0] - 0x10000)
+    syscalls.munmap(program, keep[1], TASK_SIZE - keep[1])
+
+
+def map_vdso(program: Program, space: AddressSpace) -> None:
+    """Map the kernel's vDSO where the process had it."""
+    if space.vdso:
+        program.call(SYS.ARCH_PRCTL, _ARCH_MAP_VDSO_64, space.vdso)
+
+
+def restore_mappings(
+    program: Program, mappings: Sequence[Mapping], objects: MappingOf[int, int]
+) -> None:
+    """Map everything, writable where pages have to be filled in.
+
+    `objects` gives the descriptor of each shared memory object in the stub.
+    """
+    opened: dict[tuple[bytes, bool], int] = {}
+    for mapping in mappings:
+        flags = MAP_FIXED_NOREPLACE | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
+        protection = mapping.protection
+        if not mapping.shared:
+            protection |= PROT_WRITE
+        if mapping.no_reserve:
+            flags |= MAP_NORESERVE
+        fd = -1
+        match mapping.source:
+            case Source.ANONYMOUS:
+                flags |= MAP_ANONYMOUS
+                if mapping.grows_down:
+                    flags |= MAP_GROWSDOWN | MAP_STACK
+            case Source.SHARED:
+                fd = objects[mapping.object]
+            case Source.FILE:
+                key = (mapping.path, mapping.writable)
+                if key not in opened:
+                    access = os.O_RDWR if mapping.writable else os.O_RDONLY
+                    opened[key] = syscalls.openat2(
+                        program, mapping.path, access | os.O_CLOEXEC | os.O_NONBLOCK
+                    )
+                fd = opened[key]
+        address = syscalls.mmap(
+            program,
+            mapping.start,
+            mapping.end - mapping.start,
+            protection,
+            flags,
+            fd,
+            0 if fd == -1 else mapping.offset,
+        )
+        program.expect(address, mapping.start)
+    for fd in opened.values():
+        syscalls.close(program, fd)
+
+
+def advise(program: Program, mappings: Sequence[Mapping]) -> None:
+    """Give the advice that changes how pages are made; run it before pages are filled in."""
+    for mapping in mappings:
+        for advice in mapping.advice:
+            syscalls.madvise(program, mapping.start, mapping.end - mapping.start, advice)
+
+
+def fill(program: Program, space: AddressSpace, pages: int, base: int) -> None:
+    """Read all pages from the page store, descriptor `pages`, whose offset 0 is at `base`."""
+    vectors = bytearray()
+    length = 0
+    offset = base + space.store
+
+    def read() -> None:
+        nonlocal length, offset
+        if vectors:
+            count = len(vectors) // _IOVEC.size
+            got = syscalls.preadv(program, pages, bytes(vectors), count, offset)
+            program.expect(got, length)
+            offset += length
+            vectors.clear()
+            length = 0
+
+    for extent in space.extents:
+        start, left = extent.start, extent.length
+        while left:
+            if len(vectors) == _IOV_MAX * _IOVEC.size or length >= _LARGEST_READ:
+                read()
+            piece = min(left, _LARGEST_READ - length)
+            vectors += _IOVEC.pack(start, piece)
+            start, left, length = start + piece, left - piece, length + piece
+    read()
+
+
+def protect(program: Program, mappings: Sequence[Mapping], extents: Sequence[Extent]) -> None:
+    """Set the final protections, and lock what was locked."""
+    for mapping in mappings:
+        if not mapping.shared and not mapping.protection & PROT_WRITE:
+            syscalls.mprotect(
+                program, mapping.start, mapping.end - mapping.start, mapping.protection
+            )
+        if mapping.locked:
+            # Pages that were never touched must stay so: lock what is there, and the rest when it
+            # comes. Which of mlock() and MLOCK_ONFAULT it was can't be told.
+            present = sum(
+                min(mapping.end, extent.start + extent.length) - max(mapping.start, extent.start)
+                for extent in extents
+                if extent.start < mapping.end and mapping.start < extent.start + extent.length
+            )
+            whole = present == mapping.end - mapping.start
+            program.call(
+                SYS.MLOCK2,
+                mapping.start,
+                mapping.end - mapping.start,
+                0 if whole else _MLOCK_ONFAULT,
+            )
+
+
+def restore_fields(program: Program, space: AddressSpace) -> None:
+    """Set the fields of the mm and /proc/PID/exe (PR_SET_MM_MAP, prctl(2))."""
+    executable = syscalls.openat2(
+        program, space.executable, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    )
+    auxv = program.address_of(space.auxv)
+    fields = bytearray(
+        _MM_MAP.pack(
+            space.start_code,
+            space.end_code,
+            space.start_data,
+            space.end_data,
+            space.start_brk,
+            space.brk,
+            space.start_stack,
+            space.arg_start,
+            space.arg_end,
+            space.env_start,
+            space.env_end,
+            auxv,
+            len(space.auxv),
+            0,
+        )
+    )
+    at = program.address_of(bytes(fields))
+    program.store(at + _MM_MAP.size - 4, executable)
+    syscalls.prctl(program, _PR_SET_MM, _PR_SET_MM_MAP, at, _MM_MAP.size, 0)
+    syscalls.close(program, executable)

@@ -1,0 +1,136 @@
+"""A process as a whole, and zombies."""
+
+import os
+from collections.abc import Callable
+
+from woodfrog.image.record import Part, Record
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote.program import Program
+from woodfrog.resources.limits import Limit
+from woodfrog.resources.memory import AddressSpace
+from woodfrog.resources.signals import Action
+from woodfrog.resources.threads import Thread
+from woodfrog.resources.timers import IntervalTimer, PosixTimer
+
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
+_PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
+_PR_SET_MDWE, _PR_GET_MDWE = 65, 66
+
+
+class Descriptor(Part, frozen=True, array_like=True):
+    """One slot of the descriptor table: number, the file's id, close-on-exec."""
+
+    number: int
+    file: int
+    cloexec: bool
+
+
+class Lock(Part, frozen=True):
+    """A lock on a file (fcntl(2), flock(2)). `how` is posix, ofd or flock; length 0 is to the end."""
+
+    how: str
+    descriptor: int
+    write: bool
+    start: int
+    length: int
+
+
+class Zombie(Record, frozen=True, tag="zombie"):
+    """A process that has ended and that nobody has waited for. `status` is as wait(2) gives it."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    name: bytes
+    status: int
+
+
+class Process(Record, frozen=True, tag="process"):
+    """A process; all ids are those of the container. Parent 0: `exec` brought it in."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    stopped_by: int
+    directory: bytes
+    root: bytes
+    umask: int
+    personality: int
+    oom_score_adj: int
+    dumpable: int
+    child_subreaper: bool
+    thp_disable: bool
+    mdwe: int
+    foreground_group: int
+    memory: AddressSpace
+    descriptors: list[Descriptor]
+    locks: list[Lock]
+    actions: list[Action]
+    pending: list[bytes]
+    interval_timers: list[IntervalTimer]
+    posix_timers: list[PosixTimer]
+    limits: list[Limit]
+    threads: list[Thread]
+
+
+def ask(program: Program) -> Callable[[], dict[str, object]]:
+    """Add the calls that tell of a process what /proc doesn't."""
+    subreaper = bytearray(4)
+    dumpable = syscalls.prctl(program, _PR_GET_DUMPABLE)
+    syscalls.prctl(program, _PR_GET_CHILD_SUBREAPER, subreaper)
+    thp = program.may_fail(syscalls.prctl(program, _PR_GET_THP_DISABLE))
+    mdwe = program.may_fail(syscalls.prctl(program, _PR_GET_MDWE))
+
+    def answered() -> dict[str, object]:
+        return {
+            "dumpable": program[dumpable],
+            "child_subreaper": any(subreaper),
+            "thp_disable": program[thp] == 1,
+            "mdwe": max(0, program[mdwe]),
+        }
+
+    return answered
+
+
+def read_personality(path: str) -> int:
+    """Read /proc/PID/personality."""
+    with open(f"{path}/personality", encoding="ascii") as file:
+        return int(file.read(), 16)
+
+
+def read_oom_score_adj(path: str) -> int:
+    """Read /proc/PID/oom_score_adj."""
+    with open(f"{path}/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
+
+
+def restore_directories(program: Program, process: Process) -> None:
+    """Go to the working directory, and to the root if that is not the container's."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    directory = syscalls.openat2(program, process.directory, flags)
+    if process.root != b"/":
+        program.call(SYS.CHROOT, process.root)
+    program.call(SYS.FCHDIR, directory)
+    syscalls.close(program, directory)
+    program.call(SYS.UMASK, process.umask)
+
+
+def restore_attributes(program: Program, process: Process) -> None:
+    """Set what doesn't depend on who the process is."""
+    if process.child_subreaper:
+        syscalls.prctl(program, _PR_SET_CHILD_SUBREAPER, 1)
+    if process.thp_disable:
+        syscalls.prctl(program, _PR_SET_THP_DISABLE, 1)
+
+
+def restore_last(program: Program, process: Process) -> None:
+    """Set what forbids or changes things for the calls before."""
+    program.call(SYS.PERSONALITY, process.personality)
+    if process.mdwe:
+        syscalls.prctl(program, _PR_SET_MDWE, process.mdwe)
+    # A change of ids resets it; 2 (suidsafe) can only be had by such a change.
+    syscalls.prctl(program, _PR_SET_DUMPABLE, 1 if process.dumpable == 1 else 0)

@@ -1,0 +1,71 @@
+"""How a thread is scheduled: policy, nice, real-time parameters, affinity, I/O priority."""
+
+import os
+import struct
+
+from woodfrog.image.record import Part
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+
+# struct sched_attr up to sched_period (SCHED_ATTR_SIZE_VER0).
+_ATTRIBUTES = struct.Struct("<IIQiI3Q")
+_IOPRIO_WHO_PROCESS = 1
+
+
+class Scheduling(Part, frozen=True):
+    """sched_getattr(2), sched_getaffinity(2) and ioprio_get(2) of one thread."""
+
+    policy: int
+    flags: int
+    nice: int
+    priority: int
+    runtime: int
+    deadline: int
+    period: int
+    affinity: list[int]
+    io_priority: int
+
+
+def collect(pid: int) -> Scheduling:
+    """Read how a thread is scheduled, by its id as we see it."""
+    attributes = bytearray(_ATTRIBUTES.size)
+    HERE.call(SYS.SCHED_GETATTR, pid, attributes, len(attributes), 0)
+    _, policy, flags, nice, priority, runtime, deadline, period = _ATTRIBUTES.unpack(attributes)
+    return Scheduling(
+        policy=policy,
+        flags=flags,
+        nice=nice,
+        priority=priority,
+        runtime=runtime,
+        deadline=deadline,
+        period=period,
+        affinity=sorted(os.sched_getaffinity(pid)),
+        io_priority=HERE.call(SYS.IOPRIO_GET, _IOPRIO_WHO_PROCESS, pid),
+    )
+
+
+def restore(pid: int, recorded: Scheduling, default: Scheduling) -> None:
+    """Schedule a thread as recorded where it differs from `default`, as this machine allows.
+
+    CPUs that this machine or the container's cpuset lacks are left out; if none is left, the thread
+    runs on all.
+    """
+    if recorded.affinity != default.affinity:
+        allowed = set(recorded.affinity) & set(default.affinity)
+        if allowed:
+            os.sched_setaffinity(pid, allowed)
+    if recorded.io_priority != default.io_priority:
+        HERE.call(SYS.IOPRIO_SET, _IOPRIO_WHO_PROCESS, pid, recorded.io_priority)
+    ours = (recorded.policy, recorded.flags, recorded.nice, recorded.priority)
+    if ours != (default.policy, default.flags, default.nice, default.priority):
+        attributes = _ATTRIBUTES.pack(
+            _ATTRIBUTES.size,
+            recorded.policy,
+            recorded.flags,
+            recorded.nice,
+            recorded.priority,
+            recorded.runtime,
+            recorded.deadline,
+            recorded.period,
+        )
+        HERE.call(SYS.SCHED_SETATTR, pid, attributes, 0)

@@ -1,0 +1,96 @@
+"""Signal actions of a process, and queued signals with their siginfo."""
+
+import struct
+from collections.abc import Callable
+
+from woodfrog.image.record import Part
+from woodfrog.kernel import ptrace, syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote.program import Program
+
+SIGKILL, SIGCHLD, SIGCONT, SIGSTOP = 9, 17, 18, 19
+SIGNALS = range(1, 65)
+UNCATCHABLE = (SIGKILL, SIGSTOP)
+
+_ACTION = struct.Struct("<4Q")
+_SIGINFO_BYTES = 128
+
+
+class Action(Part, frozen=True):
+    """What a signal does, as struct kernel_sigaction has it. Signals at their default have none."""
+
+    signal: int
+    handler: int
+    flags: int
+    restorer: int
+    mask: int
+
+
+def ask(program: Program) -> Callable[[], list[Action]]:
+    """Add the calls that tell all signal actions."""
+    answers = {
+        signal: bytearray(_ACTION.size) for signal in SIGNALS if signal not in UNCATCHABLE
+    }
+    for signal, answer in answers.items():
+        syscalls.rt_sigaction(program, signal, None, answer)
+
+    def answered() -> list[Action]:
+        found = []
+        for signal, answer in answers.items():
+            handler, flags, restorer, mask = _ACTION.unpack(answer)
+            if handler or flags:
+                found.append(
+                    Action(
+                        signal=signal, handler=handler, flags=flags, restorer=restorer, mask=mask
+                    )
+                )
+        return found
+
+    return answered
+
+
+def forget_children(program: Program) -> None:
+    """Drop the SIGCHLDs that were queued while the tree was built (a default action does that)."""
+    syscalls.rt_sigaction(program, SIGCHLD, bytes(_ACTION.size), None)
+
+
+def restore_actions(program: Program, actions: list[Action], *, skip: int) -> None:
+    """Set all actions but that of signal `skip`; what isn't recorded gets its default."""
+    known = {action.signal: action for action in actions}
+    for signal in SIGNALS:
+        if signal in UNCATCHABLE or signal == skip:
+            continue
+        syscalls.rt_sigaction(program, signal, packed(known.get(signal)), None)
+
+
+def packed(action: Action | None) -> bytes:
+    """Return struct kernel_sigaction."""
+    if action is None:
+        return bytes(_ACTION.size)
+    return _ACTION.pack(action.handler, action.flags, action.restorer, action.mask)
+
+
+def collect_pending(pid: int, *, shared: bool) -> list[bytes]:
+    """Read the queued signals of a held task, or of its process, oldest first."""
+    return ptrace.pending_signals(pid, shared=shared)
+
+
+def restore_pending(program: Program, process: int, thread: int | None, queue: list[bytes]) -> None:
+    """Queue signals to a thread, or with None to the process; run it in that thread.
+
+    A process may send itself any siginfo (rt_sigqueueinfo(2)); the kernel checks the rest.
+    """
+    for info in queue:
+        signal = struct.unpack_from("<i", info)[0]
+        if thread is None:
+            program.call(SYS.RT_SIGQUEUEINFO, process, signal, info)
+        else:
+            program.call(SYS.RT_TGSIGQUEUEINFO, process, thread, signal, info)
+
+
+def check_pending(queue: list[bytes]) -> bool:
+    """Tell whether queued signals from an image are well-formed."""
+    return all(
+        len(info) == _SIGINFO_BYTES and struct.unpack_from("<i", info)[0] in SIGNALS
+        for info in queue
+    )

@@ -1,0 +1,176 @@
+"""One thread: registers, XSAVE state, mask, and what it told the kernel about itself."""
+
+import ctypes
+import struct
+from collections.abc import Callable
+
+from woodfrog.errors import ImageError
+from woodfrog.image.record import Part
+from woodfrog.kernel import ptrace, syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.ptrace import Registers
+from woodfrog.remote.program import Program
+from woodfrog.resources.credentials import Credentials
+from woodfrog.resources.interrupted_calls import InterruptedCall
+from woodfrog.resources.scheduling import Scheduling
+from woodfrog.resources.seccomp_filters import Filter
+from woodfrog.resources import credentials as credentials_of
+
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_NAME = 1, 2, 15
+_PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK, _PR_GET_TID_ADDRESS = 29, 30, 40
+_ARCH_GET_XCOMP_PERM, _ARCH_REQ_XCOMP_PERM = 0x1022, 0x1023
+_XFEATURE_AMX = 18
+_STACK = struct.Struct("<QixxxxQ")
+_XSTATE_HEADER_AT, _XSTATE_LEAST = 512, 576
+_XSTATE_LARGEST = 1 << 16
+
+
+class RobustList(Part, frozen=True):
+    """set_robust_list(2)."""
+
+    head: int
+    length: int
+
+
+class RseqArea(Part, frozen=True):
+    """rseq(2): address 0 means that there is none."""
+
+    address: int
+    size: int
+    signature: int
+
+
+class Thread(Part, frozen=True):
+    """One thread, as it goes on. `xstate` is the XSAVE area without the zeros at its end."""
+
+    tid: int
+    name: bytes
+    registers: bytes
+    xstate: bytes
+    amx: bool
+    mask: int
+    pending: list[bytes]
+    alternate_stack: bytes
+    tid_address: int
+    robust_list: RobustList
+    rseq: RseqArea
+    pdeath_signal: int
+    timer_slack: int
+    credentials: Credentials
+    scheduling: Scheduling
+    seccomp: int
+    filters: list[Filter]
+    call: InterruptedCall | None
+
+
+class Answers:
+    """What a program tells of one thread."""
+
+    def __init__(self, program: Program, status: dict[str, str]) -> None:
+        self._program = program
+        self._stack = bytearray(_STACK.size)
+        self._tid_address = bytearray(8)
+        self._pdeath = bytearray(4)
+        self._xcomp = bytearray(8)
+        syscalls.sigaltstack(program, None, self._stack)
+        syscalls.prctl(program, _PR_GET_TID_ADDRESS, self._tid_address)
+        syscalls.prctl(program, _PR_GET_PDEATHSIG, self._pdeath)
+        self._slack = syscalls.prctl(program, _PR_GET_TIMERSLACK)
+        program.may_fail(program.call(SYS.ARCH_PRCTL, _ARCH_GET_XCOMP_PERM, self._xcomp))
+        self._credentials: Callable[[], Credentials] = credentials_of.ask(program, status)
+
+    def fields(self) -> dict[str, object]:
+        """Return the record's fields, once the program has run."""
+        return {
+            "alternate_stack": bytes(self._stack),
+            "tid_address": int.from_bytes(self._tid_address, "little"),
+            "pdeath_signal": int.from_bytes(self._pdeath, "little"),
+            "timer_slack": self._program[self._slack],
+            "amx": bool(int.from_bytes(self._xcomp, "little") >> _XFEATURE_AMX & 1),
+            "credentials": self._credentials(),
+        }
+
+
+def robust_list(pid: int) -> RobustList:
+    """Read a thread's robust list, by its id as we see it."""
+    head, length = bytearray(8), bytearray(8)
+    HERE.call(SYS.GET_ROBUST_LIST, pid, head, length)
+    return RobustList(
+        head=int.from_bytes(head, "little"), length=int.from_bytes(length, "little")
+    )
+
+
+def rseq_area(pid: int) -> RseqArea:
+    """Read a held thread's rseq registration."""
+    found = ptrace.rseq(pid)
+    return RseqArea(address=found.address, size=found.size, signature=found.signature)
+
+
+def packed_registers(registers: Registers) -> bytes:
+    """Return the registers as struct user_regs_struct."""
+    return bytes(registers)
+
+
+def unpacked_registers(thread: Thread) -> Registers:
+    """Return a thread's registers from an image, with nothing in them that only a kernel may set."""
+    if len(thread.registers) != ctypes.sizeof(Registers):
+        raise ImageError(f"the registers of thread {thread.tid} are incomplete")
+    return Registers.from_buffer_copy(thread.registers)
+
+
+def check(thread: Thread) -> None:
+    """Check a thread from an image before anything is made of it."""
+    unpacked_registers(thread)
+    if not _XSTATE_LEAST <= len(thread.xstate) <= _XSTATE_LARGEST:
+        raise ImageError(f"the XSAVE state of thread {thread.tid} has an impossible size")
+    if len(thread.alternate_stack) != _STACK.size or len(thread.name) > 15:
+        raise ImageError(f"thread {thread.tid} has an impossible stack or name")
+
+
+def components(xstate: bytes) -> int:
+    """Return the mask of state components in use (XSTATE_BV)."""
+    return int(struct.unpack_from("<Q", xstate, _XSTATE_HEADER_AT)[0])
+
+
+def restore(program: Program, thread: Thread) -> None:
+    """Tell the kernel what the thread had told it; run it in that thread."""
+    syscalls.prctl(program, _PR_SET_NAME, thread.name)
+    program.call(SYS.SET_TID_ADDRESS, thread.tid_address)
+    if thread.robust_list.head:
+        program.call(SYS.SET_ROBUST_LIST, thread.robust_list.head, thread.robust_list.length)
+    stack, flags, size = _STACK.unpack(thread.alternate_stack)
+    on_stack, disable = 1, 2
+    if not flags & disable:
+        stack_now = _STACK.pack(stack, flags & ~on_stack, size)
+        syscalls.sigaltstack(program, stack_now, None)
+    if thread.timer_slack:
+        syscalls.prctl(program, _PR_SET_TIMERSLACK, thread.timer_slack)
+    if thread.amx:
+        # Asked for once by any thread, it holds for the whole process.
+        program.call(SYS.ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_AMX)
+
+
+def register_rseq(program: Program, thread: Thread) -> None:
+    """Register the rseq area; the kernel writes to it from then on."""
+    if thread.rseq.address:
+        program.call(
+            SYS.RSEQ, thread.rseq.address, thread.rseq.size, 0, thread.rseq.signature
+        )
+
+
+def restore_pdeath_signal(program: Program, thread: Thread) -> None:
+    """Set the signal for the parent's death, which a change of ids resets."""
+    syscalls.prctl(program, _PR_SET_PDEATHSIG, thread.pdeath_signal)
+
+
+def set_state(pid: int, thread: Thread) -> None:
+    """Set a held task's XSAVE state."""
+    size = len(ptrace.xstate(pid))
+    state = thread.xstate
+    if len(state) > size:
+        raise ImageError(
+            f"thread {thread.tid} uses registers that this CPU lacks"
+            f" ({len(state)} bytes of state, {size} here)"
+        )
+    ptrace.set_xstate(pid, state.ljust(size, b"\0"))

@@ -1,0 +1,150 @@
+"""Interval timers (setitimer(2)) and POSIX timers (timer_create(2)) of a process."""
+
+import re
+import struct
+from collections.abc import Callable, Mapping
+
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.image.record import Part
+from woodfrog.kernel import features, syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote.program import Program
+
+_ITIMERVAL = struct.Struct("<4q")
+_ITIMERSPEC = struct.Struct("<4q")
+_INTERVAL_TIMERS = (0, 1, 2)  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
+_SIGEV_SIGNAL, _SIGEV_NONE, _SIGEV_THREAD_ID = 0, 1, 4
+_PR_TIMER_CREATE_RESTORE_IDS = 77
+# Without PR_TIMER_CREATE_RESTORE_IDS a timer gets its id by making and deleting those before it.
+_HIGHEST_ID = 100_000
+
+_ENTRY = re.compile(
+    r"ID: (-?\d+)\nsignal: (\d+)/([0-9a-f]+)\nnotify: (\w+)/(pid|tid)\.(-?\d+)\nClockID: (-?\d+)"
+)
+
+
+class IntervalTimer(Part, frozen=True):
+    """One armed timer of setitimer(2), in microseconds."""
+
+    which: int
+    interval_us: int
+    left_us: int
+
+
+class PosixTimer(Part, frozen=True):
+    """One timer of timer_create(2); times in nanoseconds, `thread` 0 if it signals the process."""
+
+    timer: int
+    clock: int
+    signal: int
+    value: int
+    notify: int
+    thread: int
+    interval_ns: int
+    left_ns: int
+
+
+def ask_interval_timers(program: Program) -> Callable[[], list[IntervalTimer]]:
+    """Add the calls that tell the interval timers."""
+    answers = [bytearray(_ITIMERVAL.size) for _ in _INTERVAL_TIMERS]
+    for which, answer in zip(_INTERVAL_TIMERS, answers, strict=True):
+        program.call(SYS.GETITIMER, which, answer)
+
+    def answered() -> list[IntervalTimer]:
+        found = []
+        for which, answer in zip(_INTERVAL_TIMERS, answers, strict=True):
+            interval_s, interval_us, left_s, left_us = _ITIMERVAL.unpack(answer)
+            left = left_s * 1_000_000 + left_us
+            if left:
+                interval = interval_s * 1_000_000 + interval_us
+                found.append(IntervalTimer(which=which, interval_us=interval, left_us=left))
+        return found
+
+    return answered
+
+
+def ask_posix_timers(
+    program: Program, path: str, threads: Mapping[int, int]
+) -> Callable[[], list[PosixTimer]]:
+    """Add the calls that tell the POSIX timers of the process whose directory in /proc is `path`.
+
+    `threads` leads from the ids of its threads as we see them to those that it sees.
+    """
+    try:
+        with open(f"{path}/timers", encoding="ascii") as file:
+            text = file.read()
+    except FileNotFoundError:
+        raise UnsupportedResource(
+            "this kernel does not tell POSIX timers (CONFIG_CHECKPOINT_RESTORE is off)"
+        ) from None
+    entries = _ENTRY.findall(text)
+    answers = [bytearray(_ITIMERSPEC.size) for _ in entries]
+    for entry, answer in zip(entries, answers, strict=True):
+        program.call(SYS.TIMER_GETTIME, int(entry[0]), answer)
+
+    def answered() -> list[PosixTimer]:
+        found = []
+        for entry, answer in zip(entries, answers, strict=True):
+            timer, signal, value, how, target, target_id, clock = entry
+            notify = {"signal": _SIGEV_SIGNAL, "none": _SIGEV_NONE}.get(how, 2)
+            thread = 0
+            if target == "tid":
+                notify |= _SIGEV_THREAD_ID
+                thread = threads.get(int(target_id), 0)
+            interval_s, interval_ns, left_s, left_ns = _ITIMERSPEC.unpack(answer)
+            found.append(
+                PosixTimer(
+                    timer=int(timer),
+                    clock=int(clock),
+                    signal=int(signal),
+                    value=int(value, 16),
+                    notify=notify,
+                    thread=thread,
+                    interval_ns=interval_s * 1_000_000_000 + interval_ns,
+                    left_ns=left_s * 1_000_000_000 + left_ns,
+                )
+            )
+        found.sort(key=lambda one: one.timer)
+        return found
+
+    return answered
+
+
+def create_posix_timers(program: Program, timers: list[PosixTimer]) -> None:
+    """Make the timers, not armed yet, under the ids that the program knows."""
+    if not timers:
+        return
+    if timers[-1].timer > _HIGHEST_ID:
+        raise ImageError(f"a POSIX timer has the id {timers[-1].timer}, which is out of reach")
+    restores_ids = features.timer_restore_ids()
+    if restores_ids:
+        syscalls.prctl(program, _PR_TIMER_CREATE_RESTORE_IDS, 1)
+    next_id = 0
+    for timer in timers:
+        event = struct.pack(
+            "<Qiii", timer.value, timer.signal, timer.notify, timer.thread
+        ).ljust(64, b"\0")
+        wanted = struct.pack("<i", timer.timer)
+        if not restores_ids:
+            for passed in range(next_id, timer.timer):
+                program.call(SYS.TIMER_CREATE, 0, struct.pack("<Qii", 0, 0, _SIGEV_NONE).ljust(64, b"\0"), bytearray(4))
+                program.call(SYS.TIMER_DELETE, passed)
+        program.call(SYS.TIMER_CREATE, timer.clock, event, bytearray(wanted))
+        next_id = timer.timer + 1
+    if restores_ids:
+        syscalls.prctl(program, _PR_TIMER_CREATE_RESTORE_IDS, 0)
+
+
+def arm(program: Program, intervals: list[IntervalTimer], timers: list[PosixTimer]) -> None:
+    """Start all timers with the time that was left."""
+    for interval in intervals:
+        value = _ITIMERVAL.pack(
+            *divmod(interval.interval_us, 1_000_000), *divmod(interval.left_us, 1_000_000)
+        )
+        program.call(SYS.SETITIMER, interval.which, value, 0)
+    for timer in timers:
+        if timer.left_ns:
+            value = _ITIMERSPEC.pack(
+                *divmod(timer.interval_ns, 1_000_000_000), *divmod(timer.left_ns, 1_000_000_000)
+            )
+            program.call(SYS.TIMER_SETTIME, timer.timer, 0, value, 0)
