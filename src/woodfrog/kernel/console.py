@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -59,10 +60,16 @@ def set_raw(terminal: int) -> list[Any]:
     raw[2] = raw[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
     raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
     raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
-    termios.tcsetattr(terminal, termios.TCSADRAIN, raw)
+    set_attributes(terminal, raw)
     return before
 
 
 def set_attributes(terminal: int, attributes: list[Any]) -> None:
-    """Set the attributes that `set_raw` returned."""
-    termios.tcsetattr(terminal, termios.TCSADRAIN, attributes)
+    """Set the attributes of a terminal, in the form that `set_raw` returns."""
+    while True:
+        try:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, attributes)
+            return
+        except termios.error as error:
+            if error.args[0] != errno.EINTR:
+                raise OSError(*error.args) from None

@@ -9,7 +9,12 @@ from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import netdevice
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.process import PR_SET_DUMPABLE, join_new_session_keyring, prctl
+from woodfrog.kernel.process import (
+    PR_SET_DUMPABLE,
+    close_on_exec_from,
+    join_new_session_keyring,
+    prctl,
+)
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import hooks, mounts, process, rootfs, spec
 
@@ -36,7 +41,6 @@ class Plan:
         self.preserved = 0
         self.overlay: tuple[str, str] | None = None  # lower directory, scratch directory
         self.seccomp: tuple[bytes, int] | None = None
-        self.volumes: list[tuple[str, str]] = []
 
 
 def run(plan: Plan, channel: Channel) -> NoReturn:
@@ -56,6 +60,8 @@ def run(plan: Plan, channel: Channel) -> NoReturn:
 def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     # Until exec nobody in the container may look into this process, which still knows the host.
     prctl(HERE, PR_SET_DUMPABLE, 0)
+    # Whatever turns this process into something else, what we inherited or opened ends there.
+    close_on_exec_from(HERE, 3 + plan.preserved)
     os.setsid()
     if channel.receive() is None:  # the outside half has put us into our cgroups
         os._exit(1)
