@@ -4,25 +4,24 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-static struct sockaddr_un names[4] = {{AF_UNIX, "listener"}, {AF_UNIX, "\0abstract\0name"}, {AF_UNIX, "/tmp/listener"}, {AF_UNIX, "box"}};
+static struct sockaddr_un names[4] = {{AF_UNIX, "/work/listener"}, {AF_UNIX, "\0abstract\0name"}, {AF_UNIX, "/tmp/listener"}, {AF_UNIX, "/work/box"}};
 static const socklen_t sizes[4] = {sizeof names[0], offsetof(struct sockaddr_un, sun_path) + 14, sizeof names[0], sizeof names[0]};
 
 int main(void) {
 	int sockets[4], boxed;
 	char found[32] = "";
-	must(chdir(in_work("")));
 	for (int i = 0; i < 4; i++) {
 		sockets[i] = must(socket(AF_UNIX, (i == 3 ? SOCK_DGRAM : i == 2 ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_NONBLOCK, 0));
 		must(bind(sockets[i], (struct sockaddr *)&names[i], sizes[i]));
 		if (i < 3)
 			must(listen(sockets[i], 5));
 	}
-	must(chmod("listener", 0707));
+	must(chmod("/work/listener", 0707));
 	boxed = must(socket(AF_UNIX, SOCK_DGRAM, 0));
 	must(sendto(boxed, "a letter", 8, 0, (struct sockaddr *)&names[3], sizes[3]));
 
 	freeze_here();
-	spoil(unlink("listener"););
+	spoil(unlink("/work/listener"););
 
 	for (int i = 0; i < 3; i++) {
 		struct sockaddr_un name = {0};
@@ -44,7 +43,7 @@ int main(void) {
 		same("the listener's pid", getpid(), peer.pid);
 	}
 	struct stat stat_;
-	expect(stat("listener", &stat_) == 0 && (stat_.st_mode & 0777) == 0707, "the socket file has another mode");
+	expect(stat("/work/listener", &stat_) == 0 && (stat_.st_mode & 0777) == 0707, "the socket file has another mode");
 	same("the letter", 8, recv(sockets[3], found, 32, 0));
 	expect(!memcmp(found, "a letter", 8), "it says %.8s", found);
 	must(sendto(boxed, "another", 7, 0, (struct sockaddr *)&names[3], sizes[3]));

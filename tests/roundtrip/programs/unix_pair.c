@@ -14,7 +14,7 @@ int main(int count, char **arguments) {
 	must(socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, pair));
 	must(socketpair(AF_UNIX, type | SOCK_NONBLOCK, 0, closed));
 	must(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){77, 500000}, sizeof(struct timeval)));
-	must(setsockopt(pair[1], SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int)));
+	must(setsockopt(closed[0], SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int)));
 	must(setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &(int){100000}, sizeof(int)));
 	for (int i = 0; i < 4; i++)
 		must(send(pair[1], told[i], strlen(told[i]), 0));
@@ -60,6 +60,9 @@ int main(int count, char **arguments) {
 	size = sizeof limit;
 	must(getsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &limit, &size));
 	expect(limit.tv_sec == 77 && limit.tv_usec == 500000, "SO_RCVTIMEO is %ld.%06ld", limit.tv_sec, limit.tv_usec);
+	size = sizeof value;
+	must(getsockopt(closed[0], SOL_SOCKET, SO_PASSCRED, &value, &size));
+	same("SO_PASSCRED", 1, value);
 	size = sizeof peer;
 	must(getsockopt(pair[0], SOL_SOCKET, SO_PEERCRED, &peer_after, &size));
 	expect(!memcmp(&peer, &peer_after, sizeof peer), "peer was %d %d, is %d %d", peer.pid, peer.uid, peer_after.pid, peer_after.uid);
