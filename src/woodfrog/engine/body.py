@@ -15,6 +15,7 @@ from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import memory, process, seccomp_filters, signals, threads, timers
+from woodfrog.resources.files.base import DescriptorTable
 from woodfrog.resources.process import Process
 
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
@@ -54,6 +55,7 @@ class Body:
         memory.restore_mappings(program, space.mappings, making.objects)
         memory.advise(program, space.mappings)
         memory.fill(program, space, pages, base)
+        memory.install_guards(program, space)
         memory.protect(program, space.mappings, space.extents)
         memory.restore_fields(program, space)
         process.restore_directories(program, record)
@@ -67,6 +69,7 @@ class Body:
         assert self._running is not None
         with while_(f"making the memory of {self.name}"):
             self.stub.finish(self._running)
+            memory.write_core_dump_filter(self.stub.pid, self.record.memory.core_dump_filter)
         self._running = None
 
     def make_threads(self) -> None:
@@ -187,7 +190,10 @@ def connect_files(plan: Plan, bodies: Mapping[int, Body]) -> None:
         numbers: dict[int, int] = {}
         for descriptor in body.record.descriptors:
             numbers.setdefault(descriptor.file, descriptor.number)
-        table = {descriptor.number: descriptor.file for descriptor in body.record.descriptors}
+        table = DescriptorTable(
+            {descriptor.number: descriptor.file for descriptor in body.record.descriptors},
+            frozenset(d.number for d in body.record.descriptors if d.cloexec),
+        )
         for file, number in numbers.items():
             if file not in done:
                 done.add(file)

@@ -45,6 +45,7 @@ class Container:
     id: str
     config: bytes
     spec_hostname: str
+    spec_domainname: str = ""
     tmpfs: tuple[str, ...]
     exec_pids: tuple[int, ...] = ()
 
@@ -177,6 +178,8 @@ def _container_record(
         config=container.config,
         hostname=namespaces.hostname(init),
         spec_hostname=container.spec_hostname.encode(),
+        domainname=namespaces.domainname(init),
+        spec_domainname=container.spec_domainname.encode(),
         vdso_digest=xxhash.xxh3_128_digest(vdso.image),
         monotonic_ns=monotonic,
         boottime_ns=boottime,

@@ -120,15 +120,15 @@ def _collect(
             scratch.run(program, task.tracee)
             answers.append(answer)
         told = [answer.fields() for answer in answers]
+
+        def shared_object(pid: int, mapping: KernelMapping) -> int:
+            return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
+
+        root = f"/proc/{world.init}/root"
+        space = memory.collect(held.pid, stat, scratch.range, shared_object, root)
     fields["threads"] = [
         _thread(held, task, answer, now) for task, answer in zip(held.tasks, told, strict=True)
     ]
-
-    def shared_object(pid: int, mapping: KernelMapping) -> int:
-        return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
-
-    root = f"/proc/{world.init}/root"
-    space = memory.collect(held.pid, stat, (0, 0), shared_object, root)
     fields.update(
         pid=held.namespace_pid,
         parent=world.identify(stat.parent),

@@ -1,6 +1,7 @@
 """All open files of a held container: each description once, however many descriptors name it."""
 
 import os
+import struct
 from collections import defaultdict
 
 import msgspec
@@ -13,7 +14,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.remote.hold import Held, HeldProcess
 from woodfrog.resources.files import KINDS
 from woodfrog.resources.files.base import FileRecord, OpenFile
-from woodfrog.resources.files.epoll import Epoll, Watch, parse_watches
+from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches
 from woodfrog.resources.process import Descriptor, Lock
 
 _KCMP_FILE = 0
@@ -81,15 +82,12 @@ class Files:
 
     def _watches(self, file: OpenFile) -> list[Watch]:
         watches = []
-        for number, events, data in parse_watches(file.lines):
-            for pid, _ in file.holders:
-                found = next((f for n, f, _ in self._tables[pid] if n == number), None)
-                if found is not None:
-                    break
-            else:
+        for number, events, data, inode in parse_watches(file.lines):
+            found = self._watched(file, number, inode)
+            if found is None:
                 raise UnsupportedResource(
-                    f"is an epoll that watches descriptor {number}, which has been closed;"
-                    " it cannot be saved yet"
+                    f"is an epoll that watches what was descriptor {number},"
+                    " which no process of the container has any more; it cannot be saved yet"
                 )
             watches.append(
                 Watch(
@@ -97,6 +95,19 @@ class Files:
                 )
             )
         return watches
+
+    def _watched(self, epoll: OpenFile, number: int, inode: int) -> OpenFile | None:
+        """Find the file that an epoll watches under a number, which may have been closed since."""
+        pid, fd = epoll.holders[0]
+        slot = struct.pack("<3I", fd, number, 0)
+        candidates = [one for n, one, _ in self._tables[pid] if n == number]
+        candidates += [one for one in self.files if one not in candidates]
+        for one in candidates:
+            if one.inode in (inode, 0):
+                holder, descriptor = one.holders[0]
+                if HERE.call(SYS.KCMP, holder, pid, KCMP_EPOLL_TFD, descriptor, slot) == 0:
+                    return one
+        return None
 
     def descriptors(self, process: HeldProcess) -> list[Descriptor]:
         """Return a process's descriptor table."""

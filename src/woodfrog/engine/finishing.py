@@ -18,6 +18,7 @@ from woodfrog.resources import (
     credentials,
     interrupted_calls,
     limits,
+    memory,
     process,
     scheduling,
     seccomp_filters,
@@ -59,6 +60,7 @@ def restore_limits(body: Body, bounds: Bounds, default: scheduling.Scheduling) -
             scheduling.restore(task.pid, thread.scheduling, default)
             program = task.program()
             if task is body.stub:
+                memory.lock_future(program, record.memory)
                 limits.restore(program, record.limits, present, bounds.rlimits)
             seccomp_filters.restore(
                 program, thread.seccomp, thread.filters, inherited=inherited
@@ -105,6 +107,8 @@ class Release:
             instruction, SYS.RT_SIGACTION, _SIGTRAP, self._put(action), 0, 8
         )
         for task, thread in zip(body.tasks, body.record.threads, strict=True):
+            if threads.uses_tiles(thread):
+                task.expand_state()
             self._registers.append(self._arm_call(task, thread, instruction))
         body.stub.call_at(
             instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096
@@ -161,7 +165,8 @@ class Release:
                     raise StubError(f"process {task.pid} ended before it was let go: {status}")
                 ptrace.resume(task.pid)
                 status = ptrace.wait(task.pid)
-            threads.set_state(task.pid, thread)
+            with while_(f"restoring the registers of thread {thread.tid} of {body.name}"):
+                threads.set_state(task.pid, thread)
             ptrace.set_registers(task.pid, registers)
             ptrace.set_signal_mask(task.pid, thread.mask)
 

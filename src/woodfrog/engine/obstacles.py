@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import UnsupportedResource, while_
 
 
 class Obstacles:
@@ -16,7 +16,8 @@ class Obstacles:
     def at(self, what: str) -> Iterator[None]:
         """Note a refusal inside, name the thing, and go on."""
         try:
-            yield
+            with while_(f"looking at {what}"):
+                yield
         except UnsupportedResource as error:
             self._found.append((f"{what}: {error}", error.hint))
 

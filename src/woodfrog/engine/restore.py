@@ -21,6 +21,7 @@ from woodfrog.resources import namespaces, scheduling, tmpfs
 __all__ = ["Bounds", "restore"]
 
 _STUB_BYTES = 32 << 20
+_CAP_MKNOD = 27
 
 
 def _nothing() -> None:
@@ -117,12 +118,17 @@ def _restore(
     root, store = root_stub.make(
         init, place.start, _STUB_BYTES, vdso, high=high, pages=pages, time_offsets=offsets
     )
-    root_stub.set_hostname(
-        init, container.hostname, container.spec_hostname, "uts" in bounds.new_namespaces
-    )
+    if "uts" in bounds.new_namespaces:
+        root_stub.set_names(init, container)
     for files in plan.tmpfs:
         if files.destination in bounds.tmpfs:
-            tmpfs.restore(init, files, pages, base)
+            tmpfs.restore(
+                init,
+                files,
+                pages,
+                base,
+                may_make_devices=bool(bounds.bounding >> _CAP_MKNOD & 1),
+            )
     mark("root")
 
     # FILES

@@ -12,6 +12,7 @@ from woodfrog.remote import descriptors, stub
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
+from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources import namespaces
 
 _RLIMIT_NOFILE = 7
@@ -135,10 +136,12 @@ def settle(pid: int, base: int, size: int, vdso: Vdso) -> Stub:
     return made
 
 
-def set_hostname(init: int, recorded: bytes, recorded_spec: bytes, new_namespace: bool) -> None:
-    """Give the container the host name that the program had chosen, if it had."""
-    if new_namespace and recorded != recorded_spec:
-        namespaces.set_hostname(init, recorded)
+def set_names(init: int, container: ContainerRecord) -> None:
+    """Give the container the host and domain name that a program had chosen, if one had."""
+    if container.hostname != container.spec_hostname:
+        namespaces.set_hostname(init, container.hostname)
+    if container.domainname != (container.spec_domainname or b"(none)"):
+        namespaces.set_domainname(init, container.domainname)
 
 
 def end(init: int) -> None:

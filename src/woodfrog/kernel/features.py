@@ -8,11 +8,11 @@ import os
 from functools import cache
 
 PAGEMAP_SCAN = "pagemap_scan"  # Linux 6.7
+PAGEMAP_GUARD = "pagemap_guard"  # Linux 6.16: PAGEMAP_SCAN tells guard regions
 TIMER_RESTORE_IDS = "timer_restore_ids"  # Linux 6.15
 EVENTFD_SEMAPHORE = "eventfd_semaphore"  # Linux 6.5: fdinfo tells
-MEMBARRIER_REGISTRATIONS = "membarrier_registrations"  # Linux 6.3
 
-NEWER_THAN_6_1 = (PAGEMAP_SCAN, TIMER_RESTORE_IDS, EVENTFD_SEMAPHORE, MEMBARRIER_REGISTRATIONS)
+NEWER_THAN_6_1 = (PAGEMAP_SCAN, PAGEMAP_GUARD, TIMER_RESTORE_IDS, EVENTFD_SEMAPHORE)
 
 
 @cache

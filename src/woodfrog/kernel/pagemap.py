@@ -16,6 +16,9 @@ Ranges: TypeAlias = list[tuple[int, int]]
 
 _PAGEMAP_SCAN = (3 << 30) | (96 << 16) | (ord("f") << 8) | 16
 _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
+_IS_GUARD = 1 << 8  # since Linux 6.16
+# Of a file, or the shared zero page.
+_NOT_OWN = _IS_FILE | _IS_PFNZERO
 _VECTORS = 4096
 
 _PRESENT, _SWAPPED, _FILE_OR_SHARED = 1 << 63, 1 << 62, 1 << 61
@@ -28,6 +31,7 @@ class Pagemap:
         self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         self._vectors = (ctypes.c_uint64 * (3 * _VECTORS))()
         self._scans = features.wanted(features.PAGEMAP_SCAN)
+        self._guards = self._scans and features.wanted(features.PAGEMAP_GUARD)
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -45,20 +49,25 @@ class Pagemap:
         Pages that still are their file's, the shared zero page, and pages never touched are left
         out.
         """
+        if self._guards:
+            try:
+                return self._scan(start, end, _NOT_OWN | _IS_GUARD, _IS_PRESENT | _IS_SWAPPED)
+            except OSError:
+                self._guards = False
         if self._scans:
             try:
-                return self._scan(start, end)
+                return self._scan(start, end, _NOT_OWN, _IS_PRESENT | _IS_SWAPPED)
             except OSError:
                 self._scans = False
         return self._read(start, end)
 
-    def _scan(self, start: int, end: int) -> Ranges:
+    def guard_regions(self, start: int, end: int) -> Ranges:
+        """Return the ranges with guard pages (MADV_GUARD_INSTALL), where the kernel tells."""
+        return self._scan(start, end, 0, _IS_GUARD) if self._guards else []
+
+    def _scan(self, start: int, end: int, excluded: int, any_of: int) -> Ranges:
         found: Ranges = []
         position = start
-        # Not of a file, not the zero page; present or swapped.
-        inverted, required, any_of = _IS_FILE | _IS_PFNZERO, _IS_FILE | _IS_PFNZERO, (
-            _IS_PRESENT | _IS_SWAPPED
-        )
         while position < end:
             argument = bytearray(
                 struct.pack(
@@ -71,10 +80,10 @@ class Pagemap:
                     ctypes.addressof(self._vectors),
                     _VECTORS,
                     0,
-                    inverted,
-                    required,
+                    excluded,
+                    excluded,
                     any_of,
-                    _IS_PRESENT,
+                    any_of,
                 )
             )
             count = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, argument)

@@ -292,7 +292,8 @@ def _refuse_unstoppable(task: HeldTask) -> None:
 def end_all(tree: Held, init: int) -> None:
     """End a held container for good and wait until its last task has ended."""
     os.kill(init, 9)
-    for process in tree.processes:
+    # The first process ends last: the kernel has it wait for all others of its pid namespace.
+    for process in sorted(tree.processes, key=lambda process: process.pid == init):
         # The leader is reported last, when no other thread of its process is left.
         for task in reversed(process.tasks):
             try:

@@ -27,6 +27,8 @@ SIGSTOP = 19
 MASK = ((1 << 64) - 1) & ~(1 << (SIGTRAP - 1))
 
 _CODE_BYTES = 4096
+# ldtilecfg [rax]; tilezero tmm0; tilerelease; int3
+_TOUCH_TILES = bytes.fromhex("c4e2784900 c4e27b49c0 c4e27849c0 cc")
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 
@@ -110,6 +112,29 @@ class Stub:
         if len(program):
             self.start(program)
             self.finish(program)
+
+    def expand_state(self) -> None:
+        """Have the kernel make room for AMX tiles in this task, as their first use does.
+
+        Until then PTRACE_SETREGSET refuses a state that has them.
+        """
+        # palette 1, and one tile of one row of four bytes
+        configuration = bytearray(64)
+        configuration[0], configuration[16], configuration[48] = 1, 4, 1
+        data = self.base + _CODE_BYTES
+        os.pwrite(self.memory, configuration, data)
+        code = self.base + _CODE_BYTES - 64
+        os.pwrite(self.memory, _TOUCH_TILES, code)
+        registers = ptrace.registers(self.pid)
+        registers.rip, registers.rax, registers.orig_rax = code, data, NO_CALL
+        ptrace.set_registers(self.pid, registers)
+        ptrace.resume(self.pid)
+        status = ptrace.wait(self.pid)
+        while status.event is Event.STOPPED:
+            ptrace.resume(self.pid)
+            status = ptrace.wait(self.pid)
+        if status.event is not Event.SIGNAL or status.signal != SIGTRAP:
+            raise StubError(f"process {self.pid} cannot use AMX tiles: {status}")
 
     def call_at(self, instruction: int, number: int, *arguments: int) -> int:
         """Make one call with a system call instruction at any address, and return its result."""

@@ -10,6 +10,8 @@ class ContainerRecord(Record, frozen=True, tag="container"):
     config: bytes
     hostname: bytes
     spec_hostname: bytes
+    domainname: bytes
+    spec_domainname: bytes
     vdso_digest: bytes
     monotonic_ns: int
     boottime_ns: int

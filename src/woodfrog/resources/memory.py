@@ -18,8 +18,10 @@ from woodfrog.remote.program import Program
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x02, 0x20, 0x100
-MAP_NORESERVE, MAP_STACK, MAP_FIXED_NOREPLACE = 0x4000, 0x20000, 0x100000
+MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x4000, 0x100000
 _MLOCK_ONFAULT = 1
+_MCL_FUTURE = 2
+_MADV_GUARD_INSTALL = 102
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 _ARCH_MAP_VDSO_64 = 0x2003
 _MM_MAP = struct.Struct("<12QIi")
@@ -82,6 +84,9 @@ class AddressSpace(Part, frozen=True):
     mappings: list[Mapping]
     extents: list[Extent]
     store: int
+    guards: list[Extent]
+    lock_future: bool
+    core_dump_filter: int
     vdso: int
     start_code: int
     end_code: int
@@ -129,11 +134,17 @@ def collect(
     """
     mappings: list[Mapping] = []
     extents: list[tuple[int, int]] = []
+    guards: list[Extent] = []
+    lock_future = False
     vdso_start = 0
     brk = stat.start_brk
     with Pagemap(pid) as pagemap:
         for found in read_smaps(pid):
-            if found.name in _IGNORED_NAMES or ours[0] <= found.start < ours[1]:
+            if ours[0] <= found.start < ours[1]:
+                # New memory is locked as mlockall(MCL_FUTURE) has it, which nothing else tells.
+                lock_future = lock_future or "lo" in found.flags
+                continue
+            if found.name in _IGNORED_NAMES:
                 continue
             if found.name in _VDSO_NAMES:
                 vdso_start = min(vdso_start or found.start, found.start)
@@ -144,10 +155,15 @@ def collect(
             mappings.append(_mapping(pid, found, shared_object, root))
             if not found.shared:
                 extents += pagemap.own_pages(found.start, found.end)
+                for start, end in pagemap.guard_regions(found.start, found.end):
+                    guards.append(Extent(start=start, length=end - start))
     with open(f"/proc/{pid}/auxv", "rb") as file:
         auxv = file.read()
     fields: dict[str, object] = {
         "mappings": mappings,
+        "guards": guards,
+        "lock_future": lock_future,
+        "core_dump_filter": read_core_dump_filter(pid),
         "vdso": vdso_start,
         "start_code": stat.start_code,
         "end_code": stat.end_code,
@@ -164,6 +180,19 @@ def collect(
         "executable": os.readlink(os.fsencode(f"/proc/{pid}/exe")),
     }
     return Collected(fields, extents)
+
+
+def read_core_dump_filter(pid: int) -> int:
+    """Read /proc/PID/coredump_filter, which belongs to the memory."""
+    with open(f"/proc/{pid}/coredump_filter", encoding="ascii") as file:
+        return int(file.read(), 16)
+
+
+def write_core_dump_filter(pid: int, value: int) -> None:
+    """Set it again."""
+    if value != read_core_dump_filter(pid):
+        with open(f"/proc/{pid}/coredump_filter", "w", encoding="ascii") as file:
+            file.write(hex(value))
 
 
 def _refuse(found: KernelMapping) -> None:
@@ -281,7 +310,8 @@ def restore_mappings(
             case Source.ANONYMOUS:
                 flags |= MAP_ANONYMOUS
                 if mapping.grows_down:
-                    flags |= MAP_GROWSDOWN | MAP_STACK
+                    # Not MAP_STACK: since Linux 6.7 (commit c4608d1bf7c6) it means MADV_NOHUGEPAGE.
+                    flags |= MAP_GROWSDOWN
             case Source.SHARED:
                 fd = objects[mapping.object]
             case Source.FILE:
@@ -362,6 +392,18 @@ def protect(program: Program, mappings: Sequence[Mapping], extents: Sequence[Ext
                 mapping.end - mapping.start,
                 0 if whole else _MLOCK_ONFAULT,
             )
+
+
+def install_guards(program: Program, space: AddressSpace) -> None:
+    """Make guard regions (MADV_GUARD_INSTALL) again."""
+    for extent in space.guards:
+        syscalls.madvise(program, extent.start, extent.length, _MADV_GUARD_INSTALL)
+
+
+def lock_future(program: Program, space: AddressSpace) -> None:
+    """Have new mappings locked, if they were."""
+    if space.lock_future:
+        program.call(SYS.MLOCKALL, _MCL_FUTURE)
 
 
 def restore_fields(program: Program, space: AddressSpace) -> None:

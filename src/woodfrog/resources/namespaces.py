@@ -82,6 +82,20 @@ def hostname(pid: int) -> bytes:
         return os.fsencode(os.uname().nodename)
 
 
+def domainname(pid: int) -> bytes:
+    """Return the NIS domain name that a process sees."""
+    names = bytearray(6 * 65)  # struct new_utsname
+    with _UtsNamespace(pid):
+        HERE.call(SYS.UNAME, names)
+    return bytes(names[5 * 65 :]).split(b"\0")[0]
+
+
+def set_domainname(pid: int, name: bytes) -> None:
+    """Set the NIS domain name in a process's uts namespace."""
+    with _UtsNamespace(pid):
+        HERE.call(SYS.SETDOMAINNAME, name, len(name))
+
+
 def set_hostname(pid: int, name: bytes) -> None:
     """Set the host name in a process's uts namespace."""
     with _UtsNamespace(pid):

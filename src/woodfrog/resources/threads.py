@@ -135,6 +135,10 @@ def components(xstate: bytes) -> int:
 
 def restore(program: Program, thread: Thread) -> None:
     """Tell the kernel what the thread had told it; run it in that thread."""
+    if thread.amx:
+        # Asked for once by any thread, it holds for the whole process; and before alternate stacks
+        # are set, since the kernel wants them larger then.
+        program.call(SYS.ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_AMX)
     syscalls.prctl(program, _PR_SET_NAME, thread.name)
     program.call(SYS.SET_TID_ADDRESS, thread.tid_address)
     if thread.robust_list.head:
@@ -146,9 +150,11 @@ def restore(program: Program, thread: Thread) -> None:
         syscalls.sigaltstack(program, stack_now, None)
     if thread.timer_slack:
         syscalls.prctl(program, _PR_SET_TIMERSLACK, thread.timer_slack)
-    if thread.amx:
-        # Asked for once by any thread, it holds for the whole process.
-        program.call(SYS.ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_AMX)
+
+
+def uses_tiles(thread: Thread) -> bool:
+    """Tell whether AMX tiles are in use."""
+    return bool(components(thread.xstate) >> _XFEATURE_AMX & 1)
 
 
 def register_rseq(program: Program, thread: Thread) -> None:

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from woodfrog.errors import ImageError, while_
+from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
@@ -174,18 +174,20 @@ def check(tmpfs: Tmpfs, page_bytes: int) -> None:
             raise ImageError("the pages of a tmpfs lie outside the page store")
 
 
-def restore(init: int, tmpfs: Tmpfs, pages: int, base: int) -> None:
+def restore(
+    init: int, tmpfs: Tmpfs, pages: int, base: int, *, may_make_devices: bool
+) -> None:
     """Put all files into the new container's tmpfs; `pages` is the page store, 0 being at `base`.
 
-    Devices and links that the new container already has stay as they are.
+    What is not in the image, but in a new tmpfs as `create` makes it, stays.
     """
     with while_(f"filling the tmpfs at {tmpfs.destination}"):
         root = open_mount(init, tmpfs.destination)
         try:
             for entry in tmpfs.entries:
-                _restore_entry(root, entry, pages, base)
+                _restore_entry(root, entry, pages, base, may_make_devices=may_make_devices)
             for entry in reversed(tmpfs.entries):
-                if not stat.S_ISLNK(entry.mode) and not entry.link:
+                if not entry.link:
                     _set_time(root, entry)
         finally:
             os.close(root)
@@ -196,7 +198,9 @@ def _parent(root: int, path: bytes) -> tuple[int, bytes]:
     return syscalls.openat2(HERE, head or b".", _DIRECTORY, directory=root, resolve=_STAY), name
 
 
-def _restore_entry(root: int, entry: Entry, pages: int, base: int) -> None:
+def _restore_entry(
+    root: int, entry: Entry, pages: int, base: int, *, may_make_devices: bool
+) -> None:
     directory, name = _parent(root, entry.path)
     try:
         kind = stat.S_IFMT(entry.mode)
@@ -221,12 +225,15 @@ def _restore_entry(root: int, entry: Entry, pages: int, base: int) -> None:
                     os.symlink(entry.target, name, dir_fd=directory)
                 elif kind == stat.S_IFREG:
                     _write_file(directory, name, entry, pages, base)
-                elif kind == stat.S_IFIFO:
-                    os.mknod(name, entry.mode, dir_fd=directory)
-                else:
-                    # The bundle says which devices there are, not the image.
-                    return
+                elif kind == stat.S_IFIFO or may_make_devices:
+                    os.mknod(name, entry.mode, entry.device, dir_fd=directory)
+                elif not _exists(directory, name):
+                    raise UnsupportedResource(
+                        f"{os.fsdecode(entry.path)} is a device, which the new container may"
+                        " not make (CAP_MKNOD)"
+                    )
             except FileExistsError:
+                # Devices and links that the new container already has stay as they are.
                 if kind not in (stat.S_IFDIR, stat.S_IFREG):
                     return
         os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
@@ -235,6 +242,14 @@ def _restore_entry(root: int, entry: Entry, pages: int, base: int) -> None:
             _set_xattrs(directory, name, entry)
     finally:
         os.close(directory)
+
+
+def _exists(directory: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _write_file(directory: int, name: bytes, entry: Entry, pages: int, base: int) -> None:

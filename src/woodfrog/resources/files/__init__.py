@@ -16,6 +16,7 @@ from woodfrog.resources.files.unix_socket import UnixSocketFile
 
 # Asked in this order; the first kind that recognises a file collects it.
 KINDS: tuple[type[FileRecord], ...] = (
+    MemFd,
     Terminal,
     Stdio,
     RegularFile,
@@ -25,7 +26,6 @@ KINDS: tuple[type[FileRecord], ...] = (
     Epoll,
     TimerFd,
     SignalFd,
-    MemFd,
     UnixSocketFile,
     TcpSocket,
 )

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
@@ -135,14 +135,18 @@ class FileRecord(Record, frozen=True):
         """Make the file in the root stub; returns its descriptor."""
         raise NotImplementedError
 
-    def connect(self, program: Program, fd: int, table: Mapping[int, int]) -> None:
-        """Tie the file to others, in a process that has it as `fd`, once all processes stand.
-
-        `table` leads from the process's descriptors to the ids of the files behind them.
-        """
+    def connect(self, program: Program, fd: int, table: "DescriptorTable") -> None:
+        """Tie the file to others, in a process that has it as `fd`, once all processes stand."""
 
     def verify(self, descriptor: int) -> None:
         """Check what was made, through a descriptor of ours; raises ImageError."""
+
+
+class DescriptorTable(NamedTuple):
+    """A process's descriptors: the ids of the files behind them, and which are close-on-exec."""
+
+    files: Mapping[int, int]
+    cloexec: frozenset[int]
 
 
 def set_flags(on: Caller, fd: int, flags: int) -> None:

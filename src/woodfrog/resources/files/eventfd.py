@@ -3,7 +3,7 @@
 import os
 from typing import Self
 
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import features, syscalls
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
 
 
@@ -36,7 +36,8 @@ class EventFd(FileRecord, frozen=True, tag="eventfd"):
 
 def _is_semaphore(file: OpenFile, counter: int) -> bool:
     # Since Linux 6.5 (commit 33d8b5d78285 "eventfd: show the EFD_SEMAPHORE flag in fdinfo").
-    if (told := file.fdinfo.get("eventfd-semaphore")) is not None:
+    told = file.fdinfo.get("eventfd-semaphore")
+    if told is not None and features.wanted(features.EVENTFD_SEMAPHORE):
         return told == "1"
     # Before, only a read tells: with the counter at 2 or more it takes 1, or all. Nobody else can
     # read or write meanwhile, as all holders are held.

@@ -61,7 +61,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
         program = making.program
         flags = self.flags & ~CREATION_FLAGS
         if self.flags & O_PATH:
-            return syscalls.openat2(program, self.path, flags | os.O_NOFOLLOW)
+            return syscalls.openat2(program, self.path, flags)
         # Should a FIFO stand there now, the open must not wait for its other end; no terminal
         # becomes ours.
         fd = syscalls.openat2(program, self.path, flags | os.O_NONBLOCK | os.O_NOCTTY)

@@ -19,13 +19,13 @@ _GENERAL = (
     (socket.SOL_SOCKET, socket.SO_OOBINLINE, 4),
     (socket.SOL_SOCKET, socket.SO_PRIORITY, 4),
     (socket.SOL_SOCKET, socket.SO_RCVLOWAT, 4),
-    (socket.SOL_SOCKET, socket.SO_PASSCRED, 4),
     (socket.SOL_SOCKET, socket.SO_LINGER, 8),
     (socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16),
     (socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16),
     (socket.SOL_SOCKET, socket.SO_RCVBUF, 4),
     (socket.SOL_SOCKET, socket.SO_SNDBUF, 4),
 )
+_UNIX = ((socket.SOL_SOCKET, socket.SO_PASSCRED, 4),)
 _INET = ((socket.SOL_SOCKET, _SO_REUSEPORT, 4),)
 _TCP = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 4),
@@ -51,6 +51,8 @@ class Option(Part, frozen=True):
 
 def _known(family: int, kind: int) -> list[tuple[int, int, int]]:
     known = list(_GENERAL)
+    if family == socket.AF_UNIX:
+        known += _UNIX
     if family in (socket.AF_INET, socket.AF_INET6):
         known += _INET
         if kind == socket.SOCK_STREAM:

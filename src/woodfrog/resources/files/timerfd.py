@@ -2,12 +2,12 @@
 
 import re
 import struct
-from collections.abc import Mapping
 from typing import Self
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files.base import (
+    DescriptorTable,
     FileRecord,
     Making,
     OpenFile,
@@ -52,7 +52,7 @@ class TimerFd(FileRecord, frozen=True, tag="timerfd"):
         set_flags(program, fd, self.flags)
         return fd
 
-    def connect(self, program: Program, fd: int, table: Mapping[int, int]) -> None:
+    def connect(self, program: Program, fd: int, table: DescriptorTable) -> None:
         if self.left_ns or self.interval_ns:
             value = struct.pack(
                 "<4q",
