@@ -18,7 +18,9 @@ FLAGS = (
     Flag("console-socket", "hand the terminal to the unix socket at this path", value="PATH"),
     Flag("pid-file", "write the container's pid to this file", value="FILE"),
     Flag("no-new-keyring", "keep the session keyring of the caller"),
-    Flag("preserve-fds", "pass on so many descriptors from 3 up", value="N", number=True, default=0),
+    Flag(
+        "preserve-fds", "pass on so many descriptors from 3 up", value="N", number=True, default=0
+    ),
     Flag("no-pivot", "", refused="the root is always entered by pivot_root"),
     Flag("pidfd-socket", "", value="PATH", refused="not done yet"),
 )
@@ -62,6 +64,6 @@ def refuse_lost_terminal(wanted: Request, config: dict[str, object], detach: boo
     terminal = isinstance(process, dict) and process.get("terminal")
     if terminal and detach and not wanted.console_socket:
         raise UsageError(
-            "the config asks for a terminal, and a detached container needs --console-socket for it",
+            "the config asks for a terminal: detached, that needs --console-socket",
             hint="set process.terminal to false, or stay attached",
         )

@@ -37,7 +37,10 @@ COMMAND = Command(
     "Run a command in a sandbox without a bundle: it sees this host's files, and what it writes\n"
     "goes to a layer in memory that is thrown away at the end (and is part of a checkpoint). It\n"
     "has no network but its own loopback.",
-    ("woodfrog do -- python3 -m http.server", "woodfrog do --volume /srv/data:/data -- sh -c 'ls /data'"),
+    (
+        "woodfrog do -- python3 -m http.server",
+        "woodfrog do --volume /srv/data:/data -- sh -c 'ls /data'",
+    ),
     (
         Flag("root", "the directory that is its root", value="DIR", default="/"),
         Flag("cwd", "where the command starts (this directory, unless --root)", value="DIR"),

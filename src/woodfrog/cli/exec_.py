@@ -93,7 +93,9 @@ COMMAND = Command(
         Flag("console-socket", "hand the terminal to the unix socket at this path", value="PATH"),
         Flag("pid-file", "write its pid to this file", value="FILE"),
         Flag("cwd", "the working directory", value="DIR"),
-        Flag("env", "set a variable (repeat it for more)", short="e", value="NAME=VALUE", many=True),
+        Flag(
+            "env", "set a variable (repeat it for more)", short="e", value="NAME=VALUE", many=True
+        ),
         Flag("user", "run as this user", short="u", value="UID[:GID]"),
         Flag(
             "additional-gids",
@@ -105,7 +107,13 @@ COMMAND = Command(
         ),
         Flag("cap", "a capability more (repeat it for more)", short="c", value="NAME", many=True),
         Flag("no-new-privs", "it can gain no rights by exec"),
-        Flag("preserve-fds", "pass on so many descriptors from 3 up", value="N", number=True, default=0),
+        Flag(
+            "preserve-fds",
+            "pass on so many descriptors from 3 up",
+            value="N",
+            number=True,
+            default=0,
+        ),
         Flag("ignore-paused", "go ahead in a paused container: it runs when that is resumed"),
         Flag("process-label", "", value="LABEL", refused="SELinux is not supported yet"),
         Flag("apparmor", "", value="PROFILE", refused="AppArmor is not supported yet"),

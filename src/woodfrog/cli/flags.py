@@ -34,7 +34,7 @@ class Flag:
         self.number = number
         self.choices = choices
         self.refused = refused  # why it can't be given
-        self.default = [] if many else default if value else bool(default)
+        self.default: Any = [] if many else default if value else bool(default)
         self.key = name.replace("-", "_")
 
 

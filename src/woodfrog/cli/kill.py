@@ -17,14 +17,14 @@ def run(arguments: Arguments) -> None:
 
 
 def _number(text: str) -> int:
-    import _signal
+    from woodfrog.kernel.signals import signals
 
     if text.isdigit():
         number = int(text)
     else:
         name = "SIG" + text.upper().removeprefix("SIG")
-        base, sign, offset = name.partition("+")
-        found = getattr(_signal, base, None)
+        base, _, offset = name.partition("+")
+        found = getattr(signals, base, None)
         number = found + int(offset or 0) if isinstance(found, int) and "_" not in base else -1
     if not 0 < number < 65:
         raise UsageError(f"unknown signal {text!r}", hint="name it like TERM, SIGTERM or 15")

@@ -44,7 +44,9 @@ COMMAND = Command(
     "List the containers that woodfrog knows.",
     ("woodfrog list", "woodfrog list --quiet | xargs -n1 woodfrog delete --force"),
     (
-        Flag("format", "how", short="f", value="FORMAT", default="table", choices=("table", "json")),
+        Flag(
+            "format", "how", short="f", value="FORMAT", default="table", choices=("table", "json")
+        ),
         Flag("quiet", "only the ids", short="q"),
     ),
     run,

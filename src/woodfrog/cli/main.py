@@ -6,7 +6,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from woodfrog.cli.flags import Command, Common
+    from woodfrog.cli.flags import Command, Common, Flag
 
 SPEC_VERSION = "1.2.0"
 DEFAULT_ROOT = "/run/woodfrog"
@@ -97,7 +97,9 @@ def _dispatch(words: list[str], common: Common) -> int:
         raise UsageError("--rootless is not supported yet", hint="run woodfrog as root")
     name, *rest = own.rest or ["help"]
     if name == "help" or own["help"]:
-        return _help([word for word in rest if not word.startswith("-")] if name == "help" else [name])
+        return _help(
+            [word for word in rest if not word.startswith("-")] if name == "help" else [name]
+        )
     command = _find(name)
     # Help can be asked for anywhere before a command line that isn't ours.
     help_flag = flags.Flag("help", "show this help", short="h")
@@ -137,7 +139,7 @@ def _check_count(command: Command, rest: list[str]) -> None:
         raise UsageError(f"{command.name}: too many arguments: {' '.join(rest)}", hint=usage)
 
 
-def _global_flags() -> tuple[object, ...]:
+def _global_flags() -> tuple[Flag, ...]:
     from woodfrog.cli.flags import Flag
 
     return (

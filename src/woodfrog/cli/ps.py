@@ -61,7 +61,9 @@ def _by_ps(options: list[str], pids: list[int]) -> int:
     try:
         column = header.split().index("PID")
     except ValueError:
-        raise WoodfrogError("these ps options show no PID column", hint="add one: -o pid,…") from None
+        raise WoodfrogError(
+            "these ps options show no PID column", hint="add one: -o pid,…"
+        ) from None
     sys.stdout.write(header + "\n")
     for line in lines:
         cells = line.split()

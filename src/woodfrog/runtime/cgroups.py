@@ -192,7 +192,9 @@ def freeze(groups: Groups, frozen: bool, *, patience: float = 10.0) -> None:
     while _not_yet(directory, version, frozen):
         if time.monotonic() > end:
             _write(directory, name, "THAWED" if version == 1 else "0")
-            raise StateError("cannot pause: a process doesn't stop (is it in an uninterruptible wait?)")
+            raise StateError(
+                "cannot pause: a process doesn't stop (is it in an uninterruptible wait?)"
+            )
         time.sleep(0.001)
         if version == 1:
             _write(directory, name, want)

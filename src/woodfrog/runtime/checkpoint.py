@@ -46,9 +46,7 @@ def checkpoint(
         container.save()
         cgroups.freeze(groups, False)
     try:
-        statistics = engine.checkpoint(
-            container.pid, directory, container=known, options=options
-        )
+        statistics = engine.checkpoint(container.pid, directory, container=known, options=options)
     except BaseException as error:
         if status == PAUSED:
             lifecycle.finish_interrupted(container)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from _signal import SIGKILL
 from contextlib import ExitStack
 
 from woodfrog.errors import SpecError, StateError, UsageError, WoodfrogError, while_
@@ -11,6 +10,7 @@ from woodfrog.kernel import capability
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import process as kernel_process
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.signals import signals
 from woodfrog.runtime import cgroups, hooks, init, process, spec
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import state as states
@@ -96,7 +96,9 @@ def _create(
 ) -> Created:
     linux = config.get("linux") or {}
     groups = cgroups.plan(linux.get("cgroupsPath") or "", request.id, cgroups.here())
-    rootfs = container.path("rootfs") if request.scratch_over else spec.rootfs(config, request.bundle)
+    rootfs = (
+        container.path("rootfs") if request.scratch_over else spec.rootfs(config, request.bundle)
+    )
     container.state = {
         "ociVersion": config["ociVersion"],
         "id": request.id,
@@ -133,9 +135,7 @@ def _create(
     return Created(container, config, master)
 
 
-def _make_scratch(
-    request: Request, container: Container, undo: ExitStack
-) -> tuple[str, str]:
+def _make_scratch(request: Request, container: Container, undo: ExitStack) -> tuple[str, str]:
     """Mount the tmpfs that takes what `do` writes; returns (lower directory, scratch)."""
     from woodfrog.kernel import mounts
 
@@ -205,10 +205,10 @@ def fork_into_pid_namespace(wanted: str | None, joined: int) -> int:
 
 
 def _end(pid: int, groups: cgroups.Groups) -> None:
-    os.kill(pid, SIGKILL)
+    os.kill(pid, signals.SIGKILL)
     os.waitpid(pid, 0)
     # Without a pid namespace of its own the end of the first process isn't that of all.
-    cgroups.kill(groups, SIGKILL)
+    cgroups.kill(groups, signals.SIGKILL)
 
 
 def _guide(

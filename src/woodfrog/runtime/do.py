@@ -1,4 +1,4 @@
-"""`do`: a sandbox without a bundle, the host's files read-only under a layer that is thrown away."""
+"""`do`: a sandbox without a bundle: the host's files under a layer that is thrown away."""
 
 from __future__ import annotations
 
@@ -14,10 +14,22 @@ if TYPE_CHECKING:
     from typing import Any
 
 # What docker gives: root inside can do what ordinary programs expect of root.
-_RIGHTS = (
-    "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE"
-    " SYS_CHROOT KILL AUDIT_WRITE"
-).split()
+_RIGHTS = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+]
 
 # File systems that are the kernel's own view of things, or that the sandbox has its own of.
 _NOT_SHOWN = {
@@ -49,9 +61,7 @@ _NOT_SHOWN = {
 class Sandbox:
     """What `do` is asked for, turned into a config of its own."""
 
-    def __init__(
-        self, root: str = "/", cwd: str = "/", volumes: list[str] | None = None
-    ) -> None:
+    def __init__(self, root: str = "/", cwd: str = "/", volumes: list[str] | None = None) -> None:
         self._root = os.path.realpath(root)
         self._cwd = cwd
         self._volumes = volumes or []
@@ -71,7 +81,9 @@ class Sandbox:
 
         def fill(upper: str) -> None:
             try:
-                from woodfrog.engine.scratch import fill as fill_scratch
+                from woodfrog.engine.scratch import (  # type: ignore[import-not-found,unused-ignore]
+                    fill as fill_scratch,
+                )
             except ImportError:
                 raise ImageError("images of `woodfrog do` cannot be restored yet") from None
             fill_scratch(directory, upper)
@@ -90,9 +102,7 @@ class Sandbox:
                 "args": command,
                 "env": [f"{name}={os.environ[name]}" for name in keep if name in os.environ],
                 "cwd": self._cwd,
-                "capabilities": {
-                    kind: rights for kind in ("bounding", "effective", "permitted")
-                },
+                "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), rights),
                 "noNewPrivileges": False,
             },
             "root": {"path": "rootfs", "readonly": False},
@@ -116,7 +126,12 @@ class Sandbox:
             point = left.split()[4].encode().decode("unicode_escape")
             kind = right.split()[0]
             inside = "/" + point[len(prefix) :]
-            if not point.startswith(prefix) or inside == "/" or kind in _NOT_SHOWN or not os.path.exists(point):
+            if (
+                not point.startswith(prefix)
+                or inside == "/"
+                or kind in _NOT_SHOWN
+                or not os.path.exists(point)
+            ):
                 continue
             if inside.startswith(("/proc/", "/sys/", "/dev/")):
                 continue

@@ -3,7 +3,6 @@ status comes back."""
 
 from __future__ import annotations
 
-import _signal
 import os
 import select
 
@@ -15,6 +14,7 @@ from woodfrog.kernel.process import (
     pidfd_send_signal,
     prctl,
 )
+from woodfrog.kernel.signals import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 # Those that are about ourselves, or can't be caught.
 _NOT_FORWARDED = {
-    _signal.SIGKILL,
-    _signal.SIGSTOP,
-    _signal.SIGCHLD,
-    _signal.SIGURG,
-    _signal.SIGPIPE,
-    _signal.SIGWINCH,
-    _signal.SIGSEGV,
-    _signal.SIGBUS,
-    _signal.SIGILL,
-    _signal.SIGFPE,
-    _signal.SIGABRT,
-    _signal.SIGTRAP,
-    _signal.SIGTTIN,
-    _signal.SIGTTOU,
+    signals.SIGKILL,
+    signals.SIGSTOP,
+    signals.SIGCHLD,
+    signals.SIGURG,
+    signals.SIGPIPE,
+    signals.SIGWINCH,
+    signals.SIGSEGV,
+    signals.SIGBUS,
+    signals.SIGILL,
+    signals.SIGFPE,
+    signals.SIGABRT,
+    signals.SIGTRAP,
+    signals.SIGTTIN,
+    signals.SIGTTOU,
 }
 
 
@@ -60,16 +60,19 @@ class Attached:
             if (
                 number in _NOT_FORWARDED
                 or 32 <= number < 34
-                or _signal.getsignal(number) == _signal.SIG_IGN
+                or signals.getsignal(number) == signals.SIG_IGN
             ):
                 continue
-            _signal.signal(number, self._forward)
+            signals.signal(number, self._forward)
         if self._master >= 0:
             self._take_terminal()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         from woodfrog.kernel import console
 
@@ -91,7 +94,7 @@ class Attached:
         self._size_from = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
         if self._size_from >= 0:
             self._resize(0, None)
-            _signal.signal(_signal.SIGWINCH, self._resize)
+            signals.signal(signals.SIGWINCH, self._resize)
         if os.isatty(0):
             self._attributes = console.set_raw(0)
 
@@ -107,10 +110,7 @@ class Attached:
         """Stay until the process ends; returns its exit status, 128 + n after signal n."""
         if self._master >= 0:
             self._relay()
-        if self._is_child:
-            status = self._wait_for_child()
-        else:
-            status = self._wait_for_stranger()
+        status = self._wait_for_child() if self._is_child else self._wait_for_stranger()
         code = os.waitstatus_to_exitcode(status)
         return 128 - code if code < 0 else code
 

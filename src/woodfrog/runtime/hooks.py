@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import select
-from _signal import SIGKILL, SIGPIPE, SIGXFSZ
 
 from woodfrog.errors import WoodfrogError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
+from woodfrog.kernel.signals import signals
 from woodfrog.runtime import jsontext
 
 TYPE_CHECKING = False
@@ -62,7 +62,7 @@ def _run_one(hook: dict[str, Any], moment: str, state: bytes) -> None:
                     (os.POSIX_SPAWN_DUP2, said, 2),
                 ],
                 setsigmask=[],
-                setsigdef=[SIGPIPE, SIGXFSZ],
+                setsigdef=[signals.SIGPIPE, signals.SIGXFSZ],
             )
         except OSError as error:
             raise WoodfrogError(f"{name} cannot be run: {error.strerror}") from None
@@ -86,7 +86,7 @@ def _wait(pid: int, timeout: int | None) -> int | None:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
             if not poll.poll(timeout * 1000):
-                os.kill(pid, SIGKILL)
+                os.kill(pid, signals.SIGKILL)
                 os.waitpid(pid, 0)
                 return None
         finally:

@@ -9,6 +9,7 @@ from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import netdevice
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import MS_BIND
 from woodfrog.kernel.process import (
     PR_SET_DUMPABLE,
     close_on_exec_from,
@@ -16,14 +17,14 @@ from woodfrog.kernel.process import (
     prctl,
 )
 from woodfrog.runtime import channel as channels
-from woodfrog.runtime import hooks, mounts, process, rootfs, spec
+from woodfrog.runtime import hooks, jsontext, mounts, process, rootfs, spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from woodfrog.runtime.channel import Channel
     from woodfrog.runtime.cgroups import Groups
+    from woodfrog.runtime.channel import Channel
 
 
 class Plan:
@@ -104,7 +105,7 @@ def _wait_and_become(plan: Plan, path: str) -> NoReturn:
         hooks.run(plan.config, "startContainer", plan.hook_state | {"status": "created"})
         process.become(plan.config["process"], path, plan.preserved, plan.seccomp)
     except BaseException as error:
-        text = channels.jsontext.write(channels.describe(error))
+        text = jsontext.write(channels.describe(error))
         os.write(fifo, text.encode())
         os._exit(127)
 
@@ -158,10 +159,16 @@ def set_oom_score(score: int) -> None:
 
 
 # Settings of the kernel that each IPC namespace has for itself.
-_IPC_SYSCTLS = (
-    "kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax"
-    " kernel.shmmni kernel.shm_rmid_forced"
-).split()
+_IPC_SYSCTLS = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+]
 
 
 def _set_sysctls(config: dict[str, Any]) -> None:
@@ -180,7 +187,9 @@ def _set_sysctls(config: dict[str, Any]) -> None:
                 hint="set it on the host, or take it out of the config",
             )
         if needs not in wanted:
-            raise SpecError(f"linux.sysctl: {name} needs a {needs} namespace of the container's own")
+            raise SpecError(
+                f"linux.sysctl: {name} needs a {needs} namespace of the container's own"
+            )
         # Both notations are in use; in the one with slashes a dot is part of a name (eth0.1).
         path = "/proc/sys/" + (name if "/" in name else name.replace(".", "/"))
         try:
@@ -195,7 +204,7 @@ def _make_console(root: mounts.Root, wanted: dict[str, Any]) -> int:
     kept, for the outside half or `restore` to fetch, until exec."""
     master, terminal = open_terminal(root.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), wanted)
     at = root.open_or_make("/dev/console", directory=False)
-    root.mount(mounts.by_descriptor(terminal), at, None, mounts.m.MS_BIND)
+    root.mount(mounts.by_descriptor(terminal), at, None, MS_BIND)
     os.close(at)
     use_terminal(terminal)
     return master

@@ -28,7 +28,7 @@ def parse(text: str) -> Any:
     """Return what a JSON text says; raises ValueError naming the place that is wrong."""
     start = len(text) - len(text.lstrip(_SPACE))
     try:
-        value, end = make_scanner(_Plain())(text, start)
+        value, end = make_scanner(_Plain())(text, start)  # type: ignore[arg-type]
     except StopIteration as stop:
         line = text.count("\n", 0, stop.value) + 1
         raise ValueError(f"expecting a value at line {line}") from None

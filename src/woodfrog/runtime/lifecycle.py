@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import select
-from _signal import SIGKILL
 
 from woodfrog.errors import StateError, WoodfrogError
 from woodfrog.kernel import mounts
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open, pidfd_send_signal
+from woodfrog.kernel.signals import signals
 from woodfrog.runtime import cgroups, hooks, jsontext, spec
 from woodfrog.runtime.channel import recreate
 from woodfrog.runtime.create import hook_state
@@ -28,9 +28,7 @@ def config_of(container: Container) -> dict[str, Any]:
     return config
 
 
-def start(
-    container: Container, config: dict[str, Any], warn: Callable[[str], None]
-) -> None:
+def start(container: Container, config: dict[str, Any], warn: Callable[[str], None]) -> None:
     """Let the waiting init become the container's program; raises what it failed at."""
     if container.state.get("console", -1) >= 0:
         raise StateError(
@@ -52,9 +50,7 @@ def start(
     after_start(container, config, warn)
 
 
-def after_start(
-    container: Container, config: dict[str, Any], warn: Callable[[str], None]
-) -> None:
+def after_start(container: Container, config: dict[str, Any], warn: Callable[[str], None]) -> None:
     """Run the poststart hooks, whose failure is no reason to stop."""
     for failure in hooks.run_all(config, "poststart", hook_state(container, RUNNING)):
         warn(failure)
@@ -95,7 +91,7 @@ def kill(container: Container, number: int, *, everything: bool = False) -> None
             pidfd_send_signal(HERE, pidfd, number)
         finally:
             os.close(pidfd)
-    if status == PAUSED and number == SIGKILL and container.state["cgroup"]["version"] == 1:
+    if status == PAUSED and number == signals.SIGKILL and container.state["cgroup"]["version"] == 1:
         # Frozen tasks of v1 don't even die.
         cgroups.freeze(container.state["cgroup"], False)
 
@@ -146,11 +142,11 @@ def destroy(container: Container, status: str, warn: Callable[[str], None]) -> N
     """End what runs and remove all that was made; the container's lock is held."""
     groups = container.state["cgroup"]
     if status == PAUSED and groups["version"] == 1:
-        cgroups.kill(groups, SIGKILL)
+        cgroups.kill(groups, signals.SIGKILL)
         cgroups.freeze(groups, False)
     if status != STOPPED:
         _kill_and_wait(container)
-    cgroups.kill(groups, SIGKILL)
+    cgroups.kill(groups, signals.SIGKILL)
     cgroups.remove(groups)
     if scratch := container.state.get("scratch"):
         _unmount(scratch)
@@ -173,7 +169,7 @@ def _kill_and_wait(container: Container) -> None:
     try:
         if not container.is_alive():
             return
-        pidfd_send_signal(HERE, pidfd, SIGKILL)
+        pidfd_send_signal(HERE, pidfd, signals.SIGKILL)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(10_000):

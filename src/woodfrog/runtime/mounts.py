@@ -60,7 +60,10 @@ class Root:
             else:
                 os.close(
                     os.open(
-                        name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent
+                        name,
+                        os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC,
+                        0o644,
+                        dir_fd=parent,
                     )
                 )
         except FileExistsError:
@@ -129,7 +132,9 @@ def _bind(
     try:
         from_ = os.open(source, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise SpecError(f"the source of the mount at {destination} does not exist: {source}") from None
+        raise SpecError(
+            f"the source of the mount at {destination} does not exist: {source}"
+        ) from None
     try:
         is_directory = stat.S_ISDIR(os.fstat(from_).st_mode)
         at = root.open_or_make(destination, directory=is_directory)

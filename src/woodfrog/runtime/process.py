@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from _signal import SIG_DFL, SIG_SETMASK, SIGPIPE, SIGXFSZ, pthread_sigmask, signal
 
 from woodfrog.errors import SpecError, WoodfrogError
 from woodfrog.kernel import capability
@@ -16,15 +15,30 @@ from woodfrog.kernel.process import (
     close_on_exec_from,
     prctl,
 )
+from woodfrog.kernel.signals import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_RLIMITS = (
-    "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO"
-    " RTTIME"
-).split()
+_RLIMITS = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+]
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -94,7 +108,7 @@ def _home(uid: int) -> str:
 
 def find_executable(process: dict[str, Any]) -> str:
     """Return the path of the program in our root, or say why there is none, in runc's words."""
-    name = process["args"][0]
+    name: str = process["args"][0]
     # docker tells exit status 126 and 127 by these very words.
     if "/" in name:
         path = os.path.join(process["cwd"], name)
@@ -156,8 +170,8 @@ def become(
     no_new_privs = bool(process.get("noNewPrivileges"))
     close_on_exec_from(HERE, 3 + preserved)
     # The interpreter ignores these two, and exec would hand that down.
-    signal(SIGPIPE, SIG_DFL)
-    signal(SIGXFSZ, SIG_DFL)
+    signals.signal(signals.SIGPIPE, signals.SIG_DFL)
+    signals.signal(signals.SIGXFSZ, signals.SIG_DFL)
     for name, (soft, hard) in rlimits(process).items():
         try:
             resource.setrlimit(_RLIMITS.index(name[7:]), (_limit(soft), _limit(hard)))
@@ -175,9 +189,7 @@ def become(
     _, permitted, inheritable = capability.capget(HERE)
     if seccomp and not no_new_privs:
         # Without no_new_privs a filter needs CAP_SYS_ADMIN, which the next step may take away.
-        capability.capset(
-            HERE, effective=permitted, permitted=permitted, inheritable=inheritable
-        )
+        capability.capset(HERE, effective=permitted, permitted=permitted, inheritable=inheritable)
         _install(seccomp)
     capability.capset(
         HERE,
@@ -188,7 +200,7 @@ def become(
     capability.set_ambient(
         HERE, masks["ambient"] & masks["permitted"] & masks["inheritable"] & permitted
     )
-    pthread_sigmask(SIG_SETMASK, [])
+    signals.pthread_sigmask(signals.SIG_SETMASK, [])
     if no_new_privs:
         prctl(HERE, PR_SET_NO_NEW_PRIVS, 1)
         if seccomp:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from woodfrog.errors import StateError
 from woodfrog.kernel import capability
 from woodfrog.runtime import create, lifecycle, process, run, spec
 from woodfrog.runtime import state as states
@@ -82,16 +83,14 @@ def _take_console(container: Container, console_socket: str, detach: bool) -> in
         return -1
     if detach:
         os.close(master)
-        raise states.StateError(
+        raise StateError(
             f"container {container.id} has a terminal, and a detached restore nobody to hold it",
             hint="give --console-socket, or stay attached",
         )
     return master
 
 
-def _restore(
-    created: Created, directory: str, clock: str, warn: Callable[[str], None]
-) -> None:
+def _restore(created: Created, directory: str, clock: str, warn: Callable[[str], None]) -> None:
     from woodfrog.engine import restore as engine
 
     container = created.container

@@ -7,7 +7,7 @@ import os
 from woodfrog.runtime import lifecycle
 from woodfrog.runtime.create import Created, Request, create
 from woodfrog.runtime.foreground import Attached
-from woodfrog.runtime.state import STOPPED, Container, UnknownContainer
+from woodfrog.runtime.state import STOPPED, UnknownContainer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def stay(
 ) -> int:
     """Stay with a running container; returns its exit status, and removes it."""
     container = created.container
-    attached = Attached(container.pid, created.master, is_child=is_child, reap=subreaper and is_child)
+    attached = Attached(
+        container.pid, created.master, is_child=is_child, reap=subreaper and is_child
+    )
     with attached:
         status = attached.wait()
     try:

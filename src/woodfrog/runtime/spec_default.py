@@ -68,9 +68,7 @@ def default_config() -> dict[str, Any]:
                 "TERM=xterm",
             ],
             "cwd": "/",
-            "capabilities": {
-                kind: rights for kind in ("bounding", "effective", "permitted")
-            },
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), rights),
             "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
             "noNewPrivileges": True,
         },

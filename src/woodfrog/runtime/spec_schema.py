@@ -113,7 +113,7 @@ _SECCOMP = {
     ],
 }
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "ociVersion": str,
     "process": PROCESS,
     "root": {"path": str, "readonly": bool},

@@ -99,7 +99,10 @@ class Lock:
             os.close(descriptor)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self.release()
 
@@ -182,9 +185,7 @@ class Container:
         """Write state.json; whoever reads sees the old one or the new one."""
         temporary = self.path("state.json.new")
         text = jsontext.write(self.state).encode()
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-        )
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.write(descriptor, text)
         finally:
