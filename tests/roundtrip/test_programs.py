@@ -5,6 +5,7 @@ The comments at the top of a program are its needs: `// arguments: a | b` makes 
 checkpoint and between it and the restore.
 """
 
+import compileall
 import re
 import resource
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bundles import Bundle, bind
-from containers import Container, Woodfrog
+from containers import REPOSITORY, Container, Woodfrog
 from needs import needs, require
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -116,6 +117,8 @@ def restored_from_a_snapshot(container: Container, apart: float) -> Container:
 def after_a_failed_checkpoint(container: Container, apart: float) -> Container:
     """The image can't be written to its end: the container runs on as before."""
     image = container.woodfrog.directory / "image"
+    # Python itself would cut the modules that it compiles.
+    compileall.compile_dir(REPOSITORY / "src", quiet=1)
     # Nothing else fails so late: the space is there, and the write is refused all the same.
     failed = container.checkpoint(image, limits={resource.RLIMIT_FSIZE: 8192}, status=None)
     assert failed.status != 0, failed

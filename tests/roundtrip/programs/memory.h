@@ -46,19 +46,38 @@ static inline void smaps_flags(const void *start, char into[128]) {
 	snprintf(into, 128, "%.*s", found ? (int)strcspn(found, "\n") : 0, found ?: "");
 }
 
-/* Compare two texts of maps but for the inode numbers, which are the kernel's own; report the first line that differs. */
-static inline void same_maps(char *before, char *after) {
+struct mapping { unsigned long start, end, offset; char flags[8], device[8]; const char *name; int length; };
+
+/* Read one mapping, and join those that follow it without a seam: the kernel merges them or not as it likes. */
+static inline struct mapping next_mapping(const char **text) {
+	struct mapping all = {0}, next;
+	while (**text) {
+		int name = 0;
+		if (sscanf(*text, "%lx-%lx %7s %lx %7s %*d%n", &next.start, &next.end, next.flags, &next.offset, next.device, &name) != 5)
+			break;
+		next.name = *text + name + strspn(*text + name, " ");
+		next.length = strcspn(next.name, "\n");
+		bool seamless = all.end == next.start && !strcmp(all.flags, next.flags) && all.length == next.length
+			&& !strncmp(all.name, next.name, all.length) && (!all.length || all.offset + (all.end - all.start) == next.offset);
+		if (all.end && !seamless)
+			break;
+		if (!all.end)
+			all = next;
+		all.end = next.end;
+		*text = next.name + next.length + !!next.name[next.length];
+	}
+	return all;
+}
+
+/* Compare two texts of maps but for inode numbers, which may be the kernel's own; report the first difference. */
+static inline void same_maps(const char *before, const char *after) {
 	while (*before || *after) {
-		int was = strcspn(before, "\n"), is = strcspn(after, "\n");
-		int was_name = strcspn(before, "/["), is_name = strcspn(after, "/[");
-		bool ok = !strncmp(before, after, strcspn(before, " ") + 15);
-		was_name = was_name < was ? was_name : was;
-		is_name = is_name < is ? is_name : is;
-		if (!ok || was - was_name != is - is_name || strncmp(before + was_name, after + is_name, was - was_name)) {
-			differs("mapping was %.*s, is %.*s", was, before, is, after);
+		struct mapping was = next_mapping(&before), is = next_mapping(&after);
+		if (was.start != is.start || was.end != is.end || strcmp(was.flags, is.flags) || was.offset != is.offset
+			|| was.length != is.length || strncmp(was.name, is.name, was.length)) {
+			differs("mapping was %lx-%lx %s %lx %.*s, is %lx-%lx %s %lx %.*s", was.start, was.end, was.flags, was.offset,
+				was.length, was.name, is.start, is.end, is.flags, is.offset, is.length, is.name);
 			return;
 		}
-		before += was + !!before[was];
-		after += is + !!after[is];
 	}
 }
