@@ -69,3 +69,18 @@ def verdict(container: Container) -> str:
     out = container.bundle.work / "out"
     said = out.read_text(errors="replace") if out.exists() else ""
     return said if status == 0 else f"ended with {status}: {container.told()}"
+
+
+def changes(before: object, after: object, where: str = "") -> list[str]:
+    """Return every place in which two nested values differ, in words."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = dict.fromkeys([*before, *after])
+        return [
+            change
+            for key in keys
+            for change in changes(before.get(key), after.get(key), f"{where} {key}")
+        ]
+    if isinstance(before, list) and isinstance(after, list):
+        gone = [f"{where}: gone: {item}" for item in before if item not in after]
+        return gone + [f"{where}: new: {item}" for item in after if item not in before]
+    return [] if before == after else [f"{where}: was {before}, is {after}"]

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from real_programs import CYCLES, program, thaw_again
+from real_programs import CYCLES, changes, program, thaw_again
 
 from containers import CGROUPS, Container, Woodfrog, eventually
 from needs import needs
@@ -58,6 +58,8 @@ def test_cycles_of_freeze_and_thaw_leave_nothing_behind(woodfrog: Woodfrog) -> N
     container = woodfrog.run(bundle)
     container.wait_for("n")
     eventually(lambda: (bundle.work / "n").read_text() > "2", "it counts")
+    # The first thaw may join neighbouring mappings into one, which the kernel shows as it likes.
+    container = thaw_again(container)
     before, before_inside = around(), inside(container)
 
     for cycle in range(CYCLES):
@@ -67,8 +69,8 @@ def test_cycles_of_freeze_and_thaw_leave_nothing_behind(woodfrog: Woodfrog) -> N
             (image / "checkpoint.img").unlink()
         else:
             container = thaw_again(container)
-        assert inside(container) == before_inside, f"after {cycle + 1} cycles"
-        assert around() == before, f"after {cycle + 1} cycles"
+        assert changes(before_inside, inside(container)) == [], f"after {cycle + 1} cycles"
+        assert changes(before, around()) == [], f"after {cycle + 1} cycles"
 
     last = (bundle.work / "n").read_text()
     eventually(lambda: (bundle.work / "n").read_text() not in ("", last), "it still counts")
