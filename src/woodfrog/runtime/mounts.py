@@ -30,6 +30,10 @@ _PER_MOUNT = (
 )
 
 
+def _lstat(name: str, directory: int) -> int:
+    return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+
+
 def by_descriptor(descriptor: int) -> str:
     """Return a path that leads to just what a descriptor names."""
     return f"/proc/self/fd/{descriptor}"
@@ -46,28 +50,25 @@ class Root:
         """Open what is there now, on top of all mounts."""
         return m.open_in_root(HERE, self.descriptor, path, flags, resolve=resolve)
 
-    def open_or_make(self, path: str, *, directory: bool, resolve: int = 0) -> int:
+    def open_or_make(self, path: str, *, directory: bool, resolve: int = 0, links: int = 40) -> int:
         """Open a mount point, and make it and its parents if they aren't there."""
         try:
             return self.open(path, resolve=resolve)
         except FileNotFoundError:
             pass
         head, _, name = path.rstrip("/").rpartition("/")
-        parent = self.open_or_make(head or "/", directory=True, resolve=resolve)
+        parent = self.open_or_make(head or "/", directory=True, resolve=resolve, links=links)
         try:
             if directory:
                 os.mkdir(name, 0o755, dir_fd=parent)
             else:
-                os.close(
-                    os.open(
-                        name,
-                        os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC,
-                        0o644,
-                        dir_fd=parent,
-                    )
-                )
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+                os.close(os.open(name, flags, 0o644, dir_fd=parent))
         except FileExistsError:
-            pass  # a symbolic link to nothing, or somebody was faster: the next open tells
+            # A symbolic link that leads nowhere (images have /etc/resolv.conf so): make its end.
+            if links and not resolve and stat.S_ISLNK(_lstat(name, parent)):
+                end = os.path.join(head or "/", os.readlink(name, dir_fd=parent))
+                return self.open_or_make(end, directory=directory, links=links - 1)
         finally:
             os.close(parent)
         return self.open(path, resolve=resolve)

@@ -1,0 +1,196 @@
+"""The command line: the ways to type an option, help, mistakes, and what a command imports."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bundles import Bundle
+from containers import REPOSITORY, Woodfrog
+from woodfrog.cli import flags
+from woodfrog.cli.main import COMMANDS
+from woodfrog.errors import UsageError
+
+Make = Callable[[str], Bundle]
+Name = Callable[[Bundle], str]
+
+FLAGS = (
+    flags.Flag("image-path", "where", value="DIR"),
+    flags.Flag("bundle", "what", short="b", value="DIR", default="."),
+    flags.Flag("no-subreaper", "not"),
+    flags.Flag("env", "variables", short="e", value="NAME=VALUE", many=True),
+    flags.Flag("pre-dump", "", refused="not done yet"),
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--image-path=DIR ID",
+        "--image-path DIR ID",
+        "-image-path DIR ID",
+        "-image-path=DIR ID",
+        "ID --image-path DIR",
+        "ID -image-path=DIR",
+    ],
+)
+def test_options_are_taken_as_people_type_them(line: str) -> None:
+    found = flags.parse(line.split(), FLAGS, who="x")
+    assert found["image_path"] == "DIR"
+    assert found.rest == ["ID"]
+
+
+def test_switches_lists_and_defaults() -> None:
+    words = ["-no-subreaper", "-e", "A=1", "--env=B=2", "-b", "/x", "--", "--image-path"]
+    found = flags.parse(words, FLAGS, who="x")
+    assert found["no_subreaper"] is True
+    assert found["env"] == ["A=1", "B=2"]
+    assert found["bundle"] == "/x"
+    assert found["image_path"] is None
+    assert found.rest == ["--image-path"]
+    assert flags.parse(["--no-subreaper=false"], FLAGS, who="x")["no_subreaper"] is False
+
+
+@pytest.mark.parametrize(
+    "line, message, hint",
+    [
+        ("--image-pat=x", "unknown flag --image-pat", "did you mean --image-path?"),
+        ("-bundel x", "unknown flag -bundel", "did you mean --bundle?"),
+        ("--qqqqqqqqqq", "unknown flag --qqqqqqqqqq", "`woodfrog x --help` lists them all"),
+        ("--image-path", "--image-path needs a value (DIR)", ""),
+        ("--no-subreaper=perhaps", "--no-subreaper is a switch", ""),
+        ("--pre-dump", "--pre-dump is not supported: not done yet", ""),
+    ],
+)
+def test_mistakes_are_named(line: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        flags.parse(line.split(), FLAGS, who="x")
+    assert message in str(caught.value)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(woodfrog: Woodfrog, command: str) -> None:
+    text = woodfrog(command, "--help").stdout
+    assert text.startswith(f"usage: woodfrog {command}")
+    examples = text.partition("examples:\n")[2].splitlines()
+    assert len(examples) == 2
+    assert all("woodfrog" in line for line in examples)
+    assert woodfrog("help", command).stdout == text
+
+
+def test_an_unknown_command_is_guessed(woodfrog: Woodfrog) -> None:
+    done = woodfrog("chekpoint", status=1)
+    assert done.stderr.splitlines() == [
+        "woodfrog: unknown command chekpoint",
+        "  hint: did you mean checkpoint?",
+    ]
+    assert "commands:" in woodfrog().stdout
+
+
+def test_systemd_cgroup_is_refused_by_name(woodfrog: Woodfrog) -> None:
+    assert (
+        "--systemd-cgroup is not supported" in woodfrog("--systemd-cgroup", "list", status=1).stderr
+    )
+
+
+def test_the_version_has_the_three_lines_that_engines_parse(woodfrog: Woodfrog) -> None:
+    first, second, third = woodfrog("--version").stdout.splitlines()
+    assert first.startswith("woodfrog version ")
+    assert second.startswith("commit: ")
+    assert third.startswith("spec: 1.")
+
+
+def test_features_are_json(woodfrog: Woodfrog) -> None:
+    found = json.loads(woodfrog("features").stdout)
+    assert "rbind" in found["mountOptions"]
+    assert "createRuntime" in found["hooks"]
+    assert found["linux"]["seccomp"]["enabled"] is True
+
+
+def test_the_image_path_must_be_given(woodfrog: Woodfrog, make_bundle: Make) -> None:
+    container = woodfrog.run(make_bundle("exec sleep 1000"))
+    assert "--image-path is missing" in woodfrog("checkpoint", container.name, status=1).stderr
+    assert "--image-path is missing" in woodfrog("restore", container.name, status=1).stderr
+
+
+def test_the_launcher_works_through_links_and_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(REPOSITORY / "woodfrog")
+    (tmp_path / "two").symlink_to("one")
+    for command in ("./two", str(tmp_path / "two"), str(REPOSITORY / "woodfrog")):
+        done = subprocess.run([command, "help", "run"], cwd=tmp_path, capture_output=True)
+        assert done.stdout.startswith(b"usage: woodfrog run"), done
+
+
+def _imports(woodfrog: Woodfrog, *arguments: str, status: int = 0) -> set[str]:
+    program = (
+        "import sys; sys.path.append(sys.argv.pop(1))\n"
+        "from woodfrog.cli.main import main\n"
+        "status = main()\n"
+        "sys.stderr.write('MODULES ' + ' '.join(sys.modules))\n"
+        "sys.exit(status)"
+    )
+    python = REPOSITORY / ".venv/bin/python"
+    command = [str(python), "-I", "-S", "-c", program, str(REPOSITORY / "src")]
+    options = ["--root", str(woodfrog.root)]
+    done = subprocess.run(
+        [*command, *options, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == status, done.stderr
+    return set(done.stderr.rpartition("MODULES ")[2].split())
+
+
+def test_cheap_commands_import_little(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    bundle = make_bundle("exec sleep 1000 > /dev/null 2>&1")
+    name = new_name(bundle)
+    for arguments in (
+        ("create", "-b", str(bundle.directory), name),
+        ("start", name),
+        ("state", name),
+        ("list",),
+        ("ps", name),
+        ("pause", name),
+        ("resume", name),
+        ("exec", name, "true"),
+        ("kill", name, "KILL"),
+        ("delete", "--force", name),
+        ("run", "-b", str(bundle.directory), "--help"),
+    ):
+        if arguments[0] == "create":
+            # The container's stdio is that of create: a file, so that nobody waits for its end.
+            woodfrog(*arguments, output=bundle.directory / "output")
+            continue
+        found = _imports(woodfrog, *arguments)
+        heavy = {"argparse", "json", "enum", "dataclasses", "pathlib", "subprocess", "logging"}
+        heavy -= {"enum"}  # the caller protocol's typing brings it
+        heavy |= {"msgspec", "shutil", "inspect", "socket", "xxhash", "zstandard"}
+        assert not found & heavy, (arguments, found & heavy)
+        for layer in ("engine", "resources", "remote", "image"):
+            assert not any(m.startswith(f"woodfrog.{layer}") for m in found), (arguments, layer)
+
+
+def test_without_root_it_says_what_is_missing(make_bundle: Make) -> None:
+    bundle = make_bundle("true")
+    bundle.save()
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give it up")
+    command = [str(REPOSITORY / "woodfrog"), "--root", "/tmp/none", "create", "x"]
+    program = "import os, sys; os.setuid(65534); os.chdir('/'); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run(
+        ["python3", "-c", program, *command, "-b", str(bundle.directory)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) <= 2
+    without = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]
+    done = subprocess.run(
+        [*without, *command, "-b", str(bundle.directory)], capture_output=True, text=True
+    )
+    assert "needs CAP_SYS_ADMIN" in done.stderr
+    assert "start it with --privileged" in done.stderr
