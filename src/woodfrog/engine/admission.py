@@ -16,6 +16,7 @@ from woodfrog.resources import (
     memory,
     shared_memory,
     signals,
+    sysv_ipc,
     threads,
     tmpfs,
 )
@@ -24,9 +25,10 @@ from woodfrog.resources.files import KINDS
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.shared_memory import SharedMemory
+from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Segment, Semaphores
 from woodfrog.resources.tmpfs import Tmpfs
 
-RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | SharedMemory | Tmpfs)
+RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | SharedMemory | AnyObject | Tmpfs)
 
 _HIGHEST_PID = 1 << 22
 _MOST_DESCRIPTORS = 1 << 20
@@ -54,6 +56,7 @@ class Plan:
         self.zombies: list[Zombie] = []
         self.files: dict[int, FileRecord] = {}
         self.shared: dict[int, SharedMemory] = {}
+        self.sysv: list[AnyObject] = []
         self.tmpfs: list[Tmpfs] = []
         containers: list[ContainerRecord] = []
         for record in reader.records(RECORDS):
@@ -64,6 +67,8 @@ class Plan:
                     self.zombies.append(record)
                 case SharedMemory():
                     self.shared[record.id] = record
+                case Semaphores() | MessageQueue() | Segment():
+                    self.sysv.append(record)
                 case Tmpfs():
                     self.tmpfs.append(record)
                 case ContainerRecord():
@@ -74,6 +79,13 @@ class Plan:
             raise ImageError("the image does not describe one container")
         self.container = containers[0]
         self.page_bytes = reader.page_bytes
+        self.segments = {one.id: one for one in self.sysv if isinstance(one, Segment)}
+
+    @property
+    def files_in_memory(self) -> list[SharedMemory]:
+        """Return the shared memory that is not System V's."""
+        segments = {segment.contents for segment in self.segments.values()}
+        return [one for one in self.shared.values() if one.id not in segments]
 
     @property
     def highest_descriptor(self) -> int:
@@ -95,6 +107,7 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso) -> Plan:
         _check_process(process, plan, bounds)
     for shared in plan.shared.values():
         shared_memory.check(shared, plan.page_bytes)
+    sysv_ipc.check(plan.sysv, plan.shared)
     for one in plan.tmpfs:
         tmpfs.check(one, plan.page_bytes)
         if one.destination not in bounds.tmpfs and len(one.entries) > 1:
@@ -138,13 +151,15 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         credentials.refuse_wider(who, thread.credentials, bounds.bounding)
         if not signals.check_pending(thread.pending):
             raise ImageError(f"{who} has impossible queued signals")
-        if thread.call is not None and not interrupted_calls.known(thread.call):
+        if thread.call is not None and not interrupted_calls.check(thread.call):
             raise ImageError(f"{who} waits in a call that nobody knows")
     if not signals.check_pending(process.pending):
         raise ImageError(f"{who} has impossible queued signals")
     for mapping in process.memory.mappings:
         if mapping.source is memory.Source.SHARED and mapping.object not in plan.shared:
             raise ImageError(f"{who} maps shared memory that the image lacks")
+        if mapping.source is memory.Source.SYSV:
+            sysv_ipc.check_mapping(mapping, plan.segments)
     numbers = [descriptor.number for descriptor in process.descriptors]
     if len(set(numbers)) != len(numbers) or any(
         not 0 <= number < _MOST_DESCRIPTORS for number in numbers

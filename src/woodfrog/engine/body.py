@@ -14,9 +14,18 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import OPTIONS, Stub, await_birth
-from woodfrog.resources import memory, process, seccomp_filters, signals, threads, timers
+from woodfrog.resources import (
+    memory,
+    process,
+    seccomp_filters,
+    signals,
+    sysv_ipc,
+    threads,
+    timers,
+)
 from woodfrog.resources.files.base import DescriptorTable
 from woodfrog.resources.process import Process
+from woodfrog.resources.sysv_ipc import Segment
 
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
 _THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
@@ -37,7 +46,9 @@ class Body:
     def name(self) -> str:
         return f"process {self.record.pid}"
 
-    def start(self, making: Making, pages: int, base: int) -> None:
+    def start(
+        self, making: Making, segments: Mapping[int, Segment], pages: int, base: int
+    ) -> None:
         """Set the making of descriptors, mappings and memory going."""
         record, program = self.record, self.stub.program()
         high = making.high
@@ -50,8 +61,10 @@ class Body:
                 cloexec=descriptor.cloexec,
             )
         space = record.memory
-        memory.unmap_all(program, (self.stub.base, self.stub.base + self.stub.size + 4096))
+        keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
+        memory.unmap_all(program, keep)
         memory.map_vdso(program, space)
+        sysv_ipc.attach(program, space, segments, keep)
         memory.restore_mappings(program, space.mappings, making.objects)
         memory.advise(program, space.mappings)
         memory.fill(program, space, pages, base)
@@ -71,6 +84,12 @@ class Body:
             self.stub.finish(self._running)
             memory.write_core_dump_filter(self.stub.pid, self.record.memory.core_dump_filter)
         self._running = None
+
+    def remove_segments(self, segments: Mapping[int, Segment]) -> None:
+        """Remove the System V shared memory that had been, now that it is attached."""
+        program = self.stub.program()
+        sysv_ipc.remove(program, segments.values())
+        self.stub.run(program)
 
     def make_threads(self) -> None:
         """Make all threads; filters that all of them share are installed first, and inherited."""
@@ -123,7 +142,7 @@ class Body:
         stopped = [
             body.record.pid
             for body in bodies.values()
-            if body.record.stopped_by and body.record.parent == self.record.pid
+            if body.record.stop_heard and body.record.parent == self.record.pid
         ]
         if not stopped:
             return

@@ -96,13 +96,12 @@ def _checkpoint(
             init, tree, unix_close=options.unix_close, tcp_close=options.tcp_close
         )
         undo.callback(world.close)
+        with obstacles.at("the container"):
+            world.look_at_sysv_ipc()
         files = Files(tree)
         undo.callback(files.close)
         file_records = files.collect(world, obstacles)
         processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
-        for where in ("ipc",):
-            with obstacles.at("the container"):
-                namespaces.refuse_contents(init, where)
         obstacles.raise_if_any()
         collected = time.monotonic()
 
@@ -113,13 +112,15 @@ def _checkpoint(
                 [(source, start, end - start) for start, end in one.space.extents]
             )
             pages += one.space.page_bytes
-            image.add(one.record(store))
+            image.add(one.record(store, world.stops_heard))
         for shared in world.objects.values():
             contents = FileContents(shared.fd)
             store = image.write_pages(
                 [(contents, extent.start, extent.length) for extent in shared.extents]
             )
             image.add(shared.record(store))
+        for one_of_ipc in world.sysv.records():
+            image.add(one_of_ipc)
         for destination in container.tmpfs:
             files_of_mount = tmpfs.collect(init, destination, image.write_pages)
             if files_of_mount is not None:

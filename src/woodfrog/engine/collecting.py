@@ -15,8 +15,8 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.hold import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.tracee import Scratch
 from woodfrog.remote.vdso import Vdso
+from woodfrog.resources.interrupted_calls import InterruptedCall
 from woodfrog.resources import (
-    interrupted_calls,
     limits,
     memory,
     process,
@@ -42,8 +42,9 @@ class CollectedProcess:
         self.space = space
         self.fields = fields
 
-    def record(self, store: int) -> process.Process:
+    def record(self, store: int, stops_heard: set[int]) -> process.Process:
         """Return the record, once the store's offset of the first page is known."""
+        self.fields["stop_heard"] = self.fields["pid"] in stops_heard
         return process.Process(memory=self.space.record(store), **self.fields)
 
 
@@ -84,17 +85,14 @@ def collect_processes(
     tree: Held, world: World, files: Files, obstacles: Obstacles, vdso: Vdso
 ) -> list[CollectedProcess]:
     """Read all processes; refusals are noted, and leave a process out."""
-    now = interrupted_calls.clock_now()
     found = []
     for one in tree.processes:
         with obstacles.at(one.name), while_(f"collecting {one.name}"):
-            found.append(_collect(one, world, files, vdso, now))
+            found.append(_collect(one, world, files, vdso))
     return found
 
 
-def _collect(
-    held: HeldProcess, world: World, files: Files, vdso: Vdso, now: int
-) -> CollectedProcess:
+def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> CollectedProcess:
     stat, status = held.leader.stat, held.leader.status
     ids = {task.pid: task.namespace_pid for task in held.tasks}
     with scratch_in(held, vdso) as scratch:
@@ -105,7 +103,9 @@ def _collect(
         all_limits = limits.ask(program)
         attributes = process.ask(program)
         leader = threads.Answers(program, status)
+        heard = process.ask_heard_stops(program, world.stopped_children(held.namespace_pid))
         scratch.run(program)
+        world.stops_heard |= heard()
         fields: dict[str, Any] = {
             "actions": actions(),
             "interval_timers": interval_timers(),
@@ -127,7 +127,7 @@ def _collect(
         root = f"/proc/{world.init}/root"
         space = memory.collect(held.pid, stat, scratch.range, shared_object, root)
     fields["threads"] = [
-        _thread(held, task, answer, now) for task, answer in zip(held.tasks, told, strict=True)
+        _thread(task, answer) for task, answer in zip(held.tasks, told, strict=True)
     ]
     fields.update(
         pid=held.namespace_pid,
@@ -135,6 +135,7 @@ def _collect(
         group=_last_id(status["NSpgid"]),
         session=_last_id(status["NSsid"]),
         stopped_by=held.leader.stopped_by,
+        stop_heard=False,
         directory=_directory(held, "cwd"),
         root=_directory(held, "root"),
         umask=int(status["Umask"], 8),
@@ -171,19 +172,12 @@ def _foreground_group(held: HeldProcess, world: World) -> int:
     return world.identify(group)
 
 
-def _thread(
-    held: HeldProcess, task: HeldTask, told: dict[str, Any], now: int
-) -> threads.Thread:
-    registers = task.tracee.registers
-
-    def read(address: int, length: int) -> bytes:
-        return os.pread(held.memory, length, address)
-
-    call = interrupted_calls.collect(registers, task.waiting, task.reissued, read, now)
+def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:
+    call = task.call
     return threads.Thread(
         tid=task.namespace_pid,
         name=task.stat.comm,
-        registers=threads.packed_registers(registers),
+        registers=threads.packed_registers(task.tracee.registers),
         xstate=_stripped(ptrace.xstate(task.pid)),
         mask=ptrace.signal_mask(task.pid),
         pending=signals.collect_pending(task.pid, shared=False),
@@ -192,7 +186,7 @@ def _thread(
         scheduling=scheduling.collect(task.pid),
         seccomp=task.seccomp,
         filters=seccomp_filters.collect(task.pid, task.seccomp),
-        call=call,
+        call=InterruptedCall(number=call.number, left_ns=call.left_ns) if call else None,
         **told,
     )
 

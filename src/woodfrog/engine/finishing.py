@@ -13,10 +13,10 @@ from woodfrog.kernel.procfs.status import read_stat
 from woodfrog.kernel.ptrace import Event, Registers
 from woodfrog.remote.registers import ERESTART_RESTARTBLOCK
 from woodfrog.remote.stub import Stub, StubError
+from woodfrog.remote.timed_calls import packed_time, with_time_left
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     credentials,
-    interrupted_calls,
     limits,
     memory,
     process,
@@ -29,7 +29,6 @@ from woodfrog.resources import (
 from woodfrog.resources.threads import Thread
 
 _SIGTRAP = 5
-_RED_ZONE = 128
 _ARMING_PATIENCE_S = 2.0
 
 
@@ -129,16 +128,10 @@ class Release:
         call = thread.call
         if call is None:
             return registers
-        if -registers.result != ERESTART_RESTARTBLOCK:
-            # Issued again as a whole: the time stands below the red zone of its own stack.
-            address = (registers.rsp - _RED_ZONE - 16) & -16
-            try:
-                os.pwrite(task.memory, interrupted_calls.packed_time(call), address)
-            except OSError:
-                return registers
-            return interrupted_calls.with_time_left(registers, call, address)
-        address = self._put(interrupted_calls.packed_time(call), 64)
-        attempt = interrupted_calls.with_time_left(registers, call, address)
+        if not call.left_ns:
+            return with_time_left(registers, call.timed_call(), 0)
+        address = self._put(packed_time(call.timed_call()), 64)
+        attempt = with_time_left(registers, call.timed_call(), address)
         attempt.rip = instruction
         ptrace.set_registers(task.pid, attempt)
         result = _interrupt_call(task.pid)

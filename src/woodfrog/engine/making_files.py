@@ -158,15 +158,13 @@ class Making:
         return self._two(SYS.SOCKETPAIR, socket.AF_UNIX, kind, 0)
 
     def _two(self, number: int, *arguments: int) -> tuple[int, int]:
-        ends = bytearray(8)
+        program = self.program
+        ends = program.address_of(bytes(8))
         if number == SYS.PIPE2:
-            self.program.call(number, ends, *arguments)
+            program.call(number, ends, *arguments)
         else:
-            self.program.call(number, *arguments, ends)
-        # Their numbers come back in memory, not as results.
-        self._run()
-        one, other = struct.unpack("<2i", ends)
-        return one, other
+            program.call(number, *arguments, ends)
+        return program.load(ends), program.load(ends + 4)
 
     def reset_connection(self, family: int) -> int:
         """See the protocol."""
@@ -198,15 +196,19 @@ class Making:
 
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """See the protocol."""
-        if isinstance(fd, Placeholder):
-            raise UnsupportedResource("a file that was opened twice by its link in /proc")
-        self._run()
-        path = f"/proc/{self.stub.pid}/fd/{fd}"
+        number = self._resolve_now(fd)
+        path = f"/proc/{self.stub.pid}/fd/{number}"
         ours = os.open(path, (flags & ~0o300) | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             return self.send(ours)
         finally:
             os.close(ours)
+
+    def _resolve_now(self, fd: int) -> int:
+        """Run what has been collected, if a descriptor's number is not known yet."""
+        program = self.program
+        self._run()
+        return program[fd] if isinstance(fd, Placeholder) else fd
 
     def spare(self, fd: int) -> int:
         """See the protocol."""

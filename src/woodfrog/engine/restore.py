@@ -16,7 +16,7 @@ from woodfrog.image.container_file import Reader
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import namespaces, scheduling, tmpfs
+from woodfrog.resources import namespaces, scheduling, sysv_ipc, tmpfs
 
 __all__ = ["Bounds", "restore"]
 
@@ -69,6 +69,13 @@ def restore(
             reader = undo.enter_context(Reader(directory))
             vdso = Vdso()
             plan = admit(reader, bounds, vdso)
+            sysv_ipc.refuse_wider(
+                init,
+                plan.sysv,
+                new="ipc" in bounds.new_namespaces,
+                bounding=bounds.bounding,
+                may_lock=bounds.rlimits.get("RLIMIT_MEMLOCK", (None,))[0],
+            )
         except Exception as error:
             error.touched = False  # type: ignore[attr-defined]
             raise
@@ -133,7 +140,8 @@ def _restore(
 
     # FILES
     making = Making(root, high)
-    making.make_shared_memory(plan.shared.values(), store, base)
+    sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
+    making.make_shared_memory(plan.files_in_memory, store, base)
     making.make_files(plan.files.values())
     mark("files")
 
@@ -146,9 +154,10 @@ def _restore(
 
     # BODY
     for body in bodies.values():
-        body.start(making, store, base)
+        body.start(making, plan.segments, store, base)
     for body in bodies.values():
         body.finish()
+    bodies[1].remove_segments(plan.segments)
     mark("memory")
     for body in bodies.values():
         body.make_threads()

@@ -3,13 +3,17 @@
 import os
 from collections import defaultdict
 
+from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink import sock_diag
 from woodfrog.kernel.netlink.sock_diag import InetSocket, UnixSocket
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.remote.hold import Held
-from woodfrog.resources import shared_memory
+from woodfrog.resources import shared_memory, sysv_ipc
 from woodfrog.resources.files.base import ACCESS_MODE, OpenFile
 from woodfrog.resources.memory import Extent
+
+# Stands for the device of System V memory, whose inode numbers are those of other files, too.
+_SYSV = -1
 
 
 class Sockets:
@@ -44,10 +48,10 @@ class Sockets:
 class SharedObject:
     """A piece of shared memory: our descriptor for it, and what is in it."""
 
-    def __init__(self, number: int, fd: int, name: bytes) -> None:
+    def __init__(self, number: int, fd: int, memfd: bytes | None) -> None:
         self.number = number
         self.fd = fd
-        self.memfd = shared_memory.describe(name)
+        self.memfd = memfd
         self.size, self.extents = shared_memory.extents(fd)
         self.seals = shared_memory.seals(fd) if self.memfd is not None else 0
 
@@ -73,7 +77,16 @@ class World:
         self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(init)}
         self.sockets = Sockets(init)
         self.pty_masters: set[str] = set()
+        self.packet_pipes: set[int] = set()
         self.objects: dict[tuple[int, int], SharedObject] = {}
+        self.sysv = sysv_ipc.Found()
+        # Stopped processes whose parent has already waited for that news.
+        self.stops_heard: set[int] = set()
+        self._stopped = [
+            (one.namespace_pid, one.leader.stat.parent)
+            for one in tree.processes
+            if one.leader.stopped_by
+        ]
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
         self._pipe_sides: dict[int, set[bool]] = defaultdict(set)
 
@@ -83,6 +96,8 @@ class World:
             if file.target.startswith(b"pipe:"):
                 inode = int(file.target[6:-1])
                 access = file.flags & ACCESS_MODE
+                if access != 0 and file.flags & os.O_DIRECT:
+                    self.packet_pipes.add(inode)
                 self._pipe_sides[inode] |= {access != 1} if access != 2 else {True, False}
             elif file.target.startswith(b"socket:"):
                 self.sockets.inside.add(int(file.target[8:-1]))
@@ -93,6 +108,10 @@ class World:
         """See the protocol."""
         return self._ids.get(pid, 0)
 
+    def stopped_children(self, parent: int) -> list[int]:
+        """Return the stopped children of a process, all by the container's ids."""
+        return [pid for pid, host in self._stopped if self.identify(host) == parent]
+
     def one_sided(self, file: OpenFile) -> bool:
         """See the protocol."""
         return len(self._pipe_sides[file.stat.st_ino]) < 2
@@ -102,13 +121,34 @@ class World:
         found = os.fstat(fd)
         key = (found.st_dev, found.st_ino)
         if key not in self.objects:
-            self.objects[key] = SharedObject(len(self.objects) + 1, os.dup(fd), name)
+            memfd = shared_memory.describe(name)
+            self.objects[key] = SharedObject(len(self.objects) + 1, os.dup(fd), memfd)
         return self.objects[key].number
+
+    def look_at_sysv_ipc(self) -> None:
+        """Collect System V objects."""
+        sysv_ipc.collect(self.init, self.sysv)
+        for number, segment in self.sysv.segments.items():
+            one = SharedObject(len(self.objects) + 1, os.dup(segment.fd), None)
+            self.objects[_SYSV, number] = one
+            segment.contents = one.number
+
+    def _segment(self, fd: int, name: bytes) -> int:
+        number = os.fstat(fd).st_ino
+        segment = self.sysv.segments.get(number)
+        if segment is None or not segment.is_shown_by(fd, name):
+            raise UnsupportedResource(
+                f"a mapping, {os.fsdecode(name)}, shows System V memory of another ipc namespace"
+                " than the container's own, or a deleted file, which cannot be saved yet"
+            )
+        return number
 
     def mapped_object(self, pid: int, start: int, end: int, name: bytes) -> int:
         """Return the id of the shared memory behind a mapping of a held process."""
         fd = os.open(f"/proc/{pid}/map_files/{start:x}-{end:x}", os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if name.startswith(b"/SYSV"):
+                return self._segment(fd, name)
             return self.memory_object(fd, name)
         finally:
             os.close(fd)
@@ -118,4 +158,5 @@ class World:
         for one in self.objects.values():
             os.close(one.fd)
         self.objects.clear()
+        self.sysv.close()
 

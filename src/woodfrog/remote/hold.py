@@ -4,6 +4,7 @@ If we are killed, the kernel lets every task go on by itself.
 """
 
 import os
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,19 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.status import Stat, read_stat, read_status
-from woodfrog.kernel.ptrace import Event
-from woodfrog.remote.registers import issue_again, sees_the_hold
+from woodfrog.kernel.ptrace import Event, Registers
+from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
+from woodfrog.remote.seccomp import Filters
+from woodfrog.remote.timed_calls import (
+    TimedCall,
+    is_restartable,
+    packed_time,
+    place_for_time,
+    timed_call,
+    with_time_left,
+)
 from woodfrog.remote.tracee import Tracee
-from woodfrog.remote.waiting import Waiting, look_before_the_hold
+from woodfrog.remote.waiting import Waiting, look_before_the_hold, scheduler_clock
 
 _PATIENCE_S = 10.0
 _SIGTRAP = 5
@@ -26,29 +36,72 @@ class HeldTask:
     """One held thread.
 
     `path` is its directory in /proc; `status` and `stat` what stood there once it was held;
-    `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for before.
+    `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for before; `call` the
+    timed call that it goes on with by a restart block of the kernel.
     """
 
-    def __init__(self, pid: int, path: str, waiting: Waiting | None) -> None:
+    def __init__(self, pid: int, path: str, memory: int, waiting: Waiting | None) -> None:
         self.pid = pid
         self.path = path
         self.waiting = waiting
+        self._memory = memory
         self.stopped_by = 0
         self.tracee = Tracee(pid, ptrace.Registers())
         self.status: dict[str, str] = {}
         self.stat: Stat
+        self.call: TimedCall | None = None
 
-    def look(self) -> None:
-        """Read the registers and /proc of the task, which has just stopped."""
+    def look(self, known: dict[tuple[bytes, ...], Filters]) -> None:
+        """Read the registers and /proc of the task, which has just stopped.
+
+        `known` keeps filters, which many tasks share.
+        """
         self.status = read_status(self.path)
         self.stat = read_stat(self.path)
-        registers = ptrace.registers(self.pid)
-        if sees_the_hold(registers) and not self._has_a_signal():
-            registers = issue_again(registers)
-            self.reissued = True
-        else:
-            self.reissued = False
-        self.tracee.registers = registers
+        registers = out_of_critical_section(self.pid, self._memory, ptrace.registers(self.pid))
+        if self.seccomp:
+            ptrace.set_options(self.pid, ptrace.O_SUSPEND_SECCOMP)
+            chain = _filters(self.pid) if self.seccomp == _SECCOMP_FILTER else ()
+            if chain not in known:
+                known[chain] = Filters(chain, strict=self.seccomp != _SECCOMP_FILTER)
+            self.tracee.filters = known[chain]
+        self.tracee.registers = self._going_on(registers)
+        # At once: should we die, the kernel goes on with these.
+        self.tracee.go_back()
+
+    def _going_on(self, registers: Registers) -> Registers:
+        """Return registers with which the task goes on as if it had not been held."""
+        by_block = is_restartable(registers)
+        if by_block and self._may(SYS.RESTART_SYSCALL):
+            self.call = self._timed_call(registers)
+            return registers
+        if not by_block and (not sees_the_hold(registers) or self._has_a_signal()):
+            return registers
+        # Its call would fail because of us, or be gone on with by a call that its filters forbid:
+        # it makes the call again.
+        call = self._timed_call(registers)
+        if call is None or not call.left_ns:
+            again = issue_again(registers)
+            again.rax = call.number if call else again.rax
+            return again
+        place = place_for_time(registers)
+        try:
+            os.pwrite(self._memory, packed_time(call), place)
+        except OSError:
+            return issue_again(registers)
+        return with_time_left(registers, call, place)
+
+    def _may(self, number: int) -> bool:
+        return self.tracee.filters is None or self.tracee.filters.allow(number, ())
+
+    def _timed_call(self, registers: Registers) -> TimedCall | None:
+        def read(address: int, length: int) -> bytes:
+            return os.pread(self._memory, length, address)
+
+        try:
+            return timed_call(registers, self.waiting, read, scheduler_clock())
+        except (OSError, struct.error):
+            return None  # an address that the call itself would refuse
 
     def _has_a_signal(self) -> bool:
         """Tell whether a signal waits that will wake the task anyway: then EINTR is its own."""
@@ -64,6 +117,16 @@ class HeldTask:
     def namespace_pid(self) -> int:
         """The task's id in its own pid namespace."""
         return int(self.status["NSpid"].split()[-1])
+
+
+_SECCOMP_FILTER = 2
+
+
+def _filters(pid: int) -> tuple[bytes, ...]:
+    chain: list[bytes] = []
+    while (one := ptrace.seccomp_filter(pid, len(chain))) is not None:
+        chain.append(one)
+    return tuple(chain)
 
 
 class HeldProcess:
@@ -137,11 +200,6 @@ def held(init: int) -> Iterator[Held]:
     tree = Held()
     try:
         _stop_all(namespace, seized, tree)
-        for task in tree.tasks():
-            task.look()
-            if task.seccomp:
-                ptrace.set_options(task.pid, ptrace.O_SUSPEND_SECCOMP)
-                task.tracee.filtered = True
         tree.processes.sort(key=lambda process: process.namespace_pid)
         yield tree
     finally:
@@ -154,6 +212,7 @@ def held(init: int) -> Iterator[Held]:
 def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
     """Seize and stop until no new task appears."""
     processes: dict[int, HeldProcess] = {}
+    filters: dict[tuple[bytes, ...], Filters] = {}
     zombies: dict[int, Zombie] = {}
     while True:
         fresh: list[HeldTask] = []
@@ -173,7 +232,7 @@ def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
             break
         for task in fresh:
             ptrace.interrupt(task.pid)
-        _await_stops(fresh, seized)
+        _await_stops(fresh, seized, filters)
     for pid, process in processes.items():
         process.tasks = [task for task in process.tasks if task.pid in seized]
         if process.tasks:
@@ -215,14 +274,18 @@ def _seize_tasks(process: HeldProcess, seized: dict[int, HeldTask]) -> list[Held
                     hint="let the debugger detach first",
                 ) from None
             raise
-        task = HeldTask(tid, path, look_before_the_hold(path))
+        task = HeldTask(tid, path, process.memory, look_before_the_hold(path))
         seized[tid] = task
         process.tasks.append(task)
         fresh.append(task)
     return fresh
 
 
-def _await_stops(fresh: list[HeldTask], seized: dict[int, HeldTask]) -> None:
+def _await_stops(
+    fresh: list[HeldTask],
+    seized: dict[int, HeldTask],
+    filters: dict[tuple[bytes, ...], Filters],
+) -> None:
     waiting = {task.pid: task for task in fresh}
     deadline = time.monotonic() + _PATIENCE_S
     next_look = time.monotonic() + 0.02
@@ -235,6 +298,7 @@ def _await_stops(fresh: list[HeldTask], seized: dict[int, HeldTask]) -> None:
             if status.event is Event.STOPPED:
                 task = waiting.pop(pid)
                 task.stopped_by = 0 if status.signal == _SIGTRAP else status.signal
+                task.look(filters)
             elif status.event in (Event.EXITED, Event.KILLED):
                 del waiting[pid]
                 seized.pop(pid, None)
@@ -255,7 +319,7 @@ def _await_stops(fresh: list[HeldTask], seized: dict[int, HeldTask]) -> None:
         if task.pid in seized:
             ptrace.interrupt(task.pid)
     if let_run:
-        _await_stops([task for task in let_run if task.pid in seized], seized)
+        _await_stops([task for task in let_run if task.pid in seized], seized, filters)
 
 
 def _run_vfork_children(
@@ -292,15 +356,20 @@ def _refuse_unstoppable(task: HeldTask) -> None:
 def end_all(tree: Held, init: int) -> None:
     """End a held container for good and wait until its last task has ended."""
     os.kill(init, 9)
-    # The first process ends last: the kernel has it wait for all others of its pid namespace.
-    for process in sorted(tree.processes, key=lambda process: process.pid == init):
-        # The leader is reported last, when no other thread of its process is left.
-        for task in reversed(process.tasks):
+    # In no order that we could know: the first process to end waits, in the kernel, until we have
+    # taken the news of all others.
+    left = [task.pid for task in tree.tasks()]
+    while left:
+        for pid in list(left):
             try:
-                while ptrace.wait(task.pid).event not in (Event.EXITED, Event.KILLED):
-                    pass
-            except (ProcessLookupError, ChildProcessError):
-                pass
+                status = ptrace.poll(pid)
+            except ChildProcessError:
+                left.remove(pid)
+                continue
+            if status is not None and status.event in (Event.EXITED, Event.KILLED):
+                left.remove(pid)
+        if left:
+            time.sleep(0.0002)
 
 
 def _let_go(task: HeldTask) -> None:

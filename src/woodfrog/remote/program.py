@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from woodfrog.kernel.abi.x86_64 import call_name
 from woodfrog.kernel.caller import Argument
@@ -12,7 +12,7 @@ with open(os.path.join(os.path.dirname(__file__), "code", "loop_x86_64.bin"), "r
 
 _RECORD = struct.Struct("<8QqQ")
 RECORD_BYTES = _RECORD.size
-_END, _STORE = (1 << 64) - 1, (1 << 64) - 2
+_END, _STORE, _LOAD = (1 << 64) - 1, (1 << 64) - 2, (1 << 64) - 3
 _MUST_EQUAL, _MAY_FAIL = 1 << 8, 1 << 9
 _WORD = (1 << 64) - 1
 _ALIGN = 16
@@ -76,6 +76,11 @@ class Program:
         """Store the low 32 bits of a result at an address, for structures that hold one."""
         self._calls.append((_STORE, (address, value), 0, 0))
 
+    def load(self, address: int) -> Placeholder:
+        """Take 32 bits from an address as a result, for calls that return through memory."""
+        self._calls.append((_LOAD, (address,), 0, 0))
+        return Placeholder(len(self._calls) - 1)
+
     def expect(self, result: int, value: int) -> int:
         """Have the program stop if the call returns anything but `value`."""
         assert isinstance(result, Placeholder)
@@ -118,6 +123,12 @@ class Program:
             out += _RECORD.pack(number, *row, mode, expected, 0)
         out += _RECORD.pack(_END, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         return bytes(out)
+
+    def calls(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Go through the calls proper, as (number, arguments)."""
+        for number, words, _, _ in self._calls:
+            if number < _LOAD:
+                yield number, words
 
     def records(self) -> range:
         """Return the addresses of all records."""

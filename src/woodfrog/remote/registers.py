@@ -1,8 +1,10 @@
 """What a held task's registers mean: the interrupted call, and how to go on with it."""
 
+import os
 import struct
 
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel import ptrace
 from woodfrog.kernel.ptrace import NO_CALL, Registers
 
 # include/linux/errno.h: never seen by programs, but by a tracer.
@@ -82,6 +84,25 @@ def without_the_kernel(registers: Registers) -> Registers:
     if -registers.result == ERESTART_RESTARTBLOCK:
         again.rax = SYS.RESTART_SYSCALL
     return again
+
+
+def out_of_critical_section(pid: int, memory: int, registers: Registers) -> Registers:
+    """Return registers that are not inside an rseq(2) critical section.
+
+    Being held counts as being preempted: such a section is left through its abort handler. The
+    kernel would see to it by itself, but not once we have moved the task elsewhere.
+    """
+    area = ptrace.rseq(pid)
+    if not area.address:
+        return registers
+    section = int.from_bytes(os.pread(memory, 8, area.address + 8), "little")
+    if not section:
+        return registers
+    start, length, abort = struct.unpack("<3Q", os.pread(memory, 24, section + 8))
+    if start <= registers.rip < start + length:
+        registers = registers.copy()
+        registers.rip = abort
+    return registers
 
 
 _MOVABS = (

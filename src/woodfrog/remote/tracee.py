@@ -15,6 +15,7 @@ from woodfrog.kernel.caller import checked
 from woodfrog.kernel.ptrace import NO_CALL, Event, Registers, Status
 from woodfrog.remote.program import LOOP, RECORD_BYTES, Program
 from woodfrog.remote.registers import way_back
+from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.vdso import SYSCALL_INSTRUCTION, Vdso
 
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
@@ -37,14 +38,19 @@ class EndedError(Exception):
 class Tracee:
     """One held thread. `registers` are those with which it will go on.
 
-    `filtered` if it is under seccomp: should we die, the next call would meet its filter, so it gets
-    programs of one call.
+    `filters` if it is under seccomp: should we die, the next call would meet them, so it gets
+    programs of one call unless they let all calls pass.
     """
 
     def __init__(self, pid: int, registers: Registers) -> None:
         self.pid = pid
         self.registers = registers
-        self.filtered = False
+        self.filters: Filters | None = None
+
+    def may_run(self, program: Program) -> bool:
+        """Tell whether the task would survive a program that it runs to its end without us."""
+        filters = self.filters
+        return filters is None or all(filters.allow(*call) for call in program.calls())
 
 
     def take_signal(self, status: Status, *, interrupted: bool) -> None:
@@ -130,7 +136,7 @@ class Scratch:
         """
         tracee = tracee or self._tracee
         os.pwrite(self._memory, program.assemble(), program.base)
-        if not tracee.filtered:
+        if tracee.may_run(program):
             ended_at = self._run_from(tracee, program.entry)
         else:
             for record in program.records():
@@ -252,14 +258,17 @@ def _make_call(
     while True:
         ptrace.resume(tracee.pid)
         time.sleep(pause)
-        ptrace.interrupt(tracee.pid)
-        status = ptrace.wait(tracee.pid)
+        status = ptrace.poll(tracee.pid)
+        interrupted = status is None
+        if status is None:
+            ptrace.interrupt(tracee.pid)
+            status = ptrace.wait(tracee.pid)
         if status.event in (Event.EXITED, Event.KILLED):
             raise EndedError(f"task {tracee.pid} ended while it was held")
         found = ptrace.registers(tracee.pid)
         made = found.rip != padding
         if status.event is Event.SIGNAL:
-            tracee.take_signal(status, interrupted=True)
+            tracee.take_signal(status, interrupted=interrupted)
             if not made:
                 raise InterruptedError
         elif not made:

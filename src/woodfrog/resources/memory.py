@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Callable, Mapping as MappingOf, Sequence
+from collections.abc import Callable, Iterator, Mapping as MappingOf, Sequence
 from enum import StrEnum
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -41,6 +41,7 @@ _REFUSED = {
     "uw": "is registered with a userfaultfd",
     "ss": "is a shadow stack",
 }
+_SYSV = b"/SYSV"
 _VDSO_NAMES = (b"[vvar]", b"[vvar_vclock]", b"[vdso]")
 _IGNORED_NAMES = (b"[vsyscall]", b"[uprobes]")
 
@@ -51,6 +52,7 @@ class Source(StrEnum):
     ANONYMOUS = "anonymous"
     FILE = "file"
     SHARED = "shared"  # a shared memory object, by its id
+    SYSV = "sysv"  # System V shared memory, by its shmid
 
 
 class Mapping(Part, frozen=True):
@@ -139,10 +141,10 @@ def collect(
     vdso_start = 0
     brk = stat.start_brk
     with Pagemap(pid) as pagemap:
-        for found in read_smaps(pid):
-            if ours[0] <= found.start < ours[1]:
+        for found in _without(read_smaps(pid), ours):
+            if found.start == ours[0]:
                 # New memory is locked as mlockall(MCL_FUTURE) has it, which nothing else tells.
-                lock_future = lock_future or "lo" in found.flags
+                lock_future = "lo" in found.flags
                 continue
             if found.name in _IGNORED_NAMES:
                 continue
@@ -182,6 +184,25 @@ def collect(
     return Collected(fields, extents)
 
 
+def _without(
+    mappings: list[KernelMapping], ours: tuple[int, int]
+) -> Iterator[KernelMapping]:
+    """Leave out our own area, which may have become one mapping with a neighbour.
+
+    Of the area itself one piece is yielded: the one that begins where it begins.
+    """
+    for found in mappings:
+        if found.end <= ours[0] or found.start >= ours[1]:
+            yield found
+            continue
+        if found.start < ours[0]:
+            yield found._replace(end=ours[0])
+        if found.start <= ours[0]:
+            yield found._replace(start=ours[0], end=min(found.end, ours[1]))
+        if found.end > ours[1]:
+            yield found._replace(start=ours[1], offset=found.offset)
+
+
 def read_core_dump_filter(pid: int) -> int:
     """Read /proc/PID/coredump_filter, which belongs to the memory."""
     with open(f"/proc/{pid}/coredump_filter", encoding="ascii") as file:
@@ -211,7 +232,7 @@ def _mapping(
     root: str,
 ) -> Mapping:
     source, path, object_id = Source.ANONYMOUS, b"", 0
-    if found.inode:
+    if found.inode or found.name.startswith(_SYSV):  # whose inode number is its id, 0 at first
         if found.name.endswith(b" (deleted)") and not _exists(root, found):
             if not found.shared and not found.name.startswith(b"/memfd:"):
                 raise UnsupportedResource(
@@ -219,6 +240,8 @@ def _mapping(
                     f" {os.fsdecode(found.name)}, which cannot be saved yet"
                 )
             source, object_id = Source.SHARED, shared_object(pid, found)
+            if found.name.startswith(_SYSV):
+                source = Source.SYSV
         else:
             source, path = Source.FILE, found.name
     return Mapping(
@@ -299,6 +322,8 @@ def restore_mappings(
     """
     opened: dict[tuple[bytes, bool], int] = {}
     for mapping in mappings:
+        if mapping.source is Source.SYSV:
+            continue  # attached before
         flags = MAP_FIXED_NOREPLACE | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
         protection = mapping.protection
         if not mapping.shared:

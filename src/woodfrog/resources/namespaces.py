@@ -1,14 +1,16 @@
-"""What belongs to the container's namespaces: clocks, host name, System V objects."""
+"""What belongs to the container's namespaces: clocks, host name, domain name."""
 
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 
-_CLONE_NEWUTS = 0x04000000
+_FLAGS = {"uts": 0x04000000, "ipc": 0x08000000}
 _OFFSET = re.compile(r"(monotonic|boottime)\s+(-?\d+)\s+(-?\d+)")
 _NS = 1_000_000_000
 
@@ -57,63 +59,50 @@ def time_offsets(monotonic_ns: int, boottime_ns: int) -> bytes:
     return "".join(lines).encode()
 
 
-class _UtsNamespace:
-    """Another process's uts namespace, for as long as the `with` lasts."""
+def is_ours(pid: int, kind: str) -> bool:
+    """Tell whether a process is in the same namespace as we are."""
+    return os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
 
-    def __enter__(self) -> None:
-        self._ours = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
-        theirs = os.open(f"/proc/{self._pid}/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+@contextmanager
+def inside(pid: int, kind: str) -> Iterator[None]:
+    """Be in another process's uts or ipc namespace; our other threads stay where they are."""
+    ours = os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        theirs = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            HERE.call(SYS.SETNS, theirs, _CLONE_NEWUTS)
+            HERE.call(SYS.SETNS, theirs, _FLAGS[kind])
         finally:
             os.close(theirs)
-
-    def __exit__(self, *_: object) -> None:
-        HERE.call(SYS.SETNS, self._ours, _CLONE_NEWUTS)
-        os.close(self._ours)
+        try:
+            yield
+        finally:
+            HERE.call(SYS.SETNS, ours, _FLAGS[kind])
+    finally:
+        os.close(ours)
 
 
 def hostname(pid: int) -> bytes:
     """Return the host name that a process sees."""
-    with _UtsNamespace(pid):
+    with inside(pid, "uts"):
         return os.fsencode(os.uname().nodename)
 
 
 def domainname(pid: int) -> bytes:
     """Return the NIS domain name that a process sees."""
     names = bytearray(6 * 65)  # struct new_utsname
-    with _UtsNamespace(pid):
+    with inside(pid, "uts"):
         HERE.call(SYS.UNAME, names)
     return bytes(names[5 * 65 :]).split(b"\0")[0]
 
 
 def set_domainname(pid: int, name: bytes) -> None:
     """Set the NIS domain name in a process's uts namespace."""
-    with _UtsNamespace(pid):
+    with inside(pid, "uts"):
         HERE.call(SYS.SETDOMAINNAME, name, len(name))
 
 
 def set_hostname(pid: int, name: bytes) -> None:
     """Set the host name in a process's uts namespace."""
-    with _UtsNamespace(pid):
+    with inside(pid, "uts"):
         HERE.call(SYS.SETHOSTNAME, name, len(name))
-
-
-def refuse_contents(pid: int, kind: str) -> None:
-    """Refuse System V objects and message queues in a container's own ipc namespace."""
-    if os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}"):
-        return
-    for name, what in (("shm", "shared memory"), ("sem", "semaphores"), ("msg", "message queues")):
-        try:
-            with open(f"/proc/{pid}/root/proc/sysvipc/{name}", encoding="ascii") as file:
-                lines = file.readlines()
-        except OSError:
-            continue
-        if len(lines) > 1:
-            raise UnsupportedResource(
-                f"has System V {what}, which cannot be saved yet",
-                hint="remove them with ipcrm, or use POSIX shared memory",
-            )

@@ -17,6 +17,8 @@ _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 _PR_SET_MDWE, _PR_GET_MDWE = 65, 66
+_PR_MCE_KILL, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 1, 34
+_P_PID, _WNOHANG, _WSTOPPED, _WNOWAIT = 1, 1, 2, 0x01000000
 
 
 class Descriptor(Part, frozen=True, array_like=True):
@@ -56,6 +58,7 @@ class Process(Record, frozen=True, tag="process"):
     group: int
     session: int
     stopped_by: int
+    stop_heard: bool
     directory: bytes
     root: bytes
     umask: int
@@ -65,6 +68,7 @@ class Process(Record, frozen=True, tag="process"):
     child_subreaper: bool
     thp_disable: bool
     mdwe: int
+    machine_check_kill: int
     foreground_group: int
     memory: AddressSpace
     descriptors: list[Descriptor]
@@ -82,6 +86,7 @@ def ask(program: Program) -> Callable[[], dict[str, object]]:
     subreaper = bytearray(4)
     dumpable = syscalls.prctl(program, _PR_GET_DUMPABLE)
     syscalls.prctl(program, _PR_GET_CHILD_SUBREAPER, subreaper)
+    machine_check = program.may_fail(syscalls.prctl(program, _PR_MCE_KILL_GET))
     thp = program.may_fail(syscalls.prctl(program, _PR_GET_THP_DISABLE))
     mdwe = program.may_fail(syscalls.prctl(program, _PR_GET_MDWE))
 
@@ -89,9 +94,26 @@ def ask(program: Program) -> Callable[[], dict[str, object]]:
         return {
             "dumpable": program[dumpable],
             "child_subreaper": any(subreaper),
+            "machine_check_kill": program[machine_check],
             "thp_disable": program[thp] == 1,
             "mdwe": max(0, program[mdwe]),
         }
+
+    return answered
+
+
+def ask_heard_stops(program: Program, children: list[int]) -> Callable[[], set[int]]:
+    """Add the calls that tell which stops of its children a process has waited for already."""
+    looks = []
+    for pid in children:
+        information = bytearray(128)
+        looks.append((pid, information))
+        program.may_fail(
+            program.call(SYS.WAITID, _P_PID, pid, information, _WSTOPPED | _WNOHANG | _WNOWAIT, 0)
+        )
+
+    def answered() -> set[int]:
+        return {pid for pid, information in looks if not any(information)}
 
     return answered
 
@@ -123,6 +145,8 @@ def restore_attributes(program: Program, process: Process) -> None:
     """Set what doesn't depend on who the process is."""
     if process.child_subreaper:
         syscalls.prctl(program, _PR_SET_CHILD_SUBREAPER, 1)
+    if process.machine_check_kill in (0, 1):
+        syscalls.prctl(program, _PR_MCE_KILL, _PR_MCE_KILL_SET, process.machine_check_kill)
     if process.thp_disable:
         syscalls.prctl(program, _PR_SET_THP_DISABLE, 1)
 

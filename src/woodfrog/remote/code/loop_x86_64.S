@@ -3,7 +3,8 @@
 #   r15  the current record      r14  where to write 1 when the program has ended, or 0
 #
 # A record is ten 64-bit words:
-#   0  number of the call; -1 ends the program; -2 stores 32 bits (word 2) at an address (word 1)
+#   0  number of the call; -1 ends the program; -2 stores 32 bits (word 2) at an address (word 1);
+#      -3 loads 32 bits from an address (word 1), as the result
 #   1–6  arguments
 #   7  bit N set: argument N+1 is the address of the word to use (an earlier record's result);
 #      bit 8 set: the result must equal word 8; bit 9 set: the call may fail
@@ -50,8 +51,12 @@ next:
         test    bl, 32
         jz      1f
         mov     r9, [r9]
-1:      cmp     rax, -2
-        jne     call
+1:      cmp     rax, -3
+        jb      call
+        ja      store
+        mov     eax, [rdi]
+        jmp     record
+store:
         mov     [rdi], esi
         xor     eax, eax
         jmp     record

@@ -31,6 +31,8 @@ class World(Protocol):
     tcp_close: bool
     # Numbers of the pseudoterminals whose master is in the container.
     pty_masters: set[str]
+    # Inodes of the pipes that are written to in packet mode.
+    packet_pipes: set[int]
 
     def identify(self, pid: int) -> int:
         """Return the container's id of a process or thread that we see as `pid`, or 0."""

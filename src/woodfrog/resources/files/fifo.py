@@ -66,7 +66,7 @@ class Fifo(FileRecord, frozen=True, tag="fifo"):
                 program.call(SYS.FCNTL, ours, F_SETPIPE_SZ, self.capacity)
         if self.packets and not making.shared((*key, "filled")):
             making.share((*key, "filled"), True)
-            write_contents(making, ours, self.packets, self.capacity)
+            write_contents(making, ours, self.packets, self.capacity, packet_mode=False)
         flags = self.flags & ~CREATION_FLAGS
         fd = syscalls.openat2(program, self.path, flags | os.O_NONBLOCK)
         set_flags(program, fd, self.flags)

@@ -40,6 +40,7 @@ class MemFd(FileRecord, frozen=True, tag="memfd"):
             fd = syscalls.duplicate_above(program, making.memory_object(self.memory), 0)
         else:
             fd = making.reopen(self.memory, self.flags)
+            program = making.program
         syscalls.lseek(program, fd, self.position)
         set_flags(program, fd, self.flags)
         return fd

@@ -30,6 +30,7 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
     pipe: int
     capacity: int
     packets: list[bytes]
+    packet_mode: bool
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -50,6 +51,7 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
             pipe=file.stat.st_ino,
             capacity=capacity,
             packets=packets,
+            packet_mode=file.stat.st_ino in world.packet_pipes,
         )
 
     def restore(self, making: Making) -> int:
@@ -62,7 +64,12 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
             making.share(key, ends)
             if self.capacity != 65536:
                 program.call(SYS.FCNTL, ends[1], F_SETPIPE_SZ, self.capacity)
-        write_contents(making, ends[1], self.packets, self.capacity)
+        if self.packets and not making.shared((*key, "filled")):
+            # Every description of the read end has seen the same contents.
+            making.share((*key, "filled"), True)
+            write_contents(
+                making, ends[1], self.packets, self.capacity, packet_mode=self.packet_mode
+            )
         taken = ("pipe", self.pipe, side)
         if making.shared(taken):
             # A second description of this end, made by opening /proc/PID/fd/N.
@@ -80,9 +87,8 @@ def peek(fd: int, capacity: int) -> list[bytes]:
     fcntl.ioctl(fd, termios.FIONREAD, waiting)
     if not waiting[0]:
         return []
-    # In packet mode our copy keeps the packets' boundaries, if it is in packet mode, too.
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    # One read takes all, or one packet: they keep their boundaries in the copy.
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.fcntl(writer, F_SETPIPE_SZ, capacity)
         HERE.call(SYS.TEE, fd, writer, waiting[0], 2)  # SPLICE_F_NONBLOCK
@@ -95,19 +101,21 @@ def peek(fd: int, capacity: int) -> list[bytes]:
                 break
             packets.append(data)
             got += len(data)
-        return packets if flags else [b"".join(packets)]
+        return packets
     finally:
         os.close(reader)
         os.close(writer)
 
 
-def write_contents(making: Making, writer: int, packets: list[bytes], capacity: int) -> None:
+def write_contents(
+    making: Making, writer: int, packets: list[bytes], capacity: int, *, packet_mode: bool
+) -> None:
     """Put recorded contents into a new pipe or FIFO."""
     if sum(map(len, packets)) > capacity or capacity > _LARGEST:
         raise ImageError("a pipe in the image holds more than its capacity")
+    mode = os.O_DIRECT if packet_mode else 0
+    syscalls.set_status_flags(making.program, writer, mode | os.O_NONBLOCK)
     for packet in packets:
-        if len(packets) > 1:
-            making.program.call(SYS.FCNTL, writer, syscalls.F_SETFL, os.O_DIRECT | os.O_NONBLOCK)
         written = syscalls.write(making.program, writer, packet)
         making.program.expect(written, len(packet))
 

@@ -68,7 +68,11 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             fd = program.call(SYS.SOCKET, self.family, socket.SOCK_STREAM, 0)
             if self.port:
                 _bind(program, fd, self)
-        socket_options.restore(program, fd, self.options)
+            else:
+                early = [one for one in self.options if _is_early(one)]
+                socket_options.restore(program, fd, early)
+        late = [option for option in self.options if not _is_early(option)]
+        socket_options.restore(program, fd, late)
         if self.state == TCP_LISTEN:
             program.call(SYS.LISTEN, fd, self.backlog)
         set_flags(program, fd, self.flags)
@@ -85,15 +89,18 @@ def _protocol(file: OpenFile) -> tuple[int, int] | None:
         return one.type, one.proto
 
 
+def _is_early(option: Option) -> bool:
+    """Tell whether an option must be set before the socket is bound."""
+    return (option.level, option.name) in (
+        (socket.SOL_SOCKET, socket.SO_REUSEPORT),
+        (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),
+    )
+
+
 def _bind(program: Program, fd: int, record: TcpSocket) -> None:
     # Connections that ended with the container's former life may linger in TIME_WAIT on its port.
     program.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, socket.SO_REUSEADDR, _REUSEADDR, 4)
-    early = [
-        option
-        for option in record.options
-        if (option.level, option.name) in ((socket.SOL_SOCKET, 15), (socket.IPPROTO_IPV6, 26))
-    ]
-    socket_options.restore(program, fd, early)
+    socket_options.restore(program, fd, [one for one in record.options if _is_early(one)])
     if record.family == socket.AF_INET:
         address = struct.pack("<H", record.family) + record.port.to_bytes(2, "big") + record.local
         address = address.ljust(16, b"\0")

@@ -1,9 +1,11 @@
 """unix(7): pairs with what is queued, listeners by path or abstract name, datagram sockets."""
 
 import os
+import select
 import socket
 import stat
 import struct
+from collections.abc import Iterable
 from typing import Self
 
 from woodfrog.errors import UnsupportedResource
@@ -17,6 +19,8 @@ from woodfrog.resources.files.socket_options import Option
 
 _SO_PEEK_OFF = 42
 _LARGE_BUFFER = 1 << 26
+_MOST_EMPTY = 64
+_PIECE = 512
 
 
 class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
@@ -35,6 +39,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     backlog: int
     shutdown: int
     queue: list[bytes]
+    takes_more: bool
     options: list[Option]
 
     @classmethod
@@ -77,6 +82,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             backlog=found.backlog if listening else 0,
             shutdown=found.shutdown,
             queue=queue,
+            takes_more=_takes_more(file.descriptor),
             options=options,
         )
 
@@ -93,40 +99,71 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 _requeue(program, fd, self)
         else:
             fd = self._restore_end(making)
-        if self.shutdown and self.state == TCP_ESTABLISHED and not self.pair:
-            program.may_fail(program.call(SYS.SHUTDOWN, fd, self.shutdown - 1))
         set_flags(program, fd, self.flags)
         return fd
 
     def _restore_end(self, making: Making) -> int:
         """Make this end of a connection, or take it if the other end was made before."""
         program = making.program
-        waiting = making.shared(("unix", self.pair)) if self.pair else None
-        if waiting is not None:
-            ours, theirs, shutdown = waiting
-            making.share(("unix", self.pair), None)
-        else:
+        key = ("unix", self.pair)
+        waiting = making.shared(key) if self.pair else None
+        if waiting is None:
             ours, theirs = making.pair(self.type)
-            shutdown = 0
-        # What waits at this end was sent by the other.
-        if self.queue:
-            size = _LARGE_BUFFER.to_bytes(4, "little")
-            program.call(SYS.SETSOCKOPT, theirs, socket.SOL_SOCKET, 32, size, 4)
-            for packet in self.queue:
-                sent = program.call(
-                    SYS.SENDTO, theirs, packet, len(packet), socket.MSG_DONTWAIT, 0, 0
-                )
-                program.expect(sent, len(packet))
-        socket_options.restore(program, ours, self.options)
-        if waiting is not None or not self.pair:
-            for side, how in ((ours, self.shutdown), (theirs, shutdown)):
-                if how:
-                    program.may_fail(program.call(SYS.SHUTDOWN, side, how - 1))
-        if not self.pair:
+            if self.pair:
+                # All else follows when the other end is known.
+                making.share(key, (theirs, ours, self))
+                return ours
+            self._fill(program, ours, theirs, sender_takes_more=True)
+            socket_options.restore(program, ours, self.options)
+            _shut_down(program, ours, self.shutdown)
             syscalls.close(program, theirs)
-        elif waiting is None:
-            making.share(("unix", self.pair), (theirs, ours, self.shutdown))
-        return ours  # type: ignore[no-any-return]
+            return ours
+        ours, theirs, other = waiting
+        making.share(key, None)
+        self._fill(program, ours, theirs, sender_takes_more=other.takes_more)
+        other._fill(program, theirs, ours, sender_takes_more=self.takes_more)
+        for fd, end in ((ours, self), (theirs, other)):
+            socket_options.restore(program, fd, end.options)
+            _shut_down(program, fd, end.shutdown)
+        return ours
+
+    def _fill(self, program: Program, ours: int, theirs: int, *, sender_takes_more: bool) -> None:
+        """Queue what waits at this end: it was sent by the other."""
+        if not self.queue:
+            return
+        _set_send_buffer(program, theirs, _LARGE_BUFFER)
+        packets: Iterable[bytes] = self.queue
+        if self.type == socket.SOCK_STREAM and not sender_takes_more:
+            # Many small pieces take as much of the sender's buffer as the original ones did or
+            # more: it stays full.
+            data = b"".join(self.queue)
+            packets = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+        for packet in packets:
+            sent = program.call(SYS.SENDTO, theirs, packet, len(packet), socket.MSG_DONTWAIT, 0, 0)
+            program.expect(sent, len(packet))
+        with socket.socket(socket.AF_UNIX, self.type) as fresh:
+            _set_send_buffer(
+                program, theirs, fresh.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+            )
+
+
+def _set_send_buffer(program: Program, fd: int, size: int) -> None:
+    so_sndbufforce = 32
+    value = size.to_bytes(4, "little")
+    program.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, so_sndbufforce, value, 4)
+
+
+def _shut_down(program: Program, fd: int, directions: int) -> None:
+    if directions:
+        program.may_fail(program.call(SYS.SHUTDOWN, fd, directions - 1))
+
+
+def _takes_more(descriptor: int) -> bool:
+    """Tell whether a socket can be written to."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    events = poll.poll(0)
+    return bool(events and events[0][1] & select.POLLOUT)
 
 
 def _is_socket(file: OpenFile) -> bool:
@@ -152,6 +189,7 @@ def _bound_path(name: bytes, file: OpenFile, world: World) -> tuple[int, tuple[i
 def _peek(one: socket.socket, kind: int, what: str) -> list[bytes]:
     """Read what waits at a socket and leave it there."""
     packets: list[bytes] = []
+    empty = 0
     flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
     offset = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
     one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
@@ -169,8 +207,11 @@ def _peek(one: socket.socket, kind: int, what: str) -> list[bytes]:
                 raise UnsupportedResource(
                     f"descriptors are in flight in the queue of {what}, which cannot be saved yet"
                 )
-            if not data and kind != socket.SOCK_DGRAM:
+            if not data and kind == socket.SOCK_STREAM:
                 break  # the other end is closed
+            empty = empty + 1 if not data else 0
+            if empty > _MOST_EMPTY:
+                break  # likewise
             if address and kind == socket.SOCK_DGRAM:
                 raise UnsupportedResource(
                     f"{what} has datagrams of senders with names, which cannot be saved yet"
@@ -178,6 +219,9 @@ def _peek(one: socket.socket, kind: int, what: str) -> list[bytes]:
             packets.append(data)
     finally:
         one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset)
+    while kind == socket.SOCK_SEQPACKET and packets and not packets[-1]:
+        # A closed end looks like empty messages without end.
+        packets.pop()
     return [b"".join(packets)] if kind == socket.SOCK_STREAM and packets else packets
 
 

@@ -1,0 +1,129 @@
+"""System calls that wait for a time, and how to go on with the time that was left.
+
+The kernel keeps the end of an interrupted wait in the task's restart block, which nobody can read
+or write. So the time left is computed from when the task last ran.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.ptrace import Registers
+from woodfrog.remote.registers import ERESTART_RESTARTBLOCK, issue_again
+from woodfrog.remote.waiting import Waiting
+
+_NS = 1_000_000_000
+_TIMESPEC = struct.Struct("<2q")
+_TIMER_ABSTIME = 1
+_FUTEX_WAIT, _FUTEX_COMMANDS = 0, 0x7F
+_RED_ZONE = 128
+
+# Where each call takes its timeout: (register, whether as the address of a timespec).
+_ARGUMENT = {
+    SYS.NANOSLEEP: ("rdi", True),
+    SYS.CLOCK_NANOSLEEP: ("rdx", True),
+    SYS.POLL: ("rdx", False),
+    SYS.FUTEX: ("r10", True),
+    SYS.EPOLL_WAIT: ("r10", False),
+    SYS.EPOLL_PWAIT: ("r10", False),
+    SYS.EPOLL_PWAIT2: ("r10", True),
+    SYS.SEMTIMEDOP: ("r10", True),
+    SYS.RT_SIGTIMEDWAIT: ("rdx", True),
+    SYS.IO_GETEVENTS: ("r8", True),
+    SYS.IO_PGETEVENTS: ("r8", True),
+}
+
+Reader = Callable[[int, int], bytes]
+
+
+class TimedCall(NamedTuple):
+    """A wait: the call's number, and the nanoseconds that were left; 0 if it has no timeout that
+    runs down, so that it is made again as it was."""
+
+    number: int
+    left_ns: int
+
+
+def is_known(number: int) -> bool:
+    """Tell whether a call is one that can be resumed with a time."""
+    return number in _ARGUMENT
+
+
+def timed_call(
+    registers: Registers, waiting: Waiting | None, read: Reader, now: int
+) -> TimedCall | None:
+    """Tell what a held task waits for and how long it would have; None if it is not known.
+
+    `registers` are those at the stop; `read` reads the task's memory; `now` is the scheduler's
+    clock.
+    """
+    if waiting is None:
+        return None
+    number = registers.orig_rax
+    if number == SYS.RESTART_SYSCALL:
+        number = _by_channel(waiting.channel, registers)
+    timeout = _timeout_ns(number, registers, read)
+    if timeout is None:
+        return TimedCall(number, 0)
+    slept = max(0, now - waiting.since) if waiting.since else 0
+    return TimedCall(number, max(1, timeout - slept))
+
+
+def _by_channel(channel: str, registers: Registers) -> int:
+    """Tell which call restart_syscall(2) goes on with, by where the task slept in the kernel."""
+    if "nanosleep" in channel:
+        # clock_nanosleep(clock, flags, request, remain) has small numbers where nanosleep() has an
+        # address.
+        return SYS.CLOCK_NANOSLEEP if registers.rdi < 4096 else SYS.NANOSLEEP
+    if "futex" in channel:
+        return SYS.FUTEX
+    return SYS.POLL
+
+
+def _timeout_ns(number: int, registers: Registers, read: Reader) -> int | None:
+    if number == SYS.CLOCK_NANOSLEEP and registers.rsi & _TIMER_ABSTIME:
+        return None
+    if number == SYS.FUTEX and registers.rsi & _FUTEX_COMMANDS != _FUTEX_WAIT:
+        return None  # the others' timeouts are absolute
+    if number not in _ARGUMENT:
+        return None
+    name, by_address = _ARGUMENT[number]
+    value: int = getattr(registers, name)
+    if not by_address:
+        value &= 0xFFFFFFFF
+        return None if value >> 31 else value * 1_000_000
+    if not value:
+        return None
+    seconds, nanoseconds = _TIMESPEC.unpack(read(value, _TIMESPEC.size))
+    return int(seconds * _NS + nanoseconds)
+
+
+def with_time_left(registers: Registers, call: TimedCall, address: int) -> Registers:
+    """Return registers that make the interrupted call again, with the time left.
+
+    A struct timespec of that time (`packed_time`) must be put at `address`.
+    """
+    again = issue_again(registers)
+    again.rax = call.number
+    if not call.left_ns:
+        return again
+    name, by_address = _ARGUMENT[call.number]
+    # Milliseconds are rounded up, as the kernel does: never wake too early.
+    setattr(again, name, address if by_address else -(-call.left_ns // 1_000_000))
+    return again
+
+
+def place_for_time(registers: Registers) -> int:
+    """Return where a struct timespec may stand until the call reads it: below the red zone."""
+    return (registers.rsp - _RED_ZONE - _TIMESPEC.size) & -16
+
+
+def packed_time(call: TimedCall) -> bytes:
+    """Return the time left as a struct timespec."""
+    return _TIMESPEC.pack(*divmod(call.left_ns, _NS))
+
+
+def is_restartable(registers: Registers) -> bool:
+    """Tell whether the kernel would go on with the call by its restart block."""
+    return -registers.result == ERESTART_RESTARTBLOCK
