@@ -1,5 +1,7 @@
 """Control groups: on this machine, and the file logic of both versions on recorded trees."""
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,3 +158,30 @@ def test_what_does_not_freeze_is_let_go_again(v2: dict[str, Any]) -> None:
     with pytest.raises(StateError, match="doesn't stop"):
         cgroups.freeze(v2, True, patience=0.01)
     assert (Path(v2["paths"][""]) / "cgroup.freeze").read_text().startswith("0")
+
+
+def test_v2_devices_are_limited_by_a_program() -> None:
+    unified = next(iter([p for p in (CGROUPS / "unified", CGROUPS) if _is_v2(p)]), None)
+    if unified is None:
+        pytest.skip("this machine has no v2 tree")
+    group = unified / f"oci-devices-{os.getpid()}"
+    group.mkdir()
+    try:
+        rules = [
+            {"allow": False, "access": "rwm"},
+            {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "w"},
+        ]
+        cgroups.apply({"version": 2, "paths": {"": str(group)}}, {"devices": rules})
+        script = (
+            f"echo 0 > {group}/cgroup.procs;"
+            "for d in null kmsg; do for m in '<' '>'; do"
+            ' if eval "(: $m /dev/$d) 2>/dev/null"; then echo $d $m; fi; done; done'
+        )
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == ["null <", "null >", "kmsg >"]
+    finally:
+        group.rmdir()
+
+
+def _is_v2(path: Path) -> bool:
+    return (path / "cgroup.controllers").exists()

@@ -233,7 +233,7 @@ def test_limits_are_set(run: Run, make_bundle: Make) -> None:
 def test_the_program_inherits_no_descriptor_and_no_ignored_signal(
     run: Run, make_bundle: Make
 ) -> None:
-    bundle = make_bundle("ls /proc/$$/fd; grep -E 'SigIgn|SigBlk' /proc/$$/status")
+    bundle = make_bundle("ls /proc/$$/fd; exec grep -E 'SigIgn|SigBlk' /proc/self/status")
     lines = run(bundle).stdout.split()
     assert lines[:3] == ["0", "1", "2"]
     assert lines[3:] == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
@@ -352,3 +352,18 @@ def test_the_specs_own_config_runs(
     assert done.stdout == "fine\n"
     assert done.stderr == ""
     assert "exists already" in woodfrog("spec", "--bundle", str(tmp_path), status=1).stderr
+
+
+@pytest.mark.parametrize("interpreter", ["/proc/self/exe", "/work/link"])
+def test_the_runtimes_own_interpreter_cannot_be_the_program(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name, interpreter: str
+) -> None:
+    bundle = make_bundle("")
+    (bundle.work / "link").symlink_to("/proc/self/exe")
+    script = bundle.work / "script"
+    script.write_text(f"#!{interpreter}\n")
+    script.chmod(0o755)
+    for program in (interpreter, "/work/script"):
+        bundle.process["args"] = [program]
+        done = woodfrog("create", "-b", str(bundle.directory), new_name(bundle), status=1)
+        assert "it is a link in /proc" in done.stderr

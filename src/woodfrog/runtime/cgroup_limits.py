@@ -9,11 +9,20 @@ if TYPE_CHECKING:
     Settings = list[tuple[str, str, str]]  # controller, file, value
 
 # What every container may use: making nodes, the default devices, pseudo-terminals.
-_ALWAYS_ALLOWED = (
-    "c *:* m",
-    "b *:* m",
-    *(f"c {number} rwm" for number in ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2", "136:*")),
+_ALWAYS_ALLOWED: tuple[dict[str, Any], ...] = (
+    {"allow": True, "type": "c", "access": "m"},
+    {"allow": True, "type": "b", "access": "m"},
+    *(
+        {"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"}
+        for major, minor in ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2), (136, None))
+    ),
 )
+
+
+def device_rules(resources: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rules about devices, the last that fits decides; none if none are asked for."""
+    rules = resources.get("devices") or []
+    return [*rules, *_ALWAYS_ALLOWED] if rules else []
 
 
 def v1(resources: dict[str, Any], warnings: list[str]) -> Settings:
@@ -25,10 +34,7 @@ def v1(resources: dict[str, Any], warnings: list[str]) -> Settings:
         if value not in (None, "", 0):
             settings.append((controller, name, str(value)))
 
-    for rule in resources.get("devices") or ():
-        settings.append(("devices", *_device_rule(rule)))
-    if resources.get("devices"):
-        settings += [("devices", "devices.allow", rule) for rule in _ALWAYS_ALLOWED]
+    settings += [("devices", *_device_rule(rule)) for rule in device_rules(resources)]
     limit, swap = memory.get("limit"), memory.get("swap")
     # Here swap counts memory and swap together; it must never be below the limit, not even for
     # the moment between two writes. A new group has no limits, so the smaller goes first.

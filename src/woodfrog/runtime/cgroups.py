@@ -152,7 +152,31 @@ def apply(groups: Groups, resources: dict[str, Any]) -> list[str]:
             ) from None
         except OSError as error:
             raise WoodfrogError(f"cannot set {name} to {value}: {error.strerror}") from None
+    if version == 2 and resources.get("devices"):
+        _limit_devices(groups["paths"][""], resources)
     return warnings
+
+
+def _limit_devices(directory: str, resources: dict[str, Any]) -> None:
+    from woodfrog.kernel import device_filter
+    from woodfrog.kernel.caller import HERE
+    from woodfrog.runtime.cgroup_limits import device_rules
+
+    rules: list[device_filter.Rule] = []
+    for rule in device_rules(resources):
+        kind = device_filter.TYPES.get(rule.get("type") or "a", 0)
+        major, minor = (
+            None if rule.get(name) in (None, -1) else rule[name] for name in ("major", "minor")
+        )
+        access = sum(device_filter.ACCESS.get(letter, 0) for letter in rule.get("access") or "rwm")
+        rules.append((bool(rule.get("allow")), kind, major, minor, access))
+    try:
+        device_filter.attach(HERE, directory, device_filter.program(rules))
+    except OSError as error:
+        raise WoodfrogError(
+            f"cannot limit the devices of {directory}: {error.strerror}",
+            hint="in a container? start it with --privileged",
+        ) from error
 
 
 def processes(groups: Groups) -> list[int]:

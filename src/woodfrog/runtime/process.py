@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
@@ -9,6 +10,7 @@ import stat
 from woodfrog.errors import SpecError, WoodfrogError
 from woodfrog.kernel import capability
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import open_in_root
 from woodfrog.kernel.process import (
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
@@ -108,6 +110,12 @@ def _home(uid: int) -> str:
 
 def find_executable(process: dict[str, Any]) -> str:
     """Return the path of the program in our root, or say why there is none, in runc's words."""
+    path = _find(process)
+    refuse_magic_link(path)
+    return path
+
+
+def _find(process: dict[str, Any]) -> str:
     name: str = process["args"][0]
     # docker tells exit status 126 and 127 by these very words.
     if "/" in name:
@@ -135,6 +143,29 @@ def find_executable(process: dict[str, Any]) -> str:
     if denied:
         raise WoodfrogError(f'exec: "{name}": permission denied')
     raise WoodfrogError(f'exec: "{name}": executable file not found in $PATH')
+
+
+def refuse_magic_link(path: str) -> None:
+    """Refuse a program (or a script's interpreter) that /proc leads to: it could be our own.
+
+    A container that had /proc/self/exe executed by us could write to the host's interpreter.
+    """
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        opened = open_in_root(HERE, root, path, os.O_RDONLY)
+        try:
+            start = os.read(opened, 256)
+        finally:
+            os.close(opened)
+        if start.startswith(b"#!") and (words := start[2:].split(b"\n")[0].split()):
+            os.close(open_in_root(HERE, root, words[0], os.O_PATH))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise WoodfrogError(
+                f'exec: "{path}": permission denied: it is a link in /proc'
+            ) from None
+    finally:
+        os.close(root)
 
 
 def make_cwd(process: dict[str, Any]) -> None:
