@@ -17,6 +17,7 @@ from woodfrog.resources import (
     shared_memory,
     signals,
     sysv_ipc,
+    sysv_memory,
     threads,
     tmpfs,
 )
@@ -25,7 +26,8 @@ from woodfrog.resources.files import KINDS
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.shared_memory import SharedMemory
-from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Segment, Semaphores
+from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores
+from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.tmpfs import Tmpfs
 
 RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | SharedMemory | AnyObject | Tmpfs)
@@ -159,7 +161,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         if mapping.source is memory.Source.SHARED and mapping.object not in plan.shared:
             raise ImageError(f"{who} maps shared memory that the image lacks")
         if mapping.source is memory.Source.SYSV:
-            sysv_ipc.check_mapping(mapping, plan.segments)
+            sysv_memory.check_mapping(mapping, plan.segments)
     numbers = [descriptor.number for descriptor in process.descriptors]
     if len(set(numbers)) != len(numbers) or any(
         not 0 <= number < _MOST_DESCRIPTORS for number in numbers

@@ -19,13 +19,13 @@ from woodfrog.resources import (
     process,
     seccomp_filters,
     signals,
-    sysv_ipc,
+    sysv_memory,
     threads,
     timers,
 )
 from woodfrog.resources.files.base import DescriptorTable
 from woodfrog.resources.process import Process
-from woodfrog.resources.sysv_ipc import Segment
+from woodfrog.resources.sysv_memory import Segment
 
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
 _THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
@@ -64,7 +64,7 @@ class Body:
         keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
         memory.unmap_all(program, keep)
         memory.map_vdso(program, space)
-        sysv_ipc.attach(program, space, segments, keep)
+        sysv_memory.attach(program, space, segments, keep)
         memory.restore_mappings(program, space.mappings, making.objects)
         memory.advise(program, space.mappings)
         memory.fill(program, space, pages, base)
@@ -88,7 +88,7 @@ class Body:
     def remove_segments(self, segments: Mapping[int, Segment]) -> None:
         """Remove the System V shared memory that had been, now that it is attached."""
         program = self.stub.program()
-        sysv_ipc.remove(program, segments.values())
+        sysv_memory.remove(program, segments.values())
         self.stub.run(program)
 
     def make_threads(self) -> None:
