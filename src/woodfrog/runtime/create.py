@@ -34,6 +34,7 @@ class Request:
         self.pid_file = ""
         self.preserve_fds = 0
         self.new_keyring = True
+        self.to_be_restored = False  # its own program never runs, and needn't be there
         self.relay_console = False  # we stay and pass bytes between our stdio and its terminal
         self.options: dict[str, Any] = {}  # global options, recorded in the state
         self.scratch_over = ""  # `do`: the directory that is shown under a scratch layer
@@ -115,6 +116,7 @@ def _create(
         file.write(request.config_text)
     plan = init.Plan(config, request.bundle, rootfs, groups)
     plan.preserved = request.preserve_fds
+    plan.to_be_restored = request.to_be_restored
     plan.new_keyring = f"_ses.{request.id}" if request.new_keyring else ""
     if request.scratch_over:
         plan.overlay = _make_scratch(request, container, undo)

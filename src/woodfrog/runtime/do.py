@@ -109,6 +109,7 @@ class Sandbox:
             "hostname": "woodfrog",
             "mounts": [*self._host_mounts(), *mounts(), *self._volume_mounts()],
             "linux": {
+                "resources": {"devices": [{"allow": False, "access": "rwm"}]},
                 "namespaces": [{"type": kind} for kind in kinds],
                 "maskedPaths": MASKED_PATHS,
                 "readonlyPaths": READONLY_PATHS,

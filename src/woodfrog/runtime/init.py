@@ -40,6 +40,7 @@ class Plan:
         self.hook_state: dict[str, Any] = {}
         self.new_keyring = ""
         self.preserved = 0
+        self.to_be_restored = False
         self.overlay: tuple[str, str] | None = None  # lower directory, scratch directory
         self.seccomp: tuple[bytes, int] | None = None
 
@@ -90,7 +91,7 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
         rootfs.seal(root, config)
     rootfs.enter(root, config)
     process.make_cwd(wanted)
-    path = process.find_executable(wanted)
+    path = "" if plan.to_be_restored else process.find_executable(wanted)
     process.check_rights(wanted)
     process.give_stdio(wanted)
     umask = (wanted.get("user") or {}).get("umask")

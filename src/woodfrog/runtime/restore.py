@@ -42,6 +42,7 @@ def restore(
         container = Container.load(root, id)
     except UnknownContainer:
         request = request_for()
+        request.to_be_restored = True
         request.relay_console = not request.console_socket and not detach
         created = create.create(request)
         is_child = True
@@ -97,7 +98,10 @@ def _restore(created: Created, directory: str, clock: str, warn: Callable[[str],
     container.reload()
     container.require("restore")
     statistics = engine.restore(
-        container.pid, directory, bounds=bounds(created.config, engine.Bounds), clock=clock
+        container.pid,
+        directory,
+        bounds=bounds(created.config, engine.Bounds, bool(container.state.get("scratch"))),
+        clock=clock,
     )
     os.unlink(container.path("exec.fifo"))
     container.state.pop("console", None)
@@ -112,11 +116,13 @@ def _restore(created: Created, directory: str, clock: str, warn: Callable[[str],
     lifecycle.after_start(container, created.config, warn)
 
 
-def bounds(config: dict[str, Any], kind: type[Bounds]) -> Bounds:
+def bounds(config: dict[str, Any], kind: type[Bounds], scratch: bool) -> Bounds:
     """Return what the container's own config allows; nothing restored is wider."""
     wanted = config["process"]
     masks, _ = process.capability_masks(wanted)
+    more = {"scratch": True} if scratch else {}
     return kind(
+        **more,
         bounding=masks["bounding"] & (1 << len(capability.NAMES)) - 1,
         no_new_privs=bool(wanted.get("noNewPrivileges")),
         rlimits=process.rlimits(wanted),
