@@ -128,19 +128,18 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso) -> Plan:
 
 
 def _check_tree(plan: Plan) -> None:
-    pids = [process.pid for process in plan.processes] + [zombie.pid for zombie in plan.zombies]
     tids = [t.tid for p in plan.processes for t in p.threads] + [z.pid for z in plan.zombies]
     if len(set(tids)) != len(tids) or any(not 0 < tid < _HIGHEST_PID for tid in tids):
         raise ImageError("the image has impossible process ids")
     known = {process.pid for process in plan.processes}
     if 1 not in known:
         raise ImageError("the image has no first process")
-    for one in (*plan.processes, *plan.zombies):
+    members: list[Process | Zombie] = [*plan.processes, *plan.zombies]
+    for one in members:
         if one.parent not in known and one.parent != 0:
             raise ImageError(f"process {one.pid} has an unknown parent, {one.parent}")
         if one.parent == one.pid:
             raise ImageError(f"process {one.pid} is its own parent")
-    del pids
 
 
 def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:

@@ -15,7 +15,7 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.hold import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.tracee import Scratch
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources.interrupted_calls import InterruptedCall
+from woodfrog.resources.interrupted_calls import InterruptedCall, WaitAtSocket
 from woodfrog.resources import (
     limits,
     memory,
@@ -173,7 +173,7 @@ def _foreground_group(held: HeldProcess, world: World) -> int:
 
 
 def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:
-    call = task.call
+    call, wait = task.call, task.socket_wait
     return threads.Thread(
         tid=task.namespace_pid,
         name=task.stat.comm,
@@ -187,6 +187,11 @@ def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:
         seccomp=task.seccomp,
         filters=seccomp_filters.collect(task.pid, task.seccomp),
         call=InterruptedCall(number=call.number, left_ns=call.left_ns) if call else None,
+        socket_wait=WaitAtSocket(
+            call=wait.call, descriptor=wait.descriptor, left_us=wait.left_us
+        )
+        if wait
+        else None,
         **told,
     )
 

@@ -12,6 +12,7 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat
 from woodfrog.kernel.ptrace import Event, Registers
 from woodfrog.remote.registers import ERESTART_RESTARTBLOCK
+from woodfrog.remote.socket_waits import SocketWait
 from woodfrog.remote.stub import Stub, StubError
 from woodfrog.remote.timed_calls import packed_time, with_time_left
 from woodfrog.remote.vdso import Vdso
@@ -162,6 +163,15 @@ class Release:
                 threads.set_state(task.pid, thread)
             ptrace.set_registers(task.pid, registers)
             ptrace.set_signal_mask(task.pid, thread.mask)
+
+    def waits_at_sockets(self) -> list[SocketWait]:
+        """Return the waits whose sockets need the time left while their calls begin."""
+        pid = self._body.stub.pid
+        return [
+            SocketWait(pid, task.pid, wait.call, wait.descriptor, wait.left_us)
+            for task, thread in zip(self._body.tasks, self._body.record.threads, strict=True)
+            if (wait := thread.socket_wait) is not None
+        ]
 
     def let_go(self) -> None:
         """Detach from every task; it runs."""

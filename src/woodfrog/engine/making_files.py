@@ -10,6 +10,7 @@ from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote import descriptors
+from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Placeholder, Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import shared_memory
@@ -75,7 +76,7 @@ class Making:
 
     def _descriptor_of_mapping(self, start: int, size: int) -> int:
         """Return the stub's descriptor for a shared anonymous mapping of its own."""
-        end = start + shared_memory.page_up(size)
+        end = start + page_up(size)
         path = f"/proc/{self.stub.pid}/map_files/{start:x}-{end:x}"
         ours = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:

@@ -15,6 +15,7 @@ from woodfrog.engine.tree import Tree
 from woodfrog.image.container_file import Reader
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
+from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces, scheduling, sysv_ipc, tmpfs
 
@@ -189,8 +190,10 @@ def _restore(
         release.arm()
     for release in releases:
         release.settle()
+    shortened = Shortened(wait for release in releases for wait in release.waits_at_sockets())
     for release in releases:
         release.let_go()
+    shortened.restore()
     mark("go")
     for body in bodies.values():
         body.stub.close()

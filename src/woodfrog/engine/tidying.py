@@ -4,12 +4,18 @@ import os
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.hold import Held
+from woodfrog.remote.hold import Held, held
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.tracee import call_through_vdso
 from woodfrog.remote.vdso import Vdso
 
 _PROT_READ_EXEC = 5
+
+
+def tidy(init: int) -> int:
+    """Remove what a killed checkpoint left in a container; returns how much there was."""
+    with held(init) as tree:
+        return remove_leftovers(tree, Vdso())
 
 
 def remove_leftovers(tree: Held, vdso: Vdso) -> int:

@@ -27,9 +27,8 @@ class Tree:
     def __init__(self, plan: Plan, root: Stub) -> None:
         self.stubs: dict[int, Stub] = {1: root}
         self._plan = plan
-        self._members: dict[int, Member] = {
-            one.pid: one for one in (*plan.processes, *plan.zombies)
-        }
+        members: list[Member] = [*plan.processes, *plan.zombies]
+        self._members = {one.pid: one for one in members}
         self._children: dict[int, list[Member]] = defaultdict(list)
         for one in self._members.values():
             if one.pid != 1:

@@ -21,15 +21,22 @@ class Sockets:
 
     def __init__(self, init: int) -> None:
         self._init = init
-        self._unix: dict[int, UnixSocket] | None = None
+        self._unix: dict[int, UnixSocket] = {}
+        self._unix_asked = False
         self._tcp: dict[int, InetSocket] | None = None
         self.inside: set[int] = set()
 
     def unix(self, inode: int) -> UnixSocket | None:
-        """Return an AF_UNIX socket."""
-        if self._unix is None:
-            with sock_diag.diag_socket(self._init) as diag:
-                self._unix = {one.inode: one for one in sock_diag.unix_sockets(diag)}
+        """Return an AF_UNIX socket.
+
+        One that was accepted from a client outside belongs to the client's network namespace, which
+        may be ours.
+        """
+        if not self._unix_asked:
+            self._unix_asked = True
+            for pid in (os.getpid(), self._init):
+                with sock_diag.diag_socket(pid) as diag:
+                    self._unix.update((one.inode, one) for one in sock_diag.unix_sockets(diag))
         return self._unix.get(inode)
 
     def tcp(self, inode: int) -> InetSocket | None:
@@ -122,7 +129,9 @@ class World:
         key = (found.st_dev, found.st_ino)
         if key not in self.objects:
             memfd = shared_memory.describe(name)
-            self.objects[key] = SharedObject(len(self.objects) + 1, os.dup(fd), memfd)
+            # Opened anew: seeking in it must not move the container's own position.
+            ours = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            self.objects[key] = SharedObject(len(self.objects) + 1, ours, memfd)
         return self.objects[key].number
 
     def look_at_sysv_ipc(self) -> None:

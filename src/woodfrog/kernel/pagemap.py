@@ -87,10 +87,12 @@ class Pagemap:
                 )
             )
             count = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, argument)
-            position = struct.unpack_from("Q", argument, 32)[0]
             words = self._vectors[: 3 * count]
             for i in range(0, 3 * count, 3):
                 _extend(found, words[i], words[i + 1])
+            # walk_end can't be relied on: it may be where the kernel's own buffer was last full
+            # (fs/proc/task_mmu.c, do_pagemap_scan: it is not set again when the walk completes).
+            position = words[-2] if count == _VECTORS else end
         return found
 
     def _read(self, start: int, end: int) -> Ranges:

@@ -17,11 +17,13 @@ from woodfrog.kernel.procfs.status import Stat, read_stat, read_status
 from woodfrog.kernel.ptrace import Event, Registers
 from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
 from woodfrog.remote.seccomp import Filters
+from woodfrog.remote.socket_waits import Shortened, SocketWait, socket_wait
 from woodfrog.remote.timed_calls import (
     TimedCall,
     is_restartable,
     packed_time,
     place_for_time,
+    restarted_call,
     timed_call,
     with_time_left,
 )
@@ -37,10 +39,13 @@ class HeldTask:
 
     `path` is its directory in /proc; `status` and `stat` what stood there once it was held;
     `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for before; `call` the
-    timed call that it goes on with by a restart block of the kernel.
+    timed call that it goes on with by a restart block of the kernel, `socket_wait` a wait at a socket.
     """
 
-    def __init__(self, pid: int, path: str, memory: int, waiting: Waiting | None) -> None:
+    def __init__(
+        self, process: int, pid: int, path: str, memory: int, waiting: Waiting | None
+    ) -> None:
+        self._process = process
         self.pid = pid
         self.path = path
         self.waiting = waiting
@@ -50,6 +55,25 @@ class HeldTask:
         self.status: dict[str, str] = {}
         self.stat: Stat
         self.call: TimedCall | None = None
+        self.socket_wait: SocketWait | None = None
+        self._stopped_at = self.tracee.registers
+
+    def mend(self) -> None:
+        """Undo what the stop did to the task's call, before anything else takes time.
+
+        Should we die in the next moment, the call is made again; `look` finds a better way.
+        """
+        self._stopped_at = ptrace.registers(self.pid)
+        by_block = is_restartable(self._stopped_at)
+        if sees_the_hold(self._stopped_at) or (by_block and self._is_filtered()):
+            again = issue_again(self._stopped_at)
+            if again.rax == SYS.RESTART_SYSCALL:
+                again.rax = restarted_call(self.waiting, self._stopped_at)
+            ptrace.set_registers(self.pid, again)
+
+    def _is_filtered(self) -> bool:
+        with open(f"{self.path}/status", "rb") as file:
+            return b"\nSeccomp:\t0\n" not in file.read()
 
     def look(self, known: dict[tuple[bytes, ...], Filters]) -> None:
         """Read the registers and /proc of the task, which has just stopped.
@@ -58,7 +82,7 @@ class HeldTask:
         """
         self.status = read_status(self.path)
         self.stat = read_stat(self.path)
-        registers = out_of_critical_section(self.pid, self._memory, ptrace.registers(self.pid))
+        registers = out_of_critical_section(self.pid, self._memory, self._stopped_at)
         if self.seccomp:
             ptrace.set_options(self.pid, ptrace.O_SUSPEND_SECCOMP)
             chain = _filters(self.pid) if self.seccomp == _SECCOMP_FILTER else ()
@@ -66,7 +90,7 @@ class HeldTask:
                 known[chain] = Filters(chain, strict=self.seccomp != _SECCOMP_FILTER)
             self.tracee.filters = known[chain]
         self.tracee.registers = self._going_on(registers)
-        # At once: should we die, the kernel goes on with these.
+        # Now: should we die, the kernel goes on with these.
         self.tracee.go_back()
 
     def _going_on(self, registers: Registers) -> Registers:
@@ -79,6 +103,7 @@ class HeldTask:
             return registers
         # Its call would fail because of us, or be gone on with by a call that its filters forbid:
         # it makes the call again.
+        self.socket_wait = socket_wait(self._process, self.pid, registers, self.waiting)
         call = self._timed_call(registers)
         if call is None or not call.left_ns:
             again = issue_again(registers)
@@ -203,8 +228,11 @@ def held(init: int) -> Iterator[Held]:
         tree.processes.sort(key=lambda process: process.namespace_pid)
         yield tree
     finally:
+        waits = [task.socket_wait for task in seized.values() if task.socket_wait]
+        shortened = Shortened(waits)
         for task in seized.values():
             _let_go(task)
+        shortened.restore()
         for process in tree.processes:
             os.close(process.memory)
 
@@ -274,7 +302,7 @@ def _seize_tasks(process: HeldProcess, seized: dict[int, HeldTask]) -> list[Held
                     hint="let the debugger detach first",
                 ) from None
             raise
-        task = HeldTask(tid, path, process.memory, look_before_the_hold(path))
+        task = HeldTask(process.pid, tid, path, process.memory, look_before_the_hold(path))
         seized[tid] = task
         process.tasks.append(task)
         fresh.append(task)
@@ -290,6 +318,7 @@ def _await_stops(
     deadline = time.monotonic() + _PATIENCE_S
     next_look = time.monotonic() + 0.02
     let_run: list[HeldTask] = []
+    stopped: list[HeldTask] = []
     while waiting:
         for pid in list(waiting):
             status = ptrace.poll(pid)
@@ -298,7 +327,8 @@ def _await_stops(
             if status.event is Event.STOPPED:
                 task = waiting.pop(pid)
                 task.stopped_by = 0 if status.signal == _SIGTRAP else status.signal
-                task.look(filters)
+                task.mend()
+                stopped.append(task)
             elif status.event in (Event.EXITED, Event.KILLED):
                 del waiting[pid]
                 seized.pop(pid, None)
@@ -315,6 +345,9 @@ def _await_stops(
             for task in list(waiting.values()):
                 let_run += _run_vfork_children(task, waiting, seized)
         time.sleep(0.0002)
+    for task in stopped:
+        if task not in let_run:
+            task.look(filters)
     for task in let_run:
         if task.pid in seized:
             ptrace.interrupt(task.pid)

@@ -62,7 +62,7 @@ def timed_call(
         return None
     number = registers.orig_rax
     if number == SYS.RESTART_SYSCALL:
-        number = _by_channel(waiting.channel, registers)
+        number = restarted_call(waiting, registers)
     timeout = _timeout_ns(number, registers, read)
     if timeout is None:
         return TimedCall(number, 0)
@@ -70,8 +70,9 @@ def timed_call(
     return TimedCall(number, max(1, timeout - slept))
 
 
-def _by_channel(channel: str, registers: Registers) -> int:
+def restarted_call(waiting: Waiting | None, registers: Registers) -> int:
     """Tell which call restart_syscall(2) goes on with, by where the task slept in the kernel."""
+    channel = waiting.channel if waiting else ""
     if "nanosleep" in channel:
         # clock_nanosleep(clock, flags, request, remain) has small numbers where nanosleep() has an
         # address.

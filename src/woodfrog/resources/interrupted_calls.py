@@ -19,6 +19,14 @@ class InterruptedCall(Part, frozen=True):
         return TimedCall(self.number, self.left_ns)
 
 
+class WaitAtSocket(Part, frozen=True):
+    """A wait at a socket with a timeout of its own: call, descriptor, microseconds left."""
+
+    call: int
+    descriptor: int
+    left_us: int
+
+
 def check(call: InterruptedCall) -> bool:
     """Tell whether a call from an image is one that can be resumed."""
     return is_known(call.number) and call.left_ns >= 0

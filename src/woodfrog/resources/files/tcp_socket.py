@@ -76,7 +76,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         if self.state == TCP_LISTEN:
             program.call(SYS.LISTEN, fd, self.backlog)
         set_flags(program, fd, self.flags)
-        return fd  # type: ignore[no-any-return]
+        return fd
 
 
 def _protocol(file: OpenFile) -> tuple[int, int] | None:

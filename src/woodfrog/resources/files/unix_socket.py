@@ -44,7 +44,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
-        return bool(world.sockets.unix(file.stat.st_ino)) if _is_socket(file) else False
+        return _is_socket(file) and bool(world.sockets.unix(file.stat.st_ino))
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
@@ -88,6 +88,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     def restore(self, making: Making) -> int:
         program = making.program
+        fd: int
         if self.state == TCP_LISTEN or (not self.pair and self.state != TCP_ESTABLISHED):
             fd = program.call(SYS.SOCKET, socket.AF_UNIX, self.type, 0)
             if self.name:
@@ -118,8 +119,11 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             _shut_down(program, ours, self.shutdown)
             syscalls.close(program, theirs)
             return ours
-        ours, theirs, other = waiting
         making.share(key, None)
+        return self._join(program, *waiting)
+
+    def _join(self, program: Program, ours: int, theirs: int, other: Self) -> int:
+        """Complete a pair whose other end is `other`."""
         self._fill(program, ours, theirs, sender_takes_more=other.takes_more)
         other._fill(program, theirs, ours, sender_takes_more=self.takes_more)
         for fd, end in ((ours, self), (theirs, other)):
