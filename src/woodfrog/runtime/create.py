@@ -222,10 +222,13 @@ def _guide(
     undo: ExitStack,
 ) -> int:
     """Lead the init through its preparation; returns the console's master if we relay it."""
-    cgroups.join(plan.groups, pid)
     found = states.start_time(pid)
     container.state |= {"pid": pid, "startTime": found[1] if found else ""}
-    channel.send(step="go")
+    try:
+        cgroups.join(plan.groups, pid)
+        channel.send(step="go")
+    except (ProcessLookupError, BrokenPipeError):
+        pass  # it failed meanwhile, and has said why
     while message := channel.receive():
         if message["step"] == "ready":
             channel.close()
