@@ -194,3 +194,11 @@ def test_without_root_it_says_what_is_missing(make_bundle: Make) -> None:
     )
     assert "needs CAP_SYS_ADMIN" in done.stderr
     assert "start it with --privileged" in done.stderr
+
+
+def test_without_procfs_it_says_so(woodfrog: Woodfrog) -> None:
+    script = 'mount -t tmpfs tmpfs /proc && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", *woodfrog.command("state", "x")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "woodfrog: no procfs is mounted at /proc\n" in done.stderr

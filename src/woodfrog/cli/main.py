@@ -84,11 +84,15 @@ def _commit() -> str:
 
 
 def _dispatch(words: list[str], common: Common) -> int:
-    from woodfrog.cli import flags
+    import os
+
+    from woodfrog.cli import flags, rights
 
     own = flags.parse(words, _global_flags(), who="help", greedy_after=0)
-    common.root = own["root"]
-    common.log, common.log_format, common.debug = own["log"], own["log_format"], own["debug"]
+    # Later commands, which may be given from elsewhere, find the same places.
+    common.root = os.path.abspath(own["root"])
+    common.log = os.path.abspath(own["log"]) if own["log"] else ""
+    common.log_format, common.debug = own["log_format"], own["debug"]
     if own["version"]:
         return _version()
     if own["rootless"] not in ("auto", "false"):
@@ -113,6 +117,7 @@ def _dispatch(words: list[str], common: Common) -> int:
     if arguments["help"]:
         return _help([name])
     _check_count(command, arguments.rest)
+    rights.check(name)
     arguments.common = common
     return command.run(arguments) or 0
 

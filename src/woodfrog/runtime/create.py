@@ -6,7 +6,6 @@ import os
 from contextlib import ExitStack
 
 from woodfrog.errors import SpecError, StateError, UsageError, WoodfrogError, while_
-from woodfrog.kernel import capability
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import process as kernel_process
 from woodfrog.kernel.caller import HERE
@@ -60,7 +59,6 @@ def create(request: Request) -> Created:
         request.warn(warning)
     process.rlimits(config["process"])  # errors in it before anything is made
     _check_console(request, config)
-    _check_rights()
     with ExitStack() as undo:
         container = Container.new(request.root, request.id)
         undo.callback(container.remove)
@@ -76,16 +74,6 @@ def _check_console(request: Request, config: dict[str, Any]) -> None:
             "--console-socket is given, but the config doesn't ask for a terminal",
             hint="set process.terminal to true, or leave the flag out",
         )
-
-
-def _check_rights() -> None:
-    hint = "in a container? start it with --privileged"
-    if os.geteuid() != 0:
-        raise WoodfrogError("making containers needs root", hint="run it with sudo")
-    if not capability.capget(HERE)[0] >> capability.CAP_SYS_ADMIN & 1:
-        raise WoodfrogError("making containers needs CAP_SYS_ADMIN", hint=hint)
-    if not os.path.exists("/proc/self/ns"):
-        raise WoodfrogError("no procfs is mounted at /proc", hint="mount -t proc proc /proc")
 
 
 def _create(

@@ -1,0 +1,29 @@
+"""What a command needs of the machine and of the user, checked before anything else."""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.errors import WoodfrogError
+
+_NEED_NOTHING = ("spec", "features", "inspect", "verify")
+_NEED_ADMIN = ("create", "run", "do", "restore", "checkpoint", "exec")
+_HINT = "in a container? start it with --privileged"
+
+
+def check(command: str) -> None:
+    """Raise an error that says what is missing and what to do."""
+    if command in _NEED_NOTHING:
+        return
+    if os.geteuid() != 0:
+        raise WoodfrogError(f"woodfrog {command} needs root", hint="run it with sudo")
+    if not os.path.exists("/proc/self/stat"):
+        raise WoodfrogError(
+            "no procfs is mounted at /proc", hint="mount it: mount -t proc proc /proc"
+        )
+    if command in _NEED_ADMIN:
+        from woodfrog.kernel import capability
+        from woodfrog.kernel.caller import HERE
+
+        if not capability.capget(HERE)[0] >> capability.CAP_SYS_ADMIN & 1:
+            raise WoodfrogError(f"woodfrog {command} needs CAP_SYS_ADMIN", hint=_HINT)
