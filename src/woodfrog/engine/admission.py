@@ -14,6 +14,7 @@ from woodfrog.resources import (
     credentials,
     interrupted_calls,
     memory,
+    posix_queues,
     shared_memory,
     signals,
     sysv_ipc,
@@ -24,13 +25,15 @@ from woodfrog.resources import (
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.files import KINDS
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores
 from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.tmpfs import Tmpfs
 
-RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | SharedMemory | AnyObject | Tmpfs)
+_CONTENTS = SharedMemory | AnyObject | PosixQueue | Tmpfs
+RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
 
 _HIGHEST_PID = 1 << 22
 _MOST_DESCRIPTORS = 1 << 20
@@ -59,6 +62,7 @@ class Plan:
         self.files: dict[int, FileRecord] = {}
         self.shared: dict[int, SharedMemory] = {}
         self.sysv: list[AnyObject] = []
+        self.posix_queues: list[PosixQueue] = []
         self.tmpfs: list[Tmpfs] = []
         containers: list[ContainerRecord] = []
         for record in reader.records(RECORDS):
@@ -71,6 +75,8 @@ class Plan:
                     self.shared[record.id] = record
                 case Semaphores() | MessageQueue() | Segment():
                     self.sysv.append(record)
+                case PosixQueue():
+                    self.posix_queues.append(record)
                 case Tmpfs():
                     self.tmpfs.append(record)
                 case ContainerRecord():
@@ -110,6 +116,7 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso) -> Plan:
     for shared in plan.shared.values():
         shared_memory.check(shared, plan.page_bytes)
     sysv_ipc.check(plan.sysv, plan.shared)
+    posix_queues.check(plan.posix_queues)
     for one in plan.tmpfs:
         tmpfs.check(one, plan.page_bytes)
         if one.destination not in bounds.tmpfs and len(one.entries) > 1:

@@ -97,6 +97,8 @@ def _checkpoint(
         )
         undo.callback(world.close)
         with obstacles.at("the container"):
+            world.look_at_posix_queues()
+        with obstacles.at("the container"):
             world.look_at_sysv_ipc()
         files = Files(tree)
         undo.callback(files.close)
@@ -119,7 +121,7 @@ def _checkpoint(
                 [(contents, extent.start, extent.length) for extent in shared.extents]
             )
             image.add(shared.record(store))
-        for one_of_ipc in world.sysv.records():
+        for one_of_ipc in (*world.posix_queues.queues, *world.sysv.records()):
             image.add(one_of_ipc)
         for destination in container.tmpfs:
             files_of_mount = tmpfs.collect(init, destination, image.write_pages)

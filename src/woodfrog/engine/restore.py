@@ -17,7 +17,7 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
 from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import namespaces, scheduling, sysv_ipc, tmpfs
+from woodfrog.resources import namespaces, posix_queues, scheduling, sysv_ipc, tmpfs
 
 __all__ = ["Bounds", "restore"]
 
@@ -70,10 +70,14 @@ def restore(
             reader = undo.enter_context(Reader(directory))
             vdso = Vdso()
             plan = admit(reader, bounds, vdso)
+            new_ipc = "ipc" in bounds.new_namespaces
+            posix_queues.refuse_wider(
+                init, plan.posix_queues, new=new_ipc, bounding=bounds.bounding
+            )
             sysv_ipc.refuse_wider(
                 init,
                 plan.sysv,
-                new="ipc" in bounds.new_namespaces,
+                new=new_ipc,
                 bounding=bounds.bounding,
                 may_lock=bounds.rlimits.get("RLIMIT_MEMLOCK", (None,))[0],
             )
@@ -141,6 +145,7 @@ def _restore(
 
     # FILES
     making = Making(root, high)
+    posix_queues.restore(root, plan.posix_queues)
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
     making.make_shared_memory(plan.files_in_memory, store, base)
     making.make_files(plan.files.values())

@@ -8,7 +8,7 @@ from woodfrog.kernel.netlink import sock_diag
 from woodfrog.kernel.netlink.sock_diag import InetSocket, UnixSocket
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.remote.hold import Held
-from woodfrog.resources import shared_memory, sysv_ipc
+from woodfrog.resources import posix_queues, shared_memory, sysv_ipc
 from woodfrog.resources.files.base import ACCESS_MODE, OpenFile
 from woodfrog.resources.memory import Extent
 
@@ -87,6 +87,8 @@ class World:
         self.packet_pipes: set[int] = set()
         self.objects: dict[tuple[int, int], SharedObject] = {}
         self.sysv = sysv_ipc.Found()
+        self.posix_queues = posix_queues.Found()
+        self.queue_device = 0
         # Stopped processes whose parent has already waited for that news.
         self.stops_heard: set[int] = set()
         self._stopped = [
@@ -133,6 +135,13 @@ class World:
             ours = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
             self.objects[key] = SharedObject(len(self.objects) + 1, ours, memfd)
         return self.objects[key].number
+
+    def look_at_posix_queues(self) -> None:
+        """Collect POSIX message queues."""
+        try:
+            posix_queues.collect(self.init, self.posix_queues)
+        finally:
+            self.queue_device = self.posix_queues.device
 
     def look_at_sysv_ipc(self) -> None:
         """Collect System V objects."""

@@ -5,6 +5,7 @@ from woodfrog.resources.files.epoll import Epoll
 from woodfrog.resources.files.eventfd import EventFd
 from woodfrog.resources.files.fifo import Fifo
 from woodfrog.resources.files.memfd import MemFd
+from woodfrog.resources.files.message_queue import MessageQueueFile
 from woodfrog.resources.files.pipe import PipeEnd
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.signalfd import SignalFd
@@ -19,6 +20,7 @@ KINDS: tuple[type[FileRecord], ...] = (
     MemFd,
     Terminal,
     Stdio,
+    MessageQueueFile,
     RegularFile,
     PipeEnd,
     Fifo,

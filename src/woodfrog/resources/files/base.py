@@ -26,6 +26,8 @@ class World(Protocol):
 
     init: int
     mounts: dict[int, Mount]
+    # The device of the ipc namespace's POSIX message queues, or 0.
+    queue_device: int
     sockets: Any
     unix_close: bool
     tcp_close: bool

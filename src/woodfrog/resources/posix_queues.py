@@ -1,0 +1,160 @@
+"""POSIX message queues of the container's own ipc namespace (mq_overview(7)): empty ones.
+
+A message can't be read without being taken, and a container must stay as it is even if we are
+killed at that moment. So a queue that holds messages is refused.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Sequence
+
+from woodfrog.errors import ImageError, UnsupportedResource, while_
+from woodfrog.image.record import Record
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.remote.stub import Stub
+from woodfrog.resources import namespaces
+
+_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
+_CAP_SYS_RESOURCE = 24
+_MQ_ATTR = struct.Struct("<8q")  # mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs
+_NOTIFIED = re.compile(rb"NOTIFY_PID:([1-9]\d*)")
+_NAME_MAX = 255
+_NO_ID = (1 << 32) - 1
+
+
+class PosixQueue(Record, frozen=True, tag="posix-message-queue"):
+    """An empty message queue for `most` messages of up to `longest` bytes."""
+
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+    most: int
+    longest: int
+
+
+class Found:
+    """All queues of a namespace; `device` is that of their file system, or 0."""
+
+    def __init__(self) -> None:
+        self.device = 0
+        self.queues: list[PosixQueue] = []
+
+
+def collect(init: int, found: Found) -> None:
+    """Read all queues of a process's ipc namespace, unless that is ours."""
+    if namespaces.is_ours(init, "ipc"):
+        return
+    root = _open_file_system(init)
+    if root < 0:
+        return
+    try:
+        found.device = os.fstat(root).st_dev
+        for name in sorted(os.listdir(root)):
+            with while_(f"reading the POSIX message queue /{name}"):
+                found.queues.append(_queue(root, name))
+    finally:
+        os.close(root)
+
+
+def _open_file_system(init: int) -> int:
+    """Return the directory of all queues, through a mount that nobody sees; -1 if there is none."""
+    with namespaces.inside(init, "ipc"):
+        try:
+            context = HERE.call(SYS.FSOPEN, b"mqueue", _FSOPEN_CLOEXEC)
+        except OSError:
+            return -1  # ENODEV: the kernel has no such queues
+        try:
+            HERE.call(SYS.FSCONFIG, context, _FSCONFIG_CMD_CREATE, 0, 0, 0)
+            mounted = HERE.call(SYS.FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+        finally:
+            os.close(context)
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mounted)
+    finally:
+        os.close(mounted)
+
+
+def _queue(root: int, name: str) -> PosixQueue:
+    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
+    try:
+        about = bytearray(_MQ_ATTR.size)
+        HERE.call(SYS.MQ_GETSETATTR, fd, 0, about)
+        _, most, longest, messages, *_ = _MQ_ATTR.unpack(about)
+        if messages:
+            raise UnsupportedResource(
+                f"has {messages} messages in the POSIX message queue /{name},"
+                " which cannot be read without being taken",
+                hint="checkpoint when its readers have emptied it",
+            )
+        if _NOTIFIED.search(os.pread(fd, 200, 0)):
+            raise UnsupportedResource(
+                f"has a process that waits for a notification by the POSIX message queue /{name}"
+                " (mq_notify), which cannot be saved yet"
+            )
+        seen = os.fstat(fd)
+        return PosixQueue(
+            name=os.fsencode(name),
+            mode=seen.st_mode & 0o7777,
+            uid=seen.st_uid,
+            gid=seen.st_gid,
+            most=most,
+            longest=longest,
+        )
+    finally:
+        os.close(fd)
+
+
+def check(queues: Sequence[PosixQueue]) -> None:
+    """Check all queues of an image before anything is made of them."""
+    for one in queues:
+        if not 0 < len(one.name) <= _NAME_MAX or b"/" in one.name or b"\0" in one.name:
+            raise ImageError("a POSIX message queue has an impossible name")
+        if one.mode & ~0o7777 or not (0 <= one.uid < _NO_ID and 0 <= one.gid < _NO_ID):
+            raise ImageError(f"the POSIX message queue {one.name!r} has an impossible owner")
+        if not (0 < one.most < 1 << 31 and 0 < one.longest < 1 << 31):
+            raise ImageError(f"the POSIX message queue {one.name!r} has an impossible size")
+
+
+def refuse_wider(init: int, queues: Sequence[PosixQueue], *, new: bool, bounding: int) -> None:
+    """Refuse queues that the waiting container, whose ipc namespace is `new`, could not make."""
+    if not queues:
+        return
+    if not new:
+        raise UnsupportedResource(
+            "the image has POSIX message queues, but the new container joins an ipc namespace",
+            hint='give it one of its own: "ipc" without a path in linux.namespaces of config.json',
+        )
+    if bounding >> _CAP_SYS_RESOURCE & 1:
+        return
+    with namespaces.inside(init, "ipc"):
+        most, longest = _setting("msg_max"), _setting("msgsize_max")
+    for one in queues:
+        if one.most > most or one.longest > longest:
+            raise UnsupportedResource(
+                f"the POSIX message queue /{os.fsdecode(one.name)} takes {one.most} messages of"
+                f" {one.longest} bytes, the new container allows {most} of {longest}",
+                hint="raise fs.mqueue.msg_max and msgsize_max in linux.sysctl of config.json",
+            )
+
+
+def _setting(name: str) -> int:
+    with open(f"/proc/sys/fs/mqueue/{name}", encoding="ascii") as file:
+        return int(file.read())
+
+
+def restore(stub: Stub, queues: Sequence[PosixQueue]) -> None:
+    """Make all queues in the stub's ipc namespace."""
+    for one in queues:
+        program = stub.program()
+        size = _MQ_ATTR.pack(0, one.most, one.longest, 0, 0, 0, 0, 0)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        fd = program.call(SYS.MQ_OPEN, one.name, flags, 0o600, size)
+        program.call(SYS.FCHOWN, fd, one.uid, one.gid)
+        program.call(SYS.FCHMOD, fd, one.mode)
+        syscalls.close(program, fd)
+        with while_(f"making the POSIX message queue /{os.fsdecode(one.name)}"):
+            stub.run(program)
