@@ -142,3 +142,47 @@ def test_a_connection_to_the_outside_is_reset_if_a_flag_allows_it(outside: Conta
     said = verdict(restored)
     assert said.startswith("reset: "), said
     assert "close" in restored.told(), "the restore doesn't tell what was lost"
+
+
+@pytest.mark.parametrize(
+    ("what", "joined", "names"), [("queue", "", "/frog"), ("memory", "ipc", "SYSV")]
+)
+def test_ipc_that_cannot_be_saved_is_refused_by_name(
+    what: str, joined: str, names: str, woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(woodfrog, build, "ipc.c", what, joined=joined)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+
+    refused = container.checkpoint(image, status=None)
+
+    assert refused.status not in (0, None)
+    assert names in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not image.exists() or list(image.iterdir()) == []
+    assert verdict(container) == "ok\n"
+
+
+def test_ipc_is_not_restored_into_a_namespace_of_others(woodfrog: Woodfrog, build: Build) -> None:
+    container = start(woodfrog, build, "ipc.c", "memory")
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image)
+    container.wait()
+    container.delete()
+    namespaces = container.bundle.config["linux"]["namespaces"]
+    namespaces[:] = [entry for entry in namespaces if entry["type"] != "ipc"]
+    container.bundle.save()
+
+    refused = woodfrog(
+        "restore",
+        "--detach",
+        f"--image-path={image}",
+        f"--bundle={container.bundle.directory}",
+        container.name,
+        status=None,
+    )
+
+    assert refused.status not in (0, None)
+    assert "ipc namespace" in refused.stderr
+    assert "Traceback" not in refused.stderr
