@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 from woodfrog.runtime.state import Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
     from woodfrog.cli.flags import Arguments
 
@@ -24,14 +22,30 @@ def found(arguments: Arguments) -> Container:
     return container
 
 
-@contextmanager
-def held(arguments: Arguments) -> Iterator[Container]:
+class held:
     """Hold the container's lock, with its state as it is now."""
-    container = found(arguments)
-    with container.lock():
-        container.reload()
-        if "pausedForCheckpoint" in container.state:
-            from woodfrog.runtime import lifecycle
 
-            lifecycle.finish_interrupted(container)
-        yield container
+    def __init__(self, arguments: Arguments) -> None:
+        self._container = found(arguments)
+        self._lock = self._container.lock()
+
+    def __enter__(self) -> Container:
+        self._lock.__enter__()
+        try:
+            self._container.reload()
+            if "pausedForCheckpoint" in self._container.state:
+                from woodfrog.runtime import lifecycle
+
+                lifecycle.finish_interrupted(self._container)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._container
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._lock.release()
