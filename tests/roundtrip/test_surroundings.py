@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -280,3 +281,52 @@ def test_a_terminal_is_kept_with_its_size_its_modes_and_its_foreground_group(
     assert not restored.has_ended()
     os.write(second.master, b"\x03")
     second.read_until(b"int")
+
+
+@pytest.mark.parametrize("clock", ["container", "host"])
+def test_uptime_goes_on_from_the_freeze_or_is_that_of_the_host(
+    clock: str, woodfrog: Woodfrog
+) -> None:
+    script = "cat /proc/uptime > /work/before; : > /work/ready; "
+    script += f"{WAIT}; cat /proc/uptime > /work/after"
+    container = woodfrog.run(shell(woodfrog, script))
+    container.wait_for("ready")
+    image = frozen(container)
+    time.sleep(3)
+
+    restored = woodfrog.restore(container.bundle, image, f"--clock={clock}")
+    (restored.bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    before, after = (
+        float((container.bundle.work / name).read_text().split()[0]) for name in ("before", "after")
+    )
+    passed = after - before
+    assert passed >= 3 if clock == "host" else 0 <= passed < 2.5
+
+
+def test_do_is_frozen_with_what_it_wrote_and_thawed_without_a_bundle(
+    woodfrog: Woodfrog, tmp_path: Path
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    scratch = f"/etc/frog-{os.getpid()}"
+    script = f"echo scratch > {scratch}; : > /v/ready; while [ ! -e /v/check ]; do sleep 0.02; done"
+    script += f"; cat {scratch} > /v/out; exit 3"
+    first, second = (f"wf-do-{os.getpid()}-{number}" for number in (1, 2))
+    woodfrog.names += [first, second]
+    command = woodfrog.command("do", "--quiet", f"--id={first}", f"--volume={volume}:/v")
+    with subprocess.Popen([*command, "--", "/bin/sh", "-c", script]) as do:
+        try:
+            eventually((volume / "ready").exists, "it is ready", 20)
+            assert not Path(scratch).exists()
+            woodfrog("checkpoint", f"--image-path={tmp_path / 'image'}", first)
+            assert do.wait(30) == 128 + 9
+        finally:
+            do.kill()
+    (volume / "check").touch()
+
+    woodfrog("restore", "--do", f"--image-path={tmp_path / 'image'}", second, status=3)
+
+    assert (volume / "out").read_text() == "scratch\n"
+    assert not Path(scratch).exists()
