@@ -1,0 +1,102 @@
+"""do: a sandbox over this host's files, without a bundle."""
+
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from containers import CGROUPS, Woodfrog, eventually
+
+
+def test_what_it_writes_is_thrown_away(woodfrog: Woodfrog, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("before")
+    script = f"cat {kept}; echo after > {kept}; cat {kept}; touch {tmp_path}/new; pwd; exit 6"
+    done = woodfrog("do", "--quiet", "--cwd", str(tmp_path), "--", "sh", "-c", script, status=6)
+    assert done.stdout == f"beforeafter\n{tmp_path}\n"
+    assert done.stderr == ""
+    assert kept.read_text() == "before"
+    assert not (tmp_path / "new").exists()
+    assert woodfrog.leftovers() == []
+
+
+def test_a_volume_is_written_to_the_host(woodfrog: Woodfrog, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    command = ["sh", "-c", "echo here > /mnt/file"]
+    woodfrog("do", "--quiet", f"--volume={volume}:/mnt", *command)
+    assert (volume / "file").read_text() == "here\n"
+
+
+def test_disks_cannot_be_reached(woodfrog: Woodfrog) -> None:
+    script = "mknod /tmp/disk b 259 0; head -c1 /tmp/disk"
+    done = woodfrog("do", "--quiet", "--", "sh", "-c", script, status=1)
+    assert "Operation not permitted" in done.stderr
+
+
+def test_a_root_of_its_own(woodfrog: Woodfrog, tmp_path: Path) -> None:
+    busybox = Path("/bin/busybox")
+    if not busybox.exists():
+        pytest.skip("needs busybox")
+    (tmp_path / "tree" / "bin").mkdir(parents=True)
+    (tmp_path / "tree/bin/busybox").write_bytes(busybox.read_bytes())
+    (tmp_path / "tree/bin/busybox").chmod(0o755)
+    done = woodfrog(
+        "do", "--quiet", f"--root={tmp_path}/tree", "/bin/busybox", "ls", "/", status=None
+    )
+    assert set(done.stdout.split()) == {"bin", "dev", "proc", "sys"}, done.stderr
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("woodfrog.engine.scratch") is None,
+    reason="the engine doesn't keep scratch layers yet",
+)
+def test_the_scratch_layer_is_part_of_the_image(woodfrog: Woodfrog, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "old").write_text("old\n")
+    (place / "gone").write_text("gone\n")
+    out = tmp_path / "out"
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    script = (
+        f"cd {place}; rm gone; echo changed > old; echo new > new; exec 5> open; echo one >&5;"
+        "mkfifo wait; touch $0; [ -e wait ] && read x < wait;"
+        "echo two >&5; ls; cat old new open; exit 9"
+    )
+    name = f"do-{os.getpid()}"
+    woodfrog.names.append(name)
+    # It waits until, in the restored sandbox, `exec` writes into its FIFO.
+    command = woodfrog.command("do", "--quiet", f"--id={name}", "--", "sh", "-c", script, "/up")
+    with (
+        out.open("w") as output,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as process,
+    ):
+        up = woodfrog.root / name / "scratch/upper/up"
+        eventually(up.exists, "the program waits")
+        woodfrog("checkpoint", f"--image-path={tmp_path}/image", name)
+        assert process.wait(30) == 137
+    assert "was frozen into" in out.read_text()
+    assert not list(CGROUPS.glob(f"*/{name}"))
+
+    again = f"{name}-again"
+    woodfrog.names.append(again)
+    out.write_text("")
+    command = woodfrog.command("restore", "--do", f"--image-path={tmp_path}/image", again)
+    with (
+        out.open("w") as output,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as process,
+    ):
+        told = woodfrog.root / again / "state.json"
+        eventually(lambda: told.exists() and "restoredFrom" in told.read_text(), "it is restored")
+        woodfrog("exec", again, "sh", "-c", f"echo go > {place}/wait")
+        assert process.wait(30) == 9
+    assert out.read_text().split() == ["new", "old", "open", "wait", "changed", "new", "one", "two"]
+    assert (place / "old").read_text() == "old\n"
+    assert (place / "gone").exists()
