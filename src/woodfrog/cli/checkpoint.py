@@ -13,8 +13,6 @@ from woodfrog.errors import UsageError
 def run(arguments: Arguments) -> None:
     """Freeze a container."""
     directory, replace = image_directory(arguments)
-    if arguments["manage_cgroups_mode"]:
-        pass  # the new container's own config says which cgroup and limits it has
     with held(arguments) as container:
         container.require("checkpoint")
         from woodfrog.engine.checkpoint import CheckpointOptions
@@ -43,15 +41,10 @@ def image_directory(arguments: Arguments) -> tuple[str, bool]:
     directory = arguments["image_path"] or ("checkpoint" if engine else "")
     if not directory:
         raise UsageError(
-            f"--image-path is missing: the directory of {checkpoint_file()}",
+            "--image-path is missing: the directory of checkpoint.img",
             hint="say where, like --image-path=/srv/images/web",
         )
     return directory, engine
-
-
-def checkpoint_file() -> str:
-    """Return the name of the file in the image's directory."""
-    return "checkpoint.img"
 
 
 NOT_YET = "not done yet"
@@ -69,7 +62,7 @@ RUNC_FLAGS = (
         "manage-cgroups-mode",
         "no effect: the cgroup is always made from the config",
         value="MODE",
-        choices=("", "soft", "full", "strict", "ignore"),
+        choices=("soft", "full", "strict", "ignore"),
     ),
     Flag("file-locks", "no effect: what can't be kept is refused by name"),
     Flag("shell-job", "no effect: the container's own terminal is always kept"),

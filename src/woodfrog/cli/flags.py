@@ -204,9 +204,12 @@ def flag_lines(flags: tuple[Flag, ...]) -> list[str]:
         elif not flag.value:
             text += " (default false)"
         rows.append((left, text))
-    width = min(max(len(left) for left, _ in rows), 34)
+    from textwrap import wrap
+
+    width = max(len(left) for left, _ in rows)
     lines = []
     for left, text in rows:
-        gap = "\n" + " " * (width + 4) if len(left) > width else " " * (width - len(left) + 2)
-        lines.append(f"  {left}{gap}{text}")
+        first, *more = wrap(text, 96 - width)
+        lines.append(f"  {left.ljust(width)}  {first}")
+        lines += [" " * (width + 4) + line for line in more]
     return lines
