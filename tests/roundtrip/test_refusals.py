@@ -141,7 +141,7 @@ def test_a_connection_to_the_outside_is_reset_if_a_flag_allows_it(outside: Conta
 
     said = verdict(restored)
     assert said.startswith("reset: "), said
-    assert "close" in restored.told(), "the restore doesn't tell what was lost"
+    assert "woodfrog: warning: lost" in restored.told(), "the restore doesn't tell what was lost"
 
 
 @pytest.mark.parametrize(
