@@ -7,6 +7,7 @@ from operator import or_
 
 import xxhash
 
+from woodfrog.engine.scratch import DESTINATION as SCRATCH
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.container_file import Reader
 from woodfrog.remote.vdso import Vdso
@@ -51,6 +52,7 @@ class Bounds:
     terminal: bool
     tmpfs: tuple[str, ...]
     new_namespaces: frozenset[str]
+    scratch: bool = False  # the runtime has filled the overlay of `do` from the image
 
 
 class Plan:
@@ -64,6 +66,7 @@ class Plan:
         self.sysv: list[AnyObject] = []
         self.posix_queues: list[PosixQueue] = []
         self.tmpfs: list[Tmpfs] = []
+        self.has_scratch = False
         containers: list[ContainerRecord] = []
         for record in reader.records(RECORDS):
             match record:
@@ -77,6 +80,8 @@ class Plan:
                     self.sysv.append(record)
                 case PosixQueue():
                     self.posix_queues.append(record)
+                case Tmpfs() if record.destination == SCRATCH:
+                    self.has_scratch = True
                 case Tmpfs():
                     self.tmpfs.append(record)
                 case ContainerRecord():
@@ -117,6 +122,8 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso) -> Plan:
         shared_memory.check(shared, plan.page_bytes)
     sysv_ipc.check(plan.sysv, plan.shared)
     posix_queues.check(plan.posix_queues)
+    if plan.has_scratch and not bounds.scratch:
+        raise ImageError("the image is of a container of `woodfrog do`", hint="restore with --do")
     for one in plan.tmpfs:
         tmpfs.check(one, plan.page_bytes)
         if one.destination not in bounds.tmpfs and len(one.entries) > 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 import xxhash
 
-from woodfrog.engine import collecting, tidying
+from woodfrog.engine import collecting, scratch, tidying
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
@@ -48,6 +48,7 @@ class Container:
     spec_domainname: str = ""
     tmpfs: tuple[str, ...]
     exec_pids: tuple[int, ...] = ()
+    scratch: str = ""  # the upper directory of a `do` container's overlay, on the host
 
 
 def checkpoint(
@@ -127,6 +128,8 @@ def _checkpoint(
             files_of_mount = tmpfs.collect(init, destination, image.write_pages)
             if files_of_mount is not None:
                 image.add(files_of_mount)
+        if container.scratch:
+            image.add(scratch.collect(container.scratch, image.write_pages))
         for record in file_records:
             image.add(record)
         for zombie in tree.zombies:

@@ -1,12 +1,19 @@
 """Where system calls run: the `Caller` protocol, and `HERE`, our own process."""
 
+from __future__ import annotations
+
 import ctypes
 import os
-from typing import Protocol, TypeAlias
 
 from woodfrog.kernel.abi.x86_64 import call_name
 
-Argument: TypeAlias = int | bytes | bytearray
+TYPE_CHECKING = False  # the typing module costs every command 5 ms
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
+
+Argument = int | bytes | bytearray
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -36,7 +43,7 @@ class _Here:
     """Our own process."""
 
     def call(self, number: int, *arguments: Argument) -> int:
-        words = []
+        words: list[Any] = []
         for argument in arguments:
             if isinstance(argument, int):
                 words.append(ctypes.c_uint64(argument & _WORD))
