@@ -116,7 +116,7 @@ def unix_sockets(diag: socket.socket) -> list[UnixSocket]:
                 state=state,
                 inode=inode,
                 name=attributes.get(_UNIX_NAME, b""),
-                file=struct.unpack("<2I", vfs) if vfs else None,  # type: ignore[arg-type]
+                file=struct.unpack("<2I", vfs) if vfs else None,
                 peer=int.from_bytes(attributes.get(_UNIX_PEER, b""), "little"),
                 pending=struct.unpack(f"<{len(icons) // 4}I", icons),
                 queued=queued,
