@@ -22,6 +22,7 @@ _NOT_OWN = _IS_FILE | _IS_PFNZERO
 _VECTORS = 4096
 
 _PRESENT, _SWAPPED, _FILE_OR_SHARED = 1 << 63, 1 << 62, 1 << 61
+_GUARD = 1 << 58  # since Linux 6.15; such a page counts as swapped, too
 
 
 class Pagemap:
@@ -104,7 +105,9 @@ class Pagemap:
             if not any(data):
                 continue
             for i, (word,) in enumerate(struct.iter_unpack("Q", data)):
-                if word & (_PRESENT | _SWAPPED) and not word & _FILE_OR_SHARED:
+                if word & (_PRESENT | _SWAPPED) and not word & (
+                    _FILE_OR_SHARED | _GUARD
+                ):
                     address = (first + i) * PAGE
                     _extend(found, address, address + PAGE)
         return found
