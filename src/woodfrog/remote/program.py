@@ -124,11 +124,12 @@ class Program:
         out += _RECORD.pack(_END, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         return bytes(out)
 
-    def calls(self) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Go through the calls proper, as (number, arguments)."""
+    def calls(self) -> Iterator[tuple[int, tuple[int | None, ...]]]:
+        """Go through the calls proper, as (number, six arguments); None where a result will be."""
         for number, words, _, _ in self._calls:
             if number < _LOAD:
-                yield number, words
+                known = (None if type(word) is Placeholder else word for word in words)
+                yield number, (*known, *(0,) * (6 - len(words)))
 
     def records(self) -> range:
         """Return the addresses of all records."""

@@ -24,14 +24,15 @@ class Filters:
         # Verdicts that don't depend on arguments, by number: filters can be thousands of steps.
         self._known: dict[int, bool] = {}
 
-    def allow(self, number: int, arguments: Sequence[int]) -> bool:
-        """Tell whether every filter lets a call pass."""
+    def allow(self, number: int, arguments: Sequence[int | None]) -> bool:
+        """Tell whether every filter surely lets a call pass; None is an argument not yet known."""
         if self._strict:
             return False
         if number in self._known:
             return self._known[number]
         data = _Data(number, arguments)
         verdict = all(_run(one, data) & 0xFFFF0000 in (_ALLOW, _LOG) for one in self._programs)
+        verdict = verdict and not data.unknown_read
         if not data.arguments_read:
             self._known[number] = verdict
         return verdict
@@ -40,17 +41,28 @@ class Filters:
 class _Data:
     """struct seccomp_data, by 32-bit words."""
 
-    def __init__(self, number: int, arguments: Sequence[int]) -> None:
-        self._words = [number, AUDIT_ARCH_X86_64, 0, 0]
-        for argument in [*arguments, *(0,) * (6 - len(arguments))]:
-            self._words += [argument & _WORD, argument >> 32 & _WORD]
+    def __init__(self, number: int, arguments: Sequence[int | None]) -> None:
+        # Nobody can say where the instruction is that filters might ask for.
+        self._words: list[int | None] = [number, AUDIT_ARCH_X86_64, None, None]
+        for argument in arguments:
+            if argument is None:
+                self._words += [None, None]
+            else:
+                self._words += [argument & _WORD, argument >> 32 & _WORD]
+        # What stands in the registers of arguments that the call doesn't have, nobody knows either.
+        self._words += [None] * (16 - len(self._words))
         self.arguments_read = False
+        self.unknown_read = False
 
     def word(self, offset: int) -> int:
         """Return the word at an offset in bytes."""
         if offset >= 8:
             self.arguments_read = True
-        return self._words[offset // 4]
+        word = self._words[offset // 4]
+        if word is None:
+            self.unknown_read = True
+            return 0
+        return word
 
 
 def _run(program: Program, data: _Data) -> int:
@@ -75,7 +87,10 @@ def _run(program: Program, data: _Data) -> int:
         elif kind == _STX:
             memory[k] = x
         elif kind == _ALU:
-            a = _compute(code & 0xF0, a, x if code & 0x08 else k)
+            operand = x if code & 0x08 else k
+            if code & 0xF0 in (0x30, 0x90) and not operand:
+                return 0  # division by zero ends a filter with SECCOMP_RET_KILL_THREAD
+            a = _compute(code & 0xF0, a, operand)
         elif kind == _JMP:
             operand = x if code & 0x08 else k
             operation = code & 0xF0
@@ -102,7 +117,7 @@ def _compute(operation: int, a: int, operand: int) -> int:
         case 0x20:
             a *= operand
         case 0x30:
-            a = a // operand if operand else 0
+            a //= operand
         case 0x40:
             a |= operand
         case 0x50:
@@ -114,7 +129,7 @@ def _compute(operation: int, a: int, operand: int) -> int:
         case 0x80:
             a = -a
         case 0x90:
-            a = a % operand if operand else 0
+            a %= operand
         case 0xA0:
             a ^= operand
     return a & _WORD
