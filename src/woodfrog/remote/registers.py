@@ -3,8 +3,8 @@
 import os
 import struct
 
-from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel import ptrace
+from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import NO_CALL, Registers
 
 # include/linux/errno.h: never seen by programs, but by a tracer.

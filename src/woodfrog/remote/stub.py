@@ -1,7 +1,7 @@
 """A blank process, held by ptrace, that becomes a restored one by running programs.
 
-Stubs carry PTRACE_O_EXITKILL: they don't outlive us, so a program may end in a breakpoint and single
-calls may be traced (design law 3).
+Stubs carry PTRACE_O_EXITKILL: they don't outlive us, so a program may end in a breakpoint and
+single calls may be traced (design law 3).
 """
 
 import os

@@ -1,5 +1,6 @@
 """/proc/PID/smaps: mappings with their flags."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # What smaps prints per mapping besides VmFlags is not read: only the head line and the flags.
@@ -48,18 +49,23 @@ def unescape(name: bytes) -> bytes:
     return name.replace(b"\\012", b"\n")
 
 
-def read_smaps(pid: int) -> list[Mapping]:
-    """Read all mappings of a process, lowest address first."""
+def parse_smaps(lines: Iterable[bytes]) -> list[Mapping]:
+    """Parse the lines of a whole smaps."""
     found: list[Mapping] = []
     head = b""
-    with open(f"/proc/{pid}/smaps", "rb") as file:
-        for line in file:
-            if line.startswith(b"VmFlags:"):
-                flags = frozenset(line[8:].decode().split())
-                found.append(Mapping(*parse_head(head), flags))
-            elif line[:1] in b"0123456789abcdef":
-                head = line
+    for line in lines:
+        if line.startswith(b"VmFlags:"):
+            flags = frozenset(line[8:].decode().split())
+            found.append(Mapping(*parse_head(head), flags))
+        elif line[:1] in b"0123456789abcdef":
+            head = line
     return found
+
+
+def read_smaps(pid: int) -> list[Mapping]:
+    """Read all mappings of a process, lowest address first."""
+    with open(f"/proc/{pid}/smaps", "rb") as file:
+        return parse_smaps(file)
 
 
 def read_maps(pid: int | str) -> list[tuple[int, int, int, bool, int, tuple[int, int], int, bytes]]:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 def read_status(path: str) -> dict[str, str]:
     """Read `path`/status, path being /proc/PID or /proc/PID/task/TID, as its fields."""
     with open(f"{path}/status", encoding="utf-8", errors="surrogateescape") as file:
-        return dict(
-            (name, value.strip())
+        return {
+            name: value.strip()
             for name, _, value in (line.partition(":") for line in file if ":" in line)
-        )
+        }
 
 
 class Stat(NamedTuple):
