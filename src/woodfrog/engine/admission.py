@@ -13,7 +13,6 @@ from woodfrog.image.container_file import Reader
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     credentials,
-    interrupted_calls,
     memory,
     posix_queues,
     shared_memory,
@@ -166,8 +165,6 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         credentials.refuse_wider(who, thread.credentials, bounds.bounding)
         if not signals.check_pending(thread.pending):
             raise ImageError(f"{who} has impossible queued signals")
-        if thread.call is not None and not interrupted_calls.check(thread.call):
-            raise ImageError(f"{who} waits in a call that nobody knows")
     if not signals.check_pending(process.pending):
         raise ImageError(f"{who} has impossible queued signals")
     for mapping in process.memory.mappings:

@@ -69,7 +69,7 @@ class Body:
         memory.advise(program, space.mappings)
         memory.fill(program, space, pages, base)
         memory.install_guards(program, space)
-        memory.protect(program, space.mappings, space.extents)
+        memory.protect(program, space.mappings, space.pages)
         memory.restore_fields(program, space)
         process.restore_directories(program, record)
         syscalls.close_range(program, high, 0xFFFFFFFF)
@@ -162,7 +162,8 @@ class Body:
             if task is self.stub:
                 signals.restore_actions(program, record.actions, skip=_SIGTRAP)
                 timers.create_posix_timers(program, record.posix_timers)
-                signals.restore_pending(program, record.pid, None, record.pending)
+                queue = timers.without_rung(record.pending, record.interval_timers)
+                signals.restore_pending(program, record.pid, None, queue)
             signals.restore_pending(program, record.pid, thread.tid, thread.pending)
             with while_(f"restoring the signals of thread {thread.tid} of {self.name}"):
                 task.run(program)

@@ -7,7 +7,8 @@ from typing import Any
 
 import xxhash
 
-from woodfrog.engine import collecting, scratch, tidying
+from woodfrog.engine import collecting, sharing, scratch, tidying
+from woodfrog.engine.collecting import CollectedProcess, parents_first
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
@@ -20,7 +21,9 @@ from woodfrog.remote.tracee import EndedError, RanOnError
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
+from woodfrog.resources.memory import PageRange
 from woodfrog.resources.files.tcp_socket import TcpSocket
+from woodfrog.resources.files.unix_socket import UnixSocketFile
 
 # A task that we were kept from stopping in time goes on by itself; then all is looked at once more.
 _TRIES = 3
@@ -90,6 +93,7 @@ def _checkpoint(
         tree = undo.enter_context(held(init))
         tidying.remove_leftovers(tree, vdso)
         stopped = time.monotonic()
+        clocks = namespaces.clocks(init)
 
         obstacles = Obstacles()
         collecting.refuse_other_namespaces(tree, init, obstacles)
@@ -108,14 +112,7 @@ def _checkpoint(
         obstacles.raise_if_any()
         collected = time.monotonic()
 
-        pages = 0
-        for one in processes:
-            source = ProcessMemory(one.held.pid, one.held.memory)
-            store = image.write_pages(
-                [(source, start, end - start) for start, end in one.space.extents]
-            )
-            pages += one.space.page_bytes
-            image.add(one.record(store, world.stops_heard))
+        pages = _write_pages(image, processes, world)
         for shared in world.objects.values():
             contents = FileContents(shared.fd)
             store = image.write_pages(
@@ -135,7 +132,7 @@ def _checkpoint(
         for zombie in tree.zombies:
             image.add(collecting.zombie_record(zombie, world, tree))
         losses = _losses(file_records)
-        image.add(_container_record(init, container, vdso, losses))
+        image.add(_container_record(init, container, vdso, losses, clocks))
         image.seal()
         written = time.monotonic()
         if not options.leave_running:
@@ -151,6 +148,26 @@ def _checkpoint(
         "threads": sum(1 for _ in tree.tasks()),
         "losses": losses,
     }
+
+
+def _write_pages(image: Writer, processes: list[CollectedProcess], world: World) -> int:
+    """Write the processes' own pages and their records; returns the bytes of pages."""
+    total = 0
+    stored: dict[int, sharing.Ranges] = {}
+    for one in parents_first(processes):
+        pid = one.held.pid
+        source = ProcessMemory(pid, one.held.memory)
+        parent = stored.get(one.held.leader.stat.parent)
+        own, pages = sharing.split(pid, one.space.extents, parent)
+        offset = image.write_pages([(source, start, end - start) for start, end in own])
+        for start, end in own:
+            pages.append(PageRange(start=start, length=end - start, store=offset))
+            offset += end - start
+            total += end - start
+        pages.sort(key=lambda page: page.start)
+        stored[pid] = sharing.Ranges(pid, pages)
+        image.add(one.record(pages, world.stops_heard))
+    return total
 
 
 def _estimated_bytes(init: int) -> int:
@@ -169,16 +186,17 @@ def _estimated_bytes(init: int) -> int:
 def _losses(files: list[Any]) -> list[str]:
     """Say what a flag allowed to lose, for the restore to report."""
     found = []
-    broken = sum(1 for file in files if isinstance(file, TcpSocket) and file.reset)
-    if broken:
-        found.append(f"{broken} TCP connections are restored as reset")
+    for kind, what in ((TcpSocket, "TCP"), (UnixSocketFile, "unix socket")):
+        broken = sum(1 for file in files if isinstance(file, kind) and file.reset)
+        if broken:
+            found.append(f"{broken} {what} connections to the outside are restored as closed")
     return found
 
 
 def _container_record(
-    init: int, container: Container, vdso: Vdso, losses: list[str]
+    init: int, container: Container, vdso: Vdso, losses: list[str], clocks: tuple[int, int]
 ) -> ContainerRecord:
-    monotonic, boottime = namespaces.clocks(init)
+    monotonic, boottime = clocks
     return ContainerRecord(
         id=container.id,
         config=container.config,

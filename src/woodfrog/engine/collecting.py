@@ -15,7 +15,7 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.hold import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.tracee import Scratch
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources.interrupted_calls import InterruptedCall, WaitAtSocket
+from woodfrog.resources.waits_at_sockets import WaitAtSocket
 from woodfrog.resources import (
     limits,
     memory,
@@ -42,10 +42,12 @@ class CollectedProcess:
         self.space = space
         self.fields = fields
 
-    def record(self, store: int, stops_heard: set[int]) -> process.Process:
-        """Return the record, once the store's offset of the first page is known."""
+    def record(
+        self, pages: list[memory.PageRange], stops_heard: set[int]
+    ) -> process.Process:
+        """Return the record, once it is known where the pages are stored."""
         self.fields["stop_heard"] = self.fields["pid"] in stops_heard
-        return process.Process(memory=self.space.record(store), **self.fields)
+        return process.Process(memory=self.space.record(pages), **self.fields)
 
 
 @contextmanager
@@ -173,7 +175,7 @@ def _foreground_group(held: HeldProcess, world: World) -> int:
 
 
 def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:
-    call, wait = task.call, task.socket_wait
+    wait = task.socket_wait
     return threads.Thread(
         tid=task.namespace_pid,
         name=task.stat.comm,
@@ -186,7 +188,6 @@ def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:
         scheduling=scheduling.collect(task.pid),
         seccomp=task.seccomp,
         filters=seccomp_filters.collect(task.pid, task.seccomp),
-        call=InterruptedCall(number=call.number, left_ns=call.left_ns) if call else None,
         socket_wait=WaitAtSocket(
             call=wait.call, descriptor=wait.descriptor, left_us=wait.left_us
         )
@@ -199,6 +200,23 @@ def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:
 def _stripped(xstate: bytes) -> bytes:
     """Leave out the zeros at the end of an XSAVE area, but not its header."""
     return xstate[:576] + xstate[576:].rstrip(b"\0")
+
+
+def parents_first(processes: list[CollectedProcess]) -> list[CollectedProcess]:
+    """Order processes so that each comes after its parent."""
+    by_pid = {one.held.pid: one for one in processes}
+    ordered: dict[int, CollectedProcess] = {}
+
+    def place(one: CollectedProcess) -> None:
+        parent = by_pid.get(one.held.leader.stat.parent)
+        if parent is not None and parent.held.pid not in ordered:
+            place(parent)
+        ordered[one.held.pid] = one
+
+    for one in processes:
+        if one.held.pid not in ordered:
+            place(one)
+    return list(ordered.values())
 
 
 def zombie_record(zombie: Zombie, world: World, tree: Held) -> process.Zombie:

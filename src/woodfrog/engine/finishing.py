@@ -1,7 +1,6 @@
 """LIMITS and GO: only the process's own rights, then its own registers."""
 
 import os
-import time
 
 from woodfrog.engine.admission import Bounds
 from woodfrog.engine.body import Body
@@ -9,12 +8,9 @@ from woodfrog.errors import while_
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.kernel.procfs.status import read_stat
-from woodfrog.kernel.ptrace import Event, Registers
-from woodfrog.remote.registers import ERESTART_RESTARTBLOCK
+from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.socket_waits import SocketWait
 from woodfrog.remote.stub import Stub, StubError
-from woodfrog.remote.timed_calls import packed_time, with_time_left
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     credentials,
@@ -27,10 +23,8 @@ from woodfrog.resources import (
     threads,
     timers,
 )
-from woodfrog.resources.threads import Thread
 
 _SIGTRAP = 5
-_ARMING_PATIENCE_S = 2.0
 
 
 def bounding_set(pid: int) -> int:
@@ -88,7 +82,6 @@ class Release:
     def __init__(self, body: Body, vdso: Vdso) -> None:
         self._body = body
         self._vdso = vdso
-        self._registers: list[Registers] = []
 
     def arm(self) -> None:
         """Start timers, register rseq areas, and have interrupted calls wait again."""
@@ -109,7 +102,6 @@ class Release:
         for task, thread in zip(body.tasks, body.record.threads, strict=True):
             if threads.uses_tiles(thread):
                 task.expand_state()
-            self._registers.append(self._arm_call(task, thread, instruction))
         body.stub.call_at(
             instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096
         )
@@ -123,33 +115,10 @@ class Release:
         os.pwrite(self._body.stub.memory, data, address)
         return address
 
-    def _arm_call(self, task: Stub, thread: Thread, instruction: int) -> Registers:
-        """Have the kernel make a restart block with the time that was left; return the registers."""
-        registers = threads.unpacked_registers(thread)
-        call = thread.call
-        if call is None:
-            return registers
-        if not call.left_ns:
-            return with_time_left(registers, call.timed_call(), 0)
-        address = self._put(packed_time(call.timed_call()), 64)
-        attempt = with_time_left(registers, call.timed_call(), address)
-        attempt.rip = instruction
-        ptrace.set_registers(task.pid, attempt)
-        result = _interrupt_call(task.pid)
-        if result == -ERESTART_RESTARTBLOCK:
-            registers.orig_rax = call.number
-        else:
-            # It did not wait: what it waited for is there, and this is the call's result.
-            registers.rax = result & ((1 << 64) - 1)
-            registers.orig_rax = ptrace.NO_CALL
-        return registers
-
     def settle(self) -> None:
         """Bring every task to a stop from which it goes on with its own registers, and set them."""
         body = self._body
-        for task, thread, registers in zip(
-            body.tasks, body.record.threads, self._registers, strict=True
-        ):
+        for task, thread in zip(body.tasks, body.record.threads, strict=True):
             # Such a stop is where the kernel also restarts interrupted calls by itself.
             ptrace.interrupt(task.pid)
             ptrace.resume(task.pid)
@@ -161,7 +130,7 @@ class Release:
                 status = ptrace.wait(task.pid)
             with while_(f"restoring the registers of thread {thread.tid} of {body.name}"):
                 threads.set_state(task.pid, thread)
-            ptrace.set_registers(task.pid, registers)
+            ptrace.set_registers(task.pid, threads.unpacked_registers(thread))
             ptrace.set_signal_mask(task.pid, thread.mask)
 
     def waits_at_sockets(self) -> list[SocketWait]:
@@ -177,25 +146,4 @@ class Release:
         """Detach from every task; it runs."""
         for task in self._body.tasks:
             ptrace.detach(task.pid)
-
-
-def _interrupt_call(pid: int) -> int:
-    """Let a task enter a call, interrupt it once it waits, and return what the call returned."""
-    stops = 0
-    deadline = time.monotonic() + _ARMING_PATIENCE_S
-    interrupted = False
-    while True:
-        ptrace.resume_to_call(pid)
-        while (status := ptrace.poll(pid)) is None:
-            waits = stops and not interrupted and read_stat(f"/proc/{pid}").state == "S"
-            if waits or (time.monotonic() > deadline and not interrupted):
-                ptrace.interrupt(pid)
-                interrupted = True
-            time.sleep(50e-6)
-        if status.event is Event.SIGNAL and status.signal == _SIGTRAP:
-            stops += 1
-            if stops == 2:
-                return ptrace.registers(pid).result
-        elif status.event in (Event.EXITED, Event.KILLED):
-            raise StubError(f"process {pid} ended before it was let go: {status}")
 

@@ -1,11 +1,14 @@
 """FILES: the root stub opens every file once, at descriptors that no process of the image uses."""
 
+import fcntl
 import os
 import socket
 import struct
+import termios
 from collections.abc import Iterable
 from typing import Any
 
+from woodfrog.engine import root_stub
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -88,18 +91,7 @@ class Making:
 
     def send(self, ours: int) -> int:
         """Give the stub a descriptor of ours."""
-        area = self.stub.program()
-        page = area.address_of(bytes(4000))
-        # Behind the page that carries the message.
-        start = page + 4096
-
-        def call(number: int, *arguments: int) -> int:
-            program = Program(start, self.stub.size - 8192)
-            result = program.call(number, *arguments)
-            self.stub.run(program)
-            return program[result]
-
-        return descriptors.send(self.stub.pid, self.stub.memory, page, call, [ours])[0]
+        return root_stub.send(self.stub, [ours])[0]
 
     def make_files(self, records: Iterable[FileRecord]) -> None:
         """Make all files, then verify what can be verified only on the made ones."""
@@ -149,6 +141,16 @@ class Making:
                 hint='set "terminal": true in the bundle\'s config.json',
             )
         return path
+
+    def terminal_has_size(self) -> bool:
+        """See the protocol."""
+        size = bytearray(8)
+        descriptor = descriptors.fetch(self.stub.pid, self._stdio[0])
+        try:
+            fcntl.ioctl(descriptor, termios.TIOCGWINSZ, size)
+        finally:
+            os.close(descriptor)
+        return any(size)
 
     def pipe(self) -> tuple[int, int]:
         """See the protocol."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from woodfrog.engine import body as body_module
-from woodfrog.engine import finishing, root_stub
+from woodfrog.engine import finishing, outsiders, root_stub
 from woodfrog.engine.admission import Bounds, Plan, admit
 from woodfrog.engine.body import Body
 from woodfrog.engine.finishing import Release
@@ -16,6 +16,7 @@ from woodfrog.image.container_file import Reader
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
 from woodfrog.remote.socket_waits import Shortened
+from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces, posix_queues, scheduling, sysv_ipc, tmpfs
 
@@ -153,7 +154,12 @@ def _restore(
 
     # TREE
     default = scheduling.collect(init)
-    tree = Tree(plan, root)
+    files_of_root = [*making.files.values(), *making.objects.values()]
+
+    def bring_in(pid: int) -> Stub:
+        return outsiders.make(init, pid, root, vdso, files_of_root, store)
+
+    tree = Tree(plan, root, bring_in)
     tree.build()
     bodies = {record.pid: Body(record, tree.stubs[record.pid]) for record in plan.processes}
     mark("tree")

@@ -2,6 +2,7 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Callable
 
 from woodfrog.engine.admission import Plan
 from woodfrog.errors import UnsupportedResource, while_
@@ -22,9 +23,13 @@ Member = Process | Zombie
 
 
 class Tree:
-    """Builds the processes of a plan under the root stub. `stubs` has them by their own ids."""
+    """Builds the processes of a plan under the root stub. `stubs` has them by their own ids.
 
-    def __init__(self, plan: Plan, root: Stub) -> None:
+    `bring_in` makes a process whose parent is outside, by its id.
+    """
+
+    def __init__(self, plan: Plan, root: Stub, bring_in: Callable[[int], Stub]) -> None:
+        self._make_outside = bring_in
         self.stubs: dict[int, Stub] = {1: root}
         self._plan = plan
         members: list[Member] = [*plan.processes, *plan.zombies]
@@ -43,11 +48,6 @@ class Tree:
 
     def build(self) -> None:
         """Make all processes, then sort them into their groups, then let the zombies die."""
-        if self._children.get(0):
-            raise UnsupportedResource(
-                f"process {self._children[0][0].pid} was brought in by exec,"
-                " which cannot be restored yet"
-            )
         first = self._members[1]
         root = self.stubs[1]
         program = root.program()
@@ -57,6 +57,8 @@ class Tree:
             program.may_fail(program.call(SYS.SETSID))
         root.run(program)
         self._beget(first, inherited=first.session)
+        for one in self._children[0]:
+            self._bring_in(one)
         for one in list(self._orphans):
             self._adopt(one)
         missing = set(self._members) - set(self.stubs)
@@ -80,7 +82,7 @@ class Tree:
         program = stub.program()
         for child in before:
             self._clone(program, child)
-        if parent.session == parent.pid and parent.pid != 1:
+        if parent.session == parent.pid and parent.pid != 1 and parent.parent:
             program.call(SYS.SETSID)
         for child in after:
             self._clone(program, child)
@@ -93,6 +95,18 @@ class Tree:
             self._beget(child, inherited)
         for child in after:
             self._beget(child, parent.session)
+
+    def _bring_in(self, one: Member) -> None:
+        """Make a process that `exec` had brought in, and its descendants."""
+        with while_(f"making process {one.pid}, which exec had brought in"):
+            stub = self.stubs[one.pid] = self._make_outside(one.pid)
+        program = stub.program()
+        if isinstance(one, Process):
+            process_module.restore_attributes(program, one)
+        if one.session == one.pid:
+            program.call(SYS.SETSID)
+        stub.run(program)
+        self._beget(one, one.session)
 
     def _clone(self, program: Program, child: Member) -> None:
         syscalls.clone3(program, 0, _SIGCHLD, child.pid)

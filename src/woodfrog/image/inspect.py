@@ -102,7 +102,7 @@ def _process(reader: Reader, record: Raw, files: dict[int, Raw]) -> Process:
         command=_command(reader, memory) or [readable(threads[0]["name"])],
         executable=readable(memory["executable"]),
         threads=[{"tid": int(one["tid"]), "name": readable(one["name"])} for one in threads],
-        memory_bytes=sum(int(length) for _, length in memory["extents"]),
+        memory_bytes=sum(int(length) for _, length, _ in memory["pages"]),
         mappings=len(memory["mappings"]),
         files=[
             File(int(number), str(files[file]["kind"]), _what(files[file]))
@@ -116,15 +116,13 @@ def _command(reader: Reader, memory: Raw) -> list[str]:
     """Return the arguments as they stand in the process's memory."""
     begin, end = memory["arg_start"], memory["arg_end"]
     length = min(end - begin, _MOST_ARGUMENT_BYTES)
-    store = memory["store"]
-    for start, extent in memory["extents"]:
+    for start, extent, store in memory["pages"]:
         if start <= begin and begin + length <= start + extent and length > 0:
             try:
                 arguments = reader.read_memory(store + begin - start, length)
             except ImageError:
                 return []  # damaged memory is for `verify` to tell
             return [readable(one) for one in arguments.rstrip(b"\0").split(b"\0")]
-        store += extent
     return []
 
 

@@ -28,7 +28,7 @@ from woodfrog.remote.timed_calls import (
     with_time_left,
 )
 from woodfrog.remote.tracee import Tracee
-from woodfrog.remote.waiting import Waiting, look_before_the_hold, scheduler_clock
+from woodfrog.remote.waiting import SchedulerClocks, Waiting, look_before_the_hold
 
 _PATIENCE_S = 10.0
 _SIGTRAP = 5
@@ -38,8 +38,8 @@ class HeldTask:
     """One held thread.
 
     `path` is its directory in /proc; `status` and `stat` what stood there once it was held;
-    `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for before; `call` the
-    timed call that it goes on with by a restart block of the kernel, `socket_wait` a wait at a socket.
+    `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for before;
+    `socket_wait` a wait at a socket that has a timeout.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class HeldTask:
         self.tracee = Tracee(pid, ptrace.Registers())
         self.status: dict[str, str] = {}
         self.stat: Stat
-        self.call: TimedCall | None = None
         self.socket_wait: SocketWait | None = None
         self._stopped_at = self.tracee.registers
 
@@ -94,44 +93,39 @@ class HeldTask:
         self.tracee.go_back()
 
     def _going_on(self, registers: Registers) -> Registers:
-        """Return registers with which the task goes on as if it had not been held."""
-        by_block = is_restartable(registers)
-        if by_block and self._may(SYS.RESTART_SYSCALL):
-            self.call = self._timed_call(registers)
+        """Return registers with which the task goes on as if it had not been held.
+
+        A call that would fail because of us is made again, and so is one that the kernel would go
+        on with by its restart block: nobody can read that, nor make one in a new process, and a
+        filter may forbid restart_syscall(2). It is made with the time that was left.
+        """
+        interrupted = is_restartable(registers) or sees_the_hold(registers)
+        if not interrupted or self._has_a_signal():
             return registers
-        if not by_block and (not sees_the_hold(registers) or self._has_a_signal()):
-            return registers
-        # Its call would fail because of us, or be gone on with by a call that its filters forbid:
-        # it makes the call again.
         self.socket_wait = socket_wait(self._process, self.pid, registers, self.waiting)
         call = self._timed_call(registers)
-        if call is None or not call.left_ns:
-            again = issue_again(registers)
-            again.rax = call.number if call else again.rax
-            return again
+        if call is None:
+            return issue_again(registers)
         place = place_for_time(registers)
         try:
             os.pwrite(self._memory, packed_time(call), place)
         except OSError:
-            return issue_again(registers)
+            call = call._replace(left_ns=0)
         return with_time_left(registers, call, place)
-
-    def _may(self, number: int) -> bool:
-        return self.tracee.filters is None or self.tracee.filters.allow(number, ())
 
     def _timed_call(self, registers: Registers) -> TimedCall | None:
         def read(address: int, length: int) -> bytes:
             return os.pread(self._memory, length, address)
 
         try:
-            return timed_call(registers, self.waiting, read, scheduler_clock())
+            return timed_call(registers, self.waiting, read)
         except (OSError, struct.error):
             return None  # an address that the call itself would refuse
 
     def _has_a_signal(self) -> bool:
-        """Tell whether a signal waits that will wake the task anyway: then EINTR is its own."""
+        """Tell whether a signal waits that the task will handle: then EINTR is its own."""
         pending = int(self.status["SigPnd"], 16) | int(self.status["ShdPnd"], 16)
-        return bool(pending & ~int(self.status["SigBlk"], 16) & ~int(self.status["SigIgn"], 16))
+        return bool(pending & ~int(self.status["SigBlk"], 16) & int(self.status["SigCgt"], 16))
 
     @property
     def seccomp(self) -> int:
@@ -241,6 +235,7 @@ def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
     """Seize and stop until no new task appears."""
     processes: dict[int, HeldProcess] = {}
     filters: dict[tuple[bytes, ...], Filters] = {}
+    clocks = SchedulerClocks()
     zombies: dict[int, Zombie] = {}
     while True:
         fresh: list[HeldTask] = []
@@ -253,7 +248,7 @@ def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
                 process = processes.get(pid)
                 if process is None:
                     process = processes[pid] = HeldProcess(pid)
-                fresh += _seize_tasks(process, seized)
+                fresh += _seize_tasks(process, seized, clocks)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # gone meanwhile
         if not fresh:
@@ -284,7 +279,9 @@ def _refuse_headless(pid: int) -> None:
         )
 
 
-def _seize_tasks(process: HeldProcess, seized: dict[int, HeldTask]) -> list[HeldTask]:
+def _seize_tasks(
+    process: HeldProcess, seized: dict[int, HeldTask], clocks: SchedulerClocks
+) -> list[HeldTask]:
     fresh = []
     for tid in sorted(map(int, os.listdir(f"{process.path}/task"))):
         if tid in seized:
@@ -302,7 +299,7 @@ def _seize_tasks(process: HeldProcess, seized: dict[int, HeldTask]) -> list[Held
                     hint="let the debugger detach first",
                 ) from None
             raise
-        task = HeldTask(process.pid, tid, path, process.memory, look_before_the_hold(path))
+        task = HeldTask(process.pid, tid, path, process.memory, look_before_the_hold(path, clocks))
         seized[tid] = task
         process.tasks.append(task)
         fresh.append(task)
@@ -389,10 +386,11 @@ def _refuse_unstoppable(task: HeldTask) -> None:
 def end_all(tree: Held, init: int) -> None:
     """End a held container for good and wait until its last task has ended."""
     os.kill(init, 9)
-    # In no order that we could know: the first process to end waits, in the kernel, until we have
-    # taken the news of all others.
+    # In no order that we could know: the first process to end waits, in the kernel, until the news
+    # of all others have been taken; of what `exec` brought in, by a parent outside, who may be slow.
     left = [task.pid for task in tree.tasks()]
-    while left:
+    deadline = time.monotonic() + _PATIENCE_S
+    while left and time.monotonic() < deadline:
         for pid in list(left):
             try:
                 status = ptrace.poll(pid)

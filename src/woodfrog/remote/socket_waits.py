@@ -13,7 +13,7 @@ from typing import NamedTuple
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.descriptors import fetch
-from woodfrog.remote.waiting import Waiting, scheduler_clock
+from woodfrog.remote.waiting import Waiting
 
 _TIMEVAL = struct.Struct("<2q")
 _PATIENCE_S = 0.2
@@ -52,8 +52,7 @@ def socket_wait(
             whole = _timeout_us(one, option)
     except OSError:
         return None
-    slept = max(0, scheduler_clock() - waiting.since) // 1000
-    left = max(1, whole - slept)
+    left = max(1, whole - waiting.slept_ns // 1000)
     return SocketWait(process, task, registers.orig_rax, descriptor, left) if whole else None
 
 

@@ -34,6 +34,9 @@ _ARGUMENT = {
     SYS.IO_PGETEVENTS: ("r8", True),
 }
 
+# Where a sleep takes the address for the time that was left.
+_REMAINING = {SYS.NANOSLEEP: "rsi", SYS.CLOCK_NANOSLEEP: "r10"}
+
 Reader = Callable[[int, int], bytes]
 
 
@@ -45,18 +48,12 @@ class TimedCall(NamedTuple):
     left_ns: int
 
 
-def is_known(number: int) -> bool:
-    """Tell whether a call is one that can be resumed with a time."""
-    return number in _ARGUMENT
-
-
 def timed_call(
-    registers: Registers, waiting: Waiting | None, read: Reader, now: int
+    registers: Registers, waiting: Waiting | None, read: Reader
 ) -> TimedCall | None:
     """Tell what a held task waits for and how long it would have; None if it is not known.
 
-    `registers` are those at the stop; `read` reads the task's memory; `now` is the scheduler's
-    clock.
+    `registers` are those at the stop; `read` reads the task's memory.
     """
     if waiting is None:
         return None
@@ -66,8 +63,13 @@ def timed_call(
     timeout = _timeout_ns(number, registers, read)
     if timeout is None:
         return TimedCall(number, 0)
-    slept = max(0, now - waiting.since) if waiting.since else 0
-    return TimedCall(number, max(1, timeout - slept))
+    told = _REMAINING.get(number)
+    if told and (address := getattr(registers, told)):
+        # A sleep tells its caller how much was left, and the kernel has just written it there.
+        left = _nanoseconds(read(address, _TIMESPEC.size))
+    else:
+        left = timeout - waiting.slept_ns
+    return TimedCall(number, max(1, left))
 
 
 def restarted_call(waiting: Waiting | None, registers: Registers) -> int:
@@ -96,7 +98,11 @@ def _timeout_ns(number: int, registers: Registers, read: Reader) -> int | None:
         return None if value >> 31 else value * 1_000_000
     if not value:
         return None
-    seconds, nanoseconds = _TIMESPEC.unpack(read(value, _TIMESPEC.size))
+    return _nanoseconds(read(value, _TIMESPEC.size))
+
+
+def _nanoseconds(timespec: bytes) -> int:
+    seconds, nanoseconds = _TIMESPEC.unpack(timespec)
     return int(seconds * _NS + nanoseconds)
 
 

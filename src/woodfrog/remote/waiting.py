@@ -3,7 +3,9 @@
 A stop hides both: the kernel then shows the stop instead of the wait. So look before it.
 """
 
+import os
 import re
+import time
 from typing import NamedTuple
 
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -43,15 +45,51 @@ _EXEC_START = re.compile(rb"se\.exec_start\s*:\s*(\d+)\.(\d+)")
 class Waiting(NamedTuple):
     """A call that a task slept in: its number, where in the kernel, and since when.
 
-    `since` is in nanoseconds of the scheduler's clock (`scheduler_clock`), 0 if unknown.
+    `since` is in nanoseconds of our CLOCK_MONOTONIC, 0 if unknown.
     """
 
     number: int
     channel: str
     since: int
 
+    @property
+    def slept_ns(self) -> int:
+        """How long the task has been waiting, as far as that is known."""
+        return max(0, time.monotonic_ns() - self.since) if self.since else 0
 
-def look_before_the_hold(path: str) -> Waiting | None:
+
+class SchedulerClocks:
+    """The clock by which /proc/PID/sched tells when a task last ran: each CPU has its own.
+
+    They differ by the time that was stolen from each CPU or spent in interrupts.
+    """
+
+    def __init__(self) -> None:
+        self._offsets: dict[int, int | None] = {}
+
+    def monotonic(self, cpu: int, time_ns: int) -> int:
+        """Convert a CPU's clock to CLOCK_MONOTONIC; 0 if that can't be done."""
+        if cpu not in self._offsets:
+            self._offsets[cpu] = _offset(cpu)
+        offset = self._offsets[cpu]
+        return time_ns + offset if offset is not None else 0
+
+
+def _offset(cpu: int) -> int | None:
+    """Run on a CPU for a moment: what it then tells of us is its time now."""
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError:
+        return None
+    try:
+        ours = _last_on_cpu("/proc/thread-self")
+        return time.monotonic_ns() - ours if ours else None
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def look_before_the_hold(path: str, clocks: SchedulerClocks) -> Waiting | None:
     """Tell in which call the task sleeps; None if it runs. `path` is /proc/PID/task/TID."""
     try:
         with open(f"{path}/syscall", "rb") as file:
@@ -63,21 +101,19 @@ def look_before_the_hold(path: str) -> Waiting | None:
             return Waiting(number, "", 0)
         with open(f"{path}/wchan", encoding="ascii") as file:
             channel = file.read()
-        return Waiting(number, channel, last_on_cpu(path))
+        with open(f"{path}/stat", "rb") as file:
+            cpu = int(file.read().rpartition(b")")[2].split()[36])
+        ran = _last_on_cpu(path)
+        return Waiting(number, channel, clocks.monotonic(cpu, ran) if ran else 0)
     except (OSError, IndexError):
         return None
 
 
-def last_on_cpu(path: str) -> int:
-    """Return when the task last ran, in nanoseconds of the scheduler's clock; 0 if not told."""
+def _last_on_cpu(path: str) -> int:
+    """Return when the task last ran, in nanoseconds of its CPU's clock; 0 if not told."""
     try:
         with open(f"{path}/sched", "rb") as file:
             match = _EXEC_START.search(file.read(2048))
     except OSError:
         return 0
     return int(match[1]) * 1_000_000 + int(match[2]) if match else 0
-
-
-def scheduler_clock() -> int:
-    """Return the scheduler's clock now, in nanoseconds: we are running, so it is our own time."""
-    return last_on_cpu("/proc/thread-self")

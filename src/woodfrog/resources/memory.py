@@ -74,18 +74,25 @@ class Mapping(Part, frozen=True):
 
 
 class Extent(Part, frozen=True, array_like=True):
-    """Pages that stand one after the other in memory, and likewise in the page store."""
+    """Pages that stand one after the other."""
 
     start: int
     length: int
 
 
+class PageRange(Part, frozen=True, array_like=True):
+    """Pages of a process, and where the first of them stands in the page store."""
+
+    start: int
+    length: int
+    store: int
+
+
 class AddressSpace(Part, frozen=True):
-    """All of a process's memory. The extents' pages follow each other in the store at `store`."""
+    """All of a process's memory. Processes may share what is in the page store."""
 
     mappings: list[Mapping]
-    extents: list[Extent]
-    store: int
+    pages: list[PageRange]
     guards: list[Extent]
     lock_future: bool
     core_dump_filter: int
@@ -116,10 +123,9 @@ class Collected:
     def page_bytes(self) -> int:
         return sum(end - start for start, end in self.extents)
 
-    def record(self, store: int) -> AddressSpace:
-        """Return the record, once the store's offset of the first page is known."""
-        extents = [Extent(start=start, length=end - start) for start, end in self.extents]
-        return AddressSpace(extents=extents, store=store, **self.fields)  # type: ignore[arg-type]
+    def record(self, pages: list[PageRange]) -> AddressSpace:
+        """Return the record, once it is known where the pages are stored."""
+        return AddressSpace(pages=pages, **self.fields)  # type: ignore[arg-type]
 
 
 def collect(
@@ -278,10 +284,12 @@ def check(space: AddressSpace, page_bytes: int) -> None:
         if not end <= mapping.start < mapping.end <= TASK_SIZE:
             raise ImageError(f"the mapping at {mapping.start:#x} overlaps another, or has no place")
         end = mapping.end
-    position, length, at = 0, 0, 0
-    for extent in space.extents:
+    position, at = 0, 0
+    for extent in space.pages:
         if extent.start % PAGE or extent.length % PAGE or extent.length <= 0:
             raise ImageError(f"the pages at {extent.start:#x} are not whole")
+        if extent.store % PAGE or not 0 <= extent.store <= page_bytes - extent.length:
+            raise ImageError(f"the pages at {extent.start:#x} lie outside the page store")
         if extent.start < position:
             raise ImageError(f"the pages at {extent.start:#x} are out of order")
         while at < len(space.mappings) and space.mappings[at].end <= extent.start:
@@ -294,9 +302,6 @@ def check(space: AddressSpace, page_bytes: int) -> None:
         if covered < extent.start + extent.length:
             raise ImageError(f"the pages at {extent.start:#x} belong to no mapping")
         position = extent.start + extent.length
-        length += extent.length
-    if space.store % PAGE or space.store < 0 or space.store + length > page_bytes:
-        raise ImageError("the pages of a process lie outside the page store")
     if len(space.auxv) > 1024:
         raise ImageError("an auxiliary vector in the image is too long")
 
@@ -371,21 +376,22 @@ def advise(program: Program, mappings: Sequence[Mapping]) -> None:
 def fill(program: Program, space: AddressSpace, pages: int, base: int) -> None:
     """Read all pages from the page store, descriptor `pages`, whose offset 0 is at `base`."""
     vectors = bytearray()
-    length = 0
-    offset = base + space.store
+    offset = length = 0
 
     def read() -> None:
-        nonlocal length, offset
+        nonlocal offset, length
         if vectors:
             count = len(vectors) // _IOVEC.size
-            got = syscalls.preadv(program, pages, bytes(vectors), count, offset)
+            got = syscalls.preadv(program, pages, bytes(vectors), count, base + offset)
             program.expect(got, length)
-            offset += length
             vectors.clear()
-            length = 0
+        offset, length = offset + length, 0
 
-    for extent in space.extents:
+    for extent in space.pages:
         start, left = extent.start, extent.length
+        if offset + length != extent.store:
+            read()
+            offset = extent.store
         while left:
             if len(vectors) == _IOV_MAX * _IOVEC.size or length >= _LARGEST_READ:
                 read()
@@ -395,7 +401,7 @@ def fill(program: Program, space: AddressSpace, pages: int, base: int) -> None:
     read()
 
 
-def protect(program: Program, mappings: Sequence[Mapping], extents: Sequence[Extent]) -> None:
+def protect(program: Program, mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> None:
     """Set the final protections, and lock what was locked."""
     for mapping in mappings:
         if not mapping.shared and not mapping.protection & PROT_WRITE:
@@ -407,7 +413,7 @@ def protect(program: Program, mappings: Sequence[Mapping], extents: Sequence[Ext
             # comes. Which of mlock() and MLOCK_ONFAULT it was can't be told.
             present = sum(
                 min(mapping.end, extent.start + extent.length) - max(mapping.start, extent.start)
-                for extent in extents
+                for extent in pages
                 if extent.start < mapping.end and mapping.start < extent.start + extent.length
             )
             whole = present == mapping.end - mapping.start

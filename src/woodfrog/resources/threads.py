@@ -12,7 +12,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.program import Program
 from woodfrog.resources.credentials import Credentials
-from woodfrog.resources.interrupted_calls import InterruptedCall, WaitAtSocket
+from woodfrog.resources.waits_at_sockets import WaitAtSocket
 from woodfrog.resources.scheduling import Scheduling
 from woodfrog.resources.seccomp_filters import Filter
 from woodfrog.resources import credentials as credentials_of
@@ -61,7 +61,6 @@ class Thread(Part, frozen=True):
     scheduling: Scheduling
     seccomp: int
     filters: list[Filter]
-    call: InterruptedCall | None
     socket_wait: WaitAtSocket | None
 
 

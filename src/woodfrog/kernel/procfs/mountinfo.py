@@ -17,6 +17,7 @@ class Mount(NamedTuple):
     options: str
     type: str
     source: bytes
+    super_options: str
 
 
 def _unescape(text: bytes) -> bytes:
@@ -37,6 +38,7 @@ def parse_mount(line: bytes) -> Mount:
         fields[5].decode(),
         tail[0].decode(),
         _unescape(tail[1]),
+        tail[2].decode(errors="replace"),
     )
 
 

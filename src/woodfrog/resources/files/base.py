@@ -94,6 +94,9 @@ class Making(Protocol):
     def terminal(self) -> bytes:
         """Return the path of the new container's terminal; raises UnsupportedResource."""
 
+    def terminal_has_size(self) -> bool:
+        """Tell whether the new container's terminal has got a size from its user."""
+
     def pipe(self) -> tuple[int, int]:
         """Make a pipe; returns its read end and its write end."""
 

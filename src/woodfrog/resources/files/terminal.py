@@ -18,14 +18,19 @@ from woodfrog.resources.files.base import (
     set_flags,
 )
 
+_WINSIZE_BYTES = 8
 _PTS_MAJORS = range(136, 144)
 _TERMIOS_BYTES = 36  # struct termios of the kernel: four words, line discipline, 19 characters
 
 
 class Terminal(FileRecord, frozen=True, tag="terminal"):
-    """The console, with its settings (struct termios)."""
+    """The console, with its settings (struct termios) and its size (struct winsize).
+
+    A new terminal that has a size already, its user's, keeps that.
+    """
 
     settings: bytes
+    size: bytes
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -46,7 +51,9 @@ class Terminal(FileRecord, frozen=True, tag="terminal"):
             )
         settings = bytearray(_TERMIOS_BYTES)
         fcntl.ioctl(file.descriptor, termios.TCGETS, settings)
-        return cls(id=number, flags=file.flags, settings=bytes(settings))
+        size = bytearray(_WINSIZE_BYTES)
+        fcntl.ioctl(file.descriptor, termios.TIOCGWINSZ, size)
+        return cls(id=number, flags=file.flags, settings=bytes(settings), size=bytes(size))
 
     def restore(self, making: Making) -> int:
         program = making.program
@@ -54,5 +61,7 @@ class Terminal(FileRecord, frozen=True, tag="terminal"):
         path = making.terminal()
         fd = syscalls.openat2(program, path, flags | os.O_NOCTTY | os.O_NONBLOCK)
         program.call(SYS.IOCTL, fd, termios.TCSETS, self.settings)
+        if not making.terminal_has_size():
+            program.call(SYS.IOCTL, fd, termios.TIOCSWINSZ, self.size)
         set_flags(program, fd, self.flags)
         return fd

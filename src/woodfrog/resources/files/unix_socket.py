@@ -26,7 +26,8 @@ _PIECE = 512
 class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     """A socket. `pair` is the same for both ends of a connection, 0 if it has no peer.
 
-    `queue` is what waits to be read, in one piece for a stream.
+    `queue` is what waits to be read, in one piece for a stream; `takes_more` if it can be written
+    to; `reset` if its peer was outside, and it is restored as closed by it.
     """
 
     type: int
@@ -40,6 +41,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     shutdown: int
     queue: list[bytes]
     takes_more: bool
+    reset: bool
     options: list[Option]
 
     @classmethod
@@ -83,6 +85,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             shutdown=found.shutdown,
             queue=queue,
             takes_more=_takes_more(file.descriptor),
+            reset=outside,
             options=options,
         )
 

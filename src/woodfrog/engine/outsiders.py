@@ -1,0 +1,131 @@
+"""Processes that `exec` brought into the container: their parent is outside, and so is their making.
+
+A helper of ours joins the container's namespaces and cgroups, clones the process with its id, and
+ends; then the process has the parent that `exec` leaves behind, and is turned into a stub like the
+waiting init was.
+"""
+
+import ctypes
+import os
+from collections.abc import Sequence
+
+from woodfrog.engine import root_stub
+from woodfrog.errors import WoodfrogError
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.procfs.mountinfo import read_mounts
+from woodfrog.remote import descriptors
+from woodfrog.remote.stub import Stub
+from woodfrog.remote.vdso import Vdso
+
+# CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWPID | NEWNET
+_NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x20000000 | 0x40000000
+_CLONE_NEWTIME = 0x80
+_SIGCHLD = 17
+_RIGHTS_AT_ONCE = 200
+
+
+def make(init: int, pid: int, root: Stub, vdso: Vdso, files: Sequence[int], pages: int) -> Stub:
+    """Make a stub with the id `pid` in the container of `init`, as a child of nobody inside.
+
+    It gets the root stub's descriptors `files` and `pages`, under the same numbers.
+    """
+    host_pid = _clone_inside(init, pid)
+    ours = [descriptors.fetch(root.pid, fd) for fd in (*files, pages)]
+    try:
+        stub, _ = root_stub.make(
+            host_pid,
+            root.base,
+            root.size,
+            vdso,
+            high=max((pages, *files)) + 1,
+            pages=ours[-1],
+            time_offsets=None,
+        )
+        for first in range(0, len(ours), _RIGHTS_AT_ONCE):
+            some = ours[first : first + _RIGHTS_AT_ONCE]
+            numbers = (*files, pages)[first : first + _RIGHTS_AT_ONCE]
+            received = root_stub.send(stub, some)
+            program = stub.program()
+            for got, wanted in zip(received, numbers, strict=True):
+                if got != wanted:
+                    syscalls.duplicate_to(program, got, wanted, cloexec=False)
+                    if got not in numbers:
+                        syscalls.close(program, got)
+            stub.run(program)
+    finally:
+        for fd in ours:
+            os.close(fd)
+    return stub
+
+
+def _clone_inside(init: int, pid: int) -> int:
+    """Return the host pid of a new process that waits in the container."""
+    pidfd = HERE.call(SYS.PIDFD_OPEN, init, 0)
+    time_namespace = os.open(f"/proc/{init}/ns/time", os.O_RDONLY | os.O_CLOEXEC)
+    cgroups = _cgroup_files(init)
+    reader, writer = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        _become_helper(pidfd, time_namespace, cgroups, pid, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        answer = told.read().decode()
+    os.waitpid(helper, 0)
+    os.close(pidfd)
+    os.close(time_namespace)
+    if not answer.isdigit():
+        raise WoodfrogError(f"cannot make process {pid} in the container: {answer}")
+    return int(answer)
+
+
+def _become_helper(
+    pidfd: int, time_namespace: int, cgroups: Sequence[str], pid: int, writer: int
+) -> None:
+    """Join, clone, tell, and end. Never returns."""
+    try:
+        for path in cgroups:
+            with open(path, "w", encoding="ascii") as file:
+                file.write("0")
+        HERE.call(SYS.SETNS, time_namespace, _CLONE_NEWTIME)
+        HERE.call(SYS.SETNS, pidfd, _NAMESPACES)
+        ids = bytearray(pid.to_bytes(4, "little"))
+        child = clone_with_id(ids)
+        if child == 0:
+            os.close(writer)
+            while True:
+                HERE.call(SYS.PAUSE)
+        os.write(writer, b"%d" % child)
+    except BaseException as error:
+        os.write(writer, str(error).encode())
+    os._exit(0)
+
+
+def clone_with_id(ids: bytearray) -> int:
+    """Fork with set_tid (clone3(2)); returns the child's id as we see it, or 0 in the child."""
+    address = ctypes.addressof((ctypes.c_char * len(ids)).from_buffer(ids))
+    words = (0, 0, 0, 0, _SIGCHLD, 0, 0, 0, address, 1, 0)
+    arguments = b"".join(word.to_bytes(8, "little") for word in words)
+    return HERE.call(SYS.CLONE3, arguments, len(arguments))
+
+
+def _cgroup_files(init: int) -> list[str]:
+    """Return the cgroup.procs files of the cgroups that a process is in."""
+    points: dict[str, str] = {}
+    for mount in read_mounts("self"):
+        point = os.fsdecode(mount.point)
+        if mount.type == "cgroup2":
+            points.setdefault("", point)
+        elif mount.type == "cgroup":
+            for name in mount.super_options.split(","):
+                points.setdefault(name, point)
+    found = []
+    with open(f"/proc/{init}/cgroup", encoding="utf-8") as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            point = points.get(controllers.split(",")[0], "")
+            target = f"{point}{path}/cgroup.procs"
+            if point and os.path.exists(target):
+                found.append(target)
+    return found

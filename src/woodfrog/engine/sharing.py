@@ -1,0 +1,89 @@
+"""Pages that a process still shares with its parent since fork(2): stored once.
+
+Both have the same page frame at the same address (/proc/PID/pagemap). Other relatives are not
+compared.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from woodfrog.kernel.pagemap import PAGE, Pagemap
+from woodfrog.resources.memory import PageRange
+
+_FRAME = (1 << 55) - 1
+_PRESENT = 1 << 63
+_STEP = 1 << 30  # addresses compared at a time: 2 MiB of pagemap each
+_CHUNK = 512  # entries compared at a time, if they are all the same
+
+
+class Ranges:
+    """What was stored of a process, and who it is; children ask for pages that are the same."""
+
+    def __init__(self, pid: int, stored: list[PageRange]) -> None:
+        self.pid = pid
+        self.stored = stored
+        self._starts = [one.start for one in stored]
+
+    def offset(self, address: int) -> int:
+        """Return where the page at an address, which was stored, stands in the store."""
+        one = self.stored[bisect_right(self._starts, address) - 1]
+        return one.store + address - one.start
+
+
+def split(
+    pid: int, extents: list[tuple[int, int]], parent: Ranges | None
+) -> tuple[list[tuple[int, int]], list[PageRange]]:
+    """Divide a process's pages into those to be stored, and those that its parent's are."""
+    if parent is None or not parent.stored or not extents:
+        return extents, []
+    own: list[tuple[int, int]] = []
+    same: list[PageRange] = []
+    with Pagemap(pid) as ours, Pagemap(parent.pid) as theirs:
+        for start, end in extents:
+            position = start
+            for first, last in _equal_runs(ours, theirs, parent, start, end):
+                if position < first:
+                    own.append((position, first))
+                same.append(
+                    PageRange(start=first, length=last - first, store=parent.offset(first))
+                )
+                position = last
+            if position < end:
+                own.append((position, end))
+    return own, same
+
+
+def _equal_runs(
+    ours: Pagemap, theirs: Pagemap, parent: Ranges, start: int, end: int
+) -> Iterator[tuple[int, int]]:
+    """Go through the address ranges in which both processes have the same frames."""
+    for one in parent.stored:
+        first, last = max(start, one.start), min(end, one.start + one.length)
+        for begin in range(first, last, _STEP):
+            stop = min(last, begin + _STEP)
+            yield from _equal_frames(ours.entries(begin, stop), theirs.entries(begin, stop), begin)
+
+
+def _equal_frames(one: memoryview, other: memoryview, start: int) -> Iterator[tuple[int, int]]:
+    run = -1
+    at, count = 0, len(one)
+    while at < count:
+        step = min(_CHUNK, count - at)
+        if one[at : at + step] == other[at : at + step] and _all_known(one[at : at + step]):
+            run = at if run < 0 else run
+            at += step
+            continue
+        for index in range(at, at + step):
+            entry = one[index]
+            if entry & _PRESENT and entry & _FRAME and not (entry ^ other[index]) & _FRAME:
+                run = index if run < 0 else run
+            elif run >= 0:
+                yield start + run * PAGE, start + index * PAGE
+                run = -1
+        at += step
+    if run >= 0:
+        yield start + run * PAGE, start + count * PAGE
+
+
+def _all_known(entries: memoryview) -> bool:
+    return all(entry & _PRESENT and entry & _FRAME for entry in entries)
