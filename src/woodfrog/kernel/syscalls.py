@@ -88,7 +88,8 @@ def ftruncate(on: Caller, fd: int, size: int) -> int:
 
 def preadv(on: Caller, fd: int, vectors: bytes, count: int, offset: int) -> int:
     """Read from an offset into memory at `count` (address, length) pairs."""
-    return on.call(SYS.PREADV, fd, vectors, count, offset & 0xFFFFFFFF, offset >> 32)
+    # The kernel takes the offset in two longs: on 64 bits the low one holds all of it.
+    return on.call(SYS.PREADV, fd, vectors, count, offset, 0)
 
 
 # --- memory --------------------------------------------------------------------------------------
