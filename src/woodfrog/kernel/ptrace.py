@@ -297,7 +297,8 @@ def seized(pid: int, options: int = 0) -> Iterator[None]:
     seize(pid, options)
     try:
         interrupt(pid)
-        wait(pid)
+        while (status := wait(pid)).event is Event.SIGNAL:
+            resume(pid, status.signal)  # it came first, and must not be lost
         yield
     finally:
         try:
