@@ -109,8 +109,13 @@ class Scratch:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.unmap()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.unmap()
+        except ProcessLookupError:
+            # It has ended or ran on: the failure that we are leaving by says so better.
+            if kind is None:
+                raise
 
     def unmap(self) -> None:
         """Unmap the area, through any thread that is held."""
