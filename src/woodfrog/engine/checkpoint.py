@@ -156,7 +156,7 @@ def _write_pages(image: Writer, processes: list[CollectedProcess], world: World)
     stored: dict[int, sharing.Ranges] = {}
     for one in parents_first(processes):
         pid = one.held.pid
-        source = ProcessMemory(pid, one.held.memory)
+        source = ProcessMemory(one.held.memory)
         parent = stored.get(one.held.leader.stat.parent)
         own, pages = sharing.split(pid, one.space.extents, parent)
         offset = image.write_pages([(source, start, end - start) for start, end in own])
