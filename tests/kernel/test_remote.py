@@ -56,8 +56,10 @@ def child_of(pid: int) -> int:
 
 def areas(pid: int) -> set[tuple[int, int, int, bytes]]:
     """Return what the address space of a process looks like."""
-    return {(start, end, protection, name)
-            for start, end, protection, _, _, _, _, name in read_maps(pid)}
+    return {
+        (start, end, protection, name)
+        for start, end, protection, _, _, _, _, name in read_maps(pid)
+    }
 
 
 # --- programs ------------------------------------------------------------------------------------
@@ -277,8 +279,11 @@ def test_all_tasks_of_a_namespace_are_held_and_let_go(build: Build) -> None:
             assert len(lasting) == 3
             known = {process.pid for process in tree.processes}
             assert {p.namespace_pid for p in tree.processes} >= {1, 2, 3}
-            alive = {pid for pid in processes_in(namespace)
-                     if read_stat(f"/proc/{pid}").state not in "ZX"}
+            alive = {
+                pid
+                for pid in processes_in(namespace)
+                if read_stat(f"/proc/{pid}").state not in "ZX"
+            }
             assert alive == known
             for task in tree.tasks():
                 assert read_stat(task.path).state == "t"

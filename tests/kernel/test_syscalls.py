@@ -107,8 +107,9 @@ def test_no_path_goes_through_a_magic_link(place: Place, memfd: int) -> None:
 
 def test_a_path_is_taken_from_a_directory_and_its_root(place: Place) -> None:
     directory = syscalls.openat2(place.on, b"/dev", os.O_PATH | os.O_DIRECTORY)
-    fd = syscalls.openat2(place.on, b"/null", os.O_RDONLY, directory=directory,
-                          resolve=syscalls.RESOLVE_IN_ROOT)
+    fd = syscalls.openat2(
+        place.on, b"/null", os.O_RDONLY, directory=directory, resolve=syscalls.RESOLVE_IN_ROOT
+    )
     assert place.target(fd) == "/dev/null"
 
 
@@ -126,9 +127,7 @@ def test_a_range_of_descriptors_is_closed(place: Place, memfd: int) -> None:
 
 
 @pytest.mark.parametrize("cloexec", [False, True])
-def test_a_duplicate_gets_the_number_and_the_flag(
-    place: Place, memfd: int, cloexec: bool
-) -> None:
+def test_a_duplicate_gets_the_number_and_the_flag(place: Place, memfd: int, cloexec: bool) -> None:
     assert syscalls.duplicate_to(place.on, memfd, 500, cloexec=cloexec) == 500
     assert place.target(500) == place.target(memfd)
     assert bool(place.flags(500) & os.O_CLOEXEC) is cloexec
