@@ -47,8 +47,8 @@ class Pagemap:
     def own_pages(self, start: int, end: int) -> Ranges:
         """Return the ranges of anonymous or copied pages, in memory or swapped out.
 
-        Pages that still are their file's, the shared zero page, and pages never touched are left
-        out.
+        Pages that still are their file's, the shared zero page (but before Linux 6.7 nobody tells
+        it from others), and pages never touched are left out.
         """
         if self._guards:
             try:
