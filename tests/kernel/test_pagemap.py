@@ -1,0 +1,163 @@
+"""Which pages are a mapping's own, by each of the ways in which kernels tell it."""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from woodfrog.kernel import features, syscalls
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.pagemap import Pagemap, Ranges
+from woodfrog.kernel.procfs.maps import read_smaps
+
+PAGE = 4096
+MADV_NOHUGEPAGE, MADV_GUARD_INSTALL = 15, 102
+
+
+@pytest.fixture(params=["", features.PAGEMAP_GUARD, features.PAGEMAP_SCAN])
+def without(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Kernels that have all, none of the newest, and none of what PAGEMAP_SCAN can."""
+    monkeypatch.setenv("WOODFROG_WITHOUT", request.param)
+    features.disabled.cache_clear()
+    yield request.param
+    monkeypatch.undo()
+    features.disabled.cache_clear()
+
+
+class Area:
+    """Private memory of ours, all in small pages."""
+
+    def __init__(self, pages: int, file: int = -1) -> None:
+        flags = mmap.MAP_PRIVATE | (mmap.MAP_ANONYMOUS if file < 0 else 0)
+        self.length = pages * PAGE
+        self.start = syscalls.mmap(HERE, 0, self.length, 3, flags, file)
+        syscalls.madvise(HERE, self.start, self.length, MADV_NOHUGEPAGE)
+
+    def write(self, page: int) -> None:
+        """Write to a page, which then is the mapping's own."""
+        ctypes.memset(self.start + page * PAGE + 7, 1, 1)
+
+    def look(self, page: int) -> None:
+        """Read a page, which then is the zero page or the file's."""
+        ctypes.string_at(self.start + page * PAGE, 1)
+
+    def own(self, first: int = 0, last: int | None = None) -> list[tuple[int, int]]:
+        """Return what is told of it, in page numbers, the last one not included."""
+        end = self.length if last is None else last * PAGE
+        with Pagemap(os.getpid()) as pagemap:
+            return self.numbered(pagemap.own_pages(self.start + first * PAGE, self.start + end))
+
+    def numbered(self, ranges: Ranges) -> list[tuple[int, int]]:
+        """Turn addresses into page numbers."""
+        return [((a - self.start) // PAGE, (b - self.start) // PAGE) for a, b in ranges]
+
+    def close(self) -> None:
+        """Unmap it."""
+        syscalls.munmap(HERE, self.start, self.length)
+
+
+@pytest.fixture
+def area() -> Iterator[Area]:
+    """A hundred pages that were never touched."""
+    found = Area(100)
+    yield found
+    found.close()
+
+
+def test_memory_never_touched_has_no_pages(without: str, area: Area) -> None:
+    assert area.own() == []
+
+
+def test_pages_written_to_are_told(without: str, area: Area) -> None:
+    for page in (0, 5, 6, 7, 50, 99):
+        area.write(page)
+    syscalls.madvise(HERE, area.start + 50 * PAGE, PAGE, mmap.MADV_DONTNEED)
+    assert area.own() == [(0, 1), (5, 8), (99, 100)]
+
+
+def test_the_zero_page_is_not_told_where_the_kernel_knows_it(without: str, area: Area) -> None:
+    area.write(10)
+    area.look(11)
+    area.look(20)
+    told_apart = without != features.PAGEMAP_SCAN
+    assert area.own() == ([(10, 11)] if told_apart else [(10, 12), (20, 21)])
+
+
+def test_only_the_range_that_was_asked_for_is_told(without: str, area: Area) -> None:
+    for page in range(10, 20):
+        area.write(page)
+    assert area.own(12, 15) == [(12, 15)]
+    assert area.own(15, 90) == [(15, 20)]
+    assert area.own(30, 90) == []
+
+
+def test_a_page_that_is_still_its_files_is_not_told(without: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"frog" * 4096)
+    with path.open("rb") as file:
+        area = Area(4, file.fileno())
+    area.look(0)
+    area.look(1)
+    area.write(2)
+    area.look(3)
+    assert area.own() == [(2, 3)]
+    area.close()
+
+
+def test_pages_without_access_are_told(without: str, area: Area) -> None:
+    area.write(3)
+    syscalls.mprotect(HERE, area.start, area.length, 0)
+    assert area.own() == [(3, 4)]
+
+
+def test_a_page_that_is_shared_since_a_fork_is_told(without: str, area: Area) -> None:
+    area.write(3)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if area.own() == [(3, 4)] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert area.own() == [(3, 4)]
+
+
+@pytest.mark.parametrize("ranges", [4095, 4096, 4097, 9000])
+def test_more_ranges_than_one_scan_returns_are_told(without: str, ranges: int) -> None:
+    area = Area(2 * ranges)
+    for page in range(0, 2 * ranges, 2):
+        area.write(page)
+    assert area.own() == [(page, page + 1) for page in range(0, 2 * ranges, 2)]
+    area.close()
+
+
+def test_a_mapping_larger_than_one_read_is_told(without: str) -> None:
+    # Bulk reads cover 2 GiB at a time; nothing of this is in memory but three pages.
+    area = Area(3 * 512 * 1024)
+    last = area.length // PAGE - 1
+    for page in (0, 512 * 1024 - 1, 512 * 1024, last):
+        area.write(page)
+    assert area.own() == [(0, 1), (512 * 1024 - 1, 512 * 1024 + 1), (last, last + 1)]
+    area.close()
+
+
+def test_guard_pages_are_not_told_where_the_kernel_knows_them(without: str, area: Area) -> None:
+    for page in range(10, 20):
+        area.write(page)
+    try:
+        syscalls.madvise(HERE, area.start + 12 * PAGE, 3 * PAGE, MADV_GUARD_INSTALL)
+    except OSError:
+        pytest.skip("this kernel has no guard pages (Linux 6.13)")
+    # PAGEMAP_SCAN of Linux 6.13 to 6.15 can't tell them from swapped pages.
+    told_apart = without != features.PAGEMAP_GUARD
+    assert area.own() == ([(10, 12), (15, 20)] if told_apart else [(10, 20)])
+    with Pagemap(os.getpid()) as pagemap:
+        guards = area.numbered(pagemap.guard_regions(area.start, area.start + area.length))
+    assert guards == ([] if without else [(12, 15)])
+
+
+def test_another_process_is_read_by_its_id(without: str, sleeper: int) -> None:
+    stack = next(m for m in read_smaps(sleeper) if m.name == b"[stack]")
+    with Pagemap(sleeper) as pagemap:
+        own = pagemap.own_pages(stack.start, stack.end)
+    assert own[-1][1] == stack.end
