@@ -326,7 +326,8 @@ def test_do_is_frozen_with_what_it_wrote_and_thawed_without_a_bundle(
             do.kill()
     (volume / "check").touch()
 
-    woodfrog("restore", "--do", f"--image-path={tmp_path / 'image'}", second, status=3)
+    flags = (f"--image-path={tmp_path / 'image'}", f"--volume={volume}:/v")
+    woodfrog("restore", "--do", *flags, second, status=3)
 
     assert (volume / "out").read_text() == "scratch\n"
     assert not Path(scratch).exists()

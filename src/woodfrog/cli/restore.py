@@ -46,7 +46,7 @@ def _request(arguments: Arguments, directory: str) -> Request:
     if arguments["do"]:
         from woodfrog.runtime.do import Sandbox
 
-        sandbox = Sandbox()
+        sandbox = Sandbox(volumes=arguments["volume"])
         wanted = sandbox.request(arguments.common.root, arguments.rest[0], ["restored"])
         creating.fill(wanted, arguments)
         sandbox.fill_from(wanted, directory)
@@ -82,6 +82,12 @@ COMMAND = Command(
             choices=("container", "host"),
         ),
         Flag("do", "the image is of `woodfrog do`: no bundle is needed"),
+        Flag(
+            "volume",
+            "with --do: a directory or file it may write to (repeat it for more)",
+            value="SRC[:DST]",
+            many=True,
+        ),
         Flag("tcp-close", "no effect here: the checkpoint decides"),
         Flag("ext-unix-close", "no effect here: the checkpoint decides"),
         *RUNC_FLAGS,

@@ -106,6 +106,7 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         attributes = process.ask(program)
         leader = threads.Answers(program, status)
         heard = process.ask_heard_stops(program, world.stopped_children(held.namespace_pid))
+        inherited = files.ask_inherited(held, program)
         scratch.run(program)
         world.stops_heard |= heard()
         fields: dict[str, Any] = {
@@ -145,7 +146,7 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         oom_score_adj=process.read_oom_score_adj(held.path),
         foreground_group=_foreground_group(held, world),
         pending=signals.collect_pending(held.pid, shared=True),
-        descriptors=files.descriptors(held),
+        descriptors=files.descriptors(held, inherited()),
         locks=files.locks(held),
     )
     return CollectedProcess(held, space, fields)

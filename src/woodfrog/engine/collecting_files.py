@@ -1,8 +1,10 @@
 """All open files of a held container: each description once, however many descriptors name it."""
 
+import fcntl
 import os
 import struct
 from collections import defaultdict
+from collections.abc import Callable
 
 import msgspec
 
@@ -12,8 +14,9 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote.hold import Held, HeldProcess
+from woodfrog.remote.program import Program
 from woodfrog.resources.files import KINDS
-from woodfrog.resources.files.base import FileRecord, OpenFile
+from woodfrog.resources.files.base import O_CLOEXEC, FileRecord, OpenFile
 from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches
 from woodfrog.resources.process import Descriptor, Lock
 
@@ -109,12 +112,29 @@ class Files:
                     return one
         return None
 
-    def descriptors(self, process: HeldProcess) -> list[Descriptor]:
-        """Return a process's descriptor table."""
+    def descriptors(self, process: HeldProcess, inherited: set[int]) -> list[Descriptor]:
+        """Return a process's descriptor table; `inherited` are not close-on-exec for certain."""
         return [
-            Descriptor(number=number, file=self._numbers[id(file)], cloexec=cloexec)
+            Descriptor(
+                number=number,
+                file=self._numbers[id(file)],
+                cloexec=cloexec and number not in inherited,
+            )
             for number, file, cloexec in self._tables[process.pid]
         ]
+
+    def ask_inherited(self, process: HeldProcess, program: Program) -> Callable[[], set[int]]:
+        """Add the calls that tell which descriptors only seem to be close-on-exec.
+
+        fdinfo shows the flag of the file, too, if it has one: that of a terminal opened by
+        TIOCGPTPEER has.
+        """
+        looks = [
+            (number, program.call(SYS.FCNTL, number, fcntl.F_GETFD, 0))
+            for number, file, cloexec in self._tables[process.pid]
+            if cloexec and fcntl.fcntl(file.descriptor, fcntl.F_GETFL) & O_CLOEXEC
+        ]
+        return lambda: {number for number, flags in looks if not program[flags]}
 
     def locks(self, process: HeldProcess) -> list[Lock]:
         """Return the locks that a process holds on its files, each once."""
