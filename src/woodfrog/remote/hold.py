@@ -410,7 +410,9 @@ def _let_go(task: HeldTask) -> None:
         # Ended (then waiting for it is all there is to do), or it runs: stop it to detach.
         try:
             ptrace.interrupt(task.pid)
-            if ptrace.wait(task.pid).event not in (Event.EXITED, Event.KILLED):
-                ptrace.detach(task.pid)
+            status = ptrace.wait(task.pid)
+            if status.event not in (Event.EXITED, Event.KILLED):
+                # A signal that came before the stop must not be lost.
+                ptrace.detach(task.pid, status.signal if status.event is Event.SIGNAL else 0)
         except (ProcessLookupError, ChildProcessError):
             pass
