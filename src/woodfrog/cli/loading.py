@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from woodfrog.runtime import lifecycle
 from woodfrog.runtime.state import Container
 
 TYPE_CHECKING = False
@@ -19,6 +20,7 @@ def found(arguments: Arguments) -> Container:
     if not common.log and options.get("log"):
         common.log, common.log_format = options["log"], options.get("logFormat", "text")
     common.debug = common.debug or bool(options.get("debug"))
+    lifecycle.recover(container)
     return container
 
 
@@ -33,10 +35,6 @@ class held:
         self._lock.__enter__()
         try:
             self._container.reload()
-            if "pausedForCheckpoint" in self._container.state:
-                from woodfrog.runtime import lifecycle
-
-                lifecycle.finish_interrupted(self._container)
         except BaseException:
             self._lock.release()
             raise

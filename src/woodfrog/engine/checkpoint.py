@@ -1,6 +1,7 @@
 """Checkpoint: hold, look, collect, write, let go or end."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import xxhash
 from woodfrog.engine import collecting, sharing, scratch, tidying
 from woodfrog.engine.collecting import CollectedProcess, parents_first
 from woodfrog.engine.collecting_files import Files
+from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource
@@ -62,9 +64,19 @@ def checkpoint(
     On any failure the container runs on as before. Without leave_running its processes are ended
     after the image is complete. Returns statistics.
     """
+    return guarded(lambda guardian: _try(init, directory, container, options, guardian))
+
+
+def _try(
+    init: int,
+    directory: str,
+    container: Container,
+    options: CheckpointOptions,
+    guardian: Guardian,
+) -> dict[str, object]:
     for last in (False,) * (_TRIES - 1) + (True,):
         try:
-            return _checkpoint(init, directory, container, options)
+            return _checkpoint(init, directory, container, options, guardian)
         except (RanOnError, EndedError) as error:
             if last:
                 raise UnsupportedResource(
@@ -75,7 +87,11 @@ def checkpoint(
 
 
 def _checkpoint(
-    init: int, directory: str, container: Container, options: CheckpointOptions
+    init: int,
+    directory: str,
+    container: Container,
+    options: CheckpointOptions,
+    guardian: Guardian,
 ) -> dict[str, object]:
     vdso = Vdso()
     namespaces.refuse_shared_pid_namespace(init)
@@ -95,6 +111,7 @@ def _checkpoint(
         stopped = time.monotonic()
         clocks = namespaces.clocks(init)
 
+        guardian.check()
         obstacles = Obstacles()
         collecting.refuse_other_namespaces(tree, init, obstacles)
         world = World(
@@ -110,9 +127,10 @@ def _checkpoint(
         file_records = files.collect(world, obstacles)
         processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
         obstacles.raise_if_any()
+        guardian.check()
         collected = time.monotonic()
 
-        pages = _write_pages(image, processes, world)
+        pages = _write_pages(image, processes, world, guardian)
         for shared in world.objects.values():
             contents = FileContents(shared.fd)
             store = image.write_pages(
@@ -133,6 +151,7 @@ def _checkpoint(
             image.add(collecting.zombie_record(zombie, world, tree))
         losses = _losses(file_records)
         image.add(_container_record(init, container, vdso, losses, clocks))
+        guardian.check()
         image.seal()
         written = time.monotonic()
         if not options.leave_running:
@@ -150,13 +169,27 @@ def _checkpoint(
     }
 
 
-def _write_pages(image: Writer, processes: list[CollectedProcess], world: World) -> int:
+class _Guarded:
+    """Memory that is read for as long as somebody waits for it."""
+
+    def __init__(self, memory: ProcessMemory, guardian: Guardian) -> None:
+        self._memory = memory
+        self._guardian = guardian
+
+    def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
+        self._guardian.check()
+        self._memory.read(into, ranges)
+
+
+def _write_pages(
+    image: Writer, processes: list[CollectedProcess], world: World, guardian: Guardian
+) -> int:
     """Write the processes' own pages and their records; returns the bytes of pages."""
     total = 0
     stored: dict[int, sharing.Ranges] = {}
     for one in parents_first(processes):
         pid = one.held.pid
-        source = ProcessMemory(one.held.memory)
+        source = _Guarded(ProcessMemory(one.held.memory), guardian)
         parent = stored.get(one.held.leader.stat.parent)
         own, pages = sharing.split(pid, one.space.extents, parent)
         offset = image.write_pages([(source, start, end - start) for start, end in own])

@@ -13,7 +13,7 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.hold import Held, HeldProcess, HeldTask, Zombie
-from woodfrog.remote.tracee import Scratch
+from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
 from woodfrog.resources import (
@@ -26,9 +26,6 @@ from woodfrog.resources import (
     threads,
     timers,
 )
-
-# Room for one program of some 150 calls and their answers.
-_SCRATCH_BYTES = 64 * 1024
 
 # Namespaces that every process must share with the first one.
 _NAMESPACES = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time", "pid_for_children")
@@ -56,7 +53,7 @@ def scratch_in(held: HeldProcess, vdso: Vdso) -> Iterator[Scratch]:
     start = next((m[0] for m in read_maps(held.pid) if m[7] == b"[vdso]"), None)
     if start is None:
         raise UnsupportedResource("has no vDSO, through which woodfrog enters a process")
-    with Scratch(held.leader.tracee, held.memory, start, vdso, _SCRATCH_BYTES) as scratch:
+    with Scratch(held.leader.tracee, held.memory, start, vdso, SCRATCH_BYTES) as scratch:
         yield scratch
 
 

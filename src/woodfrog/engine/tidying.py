@@ -6,10 +6,12 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.hold import Held, held
 from woodfrog.remote.program import LOOP
-from woodfrog.remote.tracee import call_through_vdso
+from woodfrog.remote.tracee import SCRATCH_BYTES, call_through_vdso
 from woodfrog.remote.vdso import Vdso
 
 _PROT_READ_EXEC = 5
+_PAGE = 4096
+_AREA = _PAGE + SCRATCH_BYTES
 
 
 def tidy(init: int) -> int:
@@ -30,11 +32,15 @@ def remove_leftovers(tree: Held, vdso: Vdso) -> int:
                 start_of_vdso = start
             if protection != _PROT_READ_EXEC or shared or inode or name:
                 continue
-            if os.pread(process.memory, len(LOOP), start) == LOOP:
-                # The page of code, and the data behind it if that was already made writable.
+            first = os.pread(process.memory, len(LOOP), start)
+            if first == LOOP and end - start == _PAGE:
+                # The page of code, and the data behind it.
                 after = mappings[i + 1] if i + 1 < len(mappings) else None
-                if after is not None and after[0] == end and end - start == 4096:
-                    end = min(after[1], start + 4096 + 64 * 1024)
+                if after is not None and after[0] == end:
+                    end = min(after[1], start + _AREA)
+                found.append((start, end))
+            elif end - start == _AREA and first in (LOOP, bytes(len(LOOP))):
+                # As it was mapped, before its data became writable.
                 found.append((start, end))
         for start, end in found:
             call_through_vdso(

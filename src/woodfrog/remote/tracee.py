@@ -22,6 +22,8 @@ _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_PRIVATE_ANONYMOUS = 0x22
 
 _CODE_BYTES = 4096
+# Room for one program of some 150 calls and their answers.
+SCRATCH_BYTES = 64 * 1024
 _SPINS = 1_000_000
 # mov ecx, _SPINS; pause; loop: none of these changes a flag.
 _SPIN = b"\xb9" + struct.pack("<I", _SPINS) + b"\xf3\x90\xe2\xfc"

@@ -45,15 +45,18 @@ def checkpoint(
         container.state["pausedForCheckpoint"] = True
         container.save()
         cgroups.freeze(groups, False)
+    with open(container.path(lifecycle.CHECKPOINTING), "w") as file:
+        file.write(f"{os.getpid()} {(states.start_time(os.getpid()) or ('', ''))[1]}")
     try:
         statistics = engine.checkpoint(container.pid, directory, container=known, options=options)
     except BaseException as error:
-        if status == PAUSED:
-            lifecycle.finish_interrupted(container)
+        os.unlink(container.path(lifecycle.CHECKPOINTING))
+        lifecycle.finish_interrupted(container)
         if isinstance(error, Exception) and container.is_alive():
             how = "paused" if status == PAUSED else "running"
             error.add_note(f"the container is {how} as before")
         raise
+    os.unlink(container.path(lifecycle.CHECKPOINTING))
     container.state["checkpoint"] = {"image": image, "time": states.now()}
     if options.leave_running:
         container.save()

@@ -13,7 +13,15 @@ from woodfrog.kernel.signals import signals
 from woodfrog.runtime import cgroups, hooks, jsontext, spec
 from woodfrog.runtime.channel import recreate
 from woodfrog.runtime.create import hook_state
-from woodfrog.runtime.state import CREATED, PAUSED, RUNNING, STOPPED, Container, UnknownContainer
+from woodfrog.runtime.state import (
+    CREATED,
+    PAUSED,
+    RUNNING,
+    STOPPED,
+    Container,
+    UnknownContainer,
+    start_time,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,8 +118,34 @@ def resume(container: Container) -> None:
     cgroups.freeze(container.state["cgroup"], False)
 
 
+# In the state directory while a checkpoint works on the container: who does, and since when.
+CHECKPOINTING = "checkpointing"
+
+
+def recover(container: Container) -> None:
+    """Set right what a checkpoint has left whose command was killed; usually there was none."""
+    try:
+        with open(container.path(CHECKPOINTING)) as file:
+            pid, began = file.read().split()
+    except (FileNotFoundError, ValueError):
+        return
+    known = start_time(int(pid))
+    if known and known[0] not in "ZX" and known[1] == began:
+        return  # it is still at work
+    with container.lock():
+        container.reload()
+        finish_interrupted(container)
+
+
 def finish_interrupted(container: Container) -> None:
-    """Set again what a checkpoint that was killed half-way had set aside (the lock is held)."""
+    """Set right what a checkpoint that was killed half-way has left (the lock is held)."""
+    marker = container.path(CHECKPOINTING)
+    if os.path.exists(marker):
+        if container.is_alive():
+            from woodfrog.engine.tidying import tidy
+
+            tidy(container.pid)
+        os.unlink(marker)
     if container.state.pop("pausedForCheckpoint", None):
         if container.status() == RUNNING:
             cgroups.freeze(container.state["cgroup"], True)

@@ -1,0 +1,90 @@
+"""A checkpoint works in a child process, so that SIGKILL of the command is only one more failure.
+
+The child holds the container. When its parent is gone, it gives up at the next step and unwinds in
+order: the container runs on as before, and nothing is left in it. Should the child be killed as
+well, the container's tasks still go on by themselves (see remote/tracee.py).
+"""
+
+import os
+import select
+import signal
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from woodfrog.errors import WoodfrogError
+
+T = TypeVar("T")
+
+
+class AbandonedError(Exception):
+    """The command that we worked for is gone."""
+
+
+class Guardian:
+    """The child's view of its parent."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = select.poll()
+        # The parent never writes: the other end is closed, or it isn't.
+        self._parent.register(parent, 0)
+
+    def check(self) -> None:
+        """Go on only if somebody still waits for us; raises AbandonedError."""
+        if self._parent.poll(0):
+            raise AbandonedError("the command was killed")
+
+
+def guarded(work: Callable[[Guardian], T]) -> T:
+    """Have a child do some work and return its result, or raise its exception, as if it were ours.
+
+    Both must be picklable.
+    """
+    parent_end, our_end = os.pipe()
+    result_reader, result_writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(our_end)
+        os.close(result_reader)
+        _work(work, Guardian(parent_end), result_writer)
+    os.close(parent_end)
+    os.close(result_writer)
+    try:
+        with os.fdopen(result_reader, "rb") as file:
+            data = file.read()
+    finally:
+        # If we are interrupted, this tells the child; it unwinds, then we go on.
+        os.close(our_end)
+        _, status = os.waitpid(child, 0)
+    if not data:
+        raise WoodfrogError(
+            f"the process that held the container was ended (wait status {status:#x})",
+            hint="was it the out-of-memory killer? the container goes on by itself",
+        )
+    import pickle
+
+    succeeded, value = pickle.loads(data)
+    if succeeded:
+        return value  # type: ignore[no-any-return]
+    raise value
+
+
+def _work(work: Callable[[Guardian], T], guardian: Guardian, result: int) -> NoReturn:
+    # The terminal's and a supervisor's signals are for the command; its end tells us.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    status = 1
+    try:
+        import pickle
+
+        try:
+            data = pickle.dumps((True, work(guardian)))
+        except BaseException as error:
+            data = pickle.dumps((False, error))
+        view = memoryview(data)
+        while view:
+            view = view[os.write(result, view) :]
+        status = 0
+    except OSError:
+        pass  # nobody waits any more
+    finally:
+        os._exit(status)
