@@ -206,9 +206,7 @@ def pending_signals(pid: int, *, shared: bool) -> list[bytes]:
     found: list[bytes] = []
     while True:
         arguments = Arguments(len(found), 1 if shared else 0, 32)
-        count = _request(
-            _PEEKSIGINFO, pid, ctypes.addressof(arguments), ctypes.addressof(buffer)
-        )
+        count = _request(_PEEKSIGINFO, pid, ctypes.addressof(arguments), ctypes.addressof(buffer))
         found += [buffer.raw[i * _SIGINFO_BYTES : (i + 1) * _SIGINFO_BYTES] for i in range(count)]
         if count < 32:
             return found
@@ -222,7 +220,10 @@ def signal_info(pid: int) -> bytes:
 
 
 def seccomp_filter(pid: int, index: int) -> bytes | None:
-    """Read one classic BPF filter of the task, index 0 being the newest; None past the oldest."""
+    """Read one classic BPF filter of the task, index 0 being the oldest; None past the newest.
+
+    The man page has it the other way round (kernel/seccomp.c, get_nth_filter).
+    """
     try:
         count = _request(_SECCOMP_GET_FILTER, pid, index, 0)
     except FileNotFoundError:
