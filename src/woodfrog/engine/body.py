@@ -46,9 +46,7 @@ class Body:
     def name(self) -> str:
         return f"process {self.record.pid}"
 
-    def start(
-        self, making: Making, segments: Mapping[int, Segment], pages: int, base: int
-    ) -> None:
+    def start(self, making: Making, segments: Mapping[int, Segment], pages: int, base: int) -> None:
         """Set the making of descriptors, mappings and memory going."""
         record, program = self.record, self.stub.program()
         high = making.high

@@ -8,7 +8,7 @@ from typing import Any
 
 import xxhash
 
-from woodfrog.engine import collecting, sharing, scratch, tidying
+from woodfrog.engine import collecting, scratch, sharing, tidying
 from woodfrog.engine.collecting import CollectedProcess, parents_first
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.guardian import Guardian, guarded
@@ -23,9 +23,9 @@ from woodfrog.remote.tracee import EndedError, RanOnError
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
-from woodfrog.resources.memory import PageRange
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
+from woodfrog.resources.memory import PageRange
 
 # A task that we were kept from stopping in time goes on by itself; then all is looked at once more.
 _TRIES = 3
@@ -114,9 +114,7 @@ def _checkpoint(
         guardian.check()
         obstacles = Obstacles()
         collecting.refuse_other_namespaces(tree, init, obstacles)
-        world = World(
-            init, tree, unix_close=options.unix_close, tcp_close=options.tcp_close
-        )
+        world = World(init, tree, unix_close=options.unix_close, tcp_close=options.tcp_close)
         undo.callback(world.close)
         with obstacles.at("the container"):
             world.look_at_posix_queues()

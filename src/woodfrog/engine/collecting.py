@@ -15,7 +15,6 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.hold import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources.waits_at_sockets import WaitAtSocket
 from woodfrog.resources import (
     limits,
     memory,
@@ -26,6 +25,7 @@ from woodfrog.resources import (
     threads,
     timers,
 )
+from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
 # Namespaces that every process must share with the first one.
 _NAMESPACES = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time", "pid_for_children")
@@ -39,9 +39,7 @@ class CollectedProcess:
         self.space = space
         self.fields = fields
 
-    def record(
-        self, pages: list[memory.PageRange], stops_heard: set[int]
-    ) -> process.Process:
+    def record(self, pages: list[memory.PageRange], stops_heard: set[int]) -> process.Process:
         """Return the record, once it is known where the pages are stored."""
         self.fields["stop_heard"] = self.fields["pid"] in stops_heard
         return process.Process(memory=self.space.record(pages), **self.fields)
@@ -186,9 +184,7 @@ def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:
         scheduling=scheduling.collect(task.pid),
         seccomp=task.seccomp,
         filters=seccomp_filters.collect(task.pid, task.seccomp),
-        socket_wait=WaitAtSocket(
-            call=wait.call, descriptor=wait.descriptor, left_us=wait.left_us
-        )
+        socket_wait=WaitAtSocket(call=wait.call, descriptor=wait.descriptor, left_us=wait.left_us)
         if wait
         else None,
         **told,
@@ -228,4 +224,3 @@ def zombie_record(zombie: Zombie, world: World, tree: Held) -> process.Zombie:
         name=zombie.stat.comm,
         status=zombie.stat.exit_code,
     )
-

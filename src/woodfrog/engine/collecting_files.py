@@ -93,9 +93,7 @@ class Files:
                     " which no process of the container has any more; it cannot be saved yet"
                 )
             watches.append(
-                Watch(
-                    descriptor=number, file=self._numbers[id(found)], events=events, data=data
-                )
+                Watch(descriptor=number, file=self._numbers[id(found)], events=events, data=data)
             )
         return watches
 

@@ -56,9 +56,7 @@ def restore_limits(body: Body, bounds: Bounds, default: scheduling.Scheduling) -
             if task is body.stub:
                 memory.lock_future(program, record.memory)
                 limits.restore(program, record.limits, present, bounds.rlimits)
-            seccomp_filters.restore(
-                program, thread.seccomp, thread.filters, inherited=inherited
-            )
+            seccomp_filters.restore(program, thread.seccomp, thread.filters, inherited=inherited)
             credentials.restore(program, thread.credentials, present=bounding)
             threads.restore_pdeath_signal(program, thread)
             task.run(program)
@@ -96,15 +94,11 @@ class Release:
             task.run(program)
         instruction = self._instruction()
         # The breakpoint that ends programs is over; now its signal may have its own action.
-        body.stub.call_at(
-            instruction, SYS.RT_SIGACTION, _SIGTRAP, self._put(action), 0, 8
-        )
+        body.stub.call_at(instruction, SYS.RT_SIGACTION, _SIGTRAP, self._put(action), 0, 8)
         for task, thread in zip(body.tasks, body.record.threads, strict=True):
             if threads.uses_tiles(thread):
                 task.expand_state()
-        body.stub.call_at(
-            instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096
-        )
+        body.stub.call_at(instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096)
 
     def _instruction(self) -> int:
         start = next(m[0] for m in read_maps(self._body.stub.pid) if m[7] == b"[vdso]")
@@ -146,4 +140,3 @@ class Release:
         """Detach from every task; it runs."""
         for task in self._body.tasks:
             ptrace.detach(task.pid)
-

@@ -225,4 +225,3 @@ class Making:
     def share(self, key: object, value: Any) -> None:
         """See the protocol."""
         self._kept[key] = value
-

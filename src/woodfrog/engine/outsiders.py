@@ -1,4 +1,4 @@
-"""Processes that `exec` brought into the container: their parent is outside, and so is their making.
+"""Processes that `exec` brought into the container: they are made from outside.
 
 A helper of ours joins the container's namespaces and cgroups, clones the process with its id, and
 ends; then the process has the parent that `exec` leaves behind, and is turned into a stub like the

@@ -209,4 +209,3 @@ def _restore(
     for body in bodies.values():
         body.stub.close()
     return marks
-

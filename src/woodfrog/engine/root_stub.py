@@ -12,8 +12,8 @@ from woodfrog.remote import descriptors, stub
 from woodfrog.remote.program import LOOP, Program
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources import namespaces
+from woodfrog.resources.container import ContainerRecord
 
 _RLIMIT_NOFILE = 7
 _CLONE_NEWTIME = 0x80

@@ -44,9 +44,7 @@ def split(
             for first, last in _equal_runs(ours, theirs, parent, start, end):
                 if position < first:
                     own.append((position, first))
-                same.append(
-                    PageRange(start=first, length=last - first, store=parent.offset(first))
-                )
+                same.append(PageRange(start=first, length=last - first, store=parent.offset(first)))
                 position = last
             if position < end:
                 own.append((position, end))

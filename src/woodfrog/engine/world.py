@@ -177,4 +177,3 @@ class World:
             os.close(one.fd)
         self.objects.clear()
         self.sysv.close()
-

@@ -110,9 +110,7 @@ class Pagemap:
             if not any(data):
                 continue
             for i, (word,) in enumerate(struct.iter_unpack("Q", data)):
-                if word & (_PRESENT | _SWAPPED) and not word & (
-                    _FILE_OR_SHARED | _GUARD
-                ):
+                if word & (_PRESENT | _SWAPPED) and not word & (_FILE_OR_SHARED | _GUARD):
                     address = (first + i) * PAGE
                     _extend(found, address, address + PAGE)
         return found

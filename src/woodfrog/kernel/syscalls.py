@@ -22,8 +22,15 @@ F_DUPFD_CLOEXEC = 1030
 # --- files ---------------------------------------------------------------------------------------
 
 
-def openat2(on: Caller, path: bytes, flags: int, *, directory: int = AT_FDCWD, mode: int = 0,
-            resolve: int = RESOLVE_NO_MAGICLINKS) -> int:
+def openat2(
+    on: Caller,
+    path: bytes,
+    flags: int,
+    *,
+    directory: int = AT_FDCWD,
+    mode: int = 0,
+    resolve: int = RESOLVE_NO_MAGICLINKS,
+) -> int:
     """Open a path, never through the magic links of /proc."""
     how = struct.pack("<3Q", flags, mode, resolve)
     return on.call(SYS.OPENAT2, directory, path, how, len(how))
@@ -95,8 +102,9 @@ def preadv(on: Caller, fd: int, vectors: bytes, count: int, offset: int) -> int:
 # --- memory --------------------------------------------------------------------------------------
 
 
-def mmap(on: Caller, start: int, length: int, protection: int, flags: int, fd: int = -1,
-         offset: int = 0) -> int:
+def mmap(
+    on: Caller, start: int, length: int, protection: int, flags: int, fd: int = -1, offset: int = 0
+) -> int:
     """Map memory; returns the address."""
     return on.call(SYS.MMAP, start, length, protection, flags, fd, offset)
 

@@ -386,8 +386,8 @@ def _refuse_unstoppable(task: HeldTask) -> None:
 def end_all(tree: Held, init: int) -> None:
     """End a held container for good and wait until its last task has ended."""
     os.kill(init, 9)
-    # In no order that we could know: the first process to end waits, in the kernel, until the news
-    # of all others have been taken; of what `exec` brought in, by a parent outside, who may be slow.
+    # In no order that we could know: the first process to end waits, in the kernel, until all
+    # others have been waited for; what `exec` brought in, by a parent outside, who may be slow.
     left = [task.pid for task in tree.tasks()]
     deadline = time.monotonic() + _PATIENCE_S
     while left and time.monotonic() < deadline:

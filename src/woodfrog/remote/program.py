@@ -152,8 +152,7 @@ class Program:
         length = _RECORD.size * min(done + 1, len(self._calls))
         table = os.pread(memory, length, entry) if length else b""
         self._results = [
-            struct.unpack_from("<q", table, at + 72)[0]
-            for at in range(0, len(table), _RECORD.size)
+            struct.unpack_from("<q", table, at + 72)[0] for at in range(0, len(table), _RECORD.size)
         ]
         if done < len(self._calls):
             raise self._failure(done)
@@ -165,9 +164,7 @@ class Program:
         result = self._results[index]
         shown = ", ".join(self._shown(word) for word in words)
         if -4096 < result < 0:
-            return ProgramError(
-                -result, f"{call_name(number)}({shown}): {os.strerror(-result)}"
-            )
+            return ProgramError(-result, f"{call_name(number)}({shown}): {os.strerror(-result)}")
         wanted = f", not {expected:#x}" if mode & _MUST_EQUAL else ""
         return ProgramError(0, f"{call_name(number)}({shown}) returned {result:#x}{wanted}")
 

@@ -58,10 +58,7 @@ def in_call(registers: Registers) -> bool:
 
 def sees_the_hold(registers: Registers) -> bool:
     """Tell whether the task's call would return EINTR only because we stopped it."""
-    return (
-        registers.orig_rax in CALLS_THAT_SEE_A_HOLD
-        and registers.result == -EINTR
-    )
+    return registers.orig_rax in CALLS_THAT_SEE_A_HOLD and registers.result == -EINTR
 
 
 def issue_again(registers: Registers) -> Registers:

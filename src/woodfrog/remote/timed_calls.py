@@ -48,9 +48,7 @@ class TimedCall(NamedTuple):
     left_ns: int
 
 
-def timed_call(
-    registers: Registers, waiting: Waiting | None, read: Reader
-) -> TimedCall | None:
+def timed_call(registers: Registers, waiting: Waiting | None, read: Reader) -> TimedCall | None:
     """Tell what a held task waits for and how long it would have; None if it is not known.
 
     `registers` are those at the stop; `read` reads the task's memory.

@@ -54,7 +54,6 @@ class Tracee:
         filters = self.filters
         return filters is None or all(filters.allow(*call) for call in program.calls())
 
-
     def take_signal(self, status: Status, *, interrupted: bool) -> None:
         """Let a signal that arrives meanwhile act on the task as if we weren't here.
 

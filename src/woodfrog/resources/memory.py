@@ -2,7 +2,8 @@
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping as MappingOf, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping as MappingOf
 from enum import StrEnum
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -30,7 +31,16 @@ _IOV_MAX = 1024
 _LARGEST_READ = 1 << 30
 
 # VmFlags of smaps and the advice that brings them back, in an order that works.
-_ADVICE = (("sr", 2), ("rr", 1), ("dc", 10), ("dd", 16), ("wf", 18), ("hg", 14), ("nh", 15), ("mg", 12))
+_ADVICE = (
+    ("sr", 2),
+    ("rr", 1),
+    ("dc", 10),
+    ("dd", 16),
+    ("wf", 18),
+    ("hg", 14),
+    ("nh", 15),
+    ("mg", 12),
+)
 _REFUSED = {
     "ht": "uses huge pages of hugetlbfs",
     "io": "maps a device's memory",
@@ -190,9 +200,7 @@ def collect(
     return Collected(fields, extents)
 
 
-def _without(
-    mappings: list[KernelMapping], ours: tuple[int, int]
-) -> Iterator[KernelMapping]:
+def _without(mappings: list[KernelMapping], ours: tuple[int, int]) -> Iterator[KernelMapping]:
     """Leave out our own area, which may have become one mapping with a neighbour.
 
     Of the area itself one piece is yielded: the one that begins where it begins.
@@ -296,7 +304,10 @@ def check(space: AddressSpace, page_bytes: int) -> None:
             at += 1
         covered = extent.start
         look = at
-        while look < len(space.mappings) and space.mappings[look].start <= covered < extent.start + extent.length:
+        while (
+            look < len(space.mappings)
+            and space.mappings[look].start <= covered < extent.start + extent.length
+        ):
             covered = space.mappings[look].end
             look += 1
         if covered < extent.start + extent.length:

@@ -30,7 +30,7 @@ class Descriptor(Part, frozen=True, array_like=True):
 
 
 class Lock(Part, frozen=True):
-    """A lock on a file (fcntl(2), flock(2)). `how` is posix, ofd or flock; length 0 is to the end."""
+    """A lock on a file (fcntl(2), flock(2)). `how`: posix, ofd or flock; length 0: to the end."""
 
     how: str
     descriptor: int

@@ -52,6 +52,4 @@ def restore(program: Program, mode: int, filters: list[Filter], *, inherited: in
             raise ImageError("a seccomp filter in the image has an impossible length")
         address = program.address_of(one.instructions)
         program_struct = struct.pack("<HxxxxxxQ", count, address)
-        program.call(
-            SYS.SECCOMP, _SET_MODE_FILTER, _FLAG_LOG if one.log else 0, program_struct
-        )
+        program.call(SYS.SECCOMP, _SET_MODE_FILTER, _FLAG_LOG if one.log else 0, program_struct)

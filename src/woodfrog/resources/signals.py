@@ -28,9 +28,7 @@ class Action(Part, frozen=True):
 
 def ask(program: Program) -> Callable[[], list[Action]]:
     """Add the calls that tell all signal actions."""
-    answers = {
-        signal: bytearray(_ACTION.size) for signal in SIGNALS if signal not in UNCATCHABLE
-    }
+    answers = {signal: bytearray(_ACTION.size) for signal in SIGNALS if signal not in UNCATCHABLE}
     for signal, answer in answers.items():
         syscalls.rt_sigaction(program, signal, None, answer)
 

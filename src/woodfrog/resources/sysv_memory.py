@@ -191,9 +191,7 @@ def attach(
 def _move(program: Program, old: int, piece: Mapping) -> None:
     length = piece.end - piece.start
     how = _MREMAP_MAYMOVE | _MREMAP_FIXED
-    program.expect(
-        program.call(SYS.MREMAP, old, length, length, how, piece.start), piece.start
-    )
+    program.expect(program.call(SYS.MREMAP, old, length, length, how, piece.start), piece.start)
 
 
 def remove(program: Program, segments: Iterable[Segment]) -> None:

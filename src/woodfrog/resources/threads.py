@@ -11,11 +11,11 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.program import Program
+from woodfrog.resources import credentials as credentials_of
 from woodfrog.resources.credentials import Credentials
-from woodfrog.resources.waits_at_sockets import WaitAtSocket
 from woodfrog.resources.scheduling import Scheduling
 from woodfrog.resources.seccomp_filters import Filter
-from woodfrog.resources import credentials as credentials_of
+from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_NAME = 1, 2, 15
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK, _PR_GET_TID_ADDRESS = 29, 30, 40
@@ -96,9 +96,7 @@ def robust_list(pid: int) -> RobustList:
     """Read a thread's robust list, by its id as we see it."""
     head, length = bytearray(8), bytearray(8)
     HERE.call(SYS.GET_ROBUST_LIST, pid, head, length)
-    return RobustList(
-        head=int.from_bytes(head, "little"), length=int.from_bytes(length, "little")
-    )
+    return RobustList(head=int.from_bytes(head, "little"), length=int.from_bytes(length, "little"))
 
 
 def rseq_area(pid: int) -> RseqArea:
@@ -113,7 +111,7 @@ def packed_registers(registers: Registers) -> bytes:
 
 
 def unpacked_registers(thread: Thread) -> Registers:
-    """Return a thread's registers from an image, with nothing in them that only a kernel may set."""
+    """Return a thread's registers; the kernel refuses those that a program may not have."""
     if len(thread.registers) != ctypes.sizeof(Registers):
         raise ImageError(f"the registers of thread {thread.tid} are incomplete")
     return Registers.from_buffer_copy(thread.registers)
@@ -160,9 +158,7 @@ def uses_tiles(thread: Thread) -> bool:
 def register_rseq(program: Program, thread: Thread) -> None:
     """Register the rseq area; the kernel writes to it from then on."""
     if thread.rseq.address:
-        program.call(
-            SYS.RSEQ, thread.rseq.address, thread.rseq.size, 0, thread.rseq.signature
-        )
+        program.call(SYS.RSEQ, thread.rseq.address, thread.rseq.size, 0, thread.rseq.signature)
 
 
 def restore_pdeath_signal(program: Program, thread: Thread) -> None:

@@ -133,13 +133,18 @@ def create_posix_timers(program: Program, timers: list[PosixTimer]) -> None:
         syscalls.prctl(program, _PR_TIMER_CREATE_RESTORE_IDS, 1)
     next_id = 0
     for timer in timers:
-        event = struct.pack(
-            "<Qiii", timer.value, timer.signal, timer.notify, timer.thread
-        ).ljust(64, b"\0")
+        event = struct.pack("<Qiii", timer.value, timer.signal, timer.notify, timer.thread).ljust(
+            64, b"\0"
+        )
         wanted = struct.pack("<i", timer.timer)
         if not restores_ids:
             for passed in range(next_id, timer.timer):
-                program.call(SYS.TIMER_CREATE, 0, struct.pack("<Qii", 0, 0, _SIGEV_NONE).ljust(64, b"\0"), bytearray(4))
+                program.call(
+                    SYS.TIMER_CREATE,
+                    0,
+                    struct.pack("<Qii", 0, 0, _SIGEV_NONE).ljust(64, b"\0"),
+                    bytearray(4),
+                )
                 program.call(SYS.TIMER_DELETE, passed)
         program.call(SYS.TIMER_CREATE, timer.clock, event, bytearray(wanted))
         next_id = timer.timer + 1

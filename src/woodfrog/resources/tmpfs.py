@@ -174,9 +174,7 @@ def check(tmpfs: Tmpfs, page_bytes: int) -> None:
             raise ImageError("the pages of a tmpfs lie outside the page store")
 
 
-def restore(
-    init: int, tmpfs: Tmpfs, pages: int, base: int, *, may_make_devices: bool
-) -> None:
+def restore(init: int, tmpfs: Tmpfs, pages: int, base: int, *, may_make_devices: bool) -> None:
     """Put all files into the new container's tmpfs; `pages` is the page store, 0 being at `base`.
 
     What is not in the image, but in a new tmpfs as `create` makes it, stays.
@@ -283,9 +281,7 @@ def _set_xattrs(directory: int, name: bytes, entry: Entry) -> None:
 def _set_time(root: int, entry: Entry) -> None:
     directory, name = _parent(root, entry.path)
     try:
-        os.utime(
-            name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False
-        )
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         pass
     finally:

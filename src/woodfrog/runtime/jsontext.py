@@ -21,7 +21,7 @@ class _Plain:
     parse_float = float
     parse_int = int
     parse_constant = staticmethod(float)
-    memo: dict[str, str] = {}  # noqa: RUF012 -- the scanner's own cache of keys
+    memo: dict[str, str] = {}
 
 
 def parse(text: str) -> Any:

@@ -58,9 +58,7 @@ class Fifo(FileRecord, frozen=True, tag="fifo"):
         key = ("fifo", self.path)
         ours = making.shared(key)
         if ours is None:
-            ours = making.spare(
-                syscalls.openat2(program, self.path, os.O_RDWR | os.O_NONBLOCK)
-            )
+            ours = making.spare(syscalls.openat2(program, self.path, os.O_RDWR | os.O_NONBLOCK))
             making.share(key, ours)
             if self.capacity != 65536:
                 program.call(SYS.FCNTL, ours, F_SETPIPE_SZ, self.capacity)

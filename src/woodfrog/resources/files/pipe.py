@@ -42,7 +42,7 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
         if world.one_sided(file) and other_end_is_open(file.descriptor):
             raise UnsupportedResource(
                 "the other end of this pipe is outside the container",
-                hint="only descriptors 0 to 2 may come from outside; they become the new container's",
+                hint="only descriptors 0 to 2 may come from outside",
             )
         packets = peek(file.descriptor, capacity) if file.flags & ACCESS_MODE == 0 else []
         return cls(
@@ -73,9 +73,7 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
         taken = ("pipe", self.pipe, side)
         if making.shared(taken):
             # A second description of this end, made by opening /proc/PID/fd/N.
-            return making.reopen_descriptor(
-                ends[side], self.flags
-            )
+            return making.reopen_descriptor(ends[side], self.flags)
         making.share(taken, True)
         set_flags(program, ends[side], self.flags)
         return ends[side]  # type: ignore[no-any-return]
@@ -126,5 +124,3 @@ def other_end_is_open(descriptor: int) -> bool:
     poll.register(descriptor, 0)
     events = poll.poll(0)
     return not events or not events[0][1] & (select.POLLHUP | select.POLLERR)
-
-

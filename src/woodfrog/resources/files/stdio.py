@@ -31,9 +31,7 @@ def _is_outside(file: OpenFile, world: World) -> bool:
     if file.target.startswith(b"/"):
         return file.mnt_id not in world.mounts
     if stat.S_ISFIFO(mode):
-        return world.one_sided(file) and other_end_is_open(
-            file.descriptor
-        )
+        return world.one_sided(file) and other_end_is_open(file.descriptor)
     if stat.S_ISSOCK(mode):
         return world.sockets.is_outside(file.stat.st_ino)  # type: ignore[no-any-return]
     return False
