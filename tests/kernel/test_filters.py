@@ -71,8 +71,8 @@ def random_body(chance: random.Random, length: int) -> list[Instruction]:
         left = length - at - 1
         number = chance.choice([0, 1, 31, 32, 0xFF, 1 << 31, chance.getrandbits(32)])
         operation = chance.choice(OPERATIONS)
-        shift = operation in (0x60, 0x70)
-        to = [chance.randrange(min(left, 5) + 1) for _ in range(2)]
+        shifts = operation in (0x60, 0x70)
+        yes, no = (chance.randrange(min(left, 5) + 1) for _ in range(2))
         body.append(
             chance.choice(
                 [
@@ -84,11 +84,11 @@ def random_body(chance: random.Random, length: int) -> list[Instruction]:
                     (chance.choice([0x02, 0x03]), 0, 0, chance.randrange(16)),
                     (chance.choice([0x07, 0x87]), 0, 0, 0),
                     (0x84, 0, 0, 0),
-                    (0x04 | operation, 0, 0, number % 32 if shift else number or 1),
+                    (0x04 | operation, 0, 0, number % 32 if shifts else number or 1),
                     (0x0C | chance.choice([o for o in OPERATIONS if o != 0x30]), 0, 0, 0),
-                    (0x05, 0, 0, to[0]),
-                    (0x05 | chance.choice([0x10, 0x20, 0x30, 0x40]), *to, number),
-                    (0x0D | chance.choice([0x10, 0x20, 0x30, 0x40]), *to, 0),
+                    (0x05, 0, 0, yes),
+                    (0x05 | chance.choice([0x10, 0x20, 0x30, 0x40]), yes, no, number),
+                    (0x0D | chance.choice([0x10, 0x20, 0x30, 0x40]), yes, no, 0),
                 ]
             )
         )

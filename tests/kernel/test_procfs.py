@@ -50,7 +50,7 @@ def test_any_name_is_read(name: bytes) -> None:
 
 
 def test_the_status_of_a_thread_is_its_own() -> None:
-    seen = {}
+    seen: dict[str, str] = {}
 
     def look() -> None:
         seen.update(read_status("/proc/thread-self"), id=str(threading.get_native_id()))
@@ -117,7 +117,7 @@ def test_a_mount_with_an_odd_name_is_read(tmp_path: Path) -> None:
         "-c",
         'mount -t tmpfs "odd source" "$1" -o ro,nosuid; echo ready; read line',
         "sh",
-        point,
+        str(point),
     ]
     pipe = subprocess.PIPE
     with subprocess.Popen(mount, stdin=pipe, stdout=pipe) as process:

@@ -15,17 +15,21 @@ import pytest
 
 from entering import VDSO, Entered, entered, padding_of, vdso_start
 from needs import needs
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat, read_status
+from woodfrog.kernel.ptrace import NO_CALL
 from woodfrog.remote.hold import held, processes_in
 from woodfrog.remote.program import ProgramError
+from woodfrog.remote.registers import way_back
 from woodfrog.remote.tracee import EndedError, Scratch
 
 PROGRAMS = Path(__file__).parent / "programs"
 Build = Callable[..., Path]
 Process = subprocess.Popen[bytes]
+
+SIGQUEUE = ctypes.CDLL(None).sigqueue
 
 # unshare's child is the first process of a pid namespace, which ends with it.
 UNSHARE = ["unshare", "--pid", "--fork", "--kill-child"]
@@ -164,17 +168,27 @@ def test_a_tracee_that_is_killed_is_reported(sleeper: int) -> None:
 # --- what the held program notices ---------------------------------------------------------------
 
 
+def numbers_sent(pid: int, count: int) -> int:
+    """Fork a process that sends that many numbered signals; returns its id."""
+    sender = os.fork()
+    if sender == 0:
+        for number in range(count):
+            send_number(pid, number)
+            time.sleep(0.0005)
+        os._exit(0)
+    return sender
+
+
+def send_number(pid: int, number: int) -> None:
+    """Send a numbered signal."""
+    SIGQUEUE(pid, signal.SIGRTMIN, ctypes.c_void_p(number))
+
+
 def test_no_signal_is_lost_while_programs_run(build: Build) -> None:
     numbered = 300
-    sigqueue = ctypes.CDLL(None).sigqueue
     with started(build(PROGRAMS / "signals.c")) as process:
         assert line(process) == "ready"
-        sender = os.fork()
-        if sender == 0:
-            for number in range(numbered):
-                sigqueue(process.pid, signal.SIGRTMIN, ctypes.c_void_p(number))
-                time.sleep(0.0005)
-            os._exit(0)
+        sender = numbers_sent(process.pid, numbered)
         runs = 0
         while os.waitpid(sender, os.WNOHANG) == (0, 0):
             # A handler that a signal started in a hold runs, and takes the next, only after it.
@@ -189,11 +203,56 @@ def test_no_signal_is_lost_while_programs_run(build: Build) -> None:
                     assert len({bytes(action) for action in actions}) == 1
                     runs += 1
             time.sleep(0.002)
-        sigqueue(process.pid, signal.SIGRTMIN, ctypes.c_void_p(-1))
+        send_number(process.pid, -1)
         verdict, numbers, alarms = line(process).split()
     assert runs > 10
     assert (verdict, int(numbers)) == ("right", numbered)
     assert int(alarms) > 20
+
+
+@needs("root")
+def test_no_signal_is_lost_by_holding_and_letting_go(build: Build) -> None:
+    numbered = 300
+    with started(*UNSHARE, build(PROGRAMS / "signals.c")) as unshare:
+        assert line(unshare) == "ready"
+        init = child_of(unshare.pid)
+        sender = numbers_sent(init, numbered)
+        while os.waitpid(sender, os.WNOHANG) == (0, 0):
+            with held(init):
+                pass
+            time.sleep(0.001)
+        send_number(init, -1)
+        verdict, numbers, _ = line(unshare).split()
+    assert (verdict, int(numbers)) == ("right", numbered)
+
+
+@pytest.mark.parametrize("with_flags", [False, True])
+def test_the_way_back_sets_every_register(
+    guest: Entered, chance: random.Random, with_flags: bool
+) -> None:
+    # Carry, parity, adjust, zero, sign, direction, overflow; 2 is always set, as are interrupts.
+    status, always = 0xCD5, 0x202
+    code, end, flags_at = guest.scratch.start + 1024, guest.scratch.start + 2048, guest.scratch.data
+    os.pwrite(guest.memory, b"\xcc", end)
+    for _ in range(20):
+        wanted = guest.tracee.registers.copy()
+        for name in ptrace._REGISTERS[:15]:
+            setattr(wanted, name, chance.getrandbits(64))
+        wanted.rsp, wanted.rip, wanted.orig_rax = chance.getrandbits(47), end, NO_CALL
+        wanted.eflags = chance.getrandbits(12) & status | always
+        os.pwrite(guest.memory, way_back(wanted, flags_at if with_flags else None), code)
+        os.pwrite(guest.memory, struct.pack("<Q", wanted.eflags), flags_at)
+        start = guest.tracee.registers.copy()
+        start.rip, start.orig_rax = code, NO_CALL
+        ptrace.set_registers(guest.pid, start)
+        ptrace.resume(guest.pid)
+        assert ptrace.wait(guest.pid).signal == signal.SIGTRAP
+        found = ptrace.registers(guest.pid)
+        wanted.rip = end + 1
+        if not with_flags:
+            wanted.eflags, wanted.rsp = start.eflags, start.rsp
+        assert bytes(found) == bytes(wanted)
+    guest.tracee.go_back()
 
 
 def test_a_sleep_goes_on_exactly_after_programs(build: Build) -> None:
