@@ -124,8 +124,8 @@ _MOVABS = (
 def way_back(registers: Registers, flags_at: int | None = None) -> bytes:
     """Return machine code that sets these registers and jumps to where they point.
 
-    `flags_at` is the address of a word that holds the flags; without it they are left alone. The
-    code makes no call and doesn't touch the task's stack.
+    `flags_at` is the address of a word that holds the flags; without it they and the stack pointer
+    are left alone. The code makes no call and doesn't touch the task's stack.
     """
     target = without_the_kernel(registers)
     code = bytearray()
