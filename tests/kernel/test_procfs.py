@@ -141,18 +141,15 @@ def test_the_vdso_has_room_and_a_call() -> None:
 
 @needs("root")
 def test_what_a_task_waits_for_is_told_with_its_time(sleeper: int) -> None:
-    deadline = time.monotonic() + 5
-    while (found := look_before_the_hold(f"/proc/{sleeper}/task/{sleeper}", SchedulerClocks())) is (
-        None
-    ) or found.number not in (SYS.CLOCK_NANOSLEEP, SYS.NANOSLEEP):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    found = look_before_the_hold(f"/proc/{sleeper}/task/{sleeper}", SchedulerClocks())
+    assert found is not None
+    assert found.number in (SYS.CLOCK_NANOSLEEP, SYS.NANOSLEEP)
     assert "nanosleep" in found.channel
     if found.since:  # kernels without CONFIG_SCHED_DEBUG don't tell
         first = found.slept_ns
         time.sleep(0.05)
-        assert 0 <= first < 1_000_000_000
-        assert 50_000_000 <= found.slept_ns - first < 1_000_000_000
+        assert 0 <= first < 10_000_000_000
+        assert 50_000_000 <= found.slept_ns - first < 10_000_000_000
 
 
 def test_a_task_that_runs_waits_for_nothing() -> None:

@@ -23,7 +23,6 @@ USR1, RT = signal.SIGUSR1, signal.SIGRTMIN + 5
 @pytest.fixture
 def held(sleeper: int) -> Iterator[int]:
     """The sleeper, stopped in its sleep."""
-    until(sleeper, "S")
     with ptrace.seized(sleeper):
         yield sleeper
 
@@ -50,7 +49,6 @@ def test_a_seized_process_is_ours_until_it_is_let_go(sleeper: int) -> None:
 
 
 def test_seizing_does_not_stop(sleeper: int) -> None:
-    until(sleeper, "S")
     ptrace.seize(sleeper)
     assert ptrace.poll(sleeper) is None
     assert read_stat(f"/proc/{sleeper}").state == "S"
