@@ -92,12 +92,16 @@ def random_body(chance: random.Random, length: int) -> list[Instruction]:
                 ]
             )
         )
-    # All of A is folded into the twelve bits that an error number has.
+    return body + folded()
+
+
+def folded() -> list[Instruction]:
+    """Return instructions that fold all of A into the twelve bits that an error number has."""
     fold: list[Instruction] = [(0x07, 0, 0, 0)]
     for shift in (12, 24):
         fold += [(0x02, 0, 0, 0), (0x74, 0, 0, shift), (0xAC, 0, 0, 0), (0x07, 0, 0, 0)]
         fold += [(0x87, 0, 0, 0)]
-    return body + fold
+    return fold
 
 
 def random_calls(chance: random.Random, count: int) -> list[tuple[int, ...]]:
@@ -128,6 +132,27 @@ def as_the_kernel_has_it(
     assert done.returncode == 0, done.stderr
     found: list[int] = json.loads(done.stdout)
     return found
+
+
+EDGES = [0, 1, 2, 31, 32, 33, 63, 64, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFE, 0xFFFF_FFFF]
+
+
+@pytest.mark.parametrize("code", [*(0x0C | o for o in [*OPERATIONS, 0x80]), 0x1D, 0x2D, 0x3D, 0x4D])
+def test_each_operation_does_at_its_edges_what_the_kernel_does(code: int) -> None:
+    # A is the first argument, X the second.
+    program: list[Instruction] = [(0x20, 0, 0, 24), (0x07, 0, 0, 0), (0x20, 0, 0, 16)]
+    if code & 7 == 5:
+        program += [(code, 0, 1, 0), ret(ERRNO | 1), ret(ERRNO | 2)]
+    else:
+        operation: Instruction = (code if code != 0x8C else 0x84, 0, 0, 0)
+        program += [operation, *folded(), (0x54, 0, 0, 0xFFF), (0x44, 0, 0, ERRNO), RET_A]
+    program = for_calls_of_ours(program)
+    calls = [(FIRST, a, x, 0, 0, 0, 0) for a in EDGES for x in EDGES if code != 0x3C or x]
+    ours = [
+        seccomp._run(program, seccomp._Data(number, arguments)) & 0xFFFF
+        for number, *arguments in calls
+    ]
+    assert as_the_kernel_has_it([program], calls) == ours
 
 
 @pytest.mark.parametrize("seed", range(12))
