@@ -147,7 +147,9 @@ def test_each_operation_does_at_its_edges_what_the_kernel_does(code: int) -> Non
         operation: Instruction = (code if code != 0x8C else 0x84, 0, 0, 0)
         program += [operation, *folded(), (0x54, 0, 0, 0xFFF), (0x44, 0, 0, ERRNO), RET_A]
     program = for_calls_of_ours(program)
-    calls = [(FIRST, a, x, 0, 0, 0, 0) for a in EDGES for x in EDGES if code != 0x3C or x]
+    calls: list[tuple[int, ...]] = [
+        (FIRST, a, x, 0, 0, 0, 0) for a in EDGES for x in EDGES if code != 0x3C or x
+    ]
     ours = [
         seccomp._run(program, seccomp._Data(number, arguments)) & 0xFFFF
         for number, *arguments in calls
