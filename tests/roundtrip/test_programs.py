@@ -138,9 +138,20 @@ WAYS = (
 )
 
 
+def pairs() -> list[tuple[Callable[[Container, float], Container], Case]]:
+    """Return every way with every program, but those that a program rules out (`// never: way`)."""
+    return [
+        (way, case)
+        for way in WAYS
+        for case in cases()
+        if way.__name__ not in case.wishes.get("never", "").split()
+    ]
+
+
 @needs("root", "command gcc")
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    ("way", "case"), pairs(), ids=[f"{way.__name__}-{case.name}" for way, case in pairs()]
+)
 def test_a_program_finds_everything_as_it_was(
     way: Callable[[Container, float], Container], case: Case, woodfrog: Woodfrog, build: Build
 ) -> None:

@@ -110,6 +110,21 @@ def test_a_descriptor_that_cannot_be_saved_is_refused_by_name(
     assert verdict(container) == "ok\n"
 
 
+def test_a_process_whose_main_thread_has_ended_is_refused_by_name(
+    woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(woodfrog, build, "dead_leader.c")
+    container.wait_for("ready")
+
+    refused = container.checkpoint(woodfrog.directory / "image", status=None)
+
+    assert refused.status not in (0, None)
+    assert "first thread" in refused.stderr
+    assert str(container.init) in refused.stderr
+    assert "running as before" in refused.stderr
+    assert verdict(container) == "ok\n"
+
+
 def test_a_connection_to_the_outside_is_refused_by_name(outside: Container) -> None:
     image = outside.woodfrog.directory / "image"
 

@@ -16,8 +16,7 @@ def process(pid: int, parent: int, **more: Any) -> dict[str, Any]:
     memory = {
         "arg_start": 0x1000,
         "arg_end": 0x1000 + 17,
-        "store": 0,
-        "extents": [[0x0, PAGE], [0x1000, PAGE]],
+        "pages": [[0x0, PAGE, 0], [0x1000, PAGE, PAGE]],
         "mappings": [{}, {}, {}],
         "executable": b"/usr/bin/frog",
     }
@@ -106,7 +105,7 @@ def test_no_escape_sequence_reaches_the_terminal(tmp_path: Path) -> None:
         process(1, 0, memory=[]),
         process(1, 0, descriptors=[[0, 99, False]]),
         process(1, 0, descriptors=[[0]]),
-        process(1, 0, memory={"extents": "x", "mappings": None}),
+        process(1, 0, memory={"pages": "x", "mappings": None}),
         {"kind": "zombie", "pid": "x", "status": []},
         {"no": "kind"},
         CONTAINER | {"losses": 5},

@@ -109,7 +109,6 @@ def _checkpoint(
         tree = undo.enter_context(held(init))
         tidying.remove_leftovers(tree, vdso)
         stopped = time.monotonic()
-        clocks = namespaces.clocks(init)
 
         guardian.check()
         obstacles = Obstacles()
@@ -124,6 +123,8 @@ def _checkpoint(
         undo.callback(files.close)
         file_records = files.collect(world, obstacles)
         processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
+        # After all timers and waits have been read: their times must not seem to run out early.
+        clocks = namespaces.clocks(init)
         obstacles.raise_if_any()
         guardian.check()
         collected = time.monotonic()

@@ -21,16 +21,17 @@ class AbandonedError(Exception):
 
 
 class Guardian:
-    """The child's view of its parent."""
+    """The child's view of its parent, through the read end of a pipe that only the parent keeps."""
 
     def __init__(self, parent: int) -> None:
-        self._parent = select.poll()
-        # The parent never writes: the other end is closed, or it isn't.
-        self._parent.register(parent, 0)
+        self._parent = parent
 
     def check(self) -> None:
-        """Go on only if somebody still waits for us; raises AbandonedError."""
-        if self._parent.poll(0):
+        """Go on only if somebody still waits for us; raises AbandonedError. Works in any thread."""
+        poll = select.poll()
+        # The parent never writes: the other end is closed, or it isn't.
+        poll.register(self._parent, 0)
+        if poll.poll(0):
             raise AbandonedError("the command was killed")
 
 

@@ -24,7 +24,8 @@ _MAP_PRIVATE_ANONYMOUS = 0x22
 _CODE_BYTES = 4096
 # Room for one program of some 150 calls and their answers.
 SCRATCH_BYTES = 64 * 1024
-_SPINS = 1_000_000
+# A fifth of a second: so long may we be kept from running before the task goes on by itself.
+_SPINS = 5_000_000
 # mov ecx, _SPINS; pause; loop: none of these changes a flag.
 _SPIN = b"\xb9" + struct.pack("<I", _SPINS) + b"\xf3\x90\xe2\xfc"
 
@@ -208,8 +209,13 @@ class Scratch:
         if status.event in (Event.EXITED, Event.KILLED):
             raise EndedError(f"task {tracee.pid} ended while it was held")
         ours = ptrace.registers(tracee.pid)
+        ran_on = not self.start <= ours.rip <= self.start + len(LOOP)
+        if ran_on:
+            tracee.registers = ours
         if status.event is Event.SIGNAL:
             tracee.take_signal(status, interrupted=interrupted)
+        if ran_on:
+            raise RanOnError(f"task {tracee.pid} ran on")
         # Otherwise a group stop: the thread stays where it is, and runs our loop on.
         ours.orig_rax = NO_CALL
         raise InterruptedError(ours)
@@ -272,15 +278,15 @@ def _make_call(
         if status.event in (Event.EXITED, Event.KILLED):
             raise EndedError(f"task {tracee.pid} ended while it was held")
         found = ptrace.registers(tracee.pid)
-        made = found.rip != padding
+        ran_on = not padding <= found.rip <= padding + ending
+        if ran_on:
+            tracee.registers = found
         if status.event is Event.SIGNAL:
             tracee.take_signal(status, interrupted=interrupted)
-            if not made:
-                raise InterruptedError
-        elif not made:
-            pause *= 2
-            continue
-        elif not padding < found.rip <= padding + ending:
-            tracee.registers = found
+        if ran_on:
             raise RanOnError(f"task {tracee.pid} ran on")
-        return found.result
+        if found.rip != padding:
+            return found.result
+        if status.event is Event.SIGNAL:
+            raise InterruptedError
+        pause *= 2

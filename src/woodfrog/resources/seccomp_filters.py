@@ -35,7 +35,6 @@ def collect(pid: int, mode: int) -> list[Filter]:
             "seccomp filters cannot be read from within a seccomp filter",
             hint="run woodfrog itself without a seccomp profile",
         ) from error
-    found.reverse()
     return found
 
 

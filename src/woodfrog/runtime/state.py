@@ -60,6 +60,16 @@ def start_time(pid: int) -> tuple[str, str] | None:
     return fields[0].decode(), fields[19].decode()
 
 
+def _other_threads_live(pid: int) -> bool:
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(
+        (start_time(int(thread)) or "Z")[0] not in "ZX" for thread in threads if thread != str(pid)
+    )
+
+
 def boot_id() -> str:
     """Return what tells this boot from the next: pids don't outlive it."""
     with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
@@ -198,11 +208,16 @@ class Container:
         return int(self.state.get("pid", 0))
 
     def is_alive(self) -> bool:
-        """Tell whether the first process is still there; a zombie is not."""
+        """Tell whether the first process is still there; a zombie is not.
+
+        One whose main thread has ended looks like a zombie while other threads live on.
+        """
         if not self.pid or self.state["bootId"] != boot_id():
             return False
         found = start_time(self.pid)
-        return found is not None and found[0] not in "ZX" and found[1] == self.state["startTime"]
+        if found is None or found[1] != self.state["startTime"]:
+            return False
+        return found[0] not in "ZX" or _other_threads_live(self.pid)
 
     def status(self) -> str:
         """Return created, running, paused or stopped, from what the kernel says now."""

@@ -1,4 +1,5 @@
-/* A POSIX timer that has rung while its signal was blocked: pending, with its overruns. */
+/* A POSIX timer that has rung while its signal was blocked: pending, and rings again.
+ * How often it has rung since can't be read from outside, and starts anew. */
 #include "wait.h"
 
 int main(void) {
@@ -14,10 +15,9 @@ int main(void) {
 	must(syscall(SYS_timer_settime, id, 0, &quick, NULL));
 	nanosleep(&(struct timespec){.tv_nsec = 30000000}, NULL);
 	freeze_here();
-	spoil(sigtimedwait(&signals, &info, &(struct timespec){1, 0}); sigtimedwait(&signals, &info, &(struct timespec){1, 0}););
+	spoil(sigtimedwait(&signals, &info, &(struct timespec){1, 0}); syscall(SYS_timer_delete, id););
 	expect(sigtimedwait(&signals, &info, &(struct timespec){1, 0}) == SIGRTMIN + 2, "it isn't pending");
 	expect(info.si_code == SI_TIMER && info.si_value.sival_int == 99 && info.si_timerid == id, "another signal");
-	expect(info.si_overrun >= 20, "overruns: %d", info.si_overrun);
 	expect(syscall(SYS_timer_getoverrun, id) == info.si_overrun, "timer_getoverrun tells another number");
 	expect(sigtimedwait(&signals, &info, &(struct timespec){1, 0}) == SIGRTMIN + 2, "it doesn't ring again");
 	return report();

@@ -1,5 +1,7 @@
 /* Calls on sockets with SO_RCVTIMEO and SO_SNDTIMEO end by it, with what was left of it when the freeze came. */
 // after: 0.8
+// never: restored_twice
+/* Frozen twice in the same call, they wait anew the second time: nothing tells what was left of the first (README, limits). */
 #include "waits.h"
 #include <sys/socket.h>
 #include <sys/un.h>

@@ -18,7 +18,7 @@
 # puts the task's registers back and jumps to where the task was. No call is made on that way, since
 # a seccomp filter may forbid it.
         .intel_syntax noprefix
-        .set    SPINS, 2000000
+        .set    SPINS, 5000000
         .text
         .globl  _start
 _start:
