@@ -1,10 +1,10 @@
 """ADMIT: read an image, check it, and see whether the new container may hold what is in it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
+import msgspec
 import xxhash
 
 from woodfrog.engine.scratch import DESTINATION as SCRATCH
@@ -39,8 +39,7 @@ _HIGHEST_PID = 1 << 22
 _MOST_DESCRIPTORS = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """What the new container's own config allows; nothing restored is wider."""
 
     bounding: int

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import xxhash
 
 from woodfrog.engine import collecting, scratch, sharing, tidying
@@ -31,8 +31,7 @@ from woodfrog.resources.memory import PageRange
 _TRIES = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
+class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the user may choose. `replace` replaces an older image; the closes name what is lost."""
 
     leave_running: bool = False
@@ -43,8 +42,7 @@ class CheckpointOptions:
     unix_close: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Container:
+class Container(msgspec.Struct, frozen=True, kw_only=True):
     """What only the runtime knows. `tmpfs` are the destinations of the container's own tmpfs."""
 
     id: str

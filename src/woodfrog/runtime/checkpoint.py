@@ -25,13 +25,14 @@ def checkpoint(
     status = container.require("checkpoint")
     config_text = spec.read(container.path("config.json"))
     config = lifecycle.config_of(container)
+    scratch = container.state.get("scratch")
     known = engine.Container(
         id=container.id,
         config=config_text,
         spec_hostname=config.get("hostname") or "",
         tmpfs=spec.tmpfs_destinations(config),
         exec_pids=_brought_in(container),
-        **_scratch(container, engine.Container),
+        scratch=f"{scratch}/upper" if scratch else "",
     )
     groups = container.state["cgroup"]
     image = os.path.join(os.path.abspath(directory), "checkpoint.img")
@@ -67,15 +68,6 @@ def checkpoint(
         container.save()
         _wait_for_end(container)
     return statistics
-
-
-def _scratch(container: Container, kind: type) -> dict[str, str]:
-    scratch = container.state.get("scratch")
-    if not scratch:
-        return {}
-    if "scratch" not in kind.__dataclass_fields__:  # type: ignore[attr-defined]
-        raise StateError("a container made by `woodfrog do` cannot be checkpointed yet")
-    return {"scratch": f"{scratch}/upper"}
 
 
 def _brought_in(container: Container) -> tuple[int, ...]:

@@ -39,6 +39,8 @@ class Request:
         self.scratch_over = ""  # `do`: the directory that is shown under a scratch layer
         self.fill_scratch: Callable[[str], None] | None = None
         self.warn: Callable[[str], None] = lambda text: None
+        # Work that the caller has to do anyway, done while init prepares the container.
+        self.meanwhile: Callable[[], object] = lambda: None
 
 
 class Undo:
@@ -253,6 +255,7 @@ def _guide(
         channel.send(step="go")
     except (ProcessLookupError, BrokenPipeError):
         pass  # it failed meanwhile, and has said why
+    request.meanwhile()
     while message := channel.receive():
         if message["step"] == "ready":
             channel.close()

@@ -43,6 +43,7 @@ def restore(
     except UnknownContainer:
         request = request_for()
         request.to_be_restored = True
+        request.meanwhile = _load_engine
         request.relay_console = not request.console_socket and not detach
         created = create.create(request)
         is_child = True
@@ -68,6 +69,11 @@ def restore(
     if detach:
         return 0
     return run.stay(created, warn, tell, keep=keep, subreaper=subreaper, is_child=is_child)
+
+
+def _load_engine() -> None:
+    """Import the engine, which takes as long as init does."""
+    from woodfrog.engine import restore as _  # noqa: F401
 
 
 def _take_console(container: Container, console_socket: str, detach: bool) -> int:
@@ -120,9 +126,8 @@ def bounds(config: dict[str, Any], kind: type[Bounds], scratch: bool) -> Bounds:
     """Return what the container's own config allows; nothing restored is wider."""
     wanted = config["process"]
     masks, _ = process.capability_masks(wanted)
-    more = {"scratch": True} if scratch else {}
     return kind(
-        **more,
+        scratch=scratch,
         bounding=masks["bounding"] & (1 << len(capability.NAMES)) - 1,
         no_new_privs=bool(wanted.get("noNewPrivileges")),
         rlimits=process.rlimits(wanted),
