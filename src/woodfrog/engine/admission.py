@@ -44,6 +44,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
     bounding: int
     no_new_privs: bool
+    seccomp: bytes | None  # the filter that the config's profile is compiled to
     rlimits: Mapping[str, tuple[int, int]]
     oom_score_adj: int | None
     spec_hostname: str
@@ -124,6 +125,7 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso) -> Plan:
         raise ImageError("the image is of a container of `woodfrog do`", hint="restore with --do")
     for one in plan.tmpfs:
         tmpfs.check(one, plan.page_bytes)
+        tmpfs.refuse_wider(one, bounds.bounding)
         if one.destination not in bounds.tmpfs and len(one.entries) > 1:
             raise UnsupportedResource(
                 f"the image has files of a tmpfs at {one.destination},"

@@ -15,6 +15,7 @@ from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import (
+    credentials,
     memory,
     process,
     seccomp_filters,
@@ -34,9 +35,13 @@ _F_OFD_SETLK = 37
 
 
 class Body:
-    """A process on its way from a stub to itself. `tasks[0]` is its first thread."""
+    """A process on its way from a stub to itself. `tasks[0]` is its first thread.
 
-    def __init__(self, record: Process, stub: Stub) -> None:
+    `profile` is the new container's own seccomp filter.
+    """
+
+    def __init__(self, record: Process, stub: Stub, profile: bytes | None) -> None:
+        self._profile = profile
         self.record = record
         self.stub = stub
         self.tasks: list[Stub] = [stub]
@@ -63,7 +68,9 @@ class Body:
         memory.unmap_all(program, keep)
         memory.map_vdso(program, space)
         sysv_memory.attach(program, space, segments, keep)
+        credentials.set_effective(program, making.capabilities, making.permitted)
         memory.restore_mappings(program, space.mappings, making.objects)
+        credentials.set_effective(program, making.permitted, making.permitted)
         memory.advise(program, space.mappings)
         memory.fill(program, space, pages, base)
         memory.install_guards(program, space)
@@ -91,7 +98,7 @@ class Body:
 
     def make_threads(self) -> None:
         """Make all threads; filters that all of them share are installed first, and inherited."""
-        if any(thread.seccomp for thread in self.record.threads):
+        if any(thread.seccomp or self.filters(thread) for thread in self.record.threads):
             ptrace.set_options(self.stub.pid, OPTIONS | ptrace.O_SUSPEND_SECCOMP)
         program = self.stub.program()
         seccomp_filters.restore(program, seccomp_filters.FILTER, self.common_filters, inherited=0)
@@ -104,10 +111,22 @@ class Body:
                 await_birth(born)
                 self.tasks.append(self.stub.task(born))
 
+    def filters(self, thread: threads.Thread) -> list[seccomp_filters.Filter]:
+        """Return a thread's filters, oldest first, below the new container's own if it lacks that.
+
+        Strict mode allows less than any profile, and takes no filter.
+        """
+        profile = self._profile
+        if profile is None or thread.seccomp == seccomp_filters.STRICT:
+            return thread.filters
+        if thread.filters and thread.filters[0].instructions == profile:
+            return thread.filters
+        return [seccomp_filters.Filter(instructions=profile, log=False), *thread.filters]
+
     @property
     def common_filters(self) -> list[seccomp_filters.Filter]:
         """Return the filters that all threads have, oldest first."""
-        chains = [thread.filters for thread in self.record.threads]
+        chains = [self.filters(thread) for thread in self.record.threads]
         common = []
         for filters in zip(*chains, strict=False):
             if any(one != filters[0] for one in filters):

@@ -29,8 +29,17 @@ _SIGTRAP = 5
 
 def bounding_set(pid: int) -> int:
     """Return the capability bounding set that a stub has."""
+    return _capabilities(pid, "CapBnd:")
+
+
+def permitted_set(pid: int) -> int:
+    """Return the capabilities that a stub is permitted."""
+    return _capabilities(pid, "CapPrm:")
+
+
+def _capabilities(pid: int, name: str) -> int:
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        return next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
+        return next(int(line.split()[1], 16) for line in file if line.startswith(name))
 
 
 def limits_in_force(stub: Stub) -> list[tuple[int, int]]:
@@ -45,8 +54,10 @@ def restore_limits(body: Body, bounds: Bounds, default: scheduling.Scheduling) -
     """LIMITS for one process; from here on it has only its own rights."""
     record = body.record
     with while_(f"restoring the limits and credentials of {body.name}"):
-        if record.oom_score_adj != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
-            _set_oom_score_adj(body.stub.pid, record.oom_score_adj)
+        # Lower than the config's would be wider.
+        score = max(record.oom_score_adj, bounds.oom_score_adj or record.oom_score_adj)
+        if score != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
+            _set_oom_score_adj(body.stub.pid, score)
         present = limits_in_force(body.stub)
         bounding = bounding_set(body.stub.pid)
         inherited = len(body.common_filters)
@@ -56,8 +67,14 @@ def restore_limits(body: Body, bounds: Bounds, default: scheduling.Scheduling) -
             if task is body.stub:
                 memory.lock_future(program, record.memory)
                 limits.restore(program, record.limits, present, bounds.rlimits)
-            seccomp_filters.restore(program, thread.seccomp, thread.filters, inherited=inherited)
-            credentials.restore(program, thread.credentials, present=bounding)
+            filters = body.filters(thread)
+            seccomp_filters.restore(program, thread.seccomp, filters, inherited=inherited)
+            credentials.restore(
+                program,
+                thread.credentials,
+                present=bounding,
+                no_new_privs=bounds.no_new_privs or thread.credentials.no_new_privs,
+            )
             threads.restore_pdeath_signal(program, thread)
             task.run(program)
         program = body.stub.program()

@@ -16,17 +16,23 @@ from woodfrog.remote import descriptors
 from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Placeholder, Program
 from woodfrog.remote.stub import Stub
-from woodfrog.resources import shared_memory
+from woodfrog.resources import credentials, shared_memory
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.shared_memory import SharedMemory
 
 _PROGRAM_CALLS = 4000
+_CAP_NET_ADMIN = 1 << 12  # SO_SNDBUFFORCE
 
 
 class Making:
-    """See resources.files.base.Making; also where each file came to be."""
+    """See resources.files.base.Making; also where each file came to be.
 
-    def __init__(self, stub: Stub, high: int) -> None:
+    `capabilities` are what the new container may have, `permitted` what its stubs have.
+    """
+
+    def __init__(self, stub: Stub, high: int, *, capabilities: int, permitted: int) -> None:
+        self.capabilities = capabilities
+        self.permitted = permitted
         self.stub = stub
         self.high = high
         self.program: Program = stub.program()
@@ -94,8 +100,13 @@ class Making:
         return root_stub.send(self.stub, [ours])[0]
 
     def make_files(self, records: Iterable[FileRecord]) -> None:
-        """Make all files, then verify what can be verified only on the made ones."""
+        """Make all files, then verify what can be verified only on the made ones.
+
+        No file is opened by a capability that the new container doesn't have; only a queue may be
+        filled past the limits for it.
+        """
         made: list[FileRecord] = []
+        credentials.set_effective(self.program, self.capabilities | _CAP_NET_ADMIN, self.permitted)
         for record in records:
             with while_(f"opening file {record.id} ({type(record).__name__})"):
                 fd = record.restore(self)
@@ -106,6 +117,7 @@ class Making:
         for fd in self._spare:
             syscalls.close(self.program, fd)
         self._spare = []
+        credentials.set_effective(self.program, self.permitted, self.permitted)
         self._run()
         for record in made:
             if type(record).verify is not FileRecord.verify:

@@ -145,7 +145,9 @@ def _restore(
     mark("root")
 
     # FILES
-    making = Making(root, high)
+    making = Making(
+        root, high, capabilities=bounds.bounding, permitted=finishing.permitted_set(init)
+    )
     posix_queues.restore(root, plan.posix_queues)
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
     making.make_shared_memory(plan.files_in_memory, store, base)
@@ -161,7 +163,10 @@ def _restore(
 
     tree = Tree(plan, root, bring_in)
     tree.build()
-    bodies = {record.pid: Body(record, tree.stubs[record.pid]) for record in plan.processes}
+    bodies = {
+        record.pid: Body(record, tree.stubs[record.pid], bounds.seccomp)
+        for record in plan.processes
+    }
     mark("tree")
 
     # BODY

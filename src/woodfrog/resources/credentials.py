@@ -54,6 +54,15 @@ def ask(program: Program, status: dict[str, str]) -> Callable[[], Credentials]:
     return answered
 
 
+def set_effective(program: Program, effective: int, permitted: int) -> None:
+    """Set the effective capabilities of a stub, which keeps its permitted ones."""
+    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+    words = []
+    for shift in (0, 32):
+        words += [field >> shift & 0xFFFFFFFF for field in (effective & permitted, permitted, 0)]
+    program.call(SYS.CAPSET, header, struct.pack("<6I", *words))
+
+
 def refuse_wider(who: str, credentials: Credentials, allowed: int) -> None:
     """Refuse capabilities that the new container's bounding set lacks (design law 5)."""
     wider = (
@@ -71,7 +80,9 @@ def refuse_wider(who: str, credentials: Credentials, allowed: int) -> None:
         )
 
 
-def restore(program: Program, credentials: Credentials, *, present: int) -> None:
+def restore(
+    program: Program, credentials: Credentials, *, present: int, no_new_privs: bool
+) -> None:
     """Become the recorded user; `present` is the bounding set that the task has now.
 
     Sets the bounding set first and the capabilities last: each step needs rights that a later one
@@ -102,5 +113,5 @@ def restore(program: Program, credentials: Credentials, *, present: int) -> None
             syscalls.prctl(program, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
     if not credentials.securebits & _SECBIT_KEEP_CAPS:
         syscalls.prctl(program, _PR_SET_KEEPCAPS, 0)
-    if credentials.no_new_privs:
+    if no_new_privs:
         syscalls.prctl(program, _PR_SET_NO_NEW_PRIVS, 1)

@@ -157,6 +157,22 @@ def _data(fd: int, size: int) -> list[Extent]:
     return found
 
 
+_CAP_SYS_ADMIN, _CAP_SETFCAP = 21, 31
+
+
+def refuse_wider(tmpfs: Tmpfs, bounding: int) -> None:
+    """Refuse attributes that a process of the new container could not set itself."""
+    for entry in tmpfs.entries:
+        for name in entry.xattrs:
+            space = name.partition(".")[0]
+            needed = {"security": _CAP_SETFCAP, "trusted": _CAP_SYS_ADMIN}.get(space)
+            if needed is not None and not bounding >> needed & 1:
+                raise UnsupportedResource(
+                    f"{os.fsdecode(entry.path)} in the tmpfs at {tmpfs.destination} has the"
+                    f" attribute {name}, which the new container may not set"
+                )
+
+
 def check(tmpfs: Tmpfs, page_bytes: int) -> None:
     """Check a tmpfs from an image before anything is made of it."""
     for entry in tmpfs.entries:

@@ -122,6 +122,15 @@ def _restore(created: Created, directory: str, clock: str, warn: Callable[[str],
     lifecycle.after_start(container, created.config, warn)
 
 
+def _profile(config: dict[str, Any]) -> bytes | None:
+    wanted = (config.get("linux") or {}).get("seccomp")
+    if not wanted:
+        return None
+    from woodfrog.runtime import seccomp
+
+    return seccomp.compile(wanted, lambda text: None)[0]
+
+
 def bounds(config: dict[str, Any], kind: type[Bounds], scratch: bool) -> Bounds:
     """Return what the container's own config allows; nothing restored is wider."""
     wanted = config["process"]
@@ -130,6 +139,7 @@ def bounds(config: dict[str, Any], kind: type[Bounds], scratch: bool) -> Bounds:
         scratch=scratch,
         bounding=masks["bounding"] & (1 << len(capability.NAMES)) - 1,
         no_new_privs=bool(wanted.get("noNewPrivileges")),
+        seccomp=_profile(config),
         rlimits=process.rlimits(wanted),
         oom_score_adj=wanted.get("oomScoreAdj"),
         spec_hostname=config.get("hostname") or "",
