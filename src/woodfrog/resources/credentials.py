@@ -7,6 +7,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.capability import NAMES
 from woodfrog.remote.program import Program
 
 _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 8, 24, 27, 28
@@ -73,7 +74,11 @@ def refuse_wider(who: str, credentials: Credentials, allowed: int) -> None:
         | credentials.bounding
     ) & ~allowed
     if wider:
-        names = ", ".join(f"CAP {number}" for number in CAPABILITIES if wider >> number & 1)
+        names = ", ".join(
+            NAMES[number] if number < len(NAMES) else f"capability {number}"
+            for number in CAPABILITIES
+            if wider >> number & 1
+        )
         raise UnsupportedResource(
             f"{who} had capabilities that the new container does not allow ({names})",
             hint="add them to process.capabilities.bounding of the bundle's config.json",

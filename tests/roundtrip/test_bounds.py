@@ -1,0 +1,99 @@
+"""A restored process has no more rights than the new container's own config gives."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_surroundings import WAIT, frozen, shell
+
+from containers import Woodfrog
+from needs import needs
+
+pytestmark = needs("root")
+
+# No directory can be made.
+PROFILE = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "architectures": ["SCMP_ARCH_X86_64"],
+    "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13}],
+}
+
+
+def status_after(work: Path, name: str) -> int:
+    """Return a number of the status that the restored shell has written down."""
+    found = re.search(rf"^{name}:\s*([0-9a-f]+)$", (work / "status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1], 16)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["without one before", "with the same one"])
+def test_the_new_seccomp_profile_holds_once(before: bool, woodfrog: Woodfrog) -> None:
+    script = f": > /work/ready; {WAIT}; cat /proc/self/status > /work/status; mkdir /work/made"
+    bundle = shell(woodfrog, f"{script}; echo $? > /work/out; exit 0")
+    if before:
+        bundle.config["linux"]["seccomp"] = PROFILE
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    bundle.config["linux"]["seccomp"] = PROFILE
+
+    restored = woodfrog.restore(bundle, image)
+    (bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert (bundle.work / "out").read_text() != "0\n"
+    assert not (bundle.work / "made").exists()
+    assert status_after(bundle.work, "Seccomp_filters") == 1
+
+
+def test_no_new_privs_of_the_new_config_is_set(woodfrog: Woodfrog) -> None:
+    bundle = shell(woodfrog, f": > /work/ready; {WAIT}; cat /proc/self/status > /work/status")
+    bundle.process["noNewPrivileges"] = False
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    bundle.process["noNewPrivileges"] = True
+
+    restored = woodfrog.restore(bundle, image)
+    (bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert status_after(bundle.work, "NoNewPrivs") == 1
+
+
+def test_capabilities_that_the_new_config_lacks_are_refused(woodfrog: Woodfrog) -> None:
+    bundle = shell(woodfrog, f": > /work/ready; {WAIT}")
+    bundle.add_capabilities("CAP_SYS_PTRACE")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    for masks in bundle.process["capabilities"].values():
+        masks[:] = [name for name in masks if name != "CAP_SYS_PTRACE"]
+    bundle.save()
+
+    refused = woodfrog(
+        "restore",
+        "--detach",
+        f"--bundle={bundle.directory}",
+        f"--image-path={image}",
+        "narrower",
+        status=None,
+    )
+
+    assert refused.status == 1
+    assert "capabilities" in refused.stderr
+    assert "CAP_SYS_PTRACE" in refused.stderr
+
+
+def test_limits_are_no_higher_than_the_new_configs(woodfrog: Woodfrog) -> None:
+    bundle = shell(woodfrog, f": > /work/ready; {WAIT}; ulimit -Hn > /work/out")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    bundle.process["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 50, "hard": 77}]
+
+    restored = woodfrog.restore(bundle, image)
+    (bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert (bundle.work / "out").read_text() == "77\n"
