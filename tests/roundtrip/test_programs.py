@@ -6,6 +6,7 @@ checkpoint and between it and the restore.
 """
 
 import compileall
+import os
 import re
 import resource
 import time
@@ -46,6 +47,9 @@ def cases() -> list[Case]:
     found = []
     for source in sorted(PROGRAMS.glob("*.c")):
         wishes = dict(re.findall(r"^// (\w+): (.*)$", source.read_text(), re.MULTILINE))
+        # What a kernel without the feature doesn't have can't be lost on it.
+        if wishes.get("feature", "none") in os.environ.get("WOODFROG_WITHOUT", "").split(","):
+            continue
         for arguments in wishes.get("arguments", "").split("|"):
             found.append(Case(source, tuple(arguments.split()), wishes))
     return found

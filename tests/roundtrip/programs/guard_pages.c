@@ -1,4 +1,5 @@
 /* Guard pages inside a mapping, which madvise made (since Linux 6.13): touching them is a fault. */
+// feature: pagemap_guard
 #include "memory.h"
 #include <setjmp.h>
 
