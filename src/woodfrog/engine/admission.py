@@ -15,6 +15,7 @@ from woodfrog.resources import (
     credentials,
     memory,
     posix_queues,
+    scheduling,
     shared_memory,
     signals,
     sysv_ipc,
@@ -25,6 +26,7 @@ from woodfrog.resources import (
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.files import KINDS
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.terminal import Terminal
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.shared_memory import SharedMemory
@@ -132,6 +134,11 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso) -> Plan:
                 " which the new container does not have",
                 hint="mount a tmpfs there in the bundle's config.json",
             )
+    if not bounds.terminal and any(isinstance(f, Terminal) for f in plan.files.values()):
+        raise UnsupportedResource(
+            "the checkpointed container had a terminal, the new one has none",
+            hint='set "terminal": true in the bundle\'s config.json',
+        )
     if plan.container.vdso_digest != xxhash.xxh3_128_digest(vdso.image):
         raise UnsupportedResource(
             "the image was made under another kernel build, whose vDSO differs from this one's;"
@@ -164,6 +171,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     for thread in process.threads:
         threads.check(thread)
         credentials.refuse_wider(who, thread.credentials, bounds.bounding)
+        scheduling.refuse_wider(who, thread.scheduling, bounds.bounding)
         if not signals.check_pending(thread.pending):
             raise ImageError(f"{who} has impossible queued signals")
     if not signals.check_pending(process.pending):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.making_files import Making
-from woodfrog.errors import while_
+from woodfrog.errors import ImageError, while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Event
@@ -232,10 +232,16 @@ def connect_files(plan: Plan, bodies: Mapping[int, Body]) -> None:
             frozenset(d.number for d in body.record.descriptors if d.cloexec),
         )
         for file, number in numbers.items():
-            if file not in done:
+            if file not in done and plan.files[file].may_connect(table):
                 done.add(file)
                 with while_(f"connecting descriptor {number} of {body.name}"):
                     plan.files[file].connect(program, number, table)
         if len(program):
             with while_(f"connecting the files of {body.name}"):
                 body.stub.run(program)
+    for body in bodies.values():
+        for descriptor in body.record.descriptors:
+            if descriptor.file not in done:
+                raise ImageError(
+                    f"nobody can connect descriptor {descriptor.number} of {body.name}"
+                )

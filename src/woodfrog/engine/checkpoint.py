@@ -111,6 +111,7 @@ def _checkpoint(
         guardian.check()
         obstacles = Obstacles()
         collecting.refuse_other_namespaces(tree, init, obstacles)
+        collecting.refuse_shared_parts(tree, obstacles)
         world = World(init, tree, unix_close=options.unix_close, tcp_close=options.tcp_close)
         undo.callback(world.close)
         with obstacles.at("the container"):

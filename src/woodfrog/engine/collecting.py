@@ -10,6 +10,8 @@ from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.hold import Held, HeldProcess, HeldTask, Zombie
@@ -76,6 +78,41 @@ def refuse_other_namespaces(tree: Held, init: int, obstacles: Obstacles) -> None
                         f"is in another {name} namespace than the container's first process,"
                         " which cannot be saved yet"
                     )
+
+
+def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
+    """Refuse what fork and pthread_create don't make: processes that share more, threads less."""
+    held_pids = {one.pid for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
+    for one in tree.processes:
+        with obstacles.at(one.name):
+            parent = one.leader.stat.parent
+            if parent in held_pids:
+                for kind, what in _SHARED_BY_CLONE:
+                    if _same(kind, parent, one.pid):
+                        raise UnsupportedResource(
+                            f"shares its {what} with its parent, which cannot be saved yet"
+                        )
+            for task in one.tasks:
+                for kind, what in _SHARED_BY_CLONE[1:]:
+                    if task is not one.leader and not _same(kind, one.pid, task.pid):
+                        raise UnsupportedResource(
+                            f"has a thread with {what} of its own, which cannot be saved yet"
+                        )
+                with open(f"{task.path}/children", encoding="ascii") as file:
+                    for child in map(int, file.read().split()):
+                        if child not in held_pids and os.path.exists(f"/proc/{child}"):
+                            raise UnsupportedResource(
+                                f"has a child in another pid namespace ({child} on the host),"
+                                " which cannot be saved yet"
+                            )
+
+
+# What kcmp(2) calls them, and people.
+_SHARED_BY_CLONE = ((1, "memory"), (2, "descriptor table"), (3, "working directory and umask"))
+
+
+def _same(kind: int, one: int, other: int) -> bool:
+    return HERE.call(SYS.KCMP, one, other, kind, 0, 0) == 0
 
 
 def collect_processes(

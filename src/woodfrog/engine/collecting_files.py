@@ -78,6 +78,11 @@ class Files:
         return [by_number[number] for number in sorted(by_number)]
 
     def _record(self, number: int, file: OpenFile, world: World) -> FileRecord:
+        if fcntl.fcntl(file.descriptor, fcntl.F_GETOWN):
+            raise UnsupportedResource(
+                f"{os.fsdecode(file.target)} sends signals to an owner (F_SETOWN),"
+                " which cannot be saved yet"
+            )
         for kind in KINDS:
             if kind.recognises(file, world):
                 return kind.collect(number, file, world)
@@ -95,7 +100,14 @@ class Files:
             watches.append(
                 Watch(descriptor=number, file=self._numbers[id(found)], events=events, data=data)
             )
-        return watches
+        watched = {watch.file for watch in watches}
+        for pid, _ in file.holders:
+            if watched <= {self._numbers[id(one)] for _, one, _ in self._tables[pid]}:
+                return watches
+        raise UnsupportedResource(
+            "is an epoll that watches files which no one process that has it has all;"
+            " it cannot be saved yet"
+        )
 
     def _watched(self, epoll: OpenFile, number: int, inode: int) -> OpenFile | None:
         """Find the file that an epoll watches under a number, which may have been closed since."""

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import NamedTuple
 
+from woodfrog.errors import UnsupportedResource
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _ptrace = _libc.ptrace
 _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -159,6 +161,8 @@ def registers(pid: int) -> Registers:
     found = Registers()
     vector = _Iovec(ctypes.addressof(found), ctypes.sizeof(found))
     _request(_GETREGSET, pid, NT_PRSTATUS, ctypes.addressof(vector))
+    if vector.length != ctypes.sizeof(found):
+        raise UnsupportedResource(f"task {pid} runs a 32-bit program, which cannot be saved")
     return found
 
 

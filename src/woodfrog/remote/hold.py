@@ -6,7 +6,7 @@ If we are killed, the kernel lets every task go on by itself.
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource
@@ -179,6 +179,8 @@ class Zombie:
         self.pid = pid
         self.stat = read_stat(f"/proc/{pid}")
         self.status = read_status(f"/proc/{pid}")
+        if "NSpid" not in self.status:
+            raise ProcessLookupError(f"process {pid} has just been waited for")
         self.namespace_pid = int(self.status["NSpid"].split()[-1])
 
 
@@ -236,14 +238,12 @@ def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
     processes: dict[int, HeldProcess] = {}
     filters: dict[tuple[bytes, ...], Filters] = {}
     clocks = SchedulerClocks()
-    zombies: dict[int, Zombie] = {}
     while True:
         fresh: list[HeldTask] = []
         for pid in processes_in(namespace):
             try:
                 if read_stat(f"/proc/{pid}").state in "ZX" and pid not in processes:
                     _refuse_headless(pid)
-                    zombies[pid] = Zombie(pid)
                     continue
                 process = processes.get(pid)
                 if process is None:
@@ -263,11 +263,17 @@ def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
             tree.processes.append(process)
         else:
             os.close(process.memory)
-            try:
-                zombies[pid] = Zombie(pid)
-            except OSError:
-                pass
-    tree.zombies = [zombies[pid] for pid in sorted(zombies)]
+    # Only now can nobody wait for them any more.
+    living = {process.pid for process in tree.processes}
+    tree.zombies = list(_zombies(pid for pid in processes_in(namespace) if pid not in living))
+
+
+def _zombies(pids: Iterable[int]) -> Iterator[Zombie]:
+    for pid in pids:
+        try:
+            yield Zombie(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a parent outside has waited for it
 
 
 def _refuse_headless(pid: int) -> None:

@@ -3,6 +3,7 @@
 import os
 import struct
 
+from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -42,6 +43,26 @@ def collect(pid: int) -> Scheduling:
         affinity=sorted(os.sched_getaffinity(pid)),
         io_priority=HERE.call(SYS.IOPRIO_GET, _IOPRIO_WHO_PROCESS, pid),
     )
+
+
+_SCHED_FIFO, _SCHED_RR, _SCHED_DEADLINE = 1, 2, 6
+_IOPRIO_CLASS_RT = 1
+_CAP_SYS_NICE = 23
+
+
+def refuse_wider(who: str, recorded: Scheduling, bounding: int) -> None:
+    """Refuse what only CAP_SYS_NICE allows, if the new container may not have it (design law 5)."""
+    urgent = (
+        recorded.policy in (_SCHED_FIFO, _SCHED_RR, _SCHED_DEADLINE)
+        or recorded.nice < 0
+        or recorded.io_priority >> 13 == _IOPRIO_CLASS_RT
+    )
+    if urgent and not bounding >> _CAP_SYS_NICE & 1:
+        raise UnsupportedResource(
+            f"{who} was scheduled before others (a real-time policy or negative nice),"
+            " which the new container may not do",
+            hint="add CAP_SYS_NICE to process.capabilities.bounding of the bundle's config.json",
+        )
 
 
 def restore(pid: int, recorded: Scheduling, default: Scheduling) -> None:

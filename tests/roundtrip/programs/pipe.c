@@ -23,6 +23,12 @@ int main(void) {
 	must(write(large[1], bytes, 65536));
 	must(write(halved[1], "last words", 10));
 	close(halved[1]); /* no writer any more */
+	/* The reader's number is above the writer's: it is made after it. */
+	int late[2], reader;
+	must(pipe(late));
+	reader = must(dup(late[0]));
+	close(late[0]);
+	must(write(late[1], "waiting", 7));
 	pid_t child = must(fork());
 	if (child == 0) {
 		close(empty[0]);
@@ -48,6 +54,9 @@ int main(void) {
 	same("a packet", 3, read(packets[0], found, 100));
 	same("the next packet", 6, read(packets[0], found, 100));
 	same("flags of packets", O_DIRECT | O_WRONLY, fcntl(packets[1], F_GETFL));
+	same("flags of a writer", O_WRONLY, fcntl(late[1], F_GETFL));
+	same("flags of its reader", O_RDONLY, fcntl(reader, F_GETFL));
+	expect(read(reader, found, 100) == 7 && !memcmp(found, "waiting", 7), "what waited");
 	same("size", 1 << 18, fcntl(large[0], F_GETPIPE_SZ));
 	for (int i = 0; i < 2; i++)
 		expect(read(large[0], found, 65536) == 65536 && !memcmp(found, bytes, 65536), "the large one, part %d", i);

@@ -39,6 +39,10 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
     def restore(self, making: Making) -> int:
         return making.program.call(SYS.EPOLL_CREATE1, 0)
 
+    def may_connect(self, table: DescriptorTable) -> bool:
+        present = set(table.files.values())
+        return all(watch.file in present for watch in self.watches)
+
     def connect(self, program: Program, fd: int, table: DescriptorTable) -> None:
         for watch in self.watches:
             # The number is part of what is watched: a file under two numbers is two watches.

@@ -70,6 +70,10 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
             write_contents(
                 making, ends[1], self.packets, self.capacity, packet_mode=self.packet_mode
             )
+            if (flags := making.shared((*key, "writer"))) is not None:
+                set_flags(program, ends[1], flags)
+        if side == 1:
+            making.share((*key, "writer"), self.flags)
         taken = ("pipe", self.pipe, side)
         if making.shared(taken):
             # A second description of this end, made by opening /proc/PID/fd/N.
