@@ -125,6 +125,26 @@ def test_a_process_whose_main_thread_has_ended_is_refused_by_name(
     assert verdict(container) == "ok\n"
 
 
+def test_what_was_mounted_inside_is_refused_by_name(woodfrog: Woodfrog) -> None:
+    script = "mount -t tmpfs none /mnt && : > /work/ready"
+    script += "; while [ ! -e /work/check ]; do sleep 0.02; done"
+    bundle = Bundle(
+        woodfrog.directory / "bundle", ["/bin/sh", "-c", f"{script}; echo ok > /work/out"]
+    )
+    bundle.add_host_programs()
+    (bundle.rootfs / "mnt").mkdir()
+    bundle.add_capabilities("CAP_SYS_ADMIN")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+
+    refused = container.checkpoint(woodfrog.directory / "image", status=None)
+
+    assert refused.status not in (0, None)
+    assert "/mnt" in refused.stderr
+    assert "running as before" in refused.stderr
+    assert verdict(container) == "ok\n"
+
+
 def test_a_connection_to_the_outside_is_refused_by_name(outside: Container) -> None:
     image = outside.woodfrog.directory / "image"
 

@@ -50,7 +50,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     spec_hostname: str
     spec_domainname: str = ""
     tmpfs: tuple[str, ...]
-    exec_pids: tuple[int, ...] = ()
+    mounts: list[str] | None = None  # mount points as `create` made them, as mountinfo writes them
     scratch: str = ""  # the upper directory of a `do` container's overlay, on the host
 
 
@@ -110,6 +110,9 @@ def _checkpoint(
 
         guardian.check()
         obstacles = Obstacles()
+        if container.mounts is not None:
+            with obstacles.at("the container"):
+                namespaces.refuse_new_mounts(init, container.mounts)
         collecting.refuse_other_namespaces(tree, init, obstacles)
         collecting.refuse_shared_parts(tree, obstacles)
         world = World(init, tree, unix_close=options.unix_close, tcp_close=options.tcp_close)

@@ -256,7 +256,7 @@ def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
         for task in fresh:
             ptrace.interrupt(task.pid)
         _await_stops(fresh, seized, filters)
-    for pid, process in processes.items():
+    for process in processes.values():
         process.tasks = [task for task in process.tasks if task.pid in seized]
         if process.tasks:
             process.tasks.sort(key=lambda task: (task.pid != process.pid, task.pid))

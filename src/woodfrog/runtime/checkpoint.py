@@ -31,7 +31,7 @@ def checkpoint(
         config=config_text,
         spec_hostname=config.get("hostname") or "",
         tmpfs=spec.tmpfs_destinations(config),
-        exec_pids=_brought_in(container),
+        mounts=container.state.get("mounts"),
         scratch=f"{scratch}/upper" if scratch else "",
     )
     groups = container.state["cgroup"]
@@ -68,21 +68,6 @@ def checkpoint(
         container.save()
         _wait_for_end(container)
     return statistics
-
-
-def _brought_in(container: Container) -> tuple[int, ...]:
-    """Return the processes whose parent is outside: those that `exec` has brought in."""
-    pids = cgroups.processes(container.state["cgroup"])
-    found = []
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-                parent = int(file.readall().rpartition(b")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if pid != container.pid and parent not in pids:
-            found.append(pid)
-    return tuple(found)
 
 
 def _wait_for_end(container: Container) -> None:

@@ -259,6 +259,7 @@ def _guide(
     while message := channel.receive():
         if message["step"] == "ready":
             channel.close()
+            container.state["mounts"] = _mount_points(pid)
             return _hand_over_console(request, container, pid, message["console"])
         state = hook_state(container, "creating")
         undo.callback(hooks.run_all, plan.config, "poststop", state | {"status": "stopped"})
@@ -269,6 +270,13 @@ def _guide(
         "the container's init ended before it was ready",
         hint="killed? a memory limit that is too small does that: the init needs about 12 MiB",
     )
+
+
+def _mount_points(pid: int) -> list[str]:
+    """Return where something is mounted in the container; a checkpoint looks for what is new."""
+    with open(f"/proc/{pid}/mountinfo", "rb", buffering=0) as file:
+        lines = file.readall().splitlines()
+    return [os.fsdecode(line.split(b" ", 5)[4]) for line in lines]
 
 
 def _hand_over_console(request: Request, container: Container, pid: int, number: int) -> int:
