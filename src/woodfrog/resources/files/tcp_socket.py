@@ -48,6 +48,13 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 f"the TCP connection to {peer} port {found.remote[1]} cannot be saved yet",
                 hint="--tcp-close restores it as reset, so that the client connects again",
             )
+        waiting = found.receive_queue if state == TCP_LISTEN and found is not None else 0
+        if waiting and not world.tcp_close:
+            raise UnsupportedResource(
+                f"{waiting} TCP connections to port {port} have not been accepted,"
+                " and cannot be saved yet",
+                hint="--tcp-close restores the listener without them",
+            )
         return cls(
             id=number,
             flags=file.flags,
