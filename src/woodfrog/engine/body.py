@@ -17,6 +17,7 @@ from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import (
     credentials,
     memory,
+    memory_fields,
     process,
     seccomp_filters,
     signals,
@@ -66,7 +67,7 @@ class Body:
         space = record.memory
         keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
         memory.unmap_all(program, keep)
-        memory.map_vdso(program, space)
+        memory_fields.map_vdso(program, space)
         sysv_memory.attach(program, space, segments, keep)
         credentials.set_effective(program, making.capabilities, making.permitted)
         memory.restore_mappings(program, space.mappings, making.objects)
@@ -75,7 +76,7 @@ class Body:
         memory.fill(program, space, pages, base)
         memory.install_guards(program, space)
         memory.protect(program, space.mappings, space.pages)
-        memory.restore_fields(program, space)
+        memory_fields.restore_fields(program, space)
         process.restore_directories(program, record)
         syscalls.close_range(program, high, 0xFFFFFFFF)
         with while_(f"making the memory of {self.name}"):
@@ -87,7 +88,7 @@ class Body:
         assert self._running is not None
         with while_(f"making the memory of {self.name}"):
             self.stub.finish(self._running)
-            memory.write_core_dump_filter(self.stub.pid, self.record.memory.core_dump_filter)
+            memory_fields.write_core_dump_filter(self.stub.pid, self.record.memory.core_dump_filter)
         self._running = None
 
     def remove_segments(self, segments: Mapping[int, Segment]) -> None:

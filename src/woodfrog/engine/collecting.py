@@ -14,12 +14,13 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.hold import Held, HeldProcess, HeldTask, Zombie
+from woodfrog.remote.held import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     limits,
     memory,
+    memory_fields,
     process,
     scheduling,
     seccomp_filters,
@@ -160,7 +161,8 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
             return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
 
         root = f"/proc/{world.init}/root"
-        space = memory.collect(held.pid, stat, scratch.range, shared_object, root)
+        dumped = memory_fields.read_core_dump_filter(held.pid)
+        space = memory.collect(held.pid, stat, scratch.range, shared_object, root, dumped)
     fields["threads"] = [
         _thread(task, answer) for task, answer in zip(held.tasks, told, strict=True)
     ]

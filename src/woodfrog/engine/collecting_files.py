@@ -13,10 +13,10 @@ from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.remote.hold import Held, HeldProcess
+from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import KINDS
-from woodfrog.resources.files.base import O_CLOEXEC, FileRecord, OpenFile
+from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
 from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches
 from woodfrog.resources.process import Descriptor, Lock
 
@@ -78,7 +78,7 @@ class Files:
         return [by_number[number] for number in sorted(by_number)]
 
     def _record(self, number: int, file: OpenFile, world: World) -> FileRecord:
-        if fcntl.fcntl(file.descriptor, fcntl.F_GETOWN):
+        if not file.flags & O_PATH and fcntl.fcntl(file.descriptor, fcntl.F_GETOWN):
             raise UnsupportedResource(
                 f"{os.fsdecode(file.target)} sends signals to an owner (F_SETOWN),"
                 " which cannot be saved yet"

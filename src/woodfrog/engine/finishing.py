@@ -15,7 +15,7 @@ from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     credentials,
     limits,
-    memory,
+    memory_fields,
     process,
     scheduling,
     seccomp_filters,
@@ -65,7 +65,7 @@ def restore_limits(body: Body, bounds: Bounds, default: scheduling.Scheduling) -
             scheduling.restore(task.pid, thread.scheduling, default)
             program = task.program()
             if task is body.stub:
-                memory.lock_future(program, record.memory)
+                memory_fields.lock_future(program, record.memory)
                 limits.restore(program, record.limits, present, bounds.rlimits)
             filters = body.filters(thread)
             seccomp_filters.restore(program, thread.seccomp, filters, inherited=inherited)

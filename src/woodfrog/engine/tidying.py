@@ -4,7 +4,8 @@ import os
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.hold import Held, held
+from woodfrog.remote.held import Held
+from woodfrog.remote.hold import held
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.tracee import SCRATCH_BYTES, call_through_vdso
 from woodfrog.remote.vdso import Vdso

@@ -7,7 +7,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink import sock_diag
 from woodfrog.kernel.netlink.sock_diag import InetSocket, UnixSocket
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
-from woodfrog.remote.hold import Held
+from woodfrog.remote.held import Held
 from woodfrog.resources import posix_queues, shared_memory, sysv_ipc
 from woodfrog.resources.files.base import ACCESS_MODE, OpenFile
 from woodfrog.resources.memory import Extent

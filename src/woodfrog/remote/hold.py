@@ -4,7 +4,6 @@ If we are killed, the kernel lets every task go on by itself.
 """
 
 import os
-import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,188 +12,15 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.procfs.status import Stat, read_stat, read_status
-from woodfrog.kernel.ptrace import Event, Registers
-from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
+from woodfrog.kernel.procfs.status import read_stat, read_status
+from woodfrog.kernel.ptrace import Event
+from woodfrog.remote.held import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.seccomp import Filters
-from woodfrog.remote.socket_waits import Shortened, SocketWait, socket_wait
-from woodfrog.remote.timed_calls import (
-    TimedCall,
-    is_restartable,
-    packed_time,
-    place_for_time,
-    restarted_call,
-    timed_call,
-    with_time_left,
-)
-from woodfrog.remote.tracee import Tracee
-from woodfrog.remote.waiting import SchedulerClocks, Waiting, look_before_the_hold
+from woodfrog.remote.socket_waits import Shortened
+from woodfrog.remote.waiting import SchedulerClocks, look_before_the_hold
 
 _PATIENCE_S = 10.0
 _SIGTRAP = 5
-
-
-class HeldTask:
-    """One held thread.
-
-    `path` is its directory in /proc; `status` and `stat` what stood there once it was held;
-    `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for before;
-    `socket_wait` a wait at a socket that has a timeout.
-    """
-
-    def __init__(
-        self, process: int, pid: int, path: str, memory: int, waiting: Waiting | None
-    ) -> None:
-        self._process = process
-        self.pid = pid
-        self.path = path
-        self.waiting = waiting
-        self._memory = memory
-        self.stopped_by = 0
-        self.tracee = Tracee(pid, ptrace.Registers())
-        self.status: dict[str, str] = {}
-        self.stat: Stat
-        self.socket_wait: SocketWait | None = None
-        self._stopped_at = self.tracee.registers
-
-    def mend(self) -> None:
-        """Undo what the stop did to the task's call, before anything else takes time.
-
-        Should we die in the next moment, the call is made again; `look` finds a better way.
-        """
-        self._stopped_at = ptrace.registers(self.pid)
-        by_block = is_restartable(self._stopped_at)
-        if sees_the_hold(self._stopped_at) or (by_block and self._is_filtered()):
-            again = issue_again(self._stopped_at)
-            if again.rax == SYS.RESTART_SYSCALL:
-                again.rax = restarted_call(self.waiting, self._stopped_at)
-            ptrace.set_registers(self.pid, again)
-
-    def _is_filtered(self) -> bool:
-        with open(f"{self.path}/status", "rb") as file:
-            return b"\nSeccomp:\t0\n" not in file.read()
-
-    def look(self, known: dict[tuple[bytes, ...], Filters]) -> None:
-        """Read the registers and /proc of the task, which has just stopped.
-
-        `known` keeps filters, which many tasks share.
-        """
-        self.status = read_status(self.path)
-        self.stat = read_stat(self.path)
-        registers = out_of_critical_section(self.pid, self._memory, self._stopped_at)
-        if self.seccomp:
-            ptrace.set_options(self.pid, ptrace.O_SUSPEND_SECCOMP)
-            chain = _filters(self.pid) if self.seccomp == _SECCOMP_FILTER else ()
-            if chain not in known:
-                known[chain] = Filters(chain, strict=self.seccomp != _SECCOMP_FILTER)
-            self.tracee.filters = known[chain]
-        self.tracee.registers = self._going_on(registers)
-        # Now: should we die, the kernel goes on with these.
-        self.tracee.go_back()
-
-    def _going_on(self, registers: Registers) -> Registers:
-        """Return registers with which the task goes on as if it had not been held.
-
-        A call that would fail because of us is made again, and so is one that the kernel would go
-        on with by its restart block: nobody can read that, nor make one in a new process, and a
-        filter may forbid restart_syscall(2). It is made with the time that was left.
-        """
-        interrupted = is_restartable(registers) or sees_the_hold(registers)
-        if not interrupted or self._has_a_signal():
-            return registers
-        self.socket_wait = socket_wait(self._process, self.pid, registers, self.waiting)
-        call = self._timed_call(registers)
-        if call is None:
-            return issue_again(registers)
-        place = place_for_time(registers)
-        try:
-            os.pwrite(self._memory, packed_time(call), place)
-        except OSError:
-            call = call._replace(left_ns=0)
-        return with_time_left(registers, call, place)
-
-    def _timed_call(self, registers: Registers) -> TimedCall | None:
-        def read(address: int, length: int) -> bytes:
-            return os.pread(self._memory, length, address)
-
-        try:
-            return timed_call(registers, self.waiting, read)
-        except (OSError, struct.error):
-            return None  # an address that the call itself would refuse
-
-    def _has_a_signal(self) -> bool:
-        """Tell whether a signal waits that the task will handle: then EINTR is its own."""
-        pending = int(self.status["SigPnd"], 16) | int(self.status["ShdPnd"], 16)
-        return bool(pending & ~int(self.status["SigBlk"], 16) & int(self.status["SigCgt"], 16))
-
-    @property
-    def seccomp(self) -> int:
-        """SECCOMP_MODE_*: 0 disabled, 1 strict, 2 filter."""
-        return int(self.status.get("Seccomp", "0"))
-
-    @property
-    def namespace_pid(self) -> int:
-        """The task's id in its own pid namespace."""
-        return int(self.status["NSpid"].split()[-1])
-
-
-_SECCOMP_FILTER = 2
-
-
-def _filters(pid: int) -> tuple[bytes, ...]:
-    chain: list[bytes] = []
-    while (one := ptrace.seccomp_filter(pid, len(chain))) is not None:
-        chain.append(one)
-    return tuple(chain)
-
-
-class HeldProcess:
-    """A process all of whose tasks are held; `tasks[0]` is the leader."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.path = f"/proc/{pid}"
-        self.tasks: list[HeldTask] = []
-        self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-
-    @property
-    def leader(self) -> HeldTask:
-        return self.tasks[0]
-
-    @property
-    def namespace_pid(self) -> int:
-        return self.leader.namespace_pid
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        comm = os.fsdecode(self.leader.stat.comm)
-        return f"process {self.namespace_pid} ({comm})"
-
-
-class Zombie:
-    """A process that has ended, and that its parent has not waited for."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.stat = read_stat(f"/proc/{pid}")
-        self.status = read_status(f"/proc/{pid}")
-        if "NSpid" not in self.status:
-            raise ProcessLookupError(f"process {pid} has just been waited for")
-        self.namespace_pid = int(self.status["NSpid"].split()[-1])
-
-
-class Held:
-    """All processes of a container, held."""
-
-    def __init__(self) -> None:
-        self.processes: list[HeldProcess] = []
-        self.zombies: list[Zombie] = []
-
-    def tasks(self) -> Iterator[HeldTask]:
-        """Go through all held tasks."""
-        for process in self.processes:
-            yield from process.tasks
 
 
 def processes_in(pid_namespace: str) -> list[int]:

@@ -21,11 +21,7 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x02, 0x20, 0x100
 MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x4000, 0x100000
 _MLOCK_ONFAULT = 1
-_MCL_FUTURE = 2
 _MADV_GUARD_INSTALL = 102
-_PR_SET_MM, _PR_SET_MM_MAP = 35, 14
-_ARCH_MAP_VDSO_64 = 0x2003
-_MM_MAP = struct.Struct("<12QIi")
 _IOVEC = struct.Struct("<2Q")
 _IOV_MAX = 1024
 _LARGEST_READ = 1 << 30
@@ -144,6 +140,7 @@ def collect(
     ours: tuple[int, int],
     shared_object: Callable[[int, KernelMapping], int],
     root: str,
+    core_dump_filter: int,
 ) -> Collected:
     """Read the mappings of a held process and find its own pages.
 
@@ -181,7 +178,7 @@ def collect(
         "mappings": mappings,
         "guards": guards,
         "lock_future": lock_future,
-        "core_dump_filter": read_core_dump_filter(pid),
+        "core_dump_filter": core_dump_filter,
         "vdso": vdso_start,
         "start_code": stat.start_code,
         "end_code": stat.end_code,
@@ -215,19 +212,6 @@ def _without(mappings: list[KernelMapping], ours: tuple[int, int]) -> Iterator[K
             yield found._replace(start=ours[0], end=min(found.end, ours[1]))
         if found.end > ours[1]:
             yield found._replace(start=ours[1], offset=found.offset)
-
-
-def read_core_dump_filter(pid: int) -> int:
-    """Read /proc/PID/coredump_filter, which belongs to the memory."""
-    with open(f"/proc/{pid}/coredump_filter", encoding="ascii") as file:
-        return int(file.read(), 16)
-
-
-def write_core_dump_filter(pid: int, value: int) -> None:
-    """Set it again."""
-    if value != read_core_dump_filter(pid):
-        with open(f"/proc/{pid}/coredump_filter", "w", encoding="ascii") as file:
-            file.write(hex(value))
 
 
 def _refuse(found: KernelMapping) -> None:
@@ -321,12 +305,6 @@ def unmap_all(program: Program, keep: tuple[int, int]) -> None:
     """Unmap all but the stub's own area."""
     syscalls.munmap(program, 0x10000, keep[0] - 0x10000)
     syscalls.munmap(program, keep[1], TASK_SIZE - keep[1])
-
-
-def map_vdso(program: Program, space: AddressSpace) -> None:
-    """Map the kernel's vDSO where the process had it."""
-    if space.vdso:
-        program.call(SYS.ARCH_PRCTL, _ARCH_MAP_VDSO_64, space.vdso)
 
 
 def restore_mappings(
@@ -440,39 +418,3 @@ def install_guards(program: Program, space: AddressSpace) -> None:
     """Make guard regions (MADV_GUARD_INSTALL) again."""
     for extent in space.guards:
         syscalls.madvise(program, extent.start, extent.length, _MADV_GUARD_INSTALL)
-
-
-def lock_future(program: Program, space: AddressSpace) -> None:
-    """Have new mappings locked, if they were."""
-    if space.lock_future:
-        program.call(SYS.MLOCKALL, _MCL_FUTURE)
-
-
-def restore_fields(program: Program, space: AddressSpace) -> None:
-    """Set the fields of the mm and /proc/PID/exe (PR_SET_MM_MAP, prctl(2))."""
-    executable = syscalls.openat2(
-        program, space.executable, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    )
-    auxv = program.address_of(space.auxv)
-    fields = bytearray(
-        _MM_MAP.pack(
-            space.start_code,
-            space.end_code,
-            space.start_data,
-            space.end_data,
-            space.start_brk,
-            space.brk,
-            space.start_stack,
-            space.arg_start,
-            space.arg_end,
-            space.env_start,
-            space.env_end,
-            auxv,
-            len(space.auxv),
-            0,
-        )
-    )
-    at = program.address_of(bytes(fields))
-    program.store(at + _MM_MAP.size - 4, executable)
-    syscalls.prctl(program, _PR_SET_MM, _PR_SET_MM_MAP, at, _MM_MAP.size, 0)
-    syscalls.close(program, executable)

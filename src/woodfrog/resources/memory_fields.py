@@ -1,0 +1,69 @@
+"""What belongs to a memory as a whole: the mm's fields, the vDSO, the core dump filter."""
+
+import os
+import struct
+
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote.program import Program
+from woodfrog.resources.memory import AddressSpace
+
+_MCL_FUTURE = 2
+_PR_SET_MM, _PR_SET_MM_MAP = 35, 14
+_ARCH_MAP_VDSO_64 = 0x2003
+_MM_MAP = struct.Struct("<12QIi")
+
+
+def read_core_dump_filter(pid: int) -> int:
+    """Read /proc/PID/coredump_filter, which belongs to the memory."""
+    with open(f"/proc/{pid}/coredump_filter", encoding="ascii") as file:
+        return int(file.read(), 16)
+
+
+def write_core_dump_filter(pid: int, value: int) -> None:
+    """Set it again."""
+    if value != read_core_dump_filter(pid):
+        with open(f"/proc/{pid}/coredump_filter", "w", encoding="ascii") as file:
+            file.write(hex(value))
+
+
+def map_vdso(program: Program, space: AddressSpace) -> None:
+    """Map the kernel's vDSO where the process had it."""
+    if space.vdso:
+        program.call(SYS.ARCH_PRCTL, _ARCH_MAP_VDSO_64, space.vdso)
+
+
+def lock_future(program: Program, space: AddressSpace) -> None:
+    """Have new mappings locked, if they were."""
+    if space.lock_future:
+        program.call(SYS.MLOCKALL, _MCL_FUTURE)
+
+
+def restore_fields(program: Program, space: AddressSpace) -> None:
+    """Set the fields of the mm and /proc/PID/exe (PR_SET_MM_MAP, prctl(2))."""
+    executable = syscalls.openat2(
+        program, space.executable, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    )
+    auxv = program.address_of(space.auxv)
+    fields = bytearray(
+        _MM_MAP.pack(
+            space.start_code,
+            space.end_code,
+            space.start_data,
+            space.end_data,
+            space.start_brk,
+            space.brk,
+            space.start_stack,
+            space.arg_start,
+            space.arg_end,
+            space.env_start,
+            space.env_end,
+            auxv,
+            len(space.auxv),
+            0,
+        )
+    )
+    at = program.address_of(bytes(fields))
+    program.store(at + _MM_MAP.size - 4, executable)
+    syscalls.prctl(program, _PR_SET_MM, _PR_SET_MM_MAP, at, _MM_MAP.size, 0)
+    syscalls.close(program, executable)
