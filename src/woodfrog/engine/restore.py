@@ -1,5 +1,6 @@
 """Restore: admit, make a stub, open files, build the tree, fill it, limit it, let it go."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from woodfrog.engine.body import Body
 from woodfrog.engine.finishing import Release
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.tree import Tree
+from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Reader
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
+from woodfrog.remote.program import ProgramError
 from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
@@ -90,13 +93,28 @@ def restore(
         admitted = time.monotonic()
         try:
             statistics = _restore(init, plan, bounds, clock, before_go, vdso, pages, base, check)
-        except BaseException:
+        except BaseException as error:
             root_stub.end(init)
+            if isinstance(error, ProgramError) and error.opened:
+                raise _cannot_open(error) from error
             raise
     statistics["admit_us"] = int((admitted - began) * 1e6)
     statistics["restore_us"] = int((time.monotonic() - began) * 1e6)
     statistics["losses"] = plan.container.losses
     return statistics
+
+
+def _cannot_open(error: ProgramError) -> UnsupportedResource:
+    """Say which file the new container lacks."""
+    reason = os.strerror(error.errno or 0)
+    found = UnsupportedResource(
+        f"cannot open {os.fsdecode(error.opened)} in the new container: {reason}",
+        hint="a container needs the files that it had open or mapped, where they were;"
+        " bring what it had written along",
+    )
+    for note in getattr(error, "__notes__", ()):
+        found.add_note(note)
+    return found
 
 
 def _restore(

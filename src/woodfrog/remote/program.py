@@ -4,7 +4,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 
-from woodfrog.kernel.abi.x86_64 import call_name
+from woodfrog.kernel.abi.x86_64 import SYS, call_name
 from woodfrog.kernel.caller import Argument
 
 with open(os.path.join(os.path.dirname(__file__), "code", "loop_x86_64.bin"), "rb") as _file:
@@ -31,7 +31,12 @@ class Placeholder(int):
 
 
 class ProgramError(OSError):
-    """A call of a program failed, or returned something else than it should have."""
+    """A call of a program failed, or returned something else than it should have.
+
+    `opened` is the path that could not be opened, if that was it.
+    """
+
+    opened = b""
 
 
 class Program:
@@ -164,9 +169,17 @@ class Program:
         result = self._results[index]
         shown = ", ".join(self._shown(word) for word in words)
         if -4096 < result < 0:
-            return ProgramError(-result, f"{call_name(number)}({shown}): {os.strerror(-result)}")
+            failure = ProgramError(-result, f"{call_name(number)}({shown}): {os.strerror(-result)}")
+            if number == SYS.OPENAT2:
+                failure.opened = self._bytes_at(words[1])
+            return failure
         wanted = f", not {expected:#x}" if mode & _MUST_EQUAL else ""
         return ProgramError(0, f"{call_name(number)}({shown}) returned {result:#x}{wanted}")
+
+    def _bytes_at(self, address: int) -> bytes:
+        """Return what stands in the data at an address, up to a zero byte."""
+        offset = address - self.base
+        return bytes(self._data[offset : self._data.index(0, offset)])
 
     def _shown(self, word: int) -> str:
         if type(word) is Placeholder:
