@@ -54,7 +54,6 @@ CONSTANTS = {
     "RESOLVE_IN_ROOT": syscalls.RESOLVE_IN_ROOT,
     "F_DUPFD": syscalls.F_DUPFD,
     "F_SETFL": syscalls.F_SETFL,
-    "F_DUPFD_CLOEXEC": syscalls.F_DUPFD_CLOEXEC,
     "CLONE_NEWTIME": namespaces.CLONE_NEWTIME,
     "CLONE_NEWNS": namespaces.CLONE_NEWNS,
     "CLONE_NEWCGROUP": namespaces.CLONE_NEWCGROUP,

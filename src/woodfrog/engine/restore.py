@@ -12,6 +12,7 @@ from woodfrog.engine.admission import Bounds, Plan, admit
 from woodfrog.engine.body import Body
 from woodfrog.engine.finishing import Release
 from woodfrog.engine.making_files import Making
+from woodfrog.engine.stages import Stage
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Reader
@@ -131,10 +132,10 @@ def _restore(
     started = time.monotonic()
     marks: dict[str, object] = {}
 
-    def mark(name: str) -> None:
+    def mark(stage: Stage) -> None:
         nonlocal started
         now = time.monotonic()
-        marks[f"{name}_us"] = int((now - started) * 1e6)
+        marks[f"{stage.name.lower()}_us"] = int((now - started) * 1e6)
         started = now
 
     # ROOT
@@ -160,7 +161,7 @@ def _restore(
                 base,
                 may_make_devices=bool(bounds.bounding >> _CAP_MKNOD & 1),
             )
-    mark("root")
+    mark(Stage.ROOT)
 
     # FILES
     making = Making(
@@ -170,7 +171,7 @@ def _restore(
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
     making.make_shared_memory(plan.files_in_memory, store, base)
     making.make_files(plan.files.values())
-    mark("files")
+    mark(Stage.FILES)
 
     # TREE
     default = scheduling.collect(init)
@@ -185,7 +186,7 @@ def _restore(
         record.pid: Body(record, tree.stubs[record.pid], bounds.seccomp)
         for record in plan.processes
     }
-    mark("tree")
+    mark(Stage.TREE)
 
     # BODY
     for body in bodies.values():
@@ -193,7 +194,6 @@ def _restore(
     for body in bodies.values():
         body.finish()
     bodies[1].remove_segments(plan.segments)
-    mark("memory")
     for body in bodies.values():
         body.make_threads()
     for body in bodies.values():
@@ -201,7 +201,7 @@ def _restore(
     for body in bodies.values():
         body.forget_stops(bodies)
         body.restore_signals()
-    mark("threads")
+    mark(Stage.BODY)
 
     # CONNECT
     body_module.connect_files(plan, bodies)
@@ -209,12 +209,12 @@ def _restore(
     for body in bodies.values():
         body.lock_files(locked)
         body.take_foreground()
-    mark("connect")
+    mark(Stage.CONNECT)
 
     # LIMITS
     for body in bodies.values():
         finishing.restore_limits(body, bounds, default)
-    mark("limits")
+    mark(Stage.LIMITS)
 
     # GO
     check.result()
@@ -228,7 +228,7 @@ def _restore(
     for release in releases:
         release.let_go()
     shortened.restore()
-    mark("go")
+    mark(Stage.GO)
     for body in bodies.values():
         body.stub.close()
     return marks

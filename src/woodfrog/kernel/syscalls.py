@@ -16,7 +16,6 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 F_DUPFD, F_SETFL = 0, 4
-F_DUPFD_CLOEXEC = 1030
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 """Addresses and ranges in another task's memory, never to be mixed up with our own."""
 
-from typing import NamedTuple, NewType
-
-RemoteAddress = NewType("RemoteAddress", int)
+from typing import NamedTuple
 
 PAGE = 4096
 # The end of what a process can map on x86-64 with four-level page tables (TASK_SIZE).

@@ -17,7 +17,7 @@ from woodfrog.kernel.procfs.status import Stat
 from woodfrog.remote.address import PAGE, TASK_SIZE
 from woodfrog.remote.program import Program
 
-PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+PROT_WRITE = 2
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x02, 0x20, 0x100
 MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x4000, 0x100000
 _MLOCK_ONFAULT = 1

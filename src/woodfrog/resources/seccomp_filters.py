@@ -8,7 +8,7 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 
-DISABLED, STRICT, FILTER = 0, 1, 2
+STRICT, FILTER = 1, 2
 _SET_MODE_STRICT, _SET_MODE_FILTER = 0, 1
 _FLAG_LOG = 2
 _BPF_MAXINSNS = 4096

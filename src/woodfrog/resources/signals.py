@@ -8,7 +8,7 @@ from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 
-SIGKILL, SIGCHLD, SIGCONT, SIGSTOP = 9, 17, 18, 19
+SIGKILL, SIGCHLD, SIGSTOP = 9, 17, 19
 SIGNALS = range(1, 65)
 UNCATCHABLE = (SIGKILL, SIGSTOP)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import Caller
-from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
+from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.descriptors import fetch
 from woodfrog.remote.program import Program
@@ -53,8 +53,7 @@ class OpenFile:
         self.pid = pid
         self.fd = fd
         self.target = target
-        with open(f"/proc/{pid}/fdinfo/{fd}", encoding="utf-8", errors="surrogateescape") as file:
-            self.fdinfo, self.lines = parse_fdinfo(file.read())
+        self.fdinfo, self.lines = read_fdinfo(pid, fd)
         flags = int(self.fdinfo["flags"], 8)
         self.cloexec = bool(flags & O_CLOEXEC)
         self.flags = flags & ~O_CLOEXEC & ~_LARGEFILE
