@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from woodfrog.engine import root_stub
@@ -17,6 +17,7 @@ from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Placeholder, Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials, shared_memory
+from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.shared_memory import SharedMemory
 
@@ -41,6 +42,7 @@ class Making:
         self.objects: dict[int, int] = {}
         self._kept: dict[object, Any] = {}
         self._spare: list[int] = []
+        self._at_end: list[Callable[[base.Making], None]] = []
         self._stdio = [syscalls.duplicate_above(self.program, number, high) for number in range(3)]
         self._run()
 
@@ -107,13 +109,16 @@ class Making:
         """
         made: list[FileRecord] = []
         credentials.set_effective(self.program, self.capabilities | _CAP_NET_ADMIN, self.permitted)
-        for record in records:
+        for record in sorted(records, key=lambda record: record.turn()):
             with while_(f"opening file {record.id} ({type(record).__name__})"):
                 fd = record.restore(self)
                 self.files[record.id] = self._up(fd)
                 made.append(record)
             if len(self.program) > _PROGRAM_CALLS:
                 self._run()
+        self._run()
+        for action in self._at_end:
+            action(self)
         for fd in self._spare:
             syscalls.close(self.program, fd)
         self._spare = []
@@ -237,3 +242,7 @@ class Making:
     def share(self, key: object, value: Any) -> None:
         """See the protocol."""
         self._kept[key] = value
+
+    def at_end(self, action: Callable[[base.Making], None]) -> None:
+        """See the protocol."""
+        self._at_end.append(action)

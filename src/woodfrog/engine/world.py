@@ -1,7 +1,7 @@
 """The container around the files that are being collected."""
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink import sock_diag
@@ -23,6 +23,7 @@ class Sockets:
         self._init = init
         self._unix: dict[int, UnixSocket] = {}
         self._unix_asked = False
+        self._names: Counter[object] | None = None
         self._tcp: dict[int, InetSocket] | None = None
         self.inside: set[int] = set()
 
@@ -38,6 +39,19 @@ class Sockets:
                 with sock_diag.diag_socket(pid) as diag:
                     self._unix.update((one.inode, one) for one in sock_diag.unix_sockets(diag))
         return self._unix.get(inode)
+
+    def shares_name(self, socket: UnixSocket) -> bool:
+        """Tell whether another unix socket has the same name, as accepted ones have."""
+        if self._names is None:
+            self._names = Counter((one.type, one.name, one.file) for one in self._unix.values())
+        return bool(socket.name) and self._names[socket.type, socket.name, socket.file] > 1
+
+    def has_namesake(self, socket: UnixSocket) -> bool:
+        """Tell whether another unix socket of the container was bound to the same name."""
+        return any(
+            one.name == socket.name and one.inode != socket.inode and one.inode in self.inside
+            for one in self._unix.values()
+        )
 
     def tcp(self, inode: int) -> InetSocket | None:
         """Return a TCP socket; None if it is neither bound nor connected."""

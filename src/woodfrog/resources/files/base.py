@@ -1,7 +1,7 @@
 """What all kinds of open files have in common."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -83,6 +83,8 @@ class Making(Protocol):
     """What restoring a file may need of the files around it."""
 
     program: Program
+    # The root stub's descriptors of the files that stand, by id.
+    files: dict[int, int]
 
     def memory_object(self, number: int) -> int:
         """Return the stub's descriptor of a shared memory object."""
@@ -120,6 +122,9 @@ class Making(Protocol):
     def share(self, key: object, value: Any) -> None:
         """Keep something that several files are made from."""
 
+    def at_end(self, action: Callable[["Making"], None]) -> None:
+        """Have something done once all files stand."""
+
 
 class FileRecord(Record, frozen=True):
     """An open file description. Descriptors refer to it by `id`."""
@@ -136,6 +141,10 @@ class FileRecord(Record, frozen=True):
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         """Read the file into a record with this id; raises UnsupportedResource."""
         raise NotImplementedError
+
+    def turn(self) -> int:
+        """Return when it is to be made: those with a lower one come before."""
+        return 0
 
     def restore(self, making: Making) -> int:
         """Make the file in the root stub; returns its descriptor."""

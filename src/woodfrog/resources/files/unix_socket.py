@@ -11,9 +11,9 @@ from typing import Self
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
+from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN, UnixSocket
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import socket_options
+from woodfrog.resources.files import socket_options, unix_names
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
 from woodfrog.resources.files.socket_options import Option
 
@@ -24,10 +24,12 @@ _PIECE = 512
 
 
 class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
-    """A socket. `pair` is the same for both ends of a connection, 0 if it has no peer.
+    """A socket. `pair` is the same for both ends of a connection, 0 if the other is not saved.
 
-    `queue` is what waits to be read, in one piece for a stream; `takes_more` if it can be written
-    to; `reset` if its peer was outside, and it is restored as closed by it.
+    `accepted` if it shares its name with a listener or with others that were accepted there;
+    `peer_name` is what it is connected to. `queue` is what waits to be read, in one piece for a
+    stream; `takes_more` if it can be written to; `reset` if its peer was outside, and it is
+    restored as closed by it.
     """
 
     type: int
@@ -37,6 +39,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     name: bytes
     name_mode: int
     name_owner: tuple[int, int]
+    accepted: bool
+    peer_name: bytes
     backlog: int
     shutdown: int
     queue: list[bytes]
@@ -58,29 +62,45 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 f"{what} has connections that nobody has accepted, which cannot be saved yet",
                 hint="--ext-unix-close restores it without them",
             )
+        name = found.name if found.name[:1] == b"\0" else found.name.rstrip(b"\0")
         outside = bool(found.peer) and world.sockets.is_outside(inode)
+        mutual = bool(found.peer) and not outside and _is_peer_of(inode, found.peer, world)
+        datagrams = found.type == socket.SOCK_DGRAM
         if outside and not world.unix_close:
             raise UnsupportedResource(
                 f"{what} is connected to a process outside the container",
-                hint="--ext-unix-close restores it as closed by the other side",
+                hint="--ext-unix-close restores it as "
+                + ("not connected" if datagrams else "closed by the other side"),
             )
-        name = found.name if found.name[:1] == b"\0" else found.name.rstrip(b"\0")
-        mode, owner = _bound_path(name, file, world)
+        accepted = world.sockets.shares_name(found)
+        # The name of one that was accepted may be a path of others; it is not bound then.
+        mode, owner = (0, (0, 0)) if outside and accepted else unix_names.bound_path(name, world)
         duplicate = os.dup(file.descriptor)
         with socket.socket(fileno=duplicate) as one:
             options = socket_options.collect(one)
             listening = found.state == TCP_LISTEN
+            peer_name = unix_names.peer_name(one)
             queue = [] if listening or outside else _peek(one, found.type, what)
+        if datagrams and found.peer and not outside:
+            _refuse_lost_peer(what, peer_name, mutual, world.sockets.unix(found.peer), world)
+            # Datagram sockets with names find each other by these.
+            mutual = mutual and not (name and peer_name)
+        if datagrams and queue and peer_name and not (name or mutual):
+            raise UnsupportedResource(
+                f"{what} has datagrams of another than its peer, which cannot be saved yet"
+            )
         return cls(
             id=number,
             flags=file.flags,
             type=found.type,
             state=found.state,
             inode=inode,
-            pair=0 if outside or not found.peer else min(inode, found.peer),
+            pair=min(inode, found.peer) if mutual and found.peer != inode else 0,
             name=name,
             name_mode=mode,
             name_owner=owner,
+            accepted=accepted,
+            peer_name=peer_name,
             backlog=found.backlog if listening else 0,
             shutdown=found.shutdown,
             queue=queue,
@@ -89,21 +109,48 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             options=options,
         )
 
+    def turn(self) -> int:
+        # Connections go through listeners; a temporary one must not displace what stays.
+        if self.state == TCP_LISTEN:
+            return 0
+        return 1 if self._is_connection() else 2
+
     def restore(self, making: Making) -> int:
+        fd = self._restore_end(making) if self._is_connection() else self._restore_single(making)
+        if not self._is_named_by_others:
+            paths = unix_names.unfinished(making).paths
+            paths[self.name] = (self.name_mode, self.name_owner)
+        set_flags(making.program, fd, self.flags)
+        return fd
+
+    @property
+    def _is_named_by_others(self) -> bool:
+        # A listener outside may have accepted it.
+        return self.reset and self.accepted
+
+    def _is_connection(self) -> bool:
+        """Tell whether it has another end, or had one that was closed."""
+        if self.pair or self.state != TCP_ESTABLISHED:
+            return bool(self.pair)
+        # Datagram sockets are "established" also when another has connected to them.
+        datagrams = self.type == socket.SOCK_DGRAM
+        return not (datagrams and (self.name or self.peer_name or self.reset))
+
+    def _restore_single(self, making: Making) -> int:
         program = making.program
-        fd: int
-        if self.state == TCP_LISTEN or (not self.pair and self.state != TCP_ESTABLISHED):
-            fd = program.call(SYS.SOCKET, socket.AF_UNIX, self.type, 0)
-            if self.name:
-                _bind(program, fd, self)
-            socket_options.restore(program, fd, self.options)
-            if self.state == TCP_LISTEN:
-                program.call(SYS.LISTEN, fd, self.backlog)
-            if self.queue:
-                _requeue(program, fd, self)
-        else:
-            fd = self._restore_end(making)
-        set_flags(program, fd, self.flags)
+        fd = program.call(SYS.SOCKET, socket.AF_UNIX, self.type, 0)
+        if self.name:
+            unix_names.bind(making, fd, self.name)
+        socket_options.restore(program, fd, self.options)
+        if self.state == TCP_LISTEN:
+            program.call(SYS.LISTEN, fd, self.backlog)
+            making.share(unix_names.listener(self.type, self.name), fd)
+            return fd
+        if self.queue:
+            _requeue(program, fd, self)
+        _shut_down(program, fd, self.shutdown)
+        if self.peer_name and not self.reset:
+            unix_names.unfinished(making).datagrams.append((self.id, self.name, self.peer_name))
         return fd
 
     def _restore_end(self, making: Making) -> int:
@@ -112,7 +159,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         key = ("unix", self.pair)
         waiting = making.shared(key) if self.pair else None
         if waiting is None:
-            ours, theirs = making.pair(self.type)
+            ours, theirs = self._connected(making)
             if self.pair:
                 # All else follows when the other end is known.
                 making.share(key, (theirs, ours, self))
@@ -120,18 +167,43 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             self._fill(program, ours, theirs, sender_takes_more=True)
             socket_options.restore(program, ours, self.options)
             _shut_down(program, ours, self.shutdown)
+            self._bind_datagrams(making, ours)
             syscalls.close(program, theirs)
             return ours
         making.share(key, None)
-        return self._join(program, *waiting)
+        return self._join(making, *waiting)
 
-    def _join(self, program: Program, ours: int, theirs: int, other: Self) -> int:
+    def _connected(self, making: Making) -> tuple[int, int]:
+        """Make both ends, with their names, as far as these are the container's own."""
+        name, peer_name = self.name, self.peer_name
+        if not self.pair:
+            # For the name of an end that is not saved nobody may be displaced.
+            if self.accepted or not making.shared(unix_names.listener(self.type, peer_name)):
+                peer_name = b""
+            if self._is_named_by_others and not making.shared(unix_names.listener(self.type, name)):
+                name = b""
+        if self.type == socket.SOCK_DGRAM or not (name or peer_name):
+            return making.pair(self.type)
+        if name and (self.accepted or not peer_name):
+            client, server = unix_names.connect(making, self.type, client=peer_name, server=name)
+            return server, client
+        # If neither is known to be the accepted end, it makes no difference.
+        return unix_names.connect(making, self.type, client=name, server=peer_name)
+
+    def _bind_datagrams(self, making: Making, fd: int) -> None:
+        """Give its name to one of a pair that was not made by connecting."""
+        if self.type == socket.SOCK_DGRAM and self.name:
+            unix_names.bind(making, fd, self.name)
+
+    def _join(self, making: Making, ours: int, theirs: int, other: Self) -> int:
         """Complete a pair whose other end is `other`."""
+        program = making.program
         self._fill(program, ours, theirs, sender_takes_more=other.takes_more)
         other._fill(program, theirs, ours, sender_takes_more=self.takes_more)
         for fd, end in ((ours, self), (theirs, other)):
             socket_options.restore(program, fd, end.options)
             _shut_down(program, fd, end.shutdown)
+            end._bind_datagrams(making, fd)
         return ours
 
     def _fill(self, program: Program, ours: int, theirs: int, *, sender_takes_more: bool) -> None:
@@ -177,20 +249,24 @@ def _is_socket(file: OpenFile) -> bool:
     return stat.S_ISSOCK(file.stat.st_mode) and file.target.startswith(b"socket:")
 
 
-def _bound_path(name: bytes, file: OpenFile, world: World) -> tuple[int, tuple[int, int]]:
-    """Return mode and owner of the path that a socket is bound to."""
-    if not name or name[:1] == b"\0":
-        return 0, (0, 0)
-    if name[:1] != b"/":
+def _is_peer_of(inode: int, peer: int, world: World) -> bool:
+    found = world.sockets.unix(peer)
+    return found is not None and found.peer == inode
+
+
+def _refuse_lost_peer(
+    what: str, peer_name: bytes, mutual: bool, peer: UnixSocket, world: World
+) -> None:
+    """Refuse a datagram socket whose peer could not be found by its name."""
+    if not (peer_name or mutual):
         raise UnsupportedResource(
-            f"unix socket {os.fsdecode(name)} is bound to a relative path,"
-            " which cannot be saved yet"
+            f"{what} is connected to a datagram socket without a name, which cannot be saved yet"
         )
-    try:
-        found = os.lstat(os.fsencode(f"/proc/{world.init}/root") + name)
-    except OSError:
-        return 0, (0, 0)  # unlinked since: it is bound, and unlinked, again
-    return stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid)
+    if peer_name and world.sockets.has_namesake(peer):
+        raise UnsupportedResource(
+            f"{what} is connected to {os.fsdecode(peer_name)}, which is another socket's name now;"
+            " that cannot be saved yet"
+        )
 
 
 def _peek(one: socket.socket, kind: int, what: str) -> list[bytes]:
@@ -242,30 +318,10 @@ def _close_received(rights: list[tuple[int, int, bytes]]) -> bool:
     return found
 
 
-def _address(name: bytes) -> bytes:
-    # A path ends in a zero byte, an abstract name is as long as it is.
-    tail = b"" if name[:1] == b"\0" else b"\0"
-    return struct.pack("<H", socket.AF_UNIX) + name + tail
-
-
-def _bind(program: Program, fd: int, record: UnixSocketFile) -> None:
-    """Bind to a name; a socket file that stands there was this one's, from before."""
-    address = _address(record.name)
-    by_path = record.name[:1] == b"/"
-    if by_path:
-        program.may_fail(program.call(SYS.UNLINK, record.name))
-    program.call(SYS.BIND, fd, address, len(address))
-    if by_path and record.name_mode:
-        program.call(SYS.CHMOD, record.name, record.name_mode)
-        program.call(SYS.LCHOWN, record.name, *record.name_owner)
-    elif by_path:
-        program.call(SYS.UNLINK, record.name)
-
-
 def _requeue(program: Program, fd: int, record: UnixSocketFile) -> None:
     """Send datagrams without a sender's name to a socket that has only a name of its own."""
     sender = program.call(SYS.SOCKET, socket.AF_UNIX, record.type, 0)
-    address = _address(record.name)
+    address = unix_names.address_of(record.name)
     for packet in record.queue:
         sent = program.call(
             SYS.SENDTO, sender, packet, len(packet), socket.MSG_DONTWAIT, address, len(address)
