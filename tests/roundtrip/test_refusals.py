@@ -110,6 +110,33 @@ def test_a_descriptor_that_cannot_be_saved_is_refused_by_name(
     assert verdict(container) == "ok\n"
 
 
+@pytest.mark.parametrize(
+    ("program", "named"),
+    [
+        ("clone.c files", "shares its descriptor table with its parent"),
+        ("clone.c namespace", "has a child in another pid namespace"),
+        ("owner.c", "F_SETOWN"),
+        ("unnamed_peer.c", "connected to a datagram socket without a name"),
+    ],
+)
+def test_ties_that_cannot_be_saved_are_refused_by_name(
+    program: str, named: str, woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(woodfrog, build, *program.split())
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+
+    refused = container.checkpoint(image, status=None)
+
+    assert refused.status not in (0, None)
+    assert named in refused.stderr
+    assert "clone" in program or "77" in refused.stderr
+    assert "running as before" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not image.exists() or list(image.iterdir()) == []
+    assert verdict(container) == "ok\n"
+
+
 def test_a_process_whose_main_thread_has_ended_is_refused_by_name(
     woodfrog: Woodfrog, build: Build
 ) -> None:
@@ -177,6 +204,30 @@ def test_a_connection_to_the_outside_is_reset_if_a_flag_allows_it(outside: Conta
     said = verdict(restored)
     assert said.startswith("reset: "), said
     assert "woodfrog: warning: lost" in restored.told(), "the restore doesn't tell what was lost"
+
+
+def test_datagrams_to_the_outside_are_given_up_only_if_a_flag_allows_it(
+    woodfrog: Woodfrog, build: Build
+) -> None:
+    work = woodfrog.directory / "bundle" / "work"
+    work.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outside:
+        outside.bind(str(work / "outside"))
+        container = start(woodfrog, build, "outside_datagrams.c")
+        container.wait_for("ready")
+        image = woodfrog.directory / "image"
+
+        refused = container.checkpoint(image, status=None)
+        container.checkpoint(image, "--ext-unix-close")
+        container.wait()
+        container.delete()
+        restored = woodfrog.restore(container.bundle, image)
+
+        assert refused.status not in (0, None)
+        assert "77" in refused.stderr
+        assert "--ext-unix-close restores it as not connected" in refused.stderr
+        assert "not connected: Transport endpoint" in verdict(restored)
+        assert "woodfrog: warning: lost" in restored.told()
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 #include "unix_names.h"
 
 enum { BY_PATH, ABSTRACT, CLOSED, CLOSED_ABSTRACT, UNLINKED, PACKETS, CLIENT, ABSTRACT_CLIENT };
-const char *const names[] = {"/work/path", "@abstract", "/work/closed", "@closed", "/tmp/unlinked", "@packets", "/work/client", "@client"};
+const char *const names[] = {"/tmp/link/path", "@abstract", "/work/closed", "@closed", "/tmp/unlinked", "@packets", "/work/client", "@client"};
 
 int main(void) {
 	int servers[12], clients[12], listeners[6], mine[12];
 	char found[32];
+	/* Outside of the container this link leads elsewhere. */
+	must(mkdir("/tmp/directory", 0700) | symlink("/tmp/directory", "/tmp/link"));
 	for (int i = 0; i < 6; i++)
 		must(listen(listeners[i] = named(i == PACKETS ? SOCK_SEQPACKET : SOCK_STREAM, i), 5));
 	for (int i = 0; i < 12; i++) {
@@ -35,6 +37,7 @@ int main(void) {
 	}
 	struct stat path = {0};
 	expect(stat(names[CLOSED], &path) == 0 && (path.st_mode & 0777) == 0705, "the closed listener's path has mode %o", path.st_mode);
+	expect(stat(names[BY_PATH], &path) == 0, "the path behind a link has gone");
 	expect(stat(names[UNLINKED], &path) == -1, "the unlinked path is back");
 	return report();
 }
