@@ -49,7 +49,10 @@ class Sockets:
     def has_namesake(self, socket: UnixSocket) -> bool:
         """Tell whether another unix socket of the container was bound to the same name."""
         return any(
-            one.name == socket.name and one.inode != socket.inode and one.inode in self.inside
+            one.inode != socket.inode
+            and one.name == socket.name
+            and (one.type == socket.type or one.file is not None)
+            and one.inode in self.inside
             for one in self._unix.values()
         )
 

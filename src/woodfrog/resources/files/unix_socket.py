@@ -29,7 +29,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     `accepted` if it shares its name with a listener or with others that were accepted there;
     `peer_name` is what it is connected to. `queue` is what waits to be read, in one piece for a
     stream; `takes_more` if it can be written to; `reset` if its peer was outside, and it is
-    restored as closed by it.
+    restored as closed by it; `broken` if its peer was closed without having read all.
     """
 
     type: int
@@ -46,6 +46,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     queue: list[bytes]
     takes_more: bool
     reset: bool
+    broken: bool
     options: list[Option]
 
     @classmethod
@@ -80,7 +81,14 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             options = socket_options.collect(one)
             listening = found.state == TCP_LISTEN
             peer_name = unix_names.peer_name(one)
-            queue = [] if listening or outside else _peek(one, found.type, what)
+            broken = bool(_events(file.descriptor) & select.POLLERR)
+            if broken and found.queued and found.type != socket.SOCK_STREAM:
+                raise UnsupportedResource(
+                    f"{what} has an error that nobody has read yet, which cannot be saved"
+                )
+            queue = []
+            if not (listening or outside or (broken and not found.queued)):
+                queue = _peek(one, found.type, what, most=found.queued if broken else 0)
         if datagrams and found.peer and not outside:
             _refuse_lost_peer(what, peer_name, mutual, world.sockets.unix(found.peer), world)
             # Datagram sockets with names find each other by these.
@@ -104,8 +112,9 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             backlog=found.backlog if listening else 0,
             shutdown=found.shutdown,
             queue=queue,
-            takes_more=_takes_more(file.descriptor),
+            takes_more=bool(_events(file.descriptor) & select.POLLOUT),
             reset=outside,
+            broken=broken,
             options=options,
         )
 
@@ -165,6 +174,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 making.share(key, (theirs, ours, self))
                 return ours
             self._fill(program, ours, theirs, sender_takes_more=True)
+            if self.broken:
+                program.call(SYS.SENDTO, ours, b"-", 1, socket.MSG_DONTWAIT, 0, 0)
             socket_options.restore(program, ours, self.options)
             _shut_down(program, ours, self.shutdown)
             self._bind_datagrams(making, ours)
@@ -237,12 +248,11 @@ def _shut_down(program: Program, fd: int, directions: int) -> None:
         program.may_fail(program.call(SYS.SHUTDOWN, fd, directions - 1))
 
 
-def _takes_more(descriptor: int) -> bool:
-    """Tell whether a socket can be written to."""
+def _events(descriptor: int) -> int:
+    """Return what a socket is ready for."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
-    events = poll.poll(0)
-    return bool(events and events[0][1] & select.POLLOUT)
+    return sum(events for _, events in poll.poll(0))
 
 
 def _is_socket(file: OpenFile) -> bool:
@@ -269,8 +279,11 @@ def _refuse_lost_peer(
         )
 
 
-def _peek(one: socket.socket, kind: int, what: str) -> list[bytes]:
-    """Read what waits at a socket and leave it there."""
+def _peek(one: socket.socket, kind: int, what: str, *, most: int) -> list[bytes]:
+    """Read what waits at a socket and leave it there.
+
+    If it has an error, `most` is how much waits: reading on would take the error.
+    """
     packets: list[bytes] = []
     empty = 0
     flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
@@ -300,6 +313,8 @@ def _peek(one: socket.socket, kind: int, what: str) -> list[bytes]:
                     f"{what} has datagrams of senders with names, which cannot be saved yet"
                 )
             packets.append(data)
+            if most and sum(map(len, packets)) >= most:
+                break
     finally:
         one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset)
     while kind == socket.SOCK_SEQPACKET and packets and not packets[-1]:
