@@ -146,7 +146,7 @@ def test_the_first_of_several_fields_of_a_name_counts() -> None:
 
 def test_a_sleep_is_told_with_when_it_began() -> None:
     found = look_before_the_hold(str(SAMPLES), StandingClocks())  # type: ignore[arg-type]
-    assert found == (SYS.CLOCK_NANOSLEEP, "hrtimer_nanosleep", 6270419855171)
+    assert found == (SYS.CLOCK_NANOSLEEP, "hrtimer_nanosleep", 6270419855171, 14)
 
 
 @pytest.mark.parametrize("text", ["running\n", "-1 0x7ffd 0x7ffa\n", ""])
@@ -159,4 +159,4 @@ def test_a_task_outside_of_calls_waits_for_nothing(tmp_path: Path, text: str) ->
 def test_a_call_without_a_time_needs_no_more_files(tmp_path: Path) -> None:
     (tmp_path / "syscall").write_text(f"{SYS.PAUSE} 0x0 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7ffa\n")
     found = look_before_the_hold(str(tmp_path), StandingClocks())  # type: ignore[arg-type]
-    assert found == (SYS.PAUSE, "", 0)
+    assert found == (SYS.PAUSE, "", 0, 0)

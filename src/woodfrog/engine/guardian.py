@@ -20,6 +20,10 @@ class AbandonedError(Exception):
     """The command that we worked for is gone."""
 
 
+class _ThereError(Exception):
+    """Where an exception was raised in the child, for --debug."""
+
+
 class Guardian:
     """The child's view of its parent, through the read end of a pipe that only the parent keeps."""
 
@@ -63,10 +67,10 @@ def guarded(work: Callable[[Guardian], T]) -> T:
         )
     import pickle
 
-    succeeded, value = pickle.loads(data)
+    succeeded, value, trace = pickle.loads(data)
     if succeeded:
         return value  # type: ignore[no-any-return]
-    raise value
+    raise value from _ThereError(trace)
 
 
 def _work(work: Callable[[Guardian], T], guardian: Guardian, result: int) -> NoReturn:
@@ -78,9 +82,12 @@ def _work(work: Callable[[Guardian], T], guardian: Guardian, result: int) -> NoR
         import pickle
 
         try:
-            data = pickle.dumps((True, work(guardian)))
+            data = pickle.dumps((True, work(guardian), ""))
         except BaseException as error:
-            data = pickle.dumps((False, error))
+            import traceback
+
+            trace = "".join(traceback.format_exception(error))
+            data = pickle.dumps((False, error, f"\n{trace}"))
         view = memoryview(data)
         while view:
             view = view[os.write(result, view) :]

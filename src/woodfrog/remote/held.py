@@ -33,13 +33,12 @@ class HeldTask:
     """
 
     def __init__(
-        self, process: int, pid: int, path: str, memory: int, waiting: Waiting | None
+        self, process: "HeldProcess", pid: int, path: str, waiting: Waiting | None
     ) -> None:
-        self._process = process
+        self.process = process
         self.pid = pid
         self.path = path
         self.waiting = waiting
-        self._memory = memory
         self.stopped_by = 0
         self.tracee = Tracee(pid, ptrace.Registers())
         self.status: dict[str, str] = {}
@@ -71,7 +70,11 @@ class HeldTask:
         """
         self.status = read_status(self.path)
         self.stat = read_stat(self.path)
-        registers = out_of_critical_section(self.pid, self._memory, self._stopped_at)
+        # One switch for the stop itself; with more, it is another wait than the one looked at.
+        switches = int(self.status["voluntary_ctxt_switches"])
+        if self.waiting is not None and switches > self.waiting.switches + 1:
+            self.waiting = self.waiting._replace(since=0)
+        registers = out_of_critical_section(self.pid, self.process.memory, self._stopped_at)
         if self.seccomp:
             ptrace.set_options(self.pid, ptrace.O_SUSPEND_SECCOMP)
             chain = _filters(self.pid) if self.seccomp == _SECCOMP_FILTER else ()
@@ -92,20 +95,20 @@ class HeldTask:
         interrupted = is_restartable(registers) or sees_the_hold(registers)
         if not interrupted or self._has_a_signal():
             return registers
-        self.socket_wait = socket_wait(self._process, self.pid, registers, self.waiting)
+        self.socket_wait = socket_wait(self.process.pid, self.pid, registers, self.waiting)
         call = self._timed_call(registers)
         if call is None:
             return issue_again(registers)
         place = place_for_time(registers)
         try:
-            os.pwrite(self._memory, packed_time(call), place)
+            os.pwrite(self.process.memory, packed_time(call), place)
         except OSError:
             call = call._replace(left_ns=0)
         return with_time_left(registers, call, place)
 
     def _timed_call(self, registers: Registers) -> TimedCall | None:
         def read(address: int, length: int) -> bytes:
-            return os.pread(self._memory, length, address)
+            return os.pread(self.process.memory, length, address)
 
         try:
             return timed_call(registers, self.waiting, read)
@@ -146,6 +149,11 @@ class HeldProcess:
         self.path = f"/proc/{pid}"
         self.tasks: list[HeldTask] = []
         self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    def reopen_memory(self) -> None:
+        """Open the memory anew: that of before an exec is gone."""
+        os.close(self.memory)
+        self.memory = os.open(f"{self.path}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     @property
     def leader(self) -> HeldTask:

@@ -119,19 +119,25 @@ def _seize_tasks(
         if tid in seized:
             continue
         path = f"{process.path}/task/{tid}"
+        # A thread that ends meanwhile must not keep us from stopping those seized before it.
         try:
             ptrace.seize(tid)
+        except ProcessLookupError:
+            continue
         except PermissionError:
-            if read_stat(path).state in "ZX":
+            try:
+                if read_stat(path).state in "ZX":
+                    continue
+                tracer = read_status(path).get("TracerPid", "0")
+            except (FileNotFoundError, ProcessLookupError):
                 continue
-            tracer = read_status(path).get("TracerPid", "0")
             if tracer != "0":
                 raise UnsupportedResource(
                     f"process {process.pid} is being traced by process {tracer}",
                     hint="let the debugger detach first",
                 ) from None
             raise
-        task = HeldTask(process.pid, tid, path, process.memory, look_before_the_hold(path, clocks))
+        task = HeldTask(process, tid, path, look_before_the_hold(path, clocks))
         seized[tid] = task
         process.tasks.append(task)
         fresh.append(task)
@@ -142,7 +148,10 @@ def _await_stops(
     fresh: list[HeldTask],
     seized: dict[int, HeldTask],
     filters: dict[tuple[bytes, ...], Filters],
+    *,
+    let_run_before: bool = False,
 ) -> None:
+    """Wait until all these tasks have stopped, and look at them."""
     waiting = {task.pid: task for task in fresh}
     deadline = time.monotonic() + _PATIENCE_S
     next_look = time.monotonic() + 0.02
@@ -158,6 +167,8 @@ def _await_stops(
                 task.stopped_by = 0 if status.signal == _SIGTRAP else status.signal
                 task.mend()
                 stopped.append(task)
+                if let_run_before:
+                    task.process.reopen_memory()
             elif status.event in (Event.EXITED, Event.KILLED):
                 del waiting[pid]
                 seized.pop(pid, None)
@@ -172,20 +183,22 @@ def _await_stops(
         if now > next_look:
             next_look = now + 0.02
             for task in list(waiting.values()):
-                let_run += _run_vfork_children(task, waiting, seized)
+                let_run += _run_vfork_children(task, [*waiting.values(), *let_run], seized)
         time.sleep(0.0002)
     for task in stopped:
         if task not in let_run:
             task.look(filters)
     for task in let_run:
-        if task.pid in seized:
+        try:
             ptrace.interrupt(task.pid)
+        except ProcessLookupError:
+            pass  # it has ended, as the wait will tell
     if let_run:
-        _await_stops([task for task in let_run if task.pid in seized], seized, filters)
+        _await_stops(let_run, seized, filters, let_run_before=True)
 
 
 def _run_vfork_children(
-    parent: HeldTask, waiting: dict[int, HeldTask], seized: dict[int, HeldTask]
+    parent: HeldTask, running: list[HeldTask], seized: dict[int, HeldTask]
 ) -> list[HeldTask]:
     """Let the held child of a vfork run on: its parent can't stop before it execs or exits."""
     try:
@@ -196,7 +209,7 @@ def _run_vfork_children(
     started = []
     for pid in children:
         task = seized.get(pid)
-        if task is not None and pid not in waiting and _same_memory(parent.pid, pid):
+        if task is not None and task not in running and _same_memory(parent.pid, pid):
             ptrace.resume(pid)
             started.append(task)
     return started

@@ -39,18 +39,21 @@ _TIMED = frozenset(
         SYS.CONNECT,
     )
 )
+_SWITCHES = re.compile(rb"nr_voluntary_switches\s*:\s*(\d+)")
 _EXEC_START = re.compile(rb"se\.exec_start\s*:\s*(\d+)\.(\d+)")
 
 
 class Waiting(NamedTuple):
     """A call that a task slept in: its number, where in the kernel, and since when.
 
-    `since` is in nanoseconds of our CLOCK_MONOTONIC, 0 if unknown.
+    `since` is in nanoseconds of our CLOCK_MONOTONIC, 0 if unknown. `switches` is how often the task
+    has given up its CPU by itself: it tells whether it still is the same wait.
     """
 
     number: int
     channel: str
     since: int
+    switches: int = 0
 
     @property
     def slept_ns(self) -> int:
@@ -83,7 +86,7 @@ def _offset(cpu: int) -> int | None:
     except OSError:
         return None
     try:
-        ours = _last_on_cpu("/proc/thread-self")
+        ours, _ = _last_on_cpu("/proc/thread-self")
         return time.monotonic_ns() - ours if ours else None
     finally:
         os.sched_setaffinity(0, allowed)
@@ -103,17 +106,23 @@ def look_before_the_hold(path: str, clocks: SchedulerClocks) -> Waiting | None:
             channel = file.read()
         with open(f"{path}/stat", "rb") as file:
             cpu = int(file.read().rpartition(b")")[2].split()[36])
-        ran = _last_on_cpu(path)
-        return Waiting(number, channel, clocks.monotonic(cpu, ran) if ran else 0)
+        ran, switches = _last_on_cpu(path)
+        return Waiting(number, channel, clocks.monotonic(cpu, ran) if ran else 0, switches)
     except (OSError, IndexError):
         return None
 
 
-def _last_on_cpu(path: str) -> int:
-    """Return when the task last ran, in nanoseconds of its CPU's clock; 0 if not told."""
+def _last_on_cpu(path: str) -> tuple[int, int]:
+    """Return when the task last ran, in nanoseconds of its CPU's clock, and its switches.
+
+    Both are 0 if the kernel doesn't tell.
+    """
     try:
         with open(f"{path}/sched", "rb") as file:
-            match = _EXEC_START.search(file.read(2048))
+            text = file.read(2048)
     except OSError:
-        return 0
-    return int(match[1]) * 1_000_000 + int(match[2]) if match else 0
+        return 0, 0
+    ran, switches = _EXEC_START.search(text), _SWITCHES.search(text)
+    if ran is None or switches is None:
+        return 0, 0
+    return int(ran[1]) * 1_000_000 + int(ran[2]), int(switches[1])
