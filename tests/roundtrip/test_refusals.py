@@ -230,6 +230,23 @@ def test_datagrams_to_the_outside_are_given_up_only_if_a_flag_allows_it(
         assert "woodfrog: warning: lost" in restored.told()
 
 
+def test_a_server_keeps_its_name_when_its_client_outside_is_given_up(
+    woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(woodfrog, build, "accepted.c")
+    container.wait_for("listening")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(container.bundle.work / "inside"))
+        client.sendall(b"hello")
+        container.wait_for("ready")
+        image = woodfrog.directory / "image"
+        container.checkpoint(image, "--ext-unix-close")
+        container.wait()
+        container.delete()
+
+    assert verdict(woodfrog.restore(container.bundle, image)) == "ok\n"
+
+
 @pytest.mark.parametrize(
     ("what", "joined", "names"), [("queue", "", "/frog"), ("memory", "ipc", "SYSV")]
 )

@@ -111,6 +111,11 @@ def listener(kind: int, name: bytes) -> tuple[str, int, bytes]:
     return "unix listener", kind, name
 
 
+def is_listening(making: Making, kind: int, name: bytes) -> bool:
+    """Tell whether a listening socket of this name has been made."""
+    return making.shared(listener(kind, name)) is not None
+
+
 def bind(making: Making, fd: int, name: bytes) -> None:
     """Bind to a name; a socket file that stands there was this one's, from before."""
     program = making.program

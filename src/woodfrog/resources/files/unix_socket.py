@@ -189,9 +189,10 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         name, peer_name = self.name, self.peer_name
         if not self.pair:
             # For the name of an end that is not saved nobody may be displaced.
-            if self.accepted or not making.shared(unix_names.listener(self.type, peer_name)):
+            if self.accepted or not unix_names.is_listening(making, self.type, peer_name):
                 peer_name = b""
-            if self._is_named_by_others and not making.shared(unix_names.listener(self.type, name)):
+            listening = unix_names.is_listening(making, self.type, name)
+            if self._is_named_by_others and not listening:
                 name = b""
         if self.type == socket.SOCK_DGRAM or not (name or peer_name):
             return making.pair(self.type)
