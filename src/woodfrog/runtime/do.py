@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.errors import ImageError, UsageError
+from woodfrog.errors import UsageError
 from woodfrog.runtime import jsontext
 from woodfrog.runtime.create import Request
 from woodfrog.runtime.spec_default import MASKED_PATHS, READONLY_PATHS, mounts
@@ -80,12 +80,8 @@ class Sandbox:
         """Have the scratch layer filled from an image before it is mounted."""
 
         def fill(upper: str) -> None:
-            try:
-                from woodfrog.engine.scratch import (  # type: ignore[import-not-found,unused-ignore]
-                    fill as fill_scratch,
-                )
-            except ImportError:
-                raise ImageError("images of `woodfrog do` cannot be restored yet") from None
+            from woodfrog.engine.scratch import fill as fill_scratch
+
             fill_scratch(directory, upper)
 
         wanted.fill_scratch = fill
