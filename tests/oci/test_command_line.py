@@ -170,6 +170,7 @@ def test_cheap_commands_import_little(
         heavy -= {"enum"}  # the caller protocol's typing brings it
         heavy |= {"msgspec", "shutil", "inspect", "socket", "xxhash", "zstandard"}
         assert not found & heavy, (arguments, found & heavy)
+        assert not found & {"tomllib", "woodfrog.cli.policies"}, arguments
         for layer in ("engine", "resources", "remote", "image"):
             assert not any(m.startswith(f"woodfrog.{layer}") for m in found), (arguments, layer)
 

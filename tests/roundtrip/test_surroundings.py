@@ -40,7 +40,9 @@ WAIT = "while [ ! -e /work/check ]; do sleep 0.02; done"
 
 
 def test_a_process_that_exec_brought_in_goes_on_too(woodfrog: Woodfrog) -> None:
-    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}; wait; echo ok > /work/out"))
+    # The first process stays until the other has come to its end, which its own would be, too.
+    wait = "while [ ! -s /work/pid-after ]; do sleep 0.02; done"
+    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {wait}"))
     container.wait_for("ready")
     script = f"echo $$ > /work/pid; {WAIT}; echo $$ > /work/pid-after"
     output = woodfrog.directory / "exec.output"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from woodfrog.cli import policies
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import held
+from woodfrog.cli.policies import NOT_YET
 from woodfrog.cli.report import warner
 from woodfrog.errors import UsageError
 
@@ -15,6 +17,7 @@ def run(arguments: Arguments) -> None:
     directory, replace = image_directory(arguments)
     with held(arguments) as container:
         container.require("checkpoint")
+        policies.settle(arguments, container.state["annotations"])
         from woodfrog.engine.checkpoint import CheckpointOptions
         from woodfrog.runtime import jsontext
         from woodfrog.runtime.checkpoint import checkpoint
@@ -25,7 +28,7 @@ def run(arguments: Arguments) -> None:
             sync=arguments["sync"],
             replace=replace,
             tcp_close=arguments["tcp_close"],
-            unix_close=arguments["ext_unix_close"],
+            unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
         )
         statistics = checkpoint(container, directory, options)
     losses = statistics.get("losses")
@@ -47,7 +50,6 @@ def image_directory(arguments: Arguments) -> tuple[str, bool]:
     return directory, engine
 
 
-NOT_YET = "not done yet"
 IMAGE_FLAGS = (
     Flag("image-path", "the directory of checkpoint.img", value="DIR"),
     Flag(
@@ -58,20 +60,6 @@ IMAGE_FLAGS = (
     ),
 )
 RUNC_FLAGS = (
-    Flag(
-        "manage-cgroups-mode",
-        "no effect: the cgroup is always made from the config",
-        value="MODE",
-        choices=("soft", "full", "strict", "ignore"),
-    ),
-    Flag("file-locks", "no effect: what can't be kept is refused by name"),
-    Flag("shell-job", "no effect: the container's own terminal is always kept"),
-    Flag(
-        "tcp-established",
-        "",
-        refused="connections can't be kept yet; --tcp-close restores them as reset",
-    ),
-    Flag("ext-unix-sk", "", refused="use --ext-unix-close, which restores them as reset"),
     Flag("empty-ns", "", value="NAMESPACE", refused=NOT_YET),
     Flag("auto-dedup", "", refused="images are written once, there is nothing to remove"),
     Flag("lazy-pages", "", refused=NOT_YET),
@@ -89,23 +77,8 @@ COMMAND = Command(
     (
         *IMAGE_FLAGS,
         Flag("leave-running", "let the container run on"),
-        Flag(
-            "compression",
-            "of the memory in the image",
-            value="KIND",
-            default="none",
-            choices=("none", "zstd"),
-        ),
-        Flag(
-            "sync",
-            "full: the image is on the disk before the container stops",
-            value="HOW",
-            default="full",
-            choices=("full", "none"),
-        ),
-        Flag("tcp-close", "give up TCP connections to outside; restored, they are reset"),
-        Flag("ext-unix-close", "give up unix connections to outside; restored, they are reset"),
         Flag("stats", "print figures about the checkpoint as JSON"),
+        *policies.of("checkpoint"),
         *RUNC_FLAGS,
         Flag("tcp-skip-in-flight", "", refused=NOT_YET),
         Flag("link-remap", "", refused="deleted files that are open are refused by name"),

@@ -34,9 +34,20 @@ def request(arguments: Arguments) -> Request:
     common = arguments.common
     bundle = os.path.realpath(arguments["bundle"])
     text = spec.read(os.path.join(bundle, "config.json"))
+    if b"org.woodfrog." in text:
+        _check_annotations(text)
     wanted = Request(common.root, arguments.rest[0], bundle, text)
     fill(wanted, arguments)
     return wanted
+
+
+def _check_annotations(text: bytes) -> None:
+    """Refuse policies that nobody could follow, now rather than when they are needed."""
+    from woodfrog.cli import policies
+    from woodfrog.runtime import spec
+
+    annotations = spec.parse(text, "config.json").get("annotations") or {}
+    policies.annotated({name: str(value) for name, value in annotations.items()})
 
 
 def fill(wanted: Request, arguments: Arguments) -> None:

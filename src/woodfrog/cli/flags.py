@@ -6,12 +6,14 @@ from woodfrog.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 
 class Flag:
     """One flag: `--name` (`-name`, and perhaps one letter), what it takes and what it is for."""
+
+    title = "flags:"  # what it stands under in the help
 
     def __init__(
         self,
@@ -36,6 +38,24 @@ class Flag:
         self.refused = refused  # why it can't be given
         self.default: Any = [] if many else default if value else bool(default)
         self.key = name.replace("-", "_")
+
+    def read(self, text: str, where: str) -> Any:
+        """Return the value that a text means; an error names where it stands."""
+        if self.refused:
+            raise UsageError(f"{where} is not supported: {self.refused}")
+        taken: Any = text
+        if not self.value:
+            if text not in _TRUE:
+                raise UsageError(f"{where} is a switch: it takes true or false, not {text!r}")
+            taken = _TRUE[text]
+        elif self.number:
+            try:
+                taken = int(text)
+            except ValueError:
+                raise UsageError(f"{where} takes a number, not {text!r}") from None
+        if self.choices and taken not in self.choices:
+            raise UsageError(f"{where} takes one of {', '.join(self.choices)}, not {text!r}")
+        return taken
 
 
 class Command:
@@ -71,7 +91,8 @@ class Command:
 class Arguments:
     """What was typed, by the flags' names; `rest` holds the arguments."""
 
-    def __init__(self, flags: tuple[Flag, ...]) -> None:
+    def __init__(self, command: str, flags: tuple[Flag, ...]) -> None:
+        self.command = command
         self.values: dict[str, Any] = {
             flag.key: list(flag.default) if flag.many else flag.default for flag in flags
         }
@@ -91,6 +112,8 @@ class Common:
         self.log = ""
         self.log_format = "text"
         self.debug = False
+        self.config = ""  # the file of policies, if another than the usual one
+        self.policies: dict[str, Any] = {}  # those that stand before the command
 
     def recorded(self) -> dict[str, Any]:
         """Return what later commands on the same container needn't be told again."""
@@ -107,9 +130,13 @@ def parse(
     who: str,
     greedy_after: int | None = None,
     loose: bool = False,
+    rarer: Callable[[], tuple[Flag, ...]] = tuple,
 ) -> Arguments:
-    """Return what the words say; flags and arguments may be mixed, up to a "--"."""
-    found = Arguments(flags)
+    """Return what the words say; flags and arguments may be mixed, up to a "--".
+
+    `rarer` gives the flags that are looked at only for a word that is none of `flags`.
+    """
+    found = Arguments(who, flags)
     by_name = {flag.name: flag for flag in flags} | {f.short: f for f in flags if f.short}
     position = 0
     while position < len(words):
@@ -125,42 +152,26 @@ def parse(
             position += 1
             continue
         name, equals, value = word.lstrip("-").partition("=")
-        flag = by_name.get(name)
+        flag = by_name.get(name) or next((f for f in rarer() if f.name == name), None)
         if flag is None:
             if loose and found.rest:
                 found.rest += words[position:]
                 break
-            raise unknown("flag", word.partition("=")[0], _spelled(flags), f"woodfrog {who}")
+            known = _spelled((*flags, *rarer()))
+            raise unknown("flag", word.partition("=")[0], known, f"woodfrog {who} --help")
         position += 1
-        if flag.refused:
-            raise UsageError(f"--{flag.name} is not supported: {flag.refused}")
-        if flag.value and not equals:
+        if flag.value and not equals and not flag.refused:
             if position >= len(words):
                 raise UsageError(f"--{flag.name} needs a value ({flag.value})")
             value = words[position]
             position += 1
+        taken = flag.read(value if flag.value or equals else "true", f"--{flag.name}")
         found.given.add(flag.key)
-        _take(found, flag, value, bool(equals))
+        if flag.many:
+            found.values.setdefault(flag.key, []).append(taken)
+        else:
+            found.values[flag.key] = taken
     return found
-
-
-def _take(found: Arguments, flag: Flag, value: str, has_value: bool) -> None:
-    taken: Any = value
-    if not flag.value:
-        if has_value and value not in _TRUE:
-            raise UsageError(f"--{flag.name} is a switch: it takes true or false, not {value!r}")
-        taken = _TRUE[value] if has_value else True
-    elif flag.number:
-        try:
-            taken = int(value)
-        except ValueError:
-            raise UsageError(f"--{flag.name} takes a number, not {value!r}") from None
-    if flag.choices and taken not in flag.choices:
-        raise UsageError(f"--{flag.name} takes one of {', '.join(flag.choices)}, not {value!r}")
-    if flag.many:
-        found.values[flag.key].append(taken)
-    else:
-        found.values[flag.key] = taken
 
 
 def _spelled(flags: tuple[Flag, ...]) -> list[str]:
@@ -169,12 +180,16 @@ def _spelled(flags: tuple[Flag, ...]) -> list[str]:
 
 def unknown(kind: str, word: str, known: list[str], help_of: str) -> UsageError:
     """Return the error for a word nobody knows, with the one that was meant, perhaps."""
+    asked = "--" + word.lstrip("-") if kind == "flag" else word
+    return UsageError(f"unknown {kind} {word}", hint=guess(asked, known, help_of))
+
+
+def guess(word: str, known: list[str], help_of: str, prefix: str = "") -> str:
+    """Return a hint: which of the known words was meant, perhaps, or who lists them."""
     from difflib import get_close_matches
 
-    asked = "--" + word.lstrip("-") if kind == "flag" else word
-    near = get_close_matches(asked, known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else f"`{help_of} --help` lists them all"
-    return UsageError(f"unknown {kind} {word}", hint=hint)
+    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {prefix}{near[0]}?" if near else f"`{help_of}` lists them all"
 
 
 def help_text(command: Command) -> str:
@@ -182,13 +197,13 @@ def help_text(command: Command) -> str:
     flags = " [flags]" if command.flags else ""
     lines = [f"usage: woodfrog {command.name}{flags} {command.arguments}".rstrip(), ""]
     lines += [command.about, ""]
-    if command.flags:
-        lines += ["flags:", *flag_lines(command.flags), ""]
+    for title in dict.fromkeys(flag.title for flag in command.flags):
+        lines += [title, *flag_lines([f for f in command.flags if f.title == title]), ""]
     lines += ["examples:", *(f"  {example}" for example in command.examples)]
     return "\n".join(lines) + "\n"
 
 
-def flag_lines(flags: tuple[Flag, ...]) -> list[str]:
+def flag_lines(flags: Sequence[Flag]) -> list[str]:
     """Return the flags as lines of help, with their defaults."""
     rows = []
     for flag in flags:

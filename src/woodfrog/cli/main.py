@@ -88,11 +88,14 @@ def _dispatch(words: list[str], common: Common) -> int:
 
     from woodfrog.cli import flags, rights
 
-    own = flags.parse(words, _global_flags(), who="help", greedy_after=0)
+    own = flags.parse(words, _global_flags(), who="help", greedy_after=0, rarer=_policies)
     # Later commands, which may be given from elsewhere, find the same places.
     common.root = os.path.abspath(own["root"])
     common.log = os.path.abspath(own["log"]) if own["log"] else ""
     common.log_format, common.debug = own["log_format"], own["debug"]
+    common.config = os.path.abspath(own["config"]) if own["config"] else ""
+    known = {flag.key for flag in _global_flags()}
+    common.policies = {key: own[key] for key in own.given if key not in known}
     if own["version"]:
         return _version()
     if own["rootless"] not in ("auto", "false"):
@@ -128,7 +131,7 @@ def _find(name: str) -> Command:
     from woodfrog.cli import flags
 
     if name not in COMMANDS:
-        raise flags.unknown("command", name, list(COMMANDS), "woodfrog")
+        raise flags.unknown("command", name, list(COMMANDS), "woodfrog --help")
     module = import_module(f"woodfrog.cli.{name}_" if name in ("exec",) else f"woodfrog.cli.{name}")
     command: Command = module.COMMAND
     return command
@@ -151,6 +154,7 @@ def _global_flags() -> tuple[Flag, ...]:
         Flag("root", "where the state of containers is kept", value="DIR", default=DEFAULT_ROOT),
         Flag("log", "append errors and warnings to this file", value="FILE", default=""),
         Flag("log-format", "how", value="FORMAT", default="text", choices=("text", "json")),
+        Flag("config", "a file of policies, if not /etc/woodfrog/config.toml", value="FILE"),
         Flag("debug", "show where in woodfrog an error comes from"),
         Flag(
             "systemd-cgroup",
@@ -163,9 +167,20 @@ def _global_flags() -> tuple[Flag, ...]:
     )
 
 
+def _policies() -> tuple[Flag, ...]:
+    from woodfrog.cli.policies import POLICIES
+
+    return POLICIES
+
+
 def _help(names: list[str]) -> int:
     from woodfrog.cli import flags
 
+    if names == ["policies"]:
+        from woodfrog.cli import policies
+
+        sys.stdout.write(policies.help_text())
+        return 0
     if names:
         sys.stdout.write(flags.help_text(_find(names[0])))
         return 0
@@ -180,7 +195,8 @@ def _help(names: list[str]) -> int:
         "global flags:",
         *flags.flag_lines(_global_flags()),
         "",
-        "`woodfrog COMMAND --help` says more about each command.",
+        "`woodfrog COMMAND --help` says more about each command, `woodfrog help policies` which",
+        "of their flags may also stand here, in annotations, and in a file.",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

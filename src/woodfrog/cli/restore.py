@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.cli import creating
-from woodfrog.cli.checkpoint import IMAGE_FLAGS, NOT_YET, RUNC_FLAGS, image_directory
+from woodfrog.cli import creating, policies
+from woodfrog.cli.checkpoint import IMAGE_FLAGS, RUNC_FLAGS, image_directory
 from woodfrog.cli.flags import Arguments, Command, Flag
+from woodfrog.cli.loading import found
+from woodfrog.cli.policies import NOT_YET
 from woodfrog.cli.report import tell, warner
 from woodfrog.errors import ImageError
+from woodfrog.runtime.state import Container, UnknownContainer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,17 +26,23 @@ def run(arguments: Arguments) -> int:
             f"there is no checkpoint.img in {directory}",
             hint="name the directory that `woodfrog checkpoint --image-path` was given",
         )
-    from woodfrog.runtime.restore import restore
+    from woodfrog.runtime.restore import Options, restore
 
-    common = arguments.common
+    into: Container | Request
+    try:
+        into = container = found(arguments)
+        annotations = container.state["annotations"]
+    except UnknownContainer:
+        into, annotations = _request(arguments, directory)
+    policies.settle(arguments, annotations)
+    options = Options()
+    options.clock = arguments["clock"]
     return restore(
-        lambda: _request(arguments, directory),
-        common.root,
-        arguments.rest[0],
+        into,
         directory,
-        warn=warner(common),
+        options,
+        warn=warner(arguments.common),
         tell=tell,
-        clock=arguments["clock"],
         console_socket=arguments["console_socket"] or "",
         pid_file=arguments["pid_file"] or "",
         detach=arguments["detach"],
@@ -42,7 +51,8 @@ def run(arguments: Arguments) -> int:
     )
 
 
-def _request(arguments: Arguments, directory: str) -> Request:
+def _request(arguments: Arguments, directory: str) -> tuple[Request, dict[str, str]]:
+    """Return what is to be created for the restore, and its annotations."""
     if arguments["do"]:
         from woodfrog.runtime.do import Sandbox
 
@@ -50,13 +60,13 @@ def _request(arguments: Arguments, directory: str) -> Request:
         wanted = sandbox.request(arguments.common.root, arguments.rest[0], ["restored"])
         creating.fill(wanted, arguments)
         sandbox.fill_from(wanted, directory)
-        return wanted
+        return wanted, {}
     wanted = creating.request(arguments)
     from woodfrog.runtime import spec
 
     config = spec.parse(wanted.config_text, "config.json")
     creating.refuse_lost_terminal(wanted, config, arguments["detach"])
-    return wanted
+    return wanted, config.get("annotations") or {}
 
 
 COMMAND = Command(
@@ -74,13 +84,6 @@ COMMAND = Command(
         Flag("detach", "don't wait for its end", short="d"),
         Flag("keep", "don't delete it at its end"),
         Flag("no-subreaper", "don't adopt orphans of a container without a pid namespace"),
-        Flag(
-            "clock",
-            "which monotonic clock it sees: its own, going on, or this host's",
-            value="WHICH",
-            default="container",
-            choices=("container", "host"),
-        ),
         Flag("do", "the image is of `woodfrog do`: no bundle is needed"),
         Flag(
             "volume",
@@ -88,8 +91,7 @@ COMMAND = Command(
             value="SRC[:DST]",
             many=True,
         ),
-        Flag("tcp-close", "no effect here: the checkpoint decides"),
-        Flag("ext-unix-close", "no effect here: the checkpoint decides"),
+        *policies.of("restore"),
         *RUNC_FLAGS,
         Flag("lsm-profile", "", value="PROFILE", refused=NOT_YET),
         Flag("lsm-mount-context", "", value="CONTEXT", refused=NOT_YET),

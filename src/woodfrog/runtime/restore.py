@@ -9,7 +9,7 @@ from woodfrog.kernel import capability
 from woodfrog.runtime import create, lifecycle, process, run, spec
 from woodfrog.runtime import state as states
 from woodfrog.runtime.create import Created, Request
-from woodfrog.runtime.state import Container, UnknownContainer
+from woodfrog.runtime.state import Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,45 +19,44 @@ if TYPE_CHECKING:
     from woodfrog.engine.restore import Bounds
 
 
+class Options:
+    """What the user may choose."""
+
+    clock = "container"
+
+
 def restore(
-    request_for: Callable[[], Request],
-    root: str,
-    id: str,
+    into: Container | Request,
     directory: str,
+    options: Options,
     *,
     warn: Callable[[str], None],
     tell: Callable[[str], None],
-    clock: str,
     console_socket: str,
     pid_file: str,
     detach: bool,
     keep: bool,
     subreaper: bool,
 ) -> int:
-    """Thaw the image in `directory` into container `id`, which is created if there is none.
+    """Thaw the image in `directory` into a container that waits, or that is created now.
 
     Attached, the result is the container's exit status.
     """
-    try:
-        container = Container.load(root, id)
-    except UnknownContainer:
-        request = request_for()
-        request.to_be_restored = True
-        request.meanwhile = _load_engine
-        request.relay_console = not request.console_socket and not detach
-        created = create.create(request)
-        is_child = True
+    is_child = isinstance(into, Request)
+    if isinstance(into, Request):
+        into.to_be_restored = True
+        into.meanwhile = _load_engine
+        into.relay_console = not into.console_socket and not detach
+        created = create.create(into)
     else:
-        with container.lock():
-            container.reload()
-            container.require("restore")
-        config = lifecycle.config_of(container)
-        master = _take_console(container, console_socket, detach)
-        created = Created(container, config, master)
-        is_child = False
+        with into.lock():
+            into.reload()
+            into.require("restore")
+        config = lifecycle.config_of(into)
+        created = Created(into, config, _take_console(into, console_socket, detach))
     try:
         with created.container.lock():
-            _restore(created, directory, clock, warn)
+            _restore(created, directory, options, warn)
             if pid_file:
                 create.write_pid_file(pid_file, created.container.pid)
     except BaseException as error:
@@ -97,7 +96,9 @@ def _take_console(container: Container, console_socket: str, detach: bool) -> in
     return master
 
 
-def _restore(created: Created, directory: str, clock: str, warn: Callable[[str], None]) -> None:
+def _restore(
+    created: Created, directory: str, options: Options, warn: Callable[[str], None]
+) -> None:
     from woodfrog.engine import restore as engine
 
     container = created.container
@@ -107,7 +108,7 @@ def _restore(created: Created, directory: str, clock: str, warn: Callable[[str],
         container.pid,
         directory,
         bounds=bounds(created.config, engine.Bounds, bool(container.state.get("scratch"))),
-        clock=clock,
+        clock=options.clock,
     )
     os.unlink(container.path("exec.fifo"))
     container.state.pop("console", None)

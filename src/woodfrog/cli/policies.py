@@ -1,0 +1,202 @@
+"""Policies: what people may wish of a checkpoint or restore, wherever they say it.
+
+Engines pass no options of their own. So a policy may stand as a flag of the command, as an
+annotation of the bundle, before the command, or in a file; the nearest wins, in this order.
+"""
+
+from __future__ import annotations
+
+from woodfrog.cli.flags import Flag, guess
+from woodfrog.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from woodfrog.cli.flags import Arguments
+
+PREFIX = "org.woodfrog."
+CONFIG_FILE = "/etc/woodfrog/config.toml"
+
+NOT_YET = "not done yet"
+NO_EFFECT = "no effect: "
+
+
+class Policy(Flag):
+    """A flag of these commands that may be said elsewhere, too.
+
+    One that names a file or program of the host is `private`: no annotation can give it, since
+    who writes annotations need not be who owns the host.
+    """
+
+    title = "policies (`woodfrog help policies` says where else they may stand):"
+
+    def __init__(
+        self, name: str, help: str, *commands: str, private: bool = False, **how: Any
+    ) -> None:
+        super().__init__(name, help, **how)
+        self.commands = commands
+        self.private = private
+
+
+# Each policy there is, in the order of the help. docs/policies.md is made from this table.
+POLICIES = (
+    Policy(
+        "tcp-close",
+        "give up TCP connections; restored, they are reset (the checkpoint decides)",
+        "checkpoint",
+        "restore",
+    ),
+    Policy(
+        "ext-unix-close",
+        "give up unix connections to outside; restored, the other side has closed them"
+        " (the checkpoint decides)",
+        "checkpoint",
+        "restore",
+    ),
+    Policy("ext-unix-sk", "CRIU's name for --ext-unix-close", "checkpoint", "restore"),
+    Policy(
+        "compression",
+        "of the memory in the image",
+        "checkpoint",
+        value="KIND",
+        default="none",
+        choices=("none", "zstd"),
+    ),
+    Policy(
+        "sync",
+        "full: the image is on the disk before the container stops",
+        "checkpoint",
+        value="HOW",
+        default="full",
+        choices=("full", "none"),
+    ),
+    Policy(
+        "clock",
+        "which monotonic clock it sees: its own, going on, or this host's",
+        "restore",
+        value="WHICH",
+        default="container",
+        choices=("container", "host"),
+    ),
+    Policy(
+        "tcp-established",
+        "",
+        "checkpoint",
+        "restore",
+        refused="connections can't be kept yet; --tcp-close restores them as reset",
+    ),
+    Policy("background", "", "restore", refused=NOT_YET),
+    Policy(
+        "manage-cgroups-mode",
+        NO_EFFECT + "the cgroup is always made from the config",
+        "checkpoint",
+        "restore",
+        value="MODE",
+        choices=("soft", "full", "strict", "ignore"),
+    ),
+    Policy(
+        "file-locks",
+        NO_EFFECT + "locks are always kept, or refused by name",
+        "checkpoint",
+        "restore",
+    ),
+    Policy(
+        "shell-job",
+        NO_EFFECT + "the container's own terminal is always kept",
+        "checkpoint",
+        "restore",
+    ),
+)
+
+
+def of(command: str) -> tuple[Policy, ...]:
+    """Return the policies of a command, to be listed among its flags."""
+    return tuple(policy for policy in POLICIES if command in policy.commands)
+
+
+def settle(arguments: Arguments, annotations: dict[str, str]) -> None:
+    """Give each policy that is no flag of this command line the value that stands nearest."""
+    here = of(arguments.command)
+    for values in (
+        annotated(annotations),
+        arguments.common.policies,
+        _in_file(arguments.common.config),
+    ):
+        for policy in here:
+            if policy.key in values and policy.key not in arguments.given:
+                arguments.values[policy.key] = values[policy.key]
+                arguments.given.add(policy.key)
+
+
+def annotated(annotations: dict[str, str]) -> dict[str, Any]:
+    """Return the values that annotations give, by the policies' keys; raises UsageError."""
+    found = {}
+    for name, text in annotations.items():
+        if not name.startswith(PREFIX):
+            continue
+        policy = _named(name.removeprefix(PREFIX), "unknown annotation", PREFIX)
+        if policy.private:
+            raise UsageError(
+                f"annotation {name}: this policy names something of the host",
+                hint=f"give it as a flag, or in {CONFIG_FILE}",
+            )
+        found[policy.key] = policy.read(text, f"annotation {name}")
+    return found
+
+
+def _in_file(path: str) -> dict[str, Any]:
+    """Return the values that a configuration file gives; the usual one need not be there."""
+    try:
+        with open(path or CONFIG_FILE, "rb") as file:
+            import tomllib
+
+            try:
+                content = tomllib.load(file)
+            except ValueError as error:
+                raise UsageError(f"{file.name}: {error}") from None
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path:
+            return {}
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from None
+    found = {}
+    for name, value in content.items():
+        policy = _named(name, f"{file.name}: unknown policy")
+        found[policy.key] = policy.read(_text(value), f"{file.name}: {name}")
+    return found
+
+
+def _text(value: Any) -> str:
+    """Return a TOML value as it would be typed on a command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _named(name: str, what: str, prefix: str = "") -> Policy:
+    for policy in POLICIES:
+        if policy.name == name:
+            return policy
+    known = [policy.name for policy in POLICIES if not policy.refused]
+    hint = guess(name, known, "woodfrog help policies", prefix)
+    raise UsageError(f"{what} {prefix}{name}", hint=hint)
+
+
+def help_text() -> str:
+    """Return what `woodfrog help policies` shows."""
+    from woodfrog.cli.flags import flag_lines
+
+    about = f"""\
+What may be wished of a checkpoint or restore. Each policy may stand, the nearest first,
+
+  as a flag of the command   woodfrog checkpoint --compression=zstd --image-path=DIR ID
+  as an annotation           "annotations": {{"{PREFIX}compression": "zstd"}}
+    of the bundle: for a checkpoint that of the container, for a restore that of the new one
+  before the command         woodfrog --compression=zstd checkpoint … (docker's runtimeArgs)
+  in a file                  compression = "zstd" in {CONFIG_FILE} (or --config=FILE)
+
+Switches are true or false. A name that nobody knows, or a value, is an error wherever it stands.
+"""
+    lines = [about]
+    for commands in dict.fromkeys(policy.commands for policy in POLICIES):
+        these = [policy for policy in POLICIES if policy.commands == commands]
+        lines += [f"{' and '.join(commands)}:", *flag_lines(these), ""]
+    return "\n".join(lines[:-1]) + "\n"
