@@ -31,6 +31,8 @@ COMMANDS = {
     "inspect": "show what is in an image",
     "verify": "check every byte of an image",
     "features": "show what this runtime can do, for engines",
+    "install": "make woodfrog known to an engine",
+    "uninstall": "take it out of an engine's configuration",
 }
 
 
