@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from woodfrog.cli import policies
@@ -14,26 +15,37 @@ from woodfrog.errors import UsageError
 
 def run(arguments: Arguments) -> None:
     """Freeze a container."""
-    directory, replace = image_directory(arguments)
+    directory, engine = image_directory(arguments)
+    if arguments["parent_path"] is not None:
+        _refuse_parent(directory, arguments["parent_path"])
+    ready = _status_descriptor(arguments["status_fd"])
+    warn = warner(arguments.common)
     with held(arguments) as container:
         container.require("checkpoint")
         policies.settle(arguments, container.state["annotations"])
         from woodfrog.engine.checkpoint import CheckpointOptions
-        from woodfrog.runtime import jsontext
+        from woodfrog.runtime import jsontext, lifecycle
         from woodfrog.runtime.checkpoint import checkpoint
+        from woodfrog.runtime.state import STOPPED
 
         options = CheckpointOptions(
             leave_running=arguments["leave_running"],
             compression=arguments["compression"],
             sync=arguments["sync"],
-            replace=replace,
+            replace=engine,
             tcp_close=arguments["tcp_close"],
             unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
         )
         statistics = checkpoint(container, directory, options)
+        if ready >= 0:
+            os.write(ready, b"\0")
+            os.close(ready)
+        if engine and not options.leave_running:
+            # As engines know it of runc: they have their own record of the container.
+            lifecycle.destroy(container, STOPPED, warn)
     losses = statistics.get("losses")
     for loss in losses if isinstance(losses, (list, tuple)) else ():
-        warner(arguments.common)(f"not kept: {loss}")
+        warn(f"not kept: {loss}")
     if arguments["stats"]:
         sys.stdout.write(jsontext.write(statistics, 2) + "\n")
 
@@ -50,21 +62,39 @@ def image_directory(arguments: Arguments) -> tuple[str, bool]:
     return directory, engine
 
 
+def _refuse_parent(directory: str, parent: str) -> None:
+    """Refuse a parent image: one that can't be, as runc does; and any other for now."""
+    if os.path.isabs(parent):
+        raise UsageError(
+            f"--parent-path must be relative to the image's directory, and is {parent}"
+        )
+    if not os.path.isdir(os.path.join(directory, parent)):
+        raise UsageError(
+            f"--parent-path={parent}: there is no such directory, seen from {directory}"
+        )
+    raise UsageError(f"--parent-path is not supported: {NOT_YET}")
+
+
+def _status_descriptor(number: int | None) -> int:
+    """Return the descriptor that shall hear of the complete image, or -1."""
+    if number is None:
+        return -1
+    try:
+        os.set_inheritable(number, False)
+    except (OSError, OverflowError):
+        raise UsageError(f"--status-fd={number}: descriptor {number} is not open") from None
+    return number
+
+
 IMAGE_FLAGS = (
     Flag("image-path", "the directory of checkpoint.img", value="DIR"),
     Flag(
         "work-path",
-        "given by engines; then --image-path is ./checkpoint unless given, and an older image is"
-        " replaced",
+        "given by engines; then --image-path is ./checkpoint unless given, an older image is"
+        " replaced, and a container that stops is deleted, too",
         value="DIR",
     ),
 )
-RUNC_FLAGS = (
-    Flag("empty-ns", "", value="NAMESPACE", refused=NOT_YET),
-    Flag("auto-dedup", "", refused="images are written once, there is nothing to remove"),
-    Flag("lazy-pages", "", refused=NOT_YET),
-)
-
 COMMAND = Command(
     "checkpoint",
     "ID",
@@ -79,13 +109,16 @@ COMMAND = Command(
         Flag("leave-running", "let the container run on"),
         Flag("stats", "print figures about the checkpoint as JSON"),
         *policies.of("checkpoint"),
-        *RUNC_FLAGS,
-        Flag("tcp-skip-in-flight", "", refused=NOT_YET),
-        Flag("link-remap", "", refused="deleted files that are open are refused by name"),
-        Flag("status-fd", "", value="N", refused=NOT_YET),
+        Flag(
+            "status-fd",
+            "write a zero byte there when the image is complete",
+            value="N",
+            number=True,
+        ),
+        Flag("lazy-pages", "", refused=NOT_YET),
         Flag("page-server", "", value="ADDRESS", refused=NOT_YET),
         Flag("pre-dump", "", refused=NOT_YET),
-        Flag("parent-path", "", value="DIR", refused=NOT_YET),
+        Flag("parent-path", "not done yet: an earlier image, seen from this one", value="DIR"),
     ),
     run,
 )

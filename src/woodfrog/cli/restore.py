@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from woodfrog.cli import creating, policies
-from woodfrog.cli.checkpoint import IMAGE_FLAGS, RUNC_FLAGS, image_directory
+from woodfrog.cli.checkpoint import IMAGE_FLAGS, image_directory
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
 from woodfrog.cli.policies import NOT_YET
@@ -92,9 +92,20 @@ COMMAND = Command(
             many=True,
         ),
         *policies.of("restore"),
-        *RUNC_FLAGS,
-        Flag("lsm-profile", "", value="PROFILE", refused=NOT_YET),
-        Flag("lsm-mount-context", "", value="CONTEXT", refused=NOT_YET),
+        Flag("lazy-pages", "", refused=NOT_YET),
+        Flag(
+            "lsm-profile",
+            "",
+            value="TYPE:NAME",
+            refused="labels are those of the new container's config (process.apparmorProfile,"
+            " process.selinuxLabel)",
+        ),
+        Flag(
+            "lsm-mount-context",
+            "",
+            value="CONTEXT",
+            refused="mounts are labelled as the new container's config says (linux.mountLabel)",
+        ),
     ),
     run,
 )
