@@ -123,7 +123,7 @@ def _break_directory(bundle: Bundle) -> None:
         (_break_mount, "/nowhere"),
         (_break_program, 'exec: "no-such-program": executable file not found in $PATH'),
         (_break_path, "stat /no/such/program: no such file or directory"),
-        (_break_hook, "createRuntime hook /bin/false failed with exit status 1"),
+        (_break_hook, "error running createRuntime hook #0: /bin/false failed with exit status 1"),
         (_break_limit, "cannot set cpuset.cpus to 4000"),
         (_break_namespace, "cannot open the network namespace /nowhere"),
         (_break_sysctl, "kernel.panic belongs to no namespace"),
@@ -223,53 +223,6 @@ def test_kill_all_reaches_every_process(woodfrog: Woodfrog, make_bundle: Make) -
     container.wait_for("up")
     woodfrog("kill", "--all", container.name, "SIGKILL")
     eventually(container.has_ended, "the container ends")
-
-
-def test_hooks_run_in_their_order_with_the_state_on_stdin(
-    woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path
-) -> None:
-    bundle = make_bundle(FOREVER)
-    log = bundle.work / "hooks"
-    script = bundle.work / "hook"
-    script.write_text(
-        '#!/bin/sh\nread -r state\nstatus=${state#*\\"status\\": \\"}\n'
-        'echo "$1 ${status%%\\"*} $KEY" >> "$2/hooks"\n'
-    )
-    script.chmod(0o755)
-    moments = {
-        "prestart": (script, bundle.work),
-        "createRuntime": (script, bundle.work),
-        "createContainer": (script, bundle.work),
-        "startContainer": ("/work/hook", "/work"),
-        "poststart": (script, bundle.work),
-        "poststop": (script, bundle.work),
-    }
-    bundle.config["hooks"] = {
-        moment: [{"path": str(path), "args": ["hook", moment, str(work)], "env": ["KEY=value"]}]
-        for moment, (path, work) in moments.items()
-    }
-    container = woodfrog.run(bundle)
-    container.wait_for("up")
-    woodfrog("delete", "--force", container.name)
-    assert log.read_text().splitlines() == [
-        "prestart creating value",
-        "createRuntime creating value",
-        "createContainer creating value",
-        "startContainer created value",
-        "poststart running value",
-        "poststop stopped value",
-    ]
-
-
-def test_a_hook_that_hangs_is_ended_by_its_timeout(
-    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
-) -> None:
-    bundle = make_bundle(FOREVER)
-    bundle.config["hooks"] = {
-        "createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}]
-    }
-    done = woodfrog("create", "-b", str(bundle.directory), new_name(bundle), status=1)
-    assert "did not end within its timeout of 1 s" in done.stderr
 
 
 def test_the_log_is_json_for_engines_and_remembered(

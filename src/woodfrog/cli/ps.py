@@ -16,21 +16,22 @@ def run(arguments: Arguments) -> int:
     from woodfrog.runtime import cgroups, jsontext
 
     container = found(arguments)
-    container.require("ps")
     pids = cgroups.processes(container.state["cgroup"])
     if arguments["format"] == "json":
         sys.stdout.write(jsontext.write(pids) + "\n")
         return 0
     if options := arguments.rest[1:]:
         return _by_ps(options, pids)
-    sys.stdout.write("UID        PID  PPID STIME    TIME CMD\n")
+    # As `ps -ef` shows them, without the time that it takes to start.
+    sys.stdout.write("UID          PID    PPID  C STIME TTY          TIME CMD\n")
+    users: dict[int, str] = {}
     for pid in pids:
-        if row := _row(pid):
+        if row := _row(pid, users):
             sys.stdout.write(row + "\n")
     return 0
 
 
-def _row(pid: int) -> str:
+def _row(pid: int, users: dict[int, str]) -> str:
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             name, _, rest = file.readall().partition(b"(")[2].rpartition(b")")
@@ -43,10 +44,27 @@ def _row(pid: int) -> str:
     ticks = os.sysconf("SC_CLK_TCK")
     used = (int(fields[11]) + int(fields[12])) // ticks
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / ticks
-    since = time.strftime("%H:%M", time.localtime(time.time() - age))
+    began = time.localtime(time.time() - age)
+    since = time.strftime("%H:%M" if age < 86400 else "%b%d", began)
+    share = min(int(100 * used / age) if age > 0 else 0, 99)
+    terminal = int(fields[4])
+    # The numbers of the pseudo-terminals' major go on behind the minor's first eight bits.
+    on = f"pts/{terminal & 0xFF | terminal >> 12 & 0xFFF00}" if terminal >> 8 & 0xFF == 136 else "?"
     clock = f"{used // 3600:02d}:{used // 60 % 60:02d}:{used % 60:02d}"
     text = os.fsdecode(command or b"[" + name + b"]")
-    return f"{uid:<8} {pid:>5} {int(fields[1]):>5} {since} {clock} {text}"
+    if uid not in users:
+        users[uid] = _user(uid)
+    return f"{users[uid]:<8} {pid:>7} {int(fields[1]):>7} {share:>2} {since} {on:<8} {clock} {text}"
+
+
+def _user(uid: int) -> str:
+    import pwd
+
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+    return name if len(name) <= 8 else name[:7] + "+"
 
 
 def _by_ps(options: list[str], pids: list[int]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from woodfrog.cli.flags import Arguments, Command
 from woodfrog.cli.loading import held
-from woodfrog.cli.report import warner
 
 
 def run(arguments: Arguments) -> None:
@@ -13,7 +12,7 @@ def run(arguments: Arguments) -> None:
 
     with held(arguments) as container:
         container.require("start")
-        lifecycle.start(container, lifecycle.config_of(container), warner(arguments.common))
+        lifecycle.start(container, lifecycle.config_of(container))
 
 
 COMMAND = Command(

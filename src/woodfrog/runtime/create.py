@@ -134,6 +134,7 @@ def _create(
         "created": states.now(),
         "bootId": states.boot_id(),
         "cgroup": groups,
+        "ownPids": spec.namespaces(config).get("pid") == "",
         "annotations": config.get("annotations") or {},
         "options": request.options,
     }
@@ -252,7 +253,7 @@ def _guide(
     container.state |= {"pid": pid, "startTime": found[1] if found else ""}
     try:
         cgroups.join(plan.groups, pid)
-        channel.send(step="go")
+        channel.send(step="go", pid=pid)
     except (ProcessLookupError, BrokenPipeError):
         pass  # it failed meanwhile, and has said why
     request.meanwhile()
@@ -263,8 +264,9 @@ def _guide(
             return _hand_over_console(request, container, pid, message["console"])
         state = hook_state(container, "creating")
         undo.callback(hooks.run_all, plan.config, "poststop", state | {"status": "stopped"})
-        for moment in ("prestart", "createRuntime"):
-            hooks.run(plan.config, moment, state)
+        # The specification once ran prestart hooks after `create`, and many still expect that.
+        hooks.run(plan.config, "prestart", state | {"status": "created"})
+        hooks.run(plan.config, "createRuntime", state)
         channel.send(step="go")
     raise WoodfrogError(
         "the container's init ended before it was ready",

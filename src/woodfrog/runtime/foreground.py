@@ -40,6 +40,14 @@ _NOT_FORWARDED = {
 }
 
 
+def hold_signals() -> None:
+    """Let signals wait until somebody is there to forward them to.
+
+    Not SIGINT: whoever sees a start hang wants to end it.
+    """
+    signals.pthread_sigmask(signals.SIG_BLOCK, set(range(1, 65)) - {signals.SIGINT, 32, 33})
+
+
 class Attached:
     """A process in the container that we stay with; a `with` block gives the terminal back."""
 
@@ -66,6 +74,7 @@ class Attached:
             signals.signal(number, self._forward)
         if self._master >= 0:
             self._take_terminal()
+        signals.pthread_sigmask(signals.SIG_SETMASK, [])
         return self
 
     def __exit__(
@@ -91,6 +100,7 @@ class Attached:
     def _take_terminal(self) -> None:
         from woodfrog.kernel import console
 
+        console.keep_line_ends(self._master)
         self._size_from = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
         if self._size_from >= 0:
             self._resize(0, None)

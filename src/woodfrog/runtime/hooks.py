@@ -21,30 +21,39 @@ def listed(config: dict[str, Any], moment: str) -> list[dict[str, Any]]:
     return (config.get("hooks") or {}).get(moment) or []
 
 
-def run(config: dict[str, Any], moment: str, state: dict[str, Any]) -> None:
-    """Run the hooks of a moment, one after the other; the first that fails is an error."""
+def run(
+    config: dict[str, Any],
+    moment: str,
+    state: dict[str, Any],
+    environment: dict[str, str] | None = None,
+) -> None:
+    """Run the hooks of a moment, one after the other; the first that fails is an error.
+
+    A hook that lists no variables gets `environment`, or ours.
+    """
     hooks = listed(config, moment)
     text = jsontext.write(state).encode() if hooks else b""
-    for hook in hooks:
-        _run_one(hook, moment, text)
+    for number, hook in enumerate(hooks):
+        _run_one(hook, f"{moment} hook #{number}", text, environment)
 
 
 def run_all(config: dict[str, Any], moment: str, state: dict[str, Any]) -> list[str]:
     """Run the hooks of a moment although some fail; returns what went wrong."""
     failures = []
-    for hook in listed(config, moment):
+    for number, hook in enumerate(listed(config, moment)):
         try:
-            _run_one(hook, moment, jsontext.write(state).encode())
+            _run_one(hook, f"{moment} hook #{number}", jsontext.write(state).encode(), None)
         except WoodfrogError as error:
             failures.append(str(error))
     return failures
 
 
-def _run_one(hook: dict[str, Any], moment: str, state: bytes) -> None:
+def _run_one(
+    hook: dict[str, Any], name: str, state: bytes, environment: dict[str, str] | None
+) -> None:
     path = hook.get("path") or ""
-    name = f"{moment} hook {path}"
-    if not path.startswith("/"):
-        raise WoodfrogError(f"hooks.{moment}: the path of a hook must be absolute, and is {path!r}")
+    what = f"error running {name}: {path}"
+    env = dict(entry.partition("=")[::2] for entry in hook.get("env") or ())
     timeout = hook.get("timeout")
     said = os.memfd_create("hook-output", os.MFD_CLOEXEC)
     stdin = os.memfd_create("hook-state", os.MFD_CLOEXEC)
@@ -55,7 +64,7 @@ def _run_one(hook: dict[str, Any], moment: str, state: bytes) -> None:
             pid = os.posix_spawn(
                 path,
                 hook.get("args") or [path],
-                dict(entry.partition("=")[::2] for entry in hook.get("env") or ()),
+                env or environment or os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
                     (os.POSIX_SPAWN_DUP2, said, 1),
@@ -65,15 +74,15 @@ def _run_one(hook: dict[str, Any], moment: str, state: bytes) -> None:
                 setsigdef=[signals.SIGPIPE, signals.SIGXFSZ],
             )
         except OSError as error:
-            raise WoodfrogError(f"{name} cannot be run: {error.strerror}") from None
+            raise WoodfrogError(f"{what} cannot be run: {error.strerror}") from None
         status = _wait(pid, timeout)
         if status is None:
-            raise WoodfrogError(f"{name} did not end within its timeout of {timeout} s")
+            raise WoodfrogError(f"{what} did not end within its timeout of {timeout} s")
         if code := os.waitstatus_to_exitcode(status):
             how = f"was killed by signal {-code}" if code < 0 else f"failed with exit status {code}"
             os.lseek(said, 0, os.SEEK_SET)
             tail = os.read(said, 4096).decode(errors="replace").strip()
-            raise WoodfrogError(f"{name} {how}" + (f": {tail}" if tail else ""))
+            raise WoodfrogError(f"{what} {how}" + (f": {tail}" if tail else ""))
     finally:
         os.close(said)
         os.close(stdin)

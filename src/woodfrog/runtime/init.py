@@ -82,11 +82,14 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     master = _make_console(root, wanted) if wanted.get("terminal") else -1
     # Meanwhile the outside half has put us into our cgroups: with v1 that takes as long as all
     # the mounts. Only what a new cgroup namespace shows depends on it.
-    if channel.receive() is None:
+    if (message := channel.receive()) is None:
         os._exit(1)
+    plan.hook_state["pid"] = message["pid"]
     if spec.namespaces(config).get("cgroup") == "":
         ns.unshare(HERE, ns.CLONE_NEWCGROUP)
-    if any(hooks.listed(config, moment) for moment in ("prestart", "createRuntime")):
+    if any(
+        hooks.listed(config, moment) for moment in ("prestart", "createRuntime", "createContainer")
+    ):
         channel.send(step="hooks")
         if channel.receive() is None:
             os._exit(1)
@@ -107,7 +110,9 @@ def _wait_and_become(plan: Plan, path: str) -> NoReturn:
     """Wait until `start` opens the other end; from then on, an error's text goes there."""
     fifo = os.open("exec.fifo", os.O_WRONLY | os.O_CLOEXEC, dir_fd=plan.state_directory)
     try:
-        hooks.run(plan.config, "startContainer", plan.hook_state | {"status": "created"})
+        wanted = plan.config["process"]
+        state = plan.hook_state | {"status": "created"}
+        hooks.run(plan.config, "startContainer", state, process.environment(wanted))
         process.become(plan.config["process"], path, plan.preserved, plan.seccomp)
     except BaseException as error:
         text = jsontext.write(channels.describe(error))

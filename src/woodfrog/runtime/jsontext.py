@@ -81,10 +81,10 @@ def _write_members(
     parts.append(brackets[0])
     for position, (key, member) in enumerate(members):
         if position:
-            parts.append("," if line else ", ")
+            parts.append(",")
         parts.append(inner)
         if key is not None:
-            parts.append(key + ": ")
+            parts.append(key + (": " if line else ":"))
         _write(member, parts, inner, indent)
     if members:
         parts.append(line)

@@ -36,7 +36,7 @@ def config_of(container: Container) -> dict[str, Any]:
     return config
 
 
-def start(container: Container, config: dict[str, Any], warn: Callable[[str], None]) -> None:
+def start(container: Container, config: dict[str, Any]) -> None:
     """Let the waiting init become the container's program; raises what it failed at."""
     if container.state.get("console", -1) >= 0:
         raise StateError(
@@ -55,13 +55,17 @@ def start(container: Container, config: dict[str, Any], warn: Callable[[str], No
     if said:
         raise recreate(jsontext.parse(said.decode()))
     os.unlink(container.path("exec.fifo"))
-    after_start(container, config, warn)
+    after_start(container, config)
 
 
-def after_start(container: Container, config: dict[str, Any], warn: Callable[[str], None]) -> None:
-    """Run the poststart hooks, whose failure is no reason to stop."""
-    for failure in hooks.run_all(config, "poststart", hook_state(container, RUNNING)):
-        warn(failure)
+def after_start(container: Container, config: dict[str, Any]) -> None:
+    """Run the poststart hooks; a container whose hooks failed is ended."""
+    try:
+        hooks.run(config, "poststart", hook_state(container, RUNNING))
+    except BaseException:
+        _kill_and_wait(container)
+        cgroups.kill(container.state["cgroup"], signals.SIGKILL)
+        raise
 
 
 def _read_until_exec(fifo: int, pidfd: int) -> bytes | None:
@@ -85,8 +89,13 @@ def _read_until_exec(fifo: int, pidfd: int) -> bytes | None:
 
 
 def kill(container: Container, number: int, *, everything: bool = False) -> None:
-    """Send a signal to the container's first process, or to all."""
+    """Send a signal to the container's first process, or to all.
+
+    Without a pid namespace of its own the others outlive the first; SIGKILL is for all, then.
+    """
     status = container.status()
+    if number == signals.SIGKILL and not container.has_own_pids:
+        everything = everything or bool(cgroups.processes(container.state["cgroup"]))
     if status == STOPPED and not everything:
         container.require("kill")
     if everything:

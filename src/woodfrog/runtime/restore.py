@@ -120,7 +120,7 @@ def _restore(
     losses = statistics.get("losses")
     for loss in losses if isinstance(losses, (list, tuple)) else ():
         warn(f"lost at the checkpoint: {loss}")
-    lifecycle.after_start(container, created.config, warn)
+    lifecycle.after_start(container, created.config)
 
 
 def _profile(config: dict[str, Any]) -> bytes | None:

@@ -6,7 +6,7 @@ import os
 
 from woodfrog.runtime import lifecycle
 from woodfrog.runtime.create import Created, Request, create
-from woodfrog.runtime.foreground import Attached
+from woodfrog.runtime.foreground import Attached, hold_signals
 from woodfrog.runtime.state import STOPPED, UnknownContainer
 
 TYPE_CHECKING = False
@@ -28,8 +28,10 @@ def run(
     created = create(request)
     container = created.container
     try:
+        if not detach:
+            hold_signals()
         with container.lock():
-            lifecycle.start(container, created.config, request.warn)
+            lifecycle.start(container, created.config)
     except BaseException:
         end(created, request.warn)
         raise

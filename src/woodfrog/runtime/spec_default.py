@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -45,7 +47,10 @@ def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict
 
 def linux() -> dict[str, Any]:
     """Return new namespaces, no devices but the default ones, and hidden parts of /proc."""
-    kinds = ("pid", "network", "ipc", "uts", "mount", "cgroup")
+    kinds = ["pid", "network", "ipc", "uts", "mount"]
+    # Without the namespace /sys/fs/cgroup shows the container's own cgroups of v1, but all of v2.
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        kinds.append("cgroup")
     return {
         "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         "namespaces": [{"type": kind} for kind in kinds],

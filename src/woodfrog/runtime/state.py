@@ -21,11 +21,11 @@ CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 # The life cycle: what each operation needs, and what to say if that isn't so.
 _MAY: dict[str, tuple[tuple[str, ...], str]] = {
     "start": ((CREATED,), "cannot start container {id}, which is {status}"),
-    "exec": ((RUNNING, PAUSED), "cannot exec in container {id}, which is {status}"),
-    "kill": ((CREATED, RUNNING, PAUSED), "container {id} is not running"),
+    "exec": ((CREATED, RUNNING, PAUSED), "cannot exec in container {id}, which is {status}"),
+    # containerd tells by these words that there was nothing left to kill.
+    "kill": ((CREATED, RUNNING, PAUSED), "container not running: {id}"),
     "pause": ((CREATED, RUNNING), "cannot pause container {id}, which is {status}"),
     "resume": ((PAUSED,), "container {id} is not paused, but {status}"),
-    "ps": ((CREATED, RUNNING, PAUSED), "container {id} is not running"),
     "delete": ((CREATED, STOPPED), "cannot delete container {id}, which is not stopped: {status}"),
     "checkpoint": ((RUNNING, PAUSED), "cannot checkpoint container {id}, which is {status}"),
     "restore": ((CREATED,), "cannot restore into container {id}, which is {status}"),
@@ -206,6 +206,11 @@ class Container:
     def pid(self) -> int:
         """The host pid of the container's first process; 0 before there is one."""
         return int(self.state.get("pid", 0))
+
+    @property
+    def has_own_pids(self) -> bool:
+        """Tell whether the container has a pid namespace, that ends with its first process."""
+        return bool(self.state.get("ownPids", True))
 
     def is_alive(self) -> bool:
         """Tell whether the first process is still there; a zombie is not.
