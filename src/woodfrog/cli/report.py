@@ -56,11 +56,16 @@ def tell(text: str) -> None:
 
 
 def warner(common: Common) -> Callable[[str], None]:
-    """Return what tells a warning to the user and to the log."""
+    """Return what tells a warning to the user, or to the log if there is one.
+
+    (An engine gives a log; our stderr is then the container's, and would be in its output.)
+    """
 
     def warn(text: str) -> None:
-        sys.stderr.write(f"woodfrog: warning: {text}\n")
-        log("warning", text, common)
+        if common.log:
+            log("warning", text, common)
+        else:
+            sys.stderr.write(f"woodfrog: warning: {text}\n")
 
     return warn
 

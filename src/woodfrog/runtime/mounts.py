@@ -144,7 +144,8 @@ def _bind(
         except NotADirectoryError:
             kind = "directory" if is_directory else "file"
             raise SpecError(
-                f"the source {source} is a {kind}, but {destination} in the container is not"
+                f"the source {source} is a {kind}, but {destination} in the container is not:"
+                " not a directory"  # which docker looks for
             ) from None
         finally:
             os.close(at)

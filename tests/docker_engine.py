@@ -1,0 +1,202 @@
+"""Docker's daemon and client, with directories, network, mounts and pids to themselves."""
+
+import ctypes
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from busybox import make_rootfs
+from containers import CGROUPS, REPOSITORY, Done, eventually
+from terminals import Terminal, in_a_terminal
+
+IMAGE = "box"
+# Where docker and containerd keep things whatever they are told.
+FIXED_PLACES = ("/etc/docker", "/run/docker", "/run/containerd")
+
+
+class Docker:
+    """A daemon of our own that knows woodfrog, an image of busybox and redis, and a client."""
+
+    def __init__(self, directory: Path, arguments: tuple[str, ...] = ()) -> None:
+        self.directory = directory
+        self.socket = directory / "socket"
+        self._group = f"wf-docker-{os.getpid()}"
+        self._made = [path for path in FIXED_PLACES if not os.path.exists(path)]
+        for path in self._made:
+            os.mkdir(path)
+        config = {
+            "data-root": f"{directory}/data",
+            "exec-root": f"{directory}/exec",
+            "pidfile": f"{directory}/pid",
+            "hosts": [f"unix://{self.socket}"],
+            "bip": "10.213.7.1/24",
+            "cgroup-parent": f"/{self._group}",
+            "exec-opts": ["native.cgroupdriver=cgroupfs"],
+            "experimental": True,
+            "default-runtime": "woodfrog",
+            "runtimes": {
+                "woodfrog": {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": list(arguments)}
+            },
+        }
+        (directory / "daemon.json").write_text(json.dumps(config))
+        script = "".join(f"mount -t tmpfs tmpfs {path} && " for path in FIXED_PLACES)
+        script += 'ip link set lo up && dockerd --config-file "$0"; exit $?'
+        with (directory / "log").open("wb") as log:
+            self._holder = subprocess.Popen(
+                [
+                    *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
+                    *("--mount-proc", "sh", "-c", script, str(directory / "daemon.json")),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.environment = {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "DOCKER_CONFIG": str(directory / "client"),
+        }
+        eventually(self._listens, "dockerd listens")
+        self._import_image()
+
+    def _listens(self) -> bool:
+        if self._holder.poll() is not None:
+            pytest.fail(f"dockerd ended: {self.log()}")
+        return self.socket.exists()
+
+    def _import_image(self) -> None:
+        rootfs = self.directory / "rootfs"
+        make_rootfs(rootfs)
+        add_program(rootfs, "redis-server")
+        archive = self.directory / "box.tar"
+        subprocess.run(["tar", "-C", rootfs, "-cf", archive, "."], check=True)
+        self("import", "--change", "ENV PATH=/bin", str(archive), IMAGE)
+        archive.unlink()
+
+    def log(self) -> str:
+        """Return the end of what the daemon wrote."""
+        return (self.directory / "log").read_text(errors="replace")[-4000:]
+
+    @property
+    def init(self) -> int:
+        """The first process of the daemon's pid namespace, as we see it."""
+        children = f"/proc/{self._holder.pid}/task/{self._holder.pid}/children"
+        return int(Path(children).read_text().split()[0])
+
+    def inside(self, *words: str) -> list[str]:
+        """Return the line that runs a command where the daemon lives."""
+        return ["nsenter", f"--target={self.init}", "--net", "--mount", "--pid", *words]
+
+    def command(self, *words: str) -> list[str]:
+        """Return the client's whole command line."""
+        return self.inside("docker", *words)
+
+    def __call__(self, *words: str, status: int | None = 0, given: str = "") -> Done:
+        """Run one command of the client and demand its exit status (None: any)."""
+        done = subprocess.run(
+            self.command(*words),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            input=given,
+            env=self.environment,
+            timeout=60,
+            check=False,
+        )
+        result = Done(done.returncode, done.stdout, done.stderr)
+        if status is not None:
+            assert done.returncode == status, f"docker {' '.join(words)}: {result}"
+        return result
+
+    def run(self, name: str, script: str, *flags: str) -> None:
+        """Start a detached container of a shell script."""
+        self("run", "--detach", "--name", name, *flags, IMAGE, "sh", "-c", script)
+
+    def say(self, script: str, *flags: str, status: int = 0) -> str:
+        """Run a shell script in a container of its own; returns what it wrote."""
+        done = self("run", "--rm", *flags, IMAGE, "sh", "-c", script, status=status)
+        return done.stdout + done.stderr
+
+    def terminal(self, *words: str) -> AbstractContextManager[Terminal]:
+        """Run the client in a terminal."""
+        return in_a_terminal(self.command(*words), self.environment)
+
+    def inspect(self, name: str, what: str) -> str:
+        """Return something of what the daemon knows about a container."""
+        return self("inspect", "--format", f"{{{{{what}}}}}", name).stdout.strip()
+
+    def logs(self, name: str) -> list[str]:
+        """Return the lines that a container has written."""
+        return self("logs", name).stdout.splitlines()
+
+    def ends(self, name: str) -> int:
+        """Wait for a container's end; returns its exit status."""
+        return int(self("wait", name).stdout)
+
+    @contextmanager
+    def connection(self, address: str, port: int) -> Iterator[socket.socket]:
+        """Connect to a port from the daemon's machine."""
+        found: list[socket.socket] = []
+
+        def make() -> None:
+            with open(f"/proc/{self.init}/ns/net") as namespace:
+                assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
+            found.append(socket.socket())
+
+        # A thread of its own: what it joins, it stays in, and so do the sockets that it makes.
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        with found[0] as connection:
+            connection.settimeout(30)
+            connection.connect((address, port))
+            yield connection
+
+    def remove_all(self) -> None:
+        """Remove every container."""
+        names = self("ps", "--all", "--quiet").stdout.split()
+        if names:
+            self("rm", "--force", "--volumes", *names)
+
+    def close(self) -> list[str]:
+        """End everything; returns what is left nevertheless."""
+        init = self.init
+        self._holder.kill()
+        self._holder.wait()
+        eventually(lambda: not os.path.exists(f"/proc/{init}"), "the end of the daemon")
+        for group in CGROUPS.glob(f"*/{self._group}"):
+            eventually(lambda group=group: _removed(group), f"the end of {group}")
+        for path in self._made:
+            os.rmdir(path)
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        return [line for line in mounts if str(self.directory) in line]
+
+
+def _removed(group: Path) -> bool:
+    """Remove a cgroup and those in it; tell whether that was possible."""
+    try:
+        for directory, _, _ in os.walk(group, topdown=False):
+            os.rmdir(directory)
+    except OSError:
+        return False
+    return True
+
+
+def add_program(rootfs: Path, name: str) -> None:
+    """Copy a program of the host and its libraries into a root file system."""
+    found = subprocess.run(["which", name], capture_output=True, text=True, check=True)
+    path = found.stdout.strip()
+    listed = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+    for file in [path, *(word for word in listed.split() if word.startswith("/"))]:
+        place = rootfs / file.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(Path(file).read_bytes())
+        place.chmod(0o755)
+    (rootfs / "bin" / name).symlink_to(path)

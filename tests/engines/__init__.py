@@ -1,0 +1,1 @@
+"""woodfrog under the engines that people use it with."""
