@@ -26,16 +26,26 @@ def process(pid: int, parent: int, **more: Any) -> dict[str, Any]:
         "parent": parent,
         "stopped_by": 0,
         "memory": memory,
-        "threads": [{"tid": pid, "name": b"frog"}, {"tid": pid + 1, "name": b"worker"}],
+        "threads": [thread(pid, b"frog"), thread(pid + 1, b"worker", b"\x06")],
         "descriptors": [[0, 1, False], [2, 1, False], [5, 2, True]],
     } | more
+
+
+def thread(tid: int, name: bytes, states: bytes = b"\0") -> dict[str, Any]:
+    return {"tid": tid, "name": name, "xstate": bytes(512) + states}
 
 
 FILES = [
     {"kind": "regular", "id": 1, "flags": 2, "path": b"/dev/null"},
     {"kind": "unix-socket", "id": 2, "flags": 2, "name": b"\0abstract", "backlog": 5, "queue": []},
 ]
-CONTAINER = {"kind": "container", "id": "pond", "losses": ["2 TCP connections"], "config": b"{}"}
+CONTAINER = {
+    "kind": "container",
+    "id": "pond",
+    "losses": ["2 TCP connections"],
+    "config": b"{}",
+    "cpu": {"model": "Heart 9", "features": ["a", "b"]},
+}
 
 
 def shown(tmp_path: Path, *records: Any, as_json: bool = False, compression: str = "none") -> str:
@@ -57,6 +67,7 @@ def test_processes_stand_below_their_parents(tmp_path: Path, compression: str) -
     text = shown(tmp_path, *records, *FILES, CONTAINER, compression=compression)
     lines = text.splitlines()
     assert lines[0].startswith("container pond, frozen 20")
+    assert "CPU Heart 9, 2 features; in use: sse, avx" in lines
     commands = [line for line in lines if "frog --jump high" in line or "tadpole" in line]
     assert commands[0].split() == ["1", "2", "8.0", "KiB", "frog", "--jump", "high"]
     assert commands[1].endswith("├─ frog --jump high  [stopped by signal 19]")
@@ -91,7 +102,7 @@ def test_no_escape_sequence_reaches_the_terminal(tmp_path: Path) -> None:
     nasty = b"\x1b[2J\n\xff\xc2\x9b"
     container = CONTAINER | {"id": nasty.decode("latin1"), "losses": ["\x1b]0;x\x07"]}
     files = [{"kind": "regular", "id": 1, "flags": 0, "path": nasty}, FILES[1]]
-    one = process(1, 0, threads=[{"tid": 1, "name": nasty}])
+    one = process(1, 0, threads=[thread(1, nasty)])
     one["memory"]["arg_start"] = 0  # no arguments: the name is shown
     text = shown(tmp_path, one, *files, container)
     assert text.replace("\n", "").isprintable()
@@ -110,6 +121,7 @@ def test_no_escape_sequence_reaches_the_terminal(tmp_path: Path) -> None:
         {"no": "kind"},
         CONTAINER | {"losses": 5},
         CONTAINER | {"id": 7},
+        CONTAINER | {"cpu": {"model": 7, "features": []}},
     ],
 )
 def test_records_of_another_shape_are_refused(tmp_path: Path, broken: Any) -> None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "inspect": "show what is in an image",
     "verify": "check every byte of an image",
     "features": "show what this runtime can do, for engines",
+    "cpu-features": "show what this CPU offers programs",
     "install": "make woodfrog known to an engine",
     "uninstall": "take it out of an engine's configuration",
 }
@@ -134,7 +135,8 @@ def _find(name: str) -> Command:
 
     if name not in COMMANDS:
         raise flags.unknown("command", name, list(COMMANDS), "woodfrog --help")
-    module = import_module(f"woodfrog.cli.{name}_" if name in ("exec",) else f"woodfrog.cli.{name}")
+    module_name = "exec_" if name == "exec" else name.replace("-", "_")
+    module = import_module(f"woodfrog.cli.{module_name}")
     command: Command = module.COMMAND
     return command
 
@@ -192,7 +194,7 @@ def _help(names: list[str]) -> int:
         "woodfrog runs containers, freezes them into one file, and thaws them elsewhere.",
         "",
         "commands:",
-        *(f"  {name:<11} {about}" for name, about in COMMANDS.items()),
+        *(f"  {name:<13} {about}" for name, about in COMMANDS.items()),
         "",
         "global flags:",
         *flags.flag_lines(_global_flags()),

@@ -80,6 +80,15 @@ POLICIES = (
         choices=("container", "host"),
     ),
     Policy(
+        "cpu-check",
+        "what this CPU must have: all that the container's had (strict), the registers that are in"
+        " use, or nothing",
+        "restore",
+        value="HOW",
+        default="strict",
+        choices=("strict", "used", "none"),
+    ),
+    Policy(
         "tcp-established",
         "",
         "checkpoint",

@@ -37,6 +37,7 @@ def run(arguments: Arguments) -> int:
     policies.settle(arguments, annotations)
     options = Options()
     options.clock = arguments["clock"]
+    options.cpu_check = arguments["cpu_check"]
     return restore(
         into,
         directory,

@@ -24,6 +24,7 @@ from woodfrog.resources import (
     tmpfs,
 )
 from woodfrog.resources.container import ContainerRecord
+from woodfrog.resources.cpu import Cpu, CpuCheck, refuse_lesser
 from woodfrog.resources.files import KINDS
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.terminal import Terminal
@@ -113,7 +114,7 @@ class Plan:
         return used
 
 
-def admit(reader: Reader, bounds: Bounds, vdso: Vdso) -> Plan:
+def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Plan:
     """Check an image against itself, this machine and the new container; nothing is made yet."""
     plan = Plan(reader)
     _check_tree(plan)
@@ -139,6 +140,8 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso) -> Plan:
             "the checkpointed container had a terminal, the new one has none",
             hint='set "terminal": true in the bundle\'s config.json',
         )
+    used = reduce(or_, (threads.components(t.xstate) for p in plan.processes for t in p.threads), 0)
+    refuse_lesser(plan.container.cpu, Cpu.here(), used, cpu_check)
     if plan.container.vdso_digest != xxhash.xxh3_128_digest(vdso.image):
         raise UnsupportedResource(
             "the image was made under another kernel build, whose vDSO differs from this one's;"

@@ -23,6 +23,7 @@ from woodfrog.remote.tracee import EndedError, RanOnError
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
+from woodfrog.resources.cpu import Cpu
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.memory import PageRange
@@ -241,5 +242,6 @@ def _container_record(
         vdso_digest=xxhash.xxh3_128_digest(vdso.image),
         monotonic_ns=monotonic,
         boottime_ns=boottime,
+        cpu=Cpu.here(),
         losses=losses,
     )

@@ -23,6 +23,7 @@ from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces, posix_queues, scheduling, sysv_ipc, tmpfs
+from woodfrog.resources.cpu import CpuCheck
 
 __all__ = ["Bounds", "restore"]
 
@@ -62,6 +63,7 @@ def restore(
     *,
     bounds: Bounds,
     clock: str = "container",
+    cpu_check: str = CpuCheck.STRICT,
     before_go: Callable[[], None] = _nothing,
 ) -> dict[str, object]:
     """Turn the waiting init of a created container into the image's processes.
@@ -74,7 +76,7 @@ def restore(
         try:
             reader = undo.enter_context(Reader(directory))
             vdso = Vdso()
-            plan = admit(reader, bounds, vdso)
+            plan = admit(reader, bounds, vdso, CpuCheck(cpu_check))
             new_ipc = "ipc" in bounds.new_namespaces
             posix_queues.refuse_wider(
                 init, plan.posix_queues, new=new_ipc, bounding=bounds.bounding

@@ -17,6 +17,7 @@ import msgspec
 from woodfrog.errors import ImageError
 from woodfrog.image.container_file import Reader
 from woodfrog.image.layout import IMAGE_NAME
+from woodfrog.kernel import cpuid
 
 Raw = dict[str, Any]
 
@@ -24,6 +25,8 @@ Raw = dict[str, Any]
 _MOST_ARGUMENT_BYTES = 4096
 _MOST_COMMAND_LETTERS = 100
 _MOST_FILES_SHOWN = 20
+
+_STATES_IN_USE = slice(512, 520)  # of an XSAVE area
 
 
 class File(NamedTuple):
@@ -145,6 +148,7 @@ def _what(file: Raw) -> str:
 def _json(reader: Reader, records: list[Raw], processes: list[Process]) -> str:
     document = {
         "image": msgspec.to_builtins(reader.header),
+        "cpu": next((one["cpu"] for one in records if one["kind"] == "container"), None),
         "processes": [
             process._asdict() | {"files": [file._asdict() for file in process.files]}
             for process in processes
@@ -188,7 +192,17 @@ def _heading(reader: Reader, records: list[Raw]) -> list[str]:
         f"{readable(header.machine)}) by woodfrog {readable(header.woodfrog)}",
         f"{IMAGE_NAME}: {size(header.file_bytes)}, of which memory {size(header.page_bytes)}"
         f"{compressed}; {header.record_count} records; format {version}",
+        *(_cpu_line(record["cpu"], records) for record in records if record["kind"] == "container"),
     ]
+
+
+def _cpu_line(cpu: Raw, records: list[Raw]) -> str:
+    used = 0
+    for record in records:
+        for thread in record["threads"] if record["kind"] == "process" else ():
+            used |= int.from_bytes(thread["xstate"][_STATES_IN_USE], "little")
+    names = ", ".join(cpuid.state_names(used))
+    return f"CPU {readable(cpu['model'])}, {len(cpu['features'])} features; in use: {names}"
 
 
 def _file_lines(files: list[File]) -> list[str]:

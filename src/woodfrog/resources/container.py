@@ -1,6 +1,7 @@
 """What belongs to the container as a whole."""
 
 from woodfrog.image.record import Record
+from woodfrog.resources.cpu import Cpu
 
 
 class ContainerRecord(Record, frozen=True, tag="container"):
@@ -15,4 +16,5 @@ class ContainerRecord(Record, frozen=True, tag="container"):
     vdso_digest: bytes
     monotonic_ns: int
     boottime_ns: int
+    cpu: Cpu
     losses: list[str]

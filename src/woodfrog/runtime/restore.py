@@ -23,6 +23,7 @@ class Options:
     """What the user may choose."""
 
     clock = "container"
+    cpu_check = "strict"
 
 
 def restore(
@@ -109,6 +110,7 @@ def _restore(
         directory,
         bounds=bounds(created.config, engine.Bounds, bool(container.state.get("scratch"))),
         clock=options.clock,
+        cpu_check=options.cpu_check,
     )
     os.unlink(container.path("exec.fifo"))
     container.state.pop("console", None)

@@ -1,0 +1,96 @@
+"""The CPU that an image was made on, and what another one must have."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from test_surroundings import WAIT, frozen, shell
+
+from containers import Woodfrog
+from images import doctored
+from needs import needs
+from woodfrog.resources.cpu import Cpu
+
+pytestmark = needs("root")
+
+TILES = 18
+
+
+@dataclass
+class Frozen:
+    """An image of a shell, and what restores it as if it were of another CPU."""
+
+    woodfrog: Woodfrog
+    bundle: Any
+    image: Path
+    cpu: Cpu
+
+    def refused(self, *flags: str, **fields: Any) -> str:
+        """Return what a restore says when it refuses the image of a CPU with other fields."""
+        image = self.of(**fields)
+        flags = (f"--image-path={image}", f"--bundle={self.bundle.directory}", *flags)
+        return self.woodfrog("restore", "--detach", *flags, "other-cpu", status=1).stderr
+
+    def of(self, **fields: Any) -> Path:
+        """Return the image with other fields of its CPU."""
+        target = self.image.with_name(f"other{len(list(self.image.parent.iterdir()))}")
+        return doctored(self.image, target, cpu=msgspec.structs.replace(self.cpu, **fields))
+
+
+@pytest.fixture
+def shell_image(woodfrog: Woodfrog) -> Frozen:
+    bundle = shell(woodfrog, f": > /work/ready; {WAIT}; echo ok > /work/out")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    return Frozen(woodfrog, bundle, image, Cpu.here())
+
+
+def goes_on(found: Frozen, image: Path, *flags: str) -> None:
+    restored = found.woodfrog.restore(found.bundle, image, *flags)
+    (found.bundle.work / "check").touch()
+    assert restored.wait() == 0
+    assert (found.bundle.work / "out").read_text() == "ok\n"
+
+
+def test_instructions_that_are_missing_are_named(shell_image: Frozen) -> None:
+    more = {"features": [*shell_image.cpu.features, "apx_f", "sm9"], "model": "Other CPU"}
+    said = shell_image.refused(**more)
+    assert "lacks instructions that the container's had (Other CPU): apx_f, sm9" in said
+    assert "--cpu-check=used" in said
+    goes_on(shell_image, shell_image.of(**more), "--cpu-check=used")
+
+
+def test_fewer_instructions_are_no_obstacle(shell_image: Frozen) -> None:
+    goes_on(shell_image, shell_image.of(features=shell_image.cpu.features[1:]))
+
+
+def test_registers_that_are_missing_are_named(shell_image: Frozen) -> None:
+    tiles = shell_image.cpu.enabled | 1 << TILES
+    said = shell_image.refused(enabled=tiles)
+    assert "lacks registers that the container's had" in said
+    assert "amx-tiles" in said
+    # Nobody has used them.
+    goes_on(shell_image, shell_image.of(enabled=tiles), "--cpu-check=used")
+
+
+def test_inspect_shows_the_cpu(shell_image: Frozen) -> None:
+    cpu = shell_image.cpu
+    text = shell_image.woodfrog("inspect", str(shell_image.image)).stdout
+    line = next(line for line in text.splitlines() if line.startswith("CPU "))
+    assert cpu.model in line
+    assert f"{len(cpu.features)} features" in line
+    assert "sse" in line.partition("in use: ")[2]
+
+
+def test_cpu_features_are_those_of_the_kernel(woodfrog: Woodfrog) -> None:
+    known = set(woodfrog("cpu-features").stdout.split())
+    found = json.loads(woodfrog("cpu-features", "--json").stdout)
+    assert set(found["features"]) == known
+    shown = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0]
+    # The kernel hides what it knows to be broken (rdseed of some CPUs); programs see it.
+    assert known - set(shown.split()) <= {"rdseed", "avx10", "apx_f"}
+    assert {"sse2", "syscall", "cx8"} <= known
