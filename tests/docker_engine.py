@@ -24,7 +24,7 @@ FIXED_PLACES = ("/etc/docker", "/run/docker", "/run/containerd")
 class Docker:
     """A daemon of our own that knows woodfrog, an image of busybox and redis, and a client."""
 
-    def __init__(self, directory: Path, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.socket = directory / "socket"
         self._group = f"wf-docker-{os.getpid()}"
@@ -42,7 +42,8 @@ class Docker:
             "experimental": True,
             "default-runtime": "woodfrog",
             "runtimes": {
-                "woodfrog": {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": list(arguments)}
+                "woodfrog": {"path": f"{REPOSITORY}/woodfrog"},
+                "closing": {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": ["--tcp-close"]},
             },
         }
         (directory / "daemon.json").write_text(json.dumps(config))
@@ -135,6 +136,10 @@ class Docker:
     def logs(self, name: str) -> list[str]:
         """Return the lines that a container has written."""
         return self("logs", name).stdout.splitlines()
+
+    def is_frozen(self, name: str) -> None:
+        """Wait until a container that a checkpoint has ended is seen as such."""
+        eventually(lambda: self.inspect(name, ".State.Status") == "exited", f"{name} has ended")
 
     def ends(self, name: str) -> int:
         """Wait for a container's end; returns its exit status."""

@@ -35,7 +35,13 @@ def summary(error: BaseException) -> str:
 
 def failure(error: BaseException, common: Common) -> None:
     """Tell an error to the user and to the log."""
-    sys.stderr.write(explain(error))
+    text = summary(error)
+    for note in getattr(error, "__notes__", ()):
+        text += f" ({note})"
+    if hint := getattr(error, "hint", ""):
+        text += f" (hint: {hint})"
+    # Who gives a log is an engine, and of what stands here it may pass on but one line.
+    sys.stderr.write(f"woodfrog: {text}\n" if common.log else explain(error))
     if common.debug:
         import traceback
 
@@ -44,9 +50,6 @@ def failure(error: BaseException, common: Common) -> None:
             sys.stderr.write(f"  in the container: {frame}\n")
     elif not isinstance(error, (WoodfrogError, OSError)):
         sys.stderr.write("  hint: this is a mistake in woodfrog; --debug shows where\n")
-    text = summary(error)
-    for note in getattr(error, "__notes__", ()):
-        text += f" ({note})"
     log("error", text, common)
 
 

@@ -1,0 +1,135 @@
+"""Docker's own checkpoints of containers that woodfrog runs."""
+
+import os
+import random
+import socket
+from pathlib import Path
+
+from containers import eventually
+from docker_engine import IMAGE, Docker
+
+# Counts in memory; what it says is in the container's log.
+COUNTER = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+
+REDIS = ("redis-server", "--save", "", "--protected-mode", "no")
+READY = "Ready to accept connections"
+
+
+def counted(docker: Docker, name: str) -> int:
+    """Return how far a counter's log has come; not one number may be missing or twice there."""
+    lines = docker.logs(name)
+    assert lines == [str(number) for number in range(1, len(lines) + 1)]
+    return len(lines)
+
+
+def goes_on(docker: Docker, name: str) -> int:
+    """Wait until a counter has counted on a bit."""
+    before = counted(docker, name)
+    eventually(lambda: counted(docker, name) > before + 1, f"{name} counts on")
+    return counted(docker, name)
+
+
+def ask(connection: socket.socket, *words: bytes) -> bytes:
+    """Give redis a command; returns the start of its answer."""
+    parts = [b"$%d\r\n%s\r\n" % (len(word), word) for word in words]
+    connection.sendall(b"*%d\r\n%s" % (len(words), b"".join(parts)))
+    return connection.recv(100)
+
+
+def test_a_counter_goes_on_at_the_next_number(docker: Docker) -> None:
+    docker.run("frog", COUNTER)
+    goes_on(docker, "frog")
+    docker("checkpoint", "create", "--leave-running", "frog", "early")
+    goes_on(docker, "frog")
+    docker("checkpoint", "create", "frog", "late")
+    docker.is_frozen("frog")
+    assert docker("checkpoint", "ls", "frog").stdout.split()[-2:] == ["early", "late"]
+    frozen_at = counted(docker, "frog")
+
+    docker("start", "--checkpoint=late", "frog")
+    goes_on(docker, "frog")
+    docker("exec", "frog", "true")
+    assert "sleep" in docker("top", "frog").stdout
+    docker("kill", "frog")
+    # The earlier one, for which numbers come once more.
+    at = counted(docker, "frog")
+    docker("start", "--checkpoint=early", "frog")
+    eventually(lambda: len(docker.logs("frog")) > at, "it counts")
+    again = int(docker.logs("frog")[at])
+    assert 1 < again <= frozen_at
+    docker("checkpoint", "rm", "frog", "early")
+
+
+def test_a_directory_of_ones_own(docker: Docker, tmp_path: Path) -> None:
+    docker.run("frog", COUNTER)
+    goes_on(docker, "frog")
+    docker("checkpoint", "create", f"--checkpoint-dir={tmp_path}", "frog", "one")
+    docker.is_frozen("frog")
+    assert os.listdir(tmp_path / "one") == ["checkpoint.img"]
+    assert "one" in docker("checkpoint", "ls", f"--checkpoint-dir={tmp_path}", "frog").stdout
+
+
+def test_a_checkpoint_that_is_refused_says_why(docker: Docker) -> None:
+    docker("run", "--detach", "--name=frog", "--publish=16379:6379", IMAGE, *REDIS)
+    eventually(lambda: READY in docker("logs", "frog").stdout, "redis listens")
+    with docker.connection("127.0.0.1", 16379) as connection:
+        assert ask(connection, b"INCR", b"visits") == b":1\r\n"
+        done = docker("checkpoint", "create", "frog", "one", status=1)
+        assert "--tcp-close" in done.stderr
+        assert docker.inspect("frog", ".State.Status") == "running"
+        assert ask(connection, b"INCR", b"visits") == b":2\r\n"
+    assert docker("checkpoint", "ls", "frog").stdout.split() == ["CHECKPOINT", "NAME"]
+
+
+def test_redis_with_clients_and_100_mb(docker: Docker, chance: random.Random) -> None:
+    flags = ("--runtime=closing", "--publish=16379:6379", "--memory=400m")
+    docker("run", "--detach", "--name=frog", *flags, IMAGE, *REDIS)
+    eventually(lambda: READY in docker("logs", "frog").stdout, "redis listens")
+    with docker.connection("127.0.0.1", 16379) as connection:
+        for number in range(100):
+            assert ask(connection, b"SET", b"%d" % number, chance.randbytes(1 << 20)) == b"+OK\r\n"
+        assert ask(connection, b"INCR", b"visits") == b":1\r\n"
+        docker("checkpoint", "create", "frog", "one")
+        docker.is_frozen("frog")
+        docker("start", "--checkpoint=one", "frog")
+        # The connection is given up, as --tcp-close says; what was stored is there.
+        assert connection.recv(1) == b""
+    with docker.connection("127.0.0.1", 16379) as connection:
+        assert ask(connection, b"INCR", b"visits") == b":2\r\n"
+        assert ask(connection, b"DBSIZE") == b":101\r\n"
+        assert ask(connection, b"STRLEN", b"99") == b":1048576\r\n"
+
+
+def test_a_shell_in_a_terminal(docker: Docker) -> None:
+    with docker.terminal("run", "-it", "--name=frog", IMAGE, "sh") as terminal:
+        terminal.write("word=ribbit; sleep 1000 &\recho RE''ADY\r")
+        terminal.read_until("READY")
+        terminal.write("cat\r")
+        eventually(lambda: "cat" in docker("top", "frog", "-o", "pid,comm").stdout, "cat runs")
+        docker("checkpoint", "create", "frog", "one")
+        terminal.status()
+    docker.is_frozen("frog")
+    with docker.terminal("start", "-ai", "--checkpoint=one", "frog") as terminal:
+        terminal.write("croak\r")
+        terminal.read_until("croak\r\ncroak")  # its echo, and cat's
+        terminal.write("\x04echo $word; jobs; kill %1; wait; echo wai''ted; tty\r")
+        told = terminal.read_until("/dev/pts/0")
+        assert "ribbit\r\n" in told
+        assert "sleep 1000" in told
+        assert "waited" in told
+        # What was typed before the checkpoint is in the shell's memory.
+        terminal.write("\x1b[A\x1b[A\x1b[A\r")
+        terminal.read_until("READY")
+        terminal.write("exit 6\r")
+        assert terminal.status() == 6
+
+
+def test_health_goes_on(docker: Docker) -> None:
+    docker.run("frog", COUNTER, "--health-cmd=echo well", "--health-interval=100ms")
+    health = ".State.Health.Status"
+    eventually(lambda: docker.inspect("frog", health) == "healthy", "it is healthy")
+    docker("checkpoint", "create", "frog", "one")
+    docker.is_frozen("frog")
+    docker("start", "--checkpoint=one", "frog")
+    eventually(lambda: docker.inspect("frog", health) == "healthy", "it is healthy again")
+    goes_on(docker, "frog")
