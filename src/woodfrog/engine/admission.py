@@ -13,6 +13,7 @@ from woodfrog.image.container_file import Reader
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     credentials,
+    deleted_files,
     memory,
     posix_queues,
     scheduling,
@@ -25,6 +26,7 @@ from woodfrog.resources import (
 )
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu, CpuCheck, refuse_lesser
+from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import KINDS
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.terminal import Terminal
@@ -35,7 +37,7 @@ from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores
 from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.tmpfs import Tmpfs
 
-_CONTENTS = SharedMemory | AnyObject | PosixQueue | Tmpfs
+_CONTENTS = SharedMemory | DeletedFile | AnyObject | PosixQueue | Tmpfs
 RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
 
 _HIGHEST_PID = 1 << 22
@@ -65,6 +67,7 @@ class Plan:
         self.zombies: list[Zombie] = []
         self.files: dict[int, FileRecord] = {}
         self.shared: dict[int, SharedMemory] = {}
+        self.deleted: dict[int, DeletedFile] = {}
         self.sysv: list[AnyObject] = []
         self.posix_queues: list[PosixQueue] = []
         self.tmpfs: list[Tmpfs] = []
@@ -78,6 +81,8 @@ class Plan:
                     self.zombies.append(record)
                 case SharedMemory():
                     self.shared[record.id] = record
+                case DeletedFile():
+                    self.deleted[record.id] = record
                 case Semaphores() | MessageQueue() | Segment():
                     self.sysv.append(record)
                 case PosixQueue():
@@ -103,6 +108,12 @@ class Plan:
         return [one for one in self.shared.values() if one.id not in segments]
 
     @property
+    def written_by_mapping(self) -> set[int]:
+        """Return the ids of what a shared mapping may write to."""
+        mappings = (mapping for process in self.processes for mapping in process.memory.mappings)
+        return {mapping.object for mapping in mappings if mapping.writable}
+
+    @property
     def highest_descriptor(self) -> int:
         return max((d.number for p in self.processes for d in p.descriptors), default=2)
 
@@ -122,6 +133,10 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
         _check_process(process, plan, bounds)
     for shared in plan.shared.values():
         shared_memory.check(shared, plan.page_bytes)
+    if not plan.deleted.keys().isdisjoint(plan.shared):
+        raise ImageError("shared memory and a deleted file of the image have the same id")
+    for deleted in plan.deleted.values():
+        deleted_files.check(deleted, plan.page_bytes)
     sysv_ipc.check(plan.sysv, plan.shared)
     posix_queues.check(plan.posix_queues)
     if plan.has_scratch and not bounds.scratch:
@@ -179,11 +194,14 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
             raise ImageError(f"{who} has impossible queued signals")
     if not signals.check_pending(process.pending):
         raise ImageError(f"{who} has impossible queued signals")
+    nameless = {process.memory.executable_object, process.directory_deleted, process.root_deleted}
     for mapping in process.memory.mappings:
-        if mapping.source is memory.Source.SHARED and mapping.object not in plan.shared:
-            raise ImageError(f"{who} maps shared memory that the image lacks")
+        if mapping.source is memory.Source.SHARED:
+            nameless.add(mapping.object)
         if mapping.source is memory.Source.SYSV:
             sysv_memory.check_mapping(mapping, plan.segments)
+    if not nameless <= {0, *plan.shared, *plan.deleted}:
+        raise ImageError(f"{who} has shared memory or deleted files that the image lacks")
     numbers = [descriptor.number for descriptor in process.descriptors]
     if len(set(numbers)) != len(numbers) or any(
         not 0 <= number < _MOST_DESCRIPTORS for number in numbers

@@ -70,14 +70,15 @@ class Body:
         memory_fields.map_vdso(program, space)
         sysv_memory.attach(program, space, segments, keep)
         credentials.set_effective(program, making.capabilities, making.permitted)
-        memory.restore_mappings(program, space.mappings, making.objects)
+        memory.restore_mappings(program, space.mappings, making.mapped)
         credentials.set_effective(program, making.permitted, making.permitted)
         memory.advise(program, space.mappings)
         memory.fill(program, space, pages, base)
         memory.install_guards(program, space)
         memory.protect(program, space.mappings, space.pages)
-        memory_fields.restore_fields(program, space)
-        process.restore_directories(program, record)
+        executable = space.executable_object
+        memory_fields.restore_fields(program, space, making.objects.get(executable))
+        process.restore_directories(program, record, making.memory_object)
         syscalls.close_range(program, high, 0xFFFFFFFF)
         with while_(f"making the memory of {self.name}"):
             self.stub.start(program)

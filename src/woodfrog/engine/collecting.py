@@ -162,10 +162,15 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
 
         root = f"/proc/{world.init}/root"
         dumped = memory_fields.read_core_dump_filter(held.pid)
-        space = memory.collect(held.pid, stat, scratch.range, shared_object, root, dumped)
+        executable = world.object_at(f"{held.path}/exe")
+        space = memory.collect(
+            held.pid, stat, scratch.range, shared_object, root, dumped, executable
+        )
     fields["threads"] = [
         _thread(task, answer) for task, answer in zip(held.tasks, told, strict=True)
     ]
+    directory, directory_deleted = world.object_at(f"{held.path}/cwd")
+    root_directory, root_deleted = world.object_at(f"{held.path}/root")
     fields.update(
         pid=held.namespace_pid,
         parent=world.identify(stat.parent),
@@ -173,8 +178,10 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         session=_last_id(status["NSsid"]),
         stopped_by=held.leader.stopped_by,
         stop_heard=False,
-        directory=_directory(held, "cwd"),
-        root=_directory(held, "root"),
+        directory=directory,
+        directory_deleted=directory_deleted,
+        root=root_directory,
+        root_deleted=root_deleted,
         umask=int(status["Umask"], 8),
         personality=process.read_personality(held.path),
         oom_score_adj=process.read_oom_score_adj(held.path),
@@ -188,15 +195,6 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
 
 def _last_id(text: str) -> int:
     return int(text.split()[-1])
-
-
-def _directory(held: HeldProcess, name: str) -> bytes:
-    path = os.readlink(os.fsencode(f"{held.path}/{name}"))
-    if path.endswith(b" (deleted)"):
-        raise UnsupportedResource(
-            f"its {name}, {os.fsdecode(path)}, has been removed, which cannot be saved yet"
-        )
-    return path
 
 
 def _foreground_group(held: HeldProcess, world: World) -> int:

@@ -3,20 +3,22 @@
 import fcntl
 import os
 import socket
+import stat
 import struct
 import termios
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from woodfrog.engine import root_stub
-from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote import descriptors
 from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Placeholder, Program
 from woodfrog.remote.stub import Stub
-from woodfrog.resources import credentials, shared_memory
+from woodfrog.resources import credentials, deleted_files, shared_memory
+from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.shared_memory import SharedMemory
@@ -40,13 +42,14 @@ class Making:
         # Descriptors in the root stub, all at `high` or above.
         self.files: dict[int, int] = {}
         self.objects: dict[int, int] = {}
+        self._written: dict[int, int] = {}
         self._kept: dict[object, Any] = {}
         self._spare: list[int] = []
         self._at_end: list[Callable[[base.Making], None]] = []
         self._stdio = [syscalls.duplicate_above(self.program, number, high) for number in range(3)]
-        self._run()
+        self.run()
 
-    def _run(self) -> None:
+    def run(self) -> None:
         """Run what has been collected; placeholders become numbers."""
         program = self.program
         self.stub.run(program)
@@ -59,6 +62,7 @@ class Making:
 
         self.files = {number: resolved(fd) for number, fd in self.files.items()}
         self.objects = {number: resolved(fd) for number, fd in self.objects.items()}
+        self._written = {number: resolved(fd) for number, fd in self._written.items()}
         self._kept = {key: resolved(value) for key, value in self._kept.items()}
         self._spare = [resolved(fd) for fd in self._spare]
         self._stdio = [resolved(fd) for fd in self._stdio]
@@ -78,11 +82,52 @@ class Making:
                 syscalls.close(self.program, fd)
                 self.objects[one.id] = high
                 shared_memory.fill(self.program, one, high, pages, base)
-                self._run()
+                self.run()
+
+    def make_deleted_files(
+        self, files: Iterable[DeletedFile], written: Container[int], pages: int, base: int
+    ) -> None:
+        """Make and fill all deleted files; shared mappings may write to those in `written`.
+
+        They are made by all rights that the stub has: the container's own need not reach as far as
+        where the file was made, and nobody else can reach what has no name.
+        """
+        for one in files:
+            with while_(f"making the deleted file {os.fsdecode(one.path)}"):
+                fd = self._resolve_now(deleted_files.make(self, one, self.stub.pid))
+                if one.kind == stat.S_IFREG and not one.link:
+                    deleted_files.fill(self.program, one, fd, pages, base)
+                if not one.link:
+                    self._set_capabilities(self.capabilities)
+                    deleted_files.finish(self.program, one, fd)
+                    self._set_capabilities(self.permitted)
+                if one.id in written or one.unnamed:
+                    both = self.reopen_descriptor(fd, os.O_RDWR) if one.link else fd
+                    self._written[one.id] = syscalls.duplicate_above(self.program, both, self.high)
+                    if one.link:
+                        self._spare.append(both)
+                if one.kind == stat.S_IFREG:
+                    # Not for writing: what might be written to can't be executed.
+                    self._spare.append(fd)
+                    fd = self.reopen_descriptor(fd, os.O_RDONLY)
+                self.objects[one.id] = self._up(fd)
+                self.run()
+
+    def _set_capabilities(self, effective: int) -> None:
+        credentials.set_effective(self.program, effective, self.permitted)
+
+    def mapped(self, number: int, writable: bool) -> int:
+        """Return the stub's descriptor for a mapping of shared memory or a deleted file."""
+        return self.memory_object(number, for_writing=writable)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Return all descriptors of the root stub that processes are made from."""
+        return [*self.files.values(), *self.objects.values(), *self._written.values()]
 
     def _run_for(self, placeholder: int) -> None:
         program = self.program
-        self._run()
+        self.run()
         self._last = program[placeholder]
 
     def _descriptor_of_mapping(self, start: int, size: int) -> int:
@@ -108,22 +153,22 @@ class Making:
         filled past the limits for it.
         """
         made: list[FileRecord] = []
-        credentials.set_effective(self.program, self.capabilities | _CAP_NET_ADMIN, self.permitted)
+        self._set_capabilities(self.capabilities | _CAP_NET_ADMIN)
         for record in sorted(records, key=lambda record: record.turn()):
             with while_(f"opening file {record.id} ({type(record).__name__})"):
                 fd = record.restore(self)
                 self.files[record.id] = self._up(fd)
                 made.append(record)
             if len(self.program) > _PROGRAM_CALLS:
-                self._run()
-        self._run()
+                self.run()
+        self.run()
         for action in self._at_end:
             action(self)
         for fd in self._spare:
             syscalls.close(self.program, fd)
         self._spare = []
-        credentials.set_effective(self.program, self.permitted, self.permitted)
-        self._run()
+        self._set_capabilities(self.permitted)
+        self.run()
         for record in made:
             if type(record).verify is not FileRecord.verify:
                 descriptor = descriptors.fetch(self.stub.pid, self.files[record.id])
@@ -141,8 +186,14 @@ class Making:
 
     # What records ask for.
 
-    def memory_object(self, number: int) -> int:
+    def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """See the protocol."""
+        if for_writing and number in self._written:
+            return self._written[number]
+        if number not in self.objects:
+            raise ImageError(
+                "an open file has shared memory or a deleted file that the image lacks"
+            )
         return self.objects[number]
 
     def stdio(self, number: int) -> int:
@@ -212,13 +263,14 @@ class Making:
 
     def reopen(self, memory: int, flags: int) -> int:
         """See the protocol."""
-        return self.reopen_descriptor(self.objects[memory], flags)
+        return self.reopen_descriptor(self.memory_object(memory), flags)
 
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """See the protocol."""
         number = self._resolve_now(fd)
         path = f"/proc/{self.stub.pid}/fd/{number}"
-        ours = os.open(path, (flags & ~0o300) | os.O_CLOEXEC | os.O_NONBLOCK)
+        flags &= ~(base.CREATION_FLAGS | os.O_NOFOLLOW)
+        ours = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             return self.send(ours)
         finally:
@@ -227,7 +279,7 @@ class Making:
     def _resolve_now(self, fd: int) -> int:
         """Run what has been collected, if a descriptor's number is not known yet."""
         program = self.program
-        self._run()
+        self.run()
         return program[fd] if isinstance(fd, Placeholder) else fd
 
     def spare(self, fd: int) -> int:

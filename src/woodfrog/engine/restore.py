@@ -172,12 +172,13 @@ def _restore(
     posix_queues.restore(root, plan.posix_queues)
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
     making.make_shared_memory(plan.files_in_memory, store, base)
+    making.make_deleted_files(plan.deleted.values(), plan.written_by_mapping, store, base)
     making.make_files(plan.files.values())
     mark(Stage.FILES)
 
     # TREE
     default = scheduling.collect(init)
-    files_of_root = [*making.files.values(), *making.objects.values()]
+    files_of_root = making.descriptors
 
     def bring_in(pid: int) -> Stub:
         return outsiders.make(init, pid, root, vdso, files_of_root, store)

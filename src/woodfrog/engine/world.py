@@ -1,6 +1,7 @@
 """The container around the files that are being collected."""
 
 import os
+import stat
 from collections import Counter, defaultdict
 
 from woodfrog.errors import UnsupportedResource
@@ -8,10 +9,12 @@ from woodfrog.kernel.netlink import sock_diag
 from woodfrog.kernel.netlink.sock_diag import InetSocket, UnixSocket
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.remote.held import Held
-from woodfrog.resources import posix_queues, shared_memory, sysv_ipc
-from woodfrog.resources.files.base import ACCESS_MODE, OpenFile
+from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_ipc
+from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.memory import Extent
 
+# How many names to look at for another one of a file whose own has been removed.
+_MOST_NAMES = 100_000
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
 _SYSV = -1
 
@@ -102,7 +105,7 @@ class World:
         self.sockets = Sockets(init)
         self.pty_masters: set[str] = set()
         self.packet_pipes: set[int] = set()
-        self.objects: dict[tuple[int, int], SharedObject] = {}
+        self.objects: dict[tuple[int, int], SharedObject | deleted_files.Found] = {}
         self.sysv = sysv_ipc.Found()
         self.posix_queues = posix_queues.Found()
         self.queue_device = 0
@@ -114,6 +117,8 @@ class World:
             if one.leader.stopped_by
         ]
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
+        # Inodes that O_TMPFILE made.
+        self._unnamed: set[tuple[int, int]] = set()
         self._pipe_sides: dict[int, set[bool]] = defaultdict(set)
 
     def look_at(self, files: list[OpenFile]) -> None:
@@ -125,6 +130,8 @@ class World:
                 if access != 0 and file.flags & os.O_DIRECT:
                     self.packet_pipes.add(inode)
                 self._pipe_sides[inode] |= {access != 1} if access != 2 else {True, False}
+            elif file.flags & O_TMPFILE == O_TMPFILE:
+                self._unnamed.add((file.stat.st_dev, file.stat.st_ino))
             elif file.target.startswith(b"socket:"):
                 self.sockets.inside.add(int(file.target[8:-1]))
             if "tty-index" in file.fdinfo:
@@ -179,14 +186,86 @@ class World:
         return number
 
     def mapped_object(self, pid: int, start: int, end: int, name: bytes) -> int:
-        """Return the id of the shared memory behind a mapping of a held process."""
-        fd = os.open(f"/proc/{pid}/map_files/{start:x}-{end:x}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if name.startswith(b"/SYSV"):
+        """Return the id of the shared memory or deleted file behind a mapping."""
+        path = f"/proc/{pid}/map_files/{start:x}-{end:x}"
+        if name.startswith(b"/SYSV"):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
                 return self._segment(fd, name)
-            return self.memory_object(fd, name)
-        finally:
-            os.close(fd)
+            finally:
+                os.close(fd)
+        return self.linked_object(path, name)
+
+    def linked_object(self, link: str, name: bytes) -> int:
+        """Return the id of the shared memory or deleted file that a magic link leads to."""
+        if shared_memory.is_one(name):
+            fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return self.memory_object(fd, name)
+            finally:
+                os.close(fd)
+        return self.deleted_file(link, name)
+
+    def object_at(self, link: str) -> tuple[bytes, int]:
+        """Return where a magic link leads, and the id of that if it has no name, else 0."""
+        target = os.readlink(os.fsencode(link))
+        if shared_memory.is_one(target) or self.is_deleted(target, os.stat(link)):
+            return target.removesuffix(deleted_files.DELETED), self.linked_object(link, target)
+        return target, 0
+
+    def is_deleted(self, target: bytes, found: os.stat_result) -> bool:
+        """See the protocol."""
+        return target.endswith(deleted_files.DELETED) and not self._stands_at(target, found)
+
+    def _stands_at(self, path: bytes, found: os.stat_result) -> bool:
+        try:
+            there = os.lstat(os.fsencode(f"/proc/{self.init}/root") + path)
+        except OSError:
+            return False
+        return (there.st_ino, there.st_dev) == (found.st_ino, found.st_dev)
+
+    def deleted_file(self, link: str, target: bytes) -> int:
+        """See the protocol."""
+        found = os.stat(link)
+        key = (found.st_dev, found.st_ino)
+        if key not in self.objects:
+            other = b""
+            if found.st_nlink and not stat.S_ISDIR(found.st_mode) and key not in self._unnamed:
+                other = self._other_name(target, found)
+            self.objects[key] = deleted_files.Found(
+                len(self.objects) + 1,
+                deleted_files.open_found(link),
+                target.removesuffix(deleted_files.DELETED),
+                other,
+                unnamed=key in self._unnamed,
+            )
+        return self.objects[key].number
+
+    def _other_name(self, target: bytes, found: os.stat_result) -> bytes:
+        """Find another name of a file, beginning where it had the one that is gone."""
+        root = os.fsencode(f"/proc/{self.init}/root")
+        parent = os.path.dirname(target)
+        above = max(
+            (mount.point for mount in self.mounts.values() if _is_below(parent, mount.point)),
+            key=len,
+            default=b"/",
+        )
+        left = _MOST_NAMES
+        for top in dict.fromkeys((parent, above)):
+            for directory, inner, names in os.walk(root + top):
+                left -= len(names) + len(inner)
+                for name in names:
+                    path = os.path.join(directory, name).removeprefix(root)
+                    if self._stands_at(path, found):
+                        return b"/" + path.lstrip(b"/")
+                inner[:] = [one for one in inner if _is_on(os.path.join(directory, one), found)]
+                if left < 0:
+                    break
+        raise UnsupportedResource(
+            f"{os.fsdecode(target)} has another name, which is not found on its mount"
+            f" among {_MOST_NAMES} names",
+            hint="keep the name by which it was opened",
+        )
 
     def close(self) -> None:
         """Close what was opened."""
@@ -194,3 +273,14 @@ class World:
             os.close(one.fd)
         self.objects.clear()
         self.sysv.close()
+
+
+def _is_below(path: bytes, point: bytes) -> bool:
+    return point == b"/" or path == point or path.startswith(point + b"/")
+
+
+def _is_on(directory: bytes, found: os.stat_result) -> bool:
+    try:
+        return os.lstat(directory).st_dev == found.st_dev
+    except OSError:
+        return False

@@ -3,7 +3,6 @@
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Mapping as MappingOf
 from enum import StrEnum
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -57,7 +56,7 @@ class Source(StrEnum):
 
     ANONYMOUS = "anonymous"
     FILE = "file"
-    SHARED = "shared"  # a shared memory object, by its id
+    SHARED = "shared"  # a shared memory object or a deleted file, by its id
     SYSV = "sysv"  # System V shared memory, by its shmid
 
 
@@ -116,6 +115,7 @@ class AddressSpace(Part, frozen=True):
     env_end: int
     auxv: bytes
     executable: bytes
+    executable_object: int = 0  # as `object` of a mapping
 
 
 class Collected:
@@ -141,11 +141,13 @@ def collect(
     shared_object: Callable[[int, KernelMapping], int],
     root: str,
     core_dump_filter: int,
+    executable: tuple[bytes, int],
 ) -> Collected:
     """Read the mappings of a held process and find its own pages.
 
-    `ours` are the addresses of our scratch area, `shared_object` gives the id of the shared memory
-    behind a mapping, `root` leads to the container's root for checking paths.
+    `ours` are the addresses of our scratch area, `shared_object` gives the id of what is behind a
+    mapping and has no path, `root` leads to the container's root for checking paths; `executable`
+    is a path and such an id, or 0.
     """
     mappings: list[Mapping] = []
     extents: list[tuple[int, int]] = []
@@ -192,7 +194,8 @@ def collect(
         "env_start": stat.env_start,
         "env_end": stat.env_end,
         "auxv": auxv,
-        "executable": os.readlink(os.fsencode(f"/proc/{pid}/exe")),
+        "executable": executable[0],
+        "executable_object": executable[1],
     }
     return Collected(fields, extents)
 
@@ -232,11 +235,6 @@ def _mapping(
     source, path, object_id = Source.ANONYMOUS, b"", 0
     if found.inode or found.name.startswith(_SYSV):  # whose inode number is its id, 0 at first
         if found.name.endswith(b" (deleted)") and not _exists(root, found):
-            if not found.shared and not found.name.startswith(b"/memfd:"):
-                raise UnsupportedResource(
-                    f"the mapping at {found.start:#x} shows a deleted file,"
-                    f" {os.fsdecode(found.name)}, which cannot be saved yet"
-                )
             source, object_id = Source.SHARED, shared_object(pid, found)
             if found.name.startswith(_SYSV):
                 source = Source.SYSV
@@ -308,11 +306,11 @@ def unmap_all(program: Program, keep: tuple[int, int]) -> None:
 
 
 def restore_mappings(
-    program: Program, mappings: Sequence[Mapping], objects: MappingOf[int, int]
+    program: Program, mappings: Sequence[Mapping], descriptor_of: Callable[[int, bool], int]
 ) -> None:
     """Map everything, writable where pages have to be filled in.
 
-    `objects` gives the descriptor of each shared memory object in the stub.
+    `descriptor_of` gives the stub's descriptor of a mapping's object, perhaps for writing.
     """
     opened: dict[tuple[bytes, bool], int] = {}
     for mapping in mappings:
@@ -332,7 +330,7 @@ def restore_mappings(
                     # Not MAP_STACK: since Linux 6.7 (commit c4608d1bf7c6) it means MADV_NOHUGEPAGE.
                     flags |= MAP_GROWSDOWN
             case Source.SHARED:
-                fd = objects[mapping.object]
+                fd = descriptor_of(mapping.object, mapping.writable)
             case Source.FILE:
                 key = (mapping.path, mapping.writable)
                 if key not in opened:

@@ -39,11 +39,15 @@ def lock_future(program: Program, space: AddressSpace) -> None:
         program.call(SYS.MLOCKALL, _MCL_FUTURE)
 
 
-def restore_fields(program: Program, space: AddressSpace) -> None:
-    """Set the fields of the mm and /proc/PID/exe (PR_SET_MM_MAP, prctl(2))."""
-    executable = syscalls.openat2(
-        program, space.executable, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    )
+def restore_fields(program: Program, space: AddressSpace, nameless: int | None) -> None:
+    """Set the fields of the mm and /proc/PID/exe (PR_SET_MM_MAP, prctl(2)).
+
+    `nameless` is the descriptor of an executable that has no path.
+    """
+    executable = nameless
+    if executable is None:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        executable = syscalls.openat2(program, space.executable, flags)
     auxv = program.address_of(space.auxv)
     fields = bytearray(
         _MM_MAP.pack(
@@ -66,4 +70,5 @@ def restore_fields(program: Program, space: AddressSpace) -> None:
     at = program.address_of(bytes(fields))
     program.store(at + _MM_MAP.size - 4, executable)
     syscalls.prctl(program, _PR_SET_MM, _PR_SET_MM_MAP, at, _MM_MAP.size, 0)
-    syscalls.close(program, executable)
+    if nameless is None:
+        syscalls.close(program, executable)

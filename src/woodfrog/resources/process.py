@@ -51,7 +51,10 @@ class Zombie(Record, frozen=True, tag="zombie"):
 
 
 class Process(Record, frozen=True, tag="process"):
-    """A process; all ids are those of the container. Parent 0: `exec` brought it in."""
+    """A process; all ids are those of the container. Parent 0: `exec` brought it in.
+
+    A working or root directory that was removed is also given by the id of its DeletedFile.
+    """
 
     pid: int
     parent: int
@@ -79,6 +82,8 @@ class Process(Record, frozen=True, tag="process"):
     posix_timers: list[PosixTimer]
     limits: list[Limit]
     threads: list[Thread]
+    directory_deleted: int = 0
+    root_deleted: int = 0
 
 
 def ask(program: Program) -> Callable[[], dict[str, object]]:
@@ -130,14 +135,24 @@ def read_oom_score_adj(path: str) -> int:
         return int(file.read())
 
 
-def restore_directories(program: Program, process: Process) -> None:
-    """Go to the working directory, and to the root if that is not the container's."""
+def restore_directories(program: Program, process: Process, deleted: Callable[[int], int]) -> None:
+    """Go to the working directory, and to the root if that is not the container's.
+
+    `deleted` gives the stub's descriptor of a deleted one.
+    """
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    directory = syscalls.openat2(program, process.directory, flags)
-    if process.root != b"/":
+    if process.directory_deleted:
+        directory = deleted(process.directory_deleted)
+    else:
+        directory = syscalls.openat2(program, process.directory, flags)
+    if process.root_deleted:
+        program.call(SYS.FCHDIR, deleted(process.root_deleted))
+        program.call(SYS.CHROOT, b".")
+    elif process.root != b"/":
         program.call(SYS.CHROOT, process.root)
     program.call(SYS.FCHDIR, directory)
-    syscalls.close(program, directory)
+    if not process.directory_deleted:
+        syscalls.close(program, directory)
     program.call(SYS.UMASK, process.umask)
 
 

@@ -33,6 +33,11 @@ class SharedMemory(Record, frozen=True, tag="shared-memory"):
     store: int
 
 
+def is_one(name: bytes) -> bool:
+    """Tell whether a link of /proc, which reads `name`, leads to shared memory."""
+    return name == _ANONYMOUS or (name.startswith(_MEMFD) and name.endswith(_DELETED))
+
+
 def describe(name: bytes) -> bytes | None:
     """Return a memfd's name, or None for a shared anonymous mapping; refuse all else."""
     if name.startswith(_MEMFD) and name.endswith(_DELETED):
@@ -40,8 +45,7 @@ def describe(name: bytes) -> bytes | None:
     if name == _ANONYMOUS:
         return None
     raise UnsupportedResource(
-        f"a mapping shows a deleted file or System V memory, {os.fsdecode(name)},"
-        " which cannot be saved yet"
+        f"a mapping shows unknown shared memory, {os.fsdecode(name)}, which cannot be saved yet"
     )
 
 
@@ -66,20 +70,25 @@ def seals(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
 
 
-def check(memory: SharedMemory, page_bytes: int) -> None:
-    """Check a record from an image before anything is made of it."""
+def check_extents(extents: list[Extent], size: int, store: int, page_bytes: int) -> None:
+    """Check what an image says of the pages of a file before anything is made of it."""
     position = length = 0
-    for extent in memory.extents:
+    for extent in extents:
         if extent.start % PAGE or extent.length % PAGE or extent.length <= 0:
-            raise ImageError("pages of shared memory are not whole")
+            raise ImageError("pages of shared memory or a deleted file are not whole")
         if extent.start < position:
-            raise ImageError("pages of shared memory are out of order")
+            raise ImageError("pages of shared memory or a deleted file are out of order")
         position = extent.start + extent.length
         length += extent.length
-    if memory.size < 0 or position > page_up(memory.size):
-        raise ImageError("shared memory has pages past its end")
-    if memory.store % PAGE or memory.store < 0 or memory.store + length > page_bytes:
-        raise ImageError("the pages of shared memory lie outside the page store")
+    if size < 0 or position > page_up(size):
+        raise ImageError("shared memory or a deleted file has pages past its end")
+    if store % PAGE or store < 0 or store + length > page_bytes:
+        raise ImageError("the pages of shared memory or a deleted file are outside the page store")
+
+
+def check(memory: SharedMemory, page_bytes: int) -> None:
+    """Check a record from an image before anything is made of it."""
+    check_extents(memory.extents, memory.size, memory.store, page_bytes)
 
 
 def create(program: Program, memory: SharedMemory) -> int:
@@ -95,10 +104,18 @@ def create(program: Program, memory: SharedMemory) -> int:
 
 def fill(program: Program, memory: SharedMemory, fd: int, pages: int, base: int) -> None:
     """Copy the contents from the page store, descriptor `pages`, then seal the file."""
-    offset = base + memory.store
-    for extent in memory.extents:
+    fill_extents(program, memory.extents, memory.size, fd, pages, base + memory.store)
+    if memory.memfd is not None and memory.seals > 1:
+        program.call(SYS.FCNTL, fd, _F_ADD_SEALS, memory.seals)
+
+
+def fill_extents(
+    program: Program, extents: list[Extent], size: int, fd: int, pages: int, offset: int
+) -> None:
+    """Copy a file's contents from an offset of the page store on."""
+    for extent in extents:
         syscalls.lseek(program, fd, extent.start)
-        left = min(extent.length, memory.size - extent.start)
+        left = min(extent.length, size - extent.start)
         at = offset
         while left > 0:
             piece = min(left, _LARGEST_COPY)
@@ -107,5 +124,3 @@ def fill(program: Program, memory: SharedMemory, fd: int, pages: int, base: int)
             program.expect(got, piece)
             at, left = at + piece, left - piece
         offset += extent.length
-    if memory.memfd is not None and memory.seals > 1:
-        program.call(SYS.FCNTL, fd, _F_ADD_SEALS, memory.seals)

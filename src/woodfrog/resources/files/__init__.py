@@ -1,6 +1,7 @@
 """Open files: one module per kind."""
 
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.epoll import Epoll
 from woodfrog.resources.files.eventfd import EventFd
 from woodfrog.resources.files.fifo import Fifo
@@ -21,6 +22,7 @@ KINDS: tuple[type[FileRecord], ...] = (
     Terminal,
     Stdio,
     MessageQueueFile,
+    OpenDeletedFile,
     RegularFile,
     PipeEnd,
     Fifo,

@@ -17,6 +17,7 @@ from woodfrog.remote.program import Program
 ACCESS_MODE = 0o3
 O_CLOEXEC = 0o2000000
 O_PATH = 0o10000000
+O_TMPFILE = 0o20200000
 _LARGEFILE = 0o100000
 CREATION_FLAGS = 0o100 | 0o200 | 0o400 | 0o1000 | O_CLOEXEC  # CREAT EXCL NOCTTY TRUNC
 
@@ -45,6 +46,12 @@ class World(Protocol):
     def memory_object(self, fd: int, name: bytes) -> int:
         """Return the id of the shared memory that a descriptor of ours names."""
 
+    def is_deleted(self, target: bytes, found: os.stat_result) -> bool:
+        """Tell whether a magic link of /proc, which reads `target`, leads to a deleted file."""
+
+    def deleted_file(self, link: str, target: bytes) -> int:
+        """Return the id of the deleted file that such a link leads to."""
+
 
 class OpenFile:
     """An open file of a held process, found at one of its descriptors."""
@@ -63,6 +70,11 @@ class OpenFile:
         # Every descriptor that names this file: (pid as we see it, number).
         self.holders: list[tuple[int, int]] = [(pid, fd)]
 
+    @property
+    def link(self) -> str:
+        """The magic link that leads to the file."""
+        return f"/proc/{self.pid}/fd/{self.fd}"
+
     @cached_property
     def descriptor(self) -> int:
         """Our own descriptor for the file."""
@@ -71,7 +83,7 @@ class OpenFile:
     @cached_property
     def stat(self) -> os.stat_result:
         """The file's inode."""
-        return os.stat(f"/proc/{self.pid}/fd/{self.fd}")
+        return os.stat(self.link)
 
     def close(self) -> None:
         """Close our own descriptor, if there is one."""
@@ -86,8 +98,8 @@ class Making(Protocol):
     # The root stub's descriptors of the files that stand, by id.
     files: dict[int, int]
 
-    def memory_object(self, number: int) -> int:
-        """Return the stub's descriptor of a shared memory object."""
+    def memory_object(self, number: int, *, for_writing: bool = False) -> int:
+        """Return the stub's descriptor of a shared memory object or a deleted file."""
 
     def stdio(self, number: int) -> int:
         """Return the stub's descriptor of the new container's stdio."""
@@ -108,7 +120,7 @@ class Making(Protocol):
         """Make a TCP socket whose connection was reset by its peer."""
 
     def reopen(self, memory: int, flags: int) -> int:
-        """Open shared memory once more, as by its magic link in /proc."""
+        """Open shared memory or a deleted file once more, as by its magic link in /proc."""
 
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """Open what a descriptor of the stub names once more, likewise."""

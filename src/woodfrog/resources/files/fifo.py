@@ -22,12 +22,16 @@ from woodfrog.resources.files.pipe import F_GETPIPE_SZ, F_SETPIPE_SZ, peek, writ
 
 
 class Fifo(FileRecord, frozen=True, tag="fifo"):
-    """One open file of a FIFO. The contents stand with the first reader."""
+    """One open file of a FIFO. The contents stand with the first reader.
+
+    `deleted` is the id of its DeletedFile if it has no name any more, else 0.
+    """
 
     path: bytes
     inode: int
     capacity: int
     packets: list[bytes]
+    deleted: int = 0
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -41,11 +45,13 @@ class Fifo(FileRecord, frozen=True, tag="fifo"):
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         capacity = fcntl.fcntl(file.descriptor, F_GETPIPE_SZ)
+        is_deleted = world.is_deleted(file.target, file.stat)
         can_read = file.flags & ACCESS_MODE in (0, 2)
         return cls(
             id=number,
             flags=file.flags,
             path=file.target,
+            deleted=world.deleted_file(file.link, file.target) if is_deleted else 0,
             inode=file.stat.st_ino,
             capacity=capacity,
             packets=peek(file.descriptor, capacity) if can_read else [],
@@ -55,20 +61,25 @@ class Fifo(FileRecord, frozen=True, tag="fifo"):
         program = making.program
         # An end of our own, so that neither open waits and the contents have a way in; closed with
         # what else is left over once all files stand.
-        key = ("fifo", self.path)
+        key = ("fifo", self.deleted or self.path)
         ours = making.shared(key)
         if ours is None:
-            ours = making.spare(syscalls.openat2(program, self.path, os.O_RDWR | os.O_NONBLOCK))
+            ours = making.spare(self._open(making, os.O_RDWR | os.O_NONBLOCK))
+            program = making.program
             making.share(key, ours)
             if self.capacity != 65536:
                 program.call(SYS.FCNTL, ours, F_SETPIPE_SZ, self.capacity)
         if self.packets and not making.shared((*key, "filled")):
             making.share((*key, "filled"), True)
             write_contents(making, ours, self.packets, self.capacity, packet_mode=False)
-        flags = self.flags & ~CREATION_FLAGS
-        fd = syscalls.openat2(program, self.path, flags | os.O_NONBLOCK)
-        set_flags(program, fd, self.flags)
+        fd = self._open(making, self.flags & ~CREATION_FLAGS | os.O_NONBLOCK)
+        set_flags(making.program, fd, self.flags)
         return fd
+
+    def _open(self, making: Making, flags: int) -> int:
+        if self.deleted:
+            return making.reopen(self.deleted, flags)
+        return syscalls.openat2(making.program, self.path, flags)
 
     def verify(self, descriptor: int) -> None:
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):

@@ -101,8 +101,7 @@ def _refuse_lost(file: OpenFile, world: World) -> None:
         there = None
     ours = file.stat
     if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
-        what = "was deleted" if ours.st_nlink == 0 or name.endswith(" (deleted)") else "has moved"
-        raise UnsupportedResource(f"{name} {what} while it is open, which cannot be saved yet")
+        raise UnsupportedResource(f"{name} has moved while it is open, which cannot be saved yet")
 
 
 def _harmless_in_proc(file: OpenFile) -> bool:

@@ -1,0 +1,296 @@
+"""Files and directories that were removed while somebody had them open, mapped, or stood in them.
+
+Each is made once more under its old name, opened, and removed again, so that it is as nameless as
+it was. One that still has another name (a hard link) gets the old one back for that moment.
+"""
+
+import os
+import stat
+import struct
+from typing import NamedTuple, Protocol
+
+from woodfrog.errors import ImageError
+from woodfrog.image.record import Record
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.remote.program import Program
+from woodfrog.resources import shared_memory
+from woodfrog.resources.memory import Extent
+
+DELETED = b" (deleted)"
+# Those who have one of these get it back: (major, minor) of null zero full random urandom.
+_DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9)))
+_KINDS = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFLNK))
+_FLAGS = {
+    stat.S_IFREG: os.O_RDONLY | os.O_NONBLOCK,
+    stat.S_IFDIR: os.O_RDONLY | os.O_DIRECTORY,
+    stat.S_IFIFO: os.O_RDWR | os.O_NONBLOCK,
+}
+_O_TMPFILE = 0o20200000
+_AT_REMOVEDIR = 0x200
+_UTIME_OMIT = (1 << 30) - 2
+_FSCONFIG_CMD_CREATE = 6
+_PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_RESOLVE_NO_LINKS = syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_SYMLINKS
+# Marks what stands in a file system of ours, since the container has no place to put it.
+PLACELESS = "trusted.woodfrog.placeless"
+
+
+class DeletedFile(Record, frozen=True, tag="deleted-file"):
+    """A file without a name; its pages (by offset) stand in the page store from `store` on.
+
+    `path` is the name that it had, `link` another name that it still has, or empty; `unnamed`:
+    O_TMPFILE made it, and it may get a name. Its id is one with those of shared memory.
+    """
+
+    id: int
+    path: bytes
+    link: bytes
+    unnamed: bool
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    device: int
+    target: bytes
+    xattrs: dict[str, bytes]
+    size: int
+    extents: list[Extent]
+    store: int
+
+    @property
+    def kind(self) -> int:
+        return stat.S_IFMT(self.mode)
+
+
+class Found:
+    """A deleted file of a held container: our descriptor for it, and what is in it."""
+
+    def __init__(self, number: int, fd: int, path: bytes, link: bytes, *, unnamed: bool) -> None:
+        self.fd = fd
+        self._link = link
+        self._path = path
+        self.number = number
+        self._unnamed = unnamed
+        self.size, self.extents = 0, list[Extent]()
+        if stat.S_ISREG(os.fstat(fd).st_mode) and not link:
+            self.size, self.extents = shared_memory.extents(fd)
+
+    def record(self, store: int) -> DeletedFile:
+        """Return the record, once the store's offset of the first page is known."""
+        found = os.fstat(self.fd)
+        is_link = stat.S_ISLNK(found.st_mode)
+        return DeletedFile(
+            id=self.number,
+            path=self._path,
+            link=self._link,
+            unnamed=self._unnamed,
+            mode=found.st_mode,
+            uid=found.st_uid,
+            gid=found.st_gid,
+            mtime_ns=found.st_mtime_ns,
+            device=found.st_rdev,
+            target=os.fsencode(os.readlink("", dir_fd=self.fd)) if is_link else b"",
+            xattrs={} if is_link or self._link else _xattrs(self.fd),
+            size=self.size,
+            extents=self.extents,
+            store=store,
+        )
+
+
+def open_found(path: str) -> int:
+    """Open what a magic link of /proc leads to, so that its contents can be read."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(fd)
+    return fd
+
+
+def is_placeless(path: str) -> bool:
+    """Tell whether a file stands in a file system of ours."""
+    try:
+        return bool(os.getxattr(path, PLACELESS))
+    except OSError:
+        return False
+
+
+def _xattrs(fd: int) -> dict[str, bytes]:
+    path = f"/proc/self/fd/{fd}"
+    return {name: os.getxattr(path, name) for name in os.listxattr(path) if name != PLACELESS}
+
+
+def check(one: DeletedFile, page_bytes: int) -> None:
+    """Check a record from an image before anything is made of it."""
+    for path in (one.path, one.link or b"/-"):
+        parts = path.split(b"/")
+        if parts[0] or not all(parts[1:]) or {b".", b".."} & {*parts} or b"\0" in path:
+            raise ImageError("a deleted file has an impossible path")
+    device = (os.major(one.device), os.minor(one.device))
+    if one.kind not in _KINDS or (one.kind == stat.S_IFCHR and device not in _DEVICES):
+        raise ImageError("a deleted file is of a kind that is never saved")
+    shared_memory.check_extents(one.extents, one.size, one.store, page_bytes)
+
+
+class _Place(NamedTuple):
+    """Where a file can be made: below a directory that exists, perhaps in others that don't."""
+
+    parent: bytes  # empty: in a file system of ours
+    missing: list[bytes]
+    name: bytes
+
+
+def _look_for_place(init: int, one: DeletedFile) -> _Place:
+    root = os.open(f"/proc/{init}/root", _PARENT)
+    parts = one.path[1:].split(b"/")
+    name = parts.pop()
+    try:
+        for depth in range(len(parts), -1, -1):
+            parent = b"/" + b"/".join(parts[:depth])
+            resolve = _RESOLVE_NO_LINKS | syscalls.RESOLVE_IN_ROOT
+            try:
+                fd = syscalls.openat2(HERE, parent, _PARENT, directory=root, resolve=resolve)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+                    break
+                names = (name, *(b"%s.%d" % (name, number) for number in range(1, 1000)))
+                free = next((n for n in names if depth < len(parts) or not _exists(fd, n)), name)
+                return _Place(parent, parts[depth:], free)
+            finally:
+                os.close(fd)
+        return _Place(b"", parts, name)
+    finally:
+        os.close(root)
+
+
+def _exists(directory: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class Maker(Protocol):
+    """What runs the calls: `run` runs what `program` has collected, and sets a new one."""
+
+    program: Program
+
+    def run(self) -> None: ...
+
+
+def make(making: Maker, one: DeletedFile, init: int) -> int:
+    """Make the file, without contents, in the root stub of `init`; returns its descriptor.
+
+    That of a regular file is for reading and writing, if the file has no other name.
+    """
+    place = _look_for_place(init, one)
+    if one.link:
+        return _link(making, one, place)
+    program = making.program
+    above, directory = _open_place(program, place)
+    if one.kind == stat.S_IFREG:
+        # The name "." and not O_NOFOLLOW, which the file would keep.
+        how, name = (_O_TMPFILE, b".") if one.unnamed else (os.O_CREAT | os.O_EXCL, place.name)
+        flags = how | os.O_RDWR | os.O_CLOEXEC
+        fd = syscalls.openat2(program, name, flags, directory=directory, mode=0o600)
+    else:
+        _make_special(program, one, directory, place.name)
+        fd = _open(program, directory, place.name, one.kind)
+    program.call(SYS.FCHOWNAT, fd, b"", one.uid, one.gid, syscalls.AT_EMPTY_PATH)
+    if one.unnamed:
+        program.call(SYS.FCHMOD, fd, stat.S_IMODE(one.mode))
+    elif one.kind != stat.S_IFLNK:
+        program.call(SYS.FCHMODAT, directory, place.name, stat.S_IMODE(one.mode))
+    if not place.parent and one.kind in (stat.S_IFREG, stat.S_IFDIR):
+        program.call(SYS.FSETXATTR, fd, PLACELESS.encode(), b"1", 1, 0)
+    if not one.unnamed:
+        how = _AT_REMOVEDIR if one.kind == stat.S_IFDIR else 0
+        program.call(SYS.UNLINKAT, directory, place.name, how)
+    _leave_place(program, place, above, directory)
+    return fd
+
+
+def fill(program: Program, one: DeletedFile, fd: int, pages: int, base: int) -> None:
+    """Give a new file its size and its contents from the page store, as for shared memory."""
+    syscalls.ftruncate(program, fd, one.size)
+    offset = base + one.store
+    shared_memory.fill_extents(program, one.extents, one.size, fd, pages, offset)
+    syscalls.lseek(program, fd, 0)
+
+
+def finish(program: Program, one: DeletedFile, fd: int) -> None:
+    """Set what writing the contents would have changed."""
+    for name, value in one.xattrs.items():
+        program.call(SYS.FSETXATTR, fd, name.encode(), value, len(value), 0)
+    seconds, nanoseconds = divmod(one.mtime_ns, 1_000_000_000)
+    times = struct.pack("<4q", 0, _UTIME_OMIT, seconds, nanoseconds)
+    program.call(SYS.UTIMENSAT, fd, b"", times, syscalls.AT_EMPTY_PATH)
+
+
+def _link(making: Maker, one: DeletedFile, place: _Place) -> int:
+    """Open a file that has another name under the one that it had, if it can get that back."""
+    parent, _, name = one.link.rpartition(b"/")
+    above, directory, linked = list[int](), 0, False
+    if place.parent:
+        program = making.program
+        above, directory = _open_place(program, place)
+        other = syscalls.openat2(program, parent or b"/", _PARENT, resolve=_RESOLVE_NO_LINKS)
+        result = program.call(SYS.LINKAT, other, name, directory, place.name, 0)
+        program.may_fail(result)
+        syscalls.close(program, other)
+        making.run()
+        linked = program[result] == 0
+        above, directory = program.results(above), program[directory]
+    program = making.program
+    if not linked:
+        fd = syscalls.openat2(program, one.link, _FLAGS[stat.S_IFREG], resolve=_RESOLVE_NO_LINKS)
+    else:
+        fd = _open(program, directory, place.name, stat.S_IFREG)
+        program.call(SYS.UNLINKAT, directory, place.name, 0)
+    if place.parent:
+        _leave_place(program, place, above, directory)
+    return fd
+
+
+def _leave_place(program: Program, place: _Place, above: list[int], directory: int) -> None:
+    for parent, name in reversed(list(zip(above, place.missing, strict=True))):
+        program.call(SYS.UNLINKAT, parent, name, _AT_REMOVEDIR)
+    for opened in (*above, directory):
+        syscalls.close(program, opened)
+
+
+def _open_place(program: Program, place: _Place) -> tuple[list[int], int]:
+    """Return the directories above the one that is for the file, and that one."""
+    if place.parent:
+        directory = syscalls.openat2(program, place.parent, _PARENT, resolve=_RESOLVE_NO_LINKS)
+    else:
+        context = program.call(SYS.FSOPEN, b"tmpfs", 1)
+        program.call(SYS.FSCONFIG, context, _FSCONFIG_CMD_CREATE, 0, 0, 0)
+        directory = program.call(SYS.FSMOUNT, context, 1, 0)
+        syscalls.close(program, context)
+    above = []
+    for name in place.missing:
+        program.call(SYS.MKDIRAT, directory, name, 0o700)
+        above.append(directory)
+        directory = syscalls.openat2(program, name, _PARENT, directory=directory)
+    return above, directory
+
+
+def _make_special(program: Program, one: DeletedFile, directory: int, name: bytes) -> None:
+    if one.kind == stat.S_IFDIR:
+        program.call(SYS.MKDIRAT, directory, name, 0o700)
+    elif one.kind == stat.S_IFLNK:
+        program.call(SYS.SYMLINKAT, one.target, directory, name)
+    else:
+        program.call(SYS.MKNODAT, directory, name, one.mode, one.device)
+
+
+def _open(program: Program, directory: int, name: bytes, kind: int) -> int:
+    flags = _FLAGS.get(kind, os.O_PATH) | os.O_NOFOLLOW | os.O_CLOEXEC
+    return syscalls.openat2(program, name, flags, directory=directory)

@@ -1,0 +1,70 @@
+"""Open files, directories and links that have been removed. What they are is a DeletedFile."""
+
+import os
+import stat
+from typing import Self
+
+from woodfrog.errors import ImageError
+from woodfrog.kernel import syscalls
+from woodfrog.resources.deleted_files import is_placeless
+from woodfrog.resources.files.base import (
+    ACCESS_MODE,
+    O_PATH,
+    O_TMPFILE,
+    FileRecord,
+    Making,
+    OpenFile,
+    World,
+    set_flags,
+)
+
+
+class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
+    """A position in a deleted file."""
+
+    deleted: int
+    position: int
+    file_kind: int
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        kind = stat.S_IFMT(file.stat.st_mode)
+        return (
+            file.target.startswith(b"/")
+            and (kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR) or bool(file.flags & O_PATH))
+            and (file.mnt_id in world.mounts or is_placeless(file.link))
+            and world.is_deleted(file.target, file.stat)
+        )
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        kind = stat.S_IFMT(file.stat.st_mode)
+        return cls(
+            id=number,
+            flags=file.flags,
+            deleted=world.deleted_file(file.link, file.target),
+            position=file.position if kind != stat.S_IFCHR else 0,
+            file_kind=kind,
+        )
+
+    def restore(self, making: Making) -> int:
+        key = ("unnamed", self.deleted)
+        is_first = self.flags & O_TMPFILE == O_TMPFILE and self.flags & ACCESS_MODE == os.O_RDWR
+        if is_first and not making.shared(key):
+            # O_TMPFILE itself opened this one.
+            making.share(key, True)
+            original = making.memory_object(self.deleted, for_writing=True)
+            fd = syscalls.duplicate_above(making.program, original, 0)
+        else:
+            fd = making.reopen(self.deleted, self.flags & ~(O_TMPFILE & ~os.O_DIRECTORY))
+        if self.flags & O_PATH:
+            return fd
+        program = making.program
+        if self.position:
+            program.expect(syscalls.lseek(program, fd, self.position), self.position)
+        set_flags(program, fd, self.flags)
+        return fd
+
+    def verify(self, descriptor: int) -> None:
+        if stat.S_IFMT(os.fstat(descriptor).st_mode) != self.file_kind:
+            raise ImageError("a deleted file of the image is of two kinds")

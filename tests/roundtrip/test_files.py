@@ -1,0 +1,93 @@
+"""Files that change behind the back of a container, or where it can't reach them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bundles import Bundle, bind
+from containers import Container, Woodfrog
+from needs import needs
+
+pytestmark = needs("root")
+
+SCRIPT = """
+exec 7< /outside/file
+read first <&7
+: > /work/ready
+while [ ! -e /work/check ]; do sleep 0.02; done
+read second <&7
+echo "$first, $second, $(readlink /proc/self/fd/7)" > /work/out
+"""
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory of the host's with a file."""
+    directory = tmp_path / "outside"
+    directory.mkdir()
+    (directory / "file").write_text("one\ntwo\n")
+    return directory
+
+
+def reader(woodfrog: Woodfrog, outside: Path) -> Container:
+    """Start a shell that is in the middle of reading the file, which it can't write."""
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", SCRIPT])
+    bundle.add_host_programs()
+    (bundle.rootfs / "outside").mkdir()
+    bundle.add_mount(bind(outside, "/outside", "ro"))
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    return container
+
+
+def thawed(container: Container, image: Path) -> Container:
+    """Freeze a container and return the one that it goes on in."""
+    container.checkpoint(image)
+    container.wait()
+    container.delete()
+    return container.woodfrog.restore(container.bundle, image)
+
+
+def said(container: Container) -> str:
+    """Let the shell go on, and return what it read."""
+    (container.bundle.work / "check").touch()
+    assert container.wait() == 0, container.told()
+    return (container.bundle.work / "out").read_text()
+
+
+def test_a_file_deleted_on_a_read_only_mount_is_kept(woodfrog: Woodfrog, outside: Path) -> None:
+    container = reader(woodfrog, outside)
+    (outside / "file").unlink()
+
+    once = thawed(container, woodfrog.directory / "image")
+    twice = thawed(once, woodfrog.directory / "image of the restored")
+
+    assert said(twice) == "one, two, /outside/file (deleted)\n"
+    assert list(outside.iterdir()) == [], "the restore wrote to a read-only mount"
+
+
+def test_a_file_replaced_on_a_read_only_mount_stays_the_old_one(
+    woodfrog: Woodfrog, outside: Path
+) -> None:
+    container = reader(woodfrog, outside)
+    (outside / "new").write_text("new\nnew\n")
+    (outside / "new").rename(outside / "file")
+
+    assert said(thawed(container, woodfrog.directory / "image")).startswith("one, two, ")
+
+
+def test_a_file_whose_other_name_is_out_of_reach_is_refused(
+    woodfrog: Woodfrog, outside: Path
+) -> None:
+    container = reader(woodfrog, outside)
+    os.link(outside / "file", outside.parent / "other name")
+    (outside / "file").unlink()
+
+    refused = container.checkpoint(woodfrog.directory / "image", status=None)
+
+    assert refused.status != 0
+    assert "descriptor 7" in refused.stderr
+    assert "another name" in refused.stderr
+    assert "running as before" in refused.stderr
+    assert said(container).startswith("one, two, ")
