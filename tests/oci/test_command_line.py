@@ -60,7 +60,7 @@ def test_switches_lists_and_defaults() -> None:
         ("--image-pat=x", "unknown flag --image-pat", "did you mean --image-path?"),
         ("-bundel x", "unknown flag -bundel", "did you mean --bundle?"),
         ("--qqqqqqqqqq", "unknown flag --qqqqqqqqqq", "`woodfrog x --help` lists them all"),
-        ("--image-path", "--image-path needs a value (DIR)", ""),
+        ("--image-path", "flag needs an argument: --image-path=DIR", ""),
         ("--no-subreaper=perhaps", "--no-subreaper is a switch", ""),
         ("--pre-dump", "--pre-dump is not supported: not done yet", ""),
     ],

@@ -1,43 +1,17 @@
 """Terminals: of `run` in the foreground, and handed over at a console socket."""
 
 import array
-import contextlib
-import fcntl
 import os
-import pty
-import select
 import socket
-import struct
-import termios
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from bundles import Bundle
 from containers import Woodfrog
+from terminals import in_a_terminal, read_until, set_size
 
 Make = Callable[[str], Bundle]
 Name = Callable[[Bundle], str]
-
-
-def read_until(descriptor: int, text: bytes, within: float = 30) -> bytes:
-    """Read from a terminal until a text has come."""
-    found = b""
-    end = time.monotonic() + within
-    while text not in found:
-        ready, _, _ = select.select([descriptor], [], [], end - time.monotonic())
-        assert ready, found
-        try:
-            found += os.read(descriptor, 65536)
-        except OSError:
-            break
-    assert text in found
-    return found
-
-
-def set_size(descriptor: int, rows: int, columns: int) -> None:
-    """Set a terminal's size."""
-    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
 
 def test_a_terminal_in_the_foreground(
@@ -52,30 +26,18 @@ def test_a_terminal_in_the_foreground(
     bundle.process["terminal"] = True
     name = new_name(bundle)
     command = woodfrog.command("run", "-b", str(bundle.directory), name)
-    master, slave = pty.openpty()
-    set_size(slave, 30, 90)
-    pid = os.fork()
-    if pid == 0:
-        os.close(master)
-        os.login_tty(slave)
-        os.execvp(command[0], command)
-    os.close(slave)
-    before = read_until(master, b"READY")
-    assert b"/dev/pts/0" in before
-    assert b"character special file" in before
-    assert b"30 90" in before
-    os.write(master, b"word\r")
-    read_until(master, b"got word")
-    set_size(master, 40, 100)
-    os.write(master, b"more\r")
-    assert b"40 100" in read_until(master, b"RESIZED")
-    os.write(master, b"end\r")
-    with contextlib.suppress(OSError):  # EIO, when it has ended
-        while os.read(master, 65536):
-            pass
-    _, status = os.waitpid(pid, 0)
-    os.close(master)
-    assert os.waitstatus_to_exitcode(status) == 5
+    with in_a_terminal(command, os.environ, rows=30, columns=90) as terminal:
+        before = terminal.read_until("READY")
+        assert "/dev/pts/0" in before
+        assert "character special file" in before
+        assert "30 90" in before
+        terminal.write("word\r")
+        terminal.read_until("got word")
+        set_size(terminal.master, 40, 100)
+        terminal.write("more\r")
+        assert "40 100" in terminal.read_until("RESIZED")
+        terminal.write("end\r")
+        assert terminal.status() == 5
 
 
 def test_without_a_terminal_of_ours_its_output_is_relayed_all_the_same(

@@ -40,7 +40,6 @@ def test_what_has_no_meaning_here_is_taken(
     [
         ("checkpoint", "--lazy-pages"),
         ("checkpoint", "--page-server=0.0.0.0:1"),
-        ("checkpoint", "--pre-dump"),
         ("restore", "--lazy-pages"),
         ("restore", "--lsm-profile=apparmor:x"),
         ("restore", "--lsm-mount-context=x"),
@@ -68,6 +67,19 @@ def test_a_parent_image_is_named_relative_to_the_image(
         assert said in done.stderr
     assert container.state()["status"] == "running"
     assert not image.exists()
+
+
+def test_a_pre_dump_makes_the_directory_and_the_next_image_is_whole(
+    woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path
+) -> None:
+    container = woodfrog.run(make_bundle(SLEEP))
+    done = container.checkpoint(tmp_path / "parent", "--pre-dump", f"--work-path={tmp_path}")
+    assert "--pre-dump saves nothing yet" in done.stderr
+    assert container.state()["status"] == "running"
+    assert list((tmp_path / "parent").iterdir()) == []
+    container.checkpoint(tmp_path / "image", "--parent-path=../parent")
+    restored = woodfrog.restore(make_bundle(SLEEP), tmp_path / "image")
+    assert restored.state()["status"] == "running"
 
 
 def test_the_status_descriptor_hears_of_the_complete_image(

@@ -12,14 +12,21 @@ from woodfrog.cli.policies import NOT_YET
 from woodfrog.cli.report import warner
 from woodfrog.errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def run(arguments: Arguments) -> None:
     """Freeze a container."""
     directory, engine = image_directory(arguments)
     if arguments["parent_path"] is not None:
-        _refuse_parent(directory, arguments["parent_path"])
+        _check_parent(directory, arguments["parent_path"])
     ready = _status_descriptor(arguments["status_fd"])
     warn = warner(arguments.common)
+    if arguments["pre_dump"]:
+        _pre_dump(arguments, directory, warn)
+        return
     with held(arguments) as container:
         container.require("checkpoint")
         policies.settle(arguments, container.state["annotations"])
@@ -37,6 +44,10 @@ def run(arguments: Arguments) -> None:
             unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
         )
         statistics = checkpoint(container, directory, options)
+        if engine:
+            from woodfrog.runtime import criu_files
+
+            criu_files.after_checkpoint(directory, arguments["work_path"], statistics, warn)
         if ready >= 0:
             os.write(ready, b"\0")
             os.close(ready)
@@ -48,6 +59,18 @@ def run(arguments: Arguments) -> None:
         warn(f"not kept: {loss}")
     if arguments["stats"]:
         sys.stdout.write(jsontext.write(statistics, 2) + "\n")
+
+
+def _pre_dump(arguments: Arguments, directory: str, warn: Callable[[str], None]) -> None:
+    """Make the directory that engines expect; nothing is in it, as the next image is whole."""
+    with held(arguments) as container:
+        container.require("checkpoint")
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    if arguments["work_path"]:
+        from woodfrog.runtime import criu_files
+
+        criu_files.write_dump_statistics(arguments["work_path"], {}, warn)
+    warn("--pre-dump saves nothing yet: the checkpoint after it is whole, and takes its time")
 
 
 def image_directory(arguments: Arguments) -> tuple[str, bool]:
@@ -62,17 +85,17 @@ def image_directory(arguments: Arguments) -> tuple[str, bool]:
     return directory, engine
 
 
-def _refuse_parent(directory: str, parent: str) -> None:
-    """Refuse a parent image: one that can't be, as runc does; and any other for now."""
+def _check_parent(directory: str, parent: str) -> None:
+    """Refuse a parent image that can't be, as runc does; one that can be isn't needed."""
     if os.path.isabs(parent):
         raise UsageError(
             f"--parent-path must be relative to the image's directory, and is {parent}"
         )
-    if not os.path.isdir(os.path.join(directory, parent)):
+    # The image's own directory needn't be there yet.
+    if not os.path.isdir(os.path.normpath(os.path.join(directory, parent))):
         raise UsageError(
             f"--parent-path={parent}: there is no such directory, seen from {directory}"
         )
-    raise UsageError(f"--parent-path is not supported: {NOT_YET}")
 
 
 def _status_descriptor(number: int | None) -> int:
@@ -117,8 +140,8 @@ COMMAND = Command(
         ),
         Flag("lazy-pages", "", refused=NOT_YET),
         Flag("page-server", "", value="ADDRESS", refused=NOT_YET),
-        Flag("pre-dump", "", refused=NOT_YET),
-        Flag("parent-path", "not done yet: an earlier image, seen from this one", value="DIR"),
+        Flag("pre-dump", "no effect yet, but for a warning; the container runs on"),
+        Flag("parent-path", "no effect: each image is whole", value="DIR"),
     ),
     run,
 )

@@ -160,9 +160,10 @@ def parse(
             known = _spelled((*flags, *rarer()))
             raise unknown("flag", word.partition("=")[0], known, f"woodfrog {who} --help")
         position += 1
-        if flag.value and not equals and not flag.refused:
+        if flag.value and not equals:
             if position >= len(words):
-                raise UsageError(f"--{flag.name} needs a value ({flag.value})")
+                # Podman looks for these words of runc's to learn that a flag is known.
+                raise UsageError(f"flag needs an argument: --{flag.name}={flag.value}")
             value = words[position]
             position += 1
         taken = flag.read(value if flag.value or equals else "true", f"--{flag.name}")

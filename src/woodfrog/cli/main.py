@@ -34,6 +34,7 @@ COMMANDS = {
     "cpu-features": "show what this CPU offers programs",
     "install": "make woodfrog known to an engine",
     "uninstall": "take it out of an engine's configuration",
+    "criu": "answer for CRIU when an engine asks for its version",
 }
 
 

@@ -90,10 +90,9 @@ POLICIES = (
     ),
     Policy(
         "tcp-established",
-        "",
+        "no effect yet: connections are refused unless --tcp-close is given",
         "checkpoint",
         "restore",
-        refused="connections can't be kept yet; --tcp-close restores them as reset",
     ),
     Policy("background", "", "restore", refused=NOT_YET),
     Policy("tcp-skip-in-flight", "", "checkpoint", refused=NOT_YET),

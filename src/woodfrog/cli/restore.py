@@ -46,6 +46,7 @@ def run(arguments: Arguments) -> int:
         tell=tell,
         console_socket=arguments["console_socket"] or "",
         pid_file=arguments["pid_file"] or "",
+        work_path=arguments["work_path"] or "",
         detach=arguments["detach"],
         keep=arguments["keep"],
         subreaper=not arguments["no_subreaper"],

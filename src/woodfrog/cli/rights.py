@@ -6,7 +6,16 @@ import os
 
 from woodfrog.errors import WoodfrogError
 
-_NEED_NOTHING = ("spec", "features", "cpu-features", "inspect", "verify", "install", "uninstall")
+_NEED_NOTHING = (
+    "spec",
+    "features",
+    "cpu-features",
+    "inspect",
+    "verify",
+    "install",
+    "uninstall",
+    "criu",
+)
 _NEED_ADMIN = ("create", "run", "do", "restore", "checkpoint", "exec")
 _HINT = "in a container? start it with --privileged"
 

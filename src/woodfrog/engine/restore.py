@@ -103,6 +103,7 @@ def restore(
             raise
     statistics["admit_us"] = int((admitted - began) * 1e6)
     statistics["restore_us"] = int((time.monotonic() - began) * 1e6)
+    statistics["page_bytes"] = reader.page_bytes
     statistics["losses"] = plan.container.losses
     return statistics
 

@@ -35,6 +35,7 @@ def restore(
     tell: Callable[[str], None],
     console_socket: str,
     pid_file: str,
+    work_path: str,
     detach: bool,
     keep: bool,
     subreaper: bool,
@@ -57,7 +58,7 @@ def restore(
         created = Created(into, config, _take_console(into, console_socket, detach))
     try:
         with created.container.lock():
-            _restore(created, directory, options, warn)
+            _restore(created, directory, options, work_path, warn)
             if pid_file:
                 create.write_pid_file(pid_file, created.container.pid)
     except BaseException as error:
@@ -98,7 +99,11 @@ def _take_console(container: Container, console_socket: str, detach: bool) -> in
 
 
 def _restore(
-    created: Created, directory: str, options: Options, warn: Callable[[str], None]
+    created: Created,
+    directory: str,
+    options: Options,
+    work_path: str,
+    warn: Callable[[str], None],
 ) -> None:
     from woodfrog.engine import restore as engine
 
@@ -122,6 +127,10 @@ def _restore(
     losses = statistics.get("losses")
     for loss in losses if isinstance(losses, (list, tuple)) else ():
         warn(f"lost at the checkpoint: {loss}")
+    if work_path:
+        from woodfrog.runtime import criu_files
+
+        criu_files.after_restore(work_path, statistics, warn)
     lifecycle.after_start(container, created.config)
 
 

@@ -1,0 +1,248 @@
+"""Podman with woodfrog as its runtime: containers, checkpoints, archives and pods."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from containers import eventually
+from needs import needs
+from podman_engine import IMAGE, Podman
+from terminals import in_a_terminal, set_size
+
+pytestmark = needs("root", "command podman", "command busybox", "command catatonit")
+
+# Counts in memory; what it says is in the container's log.
+COUNTER = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, subreaper: None) -> Iterator[Podman]:
+    """Podman with an image; at the end nothing may be left of it."""
+    engine = Podman(tmp_path_factory.mktemp("podman"))
+    try:
+        engine.prepare()
+        yield engine
+    finally:
+        leftovers = engine.close()
+    assert leftovers == []
+
+
+@pytest.fixture
+def podman(engine: Podman) -> Iterator[Podman]:
+    """Podman without any containers; afterwards there is none again."""
+    yield engine
+    engine.remove_all()
+
+
+def count(podman: Podman, name: str, first: int = 1) -> int:
+    """Return how far a counter's log has come: no number may be missing there, or twice."""
+    numbers = [int(line) for line in podman.logs(name)]
+    assert numbers == list(range(first, first + len(numbers)))
+    return first - 1 + len(numbers)
+
+
+def counts_on(podman: Podman, name: str, after: int, first: int = 1) -> None:
+    """Wait until a counter's log has gone on after a number."""
+    eventually(lambda: count(podman, name, first) > after + 1, f"{name} counts on")
+
+
+def start_counter(podman: Podman, name: str, *flags: str) -> None:
+    """Start a counter, and wait until it has counted a bit."""
+    podman.run(name, COUNTER, *flags)
+    counts_on(podman, name, after=1)
+
+
+def status(podman: Podman, name: str) -> str:
+    """Return what podman calls a container's state."""
+    return podman("inspect", "--format", "{{.State.Status}}", name).stdout.strip()
+
+
+def test_the_life_of_a_container(podman: Podman) -> None:
+    podman.run("frog", "trap 'exit 3' TERM; echo hello; while :; do sleep 0.05; done")
+    eventually(lambda: podman.logs("frog") == ["hello"], "its first word")
+    assert podman("exec", "frog", "sh", "-c", "echo out; echo err >&2; exit 7", status=7).stdout
+    assert "trap" in podman("top", "frog").stdout
+    assert podman("stats", "--no-stream", "--format", "{{.PIDs}}", "frog").stdout.strip() in "12"
+    podman("pause", "frog")
+    assert status(podman, "frog") == "paused"
+    podman("unpause", "frog")
+    podman("stop", "--time=50", "frog")
+    assert podman("wait", "frog").stdout.strip() == "3"
+    podman("start", "frog")
+    podman("kill", "--signal=KILL", "frog")
+    assert podman("wait", "frog").stdout.strip() == "137"
+    podman("rm", "frog")
+    assert podman("ps", "--all", "--quiet").stdout == ""
+
+
+def test_what_run_can_be_told(podman: Podman, tmp_path: Path) -> None:
+    flags = ["--user=frog", "--read-only", "--tmpfs=/mnt/scratch:size=1m", "--hostname=pond"]
+    flags += [f"--volume={tmp_path}:/mnt/volume", "--memory=64m", "--pids-limit=50", "--init"]
+    flags += ["--cap-drop=all", "--device=/dev/null:/dev/frog", "--rm", "-i"]
+    script = """id -un; hostname; cat; head -c 16 /proc/1/cmdline; echo
+        touch /new 2> /dev/null || echo read-only; touch /tmp/new && echo tmp
+        df -k /mnt/scratch | tail -1 | cut -c1-30
+        grep CapBnd /proc/self/status; [ -c /dev/frog ] && echo device
+        cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2> /dev/null
+        cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2> /dev/null
+        echo written > /mnt/volume/file; exit 4"""
+    tmp_path.chmod(0o777)
+    done = podman("run", *flags, IMAGE, "sh", "-c", script, given="given\n", status=4)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 11, lines
+    user, host, given, init, read_only, tmp, scratch, bounding, device, memory, pids = lines
+    assert [user, host, given] == ["frog", "pond", "given"]
+    assert [read_only, tmp, device] == ["read-only", "tmp", "device"]
+    assert init == "/run/podman-init"
+    assert scratch.split() == ["tmpfs", "1024"]
+    assert int(bounding.split()[1], 16) == 0
+    assert [memory, pids] == [str(64 << 20), "50"]
+    assert (tmp_path / "file").read_text() == "written\n"
+
+
+def test_a_command_that_is_not_there(podman: Podman) -> None:
+    done = podman("run", "--rm", IMAGE, "nosuch", status=127)
+    assert "not found" in done.stderr
+
+
+def test_terminals_of_run_and_exec(podman: Podman) -> None:
+    # A trapped signal makes read fail: read again.
+    shell = """trap 'stty size' WINCH; stty size; tty
+        while :; do read line || continue; [ $line = end ] && exit 6; echo got $line; done"""
+    command = podman.command("run", "-it", "--name", "frog", IMAGE, "sh", "-c", shell)
+    with in_a_terminal(command, podman.environment, rows=30, columns=90) as terminal:
+        assert "30 90" in terminal.read_until("/dev/pts/0")
+        other = podman.command("exec", "-it", "frog", "sh", "-c", "tty; read line; echo $line")
+        with in_a_terminal(other, podman.environment) as second:
+            second.read_until("/dev/pts/1")
+            second.write("hop\r")
+            second.read_until("hop\r\nhop")
+            assert second.status() == 0
+        set_size(terminal.master, 40, 100)
+        terminal.read_until("40 100")
+        terminal.write("word\r")
+        terminal.read_until("got word")
+        terminal.write("end\r")
+        assert terminal.status() == 6
+
+
+def test_a_checkpoint_and_a_restore_in_place(podman: Podman) -> None:
+    start_counter(podman, "frog")
+    stats = json.loads(podman("container", "checkpoint", "--print-stats", "frog").stdout)
+    (figures,) = stats["container_statistics"]
+    assert figures["criu_statistics"]["pages_written"] > 0
+    assert figures["criu_statistics"]["frozen_time"] > 0
+    assert status(podman, "frog") == "exited"
+    before = count(podman, "frog")
+    stats = json.loads(podman("container", "restore", "--print-stats", "frog").stdout)
+    (figures,) = stats["container_statistics"]
+    assert figures["criu_statistics"]["pages_restored"] > 0
+    counts_on(podman, "frog", before)
+    # The files that it left for podman are gone, and a second time works as well.
+    podman("container", "checkpoint", "--keep", "frog")
+    before = count(podman, "frog")
+    podman("container", "restore", "--keep", "frog")
+    counts_on(podman, "frog", before)
+
+
+def test_a_container_that_is_left_running(podman: Podman, tmp_path: Path) -> None:
+    start_counter(podman, "frog")
+    archive = str(tmp_path / "archive")
+    podman("container", "checkpoint", "-R", "--compress=gzip", f"--export={archive}", "frog")
+    assert status(podman, "frog") == "running"
+    before = count(podman, "frog")
+    counts_on(podman, "frog", before)
+    podman("container", "restore", f"--import={archive}", "--name=second")
+    podman("container", "restore", f"--import={archive}", "--name=third")
+    for name in ("second", "third"):
+        # Podman packs the log when the container runs on already: some lines come once more.
+        seen = {int(line) for line in podman.logs(name)}
+        eventually(lambda name=name, seen=seen: str(max(seen) + 2) in podman.logs(name), name)
+        numbers = {int(line) for line in podman.logs(name)}
+        assert numbers == set(range(1, max(numbers) + 1))
+    counts_on(podman, "frog", count(podman, "frog"))
+
+
+def test_an_archive_brings_the_changed_files(podman: Podman, tmp_path: Path) -> None:
+    script = "exec 3> /srv/log; echo one >&3; trap 'cat /srv/log; echo two >&3' USR1; rm /bin/vi;"
+    podman.run("frog", script + "while :; do sleep 0.05; done")
+    archive = str(tmp_path / "archive")
+    eventually(
+        lambda: podman("exec", "frog", "ls", "/bin/vi", status=None).status, "the file is removed"
+    )
+    flags = ("--file-locks", "--tcp-established")
+    podman("container", "checkpoint", *flags, "--compress=none", f"--export={archive}", "frog")
+    podman("rm", "frog")
+    podman("container", "restore", *flags, f"--import={archive}")
+    podman("kill", "--signal=USR1", "frog")
+    eventually(lambda: podman.logs("frog") == ["one"], "the log's first line")
+    eventually(
+        lambda: podman("exec", "frog", "cat", "/srv/log").stdout == "one\ntwo\n", "the second"
+    )
+    podman("exec", "frog", "ls", "/bin/vi", status=1)
+
+
+def test_a_pre_checkpoint_saves_nothing_and_breaks_nothing(podman: Podman, tmp_path: Path) -> None:
+    start_counter(podman, "frog")
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    warned = podman("container", "checkpoint", "--pre-checkpoint", f"--export={first}", "frog")
+    assert "--pre-dump saves nothing yet" in warned.stderr
+    counts_on(podman, "frog", count(podman, "frog"))
+    podman("container", "checkpoint", "--with-previous", f"--export={second}", "frog")
+    before = count(podman, "frog")
+    podman("rm", "frog")
+    podman("container", "restore", f"--import={second}", f"--import-previous={first}")
+    counts_on(podman, "frog", before)
+
+
+def test_a_checkpoint_as_an_image(podman: Podman) -> None:
+    start_counter(podman, "frog")
+    podman("container", "checkpoint", "--create-image=localhost/frozen", "frog")
+    before = count(podman, "frog")
+    podman("rm", "frog")
+    podman("container", "restore", "--name=thawed", "localhost/frozen")
+    # An image has no log in it.
+    counts_on(podman, "thawed", before, first=before + 1)
+    podman("rm", "--force", "--time=0", "thawed")
+    podman("image", "rm", "localhost/frozen")
+
+
+def test_a_refused_checkpoint_leaves_the_container_running(podman: Podman) -> None:
+    podman.run("frog", "mkdir /tmp/gone; cd /tmp/gone; rmdir /tmp/gone; " + COUNTER)
+    counts_on(podman, "frog", after=1)
+    done = podman("container", "checkpoint", "frog", status=125)
+    assert "woodfrog: process 1" in done.stderr
+    assert status(podman, "frog") == "running"
+    counts_on(podman, "frog", count(podman, "frog"))
+
+
+@needs("command iptables")
+def test_a_published_port_moves_to_another(podman: Podman, tmp_path: Path) -> None:
+    flags = ("--network=podman", "--publish=18080:80")
+    podman.run("frog", "exec httpd -f -p 80 -h /etc", *flags)
+    page = ("busybox", "wget", "-q", "-O-")
+    assert "frog:x" in podman.inside(*page, "http://127.0.0.1:18080/passwd")
+    archive = str(tmp_path / "archive")
+    podman("container", "checkpoint", f"--export={archive}", "frog")
+    podman("rm", "frog")
+    for name, port in (("first", 18081), ("second", 18082)):
+        restore = ("container", "restore", f"--import={archive}", f"--name={name}")
+        podman(*restore, f"--publish={port}:80")
+    for port in (18081, 18082):
+        assert "frog:x" in podman.inside(*page, f"http://127.0.0.1:{port}/passwd")
+
+
+def test_a_pod(podman: Podman, tmp_path: Path) -> None:
+    pod = podman("pod", "create", "--share=ipc,net,uts", "--name=pond").stdout.strip()
+    start_counter(podman, "frog", "--pod=pond")
+    podman.run("toad", "sleep 1000", "--pod=pond")
+    archive = str(tmp_path / "archive")
+    podman("container", "checkpoint", f"--export={archive}", "frog")
+    before = count(podman, "frog")
+    podman("rm", "frog")
+    podman("container", "restore", f"--import={archive}", f"--pod={pod}")
+    counts_on(podman, "frog", before)
+    states = podman("pod", "inspect", "pond", "--format={{range .Containers}}{{.State}} {{end}}")
+    assert states.stdout.split() == ["running"] * 3

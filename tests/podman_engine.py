@@ -1,0 +1,142 @@
+"""Podman with all its directories, its network and its mounts to itself."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from busybox import make_rootfs
+from containers import REPOSITORY, Done, eventually, living_children
+
+IMAGE = "localhost/box"
+# The container's limits are none that a machine without CAP_SYS_RESOURCE couldn't set.
+CONFIG = f"""
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+netns = "none"
+log_driver = "k8s-file"
+[network]
+network_config_dir = "{{directory}}/networks"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+lock_type = "file"
+runtime = "woodfrog"
+[engine.runtimes]
+woodfrog = ["{REPOSITORY}/woodfrog"]
+"""
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Podman:
+    """The command line in a network and mount namespace of its own, with an image of busybox."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._cgroups = set(CGROUPS.glob("*/libpod_parent"))
+        config = directory / "containers.conf"
+        config.write_text(CONFIG.format(directory=directory))
+        # Podman wants a CRIU; the one that it finds is woodfrog.
+        programs = directory / "bin"
+        programs.mkdir()
+        (programs / "criu").write_text(f'#!/bin/sh\nexec {REPOSITORY}/woodfrog criu "$@"\n')
+        (programs / "criu").chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "CONTAINERS_CONF": str(config),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "TMPDIR": str(directory),
+        }
+        self._place = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--propagation", "private", "sleep", "infinity"],
+        )
+        ours = os.readlink("/proc/self/ns/mnt")
+        eventually(
+            lambda: os.readlink(f"/proc/{self._place.pid}/ns/mnt") != ours, "namespaces for podman"
+        )
+
+    def prepare(self) -> None:
+        """Import the image."""
+        self.inside("ip", "link", "set", "lo", "up")
+        rootfs, archive = self.directory / "rootfs", self.directory / "box.tar"
+        make_rootfs(rootfs)
+        subprocess.run(["tar", "-C", rootfs, "-cf", archive, "."], check=True)
+        self("import", str(archive), IMAGE)
+
+    def command(self, *words: str) -> list[str]:
+        """Return the whole command line."""
+        return [
+            *("nsenter", f"--net=/proc/{self._place.pid}/ns/net"),
+            f"--mount=/proc/{self._place.pid}/ns/mnt",
+            *("podman", "--root", f"{self.directory}/root", "--runroot", f"{self.directory}/run"),
+            *("--tmpdir", f"{self.directory}/tmp", "--storage-driver", "overlay", *words),
+        ]
+
+    def inside(self, *words: str) -> str:
+        """Run a command in podman's network; returns what it wrote."""
+        command = ["nsenter", f"--net=/proc/{self._place.pid}/ns/net", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def __call__(self, *words: str, status: int | None = 0, given: str | None = None) -> Done:
+        """Run one command and demand its exit status (None: any)."""
+        # Files, not pipes: conmon keeps what it got.
+        output, errors = self.directory / "stdout", self.directory / "stderr"
+        with output.open("wb") as stdout, errors.open("wb") as stderr:
+            done = subprocess.run(
+                self.command(*words),
+                stdout=stdout,
+                stderr=stderr,
+                input=None if given is None else given.encode(),
+                stdin=subprocess.DEVNULL if given is None else None,
+                env=self.environment,
+                timeout=60,
+                check=False,
+            )
+        result = Done(done.returncode, output.read_text(), errors.read_text())
+        if status is not None:
+            assert done.returncode == status, f"podman {' '.join(words)}: {result}"
+        return result
+
+    def run(self, name: str, script: str, *flags: str) -> None:
+        """Start a detached container of a shell script."""
+        self("run", "-d", "--name", name, *flags, IMAGE, "sh", "-c", script)
+
+    def logs(self, name: str) -> list[str]:
+        """Return the lines that a container has written."""
+        return self("logs", name).stdout.splitlines()
+
+    def remove_all(self) -> None:
+        """Remove every container and pod."""
+        self("pod", "rm", "--force", "--all", "--time=0")
+        self("rm", "--force", "--all", "--time=0", "--volumes")
+
+    def close(self) -> list[str]:
+        """End everything; returns what is left nevertheless."""
+        self.remove_all()
+        self("image", "rm", "--force", "--all")
+        self._place.kill()
+        self._place.wait()
+        for group in set(CGROUPS.glob("*/libpod_parent")) - self._cgroups:
+            for directory, _, _ in os.walk(group, topdown=False):
+                os.rmdir(directory)
+        ours = str(self.directory).encode()
+
+        def conmons() -> list[str]:
+            living_children()
+            return [line for line in _command_lines() if ours in line.encode()]
+
+        eventually(lambda: not conmons(), "the end of podman's processes")
+        return [
+            line
+            for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            if str(self.directory) in line
+        ]
+
+
+def _command_lines() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
