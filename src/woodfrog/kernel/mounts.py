@@ -39,8 +39,13 @@ MS_LAZYTIME = 0x2000000
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
+AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
+
+OPEN_TREE_CLONE = 1
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -55,6 +60,7 @@ MOUNT_ATTR__ATIME = 0x70
 MOUNT_ATTR_NOATIME = 0x10
 MOUNT_ATTR_STRICTATIME = 0x20
 MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
 
@@ -99,8 +105,32 @@ def open_in_root(
     return on.call(SYS.OPENAT2, root, _text(path), how, len(how))
 
 
-def mount_setattr(on: Caller, descriptor: int, *, set_: int, clear: int, recursive: bool) -> None:
-    """Change the attributes of the mount that a descriptor names, and perhaps of all below it."""
-    attributes = struct.pack("4Q", set_, clear, 0, 0)
+def mount_setattr(
+    on: Caller, descriptor: int, *, set_: int, clear: int, recursive: bool, ids: int = 0
+) -> None:
+    """Change the attributes of the mount that a descriptor names, and perhaps of all below it.
+
+    With MOUNT_ATTR_IDMAP, `ids` is a descriptor of the user namespace whose id maps it gets.
+    """
+    attributes = struct.pack("4Q", set_, clear, 0, ids)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     on.call(SYS.MOUNT_SETATTR, descriptor, b"\0", flags, attributes, len(attributes))
+
+
+def clone_tree(on: Caller, path: str, *, recursive: bool) -> int:
+    """Return a copy of the mount at `path`, which is attached nowhere yet."""
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    return on.call(SYS.OPEN_TREE, AT_FDCWD, _text(path), flags)
+
+
+def attach(on: Caller, tree: int, at: int) -> None:
+    """Attach what `clone_tree` gave at the place that a descriptor names."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    on.call(SYS.MOVE_MOUNT, tree, b"\0", at, b"\0", flags)
+
+
+def file_system_type(on: Caller, descriptor: int) -> int:
+    """Return the magic number of the file system that a descriptor is in."""
+    buffer = bytearray(120)
+    on.call(SYS.FSTATFS, descriptor, buffer)
+    return int.from_bytes(buffer[:8], "little")

@@ -10,7 +10,7 @@ from woodfrog.runtime import cgroups
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from woodfrog.runtime.mount_options import Options
-    from woodfrog.runtime.mounts import Root
+    from woodfrog.runtime.root import Root
 
 _KEPT = m.MS_NOSUID | m.MS_NODEV | m.MS_NOEXEC | m.MS_RELATIME | m.MS_NOATIME
 

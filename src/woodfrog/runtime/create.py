@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from woodfrog.errors import SpecError, StateError, UsageError, WoodfrogError, while_
+from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import process as kernel_process
 from woodfrog.kernel.caller import HERE
@@ -290,6 +291,7 @@ def _hand_over_console(request: Request, container: Container, pid: int, number:
         return -1
     master = fetch_descriptor(pid, number)
     if request.relay_console:
+        tty.keep_line_ends(master)  # before the program writes its first line
         return master
     try:
         send_console(request.console_socket, master)

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from woodfrog.runtime.mounts import Root
+    from woodfrog.runtime.root import Root
 
 # Path, major, minor: readable and writable by all.
 DEFAULT_DEVICES = (

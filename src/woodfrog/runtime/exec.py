@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from woodfrog.errors import StateError, UsageError, WoodfrogError
+from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_DUMPABLE, pidfd_open, prctl
@@ -87,6 +88,8 @@ def _start(container: Container, request: Request) -> tuple[int, int]:
             master = -1
             if message["console"] >= 0:
                 master = create.fetch_descriptor(pid, message["console"])
+                if not request.console_socket:
+                    tty.keep_line_ends(master)
             ours.send(step="go")
             ours.receive()  # the end, at its exec; or an error
         except BaseException:

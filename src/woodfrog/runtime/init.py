@@ -17,7 +17,8 @@ from woodfrog.kernel.process import (
     prctl,
 )
 from woodfrog.runtime import channel as channels
-from woodfrog.runtime import hooks, jsontext, mounts, process, rootfs, spec
+from woodfrog.runtime import hooks, jsontext, process, rootfs, spec
+from woodfrog.runtime.root import Root, by_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -209,12 +210,12 @@ def _set_sysctls(config: dict[str, Any]) -> None:
             raise WoodfrogError(f"cannot set sysctl {name} to {value}: {error.strerror}") from None
 
 
-def _make_console(root: mounts.Root, wanted: dict[str, Any]) -> int:
+def _make_console(root: Root, wanted: dict[str, Any]) -> int:
     """Make a pseudo-terminal in the container's own devpts and make it our stdio; its master is
     kept, for the outside half or `restore` to fetch, until exec."""
     master, terminal = open_terminal(root.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), wanted)
     at = root.open_or_make("/dev/console", directory=False)
-    root.mount(mounts.by_descriptor(terminal), at, None, MS_BIND)
+    root.mount(by_descriptor(terminal), at, None, MS_BIND)
     os.close(at)
     use_terminal(terminal)
     return master

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from woodfrog.kernel import mounts as m
 
 # Option: (sets the flag, or clears it; the flag).
@@ -37,8 +39,6 @@ FLAGS = {
     "nolazytime": (False, m.MS_LAZYTIME),
     "silent": (True, m.MS_SILENT),
     "loud": (False, m.MS_SILENT),
-    "acl": (True, m.MS_POSIXACL),
-    "noacl": (False, m.MS_POSIXACL),
     "iversion": (True, m.MS_I_VERSION),
     "noiversion": (False, m.MS_I_VERSION),
 }
@@ -66,14 +66,57 @@ RECURSIVE = {
     "rexec": (0, m.MOUNT_ATTR_NOEXEC),
     "rnodiratime": (m.MOUNT_ATTR_NODIRATIME, 0),
     "rdiratime": (0, m.MOUNT_ATTR_NODIRATIME),
+    # The kernel wants to know each of the three ways of access times as a change of all.
     "rrelatime": (0, m.MOUNT_ATTR__ATIME),
+    "rnorelatime": (0, m.MOUNT_ATTR__ATIME),
     "rnoatime": (m.MOUNT_ATTR_NOATIME, m.MOUNT_ATTR__ATIME),
+    "ratime": (0, m.MOUNT_ATTR__ATIME),
     "rstrictatime": (m.MOUNT_ATTR_STRICTATIME, m.MOUNT_ATTR__ATIME),
+    "rnostrictatime": (0, m.MOUNT_ATTR__ATIME),
     "rnosymfollow": (m.MOUNT_ATTR_NOSYMFOLLOW, 0),
     "rsymfollow": (0, m.MOUNT_ATTR_NOSYMFOLLOW),
 }
 
-OURS = ("tmpcopyup",)
+# Options that mean more than a flag: what is below is copied into a tmpfs; ids are mapped.
+OURS = ("idmap", "ridmap", "tmpcopyup")
+
+# Flags of one mount; all others belong to its file system.
+PER_MOUNT = (
+    m.MS_RDONLY
+    | m.MS_NOSUID
+    | m.MS_NODEV
+    | m.MS_NOEXEC
+    | m.MS_NOATIME
+    | m.MS_NODIRATIME
+    | m.MS_RELATIME
+    | m.MS_STRICTATIME
+    | m.MS_NOSYMFOLLOW
+)
+TIMES = m.MS_NOATIME | m.MS_NODIRATIME | m.MS_RELATIME | m.MS_STRICTATIME
+# Those that a user namespace can't take away from a mount that it got from outside.
+LOCKABLE = m.MS_RDONLY | m.MS_NOSUID | m.MS_NODEV | m.MS_NOEXEC | TIMES
+
+_ST_NOSYMFOLLOW = 0x2000
+
+
+def flags_of(descriptor: int) -> int:
+    """Return the flags of the mount that a descriptor is in."""
+    has = os.fstatvfs(descriptor).f_flag
+    flags = 0
+    for bit, flag in (
+        (os.ST_RDONLY, m.MS_RDONLY),
+        (os.ST_NOSUID, m.MS_NOSUID),
+        (os.ST_NODEV, m.MS_NODEV),
+        (os.ST_NOEXEC, m.MS_NOEXEC),
+        (os.ST_NOATIME, m.MS_NOATIME),
+        (os.ST_NODIRATIME, m.MS_NODIRATIME),
+        (os.ST_RELATIME, m.MS_RELATIME),
+        (_ST_NOSYMFOLLOW, m.MS_NOSYMFOLLOW),
+    ):
+        if has & bit:
+            flags |= flag
+    # There is no bit for it: it is what is left without the others.
+    return flags if flags & (m.MS_NOATIME | m.MS_RELATIME) else flags | m.MS_STRICTATIME
 
 
 class Options:
@@ -86,20 +129,25 @@ class Options:
         self.set_below = 0
         self.clear_below = 0
         self.copy_up = False
+        self.map_ids = False
+        self.map_ids_below = False
         data = []
         for option in options:
             if option in FLAGS:
                 sets, flag = FLAGS[option]
                 self.flags = self.flags | flag if sets else self.flags & ~flag
-                self.cleared |= 0 if sets else flag
+                self.cleared = self.cleared & ~flag if sets else self.cleared | flag
             elif option in PROPAGATION:
                 self.propagation.append(PROPAGATION[option])
             elif option in RECURSIVE:
                 set_, clear = RECURSIVE[option]
                 self.set_below = self.set_below & ~clear | set_
                 self.clear_below = self.clear_below & ~set_ | clear
-            elif option in OURS:
+            elif option == "tmpcopyup":
                 self.copy_up = True
+            elif option in ("idmap", "ridmap"):
+                self.map_ids = True
+                self.map_ids_below = option == "ridmap"
             else:
                 data.append(option)
         self.data = ",".join(data)

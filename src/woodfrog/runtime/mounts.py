@@ -9,104 +9,59 @@ import stat
 from woodfrog.errors import SpecError, WoodfrogError, while_
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel.caller import HERE
-from woodfrog.runtime import cgroups
-from woodfrog.runtime.mount_options import Options
+from woodfrog.runtime import bind, cgroups
+from woodfrog.runtime.mount_options import Options, flags_of
+from woodfrog.runtime.root import Root, by_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Flags that a remount of a bind takes; all others of mount(2) belong to the file system.
-_PER_MOUNT = (
-    m.MS_RDONLY
-    | m.MS_NOSUID
-    | m.MS_NODEV
-    | m.MS_NOEXEC
-    | m.MS_NOATIME
-    | m.MS_NODIRATIME
-    | m.MS_RELATIME
-    | m.MS_STRICTATIME
-    | m.MS_NOSYMFOLLOW
+    from woodfrog.runtime.mount_sources import Sources
+
+# lxcfs puts its own versions over these; all else in /proc is the kernel's alone to say.
+_MAY_BE_COVERED = (
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
 )
+_PROC_SUPER_MAGIC = 0x9FA0
 
 
-def _lstat(name: str, directory: int) -> int:
-    return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-
-
-def by_descriptor(descriptor: int) -> str:
-    """Return a path that leads to just what a descriptor names."""
-    return f"/proc/self/fd/{descriptor}"
-
-
-class Root:
-    """A container's root directory, before it becomes "/"; paths in it can't lead outside."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def open(self, path: str, flags: int = os.O_PATH, resolve: int = 0) -> int:
-        """Open what is there now, on top of all mounts."""
-        return m.open_in_root(HERE, self.descriptor, path, flags, resolve=resolve)
-
-    def open_or_make(self, path: str, *, directory: bool, resolve: int = 0, links: int = 40) -> int:
-        """Open a mount point, and make it and its parents if they aren't there."""
-        try:
-            return self.open(path, resolve=resolve)
-        except FileNotFoundError:
-            pass
-        head, _, name = path.rstrip("/").rpartition("/")
-        parent = self.open_or_make(head or "/", directory=True, resolve=resolve, links=links)
-        try:
-            if directory:
-                os.mkdir(name, 0o755, dir_fd=parent)
-            else:
-                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-                os.close(os.open(name, flags, 0o644, dir_fd=parent))
-        except FileExistsError:
-            # A symbolic link that leads nowhere (images have /etc/resolv.conf so): make its end.
-            if links and not resolve and stat.S_ISLNK(_lstat(name, parent)):
-                end = os.path.join(head or "/", os.readlink(name, dir_fd=parent))
-                return self.open_or_make(end, directory=directory, links=links - 1)
-        finally:
-            os.close(parent)
-        return self.open(path, resolve=resolve)
-
-    def mount(
-        self,
-        source: str | None,
-        at: int,
-        fstype: str | None,
-        flags: int,
-        data: str | None = None,
-    ) -> None:
-        """Mount onto the place that a descriptor names."""
-        m.mount(HERE, source, by_descriptor(at), fstype, flags, data)
-
-
-def mount_all(root: Root, config: dict[str, Any], bundle: str, groups: cgroups.Groups) -> None:
+def mount_all(root: Root, config: dict[str, Any], sources: Sources, groups: cgroups.Groups) -> None:
     """Make every mount that the config lists, in its order."""
     for position, mount in enumerate(config.get("mounts") or ()):
-        destination = "/" + mount["destination"].lstrip("/")
+        destination = root.inside(mount["destination"])
         try:
-            _mount(root, mount, destination, bundle, groups)
+            _mount(root, position, mount, destination, sources, groups)
         except OSError as error:
-            kind = mount.get("type") or "bind"
+            reason = (error.strerror or str(error)).lower()
             raise WoodfrogError(
-                f"cannot mount {kind} {mount.get('source', '')} at {destination}"
-                f" (mounts[{position}]): {error.strerror}"
+                f'error mounting "{mount.get("source") or mount.get("type") or ""}" to rootfs'
+                f' at "{destination}" (mounts[{position}]): {reason}'
             ) from error
 
 
 def _mount(
-    root: Root, mount: dict[str, Any], destination: str, bundle: str, groups: cgroups.Groups
+    root: Root,
+    position: int,
+    mount: dict[str, Any],
+    destination: str,
+    sources: Sources,
+    groups: cgroups.Groups,
 ) -> None:
     options = Options(mount.get("options") or [])
     kind = mount.get("type") or ""
     if options.is_bind or kind == "bind":
         options.flags |= m.MS_BIND
-        _bind(root, mount, destination, bundle, options)
+        bind.bind(root, position, destination, options, sources, refuse_in_proc)
     elif kind == "cgroup":
         from woodfrog.runtime import cgroup_mounts
 
@@ -126,132 +81,122 @@ def _mount(
             os.close(at)
 
 
-def _bind(
-    root: Root, mount: dict[str, Any], destination: str, bundle: str, options: Options
+def refuse_in_proc(root: Root, at: int, source: int | None) -> None:
+    """Refuse what would stand in for the kernel's own files; `source` is what is bound there."""
+    place = root.place(at)
+    if place == "/":
+        raise SpecError("a mount's destination is the root itself")
+    if place == "/proc":
+        if source is not None and m.file_system_type(HERE, source) == _PROC_SUPER_MAGIC:
+            return
+        raise SpecError(f'"{place}" cannot be mounted because it is not of type proc')
+    if place.startswith("/proc/") and place not in _MAY_BE_COVERED:
+        raise SpecError(f'"{place}" cannot be mounted because it is inside /proc')
+
+
+def _file_system(
+    root: Root, mount: dict[str, Any], destination: str, kind: str, options: Options
 ) -> None:
-    source = os.path.join(bundle, mount.get("source") or "")
-    try:
-        from_ = os.open(source, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if options.map_ids or mount.get("uidMappings") or mount.get("gidMappings"):
         raise SpecError(
-            f"the source of the mount at {destination} does not exist: {source}"
-        ) from None
+            f"the mount at {destination} maps ids, but is no bind mount",
+            hint="mount it on the host, and bind it into the container with its id mappings",
+        )
+    at, is_new = _open_mount_point(root, destination, kind)
     try:
-        is_directory = stat.S_ISDIR(os.fstat(from_).st_mode)
-        at = root.open_or_make(destination, directory=is_directory)
-        try:
-            root.mount(by_descriptor(from_), at, None, options.flags & (m.MS_BIND | m.MS_REC))
-        except NotADirectoryError:
-            kind = "directory" if is_directory else "file"
-            raise SpecError(
-                f"the source {source} is a {kind}, but {destination} in the container is not:"
-                " not a directory"  # which docker looks for
-            ) from None
-        finally:
-            os.close(at)
-    finally:
-        os.close(from_)
-    if options.flags & _PER_MOUNT or options.cleared & _PER_MOUNT:
-        remount(root, destination, options.flags & _PER_MOUNT)
+        if kind != "proc":
+            refuse_in_proc(root, at, None)
+        if kind == "tmpfs" and not is_new and "mode=" not in options.data:
+            mode = stat.S_IMODE(os.fstat(at).st_mode)
+            options.data = ",".join(filter(None, (options.data, f"mode={mode:o}")))
+        # What is to be read-only gets its content (device nodes, say) first.
+        late = options.flags & m.MS_RDONLY if _is_made_read_only_late(kind, destination) else 0
+        source = mount.get("source") or kind
+        root.mount(source, at, kind, options.flags & ~late, options.data)
+        if options.copy_up and kind == "tmpfs":
+            from woodfrog.runtime.copy_up import copy_up
 
-
-def remount(root: Root, path: str, flags: int) -> None:
-    """Give the mount at `path` these flags, which replace those it has."""
-    at = root.open(path)
-    try:
-        root.mount(None, at, None, m.MS_REMOUNT | m.MS_BIND | flags)
+            with while_(f"filling the tmpfs at {destination}"):
+                copy_up(at, root.open(destination, os.O_RDONLY | os.O_DIRECTORY))
     finally:
         os.close(at)
+
+
+def _open_mount_point(root: Root, destination: str, kind: str) -> tuple[int, bool]:
+    """Return (the place, whether it was made just now)."""
+    # procfs or sysfs somewhere else, by a symbolic link of the image's, would leave the masked
+    # and read-only paths at the wrong place.
+    resolve = m.RESOLVE_NO_SYMLINKS if kind in ("proc", "sysfs") else 0
+    is_new = False
+    try:
+        try:
+            at = root.open(destination, resolve=resolve)
+        except FileNotFoundError:
+            is_new = True
+            at = root.open_or_make(destination, directory=True, resolve=resolve)
+    except OSError as error:
+        if resolve and error.errno == errno.ELOOP:
+            raise _not_ordinary(kind, destination) from None
+        raise
+    if resolve and not stat.S_ISDIR(os.fstat(at).st_mode):
+        os.close(at)
+        raise _not_ordinary(kind, destination)
+    return at, is_new
+
+
+def _not_ordinary(kind: str, destination: str) -> WoodfrogError:
+    return WoodfrogError(
+        f'filesystem "{kind}" must be mounted on ordinary directory, which {destination} is not'
+    )
+
+
+def _is_made_read_only_late(kind: str, destination: str) -> bool:
+    return kind == "tmpfs" or destination == "/dev"
+
+
+def finish_read_only(root: Root, config: dict[str, Any]) -> None:
+    """Make those mounts read-only that had to be filled first."""
+    for mount in config.get("mounts") or ():
+        destination = root.inside(mount["destination"])
+        if _is_made_read_only_late(mount.get("type") or "", destination):
+            options = Options(mount.get("options") or [])
+            if options.flags & m.MS_RDONLY and not options.is_bind:
+                make_read_only(root, destination)
 
 
 def make_read_only(root: Root, path: str) -> None:
     """Make the mount at `path` read-only and leave its other flags as they are."""
     at = root.open(path)
     try:
-        kept = _flags_of(at)
-        root.mount(None, at, None, m.MS_REMOUNT | m.MS_BIND | m.MS_RDONLY | kept)
+        root.mount(None, at, None, m.MS_REMOUNT | m.MS_BIND | m.MS_RDONLY | flags_of(at))
     finally:
         os.close(at)
-
-
-def _flags_of(descriptor: int) -> int:
-    has = os.fstatvfs(descriptor).f_flag
-    flags = 0
-    for bit, flag in (
-        (os.ST_NOSUID, m.MS_NOSUID),
-        (os.ST_NODEV, m.MS_NODEV),
-        (os.ST_NOEXEC, m.MS_NOEXEC),
-        (os.ST_NOATIME, m.MS_NOATIME),
-        (os.ST_NODIRATIME, m.MS_NODIRATIME),
-        (os.ST_RELATIME, m.MS_RELATIME),
-    ):
-        if has & bit:
-            flags |= flag
-    return flags
-
-
-def _file_system(
-    root: Root, mount: dict[str, Any], destination: str, kind: str, options: Options
-) -> None:
-    # procfs or sysfs somewhere else, by a symbolic link of the image's, would leave the masked
-    # and read-only paths at the wrong place.
-    resolve = m.RESOLVE_NO_SYMLINKS if kind in ("proc", "sysfs") else 0
-    at = root.open_or_make(destination, directory=True, resolve=resolve)
-    try:
-        if kind == "tmpfs" and "mode=" not in options.data:
-            mode = stat.S_IMODE(os.fstat(at).st_mode)
-            options.data = ",".join(filter(None, (options.data, f"mode={mode:o}")))
-        # A tmpfs that is to be read-only gets its content (device nodes, say) first.
-        late = options.flags & m.MS_RDONLY if kind == "tmpfs" else 0
-        source = mount.get("source") or kind
-        root.mount(source, at, kind, options.flags & ~late, options.data)
-        if options.copy_up and kind == "tmpfs":
-            with while_(f"filling the tmpfs at {destination}"):
-                _copy_up(at, root.open(destination, os.O_RDONLY | os.O_DIRECTORY))
-    finally:
-        os.close(at)
-
-
-def _copy_up(below: int, above: int) -> None:
-    import shutil
-
-    try:
-        source = os.open(by_descriptor(below), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            shutil.copytree(
-                by_descriptor(source), by_descriptor(above), symlinks=True, dirs_exist_ok=True
-            )
-        finally:
-            os.close(source)
-    finally:
-        os.close(above)
-
-
-def finish_read_only(root: Root, config: dict[str, Any]) -> None:
-    """Make those tmpfs read-only that had to be filled first."""
-    for mount in config.get("mounts") or ():
-        if mount.get("type") == "tmpfs":
-            options = Options(mount.get("options") or [])
-            if options.flags & m.MS_RDONLY and not options.is_bind:
-                make_read_only(root, "/" + mount["destination"].lstrip("/"))
 
 
 def mask(root: Root, paths: list[str]) -> None:
-    """Hide files behind /dev/null and directories behind an empty read-only tmpfs."""
-    for path in paths:
-        try:
-            at = root.open(path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            if stat.S_ISDIR(os.fstat(at).st_mode):
-                root.mount("tmpfs", at, "tmpfs", m.MS_RDONLY, "size=0k")
-            else:
-                root.mount("/dev/null", at, None, m.MS_BIND)
-        except OSError as error:
-            raise WoodfrogError(f"cannot mask {path}: {error.strerror}") from error
-        finally:
-            os.close(at)
+    """Hide files behind /dev/null and directories behind one empty read-only tmpfs."""
+    empty = -1
+    try:
+        for path in paths:
+            try:
+                at = root.open(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                if not stat.S_ISDIR(os.fstat(at).st_mode):
+                    root.mount("/dev/null", at, None, m.MS_BIND)
+                elif empty >= 0:
+                    root.mount(by_descriptor(empty), at, None, m.MS_BIND)
+                else:
+                    root.mount("tmpfs", at, "tmpfs", m.MS_RDONLY, "nr_blocks=1,nr_inodes=1")
+                    empty = root.open(path)
+            except OSError as error:
+                raise WoodfrogError(f"cannot mask {path}: {error.strerror}") from error
+            finally:
+                os.close(at)
+    finally:
+        if empty >= 0:
+            os.close(empty)
 
 
 def protect(root: Root, paths: list[str]) -> None:

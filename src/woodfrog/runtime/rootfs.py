@@ -9,6 +9,8 @@ from woodfrog.kernel import mounts as m
 from woodfrog.kernel.caller import HERE
 from woodfrog.runtime import devices, mounts
 from woodfrog.runtime.mount_options import PROPAGATION
+from woodfrog.runtime.mount_sources import Sources
+from woodfrog.runtime.root import Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from woodfrog.runtime.cgroups import Groups
 
 
-def prepare(config: dict[str, Any], bundle: str, path: str, groups: Groups) -> mounts.Root:
+def prepare(config: dict[str, Any], bundle: str, path: str, groups: Groups) -> Root:
     """Make all mounts and devices of the container in our own new mount namespace."""
     propagation = (config.get("linux") or {}).get("rootfsPropagation") or "rslave"
     if propagation not in PROPAGATION:
@@ -25,8 +27,8 @@ def prepare(config: dict[str, Any], bundle: str, path: str, groups: Groups) -> m
     m.mount(HERE, None, "/", None, PROPAGATION[propagation] | m.MS_REC)
     _make_parent_private(path)
     m.mount(HERE, path, path, None, m.MS_BIND | m.MS_REC)
-    root = mounts.Root(path)
-    mounts.mount_all(root, config, bundle, groups)
+    root = Root(path, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    mounts.mount_all(root, config, Sources(config, bundle), groups)
     devices.make_all(root, config)
     return root
 
@@ -56,7 +58,7 @@ def _make_parent_private(path: str) -> None:
             at = os.path.dirname(at)
 
 
-def seal(root: mounts.Root, config: dict[str, Any]) -> None:
+def seal(root: Root, config: dict[str, Any]) -> None:
     """Make read-only and hide what the config says, once nothing more is to be made."""
     linux = config.get("linux") or {}
     mounts.finish_read_only(root, config)
@@ -66,7 +68,7 @@ def seal(root: mounts.Root, config: dict[str, Any]) -> None:
         mounts.make_read_only(root, "/")
 
 
-def enter(root: mounts.Root, config: dict[str, Any]) -> None:
+def enter(root: Root, config: dict[str, Any]) -> None:
     """Make the container's root "/" and drop the host's from this mount namespace."""
     old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
