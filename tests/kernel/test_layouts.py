@@ -12,8 +12,9 @@ from needs import needs
 from woodfrog.kernel import bpf, namespaces, pagemap, process, ptrace, syscalls
 from woodfrog.kernel.abi import x86_compat
 from woodfrog.kernel.abi.x86_64 import SYS, call_name
-from woodfrog.kernel.netlink import sock_diag
+from woodfrog.kernel.netlink import messages, nftables, sock_diag
 from woodfrog.remote import seccomp, timed_calls
+from woodfrog.resources.files import socket_options, tcp_connection
 
 pytestmark = needs("command gcc")
 
@@ -77,10 +78,30 @@ CONSTANTS = {
     "PAGE_IS_GUARD": pagemap._IS_GUARD,
     "NETLINK_SOCK_DIAG": sock_diag._NETLINK_SOCK_DIAG,
     "SOCK_DIAG_BY_FAMILY": sock_diag._SOCK_DIAG_BY_FAMILY,
-    "NLM_F_REQUEST": sock_diag._NLM_F_REQUEST,
-    "NLM_F_DUMP": sock_diag._NLM_F_DUMP,
-    "NLMSG_ERROR": sock_diag._NLMSG_ERROR,
-    "NLMSG_DONE": sock_diag._NLMSG_DONE,
+    "NLM_F_REQUEST": messages.NLM_F_REQUEST,
+    "NLM_F_ACK": messages.NLM_F_ACK,
+    "NLM_F_DUMP": messages.NLM_F_DUMP,
+    "NLM_F_CREATE": messages.NLM_F_CREATE,
+    "NLM_F_APPEND": messages.NLM_F_APPEND,
+    "NLMSG_ERROR": messages.NLMSG_ERROR,
+    "NLMSG_DONE": messages.NLMSG_DONE,
+    "NLA_F_NESTED": messages._NESTED,
+    "NETLINK_NETFILTER": nftables._NETLINK_NETFILTER,
+    "NFNL_SUBSYS_NFTABLES << 8": nftables._SUBSYSTEM,
+    "NFNL_MSG_BATCH_BEGIN": nftables._BATCH_BEGIN,
+    "NFNL_MSG_BATCH_END": nftables._BATCH_END,
+    "TCP_REPAIR": tcp_connection._TCP_REPAIR,
+    "TCP_REPAIR_QUEUE": tcp_connection._TCP_REPAIR_QUEUE,
+    "TCP_QUEUE_SEQ": tcp_connection._TCP_QUEUE_SEQ,
+    "TCP_REPAIR_OPTIONS": tcp_connection._TCP_REPAIR_OPTIONS,
+    "TCP_TIMESTAMP": tcp_connection._TCP_TIMESTAMP,
+    "TCP_REPAIR_WINDOW": tcp_connection._TCP_REPAIR_WINDOW,
+    "TCP_REPAIR_OFF_NO_WP": tcp_connection._REPAIR_OFF_QUIETLY,
+    "SO_BUF_LOCK": socket_options.SO_BUF_LOCK,
+    "SO_MARK": tcp_connection._SO_MARK,
+    "SIOCINQ": tcp_connection._SIOCINQ,
+    "SIOCOUTQ": tcp_connection._SIOCOUTQ,
+    "SIOCOUTQNSD": tcp_connection._SIOCOUTQNSD,
     "UDIAG_SHOW_NAME|UDIAG_SHOW_VFS|UDIAG_SHOW_PEER|UDIAG_SHOW_ICONS|UDIAG_SHOW_RQLEN": (
         sock_diag._UDIAG_SHOW
     ),
@@ -119,6 +140,56 @@ ENUMERATORS = {
     "TCP_ESTABLISHED": sock_diag.TCP_ESTABLISHED,
     "TCP_CLOSE": sock_diag.TCP_CLOSE,
     "TCP_LISTEN": sock_diag.TCP_LISTEN,
+    "TCP_SYN_SENT": sock_diag.TCP_SYN_SENT,
+    "TCP_SYN_RECV": sock_diag.TCP_SYN_RECV,
+    "TCP_FIN_WAIT1": sock_diag.TCP_FIN_WAIT1,
+    "TCP_FIN_WAIT2": sock_diag.TCP_FIN_WAIT2,
+    "TCP_CLOSE_WAIT": sock_diag.TCP_CLOSE_WAIT,
+    "TCP_LAST_ACK": sock_diag.TCP_LAST_ACK,
+    "TCP_CLOSING": sock_diag.TCP_CLOSING,
+    "INET_DIAG_SHUTDOWN": sock_diag._INET_DIAG_SHUTDOWN,
+    "NFT_MSG_NEWTABLE": nftables._NEW_TABLE,
+    "NFT_MSG_DELTABLE": nftables._DELETE_TABLE,
+    "NFT_MSG_NEWCHAIN": nftables._NEW_CHAIN,
+    "NFT_MSG_NEWRULE": nftables._NEW_RULE,
+    "NFTA_TABLE_NAME": nftables._TABLE_NAME,
+    "NFTA_TABLE_FLAGS": nftables._TABLE_FLAGS,
+    "NFTA_CHAIN_TABLE": nftables._CHAIN_TABLE,
+    "NFTA_CHAIN_NAME": nftables._CHAIN_NAME,
+    "NFTA_CHAIN_HOOK": nftables._CHAIN_HOOK,
+    "NFTA_CHAIN_TYPE": nftables._CHAIN_TYPE,
+    "NFTA_HOOK_HOOKNUM": nftables._HOOK_NUMBER,
+    "NFTA_HOOK_PRIORITY": nftables._HOOK_PRIORITY,
+    "NFTA_RULE_TABLE": nftables._RULE_TABLE,
+    "NFTA_RULE_CHAIN": nftables._RULE_CHAIN,
+    "NFTA_RULE_EXPRESSIONS": nftables._RULE_EXPRESSIONS,
+    "NFTA_LIST_ELEM": nftables._LIST_ELEMENT,
+    "NFTA_EXPR_NAME": nftables._EXPRESSION_NAME,
+    "NFTA_EXPR_DATA": nftables._EXPRESSION_DATA,
+    "NFTA_META_DREG": nftables._META_REGISTER,
+    "NFTA_META_KEY": nftables._META_KEY,
+    "NFTA_PAYLOAD_DREG": nftables._PAYLOAD_REGISTER,
+    "NFTA_PAYLOAD_BASE": nftables._PAYLOAD_BASE,
+    "NFTA_PAYLOAD_OFFSET": nftables._PAYLOAD_OFFSET,
+    "NFTA_PAYLOAD_LEN": nftables._PAYLOAD_LENGTH,
+    "NFTA_CMP_SREG": nftables._COMPARE_REGISTER,
+    "NFTA_CMP_OP": nftables._COMPARE_OPERATOR,
+    "NFTA_CMP_DATA": nftables._COMPARE_DATA,
+    "NFTA_IMMEDIATE_DREG": nftables._IMMEDIATE_REGISTER,
+    "NFTA_IMMEDIATE_DATA": nftables._IMMEDIATE_DATA,
+    "NFTA_DATA_VALUE": nftables._DATA_VALUE,
+    "NFTA_DATA_VERDICT": nftables._DATA_VERDICT,
+    "NFTA_VERDICT_CODE": nftables._VERDICT_CODE,
+    "NFT_REG_1": nftables._REGISTER,
+    "NFT_REG_VERDICT": nftables._VERDICT_REGISTER,
+    "NFT_CMP_EQ": nftables._EQUALS,
+    "NFT_META_MARK": nftables._MARK,
+    "NFT_META_NFPROTO": nftables._NFPROTO,
+    "NFT_META_L4PROTO": nftables._L4PROTO,
+    "NFT_PAYLOAD_NETWORK_HEADER": nftables._NETWORK_HEADER,
+    "NFT_PAYLOAD_TRANSPORT_HEADER": nftables._TRANSPORT_HEADER,
+    "NF_INET_LOCAL_IN": nftables._LOCAL_IN,
+    "NF_INET_LOCAL_OUT": nftables._LOCAL_OUT,
 }
 # Sizes and offsets that are written as numbers in formats of `struct`.
 LAYOUTS = {
@@ -146,8 +217,8 @@ LAYOUTS = {
     "offsetof(struct seccomp_data, args)": 16,
     "sizeof(struct sock_filter)": seccomp._INSTRUCTION.size,
     "offsetof(struct sock_filter, k)": 4,
-    "sizeof(struct nlmsghdr)": sock_diag._HEADER.size,
-    "sizeof(struct nlattr)": sock_diag._ATTRIBUTE.size,
+    "sizeof(struct nlmsghdr)": messages.HEADER.size,
+    "sizeof(struct nlattr)": messages._ATTRIBUTE.size,
     "sizeof(struct unix_diag_req)": struct.calcsize("<BBHIIIII"),
     "sizeof(struct unix_diag_msg)": 16,
     "sizeof(struct inet_diag_req_v2)": struct.calcsize("<BBBBI48x"),
@@ -168,6 +239,7 @@ HEADERS = """
 #include <signal.h>
 #include <time.h>
 #include <elf.h>
+#include <sys/ioctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -180,12 +252,16 @@ HEADERS = """
 #include <linux/fs.h>
 #include <linux/futex.h>
 #include <linux/inet_diag.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include <linux/openat2.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <linux/sock_diag.h>
+#include <linux/sockios.h>
 #include <linux/types.h>
 #include <linux/unix_diag.h>
 """

@@ -41,6 +41,7 @@ def run(arguments: Arguments) -> None:
             sync=arguments["sync"],
             replace=engine,
             tcp_close=arguments["tcp_close"],
+            tcp_established=arguments["tcp_established"],
             unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
         )
         statistics = checkpoint(container, directory, options)

@@ -43,7 +43,7 @@ class Policy(Flag):
 POLICIES = (
     Policy(
         "tcp-close",
-        "give up TCP connections; restored, they are reset (the checkpoint decides)",
+        "give up TCP connections to outside: restored, they are reset",
         "checkpoint",
         "restore",
     ),
@@ -90,7 +90,8 @@ POLICIES = (
     ),
     Policy(
         "tcp-established",
-        "no effect yet: connections are refused unless --tcp-close is given",
+        "keep TCP connections to outside, for a container with the same address"
+        " (the checkpoint decides)",
         "checkpoint",
         "restore",
     ),

@@ -38,6 +38,7 @@ def run(arguments: Arguments) -> int:
     options = Options()
     options.clock = arguments["clock"]
     options.cpu_check = arguments["cpu_check"]
+    options.tcp_close = arguments["tcp_close"]
     return restore(
         into,
         directory,

@@ -56,6 +56,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     terminal: bool
     tmpfs: tuple[str, ...]
     new_namespaces: frozenset[str]
+    tcp_close: bool = False  # TCP connections to outside are to be reset
     scratch: bool = False  # the runtime has filled the overlay of `do` from the image
 
 

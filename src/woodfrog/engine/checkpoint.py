@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import xxhash
 
-from woodfrog.engine import collecting, scratch, sharing, tidying
+from woodfrog.engine import collecting, connections, scratch, sharing, tidying
 from woodfrog.engine.collecting import CollectedProcess, parents_first
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.guardian import Guardian, guarded
@@ -40,6 +40,7 @@ class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
     sync: str = "full"
     replace: bool = False
     tcp_close: bool = False
+    tcp_established: bool = False
     unix_close: bool = False
 
 
@@ -116,7 +117,13 @@ def _checkpoint(
                 namespaces.refuse_new_mounts(init, container.mounts)
         collecting.refuse_other_namespaces(tree, init, obstacles)
         collecting.refuse_shared_parts(tree, obstacles)
-        world = World(init, tree, unix_close=options.unix_close, tcp_close=options.tcp_close)
+        world = World(
+            init,
+            tree,
+            unix_close=options.unix_close,
+            tcp_close=options.tcp_close,
+            tcp_established=options.tcp_established,
+        )
         undo.callback(world.close)
         with obstacles.at("the container"):
             world.look_at_posix_queues()
@@ -124,6 +131,8 @@ def _checkpoint(
             world.look_at_sysv_ipc()
         files = Files(tree)
         undo.callback(files.close)
+        world.look_at(files.files)
+        undo.enter_context(connections.hushed(init, world.sockets))
         file_records = files.collect(world, obstacles)
         processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
         # After all timers and waits have been read: their times must not seem to run out early.
@@ -157,6 +166,7 @@ def _checkpoint(
         image.seal()
         written = time.monotonic()
         if not options.leave_running:
+            connections.end_silently(init, container.id, files.files, file_records)
             end_all(tree, init)
     released = time.monotonic()
     return {

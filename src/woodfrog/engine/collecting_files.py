@@ -58,7 +58,6 @@ class Files:
 
     def collect(self, world: World, obstacles: Obstacles) -> list[FileRecord]:
         """Read every file into its record."""
-        world.look_at(self.files)
         records: list[FileRecord] = []
         for number, file in enumerate(self.files, 1):
             self._numbers[id(file)] = number

@@ -24,7 +24,8 @@ from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.shared_memory import SharedMemory
 
 _PROGRAM_CALLS = 4000
-_CAP_NET_ADMIN = 1 << 12  # SO_SNDBUFFORCE
+# For SO_SNDBUFFORCE and TCP_REPAIR, and for a peer's last segments.
+_FOR_SOCKETS = 1 << 12 | 1 << 13  # CAP_NET_ADMIN, CAP_NET_RAW
 
 
 class Making:
@@ -33,9 +34,12 @@ class Making:
     `capabilities` are what the new container may have, `permitted` what its stubs have.
     """
 
-    def __init__(self, stub: Stub, high: int, *, capabilities: int, permitted: int) -> None:
+    def __init__(
+        self, stub: Stub, high: int, *, capabilities: int, permitted: int, tcp_close: bool
+    ) -> None:
         self.capabilities = capabilities
         self.permitted = permitted
+        self.tcp_close = tcp_close
         self.stub = stub
         self.high = high
         self.program: Program = stub.program()
@@ -149,11 +153,11 @@ class Making:
     def make_files(self, records: Iterable[FileRecord]) -> None:
         """Make all files, then verify what can be verified only on the made ones.
 
-        No file is opened by a capability that the new container doesn't have; only a queue may be
-        filled past the limits for it.
+        No file is opened by a capability that the new container doesn't have; only sockets' queues
+        are filled past the limits for it.
         """
         made: list[FileRecord] = []
-        self._set_capabilities(self.capabilities | _CAP_NET_ADMIN)
+        self._set_capabilities(self.capabilities | _FOR_SOCKETS & self.permitted)
         for record in sorted(records, key=lambda record: record.turn()):
             with while_(f"opening file {record.id} ({type(record).__name__})"):
                 fd = record.restore(self)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from woodfrog.engine import body as body_module
-from woodfrog.engine import finishing, outsiders, root_stub
+from woodfrog.engine import connections, finishing, outsiders, root_stub
 from woodfrog.engine.admission import Bounds, Plan, admit
 from woodfrog.engine.body import Body
 from woodfrog.engine.finishing import Release
@@ -95,7 +95,10 @@ def restore(
         pages, base = reader.open_pages()
         admitted = time.monotonic()
         try:
-            statistics = _restore(init, plan, bounds, clock, before_go, vdso, pages, base, check)
+            with connections.Silence(init, plan.container.id, plan.files.values()) as silence:
+                statistics = _restore(
+                    init, plan, bounds, clock, before_go, vdso, pages, base, check, silence
+                )
         except BaseException as error:
             root_stub.end(init)
             if isinstance(error, ProgramError) and error.opened:
@@ -131,6 +134,7 @@ def _restore(
     pages: int,
     base: int,
     check: _PageCheck,
+    silence: connections.Silence,
 ) -> dict[str, object]:
     started = time.monotonic()
     marks: dict[str, object] = {}
@@ -168,7 +172,11 @@ def _restore(
 
     # FILES
     making = Making(
-        root, high, capabilities=bounds.bounding, permitted=finishing.permitted_set(init)
+        root,
+        high,
+        capabilities=bounds.bounding,
+        permitted=finishing.permitted_set(init),
+        tcp_close=bounds.tcp_close,
     )
     posix_queues.restore(root, plan.posix_queues)
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
@@ -229,6 +237,8 @@ def _restore(
     for release in releases:
         release.settle()
     shortened = Shortened(wait for release in releases for wait in release.waits_at_sockets())
+    silence.end()
+    connections.resume(plan.files, bodies.values())
     for release in releases:
         release.let_go()
     shortened.restore()

@@ -139,6 +139,9 @@ def _what(file: Raw) -> str:
         parts.append("listening")
     if file.get("reset"):
         parts.append("will be reset")
+    if connection := file.get("connection"):
+        end = "outside" if connection["outside"] else "inside"
+        parts.append(f"connected to port {connection['remote_port']} {end}")
     waiting = sum(len(piece) for piece in [*file.get("packets", []), *file.get("queue", [])])
     if waiting:
         parts.append(f"{size(waiting)} waiting")

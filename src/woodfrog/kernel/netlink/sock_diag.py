@@ -1,28 +1,32 @@
 """sock_diag(7): what the kernel knows of sockets, in the network namespace of a process."""
 
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.netlink.messages import (
+    NLM_F_DUMP,
+    answers,
+    attributes_of,
+    message,
+    socket_in,
+)
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_HEADER = struct.Struct("<IHHII")
-_ATTRIBUTE = struct.Struct("<HH")
-_CLONE_NEWNET = 0x40000000
 
 # linux/unix_diag.h
 _UDIAG_SHOW = 0x01 | 0x02 | 0x04 | 0x08 | 0x10  # name, vfs, peer, icons, rqlen
 _UNIX_NAME, _UNIX_VFS, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN, _UNIX_SHUTDOWN = 0, 1, 2, 3, 4, 6
 
-TCP_ESTABLISHED, TCP_CLOSE, TCP_LISTEN = 1, 7, 10
+# linux/inet_diag.h
+_INET_DIAG_SHUTDOWN = 8
+
+# net/tcp_states.h
+TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 2, 3, 4, 5
+TCP_TIME_WAIT, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_LISTEN, TCP_CLOSING = range(6, 12)
 
 
 class UnixSocket(NamedTuple):
@@ -41,7 +45,7 @@ class UnixSocket(NamedTuple):
 
 
 class InetSocket(NamedTuple):
-    """One TCP socket."""
+    """One TCP socket; of an orphan, or one that nobody has accepted yet, the inode is 0."""
 
     family: int
     state: int
@@ -50,54 +54,21 @@ class InetSocket(NamedTuple):
     remote: tuple[bytes, int]
     receive_queue: int
     send_queue: int  # for a listener: the backlog
+    shutdown: int  # 1: for reading, 2: for writing
 
 
 @contextmanager
 def diag_socket(pid: int) -> Iterator[socket.socket]:
     """Open a sock_diag socket in the network namespace of a process."""
-    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    theirs = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        HERE.call(SYS.SETNS, theirs, _CLONE_NEWNET)
-        try:
-            found = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
-            )
-        finally:
-            HERE.call(SYS.SETNS, ours, _CLONE_NEWNET)
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    with found:
+    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as found:
         yield found
 
 
 def _dump(diag: socket.socket, request: bytes) -> Iterator[memoryview]:
     """Send a dump request and yield the payload of each answer."""
-    head = _HEADER.pack(
-        _HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0
-    )
-    diag.send(head + request)
-    while True:
-        data = memoryview(diag.recv(1 << 18))
-        while len(data) >= _HEADER.size:
-            length, kind, _, _, _ = _HEADER.unpack_from(data)
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                error = -struct.unpack_from("<i", data, _HEADER.size)[0]
-                raise OSError(error, f"sock_diag: {os.strerror(error)}")
-            yield data[_HEADER.size : length]
-            data = data[(length + 3) & ~3 :]
-
-
-def _attributes(data: memoryview) -> dict[int, bytes]:
-    found = {}
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        found[kind] = bytes(data[_ATTRIBUTE.size : length])
-        data = data[(length + 3) & ~3 :]
-    return found
+    diag.send(message(_SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request))
+    for _, payload in answers(diag, "sock_diag"):
+        yield payload
 
 
 def unix_sockets(diag: socket.socket) -> list[UnixSocket]:
@@ -106,7 +77,7 @@ def unix_sockets(diag: socket.socket) -> list[UnixSocket]:
     found = []
     for answer in _dump(diag, request):
         _, kind, state, _, inode = struct.unpack_from("<BBBBI", answer)
-        attributes = _attributes(answer[16:])
+        attributes = attributes_of(answer[16:])
         vfs = attributes.get(_UNIX_VFS)
         icons = attributes.get(_UNIX_ICONS, b"")
         queued, backlog = struct.unpack("<2I", attributes.get(_UNIX_RQLEN, bytes(8)))
@@ -132,7 +103,8 @@ def tcp_sockets(diag: socket.socket) -> list[InetSocket]:
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
         # struct inet_diag_req_v2: family, protocol, extensions, states, and an empty id.
-        request = struct.pack("<BBBBI48x", family, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF)
+        extensions = 1 << _INET_DIAG_SHUTDOWN - 1
+        request = struct.pack("<BBBBI48x", family, socket.IPPROTO_TCP, extensions, 0, 0xFFFFFFFF)
         for answer in _dump(diag, request):
             state = answer[1]
             local_port, remote_port = struct.unpack_from(">2H", answer, 4)
@@ -148,6 +120,7 @@ def tcp_sockets(diag: socket.socket) -> list[InetSocket]:
                     remote=(remote, remote_port),
                     receive_queue=receive,
                     send_queue=send,
+                    shutdown=attributes_of(answer[72:]).get(_INET_DIAG_SHUTDOWN, b"\0")[0],
                 )
             )
     return found

@@ -32,6 +32,7 @@ class World(Protocol):
     sockets: Any
     unix_close: bool
     tcp_close: bool
+    tcp_established: bool
     # Numbers of the pseudoterminals whose master is in the container.
     pty_masters: set[str]
     # Inodes of the pipes that are written to in packet mode.
@@ -97,6 +98,8 @@ class Making(Protocol):
     program: Program
     # The root stub's descriptors of the files that stand, by id.
     files: dict[int, int]
+    # TCP connections to outside are to be reset.
+    tcp_close: bool
 
     def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """Return the stub's descriptor of a shared memory object or a deleted file."""
@@ -172,6 +175,9 @@ class FileRecord(Record, frozen=True):
 
     def verify(self, descriptor: int) -> None:
         """Check what was made, through a descriptor of ours; raises ImageError."""
+
+    def resume(self, descriptor: int) -> None:
+        """Let others hear of the file, through a descriptor of ours, when nothing can fail now."""
 
 
 class DescriptorTable(NamedTuple):

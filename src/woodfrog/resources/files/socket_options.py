@@ -38,6 +38,8 @@ _TCP = (
     (socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 4),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4),
 )
+# Which of the two buffers were set by the program, and so aren't tuned by the kernel.
+SO_BUF_LOCK = 72
 _FORCED = {socket.SO_RCVBUF: _SO_RCVBUFFORCE, socket.SO_SNDBUF: _SO_SNDBUFFORCE}
 
 
@@ -70,15 +72,29 @@ def collect(one: socket.socket) -> list[Option]:
             value = one.getsockopt(level, name, size)
             if value != fresh.getsockopt(level, name, size):
                 found.append(Option(level=level, name=name, value=value))
+    if any(option.level == socket.SOL_SOCKET and option.name in _FORCED for option in found):
+        # To be set last: setting a size locks it.
+        value = one.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 4)
+        found.append(Option(level=socket.SOL_SOCKET, name=SO_BUF_LOCK, value=value))
     return found
 
 
 def restore(on: Caller, fd: int, options: Iterable[Option]) -> None:
     """Set recorded options."""
     for option in options:
-        name, value = option.name, option.value
-        if option.level == socket.SOL_SOCKET and name in _FORCED:
-            # The kernel doubles what it is given.
-            half = int.from_bytes(value, "little") // 2
-            name, value = _FORCED[name], half.to_bytes(4, "little")
+        name, value = _forced(option)
         on.call(SYS.SETSOCKOPT, fd, option.level, name, value, len(value))
+
+
+def restore_here(one: socket.socket, option: Option) -> None:
+    """Set one recorded option of a socket of ours."""
+    one.setsockopt(option.level, *_forced(option))
+
+
+def _forced(option: Option) -> tuple[int, bytes]:
+    """Return name and value by which an option is set past the limits for programs."""
+    if option.level != socket.SOL_SOCKET or option.name not in _FORCED:
+        return option.name, option.value
+    # The kernel doubles what it is given.
+    half = int.from_bytes(option.value, "little") // 2
+    return _FORCED[option.name], half.to_bytes(4, "little")

@@ -1,24 +1,26 @@
-"""tcp(7): listening and unconnected sockets; connections to the outside as reset, if allowed."""
+"""tcp(7): sockets that listen, are connected, or neither."""
 
 import os
+import select
 import socket
 import stat
-import struct
 from typing import Self
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN
+from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, InetSocket
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import socket_options
+from woodfrog.resources.files import socket_options, tcp_connection
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
 from woodfrog.resources.files.socket_options import Option
-
-_REUSEADDR = struct.pack("<i", 1)
+from woodfrog.resources.files.tcp_connection import Connection, End
 
 
 class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
-    """A TCP socket. `reset` if it was connected, and is restored as a connection that broke."""
+    """A TCP socket. `reset` if it was connected, and is restored as a connection that broke.
+
+    `connecting` is the address that it is being connected to.
+    """
 
     family: int
     state: int
@@ -26,6 +28,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     port: int
     backlog: int
     reset: bool
+    connection: Connection | None
+    connecting: bytes
     options: list[Option]
 
     @classmethod
@@ -35,19 +39,21 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         found = world.sockets.tcp(file.stat.st_ino)
+        state = found.state if found is not None else TCP_CLOSE
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
             options = socket_options.collect(one)
             family = int(one.family)
             host, port = one.getsockname()[:2]
             local = socket.inet_pton(family, host.partition("%")[0])
-        state = found.state if found is not None else TCP_CLOSE
-        connected = state not in (TCP_CLOSE, TCP_LISTEN)
-        if connected and not world.tcp_close:
-            peer = socket.inet_ntop(family, found.remote[0])
-            raise UnsupportedResource(
-                f"the TCP connection to {peer} port {found.remote[1]} cannot be saved yet",
-                hint="--tcp-close restores it as reset, so that the client connects again",
-            )
+            connection, reset = None, False
+            if found is not None and state not in (TCP_CLOSE, TCP_LISTEN):
+                connection = _connection(one, found, world)
+                reset = connection is None and state != TCP_SYN_SENT
+            elif state == TCP_CLOSE:
+                events = _events(file.descriptor)
+                reset = bool(events & select.POLLERR)
+                if events & select.POLLRDHUP and not reset:
+                    connection = tcp_connection.collect_ended(one, local)
         waiting = found.receive_queue if state == TCP_LISTEN and found is not None else 0
         if waiting and not world.tcp_close:
             raise UnsupportedResource(
@@ -55,6 +61,9 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 " and cannot be saved yet",
                 hint="--tcp-close restores the listener without them",
             )
+        connecting = b""
+        if found is not None and state == TCP_SYN_SENT:
+            connecting = End(*found.remote).packed(family)
         return cls(
             id=number,
             flags=file.flags,
@@ -62,28 +71,66 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             state=state,
             local=local,
             port=port,
-            backlog=found.send_queue if state == TCP_LISTEN else 0,
-            reset=connected,
+            backlog=found.send_queue if state == TCP_LISTEN and found is not None else 0,
+            reset=reset,
+            connection=connection,
+            connecting=connecting,
             options=options,
         )
 
     def restore(self, making: Making) -> int:
         program = making.program
-        if self.reset:
+        connection = self.connection
+        if self.reset or (connection is not None and connection.outside and making.tcp_close):
             fd = making.reset_connection(self.family)
         else:
             fd = program.call(SYS.SOCKET, self.family, socket.SOCK_STREAM, 0)
-            if self.port:
-                _bind(program, fd, self)
-            else:
-                early = [one for one in self.options if _is_early(one)]
-                socket_options.restore(program, fd, early)
+            early = [one for one in self.options if _is_early(one)]
+            socket_options.restore(program, fd, early)
+            local = End(self.local, self.port)
+            if connection is not None:
+                tcp_connection.begin(program, fd, connection)
+                _bind(program, fd, local, self.family)
+                tcp_connection.restore(program, fd, connection, self.family, self.state, local)
+            elif self.port:
+                # Connections that ended with the container's former life may linger on its port.
+                _reuse_address(program, fd, True)
+                _bind(program, fd, local, self.family)
+                _reuse_address(program, fd, False)
         late = [option for option in self.options if not _is_early(option)]
         socket_options.restore(program, fd, late)
         if self.state == TCP_LISTEN:
             program.call(SYS.LISTEN, fd, self.backlog)
         set_flags(program, fd, self.flags)
         return fd
+
+    def resume(self, descriptor: int) -> None:
+        if self.connection is not None:
+            tcp_connection.resume(descriptor, self.connection, self.state, self.options)
+        elif self.connecting:
+            tcp_connection.connect_again(descriptor, self.connecting)
+
+
+def _connection(one: socket.socket, found: InetSocket, world: World) -> Connection | None:
+    """Collect a connection; None if it is to be restored as reset."""
+    outside = world.sockets.leads_outside(found)
+    peer = f"{socket.inet_ntop(found.family, found.remote[0])} port {found.remote[1]}"
+    if outside and world.tcp_close:
+        return None
+    if outside and not world.tcp_established:
+        raise UnsupportedResource(
+            f"is a TCP connection to {peer}, outside the container",
+            hint="--tcp-established keeps it, for a container with the same address;"
+            " --tcp-close restores it as reset, so that the client connects again",
+        )
+    if found.state == TCP_SYN_SENT:
+        return None
+    if found.state not in tcp_connection.STATES:
+        raise UnsupportedResource(
+            f"is a TCP connection to {peer} in a state ({found.state}) that cannot be saved yet",
+            hint="try again in a moment; --tcp-close restores it as reset",
+        )
+    return tcp_connection.collect(one, found, outside=outside)
 
 
 def _protocol(file: OpenFile) -> tuple[int, int] | None:
@@ -104,15 +151,17 @@ def _is_early(option: Option) -> bool:
     )
 
 
-def _bind(program: Program, fd: int, record: TcpSocket) -> None:
-    # Connections that ended with the container's former life may linger in TIME_WAIT on its port.
-    program.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, socket.SO_REUSEADDR, _REUSEADDR, 4)
-    socket_options.restore(program, fd, [one for one in record.options if _is_early(one)])
-    if record.family == socket.AF_INET:
-        address = struct.pack("<H", record.family) + record.port.to_bytes(2, "big") + record.local
-        address = address.ljust(16, b"\0")
-    else:
-        address = struct.pack("<H", record.family) + record.port.to_bytes(2, "big") + bytes(4)
-        address += record.local + bytes(4)
+def _events(descriptor: int) -> int:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)
+    return sum(events for _, events in poll.poll(0))
+
+
+def _reuse_address(program: Program, fd: int, value: bool) -> None:
+    word = value.to_bytes(4, "little")
+    program.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, socket.SO_REUSEADDR, word, 4)
+
+
+def _bind(program: Program, fd: int, local: End, family: int) -> None:
+    address = local.packed(family)
     program.call(SYS.BIND, fd, address, len(address))
-    program.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, socket.SO_REUSEADDR, bytes(4), 4)

@@ -1,0 +1,84 @@
+"""netlink(7): messages and their attributes, and sockets in a process's network namespace."""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+HEADER = struct.Struct("<IHHII")  # length, type, flags, sequence, port
+
+_ATTRIBUTE = struct.Struct("<HH")
+_NESTED = 0x8000
+_CLONE_NEWNET = 0x40000000
+
+
+@contextmanager
+def socket_in(pid: int, family: int, kind: int, protocol: int) -> Iterator[socket.socket]:
+    """Open a socket in the network namespace of a process."""
+    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    theirs = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        HERE.call(SYS.SETNS, theirs, _CLONE_NEWNET)
+        try:
+            found = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+        finally:
+            HERE.call(SYS.SETNS, ours, _CLONE_NEWNET)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    with found:
+        yield found
+
+
+def message(kind: int, flags: int, payload: bytes, sequence: int = 1) -> bytes:
+    """Return one request."""
+    return HEADER.pack(HEADER.size + len(payload), kind, flags | NLM_F_REQUEST, sequence, 0) + (
+        payload
+    )
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Return one attribute, padded to four bytes."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """Return an attribute that holds others."""
+    return attribute(kind | _NESTED, b"".join(attributes))
+
+
+def attributes_of(data: memoryview) -> dict[int, bytes]:
+    """Return the attributes of an answer by type; of equal ones the last."""
+    found = {}
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        found[kind] = bytes(data[_ATTRIBUTE.size : length])
+        data = data[(length + 3) & ~3 :]
+    return found
+
+
+def answers(on: socket.socket, what: str) -> Iterator[tuple[int, memoryview]]:
+    """Yield type and payload of each answer, up to the end of a dump or an acknowledgement.
+
+    Raises OSError, naming `what`, for the kernel's refusal.
+    """
+    while True:
+        data = memoryview(on.recv(1 << 18))
+        while len(data) >= HEADER.size:
+            length, kind, _, _, _ = HEADER.unpack_from(data)
+            if kind == NLMSG_DONE:
+                return
+            if kind == NLMSG_ERROR:
+                error = -struct.unpack_from("<i", data, HEADER.size)[0]
+                if error == 0:
+                    return
+                raise OSError(error, f"{what}: {os.strerror(error)}")
+            yield kind, data[HEADER.size : length]
+            data = data[(length + 3) & ~3 :]

@@ -1,0 +1,337 @@
+"""The two queues and the state of a TCP connection, by TCP_REPAIR (linux/tcp.h)."""
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.image.record import Part
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.netlink.sock_diag import (
+    TCP_CLOSE,
+    TCP_CLOSE_WAIT,
+    TCP_CLOSING,
+    TCP_ESTABLISHED,
+    TCP_FIN_WAIT1,
+    TCP_FIN_WAIT2,
+    TCP_LAST_ACK,
+    InetSocket,
+)
+from woodfrog.remote.program import Program
+from woodfrog.resources.files import socket_options
+from woodfrog.resources.files.socket_options import Option
+
+STATES = frozenset(
+    (TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING)
+)
+_WE_FINISHED = frozenset((TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSING, TCP_LAST_ACK, TCP_CLOSE))
+_PEER_FINISHED = frozenset((TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK, TCP_CLOSE))
+
+# What comes from the place of a peer, while all else that comes for a connection is dropped.
+MARK = 0x776F6F64
+
+_TCP_MAXSEG, _TCP_INFO = 2, 11
+_TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ, _TCP_REPAIR_OPTIONS = 19, 20, 21, 22
+_TCP_TIMESTAMP, _TCP_REPAIR_WINDOW = 24, 29
+_REPAIR_ON, _REPAIR_OFF, _REPAIR_OFF_QUIETLY = 1, 0, -1
+_NO_QUEUE, _RECEIVE_QUEUE, _SEND_QUEUE = 0, 1, 2
+_SIOCINQ, _SIOCOUTQ, _SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
+_WINDOW_BYTES = 20
+_SO_MARK = 36
+_SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
+_SHUT_WR = 1
+# Bits of tcp_info.tcpi_options, and the TCP options that they stand for.
+_TIMESTAMPS, _SACK, _WINDOW_SCALE = 1, 2, 4
+_OPTION_MSS, _OPTION_WINDOW_SCALE, _OPTION_SACK, _OPTION_TIMESTAMPS = 2, 3, 4, 8
+_FIN, _ACK = 0x01, 0x10
+_WORD = 0xFFFFFFFF
+# A write into a queue under repair takes no more than a buffer's 17 pages.
+_PIECE = 1 << 16
+_ROOM = 1 << 20
+_SOME_MSS = 1460
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class Connection(Part, frozen=True):
+    """A connection: its peer, where both directions stand, and what is queued.
+
+    `sent_to` and `received_to` are the sequence numbers behind the last byte of data; `unsent` is
+    how much of the send queue has never been sent. `scales` are both window scales, ours in the
+    high half; `window` is a struct tcp_repair_window.
+    """
+
+    remote: bytes
+    remote_port: int
+    outside: bool
+    mss: int
+    features: int
+    scales: int
+    timestamp: int
+    window: bytes
+    sent_to: int
+    send: bytes
+    unsent: int
+    received_to: int
+    receive: bytes
+    shut_for_reading: bool
+
+
+class End(NamedTuple):
+    """One end of a connection."""
+
+    address: bytes
+    port: int
+
+    def packed(self, family: int) -> bytes:
+        """Return a sockaddr_in or sockaddr_in6."""
+        head = struct.pack("<H", family) + self.port.to_bytes(2, "big")
+        if family == socket.AF_INET:
+            return head + self.address + bytes(8)
+        return head + bytes(4) + self.address + bytes(4)
+
+
+def begin_repair(one: socket.socket) -> None:
+    """Have a connection be read and changed, and end silently if it is closed."""
+    one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_ON)
+
+
+def collect(one: socket.socket, found: InetSocket, *, outside: bool) -> Connection:
+    """Read a connection that nothing comes for; it is left as it was."""
+    reuse = one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    begin_repair(one)
+    try:
+        return _collect(one, found, outside)
+    finally:
+        one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_OFF_QUIETLY)
+        # The end of a repair clears it.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+
+
+def _collect(one: socket.socket, found: InetSocket, outside: bool) -> Connection:
+    info = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 16)
+    state = info[0]
+    sent = _ask(one, _SIOCOUTQ)
+    unsent = _ask(one, _SIOCOUTQNSD)
+    if state in _WE_FINISHED:
+        # The FIN counts as a byte in both, until it has been acknowledged and been sent.
+        sent = max(sent - 1, 0)
+        unsent = max(unsent - 1, 0)
+    received_to, receive = _queue(one, _RECEIVE_QUEUE, _ask(one, _SIOCINQ))
+    sent_to, send = _queue(one, _SEND_QUEUE, sent)
+    return Connection(
+        remote=found.remote[0],
+        remote_port=found.remote[1],
+        outside=outside,
+        mss=one.getsockopt(socket.IPPROTO_TCP, _TCP_MAXSEG),
+        features=info[5],
+        scales=info[6],
+        timestamp=one.getsockopt(socket.IPPROTO_TCP, _TCP_TIMESTAMP) & _WORD,
+        window=one.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_WINDOW, _WINDOW_BYTES),
+        sent_to=(sent_to - (state in _WE_FINISHED)) & _WORD,
+        send=send,
+        unsent=unsent,
+        received_to=(received_to - (state in _PEER_FINISHED)) & _WORD,
+        receive=receive,
+        shut_for_reading=bool(found.shutdown & 1) and state not in _PEER_FINISHED,
+    )
+
+
+def collect_ended(one: socket.socket, local: bytes) -> Connection:
+    """Read a connection that both sides have closed: what has been received is still there."""
+    length = _ask(one, _SIOCINQ)
+    return Connection(
+        # Nobody is told any more whom it was connected to.
+        remote=local,
+        remote_port=1,
+        outside=False,
+        mss=_SOME_MSS,
+        features=0,
+        scales=0,
+        timestamp=0,
+        window=b"",
+        sent_to=1,
+        send=b"",
+        unsent=0,
+        received_to=1,
+        receive=_peek(one, length),
+        shut_for_reading=False,
+    )
+
+
+def _queue(one: socket.socket, queue: int, length: int) -> tuple[int, bytes]:
+    """Return the sequence number behind a queue, and the bytes in it."""
+    one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, queue)
+    end = one.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ) & _WORD
+    data = _peek(one, length)
+    one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _NO_QUEUE)
+    if len(data) != length:
+        raise UnsupportedResource(
+            f"is a TCP connection of whose queue of {length} bytes only {len(data)} can be read",
+            hint="urgent data? --tcp-close restores the connection as reset",
+        )
+    return end, data
+
+
+def _peek(one: socket.socket, length: int) -> bytes:
+    return one.recv(length, socket.MSG_PEEK | socket.MSG_DONTWAIT) if length else b""
+
+
+def _ask(one: socket.socket, request: int) -> int:
+    answer = bytearray(4)
+    fcntl.ioctl(one.fileno(), request, answer)
+    return int.from_bytes(answer, "little")
+
+
+def begin(program: Program, fd: int, record: Connection) -> None:
+    """Before the socket has its name: put it under repair, with room for what is queued."""
+    _set(program, fd, _TCP_REPAIR, _REPAIR_ON)
+    for name, data in ((_SO_RCVBUFFORCE, record.receive), (_SO_SNDBUFFORCE, record.send)):
+        size = (2 * len(data) + _ROOM).to_bytes(4, "little")
+        program.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, name, size, 4)
+
+
+def restore(
+    program: Program, fd: int, record: Connection, family: int, state: int, local: End
+) -> None:
+    """Connect a socket under repair that has its name, and put it into its state."""
+    _set_sequence(program, fd, _RECEIVE_QUEUE, record.received_to - len(record.receive))
+    _set_sequence(program, fd, _SEND_QUEUE, record.sent_to - len(record.send))
+    remote = End(record.remote, record.remote_port)
+    address = remote.packed(family)
+    program.call(SYS.CONNECT, fd, address, len(address))
+    options = _options(record)
+    program.call(SYS.SETSOCKOPT, fd, socket.IPPROTO_TCP, _TCP_REPAIR_OPTIONS, options, len(options))
+    if record.features & _TIMESTAMPS:
+        _set(program, fd, _TCP_TIMESTAMP, record.timestamp)
+    _fill(program, fd, _RECEIVE_QUEUE, record.receive)
+    sent = len(record.send) - (0 if state in _WE_FINISHED else record.unsent)
+    _fill(program, fd, _SEND_QUEUE, record.send[:sent])
+    acknowledged = record.sent_to - len(record.send)
+    if state in _PEER_FINISHED and state != TCP_CLOSING:
+        _receive_from_peer(program, remote, local, _FIN | _ACK, record.received_to, acknowledged)
+    if state in _WE_FINISHED:
+        # As if the FIN had been sent.
+        _set(program, fd, _TCP_REPAIR_QUEUE, _SEND_QUEUE)
+        program.call(SYS.SHUTDOWN, fd, _SHUT_WR)
+    if state == TCP_CLOSING:
+        _receive_from_peer(program, remote, local, _FIN | _ACK, record.received_to, acknowledged)
+    if state in (TCP_FIN_WAIT2, TCP_CLOSE):
+        _receive_from_peer(program, remote, local, _ACK, record.received_to, record.sent_to + 1)
+    _set(program, fd, _TCP_REPAIR_QUEUE, _NO_QUEUE)
+    if record.window:
+        program.call(
+            SYS.SETSOCKOPT, fd, socket.IPPROTO_TCP, _TCP_REPAIR_WINDOW, record.window, _WINDOW_BYTES
+        )
+    if record.shut_for_reading:
+        program.call(SYS.SHUTDOWN, fd, 0)
+
+
+def resume(descriptor: int, record: Connection, state: int, options: Iterable[Option]) -> None:
+    """Let a connection hear and send again, through a descriptor of ours."""
+    with socket.socket(fileno=os.dup(descriptor)) as one:
+        unsent = (
+            b"" if state in _WE_FINISHED or not record.unsent else record.send[-record.unsent :]
+        )
+        try:
+            one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_OFF)
+            if unsent:
+                one.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(record.send) + _ROOM)
+                one.send(unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except ConnectionError:
+            pass  # the peer is gone already: its program will hear of it
+        # The end of a repair clears SO_REUSEADDR.
+        again = (socket.SO_REUSEADDR, socket.SO_SNDBUF, socket_options.SO_BUF_LOCK)
+        for option in options:
+            if option.level == socket.SOL_SOCKET and option.name in again:
+                socket_options.restore_here(one, option)
+
+
+def connect_again(descriptor: int, address: bytes) -> None:
+    """Begin to connect, as before; the program waits for the end of it, or asks."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+    try:
+        HERE.call(SYS.CONNECT, descriptor, address, len(address))
+    except OSError:
+        pass  # EINPROGRESS; should it be refused at once, the program asks for the error
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+
+
+def _set(program: Program, fd: int, name: int, value: int) -> None:
+    word = (value & _WORD).to_bytes(4, "little")
+    program.call(SYS.SETSOCKOPT, fd, socket.IPPROTO_TCP, name, word, 4)
+
+
+def _set_sequence(program: Program, fd: int, queue: int, number: int) -> None:
+    _set(program, fd, _TCP_REPAIR_QUEUE, queue)
+    _set(program, fd, _TCP_QUEUE_SEQ, number)
+
+
+def _options(record: Connection) -> bytes:
+    """Return what was agreed on at the start, as struct tcp_repair_opt."""
+    found = [struct.pack("<2I", _OPTION_MSS, record.mss)]
+    if record.features & _TIMESTAMPS:
+        found.append(struct.pack("<2I", _OPTION_TIMESTAMPS, 0))
+    if record.features & _SACK:
+        found.append(struct.pack("<2I", _OPTION_SACK, 0))
+    if record.features & _WINDOW_SCALE:
+        scales = record.scales & 0xF | (record.scales >> 4) << 16
+        found.append(struct.pack("<2I", _OPTION_WINDOW_SCALE, scales))
+    return b"".join(found)
+
+
+def _fill(program: Program, fd: int, queue: int, data: bytes) -> None:
+    if not data:
+        return
+    _set(program, fd, _TCP_REPAIR_QUEUE, queue)
+    for at in range(0, len(data), _PIECE):
+        piece = data[at : at + _PIECE]
+        program.expect(program.call(SYS.SENDTO, fd, piece, len(piece), 0, 0, 0), len(piece))
+
+
+def _receive_from_peer(
+    program: Program, remote: End, local: End, flags: int, sequence: int, acknowledged: int
+) -> None:
+    """Have a segment without data arrive as if the peer had sent it."""
+    if remote.address.startswith(_MAPPED):
+        remote, local = End(remote.address[12:], remote.port), End(local.address[12:], local.port)
+    family = socket.AF_INET if len(local.address) == 4 else socket.AF_INET6
+    raw = program.call(SYS.SOCKET, family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    mark = MARK.to_bytes(4, "little")
+    program.call(SYS.SETSOCKOPT, raw, socket.SOL_SOCKET, _SO_MARK, mark, 4)
+    packet = _packet(remote, local, flags, sequence & _WORD, acknowledged & _WORD)
+    address = End(local.address, 0).packed(family)
+    # Twice: the acknowledgement of a repeated segment isn't delayed, and so sent while all is
+    # dropped. Later, a peer that is gone would answer it by a reset.
+    for _ in range(2):
+        program.call(SYS.SENDTO, raw, packet, len(packet), 0, address, len(address))
+    syscalls.close(program, raw)
+
+
+def _packet(source: End, target: End, flags: int, sequence: int, acknowledged: int) -> bytes:
+    """Return an IP packet with a TCP header and nothing else."""
+    segment = struct.pack(
+        ">2H2I2B3H", source.port, target.port, sequence, acknowledged, 5 << 4, flags, 0xFFFF, 0, 0
+    )
+    pseudo = source.address + target.address
+    pseudo += struct.pack(">II", len(segment), socket.IPPROTO_TCP)
+    segment = segment[:16] + _checksum(pseudo + segment) + segment[18:]
+    if len(source.address) == 4:
+        # The kernel fills in length and checksum.
+        head = struct.pack(">2B3H2BH", 0x45, 0, 20 + len(segment), 0, 0, 64, socket.IPPROTO_TCP, 0)
+    else:
+        head = struct.pack(">IH2B", 6 << 28, len(segment), socket.IPPROTO_TCP, 64)
+    return head + source.address + target.address + segment
+
+
+def _checksum(data: bytes) -> bytes:
+    """Return the internet checksum (RFC 1071) of an even number of bytes."""
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return (~total & 0xFFFF).to_bytes(2, "big")

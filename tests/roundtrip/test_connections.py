@@ -1,0 +1,143 @@
+"""TCP connections with clients outside the container."""
+
+import contextlib
+import json
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bundles import Bundle, bind
+from containers import Container, Woodfrog, eventually
+from needs import needs
+
+pytestmark = needs("root", "command gcc", "command nft")
+PROGRAM = Path(__file__).parent / "connected" / "adding.c"
+
+
+class Client:
+    """A client of the container's program, which adds up what it is sent."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, number: int) -> None:
+        self.socket.sendall(struct.pack("=i", number))
+
+    def answer(self) -> int:
+        (found,) = struct.unpack("=i", self.socket.recv(4, socket.MSG_WAITALL))
+        return int(found)
+
+    def add(self, number: int) -> int:
+        self.send(number)
+        return self.answer()
+
+
+@pytest.fixture
+def port() -> int:
+    """A port of the host that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def server(woodfrog: Woodfrog, build: Callable[..., Path], port: int) -> Container:
+    """A container in the host's network namespace that serves the port."""
+    program = build(PROGRAM)
+    bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, str(port)])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+    namespaces = bundle.config["linux"]["namespaces"]
+    namespaces[:] = [entry for entry in namespaces if entry["type"] != "network"]
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    return container
+
+
+@pytest.fixture
+def client(server: Container, port: int) -> Iterator[Client]:
+    """A client that has begun to count."""
+    found = Client(port)
+    with contextlib.closing(found.socket):
+        assert found.add(5) == 5
+        yield found
+
+
+def frozen(container: Container) -> Path:
+    """Freeze a container with its connections, delete it, and return its image."""
+    image = container.woodfrog.directory / "image"
+    container.checkpoint(image, "--tcp-established")
+    container.wait()
+    container.delete()
+    return image
+
+
+def tables() -> list[str]:
+    """Return the names of our nftables tables."""
+    listed = subprocess.run(["nft", "--json", "list", "tables"], check=True, capture_output=True)
+    found = [entry.get("table", {}) for entry in json.loads(listed.stdout)["nftables"]]
+    return [table["name"] for table in found if table.get("name", "").startswith("woodfrog")]
+
+
+def test_a_client_outside_notices_nothing(server: Container, client: Client) -> None:
+    image = frozen(server)
+    client.send(6)  # there is nobody: it must not be answered by a reset
+
+    restored = server.woodfrog.restore(server.bundle, image)
+
+    assert client.answer() == 11
+    assert client.add(7) == 18
+    assert not restored.has_ended(), restored.told()
+    assert tables() == []
+
+
+def test_both_sides_go_on_when_the_container_is_left_running(
+    server: Container, client: Client
+) -> None:
+    image = server.woodfrog.directory / "image"
+
+    server.checkpoint(image, "--leave-running", "--tcp-established")
+
+    assert client.add(6) == 11
+    assert tables() == []
+
+
+def test_a_restore_may_reset_what_the_checkpoint_kept(
+    server: Container, client: Client, port: int
+) -> None:
+    image = frozen(server)
+
+    restored = server.woodfrog.restore(server.bundle, image, "--tcp-close")
+
+    eventually(lambda: "Connection reset" in restored.told(), "the program sees the reset")
+    with pytest.raises(ConnectionResetError):
+        client.add(6)
+    another = Client(port)
+    with contextlib.closing(another.socket):
+        assert another.add(1) == 1
+    assert tables() == []
+
+
+def test_a_restore_that_fails_lets_the_next_one_have_the_connection(
+    server: Container, client: Client
+) -> None:
+    image = frozen(server)
+    held = server.bundle.work / "held"
+    held.rename(server.bundle.work / "away")  # its descriptor comes after the connection's
+    failed = server.woodfrog(
+        *("restore", f"--image-path={image}", "--bundle", str(server.bundle.directory)),
+        *("--detach", "never"),
+        status=None,
+    )
+    assert failed.status not in (0, None)
+    assert "held" in failed.stderr
+    client.send(6)
+    (server.bundle.work / "away").rename(held)
+
+    server.woodfrog.restore(server.bundle, image)
+
+    assert client.answer() == 11
