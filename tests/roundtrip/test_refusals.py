@@ -115,7 +115,6 @@ def test_a_descriptor_that_cannot_be_saved_is_refused_by_name(
     [
         ("clone.c files", "shares its descriptor table with its parent"),
         ("clone.c namespace", "has a child in another pid namespace"),
-        ("owner.c", "F_SETOWN"),
         ("unnamed_peer.c", "connected to a datagram socket without a name"),
     ],
 )

@@ -208,5 +208,9 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         not 0 <= number < _MOST_DESCRIPTORS for number in numbers
     ):
         raise ImageError(f"{who} has impossible descriptors")
+    used = {lock.descriptor for lock in process.locks}
+    used |= {one.descriptor for one in process.file_signals}
+    if not used <= set(numbers):
+        raise ImageError(f"{who} has a lock or an owner of a file that it hasn't open")
     if any(descriptor.file not in plan.files for descriptor in process.descriptors):
         raise ImageError(f"{who} has descriptors of files that the image lacks")

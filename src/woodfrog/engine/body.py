@@ -16,6 +16,7 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import (
     credentials,
+    file_signals,
     memory,
     memory_fields,
     process,
@@ -197,6 +198,10 @@ class Body:
                 if key in locked:
                     continue
                 locked.add(key)
+            if lock.how == "lease":
+                kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
+                program.call(SYS.FCNTL, lock.descriptor, fcntl.F_SETLEASE, kind)
+                continue
             if lock.how == "flock":
                 how = (fcntl.LOCK_EX if lock.write else fcntl.LOCK_SH) | fcntl.LOCK_NB
                 program.call(SYS.FLOCK, lock.descriptor, how)
@@ -206,6 +211,15 @@ class Body:
             command = fcntl.F_SETLK if lock.how == "posix" else _F_OFD_SETLK
             program.call(SYS.FCNTL, lock.descriptor, command, request)
         with while_(f"taking the file locks of {self.name}"):
+            self.stub.run(program)
+
+    def own_files(self, plan: Plan) -> None:
+        """Have files send their signals to whom they sent them."""
+        files = {d.number: plan.files[d.file] for d in self.record.descriptors}
+        program = self.stub.program()
+        for one in self.record.file_signals:
+            file_signals.restore(program, one, files[one.descriptor].flags)
+        with while_(f"setting who gets signals from the files of {self.name}"):
             self.stub.run(program)
 
     def take_foreground(self) -> None:

@@ -188,7 +188,8 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         foreground_group=_foreground_group(held, world),
         pending=signals.collect_pending(held.pid, shared=True),
         descriptors=files.descriptors(held, inherited()),
-        locks=files.locks(held),
+        locks=files.locks(held, world),
+        file_signals=files.signals(held),
     )
     return CollectedProcess(held, space, fields)
 

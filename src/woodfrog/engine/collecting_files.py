@@ -15,6 +15,8 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.program import Program
+from woodfrog.resources import file_signals
+from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.files import KINDS
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
 from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches
@@ -31,6 +33,7 @@ class Files:
         self._names = {process.pid: process.name for process in tree.processes}
         self._numbers: dict[int, int] = {}
         self.files: list[OpenFile] = []
+        self._signals: dict[int, list[FileSignals]] = defaultdict(list)
         known: dict[tuple[object, ...], list[OpenFile]] = defaultdict(list)
         for process in tree.processes:
             self._tables[process.pid] = self._table(process, known)
@@ -63,6 +66,7 @@ class Files:
             self._numbers[id(file)] = number
             pid, fd = file.holders[0]
             with obstacles.at(f"descriptor {fd} of {self._names[pid]}"):
+                self._look_at_signals(file, world)
                 if "scm_fds" in file.fdinfo and file.fdinfo["scm_fds"] != "0":
                     raise UnsupportedResource("has descriptors in flight")
                 records.append(self._record(number, file, world))
@@ -76,12 +80,21 @@ class Files:
                     by_number[record.id] = msgspec.structs.replace(record, watches=watches)
         return [by_number[number] for number in sorted(by_number)]
 
+    def _look_at_signals(self, file: OpenFile, world: World) -> None:
+        if file.flags & O_PATH:
+            return
+        pid, fd = file.holders[0]
+        found = file_signals.collect(
+            fd, file.descriptor, file.flags, world.identify, world.identify_group
+        )
+        if found is not None:
+            self._signals[pid].append(found)
+
+    def signals(self, process: HeldProcess) -> list[FileSignals]:
+        """Return who gets signals from files that the process is the first to hold."""
+        return self._signals[process.pid]
+
     def _record(self, number: int, file: OpenFile, world: World) -> FileRecord:
-        if not file.flags & O_PATH and fcntl.fcntl(file.descriptor, fcntl.F_GETOWN):
-            raise UnsupportedResource(
-                f"{os.fsdecode(file.target)} sends signals to an owner (F_SETOWN),"
-                " which cannot be saved yet"
-            )
         for kind in KINDS:
             if kind.recognises(file, world):
                 return kind.collect(number, file, world)
@@ -145,7 +158,7 @@ class Files:
         ]
         return lambda: {number for number, flags in looks if not program[flags]}
 
-    def locks(self, process: HeldProcess) -> list[Lock]:
+    def locks(self, process: HeldProcess, world: World) -> list[Lock]:
         """Return the locks that a process holds on its files, each once."""
         found: dict[tuple[object, ...], Lock] = {}
         for number, file, _ in self._tables[process.pid]:
@@ -155,6 +168,10 @@ class Files:
             for line in lines:
                 if line.startswith("lock:"):
                     lock = _parse_lock(number, line)
+                    if lock.how == "lease" and lock.write and world.is_copied(file.mnt_id):
+                        raise UnsupportedResource(
+                            f"has a lease on {os.fsdecode(file.target)}, which reading would break"
+                        )
                     found.setdefault((id(file), lock.how, lock.start, lock.length), lock)
         return list(found.values())
 
@@ -167,9 +184,14 @@ class Files:
 def _parse_lock(number: int, line: str) -> Lock:
     # lock:	1: POSIX  ADVISORY  WRITE 712 fe:00:1317 0 EOF
     words = line.split()
-    kinds = {"POSIX": "posix", "FLOCK": "flock", "OFDLCK": "ofd"}
+    # lock:	1: LEASE  ACTIVE    READ  712 fe:00:1317 0 EOF
+    kinds = {"POSIX": "posix", "FLOCK": "flock", "OFDLCK": "ofd", "LEASE": "lease"}
     if words[2] not in kinds:
-        raise UnsupportedResource(f"has a lease or another lock ({words[2]}) on its file")
+        raise UnsupportedResource(f"has a lock of an unknown kind ({words[2]}) on its file")
+    if words[3] in ("BREAKING", "BREAKER"):
+        raise UnsupportedResource(
+            "has a lease on its file that somebody wants broken", hint="try again"
+        )
     start = int(words[7])
     return Lock(
         how=kinds[words[2]],

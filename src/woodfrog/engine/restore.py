@@ -219,6 +219,7 @@ def _restore(
     body_module.connect_files(plan, bodies)
     locked: set[object] = set()
     for body in bodies.values():
+        body.own_files(plan)
         body.lock_files(locked)
         body.take_foreground()
     mark(Stage.CONNECT)

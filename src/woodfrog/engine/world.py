@@ -162,6 +162,10 @@ class World:
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
         # Inodes that O_TMPFILE made.
         self._unnamed: set[tuple[int, int]] = set()
+        self._groups = {
+            one.leader.stat.group: int(one.leader.status["NSpgid"].split()[-1])
+            for one in tree.processes
+        }
         self._pipe_sides: dict[int, set[bool]] = defaultdict(set)
 
     def look_at(self, files: list[OpenFile]) -> None:
@@ -183,6 +187,14 @@ class World:
     def identify(self, pid: int) -> int:
         """See the protocol."""
         return self._ids.get(pid, 0)
+
+    def identify_group(self, pid: int) -> int:
+        """Return the container's id of a process group that we see as `pid`, or 0."""
+        return self._groups.get(pid, 0)
+
+    def is_copied(self, mnt_id: int) -> bool:
+        """Tell whether the files of a mount may be read for the image."""
+        return mnt_id in self.mounts and self.mounts[mnt_id].type == "tmpfs"
 
     def stopped_children(self, parent: int) -> list[int]:
         """Return the stopped children of a process, all by the container's ids."""

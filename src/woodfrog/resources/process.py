@@ -7,6 +7,7 @@ from woodfrog.image.record import Part, Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
+from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.limits import Limit
 from woodfrog.resources.memory import AddressSpace
 from woodfrog.resources.signals import Action
@@ -30,7 +31,10 @@ class Descriptor(Part, frozen=True, array_like=True):
 
 
 class Lock(Part, frozen=True):
-    """A lock on a file (fcntl(2), flock(2)). `how`: posix, ofd or flock; length 0: to the end."""
+    """A lock on a file (fcntl(2), flock(2)); length 0: to the end.
+
+    `how`: posix, ofd, flock or lease.
+    """
 
     how: str
     descriptor: int
@@ -82,6 +86,7 @@ class Process(Record, frozen=True, tag="process"):
     posix_timers: list[PosixTimer]
     limits: list[Limit]
     threads: list[Thread]
+    file_signals: list[FileSignals] = []
     directory_deleted: int = 0
     root_deleted: int = 0
 

@@ -12,6 +12,7 @@ from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.descriptors import fetch
 from woodfrog.remote.program import Program
+from woodfrog.resources.file_signals import O_ASYNC
 
 # Flags that open(2) and fcntl(F_SETFL) take, and that fdinfo shows.
 ACCESS_MODE = 0o3
@@ -188,5 +189,5 @@ class DescriptorTable(NamedTuple):
 
 
 def set_flags(on: Caller, fd: int, flags: int) -> None:
-    """Give a file the status flags that it was recorded with."""
-    syscalls.set_status_flags(on, fd, flags & ~ACCESS_MODE & ~CREATION_FLAGS)
+    """Give a file the status flags that it was recorded with, but O_ASYNC: see file_signals."""
+    syscalls.set_status_flags(on, fd, flags & ~ACCESS_MODE & ~CREATION_FLAGS & ~O_ASYNC)
