@@ -11,24 +11,10 @@ import pytest
 from bundles import Bundle
 from containers import CGROUPS, Woodfrog
 from woodfrog.errors import StateError, WoodfrogError
-from woodfrog.runtime import cgroup_limits, cgroups
+from woodfrog.runtime import cgroups
+from woodfrog.runtime.cgroups import limits
 
 Make = Callable[[str], Bundle]
-
-HYBRID = """\
-31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
-32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
-35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
-40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-"""
-UNIFIED = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
-
-RESOURCES = {
-    "memory": {"limit": 64 << 20, "swap": 80 << 20, "reservation": 32 << 20},
-    "cpu": {"shares": 1024, "quota": 50000, "period": 100000, "cpus": "0"},
-    "pids": {"limit": 50},
-}
 
 
 def test_limits_are_set_and_the_groups_go_with_the_container(
@@ -64,6 +50,68 @@ def test_groups_made_inside_go_too(woodfrog: Woodfrog, make_bundle: Make) -> Non
     assert not directory.exists()
 
 
+def test_the_v2_tree_of_a_hybrid_is_joined(woodfrog: Woodfrog, make_bundle: Make) -> None:
+    if not _is_v2(CGROUPS / "unified"):
+        pytest.skip("this machine has no v2 tree beside v1")
+    container = woodfrog.run(make_bundle("exec sleep 1000"))
+    assert f"0::/{container.name}\n" in Path(f"/proc/{container.init}/cgroup").read_text()
+    container.delete()
+    assert not (CGROUPS / "unified" / container.name).exists()
+
+
+def test_a_group_in_use_is_refused(woodfrog: Woodfrog, make_bundle: Make) -> None:
+    first = woodfrog.run(make_bundle("exec sleep 1000"))
+    bundle = make_bundle("true")
+    bundle.config["linux"]["cgroupsPath"] = f"/{first.name}"
+    bundle.save()
+    done = woodfrog("run", "-b", str(bundle.directory), "oci-second", status=1)
+    assert "container's cgroup is not empty: 1 process(es) found" in done.stderr
+    assert first.state()["status"] == "running"
+
+
+def test_a_frozen_group_is_refused(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Callable[[Bundle], str]
+) -> None:
+    if not (CGROUPS / "freezer").exists():
+        pytest.skip("this machine has no v1 freezer")
+    bundle = make_bundle("true")
+    name = new_name(bundle)
+    group = CGROUPS / "freezer" / name
+    group.mkdir()
+    try:
+        (group / "freezer.state").write_text("FROZEN")
+        done = woodfrog("run", "-b", str(bundle.directory), name, status=1)
+        assert "container's cgroup unexpectedly frozen" in done.stderr
+        assert [str(path) for path in CGROUPS.glob(f"*/{name}")] == [str(group)]
+        (group / "freezer.state").write_text("THAWED")
+        woodfrog("run", "-b", str(bundle.directory), name)
+    finally:
+        if group.exists():
+            group.rmdir()
+
+
+def test_exec_joins_groups_inside(woodfrog: Woodfrog, make_bundle: Make) -> None:
+    bundle = make_bundle("exec sleep 1000")
+    bundle.config["linux"]["namespaces"].remove({"type": "cgroup"})
+    container = woodfrog.run(bundle)
+    tops = [path for path in CGROUPS.glob(f"*/{container.name}") if not path.parent.is_symlink()]
+    first, second = sorted(tops)[:2]
+    for top in (first, second):
+        (top / "inner").mkdir()
+
+    def groups(*flags: str, status: int = 0) -> str:
+        done = woodfrog("exec", *flags, container.name, "cat", "/proc/self/cgroup", status=status)
+        return done.stdout + done.stderr
+
+    one = groups("--cgroup", f"{first.parent.name}:inner", "--cgroup", f"{second.parent.name}:/")
+    assert one.count("/inner\n") == 1
+    assert f"{first.parent.name}:/{container.name}/inner\n" in one
+    assert "/inner/cgroup.procs: no such file" in groups("--cgroup", "inner", status=255)
+    assert "unknown controller fridge" in groups("--cgroup", "fridge:inner", status=255)
+    assert " .. is not a sub cgroup path" in groups("--cgroup", "..", status=255)
+    assert "missing <controller>: prefix" in groups("--cgroup", "a", "--cgroup", "b", status=255)
+
+
 def test_without_a_path_the_groups_are_under_our_own(woodfrog: Woodfrog, make_bundle: Make) -> None:
     bundle = make_bundle("cat /proc/self/cgroup")
     bundle.config["linux"]["namespaces"].remove({"type": "cgroup"})
@@ -71,55 +119,6 @@ def test_without_a_path_the_groups_are_under_our_own(woodfrog: Woodfrog, make_bu
     done = woodfrog("run", "-b", str(bundle.directory), "oci-default-path")
     assert "/woodfrog/oci-default-path\n" in done.stdout
     assert not list(CGROUPS.glob("*/woodfrog/oci-default-path"))
-
-
-def test_v1_wins_in_a_hybrid() -> None:
-    mounts = cgroups.mounted(HYBRID)
-    assert mounts == {
-        "cpu": "/sys/fs/cgroup/cpu,cpuacct",
-        "cpuacct": "/sys/fs/cgroup/cpu,cpuacct",
-        "memory": "/sys/fs/cgroup/memory",
-        "name=systemd": "/sys/fs/cgroup/systemd",
-        "": "/sys/fs/cgroup/unified",
-    }
-    groups = cgroups.plan("", "web", mounts)
-    assert groups["version"] == 1
-    assert groups["paths"]["cpu"] == "/sys/fs/cgroup/cpu,cpuacct/woodfrog/web"
-    assert len(cgroups.directories(groups)) == 3
-
-
-def test_the_unified_tree_alone() -> None:
-    groups = cgroups.plan("/system.slice/web", "web", cgroups.mounted(UNIFIED))
-    assert groups == {"version": 2, "paths": {"": "/sys/fs/cgroup/system.slice/web"}}
-    with pytest.raises(WoodfrogError, match="no cgroup file system"):
-        cgroups.plan("", "web", {})
-
-
-def test_v1_settings_come_in_a_possible_order() -> None:
-    warnings: list[str] = []
-    settings = cgroup_limits.v1(RESOURCES | {"unified": {"memory.high": "1"}}, warnings)
-    names = [name for _, name, _ in settings]
-    assert names.index("memory.limit_in_bytes") < names.index("memory.memsw.limit_in_bytes")
-    assert names.index("cpu.cfs_period_us") < names.index("cpu.cfs_quota_us")
-    assert warnings == ["linux.resources.unified[memory.high] needs cgroup v2 and has no effect"]
-
-
-def test_v2_settings_are_converted() -> None:
-    warnings: list[str] = []
-    settings = cgroup_limits.v2(RESOURCES | {"unified": {"memory.high": "9"}}, warnings)
-    assert {name: value for _, name, value in settings} == {
-        "memory.max": str(64 << 20),
-        "memory.swap.max": str(16 << 20),
-        "memory.low": str(32 << 20),
-        "cpu.weight": "39",
-        "cpu.max": "50000 100000",
-        "cpuset.cpus": "0",
-        "pids.max": "50",
-        "memory.high": "9",
-    }
-    assert warnings == []
-    unlimited = cgroup_limits.v2({"memory": {"limit": -1}, "pids": {"limit": -1}}, warnings)
-    assert [value for _, _, value in unlimited] == ["max", "max"]
 
 
 @pytest.fixture
@@ -148,10 +147,10 @@ def test_v2_files_are_read_and_written(v2: dict[str, Any]) -> None:
     assert cgroups.is_frozen(v2)
     cgroups.freeze(v2, True)
     assert (top / "cgroup.freeze").read_text().startswith("1")
-    cgroups.apply(v2, {"memory": {"limit": 4096}})
+    limits.apply(v2, {"memory": {"limit": 4096}}, pytest.fail)
     assert (top / "memory.max").read_text().startswith("4096")
     with pytest.raises(WoodfrogError, match=r"pids\.max: this kernel's pids cgroup"):
-        cgroups.apply(v2, {"pids": {"limit": 3}})
+        limits.apply(v2, {"pids": {"limit": 3}}, pytest.fail)
 
 
 def test_what_does_not_freeze_is_let_go_again(v2: dict[str, Any]) -> None:
@@ -171,7 +170,7 @@ def test_v2_devices_are_limited_by_a_program() -> None:
             {"allow": False, "access": "rwm"},
             {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "w"},
         ]
-        cgroups.apply({"version": 2, "paths": {"": str(group)}}, {"devices": rules})
+        limits.apply({"version": 2, "paths": {"": str(group)}}, {"devices": rules}, pytest.fail)
         script = (
             f"echo 0 > {group}/cgroup.procs;"
             "for d in null kmsg; do for m in '<' '>'; do"

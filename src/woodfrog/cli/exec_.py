@@ -42,6 +42,7 @@ def _run(arguments: Arguments) -> int:
     request.pid_file = arguments["pid_file"] or ""
     request.preserve_fds = arguments["preserve_fds"]
     request.ignore_paused = arguments["ignore_paused"]
+    request.cgroups = arguments["cgroup"]
     if seccomp := (config.get("linux") or {}).get("seccomp"):
         from woodfrog.runtime.seccomp import compile
 
@@ -117,7 +118,12 @@ COMMAND = Command(
         Flag("ignore-paused", "go ahead in a paused container: it runs when that is resumed"),
         Flag("process-label", "", value="LABEL", refused="SELinux is not supported yet"),
         Flag("apparmor", "", value="PROFILE", refused="AppArmor is not supported yet"),
-        Flag("cgroup", "", value="PATH", refused="not done yet"),
+        Flag(
+            "cgroup",
+            "join this group inside the container's own (repeat it for more controllers)",
+            value="[CONTROLLER[,…]:]PATH",
+            many=True,
+        ),
         Flag("pidfd-socket", "", value="PATH", refused="not done yet"),
     ),
     run,

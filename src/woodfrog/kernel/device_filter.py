@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 TYPES = {"b": 1, "c": 2}
 ACCESS = {"m": 1, "r": 2, "w": 4}
 
-_BPF_PROG_LOAD, _BPF_PROG_ATTACH = 5, 8
+_BPF_PROG_LOAD, _BPF_PROG_ATTACH, _BPF_PROG_DETACH = 5, 8, 9
+_BPF_PROG_GET_FD_BY_ID, _BPF_PROG_QUERY = 13, 16
 _PROG_TYPE_CGROUP_DEVICE = 15
 _ATTACH_CGROUP_DEVICE = 6
 _F_ALLOW_MULTI = 2
@@ -82,7 +83,10 @@ def _instruction(code: int, to: int, from_: int, offset: int, constant: int) -> 
 
 
 def attach(on: Caller, directory: str, code: bytes) -> None:
-    """Load a program and attach it to a cgroup, whose own it is from then on."""
+    """Load a program and attach it to a cgroup, in the place of those that it has.
+
+    A device that both the old and the new program allow can be used all the time.
+    """
     instructions = ctypes.create_string_buffer(code, len(code))
     license = ctypes.create_string_buffer(b"Apache-2.0")
     load = struct.pack(
@@ -100,8 +104,32 @@ def attach(on: Caller, directory: str, code: bytes) -> None:
     loaded = on.call(SYS.BPF, _BPF_PROG_LOAD, load, len(load))
     group = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        before = _attached(on, group)
         request = struct.pack("<4I", group, loaded, _ATTACH_CGROUP_DEVICE, _F_ALLOW_MULTI)
         on.call(SYS.BPF, _BPF_PROG_ATTACH, request, len(request))
+        for program_id in before:
+            _detach(on, group, program_id)
     finally:
         os.close(group)
         os.close(loaded)
+
+
+def _attached(on: Caller, group: int) -> list[int]:
+    """Return the ids of the programs that a cgroup itself has."""
+    ids = (ctypes.c_uint32 * 64)()  # the kernel allows no more
+    request = bytearray(
+        struct.pack("<4IQII", group, _ATTACH_CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), 64, 0)
+    )
+    on.call(SYS.BPF, _BPF_PROG_QUERY, request, len(request))
+    count: int = struct.unpack_from("<I", request, 24)[0]
+    return list(ids[:count])
+
+
+def _detach(on: Caller, group: int, program_id: int) -> None:
+    request = struct.pack("<3I", program_id, 0, 0)
+    program = on.call(SYS.BPF, _BPF_PROG_GET_FD_BY_ID, request, len(request))
+    try:
+        request = struct.pack("<3I", group, program, _ATTACH_CGROUP_DEVICE)
+        on.call(SYS.BPF, _BPF_PROG_DETACH, request, len(request))
+    finally:
+        os.close(program)

@@ -13,6 +13,7 @@ from woodfrog.kernel.signals import signals
 from woodfrog.runtime import cgroups, hooks, init, process, spec
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import state as states
+from woodfrog.runtime.cgroups import limits, places
 from woodfrog.runtime.state import Container
 
 TYPE_CHECKING = False
@@ -123,7 +124,8 @@ def _create(
     undo: Undo,
 ) -> Created:
     linux = config.get("linux") or {}
-    groups = cgroups.plan(linux.get("cgroupsPath") or "", request.id, cgroups.here())
+    groups = places.of_container(linux.get("cgroupsPath") or "", request.id)
+    cgroups.check_unused(groups)
     rootfs = (
         container.path("rootfs") if request.scratch_over else spec.rootfs(config, request.bundle)
     )
@@ -154,8 +156,7 @@ def _create(
         plan.seccomp = seccomp.compile(linux["seccomp"], request.warn)
     made = cgroups.make(groups)
     undo.callback(cgroups.remove_directories, made)
-    for warning in cgroups.apply(groups, linux.get("resources") or {}):
-        request.warn(warning)
+    limits.apply(groups, linux.get("resources") or {}, request.warn)
     os.mkfifo(container.path("exec.fifo"), 0o622)
     pid, channel = _fork_init(plan, container, lock, undo)
     master = _guide(request, plan, container, pid, channel, undo)

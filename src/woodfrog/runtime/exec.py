@@ -11,6 +11,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_DUMPABLE, pidfd_open, prctl
 from woodfrog.runtime import cgroups, create, init, process
 from woodfrog.runtime import channel as channels
+from woodfrog.runtime.cgroups import places
 from woodfrog.runtime.foreground import Attached
 from woodfrog.runtime.spec import NAMESPACES
 from woodfrog.runtime.state import PAUSED, Container
@@ -30,6 +31,7 @@ class Request:
         self.pid_file = ""
         self.preserve_fds = 0
         self.ignore_paused = False
+        self.cgroups: list[str] = []  # groups inside the container's own, as --cgroup names them
         self.seccomp: tuple[bytes, int] | None = None
 
 
@@ -43,12 +45,18 @@ def run(container: Container, request: Request) -> int:
     process.rlimits(request.process)
     with container.lock():
         container.reload()
-        if container.require("exec") == PAUSED and not request.ignore_paused:
+        groups = places.below(container.state["cgroup"], request.cgroups)
+        paused = container.require("exec") == PAUSED
+        if paused and not request.ignore_paused:
             raise StateError(
-                f"cannot exec in container {container.id}, which is paused",
-                hint="resume it first, or give --ignore-paused",
+                "cannot exec in a paused container",
+                hint=f"resume {container.id} first, or give --ignore-paused",
             )
-        pid, master = _start(container, request)
+        if not paused:
+            pid, master = _start(container, groups, request)
+    if paused:
+        # It starts when the container is resumed, for which others need the lock.
+        pid, master = _start(container, groups, request)
     try:
         if request.pid_file:
             create.write_pid_file(request.pid_file, pid)
@@ -66,7 +74,7 @@ def run(container: Container, request: Request) -> int:
         return attached.wait()
 
 
-def _start(container: Container, request: Request) -> tuple[int, int]:
+def _start(container: Container, groups: cgroups.Groups, request: Request) -> tuple[int, int]:
     """Fork the process into the container and wait for its exec; returns (pid, master)."""
     target = pidfd_open(HERE, container.pid)
     ours, theirs = channels.pair()
@@ -80,7 +88,7 @@ def _start(container: Container, request: Request) -> tuple[int, int]:
             _inside(target, flags, request, theirs)
         theirs.close()
         try:
-            _join_cgroups(container, pid)
+            _join_cgroups(container, groups, request, pid)
             ours.send(step="go")
             message = ours.receive()
             if message is None:
@@ -120,18 +128,21 @@ def _namespaces_to_join(pid: int) -> int:
     return flags
 
 
-def _join_cgroups(container: Container, pid: int) -> None:
-    groups = container.state["cgroup"]
-    try:
-        cgroups.join(groups, pid)
-    except OSError:
-        if groups["version"] == 1:
-            raise
-        # v2 refuses a group that has groups below it with controllers: join init's own.
-        with open(f"/proc/{container.pid}/cgroup", encoding="utf-8") as file:
-            inside = file.read().rpartition("::")[2].strip()
-        top = cgroups.here()[""]
-        cgroups.join({"version": 2, "paths": {"": top + inside}}, pid)
+def _join_cgroups(container: Container, groups: cgroups.Groups, request: Request, pid: int) -> None:
+    for directory in cgroups.directories(groups):
+        try:
+            cgroups.write(directory, "cgroup.procs", str(pid))
+        except OSError as error:
+            if groups["version"] == 1 or request.cgroups:
+                reason = (error.strerror or "").lower()
+                raise WoodfrogError(
+                    f"error adding pid {pid} to cgroups: {directory}/cgroup.procs: {reason}"
+                ) from None
+            # v2 refuses a group that has groups below it with controllers: join init's own.
+            with open(f"/proc/{container.pid}/cgroup", encoding="utf-8") as file:
+                inside = file.read().rpartition("::")[2].strip()
+            top = places.mounted(places.here())[""]
+            cgroups.write(top + inside, "cgroup.procs", str(pid))
 
 
 def _inside(target: int, flags: int, request: Request, channel: channels.Channel) -> NoReturn:

@@ -63,9 +63,9 @@ def _mount(
         options.flags |= m.MS_BIND
         bind.bind(root, position, destination, options, sources, refuse_in_proc)
     elif kind == "cgroup":
-        from woodfrog.runtime import cgroup_mounts
+        from woodfrog.runtime.cgroups import mounting
 
-        cgroup_mounts.mount(root, destination, options, groups)
+        mounting.mount(root, destination, options, groups)
     else:
         _file_system(root, mount, destination, kind, options)
     if options.propagation or options.set_below or options.clear_below:

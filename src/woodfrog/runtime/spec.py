@@ -70,15 +70,6 @@ def check(config: Any) -> list[str]:
             raise SpecError(f"mounts[{position}].destination is missing")
     linux = config.get("linux") or {}
     _check_namespaces(linux, config)
-    path = linux.get("cgroupsPath") or ""
-    if ":" in path and "/" not in path:
-        raise SpecError(
-            f"linux.cgroupsPath is {path!r}: the form slice:prefix:name is for --systemd-cgroup,"
-            " which isn't supported yet",
-            hint="have the engine use the cgroupfs driver, or give a path",
-        )
-    if ".." in path.split("/"):
-        raise SpecError(f"linux.cgroupsPath must not contain '..': {path!r}")
     return warnings
 
 
@@ -151,7 +142,8 @@ def _check_shape(value: Any, shape: Any, where: str, warnings: list[str]) -> Non
         for key, member in _expect(value, dict, where).items():
             _check_shape(member, shape.shape, f"{where}[{key}]", warnings)
     elif isinstance(shape, dict):
-        for key, member in _expect(value, dict, where).items():
+        _rename(_expect(value, dict, where), shape)
+        for key, member in value.items():
             place = f"{where}.{key}" if where else key
             if key in shape:
                 _check_shape(member, shape[key], place, warnings)
@@ -164,6 +156,18 @@ def _check_shape(value: Any, shape: Any, where: str, warnings: list[str]) -> Non
             _check_shape(member, shape[0], f"{where}[{position}]", warnings)
     elif type(value) is not shape:
         raise SpecError(f"{where} must be {_TYPE_NAMES[shape]}, and is {jsontext.write(value)}")
+
+
+def _rename(value: Object, shape: Object) -> None:
+    """Take a name in other case for the known one, as programs written in Go do."""
+    for key in [key for key in value if key not in shape]:
+        for name in shape:
+            if name.lower() == key.lower():
+                member = value.pop(key)
+                if isinstance(member, dict) and isinstance(value.get(name), dict):
+                    value[name] |= member
+                else:
+                    value[name] = member
 
 
 def _expect(value: Any, kind: type, where: str) -> Any:

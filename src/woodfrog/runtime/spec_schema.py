@@ -64,14 +64,17 @@ _DEVICE = {
 
 _DEVICE_RULE = {"allow": bool, "type": str, "major": int, "minor": int, "access": str}
 
-_RESOURCES = {
+_DEVICE_NUMBERS = {"major": int, "minor": int}
+_THROTTLE = [_DEVICE_NUMBERS | {"rate": int}]
+
+RESOURCES = {
     "devices": [_DEVICE_RULE],
     "memory": {
         "limit": int,
         "reservation": int,
         "swap": int,
-        "kernel": Later(int),
-        "kernelTCP": Later(int),
+        "kernel": int,
+        "kernelTCP": int,
         "swappiness": int,
         "disableOOMKiller": bool,
         "useHierarchy": bool,
@@ -82,17 +85,25 @@ _RESOURCES = {
         "quota": int,
         "burst": int,
         "period": int,
-        "realtimeRuntime": Later(int),
-        "realtimePeriod": Later(int),
+        "realtimeRuntime": int,
+        "realtimePeriod": int,
         "cpus": str,
         "mems": str,
         "idle": int,
     },
     "pids": {"limit": int},
-    "blockIO": Later(Anything),
-    "hugepageLimits": Later([Anything]),
-    "network": Later(Anything),
-    "rdma": Later(Anything),
+    "blockIO": {
+        "weight": int,
+        "leafWeight": int,
+        "weightDevice": [_DEVICE_NUMBERS | {"weight": int, "leafWeight": int}],
+        "throttleReadBpsDevice": _THROTTLE,
+        "throttleWriteBpsDevice": _THROTTLE,
+        "throttleReadIOPSDevice": _THROTTLE,
+        "throttleWriteIOPSDevice": _THROTTLE,
+    },
+    "hugepageLimits": [{"pageSize": str, "limit": int}],
+    "network": {"classID": int, "priorities": [{"name": str, "priority": int}]},
+    "rdma": MapOf({"hcaHandles": int, "hcaObjects": int}),
     "unified": MapOf(str),
 }
 
@@ -145,7 +156,7 @@ CONFIG: dict[str, Any] = {
         "uidMappings": Later([_ID_MAPPING]),
         "gidMappings": Later([_ID_MAPPING]),
         "sysctl": MapOf(str),
-        "resources": _RESOURCES,
+        "resources": RESOURCES,
         "cgroupsPath": str,
         "namespaces": [{"type": str, "path": str}],
         "devices": [_DEVICE],

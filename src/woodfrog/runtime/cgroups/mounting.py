@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 
 from woodfrog.kernel import mounts as m
-from woodfrog.runtime import cgroups
+from woodfrog.runtime.cgroups import places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from woodfrog.runtime.cgroups import Groups
     from woodfrog.runtime.mount_options import Options
     from woodfrog.runtime.root import Root
 
 _KEPT = m.MS_NOSUID | m.MS_NODEV | m.MS_NOEXEC | m.MS_RELATIME | m.MS_NOATIME
 
 
-def mount(root: Root, destination: str, options: Options, groups: cgroups.Groups) -> None:
+def mount(root: Root, destination: str, options: Options, groups: Groups) -> None:
     """Mount the container's groups, and nothing of the host's, at `destination`."""
     at = root.open_or_make(destination, directory=True)
     try:
@@ -25,9 +26,7 @@ def mount(root: Root, destination: str, options: Options, groups: cgroups.Groups
         root.mount("tmpfs", at, "tmpfs", options.flags & _KEPT, "mode=755")
     finally:
         os.close(at)
-    with open("/proc/self/mountinfo", "rb", buffering=0) as file:
-        mountinfo = os.fsdecode(file.readall())
-    for name, directory in cgroups.own_paths(mountinfo, groups):
+    for name, directory in places.of_hierarchies(places.here(), groups).items():
         place = f"{destination}/{name}"
         at = root.open_or_make(place, directory=True)
         try:

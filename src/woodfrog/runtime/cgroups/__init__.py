@@ -1,0 +1,246 @@
+"""The container's control groups: made, joined, frozen, listed and removed; v1 and v2.
+
+A container's groups are a plain value that state.json can hold: {"version": 1 or 2, "paths":
+{controller: directory}}. The v2 tree's directory has the name "", and is there in version 1, too,
+if such a tree is mounted beside the v1 hierarchies. Where systemd is asked to make them, "unit"
+and "slice" name what it makes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from woodfrog.errors import StateError, WoodfrogError
+from woodfrog.runtime.cgroups.places import OUR_PARENT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Groups = dict[str, Any]
+
+
+def directories(groups: Groups) -> list[str]:
+    """Return the directories, each once (controllers can share one)."""
+    return list(dict.fromkeys(groups["paths"].values()))
+
+
+def check_unused(groups: Groups) -> None:
+    """Raise StateError if the groups are there already, and in use or frozen."""
+    hint = "another container's? give linux.cgroupsPath a path of its own"
+    there = [directory for directory in directories(groups) if os.path.exists(directory)]
+    if found := {pid for directory in there for pid in _below(directory)}:
+        raise StateError(
+            f"container's cgroup is not empty: {len(found)} process(es) found", hint=hint
+        )
+    if there and is_frozen(groups):
+        raise StateError("container's cgroup unexpectedly frozen", hint=hint)
+
+
+def make(groups: Groups) -> list[str]:
+    """Make the groups and their parents; returns the directories that weren't there before."""
+    made: list[str] = []
+    # The controller directories of v1 may be symbolic links to one that several share.
+    for path in {os.path.realpath(path): None for path in groups["paths"].values()}:
+        try:
+            _make_group(path, made)
+        except OSError as error:
+            remove_directories(made)
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise WoodfrogError(
+                    f"cannot make the cgroup {path}: {error.strerror}",
+                    hint="in a container? start it with --privileged and a private cgroup",
+                ) from None
+            raise
+    if groups["version"] == 2:
+        enable_controllers(groups["paths"][""])
+    return made
+
+
+def _make_group(path: str, made: list[str]) -> None:
+    for _ in range(10):
+        try:
+            os.mkdir(path, 0o755)
+            break
+        except FileExistsError:
+            fill_cpuset(path)
+            return
+        except FileNotFoundError:
+            # Another container's end may remove the parent between these two steps: try again.
+            _make_group(os.path.dirname(path), made)
+    else:
+        raise WoodfrogError(f"cannot make the cgroup {path}: its parent keeps vanishing")
+    made.append(path)
+    fill_cpuset(path)
+
+
+def fill_cpuset(path: str) -> None:
+    """Give a v1 cpuset its parent's processors and memory: it takes no process without any."""
+    if not os.path.exists(os.path.join(path, "cpuset.cpus")) or os.path.exists(
+        os.path.join(path, "cgroup.controllers")
+    ):
+        return
+    parent = os.path.dirname(path)
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if not read(path, name):
+            if not read(parent, name):
+                fill_cpuset(parent)
+            write(path, name, read(parent, name))
+
+
+def enable_controllers(path: str, wanted: list[str] | None = None) -> None:
+    """Let each parent hand its controllers (or those wanted) down; one that can't stays as it is.
+
+    What was needed and couldn't be had is noticed when a limit is set.
+    """
+    parents: list[str] = []
+    parent = os.path.dirname(path)
+    while os.path.exists(os.path.join(parent, "cgroup.controllers")):
+        parents.append(parent)
+        parent = os.path.dirname(parent)
+    for directory in reversed(parents):
+        has = read(directory, "cgroup.controllers").split()
+        handed_down = read(directory, "cgroup.subtree_control").split()
+        for controller in has if wanted is None else wanted:
+            if controller in has and controller not in handed_down:
+                try:
+                    write(directory, "cgroup.subtree_control", f"+{controller}")
+                except OSError:
+                    continue
+
+
+def join(groups: Groups, pid: int) -> None:
+    """Move a process into the groups."""
+    for directory in directories(groups):
+        write(directory, "cgroup.procs", str(pid))
+
+
+def processes(groups: Groups) -> list[int]:
+    """Return the host pids of every process in the groups and those below them."""
+    paths = groups["paths"]
+    top = paths.get("pids") or paths.get("freezer") or next(iter(paths.values()))
+    return sorted(_below(top))
+
+
+def _below(top: str) -> set[int]:
+    found: set[int] = set()
+    for directory, _, _ in os.walk(top):
+        try:
+            found.update(map(int, read(directory, "cgroup.procs").split()))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # removed just now
+                raise
+    return found
+
+
+def is_frozen(groups: Groups) -> bool:
+    """Tell whether the container is paused."""
+    directory, is_v1 = _freezer(groups)
+    try:
+        if is_v1:
+            return read(directory, "freezer.state") != "THAWED"
+        return "frozen 1" in read(directory, "cgroup.events").splitlines()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return False
+        raise
+
+
+def _freezer(groups: Groups) -> tuple[str, bool]:
+    """Return the directory whose freezer counts, and whether that is v1's."""
+    if "freezer" in groups["paths"]:
+        return groups["paths"]["freezer"], True
+    return groups["paths"].get("", ""), False
+
+
+def freeze(groups: Groups, frozen: bool, *, patience: float = 10.0) -> None:
+    """Pause or resume every process of the container, and wait until it is so."""
+    directory, is_v1 = _freezer(groups)
+    if not directory:
+        raise WoodfrogError("cannot pause: no freezer cgroup is mounted")
+    want = ("FROZEN" if frozen else "THAWED") if is_v1 else str(int(frozen))
+    name = "freezer.state" if is_v1 else "cgroup.freeze"
+    write(directory, name, want)
+    end = time.monotonic() + patience
+    while _not_yet(directory, is_v1, frozen):
+        if time.monotonic() > end:
+            write(directory, name, "THAWED" if is_v1 else "0")
+            raise StateError(
+                "cannot pause: a process doesn't stop (is it in an uninterruptible wait?)"
+            )
+        time.sleep(0.001)
+        if is_v1:
+            write(directory, name, want)
+
+
+def _not_yet(directory: str, is_v1: bool, frozen: bool) -> bool:
+    if is_v1:
+        return read(directory, "freezer.state") != ("FROZEN" if frozen else "THAWED")
+    return f"frozen {int(frozen)}" not in read(directory, "cgroup.events").splitlines()
+
+
+def kill(groups: Groups, number: int) -> None:
+    """Send a signal to every process of the container."""
+    if number == 9 and groups["version"] == 2:
+        try:
+            write(groups["paths"][""], "cgroup.kill", "1")
+            return
+        except FileNotFoundError:  # before Linux 5.14
+            pass
+    for pid in processes(groups):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def remove(groups: Groups, *, patience: float = 10.0) -> None:
+    """Remove the groups, which the container may have filled with more, once they are empty."""
+    end = time.monotonic() + patience
+    for top in directories(groups):
+        while not _remove_below(top):
+            if time.monotonic() > end:
+                raise StateError(f"the cgroup {top} is still in use", hint="see its cgroup.procs")
+            time.sleep(0.002)
+        parent = os.path.dirname(top)
+        if parent.endswith(OUR_PARENT):
+            remove_directories([parent])
+
+
+def _remove_below(top: str) -> bool:
+    for directory, _, _ in os.walk(top, topdown=False):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                return False
+            raise
+    return True
+
+
+def remove_directories(paths: list[str]) -> None:
+    """Remove those of the directories that are empty groups."""
+    for path in reversed(paths):
+        try:
+            os.rmdir(path)
+        except OSError:
+            continue
+
+
+def read(directory: str, name: str) -> str:
+    """Return what one file of a group says."""
+    with open(os.path.join(directory, name), "rb", buffering=0) as file:
+        return file.readall().decode().strip()
+
+
+def write(directory: str, name: str, value: str) -> None:
+    """Write one file of a group."""
+    descriptor = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
