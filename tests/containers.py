@@ -218,9 +218,13 @@ class Woodfrog:
         """Restore an image into a new container, detached."""
         return self._detached(bundle, name, "restore", f"--image-path={image}", *flags)
 
+    def create(self, bundle: Bundle) -> Container:
+        """Make a container that waits."""
+        return self._detached(bundle, None, "create")
+
     def create_and_restore(self, bundle: Bundle, image: Path, *flags: str) -> Container:
         """Restore an image into a container that `create` has made, detached."""
-        container = self._detached(bundle, None, "create")
+        container = self.create(bundle)
         output = self.directory / f"{container.name}.output"
         self("restore", "--detach", f"--image-path={image}", *flags, container.name, output=output)
         return container

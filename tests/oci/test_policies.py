@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bundles import Bundle
+from bundles import Bundle, bind
 from containers import Woodfrog
 
 Make = Callable[[str], Bundle]
@@ -96,3 +96,32 @@ def test_mistakes_before_the_command_and_in_the_file_are_named(
     done = woodfrog(f"--config={file}", "checkpoint", *flags, status=1)
     assert f"{file}: tcp-close is a switch" in done.stderr
     assert container.state()["status"] == "running"
+
+
+def test_a_config_that_does_not_fit_the_image_is_refused(
+    woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path
+) -> None:
+    first = make_bundle("exec sleep 1000")
+    (tmp_path / "data").mkdir()
+    first.add_mount(bind(tmp_path / "data", "/data"))
+    image = tmp_path / "image"
+    woodfrog.run(first).checkpoint(image)
+    second = make_bundle("exec sleep 1000")
+    second.process["args"][-1] = "exec sleep 2000"
+    # No mount at /data: that is refused, in a container that is made now ...
+    second.save()
+    flags = [f"--image-path={image}", "--detach", f"--bundle={second.directory}"]
+    done = woodfrog("restore", *flags, "spec", status=1)
+    assert "config doesn't fit the image: mounts: /data is missing; process.args: " in done.stderr
+    assert "--restore-spec-validation=warning" in done.stderr
+    assert not list(woodfrog.root.glob("spec"))
+    # ... and in one that waits, which goes on waiting.
+    waiting = woodfrog.create(second)
+    done = woodfrog("restore", f"--image-path={image}", "--detach", waiting.name, status=1)
+    assert "/data is missing" in done.stderr
+    assert waiting.state()["status"] == "created"
+    # By the word of its annotations it is warned of only.
+    second.config["annotations"] = {"org.woodfrog.restore-spec-validation": "warning"}
+    restored = woodfrog.restore(second, image)
+    assert "warning: the new container's config differs" in woodfrog.output(restored.name)
+    assert restored.state()["status"] == "running"

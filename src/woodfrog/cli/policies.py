@@ -89,6 +89,15 @@ POLICIES = (
         choices=("strict", "used", "none"),
     ),
     Policy(
+        "restore-spec-validation",
+        "what the new container's config may not have otherwise than the old one's: refuse it,"
+        " warn of it, or don't look. Unless given, what would break is refused, and the rest"
+        " warned of",
+        "restore",
+        value="HOW",
+        choices=("enforce", "warning", "ignore"),
+    ),
+    Policy(
         "tcp-established",
         "keep TCP connections to outside, for a container with the same address"
         " (the checkpoint decides)",

@@ -39,6 +39,9 @@ def run(arguments: Arguments) -> int:
     options.clock = arguments["clock"]
     options.cpu_check = arguments["cpu_check"]
     options.tcp_close = arguments["tcp_close"]
+    options.spec_validation = arguments["restore_spec_validation"]
+    if arguments["do"]:
+        options.spec_validation = "ignore"  # the config is made up here
     return restore(
         into,
         directory,

@@ -23,6 +23,7 @@ from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces, posix_queues, scheduling, sysv_ipc, tmpfs
+from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import CpuCheck
 
 __all__ = ["Bounds", "restore"]
@@ -32,6 +33,10 @@ _CAP_MKNOD = 27
 
 
 def _nothing() -> None:
+    pass
+
+
+def _anything(container: ContainerRecord) -> None:
     pass
 
 
@@ -64,12 +69,14 @@ def restore(
     bounds: Bounds,
     clock: str = "container",
     cpu_check: str = CpuCheck.STRICT,
+    accept: Callable[[ContainerRecord], None] = _anything,
     before_go: Callable[[], None] = _nothing,
 ) -> dict[str, object]:
     """Turn the waiting init of a created container into the image's processes.
 
     A refusal before anything was touched carries `touched = False`; then init still waits. After
-    any other failure all its processes have ended. Returns statistics.
+    any other failure all its processes have ended. `accept` may refuse what the image says of its
+    container. Returns statistics.
     """
     began = time.monotonic()
     with ExitStack() as undo:
@@ -77,6 +84,7 @@ def restore(
             reader = undo.enter_context(Reader(directory))
             vdso = Vdso()
             plan = admit(reader, bounds, vdso, CpuCheck(cpu_check))
+            accept(plan.container)
             new_ipc = "ipc" in bounds.new_namespaces
             posix_queues.refuse_wider(
                 init, plan.posix_queues, new=new_ipc, bounding=bounds.bounding

@@ -6,7 +6,7 @@ import os
 
 from woodfrog.errors import StateError
 from woodfrog.kernel import capability
-from woodfrog.runtime import create, lifecycle, process, run, spec
+from woodfrog.runtime import create, lifecycle, process, run, spec, spec_differences
 from woodfrog.runtime import state as states
 from woodfrog.runtime.create import Created, Request
 from woodfrog.runtime.state import Container
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from woodfrog.engine.restore import Bounds
+    from woodfrog.resources.container import ContainerRecord
 
 
 class Options:
@@ -25,6 +26,7 @@ class Options:
     clock = "container"
     cpu_check = "strict"
     tcp_close = False
+    spec_validation: str | None = None
 
 
 def restore(
@@ -111,6 +113,10 @@ def _restore(
     container = created.container
     container.reload()
     container.require("restore")
+
+    def accept(image: ContainerRecord) -> None:
+        spec_differences.judge(image.config, created.config, options.spec_validation, warn)
+
     statistics = engine.restore(
         container.pid,
         directory,
@@ -122,6 +128,7 @@ def _restore(
         ),
         clock=options.clock,
         cpu_check=options.cpu_check,
+        accept=accept,
     )
     os.unlink(container.path("exec.fifo"))
     container.state.pop("console", None)

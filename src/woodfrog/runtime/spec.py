@@ -51,10 +51,16 @@ def parse(text: bytes, name: str) -> Any:
         raise SpecError(f"{name} is not valid JSON: {error}") from None
 
 
-def check(config: Any) -> list[str]:
-    """Raise SpecError if the config is wrong; returns warnings about what won't be done."""
+def check_shape(config: Any) -> list[str]:
+    """Raise SpecError unless every known field has its type; returns warnings about others."""
     warnings: list[str] = []
     _check_shape(config, CONFIG, "", warnings)
+    return warnings
+
+
+def check(config: Any) -> list[str]:
+    """Raise SpecError if the config is wrong; returns warnings about what won't be done."""
+    warnings = check_shape(config)
     version = config.get("ociVersion")
     if not version:
         raise SpecError("ociVersion is missing in config.json")
