@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Self
 
 from woodfrog.engine.body import Body
-from woodfrog.engine.world import Sockets
+from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink import nftables
 from woodfrog.remote import descriptors

@@ -2,114 +2,20 @@
 
 import os
 import stat
-from collections import Counter, defaultdict
+from collections import defaultdict
 
+from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel.netlink import sock_diag
-from woodfrog.kernel.netlink.sock_diag import (
-    TCP_CLOSE_WAIT,
-    TCP_ESTABLISHED,
-    TCP_SYN_RECV,
-    InetSocket,
-    UnixSocket,
-)
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.remote.held import Held
 from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_ipc
-from woodfrog.resources.files import tcp_connection
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.memory import Extent
 
 # How many names to look at for another one of a file whose own has been removed.
 _MOST_NAMES = 100_000
-# States of connections without an inode that nobody has accepted yet: an orphan has none of them.
-_NOT_ACCEPTED = (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT)
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
 _SYSV = -1
-
-
-class Sockets:
-    """All sockets of the container's network namespace, by inode; asked for when first needed."""
-
-    def __init__(self, init: int) -> None:
-        self._init = init
-        self._unix: dict[int, UnixSocket] = {}
-        self._unix_asked = False
-        self._names: Counter[object] | None = None
-        self._tcp: list[InetSocket] | None = None
-        self._tcp_by_inode: dict[int, InetSocket] = {}
-        self._tcp_by_ends: dict[object, InetSocket] = {}
-        self.inside: set[int] = set()
-
-    def unix(self, inode: int) -> UnixSocket | None:
-        """Return an AF_UNIX socket.
-
-        One that was accepted from a client outside belongs to the client's network namespace, which
-        may be ours.
-        """
-        if not self._unix_asked:
-            self._unix_asked = True
-            for pid in (os.getpid(), self._init):
-                with sock_diag.diag_socket(pid) as diag:
-                    self._unix.update((one.inode, one) for one in sock_diag.unix_sockets(diag))
-        return self._unix.get(inode)
-
-    def shares_name(self, socket: UnixSocket) -> bool:
-        """Tell whether another unix socket has the same name, as accepted ones have."""
-        if self._names is None:
-            self._names = Counter((one.type, one.name, one.file) for one in self._unix.values())
-        return bool(socket.name) and self._names[socket.type, socket.name, socket.file] > 1
-
-    def has_namesake(self, socket: UnixSocket) -> bool:
-        """Tell whether another unix socket of the container was bound to the same name."""
-        return any(
-            one.inode != socket.inode
-            and one.name == socket.name
-            and (one.type == socket.type or one.file is not None)
-            and one.inode in self.inside
-            for one in self._unix.values()
-        )
-
-    def tcp(self, inode: int) -> InetSocket | None:
-        """Return a TCP socket; None if it is neither bound nor connected."""
-        if self._tcp is None:
-            with sock_diag.diag_socket(self._init) as diag:
-                self._tcp = sock_diag.tcp_sockets(diag)
-            self._tcp_by_inode = {one.inode: one for one in self._tcp if one.inode}
-            self._tcp_by_ends = {(one.local, one.remote): one for one in self._tcp}
-        return self._tcp_by_inode.get(inode)
-
-    def forget_tcp(self) -> None:
-        """Ask for the TCP sockets anew when next needed."""
-        self._tcp = None
-
-    def leads_outside(self, socket: InetSocket) -> bool:
-        """Tell whether a TCP connection's peer is another's than the container's.
-
-        The peer of a connection that was closed at the other end may be an orphan, or gone.
-        """
-        peer = self._tcp_by_ends.get((socket.remote, socket.local))
-        if peer is None:
-            return not _is_loopback(socket.remote[0])
-        if peer.inode == 0:
-            return peer.state in _NOT_ACCEPTED
-        return peer.inode not in self.inside
-
-    def connections(self) -> list[InetSocket]:
-        """Return the TCP connections that processes of the container hold."""
-        found = (self.tcp(inode) for inode in self.inside)
-        return [one for one in found if one is not None and one.state in tcp_connection.STATES]
-
-    def is_outside(self, inode: int) -> bool:
-        """Tell whether a unix socket is connected to one that no held process has."""
-        found = self.unix(inode)
-        return found is not None and bool(found.peer) and found.peer not in self.inside
-
-
-def _is_loopback(address: bytes) -> bool:
-    if len(address) == 16 and not address.startswith(bytes(10) + b"\xff\xff"):
-        return address == bytes(15) + b"\1"
-    return address[-4] == 127
 
 
 class SharedObject:
