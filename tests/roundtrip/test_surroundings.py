@@ -188,7 +188,10 @@ def test_untouched_and_zero_and_shared_pages_are_stored_once_or_not_at_all(
     assert (image / "checkpoint.img").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("flags", [("--compression=zstd",), ("--sync=none",)])
+@pytest.mark.parametrize(
+    "flags",
+    [("--compression=zstd",), ("--compression=flate-best-speed",), ("--sync=none",)],
+)
 def test_an_image_made_in_another_way_is_as_good(
     flags: tuple[str, ...], woodfrog: Woodfrog
 ) -> None:
@@ -197,6 +200,8 @@ def test_an_image_made_in_another_way_is_as_good(
     container.wait_for("ready")
     image = frozen(container, *flags)
     woodfrog("verify", str(image))
+    kind = "".join(flags).partition("--compression=")[2]
+    assert (f"compressed by {kind}" in woodfrog("inspect", str(image)).stdout) is bool(kind)
 
     restored = woodfrog.restore(container.bundle, image)
     (restored.bundle.work / "check").touch()

@@ -3,6 +3,7 @@
 import os
 import random
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def is_damaged(directory: Path) -> bool:
     return False
 
 
-@pytest.fixture(params=["none", "zstd"])
+@pytest.fixture(params=["none", "flate-best-speed", "zstd"])
 def image(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A sound image of three chunks."""
     write_image(str(tmp_path), Memory(2 * MiB + PAGE, compressible=True), compression=request.param)
@@ -233,7 +234,7 @@ def test_index_entries_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (entry(bytes(2 * PAGE)), bytes(PAGE)),
         (entry(bytes(PAGE)), bytes(2 * PAGE)),
     ]:
-        for compression in ("none", "zstd"):
+        for compression in ("none", "flate-best-speed", "zstd"):
             forge(tmp_path, store=store, index=index, page_bytes=PAGE, compression=compression)
             with pytest.raises(ImageError, match=r"chunk 0 has a wrong length|doesn't fit"):
                 Reader(str(tmp_path))
@@ -271,9 +272,38 @@ def test_frames_that_claim_another_size_are_refused(tmp_path: Path) -> None:
         forge(tmp_path, store=frame, index=entry(frame), page_bytes=MiB, compression="zstd")
         with (
             Reader(str(tmp_path)) as reader,
-            pytest.raises(ImageError, match=r"chunk 0 (is a frame of|can't be)"),
+            pytest.raises(ImageError, match=r"chunk 0: a (compressed )?chunk (has|can't be)"),
         ):
             reader.open_pages()
+
+
+def test_streams_of_another_length_are_refused(tmp_path: Path) -> None:
+    def deflated(data: bytes, kind: int = -15) -> bytes:
+        deflate = zlib.compressobj(1, zlib.DEFLATED, kind)
+        return deflate.compress(data) + deflate.flush()
+
+    sound = deflated(bytes(MiB))
+    streams = {
+        "bomb": deflated(bytes(64 * MiB)),
+        "short": deflated(bytes(MiB - 1)),
+        "long": deflated(bytes(MiB + 1)),
+        "endless": sound[:-1],
+        "followed": sound + b"x",
+        "other": deflated(bytes(MiB), 15),
+        "noise": b"\xff" * 100,
+    }
+    for stream in streams.values():
+        forge(
+            tmp_path,
+            store=stream,
+            index=entry(stream),
+            page_bytes=MiB,
+            compression="flate-best-speed",
+        )
+        with Reader(str(tmp_path)) as reader:
+            for read in (reader.open_pages, reader.verify_pages):
+                with pytest.raises(ImageError, match=r"chunk 0: a (compressed )?chunk (has|can't)"):
+                    read()
 
 
 def test_more_memory_than_the_machine_has_is_refused(

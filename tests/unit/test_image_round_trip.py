@@ -20,7 +20,7 @@ def stored(reader: Reader) -> bytes:
     return os.pread(fd, reader.page_bytes, base)
 
 
-@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("compression", ["none", "flate-best-speed", "zstd"])
 @pytest.mark.parametrize("compressible", [False, True])
 @pytest.mark.parametrize("length", [0, PAGE, MiB - PAGE, MiB, MiB + PAGE, 5 * MiB + 3 * PAGE])
 def test_an_image_gives_back_what_was_written(
@@ -51,7 +51,7 @@ def test_the_header_tells_when_where_and_by_what(tmp_path: Path) -> None:
     assert header.file_bytes == (tmp_path / "checkpoint.img").stat().st_size < MiB
 
 
-@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("compression", ["none", "flate-best-speed", "zstd"])
 @pytest.mark.parametrize("seed", range(5))
 def test_extents_of_many_sources_and_calls_lie_one_after_the_other(
     tmp_path: Path, seed: int, compression: str
@@ -93,7 +93,7 @@ def test_the_page_store_begins_and_lies_on_page_borders(tmp_path: Path) -> None:
 
 
 def test_the_page_store_cannot_be_reopened_for_writing(tmp_path: Path) -> None:
-    for compression in ("none", "zstd"):
+    for compression in ("none", "flate-best-speed", "zstd"):
         directory = tmp_path / compression
         write_image(str(directory), Memory(PAGE, compressible=True), compression=compression)
         with Reader(str(directory)) as reader:
@@ -227,7 +227,7 @@ def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path) 
     assert "--compression=zstd" in caught.value.hint
 
 
-@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("compression", ["none", "flate-best-speed", "zstd"])
 def test_a_source_that_fails_ends_all_threads_and_is_told(tmp_path: Path, compression: str) -> None:
     class Failing(Memory):
         def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:

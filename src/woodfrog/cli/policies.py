@@ -61,7 +61,7 @@ POLICIES = (
         "checkpoint",
         value="KIND",
         default="none",
-        choices=("none", "zstd"),
+        choices=("none", "flate-best-speed", "zstd"),
     ),
     Policy(
         "sync",

@@ -14,6 +14,7 @@ from xxhash import xxh3_128_digest as checksum
 import woodfrog
 from woodfrog.errors import ImageError, while_
 from woodfrog.image import layout, page_file, pages
+from woodfrog.image.compression import COMPRESSIONS
 from woodfrog.image.layout import IMAGE_NAME, PAGE, Header, Trailer
 from woodfrog.image.new_file import NewFile
 from woodfrog.image.pages import Source
@@ -21,7 +22,6 @@ from woodfrog.image.record import Record
 
 __all__ = ["COMPRESSIONS", "SYNCS", "Header", "Reader", "Source", "Writer"]
 
-COMPRESSIONS = ("none", "zstd")
 SYNCS = ("full", "none")
 
 # What an image needs besides its pages: records, index, and the file system's own bookkeeping.
@@ -45,7 +45,7 @@ class Writer:
         one is complete.
         """
         if compression not in COMPRESSIONS:
-            raise ImageError(f"unknown compression {compression!r}", hint="none or zstd")
+            raise ImageError(f"unknown compression {compression!r}", hint=", ".join(COMPRESSIONS))
         if sync not in SYNCS:
             raise ImageError(f"unknown way to sync {sync!r}", hint="full or none")
         self._directory = directory
@@ -259,7 +259,7 @@ class Reader:
             bytes(index),
             page_bytes=trailer.page_bytes,
             stored_bytes=trailer.stored_bytes,
-            plain=self.header.compression == "none",
+            compression=self.header.compression,
         )
         return records, table
 

@@ -43,7 +43,7 @@ def sealed_copy(fd: int, table: pages.ChunkTable) -> int:
     copy = _memory_file("woodfrog-pages")
     try:
         os.ftruncate(copy, table.page_bytes)
-        pages.unpack(fd, table, copy)
+        pages.unpack_all(fd, table, copy)
         seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
         fcntl.fcntl(copy, fcntl.F_ADD_SEALS, seals)
     except BaseException:

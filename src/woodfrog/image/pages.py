@@ -1,6 +1,6 @@
 """The page store: memory in chunks of 1 MiB, each with a checksum, written and checked in parallel.
 
-A chunk is stored as it is, or as one zstd frame if that is shorter. Chunks follow each other
+A chunk is stored as it is, or compressed if that is shorter. Chunks follow each other
 without gaps, so the index needs of each only its length in the file and its checksum.
 """
 
@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from xxhash import xxh3_128_digest as checksum
 
 from woodfrog.errors import ImageError
+from woodfrog.image.compression import Packer, packer, unpack
 from woodfrog.image.layout import CHUNK, IMAGE_NAME, INDEX_ENTRY, PAGE, chunk_count
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -173,7 +174,11 @@ class PageWriter:
     def finish(self) -> bytes:
         """Write what is left and return the index."""
         if self._tail_bytes:
-            self._put(len(self._index), memoryview(self._tail)[: self._tail_bytes], self._packer())
+            self._put(
+                len(self._index),
+                memoryview(self._tail)[: self._tail_bytes],
+                packer(self._compression),
+            )
             self._tail_bytes = 0
         return b"".join(self._index)
 
@@ -185,7 +190,7 @@ class PageWriter:
         self._tail_bytes += total
         self.page_bytes += total
         if self._tail_bytes == CHUNK:
-            self._put(len(self._index), memoryview(self._tail), self._packer())
+            self._put(len(self._index), memoryview(self._tail), packer(self._compression))
             self._tail_bytes = 0
         return total
 
@@ -194,7 +199,7 @@ class PageWriter:
 
         def worker() -> Callable[[tuple[int, Pieces]], None]:
             buffer = memoryview(bytearray(CHUNK))
-            pack = self._packer()
+            pack = packer(self._compression)
 
             def write_chunk(job: tuple[int, Pieces]) -> None:
                 number, pieces = job
@@ -211,25 +216,11 @@ class PageWriter:
         )
         self.page_bytes += count * CHUNK
 
-    def _packer(self) -> Callable[[memoryview], "bytes | memoryview"]:
-        if self._compression == "none":
-            return lambda chunk: chunk
-        import zstandard
-
-        # Level 1: a checkpoint waits for it, and memory mostly compresses well or not at all.
-        compress = zstandard.ZstdCompressor(level=1, write_checksum=False).compress
-
-        def pack(chunk: memoryview) -> bytes | memoryview:
-            frame = compress(chunk)
-            return frame if len(frame) < len(chunk) else chunk
-
-        return pack
-
     def _put(
         self,
         number: int,
         chunk: memoryview,
-        pack: Callable[[memoryview], "bytes | memoryview"],
+        pack: Packer,
     ) -> None:
         """Write one chunk. Its place is known only when those before it have theirs."""
         packed = pack(chunk)
@@ -281,8 +272,12 @@ def _split(extents: Sequence[Extent], at: int) -> tuple[list[Extent], Iterator[E
 class ChunkTable:
     """The index of a page store: where each chunk lies in the file, and its checksum."""
 
-    def __init__(self, encoded: bytes, *, page_bytes: int, stored_bytes: int, plain: bool) -> None:
+    def __init__(
+        self, encoded: bytes, *, page_bytes: int, stored_bytes: int, compression: str
+    ) -> None:
         self.page_bytes = page_bytes
+        self._compression = compression
+        plain = compression == "none"
         self._entries = list(INDEX_ENTRY.iter_unpack(encoded))
         self._starts: list[int] = []
         at = PAGE
@@ -315,15 +310,25 @@ class ChunkTable:
             )
         return chunk
 
+    def memory_of(self, number: int, stored: memoryview) -> bytes | memoryview:
+        """Return the memory that a stored chunk holds."""
+        raw = self.raw_bytes(number)
+        if len(stored) == raw:
+            return stored
+        try:
+            return unpack(self._compression, stored, raw)
+        except ImageError as error:
+            raise ImageError(f"{IMAGE_NAME}: page chunk {number}: {error}") from error
+
 
 def verify(fd: int, table: ChunkTable) -> None:
-    """Read all chunks and check them."""
+    """Read all chunks and check them, also that they can be decompressed."""
 
     def worker() -> Callable[[int], None]:
         buffer = memoryview(bytearray(CHUNK))
 
         def check(number: int) -> None:
-            table.read(fd, number, buffer)
+            table.memory_of(number, table.read(fd, number, buffer))
 
         return check
 
@@ -337,13 +342,13 @@ def read_memory(fd: int, table: ChunkTable, offset: int, length: int) -> bytes:
     found = bytearray()
     buffer = memoryview(bytearray(CHUNK))
     for number in range(offset // CHUNK, chunk_count(offset + length)):
-        chunk = _memory_of(table.read(fd, number, buffer), number, table.raw_bytes(number))
+        chunk = table.memory_of(number, table.read(fd, number, buffer))
         begin = offset + len(found) - number * CHUNK
         found += chunk[begin : begin + length - len(found)]
     return bytes(found)
 
 
-def unpack(fd: int, table: ChunkTable, into: int) -> None:
+def unpack_all(fd: int, table: ChunkTable, into: int) -> None:
     """Check all chunks and write their memory to another file, from its offset 0 on."""
 
     def worker() -> Callable[[int], None]:
@@ -351,25 +356,8 @@ def unpack(fd: int, table: ChunkTable, into: int) -> None:
 
         def copy(number: int) -> None:
             stored = table.read(fd, number, buffer)
-            write_all(into, _memory_of(stored, number, table.raw_bytes(number)), number * CHUNK)
+            write_all(into, table.memory_of(number, stored), number * CHUNK)
 
         return copy
 
     in_parallel(iter(range(len(table))), worker, threads=min(usable_cpus(), len(table) or 1))
-
-
-def _memory_of(stored: memoryview, number: int, raw: int) -> bytes | memoryview:
-    """Return what a chunk holds: itself, or what its frame decompresses to."""
-    if len(stored) == raw:
-        return stored
-    import zstandard
-
-    try:
-        # The library allocates what a frame claims, so ask before.
-        if zstandard.frame_content_size(stored) == raw:
-            memory: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=raw)
-            if len(memory) == raw:
-                return memory
-    except zstandard.ZstdError as error:
-        raise ImageError(f"{IMAGE_NAME}: chunk {number} can't be decompressed: {error}") from error
-    raise ImageError(f"{IMAGE_NAME}: chunk {number} is a frame of another length")
