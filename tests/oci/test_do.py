@@ -1,6 +1,5 @@
 """do: a sandbox over this host's files, without a bundle."""
 
-import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -49,10 +48,6 @@ def test_a_root_of_its_own(woodfrog: Woodfrog, tmp_path: Path) -> None:
     assert set(done.stdout.split()) == {"bin", "dev", "proc", "sys"}, done.stderr
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("woodfrog.engine.scratch") is None,
-    reason="the engine doesn't keep scratch layers yet",
-)
 def test_the_scratch_layer_is_part_of_the_image(woodfrog: Woodfrog, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()

@@ -43,6 +43,7 @@ def run(arguments: Arguments) -> None:
             tcp_close=arguments["tcp_close"],
             tcp_established=arguments["tcp_established"],
             unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
+            with_rootfs=arguments["with_rootfs"],
         )
         statistics = checkpoint(container, directory, options)
         if engine:

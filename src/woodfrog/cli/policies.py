@@ -56,6 +56,11 @@ POLICIES = (
     ),
     Policy("ext-unix-sk", "CRIU's name for --ext-unix-close", "checkpoint", "restore"),
     Policy(
+        "with-rootfs",
+        "store what has changed in the root file system, an overlay; a restore brings it along",
+        "checkpoint",
+    ),
+    Policy(
         "compression",
         "of the memory in the image",
         "checkpoint",

@@ -33,7 +33,7 @@ def run(arguments: Arguments) -> int:
         into = container = found(arguments)
         annotations = container.state["annotations"]
     except UnknownContainer:
-        into, annotations = _request(arguments, directory)
+        into, annotations = _request(arguments)
     policies.settle(arguments, annotations)
     options = Options()
     options.clock = arguments["clock"]
@@ -57,7 +57,7 @@ def run(arguments: Arguments) -> int:
     )
 
 
-def _request(arguments: Arguments, directory: str) -> tuple[Request, dict[str, str]]:
+def _request(arguments: Arguments) -> tuple[Request, dict[str, str]]:
     """Return what is to be created for the restore, and its annotations."""
     if arguments["do"]:
         from woodfrog.runtime.do import Sandbox
@@ -65,7 +65,6 @@ def _request(arguments: Arguments, directory: str) -> tuple[Request, dict[str, s
         sandbox = Sandbox(volumes=arguments["volume"])
         wanted = sandbox.request(arguments.common.root, arguments.rest[0], ["restored"])
         creating.fill(wanted, arguments)
-        sandbox.fill_from(wanted, directory)
         return wanted, {}
     wanted = creating.request(arguments)
     from woodfrog.runtime import spec

@@ -7,13 +7,13 @@ from operator import or_
 import msgspec
 import xxhash
 
-from woodfrog.engine.scratch import DESTINATION as SCRATCH
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.container_file import Reader
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     credentials,
     deleted_files,
+    layer,
     memory,
     posix_queues,
     scheduling,
@@ -30,6 +30,7 @@ from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import KINDS
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.terminal import Terminal
+from woodfrog.resources.layer import Layer
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.shared_memory import SharedMemory
@@ -37,7 +38,7 @@ from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores
 from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.tmpfs import Tmpfs
 
-_CONTENTS = SharedMemory | DeletedFile | AnyObject | PosixQueue | Tmpfs
+_CONTENTS = SharedMemory | DeletedFile | AnyObject | PosixQueue | Tmpfs | Layer
 RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
 
 _HIGHEST_PID = 1 << 22
@@ -57,7 +58,6 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     tmpfs: tuple[str, ...]
     new_namespaces: frozenset[str]
     tcp_close: bool = False  # TCP connections to outside are to be reset
-    scratch: bool = False  # the runtime has filled the overlay of `do` from the image
 
 
 class Plan:
@@ -72,7 +72,7 @@ class Plan:
         self.sysv: list[AnyObject] = []
         self.posix_queues: list[PosixQueue] = []
         self.tmpfs: list[Tmpfs] = []
-        self.has_scratch = False
+        self.layer: Layer | None = None
         containers: list[ContainerRecord] = []
         for record in reader.records(RECORDS):
             match record:
@@ -88,8 +88,10 @@ class Plan:
                     self.sysv.append(record)
                 case PosixQueue():
                     self.posix_queues.append(record)
-                case Tmpfs() if record.destination == SCRATCH:
-                    self.has_scratch = True
+                case Layer() if self.layer is None:
+                    self.layer = record
+                case Layer():
+                    raise ImageError("the image has changes of two root file systems")
                 case Tmpfs():
                     self.tmpfs.append(record)
                 case ContainerRecord():
@@ -140,11 +142,10 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
         deleted_files.check(deleted, plan.page_bytes)
     sysv_ipc.check(plan.sysv, plan.shared)
     posix_queues.check(plan.posix_queues)
-    if plan.has_scratch and not bounds.scratch:
-        raise ImageError("the image is of a container of `woodfrog do`", hint="restore with --do")
+    if plan.layer:
+        layer.check(plan.layer, plan.page_bytes)
     for one in plan.tmpfs:
         tmpfs.check(one, plan.page_bytes)
-        tmpfs.refuse_wider(one, bounds.bounding)
         if one.destination not in bounds.tmpfs and len(one.entries) > 1:
             raise UnsupportedResource(
                 f"the image has files of a tmpfs at {one.destination},"

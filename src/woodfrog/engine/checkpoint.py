@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import xxhash
 
-from woodfrog.engine import collecting, connections, scratch, sharing, tidying
+from woodfrog.engine import collecting, connections, sharing, tidying
 from woodfrog.engine.collecting import CollectedProcess, parents_first
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.guardian import Guardian, guarded
@@ -21,12 +21,13 @@ from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.hold import end_all, held, processes_in
 from woodfrog.remote.tracee import EndedError, RanOnError
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import namespaces, tmpfs
+from woodfrog.resources import layer, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.memory import PageRange
+from woodfrog.resources.overlay import Overlay
 
 # A task that we were kept from stopping in time goes on by itself; then all is looked at once more.
 _TRIES = 3
@@ -42,6 +43,7 @@ class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
     tcp_close: bool = False
     tcp_established: bool = False
     unix_close: bool = False
+    with_rootfs: bool = False
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     spec_domainname: str = ""
     tmpfs: tuple[str, ...]
     mounts: list[str] | None = None  # mount points as `create` made them, as mountinfo writes them
-    scratch: str = ""  # the upper directory of a `do` container's overlay, on the host
+    rootfs: str = ""  # where the host has its root, if changes there belong to the image
 
 
 def checkpoint(
@@ -115,6 +117,10 @@ def _checkpoint(
         if container.mounts is not None:
             with obstacles.at("the container"):
                 namespaces.refuse_new_mounts(init, container.mounts)
+        overlay = None
+        if container.rootfs:
+            with obstacles.at("the container"):
+                overlay = undo.enter_context(Overlay(init))
         collecting.refuse_other_namespaces(tree, init, obstacles)
         collecting.refuse_shared_parts(tree, obstacles)
         world = World(
@@ -154,8 +160,8 @@ def _checkpoint(
             files_of_mount = tmpfs.collect(init, destination, image.write_pages)
             if files_of_mount is not None:
                 image.add(files_of_mount)
-        if container.scratch:
-            image.add(scratch.collect(container.scratch, image.write_pages))
+        if overlay:
+            image.add(layer.collect(overlay, container.rootfs, image.write_pages))
         for record in file_records:
             image.add(record)
         for zombie in tree.zombies:

@@ -22,14 +22,14 @@ from woodfrog.remote.program import ProgramError
 from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import namespaces, posix_queues, scheduling, sysv_ipc, tmpfs
+from woodfrog.resources import layer, namespaces, posix_queues, scheduling, sysv_ipc, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import CpuCheck
+from woodfrog.resources.overlay import Overlay
 
 __all__ = ["Bounds", "restore"]
 
 _STUB_BYTES = 32 << 20
-_CAP_MKNOD = 27
 
 
 def _nothing() -> None:
@@ -96,6 +96,15 @@ def restore(
                 bounding=bounds.bounding,
                 may_lock=bounds.rlimits.get("RLIMIT_MEMLOCK", (None,))[0],
             )
+            for files in plan.tmpfs:
+                if files.destination in bounds.tmpfs:
+                    tmpfs.refuse_wider(init, files, bounds.bounding)
+            overlay = None
+            if plan.layer:
+                overlay = undo.enter_context(Overlay(init, writable=True))
+                layer.refuse_wider(plan.layer, overlay, bounds.bounding)
+                # What can't be undone begins only with an image that is right to the last byte.
+                reader.verify_pages()
         except Exception as error:
             error.touched = False  # type: ignore[attr-defined]
             raise
@@ -103,6 +112,8 @@ def restore(
         pages, base = reader.open_pages()
         admitted = time.monotonic()
         try:
+            if plan.layer and overlay:
+                layer.restore(plan.layer, overlay, pages, base)
             with connections.Silence(init, plan.container.id, plan.files.values()) as silence:
                 statistics = _restore(
                     init, plan, bounds, clock, before_go, vdso, pages, base, check, silence
@@ -169,13 +180,7 @@ def _restore(
         root_stub.set_names(init, container)
     for files in plan.tmpfs:
         if files.destination in bounds.tmpfs:
-            tmpfs.restore(
-                init,
-                files,
-                pages,
-                base,
-                may_make_devices=bool(bounds.bounding >> _CAP_MKNOD & 1),
-            )
+            tmpfs.restore(init, files, pages, base)
     mark(Stage.ROOT)
 
     # FILES

@@ -20,15 +20,14 @@ def packer(compression: str) -> Packer:
     """
     if compression == "none":
         return lambda chunk: chunk
+    compress: Callable[[memoryview], bytes] = _deflate
     if compression == "zstd":
         import zstandard
 
         compress = zstandard.ZstdCompressor(level=1, write_checksum=False).compress
-    else:
-        compress = _deflate
 
     def pack(chunk: memoryview) -> bytes | memoryview:
-        packed: bytes = compress(chunk)
+        packed = compress(chunk)
         return packed if len(packed) < len(chunk) else chunk
 
     return pack

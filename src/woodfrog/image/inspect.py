@@ -8,6 +8,7 @@ and no byte of them reaches a terminal unless it is printable.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections import Counter
 from typing import Any, NamedTuple
@@ -252,7 +253,7 @@ def _as_tree(processes: list[Process]) -> list[tuple[Process, str, str]]:
 
 def _rest(records: list[Raw]) -> list[str]:
     """Return lines about what doesn't belong to one process."""
-    shown = {"process", "zombie", "container"}
+    shown = {"process", "zombie", "container", "layer"}
     others = Counter(
         record["kind"]
         for record in records
@@ -261,6 +262,19 @@ def _rest(records: list[Raw]) -> list[str]:
     files = sum(1 for record in records if "flags" in record and "id" in record)
     lines = [f"{files} open files" + "".join(f", {n} {kind}" for kind, n in sorted(others.items()))]
     for record in records:
+        if record["kind"] == "layer":
+            lines.append(_layer(record))
         if record["kind"] == "container":
             lines += [f"lost at the checkpoint: {readable(loss)}" for loss in record["losses"]]
     return lines
+
+
+def _layer(record: Raw) -> str:
+    """Return a line about what has changed in the root file system."""
+    entries = record["entries"]
+    files = [one for one in entries if stat.S_ISREG(one["mode"]) and not one.get("link")]
+    stored = sum(int(length) for one in files for _, length in one.get("extents", ()))
+    return (
+        f"changes of the root file system: {len(entries)} files and directories with"
+        f" {size(stored)}, {len(record['removed'])} removed"
+    )

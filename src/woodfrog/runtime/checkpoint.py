@@ -25,14 +25,15 @@ def checkpoint(
     status = container.require("checkpoint")
     config_text = spec.read(container.path("config.json"))
     config = lifecycle.config_of(container)
-    scratch = container.state.get("scratch")
+    # The files of `do` are nowhere else.
+    with_rootfs = options.with_rootfs or "scratch" in container.state
     known = engine.Container(
         id=container.id,
         config=config_text,
         spec_hostname=config.get("hostname") or "",
         tmpfs=spec.tmpfs_destinations(config),
         mounts=container.state.get("mounts"),
-        scratch=f"{scratch}/upper" if scratch else "",
+        rootfs=container.state["rootfs"] if with_rootfs else "",
     )
     groups = container.state["cgroup"]
     image = os.path.join(os.path.abspath(directory), "checkpoint.img")

@@ -39,7 +39,6 @@ class Request:
         self.relay_console = False  # we stay and pass bytes between our stdio and its terminal
         self.options: dict[str, Any] = {}  # global options, recorded in the state
         self.scratch_over = ""  # `do`: the directory that is shown under a scratch layer
-        self.fill_scratch: Callable[[str], None] | None = None
         self.warn: Callable[[str], None] = lambda text: None
         # Work that the caller has to do anyway, done while init prepares the container.
         self.meanwhile: Callable[[], object] = lambda: None
@@ -179,8 +178,6 @@ def _make_scratch(request: Request, container: Container, undo: Undo) -> tuple[s
         os.mkdir(f"{scratch}/{name}", 0o755)
     container.state["scratch"] = scratch
     container.save()
-    if request.fill_scratch:
-        request.fill_scratch(f"{scratch}/upper")
     return request.scratch_over, scratch
 
 

@@ -76,16 +76,6 @@ class Sandbox:
         wanted.scratch_over = self._root
         return wanted
 
-    def fill_from(self, wanted: Request, directory: str) -> None:
-        """Have the scratch layer filled from an image before it is mounted."""
-
-        def fill(upper: str) -> None:
-            from woodfrog.engine.scratch import fill as fill_scratch
-
-            fill_scratch(directory, upper)
-
-        wanted.fill_scratch = fill
-
     def _config(self, command: list[str]) -> dict[str, Any]:
         rights = [f"CAP_{name}" for name in _RIGHTS]
         kinds = ("pid", "network", "ipc", "uts", "mount", "cgroup")

@@ -120,12 +120,7 @@ def _restore(
     statistics = engine.restore(
         container.pid,
         directory,
-        bounds=bounds(
-            created.config,
-            engine.Bounds,
-            scratch=bool(container.state.get("scratch")),
-            tcp_close=options.tcp_close,
-        ),
+        bounds=bounds(created.config, engine.Bounds, tcp_close=options.tcp_close),
         clock=options.clock,
         cpu_check=options.cpu_check,
         accept=accept,
@@ -156,12 +151,11 @@ def _profile(config: dict[str, Any]) -> bytes | None:
     return seccomp.compile(wanted, lambda text: None)[0]
 
 
-def bounds(config: dict[str, Any], kind: type[Bounds], *, scratch: bool, tcp_close: bool) -> Bounds:
+def bounds(config: dict[str, Any], kind: type[Bounds], *, tcp_close: bool) -> Bounds:
     """Return what the container's own config allows; nothing restored is wider."""
     wanted = config["process"]
     masks, _ = process.capability_masks(wanted)
     return kind(
-        scratch=scratch,
         tcp_close=tcp_close,
         bounding=masks["bounding"] & (1 << len(capability.NAMES)) - 1,
         no_new_privs=bool(wanted.get("noNewPrivileges")),

@@ -1,5 +1,6 @@
 """/proc/PID/mountinfo: the mounts of a mount namespace."""
 
+import os
 import re
 from typing import NamedTuple
 
@@ -38,8 +39,18 @@ def parse_mount(line: bytes) -> Mount:
         fields[5].decode(),
         tail[0].decode(),
         _unescape(tail[1]),
-        tail[2].decode(errors="replace"),
+        # Escaped as it came: options can hold commas of their own.
+        os.fsdecode(tail[2]),
     )
+
+
+def super_option(mount: Mount, name: str) -> bytes | None:
+    """Return the value of one of the file system's own options, or None if it has none such."""
+    for option in mount.super_options.split(","):
+        key, _, value = option.partition("=")
+        if key == name:
+            return _unescape(os.fsencode(value))
+    return None
 
 
 def read_mounts(pid: int | str) -> list[Mount]:

@@ -1,0 +1,202 @@
+"""Files below a directory, read into entries.
+
+Nothing of the container runs meanwhile. Everything is reached from a descriptor of the directory,
+and no step follows a symbolic link or crosses into another mount.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process_memory import FileContents
+from woodfrog.remote.address import PAGE, page_up
+from woodfrog.resources.file_entry import (
+    KEPT_ATTRIBUTES,
+    NS,
+    PATH_MAX,
+    ROOT,
+    Attribute,
+    Entry,
+    Moment,
+)
+from woodfrog.resources.memory import Extent
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_RESOLVE_NO_XDEV, _RESOLVE_BENEATH = 0x01, 0x08
+_STAY = _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS
+
+# Writes pages and returns where the first one stands in the store.
+WritePages = Callable[[list[tuple[FileContents, int, int]]], int]
+
+
+class Tree:
+    """The files below a directory, by paths without a leading slash; `ROOT` is itself."""
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+
+    def open(self, path: bytes, flags: int, mode: int = 0) -> int:
+        """Open a path, which leads nowhere but below the root."""
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+        return syscalls.openat2(HERE, path, flags, directory=self.root, mode=mode, resolve=_STAY)
+
+    def parent(self, path: bytes) -> tuple[int, bytes]:
+        """Open the directory of a path; returns it and the name in it."""
+        head, _, name = path.rpartition(b"/")
+        return self.open(head or ROOT, _DIRECTORY), name
+
+    def look(self, path: bytes) -> os.stat_result | None:
+        """Return the status of a path, or None if nothing is there."""
+        if len(path) >= PATH_MAX:
+            raise UnsupportedResource(
+                f"{os.fsdecode(path[:100])}… has a path of {len(path)} bytes, which cannot be saved"
+            )
+        try:
+            file = self.open(path, os.O_PATH)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return os.fstat(file)
+        finally:
+            os.close(file)
+
+    def is_covered(self, path: bytes) -> bool:
+        """Tell whether something is mounted at a path or above it."""
+        try:
+            self.look(path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return True
+        return False
+
+    def names(self, path: bytes) -> list[bytes]:
+        """Return the names in a directory."""
+        directory = self.open(path, _DIRECTORY)
+        try:
+            return sorted(map(os.fsencode, os.listdir(directory)))
+        finally:
+            os.close(directory)
+
+    def walk(self, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Yield all below a directory but what is mounted there, directories first."""
+        # Not by recursion: directories can be deeper than Python's stack.
+        waiting = [path]
+        while waiting:
+            directory = waiting.pop()
+            for name in self.names(directory):
+                inner = join(directory, name)
+                if self.is_covered(inner) or (found := self.look(inner)) is None:
+                    continue
+                yield inner, found
+                if stat.S_ISDIR(found.st_mode):
+                    waiting.append(inner)
+
+    def target(self, path: bytes) -> bytes:
+        """Return what a symbolic link holds."""
+        directory, name = self.parent(path)
+        try:
+            return os.readlink(name, dir_fd=directory)
+        finally:
+            os.close(directory)
+
+    def attributes(self, path: bytes) -> list[Attribute]:
+        """Return the extended attributes that are kept, of any kind of file."""
+        directory, name = self.parent(path)
+        try:
+            place = place_of(directory, name)
+            try:
+                names = os.listxattr(place, follow_symlinks=False)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                return []
+            return [
+                Attribute(name=name, value=os.getxattr(place, name, follow_symlinks=False))
+                for name in map(os.fsencode, names)
+                if name.startswith(KEPT_ATTRIBUTES)
+            ]
+        finally:
+            os.close(directory)
+
+
+def place_of(directory: int, name: bytes) -> bytes:
+    """Return a path by which calls that take no directory find a name in one."""
+    return os.fsencode(f"/proc/self/fd/{directory}/") + name
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """Return the path of a name in a directory."""
+    return name if directory == ROOT else directory + b"/" + name
+
+
+class Collector:
+    """Turns files of a tree into entries, each file's contents stored once."""
+
+    def __init__(self, tree: Tree, write_pages: WritePages) -> None:
+        self._tree = tree
+        self._write_pages = write_pages
+        self._known: dict[tuple[int, int], bytes] = {}
+
+    def entry(self, path: bytes, found: os.stat_result, *, opaque: bool = False) -> Entry:
+        """Return the entry of one file."""
+        extents: list[Extent] = []
+        store = 0
+        link = b""
+        is_file = stat.S_ISREG(found.st_mode)
+        if is_file and found.st_nlink > 1:
+            first = self._known.setdefault((found.st_dev, found.st_ino), path)
+            link = first if first != path else b""
+        if is_file and not link and found.st_size:
+            extents, store = self._contents(path, found.st_size)
+        return Entry(
+            path=path,
+            mode=found.st_mode,
+            uid=found.st_uid,
+            gid=found.st_gid,
+            atime=_moment(found.st_atime_ns),
+            mtime=_moment(found.st_mtime_ns),
+            device=found.st_rdev,
+            size=found.st_size if is_file else 0,
+            target=self._tree.target(path) if stat.S_ISLNK(found.st_mode) else b"",
+            link=link,
+            opaque=opaque,
+            attributes=self._tree.attributes(path),
+            extents=extents,
+            store=store,
+        )
+
+    def _contents(self, path: bytes, size: int) -> tuple[list[Extent], int]:
+        file = self._tree.open(path, os.O_RDONLY | os.O_NOATIME)
+        try:
+            extents = [
+                Extent(start=start, length=end - start) for start, end in data_ranges(file, size)
+            ]
+            contents = FileContents(file)
+            store = self._write_pages([(contents, one.start, one.length) for one in extents])
+            return extents, store
+        finally:
+            os.close(file)
+
+
+def _moment(nanoseconds: int) -> Moment:
+    seconds, rest = divmod(nanoseconds, NS)
+    return Moment(seconds=seconds, nanoseconds=rest)
+
+
+def data_ranges(file: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of whole pages that aren't holes."""
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(file, position, os.SEEK_DATA)
+        except OSError:
+            return  # ENXIO: only a hole is left
+        end = page_up(os.lseek(file, start, os.SEEK_HOLE))
+        # File systems of small blocks may have data and a hole in one page.
+        yield max(start & -PAGE, page_up(position)), end
+        position = end

@@ -1,0 +1,142 @@
+"""The changes of a container's root file system: what its overlay's writable layer holds.
+
+The upper directory tells which paths have changed, and the overlay itself what they have become.
+So the overlay's own marks (whiteouts, origins, redirections, copies of attributes alone) need no
+interpretation but one: what a directory hides. Changes are made through the overlay, too: nothing
+else may write to the upper directory while it is mounted.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from woodfrog.errors import ImageError, UnsupportedResource, while_
+from woodfrog.image.record import Record
+from woodfrog.resources import file_entry, file_maker
+from woodfrog.resources.file_entry import ROOT, Entry
+from woodfrog.resources.file_maker import Maker
+from woodfrog.resources.file_tree import Collector, Tree, WritePages, join
+from woodfrog.resources.overlay import Overlay
+
+_WHERE = "the root file system"
+# What new directories, names and little files take besides their contents.
+_SPACE_BESIDE_FILES = 1 << 20
+
+
+class Layer(Record, frozen=True, tag="layer"):
+    """What has changed, directories before what is in them, and the paths that were removed."""
+
+    entries: list[Entry]
+    removed: list[bytes]
+
+
+class Change(NamedTuple):
+    """A path that has changed; without a status it was removed.
+
+    An `opaque` directory shows nothing of the layers below.
+    """
+
+    path: bytes
+    status: os.stat_result | None
+    opaque: bool = False
+
+
+def changes(overlay: Overlay, rootfs: str) -> Iterator[Change]:
+    """Yield all changes of an overlay that is mounted at `rootfs`, directories first."""
+    upper = overlay.open_upper(rootfs)
+    yield Change(ROOT, os.fstat(overlay.tree.root))
+    if upper is None:
+        return
+    try:
+        yield from _below(overlay.tree, upper, overlay.marks)
+    finally:
+        os.close(upper.root)
+
+
+def _below(whole: Tree, upper: Tree, marks: str) -> Iterator[Change]:
+    waiting = [(ROOT, False)]
+    while waiting:
+        directory, within_opaque = waiting.pop()
+        for name in upper.names(directory):
+            path = join(directory, name)
+            status = whole.look(path)
+            if status is None or not stat.S_ISDIR(status.st_mode):
+                yield Change(path, status)
+            elif _mark(upper, path, f"{marks}.redirect"):
+                # It was renamed: what it shows of lower layers stands elsewhere there.
+                yield Change(path, status, opaque=True)
+                for inner, found in whole.walk(path):
+                    yield Change(inner, found, opaque=stat.S_ISDIR(found.st_mode))
+            else:
+                opaque = within_opaque or _mark(upper, path, f"{marks}.opaque") == b"y"
+                yield Change(path, status, opaque=opaque)
+                waiting.append((path, opaque))
+
+
+def _mark(upper: Tree, path: bytes, name: str) -> bytes:
+    """Return what an overlay has noted of its own about a directory."""
+    directory = upper.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return os.getxattr(directory, name)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise
+        return b""
+    finally:
+        os.close(directory)
+
+
+def collect(overlay: Overlay, rootfs: str, write_pages: WritePages) -> Layer:
+    """Read what has changed in a held container's root."""
+    with while_("reading the changes of the container's root file system"):
+        collector = Collector(overlay.tree, write_pages)
+        entries: list[Entry] = []
+        removed: list[bytes] = []
+        for path, status, opaque in changes(overlay, rootfs):
+            if status is None:
+                removed.append(path)
+            else:
+                entries.append(collector.entry(path, status, opaque=opaque))
+        return Layer(entries=entries, removed=removed)
+
+
+def check(layer: Layer, page_bytes: int) -> None:
+    """Check a layer from an image before anything is made of it."""
+    file_entry.check(layer.entries, _WHERE, page_bytes)
+    for path in layer.removed:
+        file_entry.check_path(path, _WHERE)
+        if path == ROOT:
+            raise ImageError(f"the image has removed {_WHERE}")
+
+
+def refuse_wider(layer: Layer, overlay: Overlay, bounding: int) -> None:
+    """Refuse what the new container could not make itself, or has no room for."""
+    file_maker.refuse_wider(layer.entries, overlay.tree, bounding, _WHERE)
+    files = sum(extent.length for entry in layer.entries for extent in entry.extents)
+    system = os.statvfs(overlay.tree.root)
+    free = system.f_bavail * system.f_frsize
+    if files and free < files + _SPACE_BESIDE_FILES:
+        raise UnsupportedResource(
+            f"the container's root file system has {free >> 20} MiB free, and the files in the"
+            f" image need {files >> 20} MiB"
+        )
+
+
+def restore(layer: Layer, overlay: Overlay, pages: int, base: int) -> None:
+    """Make all changes in a new container's root; `pages` is the page store, 0 being at `base`.
+
+    What the new container's own layer has besides stays, and so do its mount points.
+    """
+    with while_("bringing the files of the image into the container's root file system"):
+        maker = Maker(
+            overlay.tree,
+            pages,
+            base,
+            kept=overlay.mount_points,
+            keep_links=overlay.keeps_links,
+        )
+        for path in layer.removed:
+            maker.remove(path)
+        maker.make(layer.entries)

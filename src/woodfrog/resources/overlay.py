@@ -1,0 +1,152 @@
+"""The overlay that a container's root is: seen whole, and by its upper directory.
+
+The whole is seen through a copy of its mount that is attached nowhere, so that nothing which is
+mounted in the container hides a part of it.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from typing import Self
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import mounts, namespaces
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts, super_option
+from woodfrog.resources.file_tree import Tree
+from woodfrog.resources.namespaces import is_ours
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_BACKSLASH = re.compile(rb"\\(.)", re.DOTALL)
+
+
+class Overlay:
+    """The overlay at a container's root."""
+
+    def __init__(self, init: int, *, writable: bool = False) -> None:
+        """Open the root of a container; `writable` although its config may mount it read-only."""
+        if is_ours(init, "mnt"):
+            raise UnsupportedResource("the container shares its mounts with the host")
+        self._mounts = read_mounts(init)
+        mount = _copy_of_root(init)
+        try:
+            self._mount = self._find(mount, init)
+            if writable:
+                mounts.mount_setattr(
+                    HERE, mount, set_=0, clear=mounts.MOUNT_ATTR_RDONLY, recursive=False
+                )
+            # What clone_tree returns can only lead to others.
+            self.tree = Tree(os.open(f"/proc/self/fd/{mount}", _DIRECTORY))
+        finally:
+            os.close(mount)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self.tree.root)
+
+    @property
+    def mount_points(self) -> frozenset[bytes]:
+        """Return where something is mounted in the container, by paths without their slash."""
+        return frozenset(mount.point[1:] for mount in self._mounts)
+
+    @property
+    def keeps_links(self) -> bool:
+        """Tell whether a hard-linked file of a lower layer is changed under all its names."""
+        return super_option(self._mount, "index") == b"on"
+
+    @property
+    def marks(self) -> str:
+        """Return what the names of the attributes begin with that the overlay keeps for itself."""
+        own = "user" if super_option(self._mount, "userxattr") is not None else "trusted"
+        return f"{own}.overlay"
+
+    def open_upper(self, rootfs: str) -> Tree | None:
+        """Return the files of the upper directory; None if the overlay has none and is read-only.
+
+        `rootfs` is where the overlay is mounted on the host.
+        """
+        option = super_option(self._mount, "upperdir")
+        if option is None:
+            return None
+        whole = os.fstat(self.tree.root)
+        for path in _candidates(option, rootfs):
+            try:
+                upper = os.open(path, _DIRECTORY)
+            except OSError:
+                continue
+            found = os.fstat(upper)
+            # An overlay shows its root's status as the upper directory has it. Its times are the
+            # better part of a name: a path that only looks like the one that was mounted, from
+            # another mount namespace or directory, leads to others.
+            if (found.st_mode, found.st_mtime_ns, found.st_ctime_ns) == (
+                whole.st_mode,
+                whole.st_mtime_ns,
+                whole.st_ctime_ns,
+            ):
+                return Tree(upper)
+            os.close(upper)
+        raise UnsupportedResource(
+            f"the upper directory {os.fsdecode(option)} of the container's overlay cannot be found",
+            hint="it was mounted from another directory or mount namespace",
+        )
+
+    def _find(self, mount: int, init: int) -> Mount:
+        """Return the overlay's mount; raises UnsupportedResource if the root is none of its own."""
+        root = os.fstat(mount)
+        if not os.path.samestat(root, os.stat(f"/proc/{init}/root")):
+            raise UnsupportedResource("the container's first process has another root directory")
+        device = (os.major(root.st_dev), os.minor(root.st_dev))
+        wanted = (b"/", b"/", device, "overlay")
+        for found in self._mounts:
+            if (found.point, found.root, found.device, found.type) == wanted:
+                return found
+        raise UnsupportedResource(
+            "the container's root is not an overlay of its own, so its changes can't be told from"
+            " the rest",
+            hint="mount an overlay at the bundle's rootfs, as engines do, or keep its files"
+            " yourself and leave --with-rootfs out",
+        )
+
+
+def _copy_of_root(pid: int) -> int:
+    """Return a copy of the root mount of a process's mount namespace."""
+    found: list[int] = []
+    failed: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # Only who shares its directories with no other thread may change its mounts.
+                namespaces.unshare(HERE, namespaces.CLONE_FS)
+                namespaces.setns(HERE, namespace, namespaces.CLONE_NEWNS)
+            finally:
+                os.close(namespace)
+            found.append(mounts.clone_tree(HERE, "/", recursive=False))
+        except BaseException as error:
+            failed.append(error)
+
+    # A thread that ends there, as there is no way back for its directories.
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+def _candidates(option: bytes, rootfs: str) -> Iterator[bytes]:
+    """Yield the paths that an upperdir option may mean."""
+    # Some kernels show it as it was given, with backslashes before what they took apart.
+    for text in dict.fromkeys((option, _BACKSLASH.sub(rb"\1", option))):
+        if text.startswith(b"/"):
+            yield text
+            continue
+        # Who runs out of room for options mounts from a directory above: rootfs lies there too.
+        base = os.fsencode(os.path.abspath(rootfs))
+        while base != b"/":
+            base = os.path.dirname(base)
+            yield os.path.join(base, text)
