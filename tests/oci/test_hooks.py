@@ -102,6 +102,15 @@ def test_one_that_hangs_is_ended_by_its_timeout(
     assert "did not end within its timeout of 1 s" in done.stderr
 
 
+def test_those_that_see_the_host_from_inside_start_in_the_containers_root(
+    make_bundle: Make, run: Run
+) -> None:
+    bundle = make_bundle("true")
+    bundle.config["hooks"] = {"createContainer": [shell(f"pwd > {bundle.work}/where")]}
+    run(bundle)
+    assert (bundle.work / "where").read_text() == f"{bundle.rootfs}\n"
+
+
 def test_the_pid_that_a_hook_gets_is_there_to_be_entered(
     woodfrog: Woodfrog, make_bundle: Make, run: Run
 ) -> None:

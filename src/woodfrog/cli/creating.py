@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from woodfrog.cli.flags import Flag
-from woodfrog.cli.report import warner
+from woodfrog.cli.report import Debugger, warner
 from woodfrog.errors import UsageError
 
 TYPE_CHECKING = False
@@ -21,8 +21,8 @@ FLAGS = (
     Flag(
         "preserve-fds", "pass on so many descriptors from 3 up", value="N", number=True, default=0
     ),
-    Flag("no-pivot", "", refused="the root is always entered by pivot_root"),
-    Flag("pidfd-socket", "", value="PATH", refused="not done yet"),
+    Flag("no-pivot", "enter the root without pivot_root, where / is a ramfs; less secure"),
+    Flag("pidfd-socket", "hand a pidfd to the unix socket at this path", value="PATH"),
 )
 
 
@@ -55,18 +55,34 @@ def fill(wanted: Request, arguments: Arguments) -> None:
     wanted.console_socket = arguments["console_socket"] or ""
     wanted.pid_file = arguments["pid_file"] or ""
     wanted.new_keyring = not arguments["no_new_keyring"]
+    wanted.pidfd_socket = arguments["pidfd_socket"] or ""
+    wanted.pivot = not arguments["no_pivot"]
+    wanted.notify_socket = os.environ.get("NOTIFY_SOCKET", "")
+    wanted.listen_fds = _listen_fds()
     wanted.preserve_fds = arguments["preserve_fds"]
-    if wanted.preserve_fds < 0:
+    check_descriptors(wanted.listen_fds, wanted.preserve_fds)
+    wanted.options = arguments.common.recorded()
+    wanted.warn = warner(arguments.common)
+    debug = Debugger(arguments.common)
+    wanted.debug, wanted.debug_descriptor = debug, debug.descriptor
+
+
+def _listen_fds() -> int:
+    """Return how many sockets a service manager has opened for us to pass on."""
+    count, pid = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID", "")
+    return int(count) if count.isdigit() and pid in ("", str(os.getpid())) else 0
+
+
+def check_descriptors(before: int, preserved: int) -> None:
+    """Raise UsageError unless all descriptors that are to be passed on are open."""
+    if preserved < 0:
         raise UsageError("--preserve-fds takes a number that is not negative")
-    for descriptor in range(3, 3 + wanted.preserve_fds):
+    for descriptor in range(3, 3 + before + preserved):
         try:
             os.fstat(descriptor)
         except OSError:
-            raise UsageError(
-                f"--preserve-fds={wanted.preserve_fds}: descriptor {descriptor} is not open"
-            ) from None
-    wanted.options = arguments.common.recorded()
-    wanted.warn = warner(arguments.common)
+            name = "LISTEN_FDS" if descriptor < 3 + before else f"--preserve-fds={preserved}"
+            raise UsageError(f"{name}: descriptor {descriptor} is not open") from None
 
 
 def refuse_lost_terminal(wanted: Request, config: dict[str, object], detach: bool) -> None:

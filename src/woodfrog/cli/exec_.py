@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from woodfrog.cli import creating
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
-from woodfrog.cli.report import failure, warner
+from woodfrog.cli.report import Debugger, failure, warner
 from woodfrog.errors import UsageError
 
 TYPE_CHECKING = False
@@ -26,6 +27,7 @@ def _run(arguments: Arguments) -> int:
     from woodfrog.runtime import exec as execs
     from woodfrog.runtime import lifecycle
 
+    debug = Debugger(arguments.common)
     container = found(arguments)
     config = lifecycle.config_of(container)
     if arguments["process"]:
@@ -36,11 +38,15 @@ def _run(arguments: Arguments) -> int:
             warner(arguments.common)(warning)
     else:
         process = _process(arguments, config["process"])
-    request = execs.Request(process)
+    execs.inherit(process, config["process"])
+    request = execs.Request(process, config)
+    request.debug, request.debug_descriptor = debug, debug.descriptor
     request.detach = arguments["detach"]
     request.console_socket = arguments["console_socket"] or ""
     request.pid_file = arguments["pid_file"] or ""
+    request.pidfd_socket = arguments["pidfd_socket"] or ""
     request.preserve_fds = arguments["preserve_fds"]
+    creating.check_descriptors(0, request.preserve_fds)
     request.ignore_paused = arguments["ignore_paused"]
     request.cgroups = arguments["cgroup"]
     if seccomp := (config.get("linux") or {}).get("seccomp"):
@@ -61,21 +67,25 @@ def _process(arguments: Arguments, base: dict[str, Any]) -> dict[str, Any]:
     process["env"] = [*(base.get("env") or []), *arguments["env"]]
     if arguments["cwd"]:
         process["cwd"] = arguments["cwd"]
-    if arguments["no_new_privs"]:
-        process["noNewPrivileges"] = True
+    if "no_new_privs" in arguments.given:
+        process["noNewPrivileges"] = arguments["no_new_privs"]
     user = dict(base.get("user") or {})
     if arguments["user"]:
         uid, colon, gid = arguments["user"].partition(":")
         if not uid.isdigit() or (colon and not gid.isdigit()):
             raise UsageError(f"--user takes UID or UID:GID, not {arguments['user']!r}")
-        user = {"uid": int(uid), "gid": int(gid or 0)}
+        user["uid"] = int(uid)
+        if colon:
+            user["gid"] = int(gid)
     if arguments["additional_gids"]:
         gids = [*(user.get("additionalGids") or []), *arguments["additional_gids"]]
         user["additionalGids"] = gids
     process["user"] = user
     if arguments["cap"]:
         sets = dict(process.get("capabilities") or {})
-        for kind in ("bounding", "effective", "permitted"):
+        # Ambient ones must be inheritable: they come where the container has such.
+        ambient = ["ambient"] if sets.get("inheritable") else []
+        for kind in ("bounding", "effective", "permitted", *ambient):
             sets[kind] = [*(sets.get(kind) or []), *arguments["cap"]]
         process["capabilities"] = sets
     return process
@@ -124,7 +134,7 @@ COMMAND = Command(
             value="[CONTROLLER[,…]:]PATH",
             many=True,
         ),
-        Flag("pidfd-socket", "", value="PATH", refused="not done yet"),
+        Flag("pidfd-socket", "hand a pidfd to the unix socket at this path", value="PATH"),
     ),
     run,
     most=None,

@@ -26,7 +26,7 @@ def _number(text: str) -> int:
         base, _, offset = name.partition("+")
         found = getattr(signals, base, None)
         number = found + int(offset or 0) if isinstance(found, int) and "_" not in base else -1
-    if not 0 < number < 65:
+    if not 0 <= number < 65:
         raise UsageError(f"unknown signal {text!r}", hint="name it like TERM, SIGTERM or 15")
     return number
 

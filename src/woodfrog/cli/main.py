@@ -160,7 +160,7 @@ def _global_flags() -> tuple[Flag, ...]:
         Flag("log", "append errors and warnings to this file", value="FILE", default=""),
         Flag("log-format", "how", value="FORMAT", default="text", choices=("text", "json")),
         Flag("config", "a file of policies, if not /etc/woodfrog/config.toml", value="FILE"),
-        Flag("debug", "show where in woodfrog an error comes from"),
+        Flag("debug", "tell what happens, and where in woodfrog an error comes from"),
         Flag(
             "systemd-cgroup",
             "",

@@ -73,21 +73,47 @@ def warner(common: Common) -> Callable[[str], None]:
     return warn
 
 
+class Debugger:
+    """Tells with --debug what happens, on stderr or in the log; else it does nothing.
+
+    Processes that are already in the container tell, too: it has a descriptor of its own.
+    """
+
+    def __init__(self, common: Common) -> None:
+        self.descriptor = -1
+        self._format = common.log_format
+        if not common.debug:
+            return
+        if common.log:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            self.descriptor = os.open(common.log, flags, 0o644)
+        else:
+            self.descriptor = os.dup(2)
+
+    def __call__(self, text: str) -> None:
+        if self.descriptor >= 0:
+            os.write(self.descriptor, _line("debug", text, self._format))
+
+
 def log(level: str, text: str, common: Common) -> None:
     """Append a line to the log, in the format that engines read."""
     if not common.log:
         return
+    try:
+        with open(common.log, "ab", buffering=0) as file:
+            file.write(_line(level, text, common.log_format))
+    except OSError as error:
+        sys.stderr.write(f"woodfrog: cannot write the log {common.log}: {error.strerror}\n")
+
+
+def _line(level: str, text: str, format: str) -> bytes:
     import time
 
     from woodfrog.runtime import jsontext
 
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    if common.log_format == "json":
+    if format == "json":
         line = jsontext.write({"level": level, "msg": text, "time": when})
     else:
         line = f"time={jsontext.write(when)} level={level} msg={jsontext.write(text)}"
-    try:
-        with open(common.log, "ab", buffering=0) as file:
-            file.write(line.encode() + b"\n")
-    except OSError as error:
-        sys.stderr.write(f"woodfrog: cannot write the log {common.log}: {error.strerror}\n")
+    return line.encode() + b"\n"

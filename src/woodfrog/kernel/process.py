@@ -18,6 +18,10 @@ PR_SET_CHILD_SUBREAPER = 36
 
 CLOSE_RANGE_CLOEXEC = 4
 KEYCTL_JOIN_SESSION_KEYRING = 1
+KEYCTL_SETPERM = 5
+# What such a keyring grants anyway (all to who possesses it; to its user view, read and link),
+# and search to its user: without it nobody finds the keyring by its name.
+_KEYRING_PERMISSIONS = 0x3F1B0000
 
 # _IOWR(0xFF, 11, struct pidfd_info) with the struct's first published size.
 PIDFD_GET_INFO = 0xC040FF0B
@@ -62,6 +66,16 @@ def close_on_exec_from(on: Caller, first: int) -> None:
     on.call(SYS.CLOSE_RANGE, first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
 
 
-def join_new_session_keyring(on: Caller, name: str) -> None:
-    """Leave the session keyring for a new one, so that the old one's keys are out of reach."""
-    on.call(SYS.KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, name.encode() + b"\0")
+def close_all_from(on: Caller, first: int, but: set[int]) -> None:
+    """Close every descriptor from `first` on, except for some."""
+    for number in sorted(number for number in but if number >= first):
+        if number > first:
+            on.call(SYS.CLOSE_RANGE, first, number - 1, 0)
+        first = number + 1
+    on.call(SYS.CLOSE_RANGE, first, 0xFFFFFFFF, 0)
+
+
+def join_session_keyring(on: Caller, name: str) -> None:
+    """Leave the session keyring for one of this name, made if there is none that we may search."""
+    keyring = on.call(SYS.KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, name.encode() + b"\0")
+    on.call(SYS.KEYCTL, KEYCTL_SETPERM, keyring, _KEYRING_PERMISSIONS)

@@ -44,6 +44,11 @@ class Channel:
             raise recreate(message)
         return message
 
+    @property
+    def descriptors(self) -> set[int]:
+        """The descriptors that this end consists of."""
+        return {self._incoming, self._outgoing}
+
     def close(self) -> None:
         """Close this end."""
         os.close(self._incoming)

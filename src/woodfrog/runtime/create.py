@@ -34,12 +34,18 @@ class Request:
         self.console_socket = ""
         self.pid_file = ""
         self.preserve_fds = 0
+        self.listen_fds = 0  # sockets from 3 up, before those to preserve
+        self.pidfd_socket = ""
+        self.notify_socket = ""  # of the host, where the program's READY=1 goes
+        self.pivot = True
         self.new_keyring = True
         self.to_be_restored = False  # its own program never runs, and needn't be there
         self.relay_console = False  # we stay and pass bytes between our stdio and its terminal
         self.options: dict[str, Any] = {}  # global options, recorded in the state
         self.scratch_over = ""  # `do`: the directory that is shown under a scratch layer
         self.warn: Callable[[str], None] = lambda text: None
+        self.debug: Callable[[str], None] = lambda text: None
+        self.debug_descriptor = -1  # what `debug` writes to
         # Work that the caller has to do anyway, done while init prepares the container.
         self.meanwhile: Callable[[], object] = lambda: None
 
@@ -96,7 +102,12 @@ def create(request: Request) -> Created:
         request.warn(warning)
     for warning in process.capability_masks(config["process"])[1]:
         request.warn(warning)
-    process.rlimits(config["process"])  # errors in it before anything is made
+    # Errors in these before anything is made.
+    process.rlimits(config["process"])
+    if process.asks_for_scheduling(config["process"], config):
+        from woodfrog.runtime import scheduling
+
+        scheduling.check(config["process"], config.get("linux") or {})
     _check_console(request, config)
     with Undo() as undo:
         container = Container.new(request.root, request.id)
@@ -137,16 +148,25 @@ def _create(
         "bootId": states.boot_id(),
         "cgroup": groups,
         "ownPids": spec.namespaces(config).get("pid") == "",
+        "keyring": f"_ses.{request.id}" if request.new_keyring else "",
         "annotations": config.get("annotations") or {},
         "options": request.options,
     }
     container.save()  # from here on `delete` can clean up after us, should we be killed
     with open(container.path("config.json"), "wb", buffering=0) as file:
         file.write(request.config_text)
+    if request.notify_socket:
+        from woodfrog.runtime import notify
+
+        notify.offer(container, config)
     plan = init.Plan(config, request.bundle, rootfs, groups)
-    plan.preserved = request.preserve_fds
+    plan.preserved = request.listen_fds + request.preserve_fds
+    plan.listen_fds = request.listen_fds
+    plan.pivot = request.pivot
+    plan.debug = request.debug
+    plan.kept.add(request.debug_descriptor)
     plan.to_be_restored = request.to_be_restored
-    plan.new_keyring = f"_ses.{request.id}" if request.new_keyring else ""
+    plan.new_keyring = container.state["keyring"]
     if request.scratch_over:
         plan.overlay = _make_scratch(request, container, undo)
     if linux.get("seccomp"):
@@ -160,6 +180,8 @@ def _create(
     pid, channel = _fork_init(plan, container, lock, undo)
     master = _guide(request, plan, container, pid, channel, undo)
     container.save()
+    if request.pidfd_socket:
+        send_pidfd(request.pidfd_socket, pid)
     if request.pid_file:
         write_pid_file(request.pid_file, pid)
     return Created(container, config, master)
@@ -186,8 +208,8 @@ def _fork_init(
 ) -> tuple[int, channels.Channel]:
     """Fork the init into its pid namespace; only the child is there, we stay where we are."""
     wanted = spec.namespaces(plan.config)
-    plan.state_directory = os.open(container.directory, os.O_PATH | os.O_CLOEXEC)
-    opened = [plan.state_directory]
+    plan.start_fifo = container.path("exec.fifo")
+    opened: list[int] = []
     try:
         for kind, path in wanted.items():
             if path:
@@ -258,9 +280,12 @@ def _guide(
     request.meanwhile()
     while message := channel.receive():
         if message["step"] == "ready":
-            channel.close()
             container.state["mounts"] = _mount_points(pid)
-            return _hand_over_console(request, container, pid, message["console"])
+            master = _hand_over_console(request, container, pid, message["console"])
+            if "console" not in container.state and message["console"] >= 0:
+                channel.send(step="taken")
+            channel.close()
+            return master
         state = hook_state(container, "creating")
         undo.callback(hooks.run_all, plan.config, "poststop", state | {"status": "stopped"})
         # The specification once ran prestart hooks after `create`, and many still expect that.
@@ -309,14 +334,29 @@ def fetch_descriptor(pid: int, number: int) -> int:
 
 def send_console(path: str, master: int) -> None:
     """Hand a console's master to the engine that listens at a unix socket."""
-    import socket
-
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.connect(path)
-            socket.send_fds(connection, [b"/dev/ptmx"], [master])
+        _send_descriptor(path, b"/dev/ptmx", master)
     except OSError as error:
         raise StateError(f"cannot hand the console to {path}: {error.strerror}") from None
+
+
+def send_pidfd(path: str, pid: int) -> None:
+    """Hand a descriptor of a process of ours to the engine that listens at a unix socket."""
+    pidfd = kernel_process.pidfd_open(HERE, pid)
+    try:
+        _send_descriptor(path, b"pidfd", pidfd)
+    except OSError as error:
+        raise StateError(f"cannot hand the pidfd to {path}: {error.strerror}") from None
+    finally:
+        os.close(pidfd)
+
+
+def _send_descriptor(path: str, name: bytes, descriptor: int) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(path)
+        socket.send_fds(connection, [name], [descriptor])
 
 
 def write_pid_file(path: str, pid: int) -> None:

@@ -8,7 +8,7 @@ from woodfrog.errors import StateError, UsageError, WoodfrogError
 from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.process import PR_SET_DUMPABLE, pidfd_open, prctl
+from woodfrog.kernel.process import PR_SET_DUMPABLE, close_all_from, pidfd_open, prctl
 from woodfrog.runtime import cgroups, create, init, process
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime.cgroups import places
@@ -18,21 +18,37 @@ from woodfrog.runtime.state import PAUSED, Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 
 class Request:
     """What is to be run, and how its console and pid are handed over."""
 
-    def __init__(self, process: dict[str, Any]) -> None:
+    def __init__(self, process: dict[str, Any], config: dict[str, Any]) -> None:
         self.process = process
+        self.config = config  # the container's
         self.detach = False
         self.console_socket = ""
         self.pid_file = ""
+        self.pidfd_socket = ""
         self.preserve_fds = 0
         self.ignore_paused = False
         self.cgroups: list[str] = []  # groups inside the container's own, as --cgroup names them
         self.seccomp: tuple[bytes, int] | None = None
+        self.debug: Callable[[str], None] = lambda text: None
+        self.debug_descriptor = -1  # what `debug` writes to
+
+
+def inherit(process: dict[str, Any], base: dict[str, Any]) -> None:
+    """Fill in what a process object that was given leaves to the container's own."""
+    for name in ("scheduler", "ioPriority", "execCPUAffinity"):
+        if not process.get(name) and base.get(name):
+            process[name] = base[name]
+    umask = (base.get("user") or {}).get("umask")
+    user = process.get("user") or {}
+    if umask is not None and user.get("umask") is None:
+        process["user"] = user | {"umask": umask}
 
 
 def run(container: Container, request: Request) -> int:
@@ -43,6 +59,10 @@ def run(container: Container, request: Request) -> int:
     if terminal and request.detach and not request.console_socket:
         raise UsageError("a detached process with a terminal needs --console-socket")
     process.rlimits(request.process)
+    if process.asks_for_scheduling(request.process, request.config):
+        from woodfrog.runtime import scheduling
+
+        scheduling.check(request.process, {})
     with container.lock():
         container.reload()
         groups = places.below(container.state["cgroup"], request.cgroups)
@@ -58,6 +78,8 @@ def run(container: Container, request: Request) -> int:
         # It starts when the container is resumed, for which others need the lock.
         pid, master = _start(container, groups, request)
     try:
+        if request.pidfd_socket:
+            create.send_pidfd(request.pidfd_socket, pid)
         if request.pid_file:
             create.write_pid_file(request.pid_file, pid)
         if master >= 0 and request.console_socket:
@@ -85,7 +107,7 @@ def _start(container: Container, groups: cgroups.Groups, request: Request) -> tu
         pid = create.fork_into_pid_namespace(None if own_pid_namespace else "joined", joined)
         if pid == 0:
             ours.close()
-            _inside(target, flags, request, theirs)
+            _inside(container, target, flags, request, theirs)
         theirs.close()
         try:
             _join_cgroups(container, groups, request, pid)
@@ -145,32 +167,63 @@ def _join_cgroups(container: Container, groups: cgroups.Groups, request: Request
             cgroups.write(top + inside, "cgroup.procs", str(pid))
 
 
-def _inside(target: int, flags: int, request: Request, channel: channels.Channel) -> NoReturn:
+def _inside(
+    container: Container, target: int, flags: int, request: Request, channel: channels.Channel
+) -> NoReturn:
     try:
         prctl(HERE, PR_SET_DUMPABLE, 0)
+        kept = channel.descriptors | {target, request.debug_descriptor}
+        close_all_from(HERE, 3 + request.preserve_fds, kept)
         os.setsid()
+        _choose_processors(request, "initial")
         if channel.receive() is None:
             os._exit(1)
         wanted = request.process
+        _choose_processors(request, "final")
         if (score := wanted.get("oomScoreAdj")) is not None:
             init.set_oom_score(score)
+        process.leave_keyring(container.state.get("keyring", ""))
+        request.debug(f"nsexec[{os.getpid()}]: => nsexec container setup")
         ns.setns(HERE, target, flags)
+        request.debug("child process in init()")
         master = _open_console(wanted) if wanted.get("terminal") else -1
         path = process.find_executable(wanted)
         process.check_rights(wanted)
         if master < 0:
             process.give_stdio(wanted)
+        process.apply_scheduling(wanted, request.config)
         umask = (wanted.get("user") or {}).get("umask")
         os.umask(0o022 if umask is None else umask)
         channel.send(console=master)
         if channel.receive() is None:
             os._exit(1)
+        request.debug("setns_init: about to exec")
         process.become(wanted, path, request.preserve_fds, request.seccomp)
     except BaseException as error:
         try:
             channel.send_error(error)
         finally:
             os._exit(255)
+
+
+def _choose_processors(request: Request, when: str) -> None:
+    """Run where execCPUAffinity says, before or after the cgroup is joined; else everywhere."""
+    affinity = request.process.get("execCPUAffinity") or {}
+    if affinity.get(when):
+        from woodfrog.kernel.scheduling import set_affinity
+        from woodfrog.runtime.scheduling import processors
+
+        where = f"process.execCPUAffinity.{when}"
+        try:
+            set_affinity(HERE, 0, processors(affinity[when], where))
+        except OSError as error:
+            raise WoodfrogError(f"cannot set {where}: {error.strerror}") from None
+    elif when == "final" and not affinity:
+        process.reset_affinity()
+    if when == "initial" and request.debug_descriptor >= 0:
+        from woodfrog.kernel.scheduling import get_affinity
+
+        request.debug(f"nsexec[{os.getpid()}]: affinity: {get_affinity(HERE, 0):#x}")
 
 
 def _open_console(wanted: dict[str, Any]) -> int:

@@ -100,7 +100,6 @@ class Attached:
     def _take_terminal(self) -> None:
         from woodfrog.kernel import console
 
-        console.keep_line_ends(self._master)
         self._size_from = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
         if self._size_from >= 0:
             self._resize(0, None)

@@ -12,16 +12,18 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import MS_BIND
 from woodfrog.kernel.process import (
     PR_SET_DUMPABLE,
+    close_all_from,
     close_on_exec_from,
-    join_new_session_keyring,
     prctl,
 )
+from woodfrog.kernel.signals import signals
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import hooks, jsontext, process, rootfs, spec
 from woodfrog.runtime.root import Root, by_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from woodfrog.runtime.cgroups import Groups
@@ -37,10 +39,14 @@ class Plan:
         self.rootfs = root
         self.groups = groups
         self.joined: dict[str, int] = {}  # namespace kind: descriptor
-        self.state_directory = -1
+        self.start_fifo = ""
         self.hook_state: dict[str, Any] = {}
         self.new_keyring = ""
         self.preserved = 0
+        self.kept: set[int] = set()  # other descriptors that are needed in here
+        self.listen_fds = 0  # so many of the preserved ones are sockets to accept from
+        self.pivot = True
+        self.debug: Callable[[str], None] = lambda text: None
         self.to_be_restored = False
         self.overlay: tuple[str, str] | None = None  # lower directory, scratch directory
         self.seccomp: tuple[bytes, int] | None = None
@@ -48,11 +54,19 @@ class Plan:
 
 def run(plan: Plan, channel: Channel) -> NoReturn:
     """Be the container's first process; never returns to the caller's code."""
+    for number in (signals.SIGHUP, signals.SIGINT, signals.SIGQUIT, signals.SIGTERM):
+        # The first process of a pid namespace gets only those signals that it handles.
+        signals.signal(number, _end)
     try:
+        fifo = StartFifo(plan.start_fifo)
+        plan.kept |= fifo.descriptors | channel.descriptors | set(plan.joined.values())
         path, master = _set_up(plan, channel)
+        plan.debug("init: closing the pipe to signal completion")
         channel.send(step="ready", console=master)
+        if master >= 0 and channel.receive() == {"step": "taken"}:
+            os.close(master)
         channel.close()
-        _wait_and_become(plan, path)
+        _wait_and_become(plan, path, fifo)
     except BaseException as error:
         try:
             channel.send_error(error)
@@ -60,21 +74,24 @@ def run(plan: Plan, channel: Channel) -> NoReturn:
             os._exit(1)
 
 
+def _end(number: int, frame: object) -> NoReturn:
+    os._exit(128 + number)
+
+
 def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     # Until exec nobody in the container may look into this process, which still knows the host.
     prctl(HERE, PR_SET_DUMPABLE, 0)
-    # Whatever turns this process into something else, what we inherited or opened ends there.
+    # What the caller has open is no business of the container's, however long it waits.
+    close_all_from(HERE, 3 + plan.preserved, plan.kept)
+    # Whatever turns this process into something else, what we have opened ends there.
     close_on_exec_from(HERE, 3 + plan.preserved)
     os.setsid()
+    plan.debug(f"nsexec[{os.getpid()}]: => nsexec container setup")
     config = plan.config
     wanted = config["process"]
     if (score := wanted.get("oomScoreAdj")) is not None:
         set_oom_score(score)
-    if plan.new_keyring:
-        try:
-            join_new_session_keyring(HERE, plan.new_keyring)
-        except OSError:
-            pass  # a seccomp filter around us may forbid it; there are no keys to reach then
+    process.leave_keyring(plan.new_keyring)
     _enter_namespaces(plan)
     if plan.overlay:
         rootfs.overlay(*plan.overlay, plan.rootfs)
@@ -86,6 +103,8 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     if (message := channel.receive()) is None:
         os._exit(1)
     plan.hook_state["pid"] = message["pid"]
+    plan.debug("child process in init()")
+    process.reset_affinity()
     if spec.namespaces(config).get("cgroup") == "":
         ns.unshare(HERE, ns.CLONE_NEWCGROUP)
     if any(
@@ -94,24 +113,45 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
         channel.send(step="hooks")
         if channel.receive() is None:
             os._exit(1)
+    # Hooks that still see the host's paths find the container's root where they are.
+    os.chdir(plan.rootfs)
     hooks.run(config, "createContainer", plan.hook_state | {"status": "creating"})
     with while_("protecting paths in the container"):
         rootfs.seal(root, config)
-    rootfs.enter(root, config)
+    rootfs.enter(root, config, pivot=plan.pivot)
     process.make_cwd(wanted)
     path = "" if plan.to_be_restored else process.find_executable(wanted)
     process.check_rights(wanted)
     process.give_stdio(wanted)
+    if not plan.to_be_restored:
+        process.apply_scheduling(wanted, config)
     umask = (wanted.get("user") or {}).get("umask")
     os.umask(0o022 if umask is None else umask)
     return path, master
 
 
-def _wait_and_become(plan: Plan, path: str) -> NoReturn:
+class StartFifo:
+    """The FIFO in the state directory that `start` reads, held by what shows nothing else."""
+
+    def __init__(self, path: str) -> None:
+        self._fifo = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        self._proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+        self.descriptors = {self._fifo, self._proc}
+
+    def open(self) -> int:
+        """Wait until somebody reads it, and return a descriptor to write to."""
+        path = f"self/fd/{self._fifo}"
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._proc)
+
+
+def _wait_and_become(plan: Plan, path: str, start_fifo: StartFifo) -> NoReturn:
     """Wait until `start` opens the other end; from then on, an error's text goes there."""
-    fifo = os.open("exec.fifo", os.O_WRONLY | os.O_CLOEXEC, dir_fd=plan.state_directory)
+    fifo = start_fifo.open()
     try:
         wanted = plan.config["process"]
+        if plan.listen_fds:
+            listening = [f"LISTEN_FDS={plan.listen_fds}", f"LISTEN_PID={os.getpid()}"]
+            wanted["env"] = [*(wanted.get("env") or []), *listening]
         state = plan.hook_state | {"status": "created"}
         hooks.run(plan.config, "startContainer", state, process.environment(wanted))
         process.become(plan.config["process"], path, plan.preserved, plan.seccomp)

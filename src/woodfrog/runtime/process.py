@@ -15,6 +15,7 @@ from woodfrog.kernel.process import (
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
     close_on_exec_from,
+    join_session_keyring,
     prctl,
 )
 from woodfrog.kernel.signals import signals
@@ -72,6 +73,12 @@ def capability_masks(process: dict[str, Any]) -> tuple[dict[str, int], list[str]
             else:
                 warnings.append(f"process.capabilities.{kind}: {name} is unknown and is left out")
         masks[kind] = mask
+    lacking = masks["ambient"] & ~(masks["inheritable"] & masks["permitted"])
+    for number, name in enumerate(capability.NAMES):
+        if lacking >> number & 1:
+            warnings.append(
+                f"can't raise ambient capability {name}: it must be inheritable and permitted, too"
+            )
     return masks, warnings
 
 
@@ -86,6 +93,41 @@ def check_rights(process: dict[str, Any]) -> None:
                 f"cannot raise the hard limit {name} from {has} to {hard}: no CAP_SYS_RESOURCE",
                 hint="ask for less in process.rlimits; in a container? start it with --privileged",
             )
+
+
+def leave_keyring(name: str) -> None:
+    """Take the container's session keyring, unless it has none, instead of the caller's."""
+    if name:
+        try:
+            join_session_keyring(HERE, name)
+        except OSError:
+            pass  # a seccomp filter around us may forbid it; there are no keys to reach then
+
+
+def reset_affinity() -> None:
+    """Run on all processors of our cpuset, whatever the caller was bound to."""
+    from woodfrog.kernel import scheduling
+
+    try:
+        scheduling.set_affinity(HERE, 0, -1)
+    except OSError:
+        pass  # a seccomp filter around us may forbid it
+
+
+def apply_scheduling(process: dict[str, Any], config: dict[str, Any]) -> None:
+    """Set scheduler, I/O priority, memory policy and personality, if there are any."""
+    if asks_for_scheduling(process, config):
+        from woodfrog.runtime import scheduling
+
+        scheduling.apply(process, config)
+
+
+def asks_for_scheduling(process: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Tell whether there is any of these settings; most have none and needn't load the module."""
+    linux = config.get("linux") or {}
+    return any(process.get(name) for name in ("scheduler", "ioPriority", "execCPUAffinity")) or (
+        bool(linux.get("personality") or linux.get("memoryPolicy"))
+    )
 
 
 def environment(process: dict[str, Any]) -> dict[str, str]:

@@ -68,8 +68,19 @@ def seal(root: Root, config: dict[str, Any]) -> None:
         mounts.make_read_only(root, "/")
 
 
-def enter(root: Root, config: dict[str, Any]) -> None:
+def enter(root: Root, config: dict[str, Any], *, pivot: bool = True) -> None:
     """Make the container's root "/" and drop the host's from this mount namespace."""
+    if pivot:
+        _pivot(root)
+    else:
+        _move(root)
+    os.close(root.descriptor)
+    propagation = (config.get("linux") or {}).get("rootfsPropagation")
+    if propagation:
+        m.mount(HERE, None, "/", None, PROPAGATION[propagation])
+
+
+def _pivot(root: Root) -> None:
     old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # root.descriptor may name the directory below a mount; by its path we get the top.
@@ -81,7 +92,33 @@ def enter(root: Root, config: dict[str, Any]) -> None:
         os.chdir("/")
     finally:
         os.close(old)
-    os.close(root.descriptor)
-    propagation = (config.get("linux") or {}).get("rootfsPropagation")
-    if propagation:
-        m.mount(HERE, None, "/", None, PROPAGATION[propagation])
+
+
+def _move(root: Root) -> None:
+    """Move the container's root over "/", where pivot_root can't work: "/" is a ramfs.
+
+    The host's mounts stay below it. A procfs or sysfs among them that shows everything would let
+    a user namespace inside mount another such: these go, or get something mounted over them.
+    """
+    from woodfrog.kernel.procfs.mountinfo import read_mounts
+
+    inside = os.fsencode(root.path)
+    for mount in reversed(read_mounts("self")):
+        shows_all = mount.type in ("proc", "sysfs") and mount.root == b"/"
+        if shows_all and not (mount.point + b"/").startswith(inside + b"/"):
+            _take_away(mount.point)
+    os.chdir(root.path)
+    m.mount(HERE, ".", "/", None, m.MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def _take_away(point: bytes) -> None:
+    path = os.fsdecode(point)
+    try:
+        m.mount(HERE, None, path, None, m.MS_SLAVE | m.MS_REC)
+        m.umount(HERE, path, m.MNT_DETACH)
+    except FileNotFoundError:
+        pass  # went with the mount that it was on
+    except OSError:
+        m.mount(HERE, "tmpfs", path, "tmpfs", m.MS_RDONLY, "size=0k")

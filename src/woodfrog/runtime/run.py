@@ -27,7 +27,12 @@ def run(
     request.relay_console = not request.console_socket and not detach
     created = create(request)
     container = created.container
+    notify_socket = None
     try:
+        if request.notify_socket:
+            from woodfrog.runtime import notify
+
+            notify_socket = notify.listen(container)
         if not detach:
             hold_signals()
         with container.lock():
@@ -37,6 +42,10 @@ def run(
         raise
     if started:
         started()
+    if notify_socket and not detach:
+        notify_socket.forward_aside()
+    elif notify_socket:
+        notify_socket.forward()
     if detach:
         return 0
     return stay(created, request.warn, tell, keep=keep, subreaper=subreaper, is_child=True)

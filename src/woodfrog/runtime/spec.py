@@ -7,7 +7,7 @@ import os
 from woodfrog.errors import SpecError
 from woodfrog.kernel import namespaces as ns
 from woodfrog.runtime import jsontext
-from woodfrog.runtime.spec_schema import CONFIG, PROCESS, Anything, Later, MapOf
+from woodfrog.runtime.spec_schema import CONFIG, PROCESS, Anything, Later, MapOf, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def check(config: Any) -> list[str]:
     for position, mount in enumerate(config.get("mounts") or ()):
         if not mount.get("destination"):
             raise SpecError(f"mounts[{position}].destination is missing")
+    _check_hooks(config.get("hooks") or {})
     linux = config.get("linux") or {}
     _check_namespaces(linux, config)
     return warnings
@@ -102,6 +103,17 @@ def read_process(path: str) -> tuple[Object, list[str]]:
     _check_shape(process, PROCESS, "process", warnings)
     check_process(process, "process")
     return process, warnings
+
+
+def _check_hooks(hooks: Object) -> None:
+    for moment, listed in hooks.items():
+        for position, hook in enumerate(listed or ()):
+            where = f"hooks.{moment}[{position}]"
+            path = hook.get("path") or ""
+            if not path.startswith("/"):
+                raise SpecError(f"{where}.path must be absolute, and is {path!r}")
+            if (hook.get("timeout") or 1) < 0:
+                raise SpecError(f"{where}.timeout must be greater than zero")
 
 
 def _check_namespaces(linux: Object, config: Object) -> None:
@@ -144,6 +156,8 @@ def _check_shape(value: Any, shape: Any, where: str, warnings: list[str]) -> Non
         _check_shape(value, shape.shape, where, warnings)
         if value:
             warnings.append(f"{where} is not supported yet and has no effect")
+    elif isinstance(shape, Refused):
+        raise SpecError(f"{where} is not supported: {shape.why}", hint="take it out of the config")
     elif isinstance(shape, MapOf):
         for key, member in _expect(value, dict, where).items():
             _check_shape(member, shape.shape, f"{where}[{key}]", warnings)

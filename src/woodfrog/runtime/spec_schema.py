@@ -14,6 +14,13 @@ class Later:
         self.shape = shape
 
 
+class Refused:
+    """A field that we must not ignore, and can't do."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
 class MapOf:
     """An object with free keys and values of one shape."""
 
@@ -36,7 +43,7 @@ PROCESS = {
     "consoleSize": {"height": int, "width": int},
     "user": {"uid": int, "gid": int, "umask": int, "additionalGids": [int], "username": str},
     "args": [str],
-    "commandLine": Later(str),
+    "commandLine": str,  # Windows' way; the specification wants it ignored here
     "env": [str],
     "cwd": str,
     "capabilities": _CAPABILITIES,
@@ -45,9 +52,17 @@ PROCESS = {
     "apparmorProfile": Later(str),
     "oomScoreAdj": int,
     "selinuxLabel": Later(str),
-    "ioPriority": Later({"class": str, "priority": int}),
-    "scheduler": Later(Anything),
-    "execCPUAffinity": Later(Anything),
+    "ioPriority": {"class": str, "priority": int},
+    "scheduler": {
+        "policy": str,
+        "nice": int,
+        "priority": int,
+        "flags": [str],
+        "runtime": int,
+        "deadline": int,
+        "period": int,
+    },
+    "execCPUAffinity": {"initial": str, "final": str},
 }
 
 _HOOK = {"path": str, "args": [str], "env": [str], "timeout": int}
@@ -166,9 +181,9 @@ CONFIG: dict[str, Any] = {
         "maskedPaths": [str],
         "readonlyPaths": [str],
         "mountLabel": Later(str),
-        "intelRdt": Later(Anything),
-        "memoryPolicy": Later(Anything),
-        "personality": Later({"domain": str, "flags": [str]}),
+        "intelRdt": Refused("cache and memory bandwidth are not shared out by resctrl"),
+        "memoryPolicy": {"mode": str, "nodes": str, "flags": [str]},
+        "personality": {"domain": str, "flags": [str]},
         "timeOffsets": MapOf({"secs": int, "nanosecs": int}),
     },
     "solaris": Anything,
