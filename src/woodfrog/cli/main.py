@@ -26,6 +26,8 @@ COMMANDS = {
     "kill": "send a signal to a container",
     "pause": "stop every process of a container",
     "resume": "let a paused container run on",
+    "update": "change the limits of a container",
+    "events": "show what a container uses, and when it runs out of memory",
     "delete": "remove a container",
     "spec": "write a config.json to start from",
     "inspect": "show what is in an image",

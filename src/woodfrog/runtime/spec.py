@@ -7,7 +7,15 @@ import os
 from woodfrog.errors import SpecError
 from woodfrog.kernel import namespaces as ns
 from woodfrog.runtime import jsontext
-from woodfrog.runtime.spec_schema import CONFIG, PROCESS, Anything, Later, MapOf, Refused
+from woodfrog.runtime.spec_schema import (
+    CONFIG,
+    PROCESS,
+    RESOURCES,
+    Anything,
+    Later,
+    MapOf,
+    Refused,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,6 +122,18 @@ def _check_hooks(hooks: Object) -> None:
                 raise SpecError(f"{where}.path must be absolute, and is {path!r}")
             if (hook.get("timeout") or 1) < 0:
                 raise SpecError(f"{where}.timeout must be greater than zero")
+
+
+def read_resources(path: str) -> tuple[Object, list[str]]:
+    """Return resources (update --resources; "-" is stdin) and warnings about what won't be done."""
+    try:
+        with open(0 if path == "-" else path, "rb", buffering=0) as file:
+            resources = parse(file.readall(), path)
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}") from None
+    warnings: list[str] = []
+    _check_shape(_expect(resources, dict, path), RESOURCES, "", warnings)
+    return resources, warnings
 
 
 def _check_namespaces(linux: Object, config: Object) -> None:
