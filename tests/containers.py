@@ -264,7 +264,11 @@ def living_children(but_not: Set[int] = frozenset()) -> list[tuple[int, str]]:
     """Reap this process's dead children (but for some); return those that live."""
     living = []
     for thread in Path("/proc/self/task").iterdir():
-        for word in (thread / "children").read_text().split():
+        try:
+            children = (thread / "children").read_text()
+        except FileNotFoundError:
+            continue  # a thread that has just ended: its children are another's now
+        for word in children.split():
             pid = int(word)
             if pid in but_not:
                 continue

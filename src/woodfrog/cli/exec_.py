@@ -52,7 +52,7 @@ def _run(arguments: Arguments) -> int:
     if seccomp := (config.get("linux") or {}).get("seccomp"):
         from woodfrog.runtime.seccomp import compile
 
-        request.seccomp = compile(seccomp, lambda text: None)
+        request.seccomp = compile(seccomp)
     return execs.run(container, request)
 
 

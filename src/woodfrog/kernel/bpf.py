@@ -17,6 +17,7 @@ ACTIONS = {
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
     "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": 0x00050000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
     "SCMP_ACT_TRACE": 0x7FF00000,
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
@@ -34,7 +35,9 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1,
     "SECCOMP_FILTER_FLAG_LOG": 2,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
 }
+NEW_LISTENER = 8
 ARCHITECTURES = ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32")
 
 AUDIT_ARCH_X86_64 = 0xC000003E
@@ -58,9 +61,11 @@ Instruction = tuple[int, int, int, int]
 Condition = tuple[int, str, int, int]
 # Conditions that must all hold, and what the kernel then does.
 Rule = tuple[tuple[Condition, ...], int]
+# The rules of each call number. A number without rules tells that the call is known.
+Calls = dict[int, list[Rule]]
 
 
-def program(tables: dict[int, dict[int, list[Rule]]], default: int, newest: int | None) -> bytes:
+def program(tables: dict[int, Calls], default: int, newest: int) -> bytes:
     """Return a filter: architecture to call number to rules, the first that holds decides.
 
     Other architectures are killed. Calls that are newer than any the tables know get `newest`.
@@ -75,9 +80,7 @@ def program(tables: dict[int, dict[int, list[Rule]]], default: int, newest: int 
     return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
 
 
-def _ranges(
-    calls: dict[int, list[Rule]], default: int, newest: int | None
-) -> list[tuple[int, list[Instruction]]]:
+def _ranges(calls: Calls, default: int, newest: int) -> list[tuple[int, list[Instruction]]]:
     """Return (first number, what to do from it on), neighbours that do the same joined."""
     kill = ACTIONS["SCMP_ACT_KILL_PROCESS"]
     found: list[tuple[int, list[Instruction]]] = []
@@ -87,18 +90,18 @@ def _ranges(
             found.append((first, code))
 
     has_x32 = any(number >= X32_BIT for number in calls)
-    beyond = default if newest is None else newest
     for start, end in ((0, X32_BIT), (X32_BIT, 1 << 32)):
         if start and not has_x32:
             add(start, [(_RETURN, 0, 0, kill)])
             break
         position = start
-        for number in sorted(number for number in calls if start <= number < end):
+        numbers = sorted(number for number in calls if start <= number < end)
+        for number in numbers:
             if number > position:
                 add(position, [(_RETURN, 0, 0, default)])
             add(number, _decide(calls[number], default))
             position = number + 1
-        add(position, [(_RETURN, 0, 0, beyond)])
+        add(position, [(_RETURN, 0, 0, newest if numbers else default)])
     return found
 
 
@@ -158,8 +161,8 @@ def _check(condition: Condition) -> list[Instruction]:
     return [load_high, (_JGT, yes, 0, high), (_JEQ, 0, no, high), load_low, (last, yes, no, low)]
 
 
-def install(on: Caller, filter: bytes, flags: int) -> None:
-    """Put a filter over the calling thread, for good."""
+def install(on: Caller, filter: bytes, flags: int) -> int:
+    """Put a filter over the calling thread, for good; returns the listener if flags ask for one."""
     buffer = ctypes.create_string_buffer(filter, len(filter))
     header = struct.pack("H6xQ", len(filter) // 8, ctypes.addressof(buffer))
-    on.call(SYS.SECCOMP, _SET_MODE_FILTER, flags, header)
+    return on.call(SYS.SECCOMP, _SET_MODE_FILTER, flags, header)

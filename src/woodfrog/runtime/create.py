@@ -172,7 +172,9 @@ def _create(
     if linux.get("seccomp"):
         from woodfrog.runtime import seccomp
 
-        plan.seccomp = seccomp.compile(linux["seccomp"], request.warn)
+        plan.seccomp = seccomp.compile(linux["seccomp"])
+        if plan.seccomp:
+            request.debug(f"seccomp filter flags: {plan.seccomp.flags}")
     made = cgroups.make(groups)
     undo.callback(cgroups.remove_directories, made)
     limits.apply(groups, linux.get("resources") or {}, request.warn)

@@ -14,12 +14,14 @@ from woodfrog.runtime import channel as channels
 from woodfrog.runtime.cgroups import places
 from woodfrog.runtime.foreground import Attached
 from woodfrog.runtime.spec import NAMESPACES
-from woodfrog.runtime.state import PAUSED, Container
+from woodfrog.runtime.state import PAUSED, RUNNING, Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
+
+    from woodfrog.runtime.seccomp import Profile
 
 
 class Request:
@@ -35,7 +37,7 @@ class Request:
         self.preserve_fds = 0
         self.ignore_paused = False
         self.cgroups: list[str] = []  # groups inside the container's own, as --cgroup names them
-        self.seccomp: tuple[bytes, int] | None = None
+        self.seccomp: Profile | None = None
         self.debug: Callable[[str], None] = lambda text: None
         self.debug_descriptor = -1  # what `debug` writes to
 
@@ -121,7 +123,10 @@ def _start(container: Container, groups: cgroups.Groups, request: Request) -> tu
                 if not request.console_socket:
                     tty.keep_line_ends(master)
             ours.send(step="go")
-            ours.receive()  # the end, at its exec; or an error
+            # The end comes at its exec.
+            while message := ours.receive():
+                _take_listener(container, request, pid, message["listener"])
+                ours.send(step="go")
         except BaseException:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
@@ -132,6 +137,12 @@ def _start(container: Container, groups: cgroups.Groups, request: Request) -> tu
         os.close(target)
         if joined >= 0:
             os.close(joined)
+
+
+def _take_listener(container: Container, request: Request, pid: int, listener: int) -> None:
+    from woodfrog.runtime.seccomp_listener import pass_on
+
+    pass_on(request.config, container, RUNNING, pid, listener)
 
 
 def _same_namespace(pid: int, name: str) -> bool:
@@ -170,6 +181,11 @@ def _join_cgroups(container: Container, groups: cgroups.Groups, request: Request
 def _inside(
     container: Container, target: int, flags: int, request: Request, channel: channels.Channel
 ) -> NoReturn:
+    def hand_over(listener: int) -> None:
+        channel.send(listener=listener)
+        if channel.receive() is None:
+            os._exit(1)
+
     try:
         prctl(HERE, PR_SET_DUMPABLE, 0)
         kept = channel.descriptors | {target, request.debug_descriptor}
@@ -198,7 +214,7 @@ def _inside(
         if channel.receive() is None:
             os._exit(1)
         request.debug("setns_init: about to exec")
-        process.become(wanted, path, request.preserve_fds, request.seccomp)
+        process.become(wanted, path, request.preserve_fds, request.seccomp, hand_over)
     except BaseException as error:
         try:
             channel.send_error(error)

@@ -33,7 +33,10 @@ def features() -> dict[str, Any]:
                 "operators": sorted(bpf.OPERATORS),
                 "archs": sorted(bpf.ARCHITECTURES),
                 "knownFlags": sorted(bpf.FLAGS),
-                "supportedFlags": sorted(bpf.FLAGS),
+                # Those that any profile can have; this one needs a listener.
+                "supportedFlags": sorted(
+                    set(bpf.FLAGS) - {"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"}
+                ),
             },
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},

@@ -79,7 +79,10 @@ def _run_one(
         if status is None:
             raise WoodfrogError(f"{what} did not end within its timeout of {timeout} s")
         if code := os.waitstatus_to_exitcode(status):
-            how = f"was killed by signal {-code}" if code < 0 else f"failed with exit status {code}"
+            how = f"failed with exit status {code}"
+            if code < 0:
+                reason = signals.strsignal(-code) or "an unknown signal"
+                how = f"was killed by signal {-code}: {reason.lower()}"
             os.lseek(said, 0, os.SEEK_SET)
             tail = os.read(said, 4096).decode(errors="replace").strip()
             raise WoodfrogError(f"{what} {how}" + (f": {tail}" if tail else ""))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from woodfrog.runtime.cgroups import Groups
     from woodfrog.runtime.channel import Channel
+    from woodfrog.runtime.seccomp import Profile
 
 
 class Plan:
@@ -49,7 +50,7 @@ class Plan:
         self.debug: Callable[[str], None] = lambda text: None
         self.to_be_restored = False
         self.overlay: tuple[str, str] | None = None  # lower directory, scratch directory
-        self.seccomp: tuple[bytes, int] | None = None
+        self.seccomp: Profile | None = None
 
 
 def run(plan: Plan, channel: Channel) -> NoReturn:
@@ -147,14 +148,23 @@ class StartFifo:
 def _wait_and_become(plan: Plan, path: str, start_fifo: StartFifo) -> NoReturn:
     """Wait until `start` opens the other end; from then on, an error's text goes there."""
     fifo = start_fifo.open()
-    try:
-        wanted = plan.config["process"]
-        if plan.listen_fds:
-            listening = [f"LISTEN_FDS={plan.listen_fds}", f"LISTEN_PID={os.getpid()}"]
-            wanted["env"] = [*(wanted.get("env") or []), *listening]
-        state = plan.hook_state | {"status": "created"}
+    wanted = plan.config["process"]
+    if plan.listen_fds:
+        listening = [f"LISTEN_FDS={plan.listen_fds}", f"LISTEN_PID={os.getpid()}"]
+        wanted["env"] = [*(wanted.get("env") or []), *listening]
+    state = plan.hook_state | {"status": "created"}
+    taken = os.eventfd(0) if plan.seccomp and plan.seccomp.listener_path else -1
+
+    def hand_over(listener: int) -> None:
+        message = jsontext.write({"listener": listener, "taken": taken})
+        os.write(fifo, message.encode() + b"\n")
+        os.eventfd_read(taken)
+
+    def run_hooks() -> None:
         hooks.run(plan.config, "startContainer", state, process.environment(wanted))
-        process.become(plan.config["process"], path, plan.preserved, plan.seccomp)
+
+    try:
+        process.become(wanted, path, plan.preserved, plan.seccomp, hand_over, run_hooks)
     except BaseException as error:
         text = jsontext.write(channels.describe(error))
         os.write(fifo, text.encode())

@@ -12,7 +12,7 @@ from woodfrog.kernel.process import pidfd_open, pidfd_send_signal
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import cgroups, hooks, jsontext, spec
 from woodfrog.runtime.channel import recreate
-from woodfrog.runtime.create import hook_state
+from woodfrog.runtime.create import fetch_descriptor, hook_state
 from woodfrog.runtime.state import (
     CREATED,
     PAUSED,
@@ -46,7 +46,7 @@ def start(container: Container, config: dict[str, Any]) -> None:
     pidfd = pidfd_open(HERE, container.pid)
     fifo = os.open(container.path("exec.fifo"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        said = _read_until_exec(fifo, pidfd)
+        said = _read_until_exec(fifo, pidfd, lambda line: _take_listener(container, config, line))
     finally:
         os.close(fifo)
         os.close(pidfd)
@@ -68,8 +68,22 @@ def after_start(container: Container, config: dict[str, Any]) -> None:
         raise
 
 
-def _read_until_exec(fifo: int, pidfd: int) -> bytes | None:
-    """Return what the init wrote before its exec closed the FIFO; None if it is dead."""
+def _take_listener(container: Container, config: dict[str, Any], line: bytes) -> None:
+    """Pass on the listener of the init's seccomp profile, and let the init know."""
+    from woodfrog.runtime.seccomp_listener import pass_on
+
+    message = jsontext.parse(line.decode())
+    pass_on(config, container, CREATED, container.pid, message["listener"])
+    taken = fetch_descriptor(container.pid, message["taken"])
+    os.eventfd_write(taken, 1)
+    os.close(taken)
+
+
+def _read_until_exec(fifo: int, pidfd: int, take_line: Callable[[bytes], None]) -> bytes | None:
+    """Return the error that the init wrote before its exec closed the FIFO; None if it is dead.
+
+    What it writes as whole lines before is taken as it comes.
+    """
     poll = select.poll()
     poll.register(fifo, select.POLLIN)
     poll.register(pidfd, select.POLLIN)
@@ -81,6 +95,9 @@ def _read_until_exec(fifo: int, pidfd: int) -> bytes | None:
             if data := os.read(fifo, 65536):
                 said += data
                 opened = True
+                if b"\n" in said:
+                    line, _, said = said.partition(b"\n")
+                    take_line(line)
                 continue
             # The end: the writer has come (a FIFO without one doesn't poll as ready) and gone.
             return said

@@ -22,7 +22,10 @@ from woodfrog.kernel.signals import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
+
+    from woodfrog.runtime.seccomp import Profile
 
 _RLIMITS = [
     "CPU",
@@ -233,9 +236,18 @@ def give_stdio(process: dict[str, Any]) -> None:
 
 
 def become(
-    process: dict[str, Any], path: str, preserved: int, seccomp: tuple[bytes, int] | None
+    process: dict[str, Any],
+    path: str,
+    preserved: int,
+    seccomp: Profile | None,
+    hand_over: Callable[[int], None],
+    before_exec: Callable[[], None] = lambda: None,
 ) -> NoReturn:
-    """Take on the process's identity, limits and rights, and exec its program."""
+    """Take on the process's identity, limits and rights, and exec its program.
+
+    `hand_over` gives a listener for the profile's notifications to the outside half. `before_exec`
+    runs with no more rights than the program will have.
+    """
     user = process.get("user") or {}
     uid, gid = user.get("uid") or 0, user.get("gid") or 0
     env = environment(process)
@@ -263,7 +275,7 @@ def become(
     if seccomp and not no_new_privs:
         # Without no_new_privs a filter needs CAP_SYS_ADMIN, which the next step may take away.
         capability.capset(HERE, effective=permitted, permitted=permitted, inheritable=inheritable)
-        _install(seccomp)
+        _install(seccomp, hand_over)
     capability.capset(
         HERE,
         effective=masks["effective"] & permitted,
@@ -277,7 +289,8 @@ def become(
     if no_new_privs:
         prctl(HERE, PR_SET_NO_NEW_PRIVS, 1)
         if seccomp:
-            _install(seccomp)
+            _install(seccomp, hand_over)
+    before_exec()
     try:
         os.execve(path, process["args"], env)
     except OSError as error:
@@ -288,10 +301,12 @@ def become(
         raise wrong from None
 
 
-def _install(seccomp: tuple[bytes, int]) -> None:
+def _install(profile: Profile, hand_over: Callable[[int], None]) -> None:
     from woodfrog.kernel.bpf import install
 
-    install(HERE, *seccomp)
+    listener = install(HERE, profile.filter, profile.flags)
+    if profile.listener_path:
+        hand_over(listener)
 
 
 def _limit(value: int) -> int:

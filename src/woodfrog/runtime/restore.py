@@ -148,7 +148,8 @@ def _profile(config: dict[str, Any]) -> bytes | None:
         return None
     from woodfrog.runtime import seccomp
 
-    return seccomp.compile(wanted, lambda text: None)[0]
+    profile = seccomp.compile(wanted)
+    return profile.filter if profile else None
 
 
 def bounds(config: dict[str, Any], kind: type[Bounds], *, tcp_close: bool) -> Bounds:

@@ -127,8 +127,8 @@ _SECCOMP = {
     "defaultErrnoRet": int,
     "architectures": [str],
     "flags": [str],
-    "listenerPath": Later(str),
-    "listenerMetadata": Later(str),
+    "listenerPath": str,
+    "listenerMetadata": str,
     "syscalls": [
         {
             "names": [str],

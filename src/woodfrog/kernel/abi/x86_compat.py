@@ -53,8 +53,21 @@ sched_rr_get_interval_time64 pidfd_send_signal io_uring_setup io_uring_enter io_
 open_tree move_mount fsopen fsconfig fsmount fspick pidfd_open clone3 close_range openat2
 pidfd_getfd faccessat2 process_madvise epoll_pwait2 mount_setattr quotactl_fd
 landlock_create_ruleset landlock_add_rule landlock_restrict_self memfd_secret process_mrelease
-futex_waitv set_mempolicy_home_node
+futex_waitv set_mempolicy_home_node cachestat fchmodat2 map_shadow_stack futex_wake futex_wait
+futex_requeue statmount listmount lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal
+setxattrat getxattrat listxattrat removexattrat open_tree_attr file_getattr file_setattr
 """
+
+# Calls that 32-bit programs can also make through one call, which has their number first.
+_MULTIPLEXED = {
+    "socketcall": """
+1: socket bind connect listen accept getsockname getpeername socketpair send recv sendto recvfrom
+shutdown setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg
+""",
+    "ipc": """
+1: semop semget semctl semtimedop 11: msgsnd msgrcv msgget msgctl 21: shmat shmdt shmget shmctl
+""",
+}
 
 _X32 = """
 512: rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace
@@ -79,6 +92,15 @@ def _numbers(table: str) -> dict[str, int]:
 def i386() -> dict[str, int]:
     """Return the numbers of 32-bit programs by name."""
     return _numbers(_I386)
+
+
+def multiplexed() -> dict[str, tuple[str, int]]:
+    """Return through which call, and as which number of it, 32-bit programs can make a call."""
+    return {
+        name: (through, number)
+        for through, table in _MULTIPLEXED.items()
+        for name, number in _numbers(table).items()
+    }
 
 
 def x32_own() -> dict[str, int]:
