@@ -158,6 +158,7 @@ def test_cheap_commands_import_little(
         ("resume", name),
         ("exec", name, "true"),
         ("kill", name, "KILL"),
+        ("wait", name),
         ("delete", "--force", name),
         ("run", "-b", str(bundle.directory), "--help"),
     ):

@@ -24,6 +24,7 @@ COMMANDS = {
     "ps": "list the processes of a container",
     "exec": "run another process in a container",
     "kill": "send a signal to a container",
+    "wait": "wait for a container's end, a checkpoint or a restore",
     "pause": "stop every process of a container",
     "resume": "let a paused container run on",
     "update": "change the limits of a container",

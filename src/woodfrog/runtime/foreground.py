@@ -119,9 +119,10 @@ class Attached:
         """Stay until the process ends; returns its exit status, 128 + n after signal n."""
         if self._master >= 0:
             self._relay()
-        status = self._wait_for_child() if self._is_child else self._wait_for_stranger()
-        code = os.waitstatus_to_exitcode(status)
-        return 128 - code if code < 0 else code
+        if self._is_child:
+            return exit_code(self._wait_for_child())
+        status = status_at_end(self._pid, self._pidfd)
+        return 255 if status is None else exit_code(status)
 
     def _wait_for_child(self) -> int:
         while self._reap:
@@ -129,16 +130,6 @@ class Attached:
             if pid == self._pid:
                 return status
         return os.waitpid(self._pid, 0)[1]
-
-    def _wait_for_stranger(self) -> int:
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        poll.poll()
-        # Either its parent has reaped it, and then the pidfd tells, or it is a zombie still.
-        if (status := _zombie_status(self._pid)) is not None:
-            return status
-        status = pidfd_exit_status(HERE, self._pidfd)
-        return 255 << 8 if status is None else status
 
     def _relay(self) -> None:
         poll = select.poll()
@@ -192,6 +183,23 @@ def _is_device(descriptor: int) -> bool:
     import stat
 
     return stat.S_ISCHR(os.fstat(descriptor).st_mode)
+
+
+def exit_code(status: int) -> int:
+    """Return a wait status as shells and engines know it: 128 + n after signal n."""
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+def status_at_end(pid: int, pidfd: int) -> int | None:
+    """Wait for the end of a process that need not be our child; returns its wait status."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
+    # Either its parent has reaped it, and then the pidfd tells, or it is a zombie still.
+    if (status := _zombie_status(pid)) is not None:
+        return status
+    return pidfd_exit_status(HERE, pidfd)
 
 
 def _zombie_status(pid: int) -> int | None:

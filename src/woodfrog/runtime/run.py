@@ -85,10 +85,12 @@ def stay(
             checkpoint = container.state.get("checkpoint") or {}
             if checkpoint.get("ended") == container.pid:
                 tell(f"container {container.id} was frozen into {checkpoint['image']}")
-                if not container.state.get("scratch"):
-                    return 128 + 9
                 status = 128 + 9
-            if not keep:
+                keep = keep or not container.state.get("scratch")
+            if keep:
+                container.state["exitStatus"] = status
+                container.save()
+            else:
                 lifecycle.destroy(container, STOPPED, warn)
     except UnknownContainer:
         pass  # somebody has deleted it already

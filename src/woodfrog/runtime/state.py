@@ -28,6 +28,7 @@ _MAY: dict[str, tuple[tuple[str, ...], str]] = {
     "resume": ((PAUSED,), "container {id} is not paused, but {status}"),
     "update": ((CREATED, RUNNING, PAUSED), "container {id} is not running"),
     "events": ((CREATED, RUNNING, PAUSED), "container with id {id} is not running"),
+    "wait": ((CREATED, RUNNING, PAUSED), "container {id} has ended"),
     "delete": ((CREATED, STOPPED), "cannot delete container {id}, which is not stopped: {status}"),
     "checkpoint": ((RUNNING, PAUSED), "cannot checkpoint container {id}, which is {status}"),
     "restore": ((CREATED,), "cannot restore into container {id}, which is {status}"),
