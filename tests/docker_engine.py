@@ -43,6 +43,7 @@ class Docker:
             "default-runtime": "woodfrog",
             "runtimes": {
                 "woodfrog": {"path": f"{REPOSITORY}/woodfrog"},
+                "carrying": {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": ["--with-rootfs"]},
                 "closing": {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": ["--tcp-close"]},
             },
         }

@@ -8,6 +8,7 @@ import msgspec
 
 from woodfrog.engine.admission import RECORDS
 from woodfrog.image.container_file import Reader, Writer
+from woodfrog.image.record import Record
 from woodfrog.resources.container import ContainerRecord
 
 
@@ -26,8 +27,10 @@ class _Stored:
             at += length
 
 
-def doctored(image: Path, target: Path, **fields: object) -> Path:
-    """Write a copy of an image in which the container's record has other fields."""
+def doctored(
+    image: Path, target: Path, kind: type[Record] = ContainerRecord, **fields: object
+) -> Path:
+    """Write a copy of an image in which the container's record, or another, has other fields."""
     with (
         Reader(str(image)) as reader,
         Writer(str(target), compression="none", sync="none", replace=False) as writer,
@@ -36,7 +39,7 @@ def doctored(image: Path, target: Path, **fields: object) -> Path:
             stored = _Stored(*reader.open_pages())
             assert writer.write_pages([(stored, 0, reader.page_bytes)]) == 0
         for record in reader.records(RECORDS):
-            if isinstance(record, ContainerRecord):
+            if isinstance(record, kind):
                 record = msgspec.structs.replace(record, **fields)
             writer.add(record)
         writer.seal()

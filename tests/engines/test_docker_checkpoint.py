@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import socket
 from pathlib import Path
 
@@ -67,6 +68,32 @@ def test_a_directory_of_ones_own(docker: Docker, tmp_path: Path) -> None:
     docker.is_frozen("frog")
     assert os.listdir(tmp_path / "one") == ["checkpoint.img"]
     assert "one" in docker("checkpoint", "ls", f"--checkpoint-dir={tmp_path}", "frog").stdout
+
+
+def test_files_come_along_into_another_container(docker: Docker, tmp_path: Path) -> None:
+    script = (
+        "rm /bin/vi; i=0; exec 3> /counts; while :; do i=$((i+1)); echo $i >&3; sleep 0.05; done"
+    )
+    docker.run("frog", script, "--runtime=carrying")
+
+    def counts(name: str) -> list[str]:
+        return docker("exec", name, "cat", "/counts").stdout.split()
+
+    eventually(lambda: len(counts("frog")) > 2, "it counts")
+    docker("checkpoint", "create", f"--checkpoint-dir={tmp_path}", "frog", "one")
+    docker.is_frozen("frog")
+    docker("create", "--name=toad", IMAGE, "true")
+    place = docker.directory / "data/containers" / docker.inspect("toad", ".Id") / "checkpoints"
+    shutil.copytree(tmp_path, place, dirs_exist_ok=True)
+    docker("rm", "frog")
+
+    docker("start", "--checkpoint=one", "toad")
+    before = len(counts("toad"))
+    assert before > 2
+    eventually(lambda: len(counts("toad")) > before, "it counts on")
+    found = counts("toad")
+    assert found == [str(number) for number in range(1, len(found) + 1)]
+    docker("exec", "toad", "test", "-e", "/bin/vi", status=1)
 
 
 def test_a_checkpoint_that_is_refused_says_why(docker: Docker) -> None:

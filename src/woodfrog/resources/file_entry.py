@@ -73,7 +73,7 @@ def check(entries: Iterable[Entry], what: str, page_bytes: int) -> None:
     for entry in entries:
         where = f"{os.fsdecode(entry.path)!r} in {what}"
         check_path(entry.path, what)
-        if stat.S_IFMT(entry.mode) not in _KINDS or not 0 <= entry.mode <= 0o177777:
+        if not 0 <= entry.mode <= 0o177777 or stat.S_IFMT(entry.mode) not in _KINDS:
             raise ImageError(f"{where} is of no kind of file")
         if not (0 <= entry.uid < _NOBODY and 0 <= entry.gid < _NOBODY and entry.device >= 0):
             raise ImageError(f"{where} has an impossible owner or device")
