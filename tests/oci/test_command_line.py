@@ -89,6 +89,8 @@ def test_an_unknown_command_is_guessed(woodfrog: Woodfrog) -> None:
         "  hint: did you mean checkpoint?",
     ]
     assert "commands:" in woodfrog().stdout
+    for words in (("help", "chekpoint"), ("chekpoint", "-h")):
+        assert "No help topic for 'chekpoint'" in woodfrog(*words, status=1).stderr
 
 
 def test_systemd_cgroup_is_refused_by_name(woodfrog: Woodfrog) -> None:
@@ -109,6 +111,20 @@ def test_features_are_json(woodfrog: Woodfrog) -> None:
     assert "rbind" in found["mountOptions"]
     assert "createRuntime" in found["hooks"]
     assert found["linux"]["seccomp"]["enabled"] is True
+
+
+def test_a_config_to_start_from(woodfrog: Woodfrog, tmp_path: Path) -> None:
+    woodfrog("spec", "--bundle", str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["process"]["args"] == ["sh"]
+    assert "exists already" in woodfrog("spec", "-b", str(tmp_path), status=1).stderr
+    (tmp_path / "config.json").unlink()
+    woodfrog("spec", "--rootless", "-b", str(tmp_path))
+    linux = json.loads((tmp_path / "config.json").read_text())["linux"]
+    kinds = [entry["type"] for entry in linux["namespaces"]]
+    assert "user" in kinds
+    assert "network" not in kinds
+    assert linux["uidMappings"] == [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
 
 
 def test_the_image_path_must_be_given(woodfrog: Woodfrog, make_bundle: Make) -> None:

@@ -159,7 +159,7 @@ def test_a_program_that_cannot_be_executed_is_an_error_of_start(
     output = bundle.directory / "output"
     woodfrog("create", "-b", str(bundle.directory), name, output=output)
     done = woodfrog("start", name, status=1)
-    assert 'exec: "/work/script": no such file' in done.stderr
+    assert "exec /work/script: no such file or directory (the file is there" in done.stderr
     assert "interpreter" in done.stderr
 
 
@@ -263,3 +263,49 @@ def test_a_killed_create_can_be_cleaned_up(
         process.wait()
     woodfrog("delete", "--force", name)
     assert not list(CGROUPS.glob(f"*/{name}"))
+
+
+def test_of_many_creates_of_one_id_one_wins(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    bundle = make_bundle(FOREVER)
+    name = new_name(bundle)
+    command = woodfrog.command("create", "-b", str(bundle.directory), name)
+    with (bundle.directory / "output").open("w") as output:
+        racing = [
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            for _ in range(8)
+        ]
+        assert sorted(process.wait(60) for process in racing) == [0] + [1] * 7
+    told = (bundle.directory / "output").read_text()
+    assert told.count(f"container {name} already exists") == 7
+    assert json.loads(woodfrog("state", name).stdout)["status"] == "created"
+    woodfrog("start", name)
+    eventually((bundle.work / "up").exists, "the program runs")
+
+
+def test_many_at_once_keep_their_states_apart(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    bundle = make_bundle("true")
+    names = [new_name(bundle) for _ in range(16)]
+    # Groups of their own, by their names.
+    del bundle.config["linux"]["cgroupsPath"]
+    bundle.save()
+    script = (
+        'set -e; $1 create -b "$2" $3; $1 state $3; $1 start $3;'
+        " until $1 state $3 | grep -q stopped; do $1 list > /dev/null; done; $1 delete $3"
+    )
+    entry = " ".join(woodfrog.command())
+    racing = [
+        subprocess.Popen(
+            ["sh", "-c", script, "sh", entry, str(bundle.directory), name],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for name in names
+    ]  # fmt: skip
+    for name, process in zip(names, racing, strict=True):
+        told, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, told
+        assert json.loads(told)["id"] == name
+    assert woodfrog("list", "-q").stdout == ""

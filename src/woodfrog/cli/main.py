@@ -114,6 +114,8 @@ def _dispatch(words: list[str], common: Common) -> int:
         return _help(
             [word for word in rest if not word.startswith("-")] if name == "help" else [name]
         )
+    if name not in COMMANDS and rest in (["-h"], ["-help"], ["--help"]):
+        return _help([name])
     command = _find(name)
     # Help can be asked for anywhere before a command line that isn't ours.
     help_flag = flags.Flag("help", "show this help", short="h")
@@ -189,6 +191,11 @@ def _help(names: list[str]) -> int:
 
         sys.stdout.write(policies.help_text())
         return 0
+    if names and names[0] not in COMMANDS:
+        from woodfrog.errors import UsageError
+
+        hint = flags.guess(names[0], list(COMMANDS), "woodfrog --help")
+        raise UsageError(f"No help topic for '{names[0]}'", hint=hint)
     if names:
         sys.stdout.write(flags.help_text(_find(names[0])))
         return 0

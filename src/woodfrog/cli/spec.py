@@ -11,12 +11,15 @@ from woodfrog.errors import UsageError
 def run(arguments: Arguments) -> None:
     """Write a config.json."""
     from woodfrog.runtime import jsontext
-    from woodfrog.runtime.spec_default import default_config
+    from woodfrog.runtime.spec_default import default_config, for_user
 
+    config = default_config()
+    if arguments["rootless"]:
+        for_user(config, os.geteuid(), os.getegid())
     path = os.path.join(arguments["bundle"], "config.json")
     try:
         with open(path, "x", encoding="ascii") as file:
-            file.write(jsontext.write(default_config(), 4) + "\n")
+            file.write(jsontext.write(config, 4) + "\n")
     except FileExistsError:
         raise UsageError(f"{path} exists already", hint="remove it first") from None
 
@@ -28,7 +31,7 @@ COMMAND = Command(
     ("woodfrog spec", "woodfrog spec --bundle /srv/web"),
     (
         Flag("bundle", "where to write it", short="b", value="DIR", default="."),
-        Flag("rootless", "", refused="user namespaces are not supported yet"),
+        Flag("rootless", "with a user namespace in which you are root, and nobody else is"),
     ),
     run,
     least=0,

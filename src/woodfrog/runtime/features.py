@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from woodfrog import __version__
-from woodfrog.kernel import capability
+from woodfrog.kernel import capability, scheduling
 from woodfrog.runtime import mount_options
 from woodfrog.runtime.spec import NAMESPACES
 from woodfrog.runtime.spec_schema import CONFIG
@@ -41,7 +41,13 @@ def features() -> dict[str, Any]:
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
             "intelRdt": {"enabled": False},
+            "memoryPolicy": {
+                "modes": list(scheduling.MEMORY_POLICIES),
+                "flags": list(scheduling.MEMORY_FLAGS),
+            },
         },
+        # What of a config changes what we do beyond the container itself.
+        "potentiallyUnsafeConfigAnnotations": ["org.woodfrog."],
         "annotations": {
             "org.woodfrog.version": __version__,
             "org.opencontainers.runc.checkpoint.enabled": "true",

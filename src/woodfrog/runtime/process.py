@@ -295,10 +295,9 @@ def become(
         os.execve(path, process["args"], env)
     except OSError as error:
         reason = (error.strerror or "").lower()
-        wrong = WoodfrogError(f'exec: "{process["args"][0]}": {reason}')
         if isinstance(error, FileNotFoundError):
-            wrong.hint = "the file is there: is its interpreter or loader missing?"
-        raise wrong from None
+            reason += " (the file is there: is its interpreter or loader missing?)"
+        raise WoodfrogError(f"exec {path}: {reason}") from None
 
 
 def _install(profile: Profile, hand_over: Callable[[int], None]) -> None:

@@ -82,3 +82,21 @@ def default_config() -> dict[str, Any]:
         "mounts": mounts(),
         "linux": linux(),
     }
+
+
+def for_user(config: dict[str, Any], uid: int, gid: int) -> None:
+    """Change the config to what an ordinary user may have: one user, the host's network."""
+    linux = config["linux"]
+    kinds = [entry["type"] for entry in linux["namespaces"] if entry["type"] != "network"]
+    linux["namespaces"] = [{"type": kind} for kind in (*kinds, "user")]
+    linux["uidMappings"] = [{"containerID": 0, "hostID": uid, "size": 1}]
+    linux["gidMappings"] = [{"containerID": 0, "hostID": gid, "size": 1}]
+    del linux["resources"]
+    for mount in config["mounts"]:
+        if mount["destination"] == "/sys":
+            # A sysfs of its own needs a network namespace of its own.
+            mount |= {"type": "none", "source": "/sys"}
+            mount["options"] = ["rbind", "nosuid", "noexec", "nodev", "ro"]
+        elif "options" in mount:
+            owners = ("uid=", "gid=")
+            mount["options"] = [o for o in mount["options"] if not o.startswith(owners)]
