@@ -18,7 +18,7 @@ from terminals import Terminal, in_a_terminal
 
 IMAGE = "box"
 # Where docker and containerd keep things whatever they are told.
-FIXED_PLACES = ("/etc/docker", "/run/docker", "/run/containerd")
+FIXED_PLACES = ("/etc/docker", "/run/docker", "/run/containerd", "/run/woodfrog-handover")
 
 
 class Docker:
@@ -65,6 +65,7 @@ class Docker:
             "DOCKER_HOST": f"unix://{self.socket}",
             "DOCKER_CONFIG": str(directory / "client"),
         }
+        self._install_plugin()
         eventually(self._listens, "dockerd listens")
         self._import_image()
 
@@ -72,6 +73,11 @@ class Docker:
         if self._holder.poll() is not None:
             pytest.fail(f"dockerd ended: {self.log()}")
         return self.socket.exists()
+
+    def _install_plugin(self) -> None:
+        plugins = self.directory / "client" / "cli-plugins"
+        command = ["docker", "install", "--yes", "--plugin-dir", str(plugins)]
+        subprocess.run([f"{REPOSITORY}/woodfrog", *command], check=True, capture_output=True)
 
     def _import_image(self) -> None:
         rootfs = self.directory / "rootfs"

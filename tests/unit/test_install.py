@@ -141,5 +141,5 @@ def test_the_client_gets_a_command(
 ) -> None:
     assert command("install", "--runtime=/opt/a frog") == 0
     plugin = tmp_path / "plugins" / "docker-woodfrog"
-    assert plugin.read_text() == "#!/bin/sh\nexec '/opt/a frog' docker \"$@\"\n"
+    assert plugin.read_text() == "#!/bin/sh\nexec '/opt/a frog' docker -- \"$@\"\n"
     assert stat.S_IMODE(plugin.stat().st_mode) == 0o755

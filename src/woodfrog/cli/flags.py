@@ -74,7 +74,9 @@ class Command:
         most: int | None = 1,
         greedy_after: int | None = None,
         loose: bool = False,
+        program: str = "woodfrog",
     ) -> None:
+        self.program = program
         self.name = name
         self.arguments = arguments
         self.about = about
@@ -193,10 +195,19 @@ def guess(word: str, known: list[str], help_of: str, prefix: str = "") -> str:
     return f"did you mean {prefix}{near[0]}?" if near else f"`{help_of}` lists them all"
 
 
+def check_count(command: Command, rest: list[str]) -> None:
+    """Raise UsageError if there are too few or too many arguments."""
+    usage = f"usage: {command.program} {command.name} [flags] {command.arguments}"
+    if len(rest) < command.least:
+        raise UsageError(f"{command.name}: an argument is missing", hint=usage)
+    if command.most is not None and len(rest) > command.most:
+        raise UsageError(f"{command.name}: too many arguments: {' '.join(rest)}", hint=usage)
+
+
 def help_text(command: Command) -> str:
     """Return the help of one command."""
     flags = " [flags]" if command.flags else ""
-    lines = [f"usage: woodfrog {command.name}{flags} {command.arguments}".rstrip(), ""]
+    lines = [f"usage: {command.program} {command.name}{flags} {command.arguments}".rstrip(), ""]
     lines += [command.about, ""]
     for title in dict.fromkeys(flag.title for flag in command.flags):
         lines += [title, *flag_lines([f for f in command.flags if f.title == title]), ""]

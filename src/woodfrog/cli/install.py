@@ -65,11 +65,12 @@ def carry_out(arguments: Arguments, planned: Sequence[Change], afterwards: str) 
     return 0
 
 
+ASKING = (Flag("dry-run", "only show the changes"), Flag("yes", "don't ask", short="y"))
+
 FLAGS = (
     Flag("config", "the engine's configuration, where it isn't the usual file", value="FILE"),
     Flag("name", "what the engine calls this runtime", value="NAME", default="woodfrog"),
-    Flag("dry-run", "only show the changes"),
-    Flag("yes", "don't ask", short="y"),
+    *ASKING,
 )
 
 COMMAND = Command(

@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": "check every byte of an image",
     "features": "show what this runtime can do, for engines",
     "cpu-features": "show what this CPU offers programs",
+    "docker": "what `docker woodfrog` does",
     "install": "make woodfrog known to an engine",
     "uninstall": "take it out of an engine's configuration",
     "criu": "answer for CRIU when an engine asks for its version",
@@ -128,7 +129,7 @@ def _dispatch(words: list[str], common: Common) -> int:
     )
     if arguments["help"]:
         return _help([name])
-    _check_count(command, arguments.rest)
+    flags.check_count(command, arguments.rest)
     rights.check(name)
     arguments.common = common
     return command.run(arguments) or 0
@@ -145,16 +146,6 @@ def _find(name: str) -> Command:
     module = import_module(f"woodfrog.cli.{module_name}")
     command: Command = module.COMMAND
     return command
-
-
-def _check_count(command: Command, rest: list[str]) -> None:
-    from woodfrog.errors import UsageError
-
-    usage = f"usage: woodfrog {command.name} [flags] {command.arguments}"
-    if len(rest) < command.least:
-        raise UsageError(f"{command.name}: an argument is missing", hint=usage)
-    if command.most is not None and len(rest) > command.most:
-        raise UsageError(f"{command.name}: too many arguments: {' '.join(rest)}", hint=usage)
 
 
 def _global_flags() -> tuple[Flag, ...]:

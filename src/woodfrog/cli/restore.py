@@ -22,6 +22,10 @@ def run(arguments: Arguments) -> int:
     """Thaw a container."""
     directory, _ = image_directory(arguments)
     if not os.path.exists(os.path.join(directory, "checkpoint.img")):
+        from woodfrog.runtime import handover
+
+        directory = handover.redeemed(directory)
+    if not os.path.exists(os.path.join(directory, "checkpoint.img")):
         raise ImageError(
             f"there is no checkpoint.img in {directory}",
             hint="name the directory that `woodfrog checkpoint --image-path` was given",

@@ -14,6 +14,7 @@ _NEED_NOTHING = (
     "verify",
     "install",
     "uninstall",
+    "docker",
     "criu",
 )
 _NEED_ADMIN = ("create", "run", "do", "restore", "checkpoint", "exec")

@@ -26,7 +26,7 @@ def edits(wanted: Wanted, path: str) -> list[Edit]:
 
 def plugin(command: str, directory: str) -> Edit:
     """Return the client's `docker woodfrog`: a script that is nothing but our own command."""
-    text = f'#!/bin/sh\nexec {shlex.quote(command)} docker "$@"\n'
+    text = f'#!/bin/sh\nexec {shlex.quote(command)} docker -- "$@"\n'
     return Edit(
         f"{directory}/docker-woodfrog",
         lambda there: text,

@@ -1,0 +1,44 @@
+"""An image that is handed to a restore by a ticket."""
+
+from pathlib import Path
+
+import pytest
+
+from woodfrog.errors import ImageError
+from woodfrog.runtime import handover
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory of the links to images."""
+    monkeypatch.setattr("woodfrog.runtime.handover.PLACE", str(tmp_path / "place"))
+    return tmp_path / "place"
+
+
+def test_a_ticket_is_good_for_one_restore(tmp_path: Path, place: Path) -> None:
+    offer = handover.Offer("/srv/image", str(tmp_path / "at"))
+    assert not offer.is_taken()
+    assert place.stat().st_mode & 0o7777 == 0o700
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    ticket = (tmp_path / "at" / handover.TICKET).read_bytes()
+    (copy / handover.TICKET).write_bytes(ticket)
+    assert handover.redeemed(str(copy)) == "/srv/image"
+    assert offer.is_taken()
+    with pytest.raises(ImageError, match="no longer valid"):
+        handover.redeemed(str(copy))
+    offer.withdraw()
+    offer.withdraw()
+    assert list(place.iterdir()) == []
+    assert not (tmp_path / "at").exists()
+
+
+@pytest.mark.parametrize("text", ["", "..", "0" * 31, "0" * 32, "0" * 33, "../" + "0" * 29, "/etc"])
+def test_a_ticket_of_ones_own_making_is_worth_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / handover.TICKET).write_text(text)
+    with pytest.raises(ImageError, match="no longer valid"):
+        handover.redeemed(str(tmp_path))
+
+
+def test_without_a_ticket_the_directory_is_meant(tmp_path: Path) -> None:
+    assert handover.redeemed(str(tmp_path)) == str(tmp_path)
