@@ -1,6 +1,8 @@
 """Files that change behind the back of a container, or where it can't reach them."""
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from needs import needs
 
 pytestmark = needs("root")
 
+PROGRAMS = Path(__file__).parent / "programs"
 SCRIPT = """
 exec 7< /outside/file
 read first <&7
@@ -39,6 +42,26 @@ def reader(woodfrog: Woodfrog, outside: Path) -> Container:
     container = woodfrog.run(bundle)
     container.wait_for("ready")
     return container
+
+
+@pytest.fixture
+def overlaid(woodfrog: Woodfrog) -> Iterator[Bundle]:
+    """A bundle whose root is an overlay, as engines make them, and has the programs' directory."""
+    bundle = Bundle(woodfrog.directory / "bundle", [])
+    (bundle.rootfs / "programs").mkdir()
+    layers = {name: woodfrog.directory / name for name in ("upper", "scratch")}
+    for path in (bundle.rootfs / "frog", *layers.values()):
+        path.mkdir()
+    options = f"lowerdir={bundle.rootfs},upperdir={layers['upper']},workdir={layers['scratch']}"
+    command = ["mount", "-t", "overlay", "overlay", "-o", options, str(bundle.rootfs)]
+    subprocess.run(command, check=True)
+    try:
+        bundle.work = bundle.rootfs / "frog"
+        bundle.process["env"].append("WORK=/frog")
+        yield bundle
+    finally:
+        woodfrog.close()
+        subprocess.run(["umount", str(bundle.rootfs)], check=True)
 
 
 def thawed(container: Container, image: Path) -> Container:
@@ -75,6 +98,23 @@ def test_a_file_replaced_on_a_read_only_mount_stays_the_old_one(
     (outside / "new").rename(outside / "file")
 
     assert said(thawed(container, woodfrog.directory / "image")).startswith("one, two, ")
+
+
+@needs("command gcc")
+@pytest.mark.parametrize("name", ["inotify", "deleted_file", "deleted_directory"])
+def test_files_of_an_overlay_are_kept(
+    name: str, overlaid: Bundle, woodfrog: Woodfrog, build: Callable[..., Path]
+) -> None:
+    program = build(PROGRAMS / f"{name}.c")
+    overlaid.process["args"] = ["/programs/" + program.name]
+    overlaid.add_mount(bind(program.parent, "/programs"))
+    container = woodfrog.run(overlaid)
+    container.wait_for("ready")
+
+    once = thawed(container, woodfrog.directory / "image")
+    twice = thawed(once, woodfrog.directory / "image of the restored")
+
+    assert said(twice) == "ok\n"
 
 
 def test_a_file_whose_other_name_is_out_of_reach_is_refused(

@@ -24,6 +24,7 @@ from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import layer, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu
+from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.memory import PageRange
@@ -235,12 +236,15 @@ def _estimated_bytes(init: int) -> int:
 
 
 def _losses(files: list[Any]) -> list[str]:
-    """Say what a flag allowed to lose, for the restore to report."""
+    """Say what a flag allowed to lose, or programs are told that is lost, for the report."""
     found = []
     for kind, what in ((TcpSocket, "TCP"), (UnixSocketFile, "unix socket")):
         broken = sum(1 for file in files if isinstance(file, kind) and file.reset)
         if broken:
             found.append(f"{broken} {what} connections to the outside are restored as closed")
+    overflows = sum(1 for file in files if isinstance(file, Inotify) and file.overflow)
+    if overflows:
+        found.append(f"{overflows} inotify queues with unread events are restored as overflown")
     return found
 
 

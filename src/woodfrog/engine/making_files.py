@@ -7,6 +7,7 @@ import stat
 import struct
 import termios
 from collections.abc import Callable, Container, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from woodfrog.engine import root_stub
@@ -31,12 +32,21 @@ _FOR_SOCKETS = 1 << 12 | 1 << 13  # CAP_NET_ADMIN, CAP_NET_RAW
 class Making:
     """See resources.files.base.Making; also where each file came to be.
 
-    `capabilities` are what the new container may have, `permitted` what its stubs have.
+    `capabilities` are what the new container may have, `permitted` what its stubs have; `undo`
+    closes descriptors of ours.
     """
 
     def __init__(
-        self, stub: Stub, high: int, *, capabilities: int, permitted: int, tcp_close: bool
+        self,
+        stub: Stub,
+        high: int,
+        *,
+        capabilities: int,
+        permitted: int,
+        tcp_close: bool,
+        undo: ExitStack,
     ) -> None:
+        self._undo = undo
         self.capabilities = capabilities
         self.permitted = permitted
         self.tcp_close = tcp_close
@@ -47,6 +57,7 @@ class Making:
         self.files: dict[int, int] = {}
         self.objects: dict[int, int] = {}
         self._written: dict[int, int] = {}
+        self._last: list[tuple[FileRecord, int, dict[int, int]]] = []
         self._kept: dict[object, Any] = {}
         self._spare: list[int] = []
         self._at_end: list[Callable[[base.Making], None]] = []
@@ -79,9 +90,9 @@ class Making:
                 made = shared_memory.create(self.program, one)
                 self._run_for(made)
                 if one.memfd is None:
-                    fd = self._descriptor_of_mapping(self._last, one.size)
+                    fd = self._descriptor_of_mapping(self._made, one.size)
                 else:
-                    fd = self._last
+                    fd = self._made
                 high = syscalls.duplicate_above(self.program, fd, self.high)
                 syscalls.close(self.program, fd)
                 self.objects[one.id] = high
@@ -132,7 +143,7 @@ class Making:
     def _run_for(self, placeholder: int) -> None:
         program = self.program
         self.run()
-        self._last = program[placeholder]
+        self._made = program[placeholder]
 
     def _descriptor_of_mapping(self, start: int, size: int) -> int:
         """Return the stub's descriptor for a shared anonymous mapping of its own."""
@@ -174,12 +185,38 @@ class Making:
         self._set_capabilities(self.permitted)
         self.run()
         for record in made:
+            if type(record).complete is not FileRecord.complete:
+                self._keep_for_last(record)
             if type(record).verify is not FileRecord.verify:
                 descriptor = descriptors.fetch(self.stub.pid, self.files[record.id])
                 try:
                     record.verify(descriptor)
                 finally:
                     os.close(descriptor)
+
+    def _keep_for_last(self, record: FileRecord) -> None:
+        """Fetch what `complete` needs, while the root stub still has it."""
+
+        ours = descriptors.fetch(self.stub.pid, self.files[record.id])
+        self._undo.callback(os.close, ours)
+        deleted = {}
+        for number in record.needs_deleted():
+            path = f"/proc/{self.stub.pid}/fd/{self.memory_object(number)}"
+            deleted[number] = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            self._undo.callback(os.close, deleted[number])
+        self._last.append((record, ours, deleted))
+
+    def complete(self) -> None:
+        """Have files do what must come last."""
+        if not self._last:
+            return
+        root = os.open(f"/proc/{self.stub.pid}/root", os.O_PATH | os.O_CLOEXEC)
+        try:
+            for record, descriptor, deleted in self._last:
+                with while_(f"completing file {record.id} ({type(record).__name__})"):
+                    record.complete(descriptor, root, deleted)
+        finally:
+            os.close(root)
 
     def _up(self, fd: int) -> int:
         if fd in self._stdio and type(fd) is int:

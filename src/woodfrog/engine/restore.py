@@ -116,7 +116,7 @@ def restore(
                 layer.restore(plan.layer, overlay, pages, base)
             with connections.Silence(init, plan.container.id, plan.files.values()) as silence:
                 statistics = _restore(
-                    init, plan, bounds, clock, before_go, vdso, pages, base, check, silence
+                    init, plan, bounds, clock, before_go, vdso, pages, base, check, silence, undo
                 )
         except BaseException as error:
             root_stub.end(init)
@@ -154,6 +154,7 @@ def _restore(
     base: int,
     check: _PageCheck,
     silence: connections.Silence,
+    undo: ExitStack,
 ) -> dict[str, object]:
     started = time.monotonic()
     marks: dict[str, object] = {}
@@ -190,6 +191,7 @@ def _restore(
         capabilities=bounds.bounding,
         permitted=finishing.permitted_set(init),
         tcp_close=bounds.tcp_close,
+        undo=undo,
     )
     posix_queues.restore(root, plan.posix_queues)
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
@@ -251,6 +253,7 @@ def _restore(
     for release in releases:
         release.settle()
     shortened = Shortened(wait for release in releases for wait in release.waits_at_sockets())
+    making.complete()
     silence.end()
     connections.resume(plan.files, bodies.values())
     for release in releases:

@@ -4,6 +4,7 @@ import os
 import stat
 from collections import defaultdict
 
+from woodfrog.engine.names import Names
 from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
@@ -12,8 +13,6 @@ from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.memory import Extent
 
-# How many names to look at for another one of a file whose own has been removed.
-_MOST_NAMES = 100_000
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
 _SYSV = -1
 
@@ -51,6 +50,8 @@ class World:
         self.tcp_close = tcp_close
         self.tcp_established = tcp_established
         self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(init)}
+        self._names = Names(init, self.mounts)
+        self._with_paths: list[OpenFile] = []
         self.sockets = Sockets(init)
         self.pty_masters: set[str] = set()
         self.packet_pipes: set[int] = set()
@@ -76,6 +77,7 @@ class World:
 
     def look_at(self, files: list[OpenFile]) -> None:
         """Learn what a file can only know in the company of the others."""
+        self._with_paths = [file for file in files if file.target.startswith(b"/")]
         for file in files:
             if file.target.startswith(b"pipe:"):
                 inode = int(file.target[6:-1])
@@ -176,14 +178,7 @@ class World:
 
     def is_deleted(self, target: bytes, found: os.stat_result) -> bool:
         """See the protocol."""
-        return target.endswith(deleted_files.DELETED) and not self._stands_at(target, found)
-
-    def _stands_at(self, path: bytes, found: os.stat_result) -> bool:
-        try:
-            there = os.lstat(os.fsencode(f"/proc/{self.init}/root") + path)
-        except OSError:
-            return False
-        return (there.st_ino, there.st_dev) == (found.st_ino, found.st_dev)
+        return target.endswith(deleted_files.DELETED) and not self._names.stands_at(target, found)
 
     def deleted_file(self, link: str, target: bytes) -> int:
         """See the protocol."""
@@ -192,7 +187,7 @@ class World:
         if key not in self.objects:
             other = b""
             if found.st_nlink and not stat.S_ISDIR(found.st_mode) and key not in self._unnamed:
-                other = self._other_name(target, found)
+                other = self._names.other_name(target, found)
             self.objects[key] = deleted_files.Found(
                 len(self.objects) + 1,
                 deleted_files.open_found(link),
@@ -202,31 +197,27 @@ class World:
             )
         return self.objects[key].number
 
-    def _other_name(self, target: bytes, found: os.stat_result) -> bytes:
-        """Find another name of a file, beginning where it had the one that is gone."""
-        root = os.fsencode(f"/proc/{self.init}/root")
-        parent = os.path.dirname(target)
-        above = max(
-            (mount.point for mount in self.mounts.values() if _is_below(parent, mount.point)),
-            key=len,
-            default=b"/",
-        )
-        left = _MOST_NAMES
-        for top in dict.fromkeys((parent, above)):
-            for directory, inner, names in os.walk(root + top):
-                left -= len(names) + len(inner)
-                for name in names:
-                    path = os.path.join(directory, name).removeprefix(root)
-                    if self._stands_at(path, found):
-                        return b"/" + path.lstrip(b"/")
-                inner[:] = [one for one in inner if _is_on(os.path.join(directory, one), found)]
-                if left < 0:
-                    break
-        raise UnsupportedResource(
-            f"{os.fsdecode(target)} has another name, which is not found on its mount"
-            f" among {_MOST_NAMES} names",
-            hint="keep the name by which it was opened",
-        )
+    def find_inode(
+        self, device: tuple[int, int], inode: int, kind: int, handle: bytes
+    ) -> tuple[bytes, int]:
+        """See the protocol."""
+        for file in self._with_paths:
+            mount = self.mounts.get(file.mnt_id)
+            if mount is not None and mount.device == device and file.stat.st_ino == inode:
+                path, number = self.object_at(file.link)
+                if number or self._names.stands_at(path, file.stat):
+                    return path, number
+        for fd in self._names.by_handle(device, kind, handle):
+            path, number = self.object_at(f"/proc/self/fd/{fd}")
+            if number or self._names.stands_at(path, os.fstat(fd)):
+                return path, number
+        name = self._names.by_inode(device, inode)
+        if name is None:
+            major, minor = device
+            raise UnsupportedResource(
+                f"watches inode {inode} of the file system {major}:{minor}, whose name is not found"
+            )
+        return name, 0
 
     def close(self) -> None:
         """Close what was opened."""
@@ -234,14 +225,3 @@ class World:
             os.close(one.fd)
         self.objects.clear()
         self.sysv.close()
-
-
-def _is_below(path: bytes, point: bytes) -> bool:
-    return point == b"/" or path == point or path.startswith(point + b"/")
-
-
-def _is_on(directory: bytes, found: os.stat_result) -> bool:
-    try:
-        return os.lstat(directory).st_dev == found.st_dev
-    except OSError:
-        return False

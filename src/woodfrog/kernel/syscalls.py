@@ -35,6 +35,15 @@ def openat2(
     return on.call(SYS.OPENAT2, directory, path, how, len(how))
 
 
+def open_by_handle(on: Caller, kind: int, handle: bytes, flags: int) -> int:
+    """Open what a handle stands for (name_to_handle_at(2)), by the mount of the working directory.
+
+    Unlike a descriptor, that may be one that was opened by O_PATH.
+    """
+    packed = struct.pack("<Ii", len(handle), kind) + handle
+    return on.call(SYS.OPEN_BY_HANDLE_AT, AT_FDCWD, packed, flags)
+
+
 def close(on: Caller, fd: int) -> int:
     """Close one descriptor."""
     return on.call(SYS.CLOSE, fd)

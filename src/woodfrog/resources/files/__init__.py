@@ -5,6 +5,7 @@ from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.epoll import Epoll
 from woodfrog.resources.files.eventfd import EventFd
 from woodfrog.resources.files.fifo import Fifo
+from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.files.message_queue import MessageQueueFile
 from woodfrog.resources.files.pipe import PipeEnd
@@ -30,6 +31,7 @@ KINDS: tuple[type[FileRecord], ...] = (
     Epoll,
     TimerFd,
     SignalFd,
+    Inotify,
     UnixSocketFile,
     TcpSocket,
 )

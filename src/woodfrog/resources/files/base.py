@@ -51,6 +51,14 @@ class World(Protocol):
     def is_deleted(self, target: bytes, found: os.stat_result) -> bool:
         """Tell whether a magic link of /proc, which reads `target`, leads to a deleted file."""
 
+    def find_inode(
+        self, device: tuple[int, int], inode: int, kind: int, handle: bytes
+    ) -> tuple[bytes, int]:
+        """Return a path of an inode, and its id if it is a deleted file, else 0.
+
+        `handle`, of this kind, is as name_to_handle_at(2) gives it.
+        """
+
     def deleted_file(self, link: str, target: bytes) -> int:
         """Return the id of the deleted file that such a link leads to."""
 
@@ -173,6 +181,16 @@ class FileRecord(Record, frozen=True):
         """Tell whether `connect` finds all it needs in a process with these descriptors."""
         del table
         return True
+
+    def needs_deleted(self) -> set[int]:
+        """Return the ids of the deleted files that `complete` will need."""
+        return set()
+
+    def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
+        """Do what must come last of all, when nothing of ours touches any files any more.
+
+        All three are descriptors of ours: of this file, the container's root, deleted files.
+        """
 
     def verify(self, descriptor: int) -> None:
         """Check what was made, through a descriptor of ours; raises ImageError."""

@@ -1,0 +1,126 @@
+"""inotify(7): files and directories that are watched."""
+
+import array
+import fcntl
+import os
+import termios
+from collections.abc import Mapping
+from typing import Self
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.image.record import Part
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
+
+_SETNEXTWD = 0x40044900  # INOTIFY_IOC_SETNEXTWD
+_IN_DELETE_SELF = 0x400
+_EVENT_BYTES = 16  # struct inotify_event without a name
+_MOST_EVENTS = "/proc/sys/fs/inotify/max_queued_events"
+_MINOR_BITS = 20
+
+
+class InotifyWatch(Part, frozen=True):
+    """One watch: its number, what for, and the path, or the id of a deleted file."""
+
+    number: int
+    mask: int
+    path: bytes
+    deleted: int
+
+
+class Inotify(FileRecord, frozen=True, tag="inotify"):
+    """The watches. Events that nobody had read can't be kept: the queue has then run over.
+
+    inotify(7) has programs expect that at any time, and look anew by themselves.
+    """
+
+    watches: list[InotifyWatch]
+    overflow: bool
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        return file.target == b"anon_inode:inotify"
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        waiting = array.array("i", [0])
+        fcntl.ioctl(file.descriptor, termios.FIONREAD, waiting)
+        watches = [_watch(line, world) for line in file.lines if line.startswith("inotify ")]
+        return cls(
+            id=number,
+            flags=file.flags,
+            watches=sorted(watches, key=lambda watch: watch.number),
+            overflow=bool(waiting[0]),
+        )
+
+    def restore(self, making: Making) -> int:
+        fd = making.program.call(SYS.INOTIFY_INIT1, 0)
+        set_flags(making.program, fd, self.flags)
+        return fd
+
+    def needs_deleted(self) -> set[int]:
+        return {watch.deleted for watch in self.watches} - {0}
+
+    def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
+        if self.overflow:
+            _overflow(descriptor)
+        for watch in self.watches:
+            fd = deleted[watch.deleted] if watch.deleted else _open(root, watch.path)
+            try:
+                _add(descriptor, fd, watch.number, watch.mask)
+            finally:
+                if not watch.deleted:
+                    os.close(fd)
+
+
+def _watch(line: str, world: World) -> InotifyWatch:
+    # inotify wd:1 ino:3f7e8 sdev:fe00000 mask:fff ignored_mask:0 fhandle-bytes:8 fhandle-type:1
+    # f_handle:e8f7030000000000
+    fields = dict(word.split(":") for word in line.split()[1:])
+    device = int(fields["sdev"], 16)
+    path, deleted = world.find_inode(
+        (device >> _MINOR_BITS, device & (1 << _MINOR_BITS) - 1),
+        int(fields["ino"], 16),
+        int(fields.get("fhandle-type", "0"), 16),
+        bytes.fromhex(fields.get("f_handle", "")),
+    )
+    return InotifyWatch(
+        number=int(fields["wd"], 16), mask=int(fields["mask"], 16), path=path, deleted=deleted
+    )
+
+
+def _open(root: int, path: bytes) -> int:
+    resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
+    except OSError as error:
+        raise UnsupportedResource(
+            f"cannot watch {os.fsdecode(path)} in the new container: {error.strerror}",
+            hint="a container needs the files that it watched (inotify), where they were",
+        ) from error
+
+
+def _add(descriptor: int, fd: int, number: int, mask: int) -> None:
+    """Watch what a descriptor of ours names, under a number."""
+    fcntl.ioctl(descriptor, _SETNEXTWD, number)
+    HERE.call(SYS.INOTIFY_ADD_WATCH, descriptor, b"/proc/self/fd/%d\0" % fd, mask)
+
+
+def _overflow(descriptor: int) -> None:
+    """Fill the queue of a new inotify until it runs over, and empty it but for the news of that."""
+    with open(_MOST_EVENTS, encoding="ascii") as file:
+        most = int(file.read())
+    fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        for _ in range(most + 1):
+            # A watch that is removed says so.
+            _add(descriptor, fd, 1, _IN_DELETE_SELF)
+            HERE.call(SYS.INOTIFY_RM_WATCH, descriptor, 1)
+    finally:
+        os.close(fd)
+    left = most * _EVENT_BYTES
+    while left:
+        left -= len(os.read(descriptor, min(left, 1 << 20)))
