@@ -145,8 +145,14 @@ class Docker:
         return self("logs", name).stdout.splitlines()
 
     def is_frozen(self, name: str) -> None:
-        """Wait until a container that a checkpoint has ended is seen as such."""
+        """Wait until a container that a checkpoint has ended is seen as such, and can be started.
+
+        (It can't while the daemon still has the image that it carried: moby issue 42900.)
+        """
         eventually(lambda: self.inspect(name, ".State.Status") == "exited", f"{name} has ended")
+        content = "io.containerd.content.v1.content/blobs/sha256"
+        carried = self.directory / "data/containerd/daemon" / content
+        eventually(lambda: not any(carried.iterdir()), "the image is not carried any more")
 
     def ends(self, name: str) -> int:
         """Wait for a container's end; returns its exit status."""

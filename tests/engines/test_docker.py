@@ -111,13 +111,13 @@ def test_networks(docker: Docker) -> None:
 
 def test_a_terminal(docker: Docker) -> None:
     with docker.terminal("run", "--rm", "-it", "--name=tty", IMAGE, "sh") as terminal:
-        terminal.write("tty; stty size; echo RE''ADY\r")
-        before = terminal.read_until("READY")
-        assert "/dev/pts/0" in before
-        assert "30 90" in before
+        # The client tells the daemon its size after the start, and whenever it changes.
+        until = "until [ \"$(stty size 2> /dev/null)\" = '{}' ]; do :; done; tty; echo RE''ADY\r"
+        terminal.write(until.format("30 90"))
+        assert "/dev/pts/0" in terminal.read_until("READY")
         set_size(terminal.master, 40, 100)
-        terminal.write("until [ \"$(stty size)\" = '40 100' ]; do :; done; echo RES''IZED\r")
-        terminal.read_until("RESIZED")
+        terminal.write(until.format("40 100"))
+        terminal.read_until("READY")
         with docker.terminal("exec", "-it", "tty", "sh") as other:
             other.write("tty; ps -o pid,tty,args; exit 5\r")
             assert "/dev/pts/1" in other.read_until("136,1")
@@ -126,6 +126,28 @@ def test_a_terminal(docker: Docker) -> None:
         eventually(lambda: "sleep 1000" in docker("top", "tty").stdout, "the sleep runs")
         terminal.write("\x03exit 6\r")
         assert terminal.status() == 6
+
+
+def limits(docker: Docker, name: str) -> dict[str, str]:
+    """Return limits of a container, from its cgroup as it sees it itself."""
+    files = {
+        "memory": ("memory/memory.limit_in_bytes", "memory.max"),
+        "cpu": ("cpu/cpu.cfs_quota_us", "cpu.max"),
+        "pids": ("pids/pids.max", "pids.max"),
+    }
+    found = {}
+    for what, places in files.items():
+        script = f"cd /sys/fs/cgroup; cat {' '.join(places)} 2> /dev/null; true"
+        found[what] = docker("exec", name, "sh", "-c", script).stdout.split()[0]
+    return found
+
+
+def test_a_container_has_limits(docker: Docker) -> None:
+    flags = ("--memory=32m", "--cpus=0.25", "--pids-limit=10", "--cpuset-cpus=0")
+    docker.run("pond", "sleep 1000", *flags)
+    assert limits(docker, "pond") == {"memory": "33554432", "cpu": "25000", "pids": "10"}
+    allowed = docker("exec", "pond", "grep", "Cpus_allowed_list", "/proc/1/status").stdout
+    assert allowed.split()[1] == "0"
 
 
 def test_a_container_is_watched_and_steered(docker: Docker) -> None:
@@ -155,6 +177,9 @@ def test_a_container_is_watched_and_steered(docker: Docker) -> None:
     assert docker("exec", "-i", "pond", "cat", given="word").stdout == "word"
     missing = docker("exec", "pond", "nonesuch", status=126)
     assert '"nonesuch": executable file not found in $PATH' in missing.stdout + missing.stderr
+
+    docker("update", "--memory=64m", "--memory-swap=64m", "--cpus=0.5", "--pids-limit=20", "pond")
+    assert limits(docker, "pond") == {"memory": "67108864", "cpu": "50000", "pids": "20"}
 
     docker("cp", "/etc/hostname", "pond:/tmp/copied")
     assert "C /tmp\nA /tmp/copied" in docker("diff", "pond").stdout
