@@ -1,5 +1,6 @@
 """Overlays that tests mount as a container's root, and what is to be seen in them."""
 
+import bisect
 import contextlib
 import ctypes
 import hashlib
@@ -75,7 +76,7 @@ def seen(root: Path) -> dict[bytes, dict[str, Any]]:
     """Return all that can be seen of the files below a directory, itself included."""
     top = os.fsencode(root)
     found: dict[bytes, dict[str, Any]] = {}
-    files: dict[tuple[int, int], bytes] = {}
+    files: dict[tuple[int, int], list[bytes]] = {}
     for place, directories, names in os.walk(top):
         for name in [b".", *directories, *names] if place == top else [*directories, *names]:
             path = os.path.join(place, name)
@@ -90,10 +91,11 @@ def seen(root: Path) -> dict[bytes, dict[str, Any]]:
             }
             if stat.S_ISREG(status.st_mode):
                 same = (status.st_dev, status.st_ino)
+                bisect.insort(files.setdefault(same, []), inner)
                 one |= {
                     "size": status.st_size,
                     "links": status.st_nlink,
-                    "same as": files.setdefault(same, inner),
+                    "names": files[same],
                     "is sparse": status.st_blocks * 512 + (1 << 20) < status.st_size,
                     "contents": _digest(path),
                 }

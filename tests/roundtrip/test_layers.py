@@ -4,6 +4,8 @@ import os
 import shutil
 import stat
 import struct
+import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -279,6 +281,78 @@ def test_a_root_that_is_no_overlay_is_refused(woodfrog: Woodfrog, overlays: Over
     assert "root is not an overlay" in refused.stderr
     (plain.work / "check").touch()
     assert container.wait() == 0
+
+
+# ---- as an archive --------------------------------------------------------------------------
+
+
+def applied(archive: Path, directory: Path) -> None:
+    """Apply an OCI layer to a directory, with GNU tar."""
+    with tarfile.open(archive, errors="surrogateescape") as members:
+        names = [(os.fsencode(member.name), member.isdir()) for member in members]
+    for path, is_directory in names:
+        head, name = os.path.split(os.path.join(os.fsencode(directory), path))
+        if name == b".wh..wh..opq":
+            for inside in os.listdir(head) if os.path.isdir(head) else ():
+                subprocess.run(["rm", "-rf", os.path.join(head, inside)], check=True)
+        elif name.startswith(b".wh."):
+            subprocess.run(["rm", "-rf", os.path.join(head, name[4:])], check=True)
+        elif not is_directory:
+            subprocess.run(["rm", "-rf", os.path.join(head, name)], check=True)
+    command = ["tar", "-C", str(directory), "--xattrs", "--xattrs-include=*", "--numeric-owner"]
+    subprocess.run([*command, "--exclude=.wh.*", "-xpf", str(archive)], check=True)
+
+
+@pytest.mark.parametrize("status", ["running", "paused"])
+def test_an_archive_of_the_layer_applies_to_the_lower_directory(
+    status: str, woodfrog: Woodfrog, overlays: Overlays
+) -> None:
+    overlay = overlays()
+    root = overlay.bundle.rootfs
+    change(root)
+    whiteout = root / "new" / ".wh.stays"
+    container = woodfrog.run(overlay.bundle)
+    container.wait_for("ready")
+    if status == "paused":
+        woodfrog("pause", container.name)
+    archive = woodfrog.directory / "changes.tar"
+    words = ("tar", "rootfs-upper", "--file", str(archive), container.name)
+    refused = woodfrog(*words, status=1)
+    assert "new/.wh.stays has a name that means a removed file" in refused.stderr
+    assert not archive.exists()
+    whiteout.unlink()
+    # GNU tar lets it inherit what it hasn't.
+    (root / "new" / "default-acl" / "before").unlink()
+
+    woodfrog(*words)
+    piped = woodfrog("tar", "rootfs-upper", container.name, output=woodfrog.directory / "piped.tar")
+    assert piped.status == 0
+
+    assert container.state()["status"] == status
+    assert archive.stat().st_size < 10 * MiB
+    assert archive.read_bytes() == (woodfrog.directory / "piped.tar").read_bytes()
+    directory = overlay.base / "applied"
+    shutil.copytree(woodfrog.directory / "lower", directory, symlinks=True, copy_function=copied)
+    applied(archive, directory)
+    expected, found = seen(root), seen(directory)
+    assert expected.pop(b"new/socket")
+    for one in (expected, found):
+        one.pop(b".")
+        for path in one:
+            # What the lower directory had is a copy here.
+            one[path].pop("mtime") if stat.S_ISDIR(int(one[path]["mode"], 8)) else None
+            one[path].pop("links", None)
+    assert sorted(found) == sorted(expected)
+    assert found == expected
+    if status == "paused":
+        woodfrog("resume", container.name)
+    (overlay.bundle.work / "check").touch()
+    assert container.wait() == 0
+
+
+def copied(source: str, target: str) -> None:
+    """Copy a file of the lower directory with its mode and times."""
+    shutil.copy2(source, target, follow_symlinks=False)
 
 
 # ---- images that nobody's checkpoint made ---------------------------------------------------

@@ -30,6 +30,7 @@ COMMANDS = {
     "update": "change the limits of a container",
     "events": "show what a container uses, and when it runs out of memory",
     "delete": "remove a container",
+    "tar": "write a container's changed files as an archive",
     "spec": "write a config.json to start from",
     "inspect": "show what is in an image",
     "verify": "check every byte of an image",

@@ -15,7 +15,7 @@ from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource
-from woodfrog.image.container_file import Writer
+from woodfrog.image.container_file import Source, Writer
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.hold import end_all, held, processes_in
@@ -157,12 +157,17 @@ def _checkpoint(
             image.add(shared.record(store))
         for one_of_ipc in (*world.posix_queues.queues, *world.sysv.records()):
             image.add(one_of_ipc)
+
+        def write_files(extents: list[tuple[FileContents, int, int]]) -> int:
+            sources = {source: _Guarded(source, guardian) for source, _, _ in extents}
+            return image.write_pages([(sources[one], at, length) for one, at, length in extents])
+
         for destination in container.tmpfs:
-            files_of_mount = tmpfs.collect(init, destination, image.write_pages)
+            files_of_mount = tmpfs.collect(init, destination, write_files)
             if files_of_mount is not None:
                 image.add(files_of_mount)
         if overlay:
-            image.add(layer.collect(overlay, container.rootfs, image.write_pages))
+            image.add(layer.collect(overlay, container.rootfs, write_files))
         for record in file_records:
             image.add(record)
         for zombie in tree.zombies:
@@ -189,15 +194,15 @@ def _checkpoint(
 
 
 class _Guarded:
-    """Memory that is read for as long as somebody waits for it."""
+    """Memory or a file that is read for as long as somebody waits for it."""
 
-    def __init__(self, memory: ProcessMemory, guardian: Guardian) -> None:
-        self._memory = memory
+    def __init__(self, source: Source, guardian: Guardian) -> None:
+        self._source = source
         self._guardian = guardian
 
     def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
         self._guardian.check()
-        self._memory.read(into, ranges)
+        self._source.read(into, ranges)
 
 
 def _write_pages(
