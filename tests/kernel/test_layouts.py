@@ -14,7 +14,7 @@ from woodfrog.kernel.abi import x86_compat
 from woodfrog.kernel.abi.x86_64 import SYS, call_name
 from woodfrog.kernel.netlink import messages, nftables, sock_diag
 from woodfrog.remote import seccomp, timed_calls
-from woodfrog.resources.files import socket_options, tcp_connection
+from woodfrog.resources.files import inet, socket_options, tcp_connection
 
 pytestmark = needs("command gcc")
 
@@ -98,7 +98,7 @@ CONSTANTS = {
     "TCP_REPAIR_WINDOW": tcp_connection._TCP_REPAIR_WINDOW,
     "TCP_REPAIR_OFF_NO_WP": tcp_connection._REPAIR_OFF_QUIETLY,
     "SO_BUF_LOCK": socket_options.SO_BUF_LOCK,
-    "SO_MARK": tcp_connection._SO_MARK,
+    "SO_MARK": inet._SO_MARK,
     "SIOCINQ": tcp_connection._SIOCINQ,
     "SIOCOUTQ": tcp_connection._SIOCOUTQ,
     "SIOCOUTQNSD": tcp_connection._SIOCOUTQNSD,

@@ -87,7 +87,7 @@ def test_a_client_outside_notices_nothing(server: Container, client: Client) -> 
     image = frozen(server)
     client.send(6)  # there is nobody: it must not be answered by a reset
 
-    restored = server.woodfrog.restore(server.bundle, image)
+    restored = server.woodfrog.restore(server.bundle, image, "--tcp-established")
 
     assert client.answer() == 11
     assert client.add(7) == 18
@@ -122,6 +122,22 @@ def test_a_restore_may_reset_what_the_checkpoint_kept(
     assert tables() == []
 
 
+def test_an_image_alone_takes_over_no_connection(server: Container, client: Client) -> None:
+    image = frozen(server)
+
+    refused = server.woodfrog(
+        *("restore", f"--image-path={image}", "--bundle", str(server.bundle.directory)),
+        *("--detach", "never"),
+        status=None,
+    )
+
+    assert refused.status not in (0, None)
+    assert "--tcp-established" in refused.stderr
+    client.send(6)
+    server.woodfrog.restore(server.bundle, image, "--tcp-established")
+    assert client.answer() == 11
+
+
 def test_a_restore_that_fails_lets_the_next_one_have_the_connection(
     server: Container, client: Client
 ) -> None:
@@ -130,7 +146,7 @@ def test_a_restore_that_fails_lets_the_next_one_have_the_connection(
     held.rename(server.bundle.work / "away")  # its descriptor comes after the connection's
     failed = server.woodfrog(
         *("restore", f"--image-path={image}", "--bundle", str(server.bundle.directory)),
-        *("--detach", "never"),
+        *("--detach", "--tcp-established", "never"),
         status=None,
     )
     assert failed.status not in (0, None)
@@ -138,6 +154,6 @@ def test_a_restore_that_fails_lets_the_next_one_have_the_connection(
     client.send(6)
     (server.bundle.work / "away").rename(held)
 
-    server.woodfrog.restore(server.bundle, image)
+    server.woodfrog.restore(server.bundle, image, "--tcp-established")
 
     assert client.answer() == 11

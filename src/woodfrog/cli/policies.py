@@ -104,8 +104,7 @@ POLICIES = (
     ),
     Policy(
         "tcp-established",
-        "keep TCP connections to outside, for a container with the same address"
-        " (the checkpoint decides)",
+        "keep TCP connections to outside, for a container with the same address; take them over",
         "checkpoint",
         "restore",
     ),

@@ -7,7 +7,7 @@ from operator import or_
 import msgspec
 import xxhash
 
-from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.container_file import Reader
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
@@ -27,7 +27,7 @@ from woodfrog.resources import (
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu, CpuCheck, refuse_lesser
 from woodfrog.resources.deleted_files import DeletedFile
-from woodfrog.resources.files import KINDS
+from woodfrog.resources.files import KINDS, tcp_socket
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.terminal import Terminal
 from woodfrog.resources.layer import Layer
@@ -57,7 +57,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     terminal: bool
     tmpfs: tuple[str, ...]
     new_namespaces: frozenset[str]
-    tcp_close: bool = False  # TCP connections to outside are to be reset
+    tcp_established: bool = False  # TCP connections to outside are taken over
+    tcp_close: bool = False  # they are reset
 
 
 class Plan:
@@ -152,6 +153,7 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
                 " which the new container does not have",
                 hint="mount a tmpfs there in the bundle's config.json",
             )
+    _check_files(plan, bounds)
     if not bounds.terminal and any(isinstance(f, Terminal) for f in plan.files.values()):
         raise UnsupportedResource(
             "the checkpointed container had a terminal, the new one has none",
@@ -181,6 +183,19 @@ def _check_tree(plan: Plan) -> None:
             raise ImageError(f"process {one.pid} has an unknown parent, {one.parent}")
         if one.parent == one.pid:
             raise ImageError(f"process {one.pid} is its own parent")
+
+
+def _check_files(plan: Plan, bounds: Bounds) -> None:
+    for file in plan.files.values():
+        with while_(f"looking at file {file.id} of the image ({type(file).__name__})"):
+            file.refuse_wider(bounds.bounding)
+    outside = tcp_socket.count_outside(plan.files.values())
+    if outside and not (bounds.tcp_established or bounds.tcp_close):
+        raise UnsupportedResource(
+            f"the image has {outside} TCP connections to outside",
+            hint="--tcp-established takes them over, if the address is the same;"
+            " --tcp-close resets them",
+        )
 
 
 def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:

@@ -2,16 +2,14 @@
 
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Self
 
-from woodfrog.engine.body import Body
 from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink import nftables
-from woodfrog.remote import descriptors
-from woodfrog.resources.files import tcp_connection
+from woodfrog.resources.files import inet, tcp_connection
 from woodfrog.resources.files.base import FileRecord, OpenFile
 from woodfrog.resources.files.tcp_socket import TcpSocket
 
@@ -69,9 +67,7 @@ class Silence:
         if self._found:
             ends = _ends(self._found)
             with _needs_nftables():
-                self._undo.enter_context(
-                    nftables.blocked(self._init, ends, mark=tcp_connection.MARK)
-                )
+                self._undo.enter_context(nftables.blocked(self._init, ends, mark=inet.MARK))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -82,22 +78,6 @@ class Silence:
         self._undo.close()
         if any(one.connection is not None and one.connection.outside for one in self._found):
             nftables.unblock(self._init, _table(self._id))
-
-
-def resume(files: Mapping[int, FileRecord], bodies: Iterable[Body]) -> None:
-    """Let others hear of the files that they may know."""
-    done: set[int] = set()
-    for body in bodies:
-        for descriptor in body.record.descriptors:
-            record = files[descriptor.file]
-            if record.id in done or type(record).resume is FileRecord.resume:
-                continue
-            done.add(record.id)
-            ours = descriptors.fetch(body.stub.pid, descriptor.number)
-            try:
-                record.resume(ours)
-            finally:
-                os.close(ours)
 
 
 def _table(id: str) -> str:

@@ -45,14 +45,18 @@ class Making:
         permitted: int,
         tcp_close: bool,
         undo: ExitStack,
+        new_network: bool,
     ) -> None:
         self._undo = undo
         self.capabilities = capabilities
         self.permitted = permitted
         self.tcp_close = tcp_close
+        self.new_network = new_network
         self.stub = stub
         self.high = high
         self.program: Program = stub.program()
+        # What files lack in the new container.
+        self.missing: list[str] = []
         # Descriptors in the root stub, all at `high` or above.
         self.files: dict[int, int] = {}
         self.objects: dict[int, int] = {}
@@ -185,18 +189,21 @@ class Making:
         self._set_capabilities(self.permitted)
         self.run()
         for record in made:
-            if type(record).complete is not FileRecord.complete:
+            kind = type(record)
+            if kind.complete is not FileRecord.complete:
                 self._keep_for_last(record)
-            if type(record).verify is not FileRecord.verify:
-                descriptor = descriptors.fetch(self.stub.pid, self.files[record.id])
-                try:
-                    record.verify(descriptor)
-                finally:
-                    os.close(descriptor)
+            if kind.verify is FileRecord.verify and kind.missing is FileRecord.missing:
+                continue
+            descriptor = descriptors.fetch(self.stub.pid, self.files[record.id])
+            try:
+                record.verify(descriptor)
+                if missing := record.missing(descriptor):
+                    self.missing.append(missing)
+            finally:
+                os.close(descriptor)
 
     def _keep_for_last(self, record: FileRecord) -> None:
         """Fetch what `complete` needs, while the root stub still has it."""
-
         ours = descriptors.fetch(self.stub.pid, self.files[record.id])
         self._undo.callback(os.close, ours)
         deleted = {}

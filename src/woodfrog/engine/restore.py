@@ -1,5 +1,6 @@
 """Restore: admit, make a stub, open files, build the tree, fill it, limit it, let it go."""
 
+import errno
 import os
 import threading
 import time
@@ -122,6 +123,9 @@ def restore(
             root_stub.end(init)
             if isinstance(error, ProgramError) and error.opened:
                 raise _cannot_open(error) from error
+            if isinstance(error, ProgramError) and error.errno == errno.EADDRNOTAVAIL:
+                error.add_note("the container's TCP connections need the address that they had")
+                error.add_note("--tcp-close restores them as reset")
             raise
     statistics["admit_us"] = int((admitted - began) * 1e6)
     statistics["restore_us"] = int((time.monotonic() - began) * 1e6)
@@ -192,6 +196,7 @@ def _restore(
         permitted=finishing.permitted_set(init),
         tcp_close=bounds.tcp_close,
         undo=undo,
+        new_network="network" in bounds.new_namespaces,
     )
     posix_queues.restore(root, plan.posix_queues)
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
@@ -253,13 +258,13 @@ def _restore(
     for release in releases:
         release.settle()
     shortened = Shortened(wait for release in releases for wait in release.waits_at_sockets())
-    making.complete()
     silence.end()
-    connections.resume(plan.files, bodies.values())
+    making.complete()
     for release in releases:
         release.let_go()
     shortened.restore()
     mark(Stage.GO)
     for body in bodies.values():
         body.stub.close()
+    marks["missing"] = making.missing
     return marks

@@ -11,7 +11,7 @@ from woodfrog.kernel.netlink.sock_diag import (
     InetSocket,
     UnixSocket,
 )
-from woodfrog.resources.files import tcp_connection
+from woodfrog.resources.files import inet, tcp_connection
 
 # States of connections without an inode that nobody has accepted yet: an orphan has none of them.
 _NOT_ACCEPTED = (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT)
@@ -79,7 +79,7 @@ class Sockets:
         """
         peer = self._tcp_by_ends.get((socket.remote, socket.local))
         if peer is None:
-            return not _is_loopback(socket.remote[0])
+            return not inet.is_loopback(socket.remote[0]) and socket.remote[0] != socket.local[0]
         if peer.inode == 0:
             return peer.state in _NOT_ACCEPTED
         return peer.inode not in self.inside
@@ -93,9 +93,3 @@ class Sockets:
         """Tell whether a unix socket is connected to one that no held process has."""
         found = self.unix(inode)
         return found is not None and bool(found.peer) and found.peer not in self.inside
-
-
-def _is_loopback(address: bytes) -> bool:
-    if len(address) == 16 and not address.startswith(bytes(10) + b"\xff\xff"):
-        return address == bytes(15) + b"\1"
-    return address[-4] == 127

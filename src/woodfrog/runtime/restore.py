@@ -25,6 +25,7 @@ class Options:
 
     clock = "container"
     cpu_check = "strict"
+    tcp_established = False
     tcp_close = False
     spec_validation: str | None = None
 
@@ -120,7 +121,7 @@ def _restore(
     statistics = engine.restore(
         container.pid,
         directory,
-        bounds=bounds(created.config, engine.Bounds, tcp_close=options.tcp_close),
+        bounds=bounds(created.config, engine.Bounds, options),
         clock=options.clock,
         cpu_check=options.cpu_check,
         accept=accept,
@@ -135,6 +136,9 @@ def _restore(
     losses = statistics.get("losses")
     for loss in losses if isinstance(losses, (list, tuple)) else ():
         warn(f"lost at the checkpoint: {loss}")
+    missing = statistics.get("missing")
+    for lack in missing if isinstance(missing, (list, tuple)) else ():
+        warn(lack)
     if work_path:
         from woodfrog.runtime import criu_files
 
@@ -152,12 +156,13 @@ def _profile(config: dict[str, Any]) -> bytes | None:
     return profile.filter if profile else None
 
 
-def bounds(config: dict[str, Any], kind: type[Bounds], *, tcp_close: bool) -> Bounds:
+def bounds(config: dict[str, Any], kind: type[Bounds], options: Options) -> Bounds:
     """Return what the container's own config allows; nothing restored is wider."""
     wanted = config["process"]
     masks, _ = process.capability_masks(wanted)
     return kind(
-        tcp_close=tcp_close,
+        tcp_established=options.tcp_established,
+        tcp_close=options.tcp_close,
         bounding=masks["bounding"] & (1 << len(capability.NAMES)) - 1,
         no_new_privs=bool(wanted.get("noNewPrivileges")),
         seccomp=_profile(config),

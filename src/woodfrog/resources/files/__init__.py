@@ -5,6 +5,7 @@ from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.epoll import Epoll
 from woodfrog.resources.files.eventfd import EventFd
 from woodfrog.resources.files.fifo import Fifo
+from woodfrog.resources.files.inet_datagram import InetDatagramSocket
 from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.files.message_queue import MessageQueueFile
@@ -34,4 +35,5 @@ KINDS: tuple[type[FileRecord], ...] = (
     Inotify,
     UnixSocketFile,
     TcpSocket,
+    InetDatagramSocket,
 )

@@ -109,6 +109,8 @@ class Making(Protocol):
     files: dict[int, int]
     # TCP connections to outside are to be reset.
     tcp_close: bool
+    # The network namespace is the container's own.
+    new_network: bool
 
     def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """Return the stub's descriptor of a shared memory object or a deleted file."""
@@ -182,6 +184,9 @@ class FileRecord(Record, frozen=True):
         del table
         return True
 
+    def refuse_wider(self, bounding: int) -> None:
+        """Refuse what needs a capability that the container lacks; raises UnsupportedResource."""
+
     def needs_deleted(self) -> set[int]:
         """Return the ids of the deleted files that `complete` will need."""
         return set()
@@ -195,8 +200,10 @@ class FileRecord(Record, frozen=True):
     def verify(self, descriptor: int) -> None:
         """Check what was made, through a descriptor of ours; raises ImageError."""
 
-    def resume(self, descriptor: int) -> None:
-        """Let others hear of the file, through a descriptor of ours, when nothing can fail now."""
+    def missing(self, descriptor: int) -> str:
+        """Return what the file lacks in the new container, for the user to know."""
+        del descriptor
+        return ""
 
 
 class DescriptorTable(NamedTuple):

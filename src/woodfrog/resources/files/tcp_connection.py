@@ -5,11 +5,9 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
-from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.netlink.sock_diag import (
@@ -23,7 +21,8 @@ from woodfrog.kernel.netlink.sock_diag import (
     InetSocket,
 )
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import socket_options
+from woodfrog.resources.files import inet, socket_options
+from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.socket_options import Option
 
 STATES = frozenset(
@@ -32,9 +31,6 @@ STATES = frozenset(
 _WE_FINISHED = frozenset((TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSING, TCP_LAST_ACK, TCP_CLOSE))
 _PEER_FINISHED = frozenset((TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK, TCP_CLOSE))
 
-# What comes from the place of a peer, while all else that comes for a connection is dropped.
-MARK = 0x776F6F64
-
 _TCP_MAXSEG, _TCP_INFO = 2, 11
 _TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ, _TCP_REPAIR_OPTIONS = 19, 20, 21, 22
 _TCP_TIMESTAMP, _TCP_REPAIR_WINDOW = 24, 29
@@ -42,19 +38,18 @@ _REPAIR_ON, _REPAIR_OFF, _REPAIR_OFF_QUIETLY = 1, 0, -1
 _NO_QUEUE, _RECEIVE_QUEUE, _SEND_QUEUE = 0, 1, 2
 _SIOCINQ, _SIOCOUTQ, _SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
 _WINDOW_BYTES = 20
-_SO_MARK = 36
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _SHUT_WR = 1
 # Bits of tcp_info.tcpi_options, and the TCP options that they stand for.
 _TIMESTAMPS, _SACK, _WINDOW_SCALE = 1, 2, 4
 _OPTION_MSS, _OPTION_WINDOW_SCALE, _OPTION_SACK, _OPTION_TIMESTAMPS = 2, 3, 4, 8
 _FIN, _ACK = 0x01, 0x10
+_CHECKSUM_OFFSET = 16
 _WORD = 0xFFFFFFFF
 # A write into a queue under repair takes no more than a buffer's 17 pages.
 _PIECE = 1 << 16
 _ROOM = 1 << 20
 _SOME_MSS = 1460
-_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class Connection(Part, frozen=True):
@@ -79,20 +74,6 @@ class Connection(Part, frozen=True):
     received_to: int
     receive: bytes
     shut_for_reading: bool
-
-
-class End(NamedTuple):
-    """One end of a connection."""
-
-    address: bytes
-    port: int
-
-    def packed(self, family: int) -> bytes:
-        """Return a sockaddr_in or sockaddr_in6."""
-        head = struct.pack("<H", family) + self.port.to_bytes(2, "big")
-        if family == socket.AF_INET:
-            return head + self.address + bytes(8)
-        return head + bytes(4) + self.address + bytes(4)
 
 
 def begin_repair(one: socket.socket) -> None:
@@ -298,40 +279,16 @@ def _receive_from_peer(
     program: Program, remote: End, local: End, flags: int, sequence: int, acknowledged: int
 ) -> None:
     """Have a segment without data arrive as if the peer had sent it."""
-    if remote.address.startswith(_MAPPED):
-        remote, local = End(remote.address[12:], remote.port), End(local.address[12:], local.port)
-    family = socket.AF_INET if len(local.address) == 4 else socket.AF_INET6
-    raw = program.call(SYS.SOCKET, family, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    mark = MARK.to_bytes(4, "little")
-    program.call(SYS.SETSOCKOPT, raw, socket.SOL_SOCKET, _SO_MARK, mark, 4)
-    packet = _packet(remote, local, flags, sequence & _WORD, acknowledged & _WORD)
-    address = End(local.address, 0).packed(family)
+    source, target = remote.unmapped(), local.unmapped()
+    family = socket.AF_INET if len(target.address) == 4 else socket.AF_INET6
+    numbers = sequence & _WORD, acknowledged & _WORD
+    segment = struct.pack(
+        ">2H2I2B3H", source.port, target.port, *numbers, 5 << 4, flags, 0xFFFF, 0, 0
+    )
+    packet = inet.packet(
+        socket.IPPROTO_TCP, source.address, target.address, segment, _CHECKSUM_OFFSET
+    )
     # Twice: the acknowledgement of a repeated segment isn't delayed, and so sent while all is
     # dropped. Later, a peer that is gone would answer it by a reset.
     for _ in range(2):
-        program.call(SYS.SENDTO, raw, packet, len(packet), 0, address, len(address))
-    syscalls.close(program, raw)
-
-
-def _packet(source: End, target: End, flags: int, sequence: int, acknowledged: int) -> bytes:
-    """Return an IP packet with a TCP header and nothing else."""
-    segment = struct.pack(
-        ">2H2I2B3H", source.port, target.port, sequence, acknowledged, 5 << 4, flags, 0xFFFF, 0, 0
-    )
-    pseudo = source.address + target.address
-    pseudo += struct.pack(">II", len(segment), socket.IPPROTO_TCP)
-    segment = segment[:16] + _checksum(pseudo + segment) + segment[18:]
-    if len(source.address) == 4:
-        # The kernel fills in length and checksum.
-        head = struct.pack(">2B3H2BH", 0x45, 0, 20 + len(segment), 0, 0, 64, socket.IPPROTO_TCP, 0)
-    else:
-        head = struct.pack(">IH2B", 6 << 28, len(segment), socket.IPPROTO_TCP, 64)
-    return head + source.address + target.address + segment
-
-
-def _checksum(data: bytes) -> bytes:
-    """Return the internet checksum (RFC 1071) of an even number of bytes."""
-    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return (~total & 0xFFFF).to_bytes(2, "big")
+        inet.arrive(program, family, packet, target.address)

@@ -3,17 +3,22 @@
 import os
 import select
 import socket
-import stat
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, InetSocket
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import socket_options, tcp_connection
+from woodfrog.resources.files import inet, socket_filter, socket_options, tcp_connection
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
+from woodfrog.resources.files.inet import End
+from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_options import Option
-from woodfrog.resources.files.tcp_connection import Connection, End
+from woodfrog.resources.files.tcp_connection import Connection
+
+_KIND = socket.SOCK_STREAM, socket.IPPROTO_TCP
+_TCP_ULP = 31
 
 
 class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
@@ -31,10 +36,11 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     connection: Connection | None
     connecting: bytes
     options: list[Option]
+    filter: SocketFilter | None
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
-        return _protocol(file) == (socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        return inet.protocol_of(file) == (socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
@@ -42,9 +48,11 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         state = found.state if found is not None else TCP_CLOSE
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
             options = socket_options.collect(one)
+            attached = socket_filter.collect(one)
             family = int(one.family)
-            host, port = one.getsockname()[:2]
-            local = socket.inet_pton(family, host.partition("%")[0])
+            local = inet.end(one.getsockname())
+            if one.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0"):
+                raise UnsupportedResource("is a TCP connection with TLS in the kernel (TCP_ULP)")
             connection, reset = None, False
             if found is not None and state not in (TCP_CLOSE, TCP_LISTEN):
                 connection = _connection(one, found, world)
@@ -53,11 +61,11 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 events = _events(file.descriptor)
                 reset = bool(events & select.POLLERR)
                 if events & select.POLLRDHUP and not reset:
-                    connection = tcp_connection.collect_ended(one, local)
+                    connection = tcp_connection.collect_ended(one, local.address)
         waiting = found.receive_queue if state == TCP_LISTEN and found is not None else 0
         if waiting and not world.tcp_close:
             raise UnsupportedResource(
-                f"{waiting} TCP connections to port {port} have not been accepted,"
+                f"{waiting} TCP connections to port {local.port} have not been accepted,"
                 " and cannot be saved yet",
                 hint="--tcp-close restores the listener without them",
             )
@@ -69,13 +77,14 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             flags=file.flags,
             family=family,
             state=state,
-            local=local,
-            port=port,
+            local=local.address,
+            port=local.port,
             backlog=found.send_queue if state == TCP_LISTEN and found is not None else 0,
             reset=reset,
             connection=connection,
             connecting=connecting,
             options=options,
+            filter=attached,
         )
 
     def restore(self, making: Making) -> int:
@@ -85,30 +94,56 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             fd = making.reset_connection(self.family)
         else:
             fd = program.call(SYS.SOCKET, self.family, socket.SOCK_STREAM, 0)
-            early = [one for one in self.options if _is_early(one)]
+            early = socket_options.early(self.options, self.family, *_KIND)
             socket_options.restore(program, fd, early)
             local = End(self.local, self.port)
             if connection is not None:
                 tcp_connection.begin(program, fd, connection)
-                _bind(program, fd, local, self.family)
+                address = local.packed(self.family)
+                program.call(SYS.BIND, fd, address, len(address))
                 tcp_connection.restore(program, fd, connection, self.family, self.state, local)
             elif self.port:
                 # Connections that ended with the container's former life may linger on its port.
                 _reuse_address(program, fd, True)
-                _bind(program, fd, local, self.family)
+                inet.bind(program, fd, local, self.family, self.options)
                 _reuse_address(program, fd, False)
-        late = [option for option in self.options if not _is_early(option)]
+        late = socket_options.late(self.options, self.family, *_KIND)
         socket_options.restore(program, fd, late)
+        socket_filter.restore(program, fd, self.filter)
         if self.state == TCP_LISTEN:
             program.call(SYS.LISTEN, fd, self.backlog)
         set_flags(program, fd, self.flags)
         return fd
 
-    def resume(self, descriptor: int) -> None:
+    def refuse_wider(self, bounding: int) -> None:
+        socket_options.refuse_wider(self.options, self.family, *_KIND, bounding)
+
+    def missing(self, descriptor: int) -> str:
+        if self.reset or not self.port:
+            return ""
+        return inet.missing_address(descriptor, End(self.local, self.port), self.family)
+
+    def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
         if self.connection is not None:
             tcp_connection.resume(descriptor, self.connection, self.state, self.options)
         elif self.connecting:
             tcp_connection.connect_again(descriptor, self.connecting)
+
+
+def count_outside(files: Iterable[FileRecord]) -> int:
+    """Return how many connections of an image lead outside, whatever their records say."""
+    ends = {
+        (End(one.local, one.port), End(one.connection.remote, one.connection.remote_port))
+        for one in files
+        if isinstance(one, TcpSocket) and one.connection is not None and one.state != TCP_CLOSE
+    }
+    return sum(
+        1
+        for local, remote in ends
+        if (remote, local) not in ends
+        and not inet.is_loopback(remote.address)
+        and remote.address != local.address
+    )
 
 
 def _connection(one: socket.socket, found: InetSocket, world: World) -> Connection | None:
@@ -133,24 +168,6 @@ def _connection(one: socket.socket, found: InetSocket, world: World) -> Connecti
     return tcp_connection.collect(one, found, outside=outside)
 
 
-def _protocol(file: OpenFile) -> tuple[int, int] | None:
-    """Return type and protocol of an internet socket."""
-    if not stat.S_ISSOCK(file.stat.st_mode):
-        return None
-    with socket.socket(fileno=os.dup(file.descriptor)) as one:
-        if one.family not in (socket.AF_INET, socket.AF_INET6):
-            return None
-        return one.type, one.proto
-
-
-def _is_early(option: Option) -> bool:
-    """Tell whether an option must be set before the socket is bound."""
-    return (option.level, option.name) in (
-        (socket.SOL_SOCKET, socket.SO_REUSEPORT),
-        (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),
-    )
-
-
 def _events(descriptor: int) -> int:
     poll = select.poll()
     poll.register(descriptor, select.POLLRDHUP)
@@ -160,8 +177,3 @@ def _events(descriptor: int) -> int:
 def _reuse_address(program: Program, fd: int, value: bool) -> None:
     word = value.to_bytes(4, "little")
     program.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, socket.SO_REUSEADDR, word, 4)
-
-
-def _bind(program: Program, fd: int, local: End, family: int) -> None:
-    address = local.packed(family)
-    program.call(SYS.BIND, fd, address, len(address))

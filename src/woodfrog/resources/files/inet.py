@@ -1,0 +1,147 @@
+"""What internet sockets have in common: addresses, names, and packets in a peer's place."""
+
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import CLONE_NEWNET, setns
+from woodfrog.remote.program import Program
+from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.files.socket_options import Option
+
+# What comes from a peer's place, while all else that comes for a connection may be dropped.
+MARK = 0x776F6F64
+
+_MAPPED = bytes(10) + b"\xff\xff"
+_SO_MARK = 36
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78
+_SIOCGSKNS = 0x894C
+
+
+class End(NamedTuple):
+    """One end of a connection."""
+
+    address: bytes
+    port: int
+
+    def packed(self, family: int) -> bytes:
+        """Return a sockaddr_in or sockaddr_in6."""
+        head = struct.pack("<H", family) + self.port.to_bytes(2, "big")
+        if family == socket.AF_INET:
+            return head + self.address + bytes(8)
+        return head + bytes(4) + self.address + bytes(4)
+
+    def unmapped(self) -> "End":
+        """Return an IPv4 address that stands in an IPv6 one as such."""
+        if len(self.address) == 16 and self.address.startswith(_MAPPED):
+            return End(self.address[12:], self.port)
+        return self
+
+
+def end(name: tuple[str, int]) -> End:
+    """Return what getsockname(2) and its kin have said; an interface after "%" is left out."""
+    host, port = name[:2]
+    text = host.partition("%")[0]
+    return End(socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text), port)
+
+
+def is_loopback(address: bytes) -> bool:
+    """Tell whether an address never leaves its network namespace."""
+    four = End(address, 0).unmapped().address
+    return four[0] == 127 if len(four) == 4 else address == bytes(15) + b"\1"
+
+
+def protocol_of(file: OpenFile) -> tuple[int, int] | None:
+    """Return type and protocol of an internet socket; None for all else."""
+    if not stat.S_ISSOCK(file.stat.st_mode):
+        return None
+    with socket.socket(fileno=os.dup(file.descriptor)) as one:
+        if one.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        return one.type, one.proto
+
+
+def bind(program: Program, fd: int, local: End, family: int, options: Iterable[Option]) -> None:
+    """Give a socket its name, also one with an address that the new container doesn't have (yet).
+
+    Such a socket hears nothing until the address is there.
+    """
+    level, name = (
+        (socket.IPPROTO_IP, _IP_FREEBIND)
+        if family == socket.AF_INET
+        else (socket.IPPROTO_IPV6, _IPV6_FREEBIND)
+    )
+    free = any((option.level, option.name) == (level, name) for option in options)
+    program.call(SYS.SETSOCKOPT, fd, level, name, (1).to_bytes(4, "little"), 4)
+    address = local.packed(family)
+    program.call(SYS.BIND, fd, address, len(address))
+    if not free:
+        program.call(SYS.SETSOCKOPT, fd, level, name, bytes(4), 4)
+
+
+def missing_address(descriptor: int, local: End, family: int) -> str:
+    """Say so if a socket's address is none of those in its network namespace."""
+    if not any(local.address):
+        return ""
+    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    theirs = fcntl.ioctl(descriptor, _SIOCGSKNS)
+    try:
+        setns(HERE, theirs, CLONE_NEWNET)
+        try:
+            probe = socket.socket(family, socket.SOCK_DGRAM)
+        finally:
+            setns(HERE, ours, CLONE_NEWNET)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    name = socket.inet_ntop(family, local.address)
+    with probe:
+        try:
+            probe.bind((name, 0))
+        except OSError:
+            return f"nothing reaches port {local.port} of {name}: the container has no such address"
+    return ""
+
+
+def arrive(program: Program, family: int, packet: bytes, target: bytes) -> int:
+    """Have an IP packet arrive at one of the container's own addresses, whoever sent it.
+
+    Returns the result of the call that sends it.
+    """
+    raw = program.call(SYS.SOCKET, family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    mark = MARK.to_bytes(4, "little")
+    program.call(SYS.SETSOCKOPT, raw, socket.SOL_SOCKET, _SO_MARK, mark, 4)
+    address = End(target, 0).packed(family)
+    sent = program.call(SYS.SENDTO, raw, packet, len(packet), 0, address, len(address))
+    syscalls.close(program, raw)
+    return sent
+
+
+def packet(protocol: int, source: bytes, target: bytes, segment: bytes, checksum_at: int) -> bytes:
+    """Return an IP packet; the checksum of what is in it goes to that offset."""
+    pseudo = source + target + struct.pack(">II", len(segment), protocol)
+    checksum = _checksum(pseudo + segment)
+    segment = segment[:checksum_at] + checksum + segment[checksum_at + 2 :]
+    if len(source) == 4:
+        # The kernel fills in the header's own checksum.
+        head = struct.pack(">2B3H2BH", 0x45, 0, 20 + len(segment), 0, 0, 64, protocol, 0)
+    else:
+        head = struct.pack(">IH2B", 6 << 28, len(segment), protocol, 64)
+    return head + source + target + segment
+
+
+def _checksum(data: bytes) -> bytes:
+    """Return the internet checksum (RFC 1071)."""
+    data += bytes(len(data) % 2)
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    # Zero would mean "none" in UDP; both mean the same number.
+    return ((~total & 0xFFFF) or 0xFFFF).to_bytes(2, "big")

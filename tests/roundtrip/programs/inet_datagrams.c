@@ -1,0 +1,152 @@
+/* UDP, raw and ICMP sockets, of both families: names, peers, options, filters, groups, and what waits with its senders. */
+// arguments: 4 | 6
+#include "wait.h"
+#include <arpa/inet.h>
+#include <linux/filter.h>
+#include <net/if.h>
+
+union address { struct sockaddr any; struct sockaddr_in four; struct sockaddr_in6 six; };
+/* linux/icmp.h can't be included together with net/if.h. */
+enum { ICMP_FILTER_OPTION = 1, NO_ECHO_REPLIES = 1 };
+static bool four;
+static socklen_t size;
+
+static union address at(int port) {
+	union address made = {0};
+	if (four)
+		made.four = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	else
+		made.six = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+	return made;
+}
+
+static int bound(int kind, int protocol, int port) {
+	union address name = at(port);
+	int fd = must(socket(four ? AF_INET : AF_INET6, kind, protocol));
+	must(bind(fd, &name.any, size));
+	return fd;
+}
+
+static void send_to(int from, int port, const char *text) {
+	union address name = at(port);
+	same("sending", strlen(text), sendto(from, text, strlen(text), 0, &name.any, size));
+}
+
+static void receive(int fd, const char *text, int from) {
+	char found[64] = {0};
+	union address name = {0}, wanted = at(from);
+	socklen_t length = sizeof name;
+	struct timeval limit = {.tv_sec = 10};
+	must(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+	ssize_t got = recvfrom(fd, found, sizeof found - 1, 0, &name.any, &length);
+	if (got != (ssize_t)strlen(text) || strcmp(found, text))
+		differs("received \"%s\" (%zd) instead of \"%s\"", found, got, text);
+	same("the sender's port", from, ntohs(name.four.sin_port));
+	same("the sender's address", 0, memcmp(&name, &wanted, size));
+}
+
+static int get(int fd, int level, int name) {
+	int value = -1;
+	socklen_t length = sizeof value;
+	must(getsockopt(fd, level, name, &value, &length));
+	return value;
+}
+
+static void set(int fd, int level, int name, int value) {
+	must(setsockopt(fd, level, name, &value, sizeof value));
+}
+
+static struct group_req group(int last) {
+	struct group_req request = {.gr_interface = if_nametoindex("lo")};
+	if (four)
+		*(struct sockaddr_in *)&request.gr_group = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(0xEF010200 | last)};
+	else
+		*(struct sockaddr_in6 *)&request.gr_group = (struct sockaddr_in6){.sin6_family = AF_INET6,
+			.sin6_addr.s6_addr = {0xFF, 0x02, [15] = last}};
+	return request;
+}
+
+int main(int count, char **arguments) {
+	four = count > 1 && arguments[1][0] == '4';
+	size = four ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+	int level = four ? IPPROTO_IP : IPPROTO_IPV6;
+
+	int server = bound(SOCK_DGRAM, 0, 6000), client = bound(SOCK_DGRAM | SOCK_NONBLOCK, 0, 6001), other = bound(SOCK_DGRAM, 0, 6002);
+	union address name = at(6000);
+	must(connect(client, &name.any, size));
+	set(client, level, four ? IP_TTL : IPV6_UNICAST_HOPS, 33);
+	set(client, level, four ? IP_TOS : IPV6_TCLASS, 0x20);
+	set(client, SOL_SOCKET, SO_BROADCAST, 1);
+	set(client, level, four ? IP_MULTICAST_TTL : IPV6_MULTICAST_HOPS, 5);
+	must(send(client, "first", 5, 0));
+	send_to(other, 6000, "second");
+	send_to(other, 6000, "");
+	must(send(client, "third", 5, 0));
+
+	int shared[2];
+	for (int i = 0; i < 2; i++) {
+		shared[i] = must(socket(name.any.sa_family, SOCK_DGRAM, 0));
+		set(shared[i], SOL_SOCKET, SO_REUSEPORT, 1);
+		name = at(6003);
+		must(bind(shared[i], &name.any, size));
+	}
+	int fresh = must(socket(name.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+
+	/* Nothing passes but what begins with an 'a', behind the header of UDP. */
+	struct sock_filter code[] = {BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 8), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 'a', 0, 1), BPF_STMT(BPF_RET | BPF_K, -1),
+		BPF_STMT(BPF_RET | BPF_K, 0)};
+	int filtered = bound(SOCK_DGRAM, 0, 6004);
+	must(setsockopt(filtered, SOL_SOCKET, SO_ATTACH_FILTER, &(struct sock_fprog){4, code}, sizeof(struct sock_fprog)));
+	send_to(other, 6004, "a, queued");
+
+	int member = must(socket(name.any.sa_family, SOCK_DGRAM, 0));
+	struct group_req joined = group(7), never = group(8);
+	must(setsockopt(member, level, MCAST_JOIN_GROUP, &joined, sizeof joined));
+
+	int raw = must(socket(name.any.sa_family, SOCK_RAW, four ? IPPROTO_ICMP : IPPROTO_ICMPV6));
+	if (four)
+		must(setsockopt(raw, SOL_RAW, ICMP_FILTER_OPTION, &(int){NO_ECHO_REPLIES}, sizeof(int)));
+
+	freeze_here();
+	spoil(set(client, level, four ? IP_TTL : IPV6_UNICAST_HOPS, 34););
+
+	receive(server, "first", 6001);
+	receive(server, "second", 6002);
+	receive(server, "", 6002);
+	receive(server, "third", 6001);
+	must(send(client, "fourth", 6, 0));
+	receive(server, "fourth", 6001);
+	send_to(server, 6001, "back");
+	receive(client, "back", 6000);
+	send_to(other, 6001, "not the peer");
+	same("hearing another than the peer", -1, recv(client, (char[8]){0}, 8, MSG_DONTWAIT));
+	same("TTL", 33, get(client, level, four ? IP_TTL : IPV6_UNICAST_HOPS));
+	same("TOS", 0x20, get(client, level, four ? IP_TOS : IPV6_TCLASS));
+	same("SO_BROADCAST", 1, get(client, SOL_SOCKET, SO_BROADCAST));
+	same("multicast TTL", 5, get(client, level, four ? IP_MULTICAST_TTL : IPV6_MULTICAST_HOPS));
+	same("flags", O_RDWR | O_NONBLOCK, fcntl(client, F_GETFL));
+	same("SO_REUSEPORT", 1, get(shared[1], SOL_SOCKET, SO_REUSEPORT));
+	send_to(other, 6003, "to either");
+	fd_set either;
+	FD_ZERO(&either);
+	FD_SET(shared[0], &either);
+	FD_SET(shared[1], &either);
+	same("one of two hears", 1, select(shared[1] + 1, &either, NULL, NULL, &(struct timeval){.tv_sec = 10}));
+	same("close-on-exec", FD_CLOEXEC, fcntl(fresh, F_GETFD));
+	name = at(6005);
+	same("binding the fresh one", 0, bind(fresh, &name.any, size));
+
+	receive(filtered, "a, queued", 6002);
+	send_to(other, 6004, "b, dropped");
+	send_to(other, 6004, "a, taken");
+	receive(filtered, "a, taken", 6002);
+
+	same("leaving a group that was never joined", -1, setsockopt(member, level, MCAST_LEAVE_GROUP, &never, sizeof never));
+	same("leaving the group", 0, setsockopt(member, level, MCAST_LEAVE_GROUP, &joined, sizeof joined));
+
+	if (four)
+		same("the ICMP filter", NO_ECHO_REPLIES, get(raw, SOL_RAW, ICMP_FILTER_OPTION));
+	same("the raw socket's type", SOCK_RAW, get(raw, SOL_SOCKET, SO_TYPE));
+	same("the raw socket's protocol", four ? IPPROTO_ICMP : IPPROTO_ICMPV6, get(raw, SOL_SOCKET, SO_PROTOCOL));
+	return report();
+}
