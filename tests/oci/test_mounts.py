@@ -152,6 +152,15 @@ def test_what_lxcfs_shows_in_proc_may_be_mounted(run: Run, make_bundle: Make) ->
     assert run(bundle).stdout.split() == ["1.00", "1.00", "/outer/self/comm"]
 
 
+def test_options_of_a_file_system_have_no_effect_on_a_bind(run: Run, make_bundle: Make) -> None:
+    bundle = make_bundle("ls /here")
+    (bundle.work / "file").touch()
+    bundle.add_mount(bound(bundle.work, "/here", "bind", "size=1k"))
+    done = run(bundle)
+    assert "file" in done.stdout.split()
+    assert "size=1k has no effect on a bind mount" in done.stderr
+
+
 def in_the_kernels_files(bundle: Bundle) -> str:
     bundle.add_mount(bind(bundle.work, "/proc/self/attr"))
     return "it is inside /proc"
@@ -166,11 +175,6 @@ def in_the_kernels_files_by_a_link(bundle: Bundle) -> str:
 def instead_of_the_kernels_files(bundle: Bundle) -> str:
     bundle.add_mount(bind(bundle.work, "/proc"))
     return "it is not of type proc"
-
-
-def with_options_of_a_file_system(bundle: Bundle) -> str:
-    bundle.add_mount(bound(bundle.work, "/here", "bind", "size=1k"))
-    return "cannot have any filesystem-specific options"
 
 
 def over_the_root(bundle: Bundle) -> str:
@@ -189,7 +193,6 @@ def from_nowhere(bundle: Bundle) -> str:
         in_the_kernels_files,
         in_the_kernels_files_by_a_link,
         instead_of_the_kernels_files,
-        with_options_of_a_file_system,
         over_the_root,
         from_nowhere,
     ],
@@ -201,3 +204,33 @@ def test_a_mount_that_cannot_be_is_refused(
     words = wrong(bundle)
     done = woodfrog("create", "-b", str(bundle.directory), new_name(bundle), status=1)
     assert words in done.stderr
+
+
+def test_without_a_mount_namespace_nothing_stays_on_the_host(
+    woodfrog: Woodfrog, make_bundle: Make
+) -> None:
+    bundle = make_bundle("touch /work/up; exec sleep 1000")
+    kinds = bundle.config["linux"]["namespaces"]
+    bundle.config["linux"]["namespaces"] = [kind for kind in kinds if kind["type"] != "mount"]
+    container = woodfrog.run(bundle)
+    container.wait_for("up")
+    assert "the container's mounts are also the host's" in container.told()
+    assert os.readlink(f"/proc/{container.init}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    assert f" {bundle.rootfs}/proc " in Path("/proc/self/mountinfo").read_text()
+    inside = woodfrog("exec", container.name, "sh", "-c", "pwd; cat /proc/1/comm; ls /work")
+    assert inside.stdout.split() == ["/work", "sleep", "up"]
+    refused = container.checkpoint(bundle.directory / "image", status=1)
+    assert "shares the host's mounts" in refused.stderr
+    woodfrog("delete", "--force", container.name)
+    assert str(bundle.directory) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_create_without_a_mount_namespace_that_fails_leaves_none(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    bundle = make_bundle("true")
+    bundle.config["linux"]["namespaces"] = []
+    del bundle.config["hostname"]
+    bundle.add_mount(bound("nowhere", "/here", "bind"))
+    woodfrog("create", "-b", str(bundle.directory), new_name(bundle), status=1)
+    assert str(bundle.directory) not in Path("/proc/self/mountinfo").read_text()

@@ -272,3 +272,28 @@ def test_the_session_keyring_is_the_containers_own(woodfrog: Woodfrog, make_bund
     assert int(woodfrog("exec", container.name, "python3", "-I", "-c", show).stdout) == serial
     ours = subprocess.run(["python3", "-I", "-c", show], capture_output=True, text=True).stdout
     assert int(ours) != serial
+
+
+def test_without_a_process_there_is_a_container_but_nothing_to_start(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    bundle = make_bundle("true")
+    del bundle.config["process"]
+    name = new_name(bundle)
+    output = bundle.directory / "output"
+    woodfrog("create", "-b", str(bundle.directory), name, output=output)
+    assert "nothing to start" in woodfrog("start", name, status=1).stderr
+    woodfrog("delete", name)
+
+
+def test_only_a_stopped_container_is_deleted_without_force(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    bundle = make_bundle(FOREVER)
+    name = new_name(bundle)
+    woodfrog("create", "-b", str(bundle.directory), name, output=bundle.directory / "output")
+    for status in ("created", "running"):
+        assert f"is not stopped: {status}" in woodfrog("delete", name, status=1).stderr
+        assert json.loads(woodfrog("state", name).stdout)["status"] == status
+        woodfrog("start", name, status=None)
+    woodfrog("delete", "--force", name)

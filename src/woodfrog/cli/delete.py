@@ -21,7 +21,7 @@ def run(arguments: Arguments) -> None:
 COMMAND = Command(
     "delete",
     "ID",
-    "Remove a stopped or created container: its cgroup, its state, whatever was made for it.",
+    "Remove a stopped container: its cgroup, its state, whatever was made for it.",
     ("woodfrog delete web", "woodfrog delete --force web   # also if it runs, or is gone already"),
     (Flag("force", "end it first if it runs; an unknown id is no error", short="f"),),
     run,

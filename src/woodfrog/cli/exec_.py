@@ -65,8 +65,7 @@ def _process(arguments: Arguments, base: dict[str, Any]) -> dict[str, Any]:
     process["args"] = words
     process["terminal"] = arguments["tty"]
     process["env"] = [*(base.get("env") or []), *arguments["env"]]
-    if arguments["cwd"]:
-        process["cwd"] = arguments["cwd"]
+    process["cwd"] = arguments["cwd"] or base.get("cwd") or "/"
     if "no_new_privs" in arguments.given:
         process["noNewPrivileges"] = arguments["no_new_privs"]
     user = dict(base.get("user") or {})

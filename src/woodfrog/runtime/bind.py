@@ -27,11 +27,6 @@ def bind(
     check_place: Callable[[Root, int, int], None],
 ) -> None:
     """Bind the source of the config's mount `position`."""
-    if options.data:
-        raise SpecError(
-            f"mounts[{position}]: bind mounts cannot have any filesystem-specific options applied,"
-            f" and {options.data!r} is no option of a bind mount"
-        )
     is_mapped = sources.is_mapped(position)
     from_ = sources.tree(position) if is_mapped else sources.open(position)
     try:

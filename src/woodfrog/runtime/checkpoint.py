@@ -23,6 +23,11 @@ def checkpoint(
     from woodfrog.engine import checkpoint as engine
 
     status = container.require("checkpoint")
+    if "mountedOnHost" in container.state:
+        raise StateError(
+            f"container {container.id} shares the host's mounts, which can't be saved",
+            hint="give it a mount namespace in its config",
+        )
     config_text = spec.read(container.path("config.json"))
     config = lifecycle.config_of(container)
     # The files of `do` are nowhere else.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.errors import SpecError, StateError, UsageError, WoodfrogError, while_
+from woodfrog.errors import SpecError, UsageError, WoodfrogError
 from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
-from woodfrog.kernel import process as kernel_process
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.signals import signals
-from woodfrog.runtime import cgroups, hooks, init, process, spec
+from woodfrog.runtime import cgroups, delivery, hooks, init, process, spec
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import state as states
 from woodfrog.runtime.cgroups import limits, places
@@ -100,6 +99,9 @@ def create(request: Request) -> Created:
     config = spec.parse(request.config_text, "config.json")
     for warning in spec.check(config):
         request.warn(warning)
+    spec.complete(config)
+    if request.to_be_restored and "mount" not in spec.namespaces(config):
+        raise SpecError("restoring needs a mount namespace, and linux.namespaces has none")
     for warning in process.capability_masks(config["process"])[1]:
         request.warn(warning)
     # Errors in these before anything is made.
@@ -175,6 +177,8 @@ def _create(
         plan.seccomp = seccomp.compile(linux["seccomp"])
         if plan.seccomp:
             request.debug(f"seccomp filter flags: {plan.seccomp.flags}")
+    if "mount" not in spec.namespaces(config):
+        _bind_root_on_host(container, undo)
     made = cgroups.make(groups)
     undo.callback(cgroups.remove_directories, made)
     limits.apply(groups, linux.get("resources") or {}, request.warn)
@@ -183,10 +187,22 @@ def _create(
     master = _guide(request, plan, container, pid, channel, undo)
     container.save()
     if request.pidfd_socket:
-        send_pidfd(request.pidfd_socket, pid)
+        delivery.send_pidfd(request.pidfd_socket, pid)
     if request.pid_file:
-        write_pid_file(request.pid_file, pid)
+        delivery.write_pid_file(request.pid_file, pid)
     return Created(container, config, master)
+
+
+def _bind_root_on_host(container: Container, undo: Undo) -> None:
+    """Without a mount namespace, have all mounts of the container in one that we can take away."""
+    from woodfrog.kernel import mounts
+
+    rootfs = container.state["rootfs"]
+    mounts.mount(HERE, rootfs, rootfs, None, mounts.MS_BIND | mounts.MS_REC)
+    undo.callback(mounts.umount, HERE, rootfs, mounts.MNT_DETACH)
+    mounts.mount(HERE, None, rootfs, None, mounts.MS_PRIVATE | mounts.MS_REC)
+    container.state["mountedOnHost"] = rootfs
+    container.save()
 
 
 def _make_scratch(request: Request, container: Container, undo: Undo) -> tuple[str, str]:
@@ -314,61 +330,15 @@ def _hand_over_console(request: Request, container: Container, pid: int, number:
         # Nobody takes it yet: init keeps it, and `restore` may fetch it.
         container.state["console"] = number
         return -1
-    master = fetch_descriptor(pid, number)
+    master = delivery.fetch_descriptor(pid, number)
     if request.relay_console:
         tty.keep_line_ends(master)  # before the program writes its first line
         return master
     try:
-        send_console(request.console_socket, master)
+        delivery.send_console(request.console_socket, master)
     finally:
         os.close(master)
     return -1
-
-
-def fetch_descriptor(pid: int, number: int) -> int:
-    """Return a duplicate of a descriptor that another process of ours holds."""
-    pidfd = kernel_process.pidfd_open(HERE, pid)
-    try:
-        return kernel_process.pidfd_getfd(HERE, pidfd, number)
-    finally:
-        os.close(pidfd)
-
-
-def send_console(path: str, master: int) -> None:
-    """Hand a console's master to the engine that listens at a unix socket."""
-    try:
-        _send_descriptor(path, b"/dev/ptmx", master)
-    except OSError as error:
-        raise StateError(f"cannot hand the console to {path}: {error.strerror}") from None
-
-
-def send_pidfd(path: str, pid: int) -> None:
-    """Hand a descriptor of a process of ours to the engine that listens at a unix socket."""
-    pidfd = kernel_process.pidfd_open(HERE, pid)
-    try:
-        _send_descriptor(path, b"pidfd", pidfd)
-    except OSError as error:
-        raise StateError(f"cannot hand the pidfd to {path}: {error.strerror}") from None
-    finally:
-        os.close(pidfd)
-
-
-def _send_descriptor(path: str, name: bytes, descriptor: int) -> None:
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.connect(path)
-        socket.send_fds(connection, [name], [descriptor])
-
-
-def write_pid_file(path: str, pid: int) -> None:
-    """Write a pid file; who watches for it sees it complete or not at all."""
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}")
-    with while_(f"writing the pid file {path}"):
-        with open(temporary, "wb", buffering=0) as file:
-            file.write(str(pid).encode())
-        os.rename(temporary, path)
 
 
 def hook_state(container: Container, status: str) -> dict[str, Any]:

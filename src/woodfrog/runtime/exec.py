@@ -9,7 +9,7 @@ from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_DUMPABLE, close_all_from, pidfd_open, prctl
-from woodfrog.runtime import cgroups, create, init, process
+from woodfrog.runtime import cgroups, create, delivery, init, process
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime.cgroups import places
 from woodfrog.runtime.foreground import Attached
@@ -81,11 +81,11 @@ def run(container: Container, request: Request) -> int:
         pid, master = _start(container, groups, request)
     try:
         if request.pidfd_socket:
-            create.send_pidfd(request.pidfd_socket, pid)
+            delivery.send_pidfd(request.pidfd_socket, pid)
         if request.pid_file:
-            create.write_pid_file(request.pid_file, pid)
+            delivery.write_pid_file(request.pid_file, pid)
         if master >= 0 and request.console_socket:
-            create.send_console(request.console_socket, master)
+            delivery.send_console(request.console_socket, master)
             os.close(master)
             master = -1
     except BaseException:
@@ -119,7 +119,7 @@ def _start(container: Container, groups: cgroups.Groups, request: Request) -> tu
                 raise WoodfrogError("the new process ended before its exec")
             master = -1
             if message["console"] >= 0:
-                master = create.fetch_descriptor(pid, message["console"])
+                master = delivery.fetch_descriptor(pid, message["console"])
                 if not request.console_socket:
                     tty.keep_line_ends(master)
             ours.send(step="go")
@@ -200,7 +200,13 @@ def _inside(
             init.set_oom_score(score)
         process.leave_keyring(container.state.get("keyring", ""))
         request.debug(f"nsexec[{os.getpid()}]: => nsexec container setup")
+        root = -1
+        if "mountedOnHost" in container.state:
+            root = os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_CLOEXEC)
         ns.setns(HERE, target, flags)
+        if root >= 0:
+            os.fchdir(root)
+            os.chroot(".")
         request.debug("child process in init()")
         master = _open_console(wanted) if wanted.get("terminal") else -1
         path = process.find_executable(wanted)

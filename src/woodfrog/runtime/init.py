@@ -120,8 +120,11 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     with while_("protecting paths in the container"):
         rootfs.seal(root, config)
     rootfs.enter(root, config, pivot=plan.pivot)
-    process.make_cwd(wanted)
-    path = "" if plan.to_be_restored else process.find_executable(wanted)
+    if wanted:
+        process.make_cwd(wanted)
+    path = ""
+    if wanted and not plan.to_be_restored:
+        path = process.find_executable(wanted)
     process.check_rights(wanted)
     process.give_stdio(wanted)
     if not plan.to_be_restored:
@@ -164,6 +167,8 @@ def _wait_and_become(plan: Plan, path: str, start_fifo: StartFifo) -> NoReturn:
         hooks.run(plan.config, "startContainer", state, process.environment(wanted))
 
     try:
+        if not wanted:
+            raise SpecError("process is missing in config.json: there is nothing to start")
         process.become(wanted, path, plan.preserved, plan.seccomp, hand_over, run_hooks)
     except BaseException as error:
         text = jsontext.write(channels.describe(error))

@@ -12,7 +12,8 @@ from woodfrog.kernel.process import pidfd_open, pidfd_send_signal
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import cgroups, hooks, jsontext, spec
 from woodfrog.runtime.channel import recreate
-from woodfrog.runtime.create import fetch_descriptor, hook_state
+from woodfrog.runtime.create import hook_state
+from woodfrog.runtime.delivery import fetch_descriptor
 from woodfrog.runtime.state import (
     CREATED,
     PAUSED,
@@ -33,6 +34,7 @@ def config_of(container: Container) -> dict[str, Any]:
     """Return the config that the container was created from."""
     text = spec.read(container.path("config.json"))
     config: dict[str, Any] = spec.parse(text, container.path("config.json"))
+    spec.complete(config)
     return config
 
 
@@ -208,8 +210,9 @@ def destroy(container: Container, status: str, warn: Callable[[str], None]) -> N
         _kill_and_wait(container)
     cgroups.kill(groups, signals.SIGKILL)
     cgroups.remove(groups)
-    if scratch := container.state.get("scratch"):
-        _unmount(scratch)
+    for place in ("scratch", "mountedOnHost"):
+        if place in container.state:
+            _unmount(container.state[place])
     if status != CREATED or container.pid:
         config = _config_or_nothing(container)
         for failure in hooks.run_all(config, "poststop", hook_state(container, STOPPED)):

@@ -6,7 +6,7 @@ import os
 
 from woodfrog.errors import StateError
 from woodfrog.kernel import capability
-from woodfrog.runtime import create, lifecycle, process, run, spec, spec_differences
+from woodfrog.runtime import create, delivery, lifecycle, process, run, spec, spec_differences
 from woodfrog.runtime import state as states
 from woodfrog.runtime.create import Created, Request
 from woodfrog.runtime.state import Container
@@ -64,7 +64,7 @@ def restore(
         with created.container.lock():
             _restore(created, directory, options, work_path, warn)
             if pid_file:
-                create.write_pid_file(pid_file, created.container.pid)
+                delivery.write_pid_file(pid_file, created.container.pid)
     except BaseException as error:
         # A container that somebody created stays created, unless the engine had begun to turn it
         # into something else; one that we created for this goes.
@@ -86,10 +86,10 @@ def _take_console(container: Container, console_socket: str, detach: bool) -> in
     number = container.state.get("console", -1)
     if number < 0:
         return -1
-    master = create.fetch_descriptor(container.pid, number)
+    master = delivery.fetch_descriptor(container.pid, number)
     if console_socket:
         try:
-            create.send_console(console_socket, master)
+            delivery.send_console(console_socket, master)
         finally:
             os.close(master)
         return -1

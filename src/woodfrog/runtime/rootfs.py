@@ -7,7 +7,7 @@ import os
 from woodfrog.errors import SpecError, WoodfrogError
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel.caller import HERE
-from woodfrog.runtime import devices, mounts
+from woodfrog.runtime import devices, mounts, spec
 from woodfrog.runtime.mount_options import PROPAGATION
 from woodfrog.runtime.mount_sources import Sources
 from woodfrog.runtime.root import Root
@@ -20,17 +20,23 @@ if TYPE_CHECKING:
 
 
 def prepare(config: dict[str, Any], bundle: str, path: str, groups: Groups) -> Root:
-    """Make all mounts and devices of the container in our own new mount namespace."""
+    """Make all mounts and devices of the container in our mount namespace."""
     propagation = (config.get("linux") or {}).get("rootfsPropagation") or "rslave"
     if propagation not in PROPAGATION:
         raise SpecError(f"linux.rootfsPropagation is {propagation!r}, which is unknown")
-    m.mount(HERE, None, "/", None, PROPAGATION[propagation] | m.MS_REC)
-    _make_parent_private(path)
-    m.mount(HERE, path, path, None, m.MS_BIND | m.MS_REC)
+    if has_own_mounts(config):
+        m.mount(HERE, None, "/", None, PROPAGATION[propagation] | m.MS_REC)
+        _make_parent_private(path)
+        m.mount(HERE, path, path, None, m.MS_BIND | m.MS_REC)
     root = Root(path, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     mounts.mount_all(root, config, Sources(config, bundle), groups)
     devices.make_all(root, config)
     return root
+
+
+def has_own_mounts(config: dict[str, Any]) -> bool:
+    """Tell whether there is a mount namespace; else the outside half has made the root a mount."""
+    return "mount" in spec.namespaces(config)
 
 
 def overlay(lower: str, scratch: str, path: str) -> None:
@@ -70,6 +76,11 @@ def seal(root: Root, config: dict[str, Any]) -> None:
 
 def enter(root: Root, config: dict[str, Any], *, pivot: bool = True) -> None:
     """Make the container's root "/" and drop the host's from this mount namespace."""
+    if not has_own_mounts(config):
+        os.chroot(root.path)
+        os.chdir("/")
+        os.close(root.descriptor)
+        return
     if pivot:
         _pivot(root)
     else:

@@ -6,7 +6,8 @@ import os
 
 from woodfrog.errors import WoodfrogError
 from woodfrog.runtime import jsontext
-from woodfrog.runtime.create import fetch_descriptor, hook_state
+from woodfrog.runtime.create import hook_state
+from woodfrog.runtime.delivery import fetch_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

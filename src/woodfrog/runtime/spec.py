@@ -7,6 +7,7 @@ import os
 from woodfrog.errors import SpecError
 from woodfrog.kernel import namespaces as ns
 from woodfrog.runtime import jsontext
+from woodfrog.runtime.mount_options import Options
 from woodfrog.runtime.spec_schema import (
     CONFIG,
     PROCESS,
@@ -76,16 +77,31 @@ def check(config: Any) -> list[str]:
         raise SpecError(f"ociVersion is {version}, but only 1.x is known")
     if not (config.get("root") or {}).get("path"):
         raise SpecError("root.path is missing in config.json")
-    if not config.get("process"):
-        raise SpecError("process is missing in config.json")
-    check_process(config["process"], "process")
+    if config.get("process"):
+        check_process(config["process"], "process")
     for position, mount in enumerate(config.get("mounts") or ()):
         if not mount.get("destination"):
             raise SpecError(f"mounts[{position}].destination is missing")
+        options = Options(mount.get("options") or [])
+        if options.is_bind and options.data:
+            warnings.append(
+                f"mounts[{position}]: {options.data} has no effect on a bind mount: those are"
+                " options of the file system"
+            )
     _check_hooks(config.get("hooks") or {})
     linux = config.get("linux") or {}
     _check_namespaces(linux, config)
+    if "mount" not in namespaces(config):
+        warnings.append(
+            "linux.namespaces has no mount namespace: the container's mounts are also the host's,"
+            " and a chroot is all that keeps it from the rest"
+        )
     return warnings
+
+
+def complete(config: Any) -> None:
+    """Give a config that has been checked what others count on: a process object, if empty."""
+    config["process"] = config.get("process") or {}
 
 
 def check_process(process: Any, where: str) -> None:
@@ -154,11 +170,6 @@ def _check_namespaces(linux: Object, config: Object) -> None:
         if (path := namespace.get("path")) and not path.startswith("/"):
             raise SpecError(f"{where}.path must be absolute, and is {path!r}")
         seen.add(kind)
-    if "mount" not in seen:
-        raise SpecError(
-            "linux.namespaces has no mount namespace",
-            hint='add {"type": "mount"}: without one, the mounts would land on the host',
-        )
     if (config.get("hostname") or config.get("domainname")) and "uts" not in seen:
         raise SpecError(
             "hostname is set, but linux.namespaces has no uts namespace",

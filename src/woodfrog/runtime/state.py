@@ -29,7 +29,7 @@ _MAY: dict[str, tuple[tuple[str, ...], str]] = {
     "update": ((CREATED, RUNNING, PAUSED), "container {id} is not running"),
     "events": ((CREATED, RUNNING, PAUSED), "container with id {id} is not running"),
     "wait": ((CREATED, RUNNING, PAUSED), "container {id} has ended"),
-    "delete": ((CREATED, STOPPED), "cannot delete container {id}, which is not stopped: {status}"),
+    "delete": ((STOPPED,), "cannot delete container {id}, which is not stopped: {status}"),
     "checkpoint": ((RUNNING, PAUSED), "cannot checkpoint container {id}, which is {status}"),
     "tar": ((RUNNING, PAUSED), "cannot look into container {id}, which is {status}"),
     "restore": ((CREATED,), "cannot restore into container {id}, which is {status}"),
