@@ -132,6 +132,14 @@ def after_a_failed_checkpoint(container: Container, apart: float) -> Container:
     return container
 
 
+def frozen_while_paused(container: Container, apart: float) -> Container:
+    """Frozen by engines that pause a container first; it stays so until it has ended."""
+    container.woodfrog("pause", container.name)
+    left_running(container, apart)
+    assert container.state()["status"] == "paused"
+    return restored(container, apart)
+
+
 WAYS = (
     left_alone,
     restored,
@@ -140,16 +148,19 @@ WAYS = (
     restored_from_a_snapshot,
     after_a_failed_checkpoint,
 )
+# What a pause could matter to.
+PAUSED = ("epoll", "pipe", "signal_masks", "stopped", "thread_exit", "tree", "zombie")
 
 
 def pairs() -> list[tuple[Callable[[Container, float], Container], Case]]:
     """Return every way with every program, but those that a program rules out (`// never: way`)."""
-    return [
+    found = [
         (way, case)
         for way in WAYS
         for case in cases()
         if way.__name__ not in case.wishes.get("never", "").split()
     ]
+    return found + [(frozen_while_paused, case) for case in cases() if case.source.stem in PAUSED]
 
 
 @needs("root", "command gcc")

@@ -3,8 +3,10 @@
 import array
 import contextlib
 import json
+import operator
 import os
 import socket
+import struct
 import subprocess
 import termios
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bundles import Bundle
+from bundles import Bundle, bind
 from containers import Container, Woodfrog, eventually
 from needs import needs
 
@@ -84,6 +86,35 @@ def test_a_paused_container_that_is_left_running_stays_paused(woodfrog: Woodfrog
     assert not (container.bundle.work / "out").exists()
     woodfrog("resume", container.name)
     assert container.wait() == 0
+
+
+@needs("command gcc")
+def test_not_one_instruction_of_a_paused_container_runs(
+    woodfrog: Woodfrog, build: Callable[..., Path]
+) -> None:
+    program = build(Path(__file__).parent / "busy.c")
+    bundle = Bundle(woodfrog.directory / "bundle", [f"/programs/{program.name}"])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+    file = bundle.work / "counts"
+    file.write_bytes(bytes(16))
+
+    def counts() -> tuple[int, ...]:
+        return struct.unpack("2Q", file.read_bytes())
+
+    container = woodfrog.run(bundle)
+    eventually(lambda: all(counts()), "both threads count")
+    woodfrog("pause", container.name)
+    before = counts()
+    container.checkpoint(woodfrog.directory / "first", "--leave-running")
+    assert container.state()["status"] == "paused"
+    assert counts() == before
+    image = frozen(container)
+    assert counts() == before
+
+    restored = woodfrog.restore(bundle, image)
+    eventually(lambda: all(map(operator.gt, counts(), before)), "both threads count on")
+    restored.kill()
 
 
 @pytest.mark.parametrize("changed", [True, False])

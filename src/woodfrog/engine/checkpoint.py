@@ -1,7 +1,7 @@
 """Checkpoint: hold, look, collect, write, let go or end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -60,14 +60,20 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checkpoint(
-    init: int, directory: str, *, container: Container, options: CheckpointOptions
+    init: int,
+    directory: str,
+    *,
+    container: Container,
+    options: CheckpointOptions,
+    pause: Callable[[bool], None] | None = None,
 ) -> dict[str, object]:
     """Write the container whose first process is `init` to directory/checkpoint.img.
 
     On any failure the container runs on as before. Without leave_running its processes are ended
-    after the image is complete. Returns statistics.
+    after the image is complete. `pause` is given for a container that is paused, and pauses it or
+    lets it run on. Returns statistics.
     """
-    return guarded(lambda guardian: _try(init, directory, container, options, guardian))
+    return guarded(lambda guardian: _try(init, directory, container, options, pause, guardian))
 
 
 def _try(
@@ -75,11 +81,12 @@ def _try(
     directory: str,
     container: Container,
     options: CheckpointOptions,
+    pause: Callable[[bool], None] | None,
     guardian: Guardian,
 ) -> dict[str, object]:
     for last in (False,) * (_TRIES - 1) + (True,):
         try:
-            return _checkpoint(init, directory, container, options, guardian)
+            return _checkpoint(init, directory, container, options, pause, guardian)
         except (RanOnError, EndedError) as error:
             if last:
                 raise UnsupportedResource(
@@ -94,6 +101,7 @@ def _checkpoint(
     directory: str,
     container: Container,
     options: CheckpointOptions,
+    pause: Callable[[bool], None] | None,
     guardian: Guardian,
 ) -> dict[str, object]:
     vdso = Vdso()
@@ -109,7 +117,7 @@ def _checkpoint(
         )
         image.check_space(_estimated_bytes(init))
         began = time.monotonic()
-        tree = undo.enter_context(held(init))
+        tree = undo.enter_context(held(init, pause))
         tidying.remove_leftovers(tree, vdso)
         stopped = time.monotonic()
 

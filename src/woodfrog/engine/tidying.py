@@ -1,6 +1,7 @@
 """Remove what a runtime that was killed in the middle of a checkpoint left in a container."""
 
 import os
+from collections.abc import Callable
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
@@ -15,9 +16,12 @@ _PAGE = 4096
 _AREA = _PAGE + SCRATCH_BYTES
 
 
-def tidy(init: int) -> int:
-    """Remove what a killed checkpoint left in a container; returns how much there was."""
-    with held(init) as tree:
+def tidy(init: int, pause: Callable[[bool], None] | None = None) -> int:
+    """Remove what a killed checkpoint left in a container; returns how much there was.
+
+    `pause` is given for a container that is paused.
+    """
+    with held(init, pause) as tree:
         return remove_leftovers(tree, Vdso())
 
 

@@ -188,6 +188,7 @@ class Held:
     def __init__(self) -> None:
         self.processes: list[HeldProcess] = []
         self.zombies: list[Zombie] = []
+        self.has_ended = False
 
     def tasks(self) -> Iterator[HeldTask]:
         """Go through all held tasks."""

@@ -5,10 +5,10 @@ If we are killed, the kernel lets every task go on by itself.
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import UnsupportedResource, WoodfrogError
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -37,19 +37,25 @@ def processes_in(pid_namespace: str) -> list[int]:
 
 
 @contextmanager
-def held(init: int) -> Iterator[Held]:
+def held(init: int, pause: Callable[[bool], None] | None = None) -> Iterator[Held]:
     """Hold every task of the container whose first process is `init` (host pid).
 
-    Whatever happens inside, all tasks run on afterwards as before.
+    Whatever happens inside, all tasks run on afterwards as before. `pause` is given for a container
+    that is paused, and pauses it or lets it run on: not one instruction of its programs runs.
     """
     namespace = os.readlink(f"/proc/{init}/ns/pid")
     seized: dict[int, HeldTask] = {}
     tree = Held()
     try:
-        _stop_all(namespace, seized, tree)
+        _stop_all(namespace, seized, tree, pause)
         tree.processes.sort(key=lambda process: process.namespace_pid)
         yield tree
     finally:
+        if pause and not tree.has_ended and all(map(_is_stopped, seized.values())):
+            try:
+                pause(True)
+            except WoodfrogError:
+                pass  # the runtime does it when they are let go
         waits = [task.socket_wait for task in seized.values() if task.socket_wait]
         shortened = Shortened(waits)
         for task in seized.values():
@@ -59,7 +65,12 @@ def held(init: int) -> Iterator[Held]:
             os.close(process.memory)
 
 
-def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
+def _stop_all(
+    namespace: str,
+    seized: dict[int, HeldTask],
+    tree: Held,
+    pause: Callable[[bool], None] | None,
+) -> None:
     """Seize and stop until no new task appears."""
     processes: dict[int, HeldProcess] = {}
     filters: dict[tuple[bytes, ...], Filters] = {}
@@ -74,13 +85,17 @@ def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
                 process = processes.get(pid)
                 if process is None:
                     process = processes[pid] = HeldProcess(pid)
-                fresh += _seize_tasks(process, seized, clocks)
+                fresh += _seize_tasks(process, seized, clocks, paused=pause is not None)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # gone meanwhile
-        if not fresh:
+        if not fresh and not pause:
             break
         for task in fresh:
             ptrace.interrupt(task.pid)
+        if pause:
+            # A task that v1's freezer holds can't stop; thawed now, it stops before all else.
+            pause(False)
+            pause = None
         _await_stops(fresh, seized, filters)
     for process in processes.values():
         process.tasks = [task for task in process.tasks if task.pid in seized]
@@ -92,6 +107,13 @@ def _stop_all(namespace: str, seized: dict[int, HeldTask], tree: Held) -> None:
     # Only now can nobody wait for them any more.
     living = {process.pid for process in tree.processes}
     tree.zombies = list(_zombies(pid for pid in processes_in(namespace) if pid not in living))
+
+
+def _is_stopped(task: HeldTask) -> bool:
+    try:
+        return read_stat(task.path).state == "t"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _zombies(pids: Iterable[int]) -> Iterator[Zombie]:
@@ -112,13 +134,19 @@ def _refuse_headless(pid: int) -> None:
 
 
 def _seize_tasks(
-    process: HeldProcess, seized: dict[int, HeldTask], clocks: SchedulerClocks
+    process: HeldProcess,
+    seized: dict[int, HeldTask],
+    clocks: SchedulerClocks,
+    *,
+    paused: bool,
 ) -> list[HeldTask]:
     fresh = []
     for tid in sorted(map(int, os.listdir(f"{process.path}/task"))):
         if tid in seized:
             continue
         path = f"{process.path}/task/{tid}"
+        if paused and _may_be_stopped(path):
+            continue
         # A thread that ends meanwhile must not keep us from stopping those seized before it.
         try:
             ptrace.seize(tid)
@@ -142,6 +170,16 @@ def _seize_tasks(
         process.tasks.append(task)
         fresh.append(task)
     return fresh
+
+
+def _may_be_stopped(path: str) -> bool:
+    """Tell whether a paused task may be in a group stop, where it stays when it is thawed.
+
+    To seize one that v1's freezer holds would wait for ever: its wake-up is lost. Nothing but the
+    place where it sleeps tells them from others.
+    """
+    with open(f"{path}/wchan", encoding="ascii") as file:
+        return file.read() in ("do_signal_stop", "get_signal", "0", "")
 
 
 def _await_stops(
@@ -231,6 +269,7 @@ def _refuse_unstoppable(task: HeldTask) -> None:
 def end_all(tree: Held, init: int) -> None:
     """End a held container for good and wait until its last task has ended."""
     os.kill(init, 9)
+    tree.has_ended = True
     # In no order that we could know: the first process to end waits, in the kernel, until all
     # others have been waited for; what `exec` brought in, by a parent outside, who may be slow.
     left = [task.pid for task in tree.tasks()]

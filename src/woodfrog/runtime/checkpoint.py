@@ -47,15 +47,21 @@ def checkpoint(
             f"{directory} already holds a checkpoint, which is left as it is",
             hint="name another directory, or remove checkpoint.img first",
         )
+    pause = None
     if status == PAUSED:
-        # A frozen task runs no calls. Should we be killed, the next command pauses it again.
+        # The engine lets it run once it is held. Should we be killed, the next command pauses it.
         container.state["pausedForCheckpoint"] = True
         container.save()
-        cgroups.freeze(groups, False)
+
+        def pause(paused: bool) -> None:
+            cgroups.freeze(groups, paused)
+
     with open(container.path(lifecycle.CHECKPOINTING), "w") as file:
         file.write(f"{os.getpid()} {(states.start_time(os.getpid()) or ('', ''))[1]}")
     try:
-        statistics = engine.checkpoint(container.pid, directory, container=known, options=options)
+        statistics = engine.checkpoint(
+            container.pid, directory, container=known, options=options, pause=pause
+        )
     except BaseException as error:
         os.unlink(container.path(lifecycle.CHECKPOINTING))
         lifecycle.finish_interrupted(container)

@@ -172,7 +172,9 @@ def finish_interrupted(container: Container) -> None:
         if container.is_alive():
             from woodfrog.engine.tidying import tidy
 
-            tidy(container.pid)
+            groups = container.state["cgroup"]
+            paused = container.status() == PAUSED
+            tidy(container.pid, (lambda how: cgroups.freeze(groups, how)) if paused else None)
         os.unlink(marker)
     if container.state.pop("pausedForCheckpoint", None):
         if container.status() == RUNNING:
