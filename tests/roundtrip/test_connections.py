@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import struct
 import subprocess
@@ -74,6 +76,37 @@ def frozen(container: Container) -> Path:
     container.wait()
     container.delete()
     return image
+
+
+def test_connections_that_nobody_has_accepted_are_given_up_by_a_flag(
+    server: Container, client: Client, port: int
+) -> None:
+    os.kill(server.init, signal.SIGSTOP)
+    late = Client(port)
+    image = server.woodfrog.directory / "image"
+    with contextlib.closing(late.socket):
+        late.send(1)
+        refused = server.checkpoint(image, "--tcp-established", status=1)
+        assert f"1 TCP connections to port {port} have not been accepted" in refused.stderr
+
+        server.checkpoint(image, "--tcp-established", "--skip-in-flight")
+        server.delete()
+        restored = server.woodfrog.restore(server.bundle, image)
+        eventually(lambda: is_stopped(restored), "the program is stopped again")
+        os.kill(restored.init, signal.SIGCONT)
+
+        # It may be about to accept the one that is no more; and gets another.
+        another = Client(port)
+        with contextlib.closing(another.socket):
+            assert another.add(1) == 1
+        assert client.add(6) == 11
+        with pytest.raises(ConnectionResetError):
+            late.add(2)
+
+
+def is_stopped(container: Container) -> bool:
+    stat = Path(f"/proc/{container.init}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "T"
 
 
 def tables() -> list[str]:

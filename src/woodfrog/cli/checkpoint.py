@@ -42,6 +42,7 @@ def run(arguments: Arguments) -> None:
             replace=engine,
             tcp_close=arguments["tcp_close"],
             tcp_established=arguments["tcp_established"],
+            tcp_skip_in_flight=arguments["tcp_skip_in_flight"] or arguments["skip_in_flight"],
             unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
             with_rootfs=arguments["with_rootfs"],
         )

@@ -109,8 +109,12 @@ POLICIES = (
         "restore",
     ),
     Policy("background", "", "restore", refused=NOT_YET),
-    Policy("tcp-skip-in-flight", "", "checkpoint", refused=NOT_YET),
-    Policy("skip-in-flight", "", "checkpoint", refused=NOT_YET),
+    Policy(
+        "tcp-skip-in-flight",
+        "give up TCP connections that nobody has accepted: restored, a listener is without them",
+        "checkpoint",
+    ),
+    Policy("skip-in-flight", "CRIU's name for --tcp-skip-in-flight", "checkpoint"),
     Policy(
         "direct",
         NO_EFFECT + "images are written and read through the page cache",

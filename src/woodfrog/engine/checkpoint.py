@@ -43,6 +43,7 @@ class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
     replace: bool = False
     tcp_close: bool = False
     tcp_established: bool = False
+    tcp_skip_in_flight: bool = False
     unix_close: bool = False
     with_rootfs: bool = False
 
@@ -138,6 +139,7 @@ def _checkpoint(
             unix_close=options.unix_close,
             tcp_close=options.tcp_close,
             tcp_established=options.tcp_established,
+            tcp_skip_in_flight=options.tcp_skip_in_flight,
         )
         undo.callback(world.close)
         with obstacles.at("the container"):

@@ -43,12 +43,20 @@ class World:
     """See resources.files.base.World."""
 
     def __init__(
-        self, init: int, tree: Held, *, unix_close: bool, tcp_close: bool, tcp_established: bool
+        self,
+        init: int,
+        tree: Held,
+        *,
+        unix_close: bool,
+        tcp_close: bool,
+        tcp_established: bool,
+        tcp_skip_in_flight: bool,
     ) -> None:
         self.init = init
         self.unix_close = unix_close
         self.tcp_close = tcp_close
         self.tcp_established = tcp_established
+        self.tcp_skip_in_flight = tcp_skip_in_flight
         self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(init)}
         self._names = Names(init, self.mounts)
         self._with_paths: list[OpenFile] = []

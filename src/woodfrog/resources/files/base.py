@@ -34,6 +34,7 @@ class World(Protocol):
     unix_close: bool
     tcp_close: bool
     tcp_established: bool
+    tcp_skip_in_flight: bool
     # Numbers of the pseudoterminals whose master is in the container.
     pty_masters: set[str]
     # Inodes of the pipes that are written to in packet mode.

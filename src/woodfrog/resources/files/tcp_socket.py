@@ -63,11 +63,11 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 if events & select.POLLRDHUP and not reset:
                     connection = tcp_connection.collect_ended(one, local.address)
         waiting = found.receive_queue if state == TCP_LISTEN and found is not None else 0
-        if waiting and not world.tcp_close:
+        if waiting and not (world.tcp_close or world.tcp_skip_in_flight):
             raise UnsupportedResource(
                 f"{waiting} TCP connections to port {local.port} have not been accepted,"
                 " and cannot be saved yet",
-                hint="--tcp-close restores the listener without them",
+                hint="--tcp-skip-in-flight restores the listener without them",
             )
         connecting = b""
         if found is not None and state == TCP_SYN_SENT:
