@@ -3,8 +3,9 @@
 from containers import eventually
 from docker_engine import Docker
 
+LOOP = "while :; do i=$((i+1)); {}; sleep 0.05; done"
 # Counts in memory; what it says is in the container's log.
-COUNTER = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+COUNTER = "i=0; " + LOOP.format("echo $i")
 
 
 def counted(docker: Docker, name: str) -> int:

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from containers import eventually
-from counting import COUNTER, counted, goes_on
+from counting import COUNTER, LOOP, counted, goes_on
 from docker_engine import IMAGE, Docker
 
 REDIS = ("redis-server", "--save", "", "--protected-mode", "no")
@@ -133,6 +133,23 @@ def test_a_shell_in_a_terminal(docker: Docker) -> None:
         terminal.read_until("READY")
         terminal.write("exit 6\r")
         assert terminal.status() == 6
+
+
+def test_a_log_that_was_opened_by_its_name_goes_on(docker: Docker) -> None:
+    # As web servers do it that log to /dev/stdout.
+    says = "echo out $i >&3; echo err $i >&4; echo own $i"
+    docker.run("frog", f"exec 3> /dev/stdout 4>&2 2> /dev/null; i=0; {LOOP.format(says)}")
+    eventually(lambda: "own 3" in docker("logs", "frog").stdout, "it counts")
+    docker("checkpoint", "create", "frog", "one")
+    docker.is_frozen("frog")
+    at = len(docker.logs("frog")) // 2
+    docker("start", "--checkpoint=one", "frog")
+    last = f"own {at + 3}"
+    eventually(lambda: last in docker("logs", "frog").stdout, "it goes on")
+    told = docker("logs", "frog")
+    for name, text in (("out", told.stdout), ("own", told.stdout), ("err", told.stderr)):
+        found = [line.split()[1] for line in text.splitlines() if line.startswith(name)]
+        assert found[: at + 3] == [str(number) for number in range(1, at + 4)]
 
 
 def test_health_goes_on(docker: Docker) -> None:

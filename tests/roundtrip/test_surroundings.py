@@ -150,6 +150,21 @@ def test_stdio_is_that_of_the_new_container(woodfrog: Woodfrog) -> None:
     assert restored.told().splitlines()[-2:] == ["after", "error"]
 
 
+def test_stdio_that_was_opened_again_or_moved_is_the_new_one_too(woodfrog: Woodfrog) -> None:
+    opened = "exec 3>> /dev/stdout 4>&2 2> /dev/null"
+    script = f"{opened}; : > /work/ready; {WAIT}; echo a >&3; echo b; echo c >&4; echo d >&3"
+    bundle = shell(woodfrog, script)
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+
+    restored = woodfrog.restore(bundle, image)
+    (bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert restored.told() == "a\nb\nc\nd\n"
+
+
 def test_state_tells_that_a_container_was_restored_and_from_where(woodfrog: Woodfrog) -> None:
     container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}"))
     container.wait_for("ready")

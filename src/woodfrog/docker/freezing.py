@@ -10,6 +10,9 @@ import time
 from woodfrog.docker.client import Container, Docker
 from woodfrog.errors import StateError, WoodfrogError
 
+# What the runtime says of a container that was paused; which is for us to say.
+_PAUSED = " (the container is paused as before)"
+
 
 def freeze(
     docker: Docker, name: str, directory: str, flags: list[str], *, leave_running: bool
@@ -37,9 +40,10 @@ def freeze(
         docker("pause", container.id)
     try:
         _call_runtime(container, directory, flags)
-    except BaseException:
+    except BaseException as error:
         if not was_paused:
             docker("unpause", container.id)
+        error.add_note(f"the container is {container.status} as before")
         raise
     if not leave_running:
         # It is paused: not one instruction is run between the image and the end.
@@ -63,7 +67,7 @@ def _call_runtime(container: Container, directory: str, flags: list[str]) -> Non
     )
     told = done.stderr.replace("woodfrog: ", "").strip()
     if done.returncode:
-        raise WoodfrogError(told)
+        raise WoodfrogError(told.replace(_PAUSED, ""))
     if told:
         os.write(2, told.encode(errors="surrogateescape") + b"\n")
 

@@ -57,6 +57,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     spec_domainname: str = ""
     tmpfs: tuple[str, ...]
     mounts: list[str] | None = None  # mount points as `create` made them, as mountinfo writes them
+    stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
     rootfs: str = ""  # where the host has its root, if changes there belong to the image
 
 
@@ -136,6 +137,7 @@ def _checkpoint(
         world = World(
             init,
             tree,
+            {inode: number for number, inode in enumerate(container.stdio)},
             unix_close=options.unix_close,
             tcp_close=options.tcp_close,
             tcp_established=options.tcp_established,

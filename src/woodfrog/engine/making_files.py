@@ -248,6 +248,11 @@ class Making:
         """See the protocol."""
         return self._stdio[number]
 
+    def stdio_can_be_opened(self, number: int) -> bool:
+        """See the protocol."""
+        mode = os.stat(f"/proc/{self.stub.pid}/fd/{self._stdio[number]}").st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
     def terminal(self) -> bytes:
         """See the protocol."""
         path = os.readlink(os.fsencode(f"/proc/{self.stub.pid}/fd/{self._stdio[0]}"))

@@ -46,6 +46,7 @@ class World:
         self,
         init: int,
         tree: Held,
+        stdio: dict[tuple[int, int], int],
         *,
         unix_close: bool,
         tcp_close: bool,
@@ -82,11 +83,17 @@ class World:
             for one in tree.processes
         }
         self._pipe_sides: dict[int, set[bool]] = defaultdict(set)
+        # By inode, as which of descriptors 0 to 2 the container was given what is outside; and
+        # what processes have there now.
+        self._stdio = stdio
+        self._at_stdio: dict[tuple[int, int], int] = {}
 
     def look_at(self, files: list[OpenFile]) -> None:
         """Learn what a file can only know in the company of the others."""
         self._with_paths = [file for file in files if file.target.startswith(b"/")]
         for file in files:
+            if (lowest := min(fd for _, fd in file.holders)) <= 2:
+                self._at_stdio.setdefault((file.stat.st_dev, file.stat.st_ino), lowest)
             if file.target.startswith(b"pipe:"):
                 inode = int(file.target[6:-1])
                 access = file.flags & ACCESS_MODE
@@ -119,6 +126,17 @@ class World:
     def one_sided(self, file: OpenFile) -> bool:
         """See the protocol."""
         return len(self._pipe_sides[file.stat.st_ino]) < 2
+
+    def stdio_number(self, file: OpenFile) -> int | None:
+        """See the protocol."""
+        lowest = min(fd for _, fd in file.holders)
+        inode = (file.stat.st_dev, file.stat.st_ino)
+        return lowest if lowest <= 2 else self._stdio.get(inode, self._at_stdio.get(inode))
+
+    def is_stdio_opened_inside(self, file: OpenFile) -> bool:
+        """See the protocol."""
+        inode = (file.stat.st_dev, file.stat.st_ino)
+        return min(fd for _, fd in file.holders) > 2 and inode in self._at_stdio
 
     def memory_object(self, fd: int, name: bytes) -> int:
         """See the protocol."""

@@ -38,6 +38,7 @@ def checkpoint(
         spec_hostname=config.get("hostname") or "",
         tmpfs=spec.tmpfs_destinations(config),
         mounts=container.state.get("mounts"),
+        stdio=[(device, inode) for device, inode in container.state.get("stdio", ())],
         rootfs=container.state["rootfs"] if with_rootfs else "",
     )
     groups = container.state["cgroup"]

@@ -149,6 +149,7 @@ def _create(
         "created": states.now(),
         "bootId": states.boot_id(),
         "cgroup": groups,
+        "stdio": [_inode_at(number) for number in range(3)],
         "ownPids": spec.namespaces(config).get("pid") == "",
         "keyring": f"_ses.{request.id}" if request.new_keyring else "",
         "annotations": config.get("annotations") or {},
@@ -203,6 +204,15 @@ def _bind_root_on_host(container: Container, undo: Undo) -> None:
     mounts.mount(HERE, None, rootfs, None, mounts.MS_PRIVATE | mounts.MS_REC)
     container.state["mountedOnHost"] = rootfs
     container.save()
+
+
+def _inode_at(number: int) -> tuple[int, int]:
+    """Return device and inode of one of our descriptors, by which a checkpoint knows it again."""
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return (0, 0)
+    return found.st_dev, found.st_ino
 
 
 def _make_scratch(request: Request, container: Container, undo: Undo) -> tuple[str, str]:

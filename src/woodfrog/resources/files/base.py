@@ -46,6 +46,12 @@ class World(Protocol):
     def one_sided(self, file: "OpenFile") -> bool:
         """Tell whether only one end of a pipe is in the container."""
 
+    def stdio_number(self, file: "OpenFile") -> int | None:
+        """Return as which of descriptors 0 to 2 the container may have got a file, if so."""
+
+    def is_stdio_opened_inside(self, file: "OpenFile") -> bool:
+        """Tell whether such a file is not the one that came from outside, but opened by it."""
+
     def memory_object(self, fd: int, name: bytes) -> int:
         """Return the id of the shared memory that a descriptor of ours names."""
 
@@ -118,6 +124,9 @@ class Making(Protocol):
 
     def stdio(self, number: int) -> int:
         """Return the stub's descriptor of the new container's stdio."""
+
+    def stdio_can_be_opened(self, number: int) -> bool:
+        """Tell whether that is something to open once more, which then has no other position."""
 
     def terminal(self) -> bytes:
         """Return the path of the new container's terminal; raises UnsupportedResource."""

@@ -8,21 +8,34 @@ from woodfrog.resources.files.pipe import other_end_is_open
 
 
 class Stdio(FileRecord, frozen=True, tag="stdio"):
-    """One of the descriptors that the container got from outside; `number` is 0, 1 or 2."""
+    """What the container got from outside as descriptor `number`: 0, 1 or 2.
+
+    Programs open it once more by /dev/stdout, or keep it elsewhere and give the number away.
+    """
 
     number: int
     was: bytes
+    opened_inside: bool
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
-        return any(fd <= 2 for _, fd in file.holders) and _is_outside(file, world)
+        return world.stdio_number(file) is not None and _is_outside(file, world)
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
-        lowest = min(fd for _, fd in file.holders)
-        return cls(id=number, flags=file.flags, number=lowest, was=file.target)
+        which = world.stdio_number(file)
+        assert which is not None
+        return cls(
+            id=number,
+            flags=file.flags,
+            number=which,
+            was=file.target,
+            opened_inside=world.is_stdio_opened_inside(file),
+        )
 
     def restore(self, making: Making) -> int:
+        if self.opened_inside and making.stdio_can_be_opened(self.number):
+            return making.reopen_descriptor(making.stdio(self.number), self.flags)
         return making.stdio(self.number)
 
 
