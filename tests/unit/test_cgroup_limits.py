@@ -96,6 +96,11 @@ def test_paths_that_lead_elsewhere_are_refused(path: str) -> None:
         places.plan(path, "web", UNIFIED)
 
 
+def test_buffers_of_tcp_have_a_limit_of_their_own_in_v1_alone() -> None:
+    limit = {"memory": {"kernelTCP": 5 << 20}}
+    assert v1(limit) == [("memory.kmem.tcp.limit_in_bytes", str(5 << 20))]
+
+
 def test_v1_has_a_file_for_each_limit() -> None:
     assert v1(RESOURCES) == [
         ("cpuset.cpus", "0"),

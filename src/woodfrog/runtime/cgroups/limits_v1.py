@@ -49,7 +49,7 @@ def _cpuset(cpu: dict[str, Any]) -> Settings:
 
 
 def _memory(memory: dict[str, Any], warn: Warn) -> Settings:
-    warn_of_kernel_memory(memory, warn)
+    warn_of_kernel_memory(memory, ("kernel",), warn)
     limit, swap = memory.get("limit"), memory.get("swap")
     if limit == -1 and not swap:
         swap = -1  # here a limit of memory and swap together: it would still limit memory
@@ -59,6 +59,7 @@ def _memory(memory: dict[str, Any], warn: Warn) -> Settings:
             ("limit", limit),
             ("memsw.limit", swap),
             ("soft_limit", memory.get("reservation")),
+            ("kmem.tcp.limit", memory.get("kernelTCP")),
         )
         if value
     ]
@@ -72,9 +73,9 @@ def _memory(memory: dict[str, Any], warn: Warn) -> Settings:
     return found
 
 
-def warn_of_kernel_memory(memory: dict[str, Any], warn: Warn) -> None:
+def warn_of_kernel_memory(memory: dict[str, Any], names: tuple[str, ...], warn: Warn) -> None:
     """Tell that limits which newer kernels don't have are left out."""
-    for name in ("kernel", "kernelTCP"):
+    for name in names:
         if memory.get(name):
             warn(f"linux.resources.memory.{name} is ignored: kernel memory counts as memory")
 

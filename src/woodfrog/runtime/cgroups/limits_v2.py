@@ -51,7 +51,7 @@ def settings(resources: Resources, has: Has, warn: Warn) -> Settings:
 
 
 def _memory(memory: dict[str, Any], warn: Warn) -> Settings:
-    warn_of_kernel_memory(memory, warn)
+    warn_of_kernel_memory(memory, ("kernel", "kernelTCP"), warn)
     for name in ("swappiness", "disableOOMKiller"):
         if memory.get(name) and memory[name] != -1:
             _warn_of_v1("memory", name, warn)
