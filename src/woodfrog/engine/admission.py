@@ -111,6 +111,10 @@ class Plan:
         segments = {segment.contents for segment in self.segments.values()}
         return [one for one in self.shared.values() if one.id not in segments]
 
+    def holders(self, file: int) -> set[int]:
+        """Return the ids of the processes that have a file open."""
+        return {one.pid for one in self.processes if any(d.file == file for d in one.descriptors)}
+
     @property
     def written_by_mapping(self) -> set[int]:
         """Return the ids of what a shared mapping may write to."""
@@ -189,6 +193,8 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
     for file in plan.files.values():
         with while_(f"looking at file {file.id} of the image ({type(file).__name__})"):
             file.refuse_wider(bounds.bounding)
+            if file.late:
+                file.refuse_holders(plan.holders(file.id), bounds.bounding)
     outside = tcp_socket.count_outside(plan.files.values())
     if outside and not (bounds.tcp_established or bounds.tcp_close):
         raise UnsupportedResource(

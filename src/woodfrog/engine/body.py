@@ -53,18 +53,19 @@ class Body:
     def name(self) -> str:
         return f"process {self.record.pid}"
 
+    @property
+    def highest_descriptor(self) -> int:
+        return max((descriptor.number for descriptor in self.record.descriptors), default=2)
+
     def start(self, making: Making, segments: Mapping[int, Segment], pages: int, base: int) -> None:
         """Set the making of descriptors, mappings and memory going."""
         record, program = self.record, self.stub.program()
         high = making.high
         syscalls.close_range(program, 0, high - 1)
         for descriptor in record.descriptors:
-            syscalls.duplicate_to(
-                program,
-                making.files[descriptor.file],
-                descriptor.number,
-                cloexec=descriptor.cloexec,
-            )
+            made = making.files.get(descriptor.file)
+            if made is not None:  # else it comes later
+                syscalls.duplicate_to(program, made, descriptor.number, cloexec=descriptor.cloexec)
         space = record.memory
         keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
         memory.unmap_all(program, keep)

@@ -173,7 +173,7 @@ class Making:
         """
         made: list[FileRecord] = []
         self._set_capabilities(self.capabilities | _FOR_SOCKETS & self.permitted)
-        for record in sorted(records, key=lambda record: record.turn()):
+        for record in sorted((r for r in records if not r.late), key=lambda r: r.turn()):
             with while_(f"opening file {record.id} ({type(record).__name__})"):
                 fd = record.restore(self)
                 self.files[record.id] = self._up(fd)
@@ -322,12 +322,19 @@ class Making:
         """See the protocol."""
         number = self._resolve_now(fd)
         path = f"/proc/{self.stub.pid}/fd/{number}"
-        flags &= ~(base.CREATION_FLAGS | os.O_NOFOLLOW)
-        ours = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        return self._send_opened(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+    def _send_opened(self, link: str, flags: int) -> int:
+        """Open what a magic link leads to, for the stub."""
+        ours = os.open(link, flags & ~(base.CREATION_FLAGS | os.O_NOFOLLOW) | os.O_CLOEXEC)
         try:
             return self.send(ours)
         finally:
             os.close(ours)
+
+    def open_namespace(self, name: str, flags: int) -> int:
+        """See the protocol."""
+        return self._send_opened(f"/proc/{self.stub.pid}/ns/{name}", flags)
 
     def _resolve_now(self, fd: int) -> int:
         """Run what has been collected, if a descriptor's number is not known yet."""

@@ -12,6 +12,7 @@ from woodfrog.engine import connections, finishing, outsiders, root_stub
 from woodfrog.engine.admission import Bounds, Plan, admit
 from woodfrog.engine.body import Body
 from woodfrog.engine.finishing import Release
+from woodfrog.engine.late_files import LateFiles
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.stages import Stage
 from woodfrog.engine.tree import Tree
@@ -214,6 +215,8 @@ def _restore(
 
     tree = Tree(plan, root, bring_in)
     tree.build()
+    late = LateFiles(root, tree, plan.files, undo)
+    late.open_those_of_ended()
     bodies = {
         record.pid: Body(record, tree.stubs[record.pid], bounds.seccomp)
         for record in plan.processes
@@ -236,6 +239,7 @@ def _restore(
     mark(Stage.BODY)
 
     # CONNECT
+    late.open_and_hand_out(bodies.values())
     body_module.connect_files(plan, bodies)
     locked: set[object] = set()
     for body in bodies.values():

@@ -2,7 +2,8 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from woodfrog.engine.admission import Plan
 from woodfrog.errors import UnsupportedResource, while_
@@ -151,6 +152,18 @@ class Tree:
             for member in family:
                 self._beget(member, member.session)
 
+    @contextmanager
+    def passing(self, pid: int = 0, status: int = 0) -> Iterator[int]:
+        """Have a process with this id, or any, for a moment; then it ends by a wait status.
+
+        Its parent is the first process, which must be blank still.
+        """
+        pid = pid or self._next_spare()
+        maker = self.stubs[1]
+        passing = self._passing_process(maker, pid)
+        yield pid
+        self._end_passing(maker, passing, pid, status)
+
     def _next_spare(self) -> int:
         self._spare_pid += 1
         return self._spare_pid
@@ -164,8 +177,8 @@ class Tree:
         await_birth(maker.born[0])
         return Stub(maker.born[0], maker.base, maker.size)
 
-    def _end_passing(self, maker: Stub, passing: Stub, pid: int) -> None:
-        _end(passing, 0)
+    def _end_passing(self, maker: Stub, passing: Stub, pid: int, status: int = 0) -> None:
+        _end(passing, status)
         passing.close()
         program = maker.program()
         program.call(SYS.WAIT4, pid, 0, _WALL, 0)

@@ -76,6 +76,9 @@ class World:
             if one.leader.stopped_by
         ]
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
+        self._ids |= {zombie.pid: zombie.namespace_pid for zombie in tree.zombies}
+        self._processes = {one.namespace_pid for one in tree.processes}
+        self._processes |= {zombie.namespace_pid for zombie in tree.zombies}
         # Inodes that O_TMPFILE made.
         self._unnamed: set[tuple[int, int]] = set()
         self._groups = {
@@ -110,6 +113,10 @@ class World:
     def identify(self, pid: int) -> int:
         """See the protocol."""
         return self._ids.get(pid, 0)
+
+    def is_process(self, pid: int) -> bool:
+        """See the protocol."""
+        return pid in self._processes
 
     def identify_group(self, pid: int) -> int:
         """Return the container's id of a process group that we see as `pid`, or 0."""

@@ -1,6 +1,7 @@
-/* Directories removed while open, worked in, or the root of a process; a FIFO and a symbolic link without a name. */
+/* Directories removed while open, worked in, or the root of a process; a FIFO, a symbolic link and a device without a name. */
 // capabilities: CAP_SYS_CHROOT
 #include "wait.h"
+#include <sys/sysmacros.h>
 
 static void goes_by(const char *link, const char *name) {
 	char found[512] = "", expected[512];
@@ -47,6 +48,9 @@ int main(void) {
 	must(symlink("nowhere", in_work("symlink")));
 	int symbolic = must(open(in_work("symlink"), O_PATH | O_NOFOLLOW));
 	must(unlink(in_work("symlink")));
+	must(mknod("/dev/zero too", S_IFCHR | 0640, makedev(1, 5)));
+	int device = must(open("/dev/zero too", O_RDWR));
+	must(unlink("/dev/zero too"));
 	wait_for("left");
 
 	freeze_here();
@@ -76,5 +80,10 @@ int main(void) {
 	same("reading without writers", 0, read(in, text, sizeof text));
 	same("the symbolic link", 7, readlinkat(symbolic, "", text, sizeof text));
 	expect(!memcmp(text, "nowhere", 7), "it leads to %.20s", text);
+	must(fstat(device, &after));
+	same("the device", makedev(1, 5), after.st_rdev);
+	same("its mode", S_IFCHR | 0640, after.st_mode);
+	same("reading from it", 7, read(device, text, 7));
+	expect(!memcmp(text, (char[7]){0}, 7), "it gives %.7s", text);
 	return report();
 }

@@ -9,7 +9,10 @@ from woodfrog.resources.files.inet_datagram import InetDatagramSocket
 from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.files.message_queue import MessageQueueFile
+from woodfrog.resources.files.namespace_file import NamespaceFile
+from woodfrog.resources.files.pidfd import PidFd
 from woodfrog.resources.files.pipe import PipeEnd
+from woodfrog.resources.files.proc_file import ProcFile
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.signalfd import SignalFd
 from woodfrog.resources.files.stdio import Stdio
@@ -24,6 +27,7 @@ KINDS: tuple[type[FileRecord], ...] = (
     Terminal,
     Stdio,
     MessageQueueFile,
+    ProcFile,
     OpenDeletedFile,
     RegularFile,
     PipeEnd,
@@ -33,6 +37,8 @@ KINDS: tuple[type[FileRecord], ...] = (
     TimerFd,
     SignalFd,
     Inotify,
+    PidFd,
+    NamespaceFile,
     UnixSocketFile,
     TcpSocket,
     InetDatagramSocket,

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
@@ -42,6 +42,9 @@ class World(Protocol):
 
     def identify(self, pid: int) -> int:
         """Return the container's id of a process or thread that we see as `pid`, or 0."""
+
+    def is_process(self, pid: int) -> bool:
+        """Tell whether a process, or zombie, of the container has this id of the container's."""
 
     def one_sided(self, file: "OpenFile") -> bool:
         """Tell whether only one end of a pipe is in the container."""
@@ -149,6 +152,9 @@ class Making(Protocol):
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """Open what a descriptor of the stub names once more, likewise."""
 
+    def open_namespace(self, name: str, flags: int) -> int:
+        """Open one of the new container's namespaces, by its name in /proc/PID/ns."""
+
     def spare(self, fd: int) -> int:
         """Have a descriptor closed once all files stand."""
 
@@ -162,11 +168,29 @@ class Making(Protocol):
         """Have something done once all files stand."""
 
 
+class Late(Protocol):
+    """What opens files of processes, once those stand; all descriptors are ours."""
+
+    def open_process(self, pid: int, flags: int) -> int:
+        """Open a task by the container's id (pidfd_open(2))."""
+
+    def open_ended_process(self, status: int, flags: int) -> int:
+        """Open a process that then ends by this status, and is waited for."""
+
+    def open_in_proc(self, path: bytes, flags: int, *, ended: int) -> int:
+        """Open a file of proc by its path in the container.
+
+        If `ended` isn't 0, a process has this id for that moment.
+        """
+
+
 class FileRecord(Record, frozen=True):
     """An open file description. Descriptors refer to it by `id`."""
 
     id: int
     flags: int
+    # Opened by `restore_late`, when all processes and threads stand, instead of `restore`.
+    late: ClassVar[bool] = False
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -185,6 +209,17 @@ class FileRecord(Record, frozen=True):
     def restore(self, making: Making) -> int:
         """Make the file in the root stub; returns its descriptor."""
         raise NotImplementedError
+
+    def restore_late(self, late: Late) -> int:
+        """Open the file; returns a descriptor of ours."""
+        raise NotImplementedError
+
+    def is_of_ended(self) -> bool:
+        """Tell whether a late file is of a process that has ended."""
+        return False
+
+    def refuse_holders(self, holders: set[int], bounding: int) -> None:
+        """Refuse a late file that these processes, by their ids, could not have opened."""
 
     def connect(self, program: Program, fd: int, table: "DescriptorTable") -> None:
         """Tie the file to others, in a process that has it as `fd`, once all processes stand."""

@@ -18,6 +18,9 @@ from woodfrog.resources.files.base import (
     set_flags,
 )
 
+_OPENED = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR)
+_ONLY_BY_PATH = (stat.S_IFLNK, stat.S_IFIFO)
+
 
 class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
     """A position in a deleted file."""
@@ -31,7 +34,7 @@ class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
         kind = stat.S_IFMT(file.stat.st_mode)
         return (
             file.target.startswith(b"/")
-            and (kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR) or bool(file.flags & O_PATH))
+            and kind in (*_OPENED, *(_ONLY_BY_PATH if file.flags & O_PATH else ()))
             and (file.mnt_id in world.mounts or is_placeless(file.link))
             and world.is_deleted(file.target, file.stat)
         )

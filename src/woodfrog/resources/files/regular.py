@@ -1,4 +1,4 @@
-"""Files with a path: regular files, directories, and the harmless devices."""
+"""Files with a path: regular files, directories, harmless devices, and all by O_PATH."""
 
 import os
 import stat
@@ -7,7 +7,6 @@ from typing import Self
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.resources.files.base import (
-    ACCESS_MODE,
     CREATION_FLAGS,
     O_PATH,
     FileRecord,
@@ -36,7 +35,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             return False
         kind = stat.S_IFMT(file.stat.st_mode)
         if file.flags & O_PATH:
-            return kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+            return kind != stat.S_IFSOCK  # which is made again by its owner, later
         if kind == stat.S_IFCHR:
             rdev = file.stat.st_rdev
             return (os.major(rdev), os.minor(rdev)) in DEVICES
@@ -92,8 +91,6 @@ def _refuse_lost(file: OpenFile, world: World) -> None:
             f"{name} was opened outside the container's mounts",
             hint="only descriptors 0 to 2 may come from outside; they become the new container's",
         )
-    if mount.type == "proc" and not _harmless_in_proc(file):
-        raise UnsupportedResource(f"{name} is a file of a process, which cannot be saved yet")
     path = os.fsencode(f"/proc/{world.init}/root") + file.target
     try:
         there = os.lstat(path)
@@ -102,10 +99,3 @@ def _refuse_lost(file: OpenFile, world: World) -> None:
     ours = file.stat
     if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
         raise UnsupportedResource(f"{name} has moved while it is open, which cannot be saved yet")
-
-
-def _harmless_in_proc(file: OpenFile) -> bool:
-    parts = file.target.split(b"/")
-    if file.flags & ACCESS_MODE or b"sys" in parts:
-        return False
-    return len(parts) <= 3 and not any(part.isdigit() for part in parts)

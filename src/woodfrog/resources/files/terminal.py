@@ -11,6 +11,7 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
+    O_PATH,
     FileRecord,
     Making,
     OpenFile,
@@ -36,7 +37,8 @@ class Terminal(FileRecord, frozen=True, tag="terminal"):
     def recognises(cls, file: OpenFile, world: World) -> bool:
         # One of another mount namespace was inherited: that is stdio.
         return (
-            stat.S_ISCHR(file.stat.st_mode)
+            not file.flags & O_PATH
+            and stat.S_ISCHR(file.stat.st_mode)
             and os.major(file.stat.st_rdev) in _PTS_MAJORS
             and file.mnt_id in world.mounts
         )

@@ -1,0 +1,103 @@
+"""Files that can be opened only when the processes stand: pidfds, and files of theirs in proc(5).
+
+They are opened once, and handed out to the processes.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+
+from woodfrog.engine import root_stub
+from woodfrog.engine.body import Body
+from woodfrog.engine.tree import Tree
+from woodfrog.errors import ImageError, while_
+from woodfrog.kernel import mounts, syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.remote import descriptors
+from woodfrog.remote.stub import Stub
+from woodfrog.resources.files.base import FileRecord
+
+_PROC_SUPER_MAGIC = 0x9FA0
+_RIGHTS_AT_ONCE = 200
+
+
+class LateFiles:
+    """See resources.files.base.Late. `undo` closes descriptors of ours."""
+
+    def __init__(
+        self, root: Stub, tree: Tree, files: Mapping[int, FileRecord], undo: ExitStack
+    ) -> None:
+        self._root = root
+        self._tree = tree
+        self._undo = undo
+        self._files = {number: file for number, file in files.items() if file.late}
+        self._ours: dict[int, int] = {}
+        if self._files:
+            # Before the first process takes the root directory that it had.
+            path = f"/proc/{root.pid}/root"
+            self._directory = self._keep(os.open(path, os.O_PATH | os.O_CLOEXEC))
+
+    def _keep(self, fd: int) -> int:
+        self._undo.callback(os.close, fd)
+        return fd
+
+    def open_those_of_ended(self) -> None:
+        """Open those of processes that have ended; all processes are still blank."""
+        self._open(file for file in self._files.values() if file.is_of_ended())
+
+    def open_and_hand_out(self, bodies: Iterable[Body]) -> None:
+        """Open all others, and give each process its descriptors."""
+        self._open(file for file in self._files.values() if not file.is_of_ended())
+        for body in bodies:
+            slots = [d for d in body.record.descriptors if d.file in self._files]
+            for first in range(0, len(slots), _RIGHTS_AT_ONCE):
+                some = slots[first : first + _RIGHTS_AT_ONCE]
+                ours = [self._ours[slot.file] for slot in some]
+                # High enough not to be in the way of those that are still to come.
+                program = body.stub.program()
+                for got, slot in zip(root_stub.send(body.stub, ours), some, strict=True):
+                    high = syscalls.duplicate_above(program, got, body.highest_descriptor + 1)
+                    syscalls.close(program, got)
+                    syscalls.duplicate_to(program, high, slot.number, cloexec=slot.cloexec)
+                    syscalls.close(program, high)
+                with while_(f"handing late files to {body.name}"):
+                    body.stub.run(program)
+
+    def _open(self, files: Iterable[FileRecord]) -> None:
+        for file in files:
+            with while_(f"opening file {file.id} ({type(file).__name__})"):
+                self._ours[file.id] = self._keep(file.restore_late(self))
+
+    # What records ask for.
+
+    def open_process(self, pid: int, flags: int) -> int:
+        """See the protocol."""
+        program = self._root.program()
+        fd = program.call(SYS.PIDFD_OPEN, pid, flags)
+        self._root.run(program)
+        try:
+            return descriptors.fetch(self._root.pid, program[fd])
+        finally:
+            number, program = program[fd], self._root.program()
+            syscalls.close(program, number)
+            self._root.run(program)
+
+    def open_ended_process(self, status: int, flags: int) -> int:
+        """See the protocol."""
+        with self._tree.passing(status=status) as pid:
+            return self.open_process(pid, flags)
+
+    def open_in_proc(self, path: bytes, flags: int, *, ended: int) -> int:
+        """See the protocol."""
+        if ended:
+            with self._tree.passing(ended):
+                return self.open_in_proc(path, flags, ended=0)
+        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+        flags |= os.O_CLOEXEC
+        fd = syscalls.openat2(HERE, path, flags, directory=self._directory, resolve=resolve)
+        # By our rights, nothing else may be opened.
+        if mounts.file_system_type(HERE, fd) != _PROC_SUPER_MAGIC:
+            os.close(fd)
+            raise ImageError(f"{os.fsdecode(path)} is not a file of /proc")
+        return fd

@@ -1,0 +1,103 @@
+"""Files and directories of a process in proc(5)."""
+
+import os
+from typing import ClassVar, Self
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.caller import HERE
+from woodfrog.resources.files.base import (
+    CREATION_FLAGS,
+    O_PATH,
+    FileRecord,
+    Late,
+    OpenFile,
+    World,
+    set_flags,
+)
+
+_CAP_SYS_PTRACE = 19
+# What every process may open of every other; all else the kernel opens only for the process
+# itself, or by CAP_SYS_PTRACE and the like.
+_OPEN_TO_ALL = frozenset(
+    b"cgroup children cmdline comm cpuset gid_map limits loginuid mountinfo mounts mountstats net"
+    b" oom_adj oom_score oom_score_adj projid_map sched schedstat sessionid setgroups stat statm"
+    b" status task uid_map".split()
+)
+
+
+class ProcFile(FileRecord, frozen=True, tag="proc-file"):
+    """A file of the process with this id, which may have ended; `point` is where proc is."""
+
+    point: bytes
+    pid: int
+    name: bytes
+    position: int
+    ended: bool
+    late: ClassVar[bool] = True
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        mount = world.mounts.get(file.mnt_id)
+        return (
+            mount is not None
+            and mount.type == "proc"
+            and _split(mount.point, file.target)[0].isdigit()
+        )
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        point = world.mounts[file.mnt_id].point
+        pid, name = _split(point, file.target.removesuffix(b" (deleted)"))
+        ended = not world.is_process(int(pid))
+        if not ended and not os.path.lexists(f"/proc/{world.init}/root{os.fsdecode(file.target)}"):
+            raise UnsupportedResource(
+                f"{os.fsdecode(file.target)} is a file of a thread that has ended,"
+                " which cannot be saved yet"
+            )
+        return cls(
+            id=number,
+            flags=file.flags,
+            point=point,
+            pid=int(pid),
+            name=name,
+            position=file.position,
+            ended=ended,
+        )
+
+    @property
+    def path(self) -> bytes:
+        return os.path.join(self.point, b"%d" % self.pid, self.name).rstrip(b"/")
+
+    def refuse_holders(self, holders: set[int], bounding: int) -> None:
+        """Refuse what no process of the new container that has the file could open."""
+        words = self.name.split(b"/")
+        if words[0] == b"task":
+            words = words[2:] or [b""]
+        is_open = not self.flags & O_PATH and words[0] not in (b"", *_OPEN_TO_ALL)
+        if is_open and self.pid not in holders and not bounding >> _CAP_SYS_PTRACE & 1:
+            raise UnsupportedResource(
+                f"the image has {os.fsdecode(self.path)} open for another process than {self.pid},"
+                " for which the new container lacks CAP_SYS_PTRACE"
+            )
+
+    def is_of_ended(self) -> bool:
+        return self.ended
+
+    def restore_late(self, late: Late) -> int:
+        flags = self.flags & ~CREATION_FLAGS
+        if not self.flags & O_PATH:
+            flags |= os.O_NONBLOCK | os.O_NOCTTY
+        fd = late.open_in_proc(self.path, flags, ended=self.pid if self.ended else 0)
+        if not self.flags & O_PATH:
+            if self.position:
+                syscalls.lseek(HERE, fd, self.position)
+            set_flags(HERE, fd, self.flags)
+        return fd
+
+
+def _split(point: bytes, path: bytes) -> tuple[bytes, bytes]:
+    """Split a path below a mount of proc into the process's id and the rest."""
+    inside = path.removeprefix(point.rstrip(b"/")).lstrip(b"/")
+    pid, _, name = inside.partition(b"/")
+    return pid, name
