@@ -103,6 +103,15 @@ POLICIES = (
         choices=("enforce", "warning", "ignore"),
     ),
     Policy(
+        "file-validation",
+        "what of the container's own files must be as at the checkpoint: their size, for programs"
+        " and libraries also their build, or nothing",
+        "restore",
+        value="HOW",
+        default="build-id",
+        choices=("build-id", "size", "none"),
+    ),
+    Policy(
         "tcp-established",
         "keep TCP connections to outside, for a container with the same address; take them over",
         "checkpoint",

@@ -42,6 +42,7 @@ def run(arguments: Arguments) -> int:
     options = Options()
     options.clock = arguments["clock"]
     options.cpu_check = arguments["cpu_check"]
+    options.file_validation = arguments["file_validation"]
     options.tcp_established = arguments["tcp_established"]
     options.tcp_close = arguments["tcp_close"]
     options.spec_validation = arguments["restore_spec_validation"]

@@ -1,5 +1,6 @@
 """ADMIT: read an image, check it, and see whether the new container may hold what is in it."""
 
+import os
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -28,8 +29,10 @@ from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu, CpuCheck, refuse_lesser
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import KINDS, tcp_socket
-from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.base import ACCESS_MODE, FileRecord
+from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.terminal import Terminal
+from woodfrog.resources.known_files import KnownFile
 from woodfrog.resources.layer import Layer
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.process import Process, Zombie
@@ -38,7 +41,7 @@ from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores
 from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.tmpfs import Tmpfs
 
-_CONTENTS = SharedMemory | DeletedFile | AnyObject | PosixQueue | Tmpfs | Layer
+_CONTENTS = SharedMemory | DeletedFile | AnyObject | PosixQueue | Tmpfs | Layer | KnownFile
 RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
 
 _HIGHEST_PID = 1 << 22
@@ -74,6 +77,7 @@ class Plan:
         self.posix_queues: list[PosixQueue] = []
         self.tmpfs: list[Tmpfs] = []
         self.layer: Layer | None = None
+        self.known: list[KnownFile] = []
         containers: list[ContainerRecord] = []
         for record in reader.records(RECORDS):
             match record:
@@ -95,6 +99,8 @@ class Plan:
                     raise ImageError("the image has changes of two root file systems")
                 case Tmpfs():
                     self.tmpfs.append(record)
+                case KnownFile():
+                    self.known.append(record)
                 case ContainerRecord():
                     containers.append(record)
                 case _:
@@ -120,6 +126,27 @@ class Plan:
         """Return the ids of what a shared mapping may write to."""
         mappings = (mapping for process in self.processes for mapping in process.memory.mappings)
         return {mapping.object for mapping in mappings if mapping.writable}
+
+    @property
+    def own_files(self) -> list[KnownFile]:
+        """Return the known files that the new container must have: the image lacks them."""
+        brought = {b"/" + entry.path for entry in self.layer.entries} if self.layer else set()
+        for one in self.tmpfs:
+            place = os.fsencode(one.destination.rstrip("/"))
+            brought |= {place + b"/" + entry.path for entry in one.entries}
+        return [file for file in self.known if file.path not in brought]
+
+    @property
+    def growing_files(self) -> set[bytes]:
+        """Return the paths of files that the container writes to."""
+        growing = {
+            file.path
+            for file in self.files.values()
+            if isinstance(file, RegularFile) and file.flags & ACCESS_MODE != os.O_RDONLY
+        }
+        for process in self.processes:
+            growing |= {one.path for one in process.memory.mappings if one.writable}
+        return growing
 
     @property
     def highest_descriptor(self) -> int:

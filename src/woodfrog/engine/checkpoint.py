@@ -21,10 +21,11 @@ from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.hold import end_all, held, processes_in
 from woodfrog.remote.tracee import EndedError, RanOnError
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import layer, namespaces, tmpfs
+from woodfrog.resources import known_files, layer, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu
 from woodfrog.resources.files.inotify import Inotify
+from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.memory import PageRange
@@ -182,6 +183,10 @@ def _checkpoint(
             image.add(layer.collect(overlay, container.rootfs, write_files))
         for record in file_records:
             image.add(record)
+        opened = [one.path for one in file_records if isinstance(one, RegularFile) and one.is_data]
+        mapped = {path for process in processes for path in process.space.mapped_paths}
+        for known in known_files.collect(init, opened, mapped):
+            image.add(known)
         for zombie in tree.zombies:
             image.add(collecting.zombie_record(zombie, world, tree))
         losses = _losses(file_records)

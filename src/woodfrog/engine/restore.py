@@ -24,9 +24,18 @@ from woodfrog.remote.program import ProgramError
 from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import layer, namespaces, posix_queues, scheduling, sysv_ipc, tmpfs
+from woodfrog.resources import (
+    known_files,
+    layer,
+    namespaces,
+    posix_queues,
+    scheduling,
+    sysv_ipc,
+    tmpfs,
+)
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import CpuCheck
+from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.overlay import Overlay
 
 __all__ = ["Bounds", "restore"]
@@ -71,6 +80,7 @@ def restore(
     bounds: Bounds,
     clock: str = "container",
     cpu_check: str = CpuCheck.STRICT,
+    file_validation: str = FileValidation.BUILD_ID,
     accept: Callable[[ContainerRecord], None] = _anything,
     before_go: Callable[[], None] = _nothing,
 ) -> dict[str, object]:
@@ -101,6 +111,9 @@ def restore(
             for files in plan.tmpfs:
                 if files.destination in bounds.tmpfs:
                     tmpfs.refuse_wider(init, files, bounds.bounding)
+            known_files.refuse_changed(
+                init, plan.own_files, plan.growing_files, FileValidation(file_validation)
+            )
             overlay = None
             if plan.layer:
                 overlay = undo.enter_context(Overlay(init, writable=True))

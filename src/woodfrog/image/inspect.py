@@ -253,7 +253,7 @@ def _as_tree(processes: list[Process]) -> list[tuple[Process, str, str]]:
 
 def _rest(records: list[Raw]) -> list[str]:
     """Return lines about what doesn't belong to one process."""
-    shown = {"process", "zombie", "container", "layer"}
+    shown = {"process", "zombie", "container", "layer", "known-file"}
     others = Counter(
         record["kind"]
         for record in records

@@ -121,17 +121,28 @@ class AddressSpace(Part, frozen=True):
 class Collected:
     """An address space whose pages have not been stored yet."""
 
-    def __init__(self, fields: dict[str, object], extents: list[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        fields: dict[str, object],
+        mappings: list[Mapping],
+        extents: list[tuple[int, int]],
+    ) -> None:
         self.fields = fields
+        self.mappings = mappings
         self.extents = extents
 
     @property
     def page_bytes(self) -> int:
         return sum(end - start for start, end in self.extents)
 
+    @property
+    def mapped_paths(self) -> set[bytes]:
+        """Return the paths of the files that are mapped."""
+        return {one.path for one in self.mappings if one.source is Source.FILE}
+
     def record(self, pages: list[PageRange]) -> AddressSpace:
         """Return the record, once it is known where the pages are stored."""
-        return AddressSpace(pages=pages, **self.fields)  # type: ignore[arg-type]
+        return AddressSpace(mappings=self.mappings, pages=pages, **self.fields)  # type: ignore[arg-type]
 
 
 def collect(
@@ -177,7 +188,6 @@ def collect(
     with open(f"/proc/{pid}/auxv", "rb") as file:
         auxv = file.read()
     fields: dict[str, object] = {
-        "mappings": mappings,
         "guards": guards,
         "lock_future": lock_future,
         "core_dump_filter": core_dump_filter,
@@ -197,7 +207,7 @@ def collect(
         "executable": executable[0],
         "executable_object": executable[1],
     }
-    return Collected(fields, extents)
+    return Collected(fields, mappings, extents)
 
 
 def _without(mappings: list[KernelMapping], ours: tuple[int, int]) -> Iterator[KernelMapping]:

@@ -25,6 +25,7 @@ class Options:
 
     clock = "container"
     cpu_check = "strict"
+    file_validation = "build-id"
     tcp_established = False
     tcp_close = False
     spec_validation: str | None = None
@@ -124,6 +125,7 @@ def _restore(
         bounds=bounds(created.config, engine.Bounds, options),
         clock=options.clock,
         cpu_check=options.cpu_check,
+        file_validation=options.file_validation,
         accept=accept,
     )
     os.unlink(container.path("exec.fifo"))

@@ -27,7 +27,11 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
     position: int
     file_kind: int
     device: int
-    size: int
+
+    @property
+    def is_data(self) -> bool:
+        """Tell whether what it holds can be read or written through it."""
+        return stat.S_ISREG(self.file_kind) and not self.flags & O_PATH
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -53,7 +57,6 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             position=file.position if kind != stat.S_IFCHR else 0,
             file_kind=kind,
             device=found.st_rdev,
-            size=found.st_size if kind == stat.S_IFREG else 0,
         )
 
     def restore(self, making: Making) -> int:
@@ -75,11 +78,6 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             self.file_kind == stat.S_IFCHR and found.st_rdev != self.device
         ):
             raise ImageError(f"{os.fsdecode(self.path)} is not the kind of file that it was")
-        if self.file_kind == stat.S_IFREG and found.st_size < self.size:
-            raise ImageError(
-                f"{os.fsdecode(self.path)} has only {found.st_size} of the {self.size} bytes"
-                " that it had at the checkpoint"
-            )
 
 
 def _refuse_lost(file: OpenFile, world: World) -> None:
