@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from busybox import make_rootfs
-from containers import CGROUPS, REPOSITORY, Done, eventually
+from containers import CGROUPS, REPOSITORY, Done, eventually, is_gone, living_children
 from terminals import Terminal, in_a_terminal
 
 IMAGE = "box"
@@ -188,7 +188,8 @@ class Docker:
         init = self.init
         self._holder.kill()
         self._holder.wait()
-        eventually(lambda: not os.path.exists(f"/proc/{init}"), "the end of the daemon")
+        eventually(lambda: is_gone(init), "the end of the daemon")
+        living_children()  # which may be ours by now, and nobody else's to reap
         for group in CGROUPS.glob(f"*/{self._group}"):
             eventually(lambda group=group: _removed(group), f"the end of {group}")
         for path in self._made:
