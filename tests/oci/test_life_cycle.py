@@ -11,6 +11,8 @@ import pytest
 
 from bundles import Bundle
 from containers import CGROUPS, Done, Woodfrog, eventually, is_gone
+from woodfrog.runtime import lifecycle
+from woodfrog.runtime.state import Container
 
 Make = Callable[[str], Bundle]
 Name = Callable[[Bundle], str]
@@ -309,3 +311,10 @@ def test_many_at_once_keep_their_states_apart(
         assert process.returncode == 0, told
         assert json.loads(told)["id"] == name
     assert woodfrog("list", "-q").stdout == ""
+
+
+def test_a_first_process_that_is_gone_already_needs_no_killing(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    container = Container(str(tmp_path), "gone", {"pid": process.pid})
+    lifecycle._kill_and_wait(container)

@@ -120,16 +120,24 @@ def kill(container: Container, number: int, *, everything: bool = False) -> None
     if everything:
         cgroups.kill(container.state["cgroup"], number)
     else:
-        pidfd = pidfd_open(HERE, container.pid)
         try:
-            if not container.is_alive():
-                container.require("kill")
-            pidfd_send_signal(HERE, pidfd, number)
-        finally:
-            os.close(pidfd)
+            _signal(container, number)
+        except ProcessLookupError:
+            container.require("kill")
     if status == PAUSED and number == signals.SIGKILL and container.state["cgroup"]["version"] == 1:
         # Frozen tasks of v1 don't even die.
         cgroups.freeze(container.state["cgroup"], False)
+
+
+def _signal(container: Container, number: int) -> None:
+    """Send a signal to the container's first process, and to no other that has its pid now."""
+    pidfd = pidfd_open(HERE, container.pid)
+    try:
+        if not container.is_alive():
+            raise ProcessLookupError
+        pidfd_send_signal(HERE, pidfd, number)
+    finally:
+        os.close(pidfd)
 
 
 def pause(container: Container) -> None:
@@ -230,7 +238,10 @@ def _config_or_nothing(container: Container) -> dict[str, Any]:
 
 
 def _kill_and_wait(container: Container) -> None:
-    pidfd = pidfd_open(HERE, container.pid)
+    try:
+        pidfd = pidfd_open(HERE, container.pid)
+    except ProcessLookupError:
+        return
     try:
         if not container.is_alive():
             return
