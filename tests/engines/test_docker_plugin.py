@@ -128,6 +128,25 @@ def test_what_cannot_be_kept_is_said(docker: Docker, tmp_path: Path) -> None:
     nothing_left(docker)
 
 
+def test_a_server_is_at_the_new_address(docker: Docker) -> None:
+    redis = "exec redis-server --save '' --protected-mode no --bind $(hostname -i) 127.0.0.1"
+    docker.run("web", redis, "--publish=16379:6379")
+    eventually(lambda: "Ready to accept" in docker("logs", "web").stdout, "redis listens")
+    with docker.connection("127.0.0.1", 16379) as connection:
+        connection.sendall(b"INCR visits\r\n")
+        assert connection.recv(100) == b":1\r\n"
+    docker("woodfrog", "checkpoint", "--tcp-close", "web")
+    place = docker("woodfrog", "ls", "web").stdout.splitlines()[1].split()[0]
+    docker.run("first", "sleep 1000")  # which gets the address
+    published = "--publish=16380:6379"
+    done = docker("woodfrog", "restore", "--from", place, "--name=web2", published, IMAGE)
+    old, new = (docker.inspect(one, ".NetworkSettings.IPAddress") for one in ("first", "web2"))
+    assert f"what was at {old} is at {new} now" in done.stderr
+    with docker.connection("127.0.0.1", 16380) as connection:
+        connection.sendall(b"INCR visits\r\n")
+        assert connection.recv(100) == b":2\r\n"
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.addresses import ipv4, ipv6
 from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
 from woodfrog.kernel.procfs.maps import parse_head, parse_smaps, unescape
 from woodfrog.kernel.procfs.mountinfo import parse_mount
@@ -160,3 +161,11 @@ def test_a_call_without_a_time_needs_no_more_files(tmp_path: Path) -> None:
     (tmp_path / "syscall").write_text(f"{SYS.PAUSE} 0x0 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7ffa\n")
     found = look_before_the_hold(str(tmp_path), StandingClocks())  # type: ignore[arg-type]
     assert found == (SYS.PAUSE, "", 0, 0)
+
+
+def test_addresses_of_a_network_namespace() -> None:
+    """Loopback's are there, too; networks and broadcast addresses are not."""
+    found = ipv4((SAMPLES / "fib_trie").read_text())
+    assert found == [bytes([10, 213, 7, 2]), bytes([127, 0, 0, 1])]
+    found = ipv6((SAMPLES / "if_inet6").read_text())
+    assert found == [bytes.fromhex("fd07") + bytes(13) + b"\2"]

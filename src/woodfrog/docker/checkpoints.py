@@ -91,11 +91,6 @@ class Checkpoint:
         """Tell whether the files that the container had changed are in the image."""
         return any(record.get("kind") == "layer" for record in self._records)
 
-    @property
-    def losses(self) -> list[str]:
-        """Return what was given up when it was made."""
-        return [str(loss) for loss in self._container["losses"]]
-
 
 def named(docker: Docker, text: str) -> Checkpoint:
     """Return the checkpoint that CONTAINER:NAME or a directory's path names."""

@@ -42,6 +42,22 @@ class Container:
         return int(self.told["State"]["Pid"])
 
     @property
+    def bundle(self) -> str:
+        """Return the directory of its bundle: while it runs, where containerd's shim is."""
+        with open(f"/proc/{self.pid}/stat", "rb") as file:
+            shim = int(file.read().rpartition(b")")[2].split()[1])
+        return os.readlink(f"/proc/{shim}/cwd")
+
+    def warnings(self) -> list[str]:
+        """Return what the runtime has warned of; nothing if the container has ended since."""
+        try:
+            with open(f"{self.bundle}/log.json", encoding="utf-8") as file:
+                lines = [json.loads(line) for line in file]
+        except (OSError, ValueError):
+            return []
+        return [str(line["msg"]) for line in lines if line.get("level") == "warning"]
+
+    @property
     def runtime(self) -> str:
         """Return the name of its runtime."""
         return str(self.told["HostConfig"]["Runtime"])

@@ -74,9 +74,7 @@ def _call_runtime(container: Container, directory: str, flags: list[str]) -> Non
 
 def _runtime_of(container: Container) -> list[str]:
     """Return the start of the command line with which containerd's shim calls the runtime."""
-    with open(f"/proc/{container.pid}/stat", "rb") as file:
-        shim = int(file.read().rpartition(b")")[2].split()[1])
-    bundle = os.readlink(f"/proc/{shim}/cwd")
+    bundle = container.bundle
     # The shim keeps here what it needs to clean up after a crash of its own.
     try:
         with open(f"{bundle}/options.json", "rb") as options_file:

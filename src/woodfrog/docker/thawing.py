@@ -82,8 +82,6 @@ def _thaw(
     _check(docker, found, container)
     if not keep_files:
         _bring_files(found, container)
-    for loss in found.losses:
-        _say(f"lost at the checkpoint: {loss}")
     name = f"woodfrog-{os.getpid()}"
     at = f"{container.checkpoints(docker.data_root)}/{name}"
     words = ["start", *attach, f"--checkpoint={name}", container.id]
@@ -91,14 +89,26 @@ def _thaw(
     try:
         if not attach:
             docker(*words)
+            _pass_on_warnings(docker, container)
             return 0
         with docker.attached(*words) as client:
             while client.poll() is None and not offer.is_taken():
                 time.sleep(0.01)
             offer.withdraw()
+            while client.poll() is None and docker.container(container.id).pid == 0:
+                time.sleep(0.05)
+            if client.poll() is None:
+                _pass_on_warnings(docker, container)
         return client.returncode
     finally:
         offer.withdraw()
+
+
+def _pass_on_warnings(docker: Docker, container: Container) -> None:
+    """Tell what the runtime has warned of, which docker keeps to itself."""
+    running = docker.find(container.id)
+    for warning in running.warnings() if running else ():
+        _say(warning)
 
 
 def _check(docker: Docker, found: Checkpoint, container: Container) -> None:

@@ -35,6 +35,7 @@ from woodfrog.resources import (
 )
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import CpuCheck
+from woodfrog.resources.files import own_addresses
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.overlay import Overlay
 
@@ -216,7 +217,9 @@ def _restore(
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
     making.make_shared_memory(plan.files_in_memory, store, base)
     making.make_deleted_files(plan.deleted.values(), plan.written_by_mapping, store, base)
-    making.make_files(plan.files.values())
+    records, moves = own_addresses.moved(plan.files.values(), init)
+    making.missing += moves
+    making.make_files(records)
     mark(Stage.FILES)
 
     # TREE

@@ -206,6 +206,15 @@ class FileRecord(Record, frozen=True):
         """Return when it is to be made: those with a lower one come before."""
         return 0
 
+    def own_addresses(self) -> set[bytes]:
+        """Return the internet addresses of the container's own that it names."""
+        return set()
+
+    def moved(self, moves: Mapping[bytes, bytes]) -> Self:
+        """Return the file for a container that has other addresses."""
+        del moves
+        return self
+
     def restore(self, making: Making) -> int:
         """Make the file in the root stub; returns its descriptor."""
         raise NotImplementedError

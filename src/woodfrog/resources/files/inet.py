@@ -5,7 +5,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from woodfrog.kernel import syscalls
@@ -43,6 +43,18 @@ class End(NamedTuple):
         if len(self.address) == 16 and self.address.startswith(_MAPPED):
             return End(self.address[12:], self.port)
         return self
+
+
+def own_address(address: bytes) -> set[bytes]:
+    """Return an address as that of a machine, if it is one: not of all, and not loopback."""
+    plain = End(address, 0).unmapped().address
+    return {plain} if any(plain) and not is_loopback(plain) and plain[0] & 0xF0 != 0xE0 else set()
+
+
+def move(address: bytes, moves: Mapping[bytes, bytes]) -> bytes:
+    """Return where an address has moved to."""
+    plain = End(address, 0).unmapped().address
+    return address[: len(address) - len(plain)] + moves.get(plain, plain)
 
 
 def end(name: tuple[str, int]) -> End:

@@ -6,7 +6,10 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from typing import Self
+
+import msgspec
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
@@ -99,6 +102,14 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
                 "the image has a raw socket, which needs CAP_NET_RAW in the new container",
                 hint="add it to process.capabilities.bounding in the bundle's config.json",
             )
+
+    def own_addresses(self) -> set[bytes]:
+        return set() if self.peer else inet.own_address(self.local)
+
+    def moved(self, moves: Mapping[bytes, bytes]) -> Self:
+        if not self.own_addresses():
+            return self
+        return msgspec.structs.replace(self, local=inet.move(self.local, moves))
 
     def restore(self, making: Making) -> int:
         program = making.program

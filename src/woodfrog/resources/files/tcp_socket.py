@@ -6,6 +6,8 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Self
 
+import msgspec
+
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, InetSocket
@@ -86,6 +88,21 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             options=options,
             filter=attached,
         )
+
+    def own_addresses(self) -> set[bytes]:
+        if self.reset or (self.connection is not None and self.connection.outside):
+            return set()
+        return inet.own_address(self.local) if self.port else set()
+
+    def moved(self, moves: Mapping[bytes, bytes]) -> Self:
+        if not self.own_addresses():
+            return self
+        connection = self.connection
+        if connection is not None:
+            remote = inet.move(connection.remote, moves)
+            connection = msgspec.structs.replace(connection, remote=remote)
+        local = inet.move(self.local, moves)
+        return msgspec.structs.replace(self, local=local, connection=connection)
 
     def restore(self, making: Making) -> int:
         program = making.program
