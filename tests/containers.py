@@ -55,6 +55,16 @@ def is_gone(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] in "ZX"
 
 
+def remove_cgroup(group: Path) -> bool:
+    """Remove a cgroup and those in it; tell whether that was possible."""
+    try:
+        for directory, _, _ in os.walk(group, topdown=False):
+            os.rmdir(directory)
+    except OSError:
+        return False
+    return True
+
+
 class Container:
     """A detached container that the test process is the parent of, once its runtime has gone."""
 

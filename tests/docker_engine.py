@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from busybox import make_rootfs
-from containers import CGROUPS, REPOSITORY, Done, eventually, is_gone, living_children
+from containers import (
+    CGROUPS,
+    REPOSITORY,
+    Done,
+    eventually,
+    is_gone,
+    living_children,
+    remove_cgroup,
+)
 from terminals import Terminal, in_a_terminal
 
 IMAGE = "box"
@@ -191,21 +199,11 @@ class Docker:
         eventually(lambda: is_gone(init), "the end of the daemon")
         living_children()  # which may be ours by now, and nobody else's to reap
         for group in CGROUPS.glob(f"*/{self._group}"):
-            eventually(lambda group=group: _removed(group), f"the end of {group}")
+            eventually(lambda group=group: remove_cgroup(group), f"the end of {group}")
         for path in self._made:
             os.rmdir(path)
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return [line for line in mounts if str(self.directory) in line]
-
-
-def _removed(group: Path) -> bool:
-    """Remove a cgroup and those in it; tell whether that was possible."""
-    try:
-        for directory, _, _ in os.walk(group, topdown=False):
-            os.rmdir(directory)
-    except OSError:
-        return False
-    return True
 
 
 def add_program(rootfs: Path, name: str) -> None:

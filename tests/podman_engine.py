@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from busybox import make_rootfs
-from containers import REPOSITORY, Done, eventually, living_children
+from containers import CGROUPS, REPOSITORY, Done, eventually, living_children, remove_cgroup
 
 IMAGE = "localhost/box"
 # The container's limits are none that a machine without CAP_SYS_RESOURCE couldn't set.
@@ -24,7 +24,9 @@ runtime = "woodfrog"
 [engine.runtimes]
 woodfrog = ["{REPOSITORY}/woodfrog"]
 """
-CGROUPS = Path("/sys/fs/cgroup")
+
+
+MAKERS = (("run",), ("pod", "create"))
 
 
 class Podman:
@@ -32,7 +34,7 @@ class Podman:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._cgroups = set(CGROUPS.glob("*/libpod_parent"))
+        self._group = f"wf-podman-{os.getpid()}"
         config = directory / "containers.conf"
         config.write_text(CONFIG.format(directory=directory))
         # Podman wants a CRIU; the one that it finds is woodfrog.
@@ -63,7 +65,10 @@ class Podman:
         self("import", str(archive), IMAGE)
 
     def command(self, *words: str) -> list[str]:
-        """Return the whole command line."""
+        """Return the whole command line; what it makes is in a cgroup of ours."""
+        made = next((count for count in (1, 2) if words[:count] in MAKERS), 0)
+        if made:
+            words = (*words[:made], f"--cgroup-parent=/{self._group}", *words[made:])
         return [
             *("nsenter", f"--net=/proc/{self._place.pid}/ns/net"),
             f"--mount=/proc/{self._place.pid}/ns/mnt",
@@ -115,9 +120,8 @@ class Podman:
         self("image", "rm", "--force", "--all")
         self._place.kill()
         self._place.wait()
-        for group in set(CGROUPS.glob("*/libpod_parent")) - self._cgroups:
-            for directory, _, _ in os.walk(group, topdown=False):
-                os.rmdir(directory)
+        for group in CGROUPS.glob(f"*/{self._group}"):
+            eventually(lambda group=group: remove_cgroup(group), f"the end of {group}")
         ours = str(self.directory).encode()
 
         def conmons() -> list[str]:

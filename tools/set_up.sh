@@ -55,6 +55,7 @@ has() {
             # 3.11 or newer, able to make a virtual environment with pip in it.
             python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null
             ;;
+        cni) [ -x /usr/lib/cni/bridge ] ;;
         netavark) [ -x /usr/lib/podman/netavark ] ;;
         libc-headers) [ -e /usr/include/stdio.h ] ;;
         *) command -v "$1" > /dev/null 2>&1 ;;

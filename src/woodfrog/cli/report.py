@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from woodfrog.errors import WoodfrogError
 
@@ -33,6 +32,14 @@ def summary(error: BaseException) -> str:
     return f"internal error: {type(error).__name__}: {error}"
 
 
+def _say(text: str) -> None:
+    """Write to stderr, if that can be: containerd gives a pod's first process one to read from."""
+    try:
+        os.write(2, text.encode(errors="backslashreplace"))
+    except OSError:
+        pass
+
+
 def failure(error: BaseException, common: Common) -> None:
     """Tell an error to the user and to the log."""
     text = summary(error)
@@ -41,21 +48,21 @@ def failure(error: BaseException, common: Common) -> None:
     if hint := getattr(error, "hint", ""):
         text += f" (hint: {hint})"
     # Who gives a log is an engine, and of what stands here it may pass on but one line.
-    sys.stderr.write(f"woodfrog: {text}\n" if common.log else explain(error))
+    _say(f"woodfrog: {text}\n" if common.log else explain(error))
     if common.debug:
         import traceback
 
-        sys.stderr.write("".join(traceback.format_exception(error)))
+        _say("".join(traceback.format_exception(error)))
         for frame in getattr(error, "frames", ()):
-            sys.stderr.write(f"  in the container: {frame}\n")
+            _say(f"  in the container: {frame}\n")
     elif not isinstance(error, (WoodfrogError, OSError)):
-        sys.stderr.write("  hint: this is a mistake in woodfrog; --debug shows where\n")
+        _say("  hint: this is a mistake in woodfrog; --debug shows where\n")
     log("error", text, common)
 
 
 def tell(text: str) -> None:
     """Tell the user something that is neither an error nor a warning."""
-    sys.stderr.write(f"woodfrog: {text}\n")
+    _say(f"woodfrog: {text}\n")
 
 
 def warner(common: Common) -> Callable[[str], None]:
@@ -68,7 +75,7 @@ def warner(common: Common) -> Callable[[str], None]:
         if common.log:
             log("warning", text, common)
         else:
-            sys.stderr.write(f"woodfrog: warning: {text}\n")
+            _say(f"woodfrog: warning: {text}\n")
 
     return warn
 
@@ -103,7 +110,7 @@ def log(level: str, text: str, common: Common) -> None:
         with open(common.log, "ab", buffering=0) as file:
             file.write(_line(level, text, common.log_format))
     except OSError as error:
-        sys.stderr.write(f"woodfrog: cannot write the log {common.log}: {error.strerror}\n")
+        _say(f"woodfrog: cannot write the log {common.log}: {error.strerror}\n")
 
 
 def _line(level: str, text: str, format: str) -> bytes:

@@ -87,6 +87,7 @@ def _write(directory: str, name: str, contents: bytes, warn: Callable[[str], Non
     path = os.path.join(directory, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
         descriptor = os.open(path, flags, 0o600)
         try:
             os.write(descriptor, contents)
