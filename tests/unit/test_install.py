@@ -111,28 +111,28 @@ def test_without_a_record_only_the_runtime_goes(daemon: Path, command: Callable[
 def test_the_changes_are_shown_and_asked_for(
     daemon: Path,
     command: Callable[..., int],
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert command("install", "--dry-run") == 0
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     assert f"+++ {daemon}" in shown
     assert '+        "woodfrog": {' in shown
     assert not daemon.exists()
     with open("/dev/null") as nobody:
         monkeypatch.setattr("sys.stdin", nobody)
         assert main(["install", "docker", f"--config={daemon}"]) == 1
-    assert "give --yes" in capsys.readouterr().err
+    assert "give --yes" in capfd.readouterr().err
     assert not daemon.exists()
 
 
 def test_a_broken_configuration_is_left_alone(
-    daemon: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    daemon: Path, command: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     daemon.parent.mkdir()
     daemon.write_text('{"debug": true,}')
     assert command("install") == 1
-    assert "is not JSON" in capsys.readouterr().err
+    assert "is not JSON" in capfd.readouterr().err
     assert daemon.read_text() == '{"debug": true,}'
 
 
