@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from woodfrog.cli import policies
+from woodfrog.cli import around, policies
 from woodfrog.cli.flags import Arguments, Command, Flag
-from woodfrog.cli.loading import held
+from woodfrog.cli.loading import found, held
 from woodfrog.cli.policies import NOT_YET
 from woodfrog.cli.report import warner
-from woodfrog.errors import UsageError
+from woodfrog.errors import UsageError, WoodfrogError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def run(arguments: Arguments) -> None:
     """Freeze a container."""
-    directory, engine = image_directory(arguments)
+    directory, _ = image_directory(arguments)
     if arguments["parent_path"] is not None:
         _check_parent(directory, arguments["parent_path"])
     ready = _status_descriptor(arguments["status_fd"])
@@ -27,11 +27,43 @@ def run(arguments: Arguments) -> None:
     if arguments["pre_dump"]:
         _pre_dump(arguments, directory, warn)
         return
+    container = found(arguments)
+    container.require("checkpoint")
+    policies.settle(arguments, container.state["annotations"])
+    announcement = around.announcement(arguments)
+    if announcement:
+        announcement.tell(container, "save")
+    try:
+        statistics = _checkpoint(arguments, directory, ready, warn)
+    except BaseException as error:
+        if announcement:
+            try:
+                announcement.tell(container, "resume")
+            except Exception as another:
+                error.add_note(str(another))
+        raise
+    if announcement and arguments["leave_running"]:
+        try:
+            announcement.tell(container, "resume")
+        except WoodfrogError as error:
+            warn(f"the image is complete, but {error}")
+    losses = statistics.get("losses")
+    for loss in losses if isinstance(losses, (list, tuple)) else ():
+        warn(f"not kept: {loss}")
+    if arguments["stats"]:
+        from woodfrog.runtime import jsontext
+
+        sys.stdout.write(jsontext.write(statistics, 2) + "\n")
+
+
+def _checkpoint(
+    arguments: Arguments, directory: str, ready: int, warn: Callable[[str], None]
+) -> dict[str, object]:
+    engine = bool(arguments["work_path"])
     with held(arguments) as container:
         container.require("checkpoint")
-        policies.settle(arguments, container.state["annotations"])
         from woodfrog.engine.checkpoint import CheckpointOptions
-        from woodfrog.runtime import jsontext, lifecycle
+        from woodfrog.runtime import lifecycle
         from woodfrog.runtime.checkpoint import checkpoint
         from woodfrog.runtime.state import STOPPED
 
@@ -46,7 +78,7 @@ def run(arguments: Arguments) -> None:
             unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
             with_rootfs=arguments["with_rootfs"],
         )
-        statistics = checkpoint(container, directory, options)
+        statistics = checkpoint(container, directory, options, around.gpus(arguments))
         if engine:
             from woodfrog.runtime import criu_files
 
@@ -57,11 +89,7 @@ def run(arguments: Arguments) -> None:
         if engine and not options.leave_running:
             # As engines know it of runc: they have their own record of the container.
             lifecycle.destroy(container, STOPPED, warn)
-    losses = statistics.get("losses")
-    for loss in losses if isinstance(losses, (list, tuple)) else ():
-        warn(f"not kept: {loss}")
-    if arguments["stats"]:
-        sys.stdout.write(jsontext.write(statistics, 2) + "\n")
+    return statistics
 
 
 def _pre_dump(arguments: Arguments, directory: str, warn: Callable[[str], None]) -> None:

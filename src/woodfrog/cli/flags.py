@@ -25,6 +25,7 @@ class Flag:
         default: Any = None,
         many: bool = False,
         number: bool = False,
+        seconds: bool = False,
         choices: tuple[str, ...] = (),
         refused: str = "",
     ) -> None:
@@ -34,6 +35,7 @@ class Flag:
         self.value = value  # the word for its value in the help; empty for a switch
         self.many = many
         self.number = number
+        self.seconds = seconds  # a time, like 90, 90s or 10m
         self.choices = choices
         self.refused = refused  # why it can't be given
         self.default: Any = [] if many else default if value else bool(default)
@@ -53,6 +55,8 @@ class Flag:
                 taken = int(text)
             except ValueError:
                 raise UsageError(f"{where} takes a number, not {text!r}") from None
+        elif self.seconds:
+            taken = _seconds(text, where)
         if self.choices and taken not in self.choices:
             raise UsageError(f"{where} takes one of {', '.join(self.choices)}, not {text!r}")
         return taken
@@ -120,6 +124,23 @@ class Common:
     def recorded(self) -> dict[str, Any]:
         """Return what later commands on the same container needn't be told again."""
         return {"log": self.log, "logFormat": self.log_format, "debug": self.debug}
+
+
+def _seconds(text: str, where: str) -> int:
+    """Return a time that is written as Go programs write it, in whole seconds and at least one."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    total, digits = 0, ""
+    for letter in text if text[-1:] in units else text + "s":
+        if letter.isdecimal():
+            digits += letter
+        elif letter in units and digits:
+            total, digits = total + int(digits) * units[letter], ""
+        else:
+            total = 0
+            break
+    if not total:
+        raise UsageError(f"{where} takes a time like 90s or 10m, not {text!r}")
+    return total
 
 
 _TRUE = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}

@@ -117,6 +117,38 @@ POLICIES = (
         "checkpoint",
         "restore",
     ),
+    Policy(
+        "cuda-checkpoint-path",
+        "NVIDIA's program cuda-checkpoint: it takes what is in GPUs into the memory of the"
+        " processes that use them, and puts it back",
+        "checkpoint",
+        "restore",
+        value="PROGRAM",
+        private=True,
+    ),
+    Policy(
+        "cuda-checkpoint-sequential",
+        "... for one process after the other",
+        "checkpoint",
+        "restore",
+    ),
+    Policy(
+        "save-restore-exec-argv",
+        "a command that is run in the container before it is frozen and when it goes on, with"
+        " GVISOR_SAVE_RESTORE_AUTO_EXEC_MODE=save, restore or resume",
+        "checkpoint",
+        "restore",
+        value="COMMAND",
+    ),
+    Policy(
+        "save-restore-exec-timeout",
+        "how long that may take",
+        "checkpoint",
+        "restore",
+        value="TIME",
+        default=600,
+        seconds=True,
+    ),
     Policy("background", "", "restore", refused=NOT_YET),
     Policy(
         "tcp-skip-in-flight",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.cli import creating, policies
+from woodfrog.cli import around, creating, policies
 from woodfrog.cli.checkpoint import IMAGE_FLAGS, image_directory
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
@@ -45,6 +45,8 @@ def run(arguments: Arguments) -> int:
     options.file_validation = arguments["file_validation"]
     options.tcp_established = arguments["tcp_established"]
     options.tcp_close = arguments["tcp_close"]
+    options.gpus = around.gpus(arguments)
+    options.announcement = around.announcement(arguments)
     options.spec_validation = arguments["restore_spec_validation"]
     if arguments["do"]:
         options.spec_validation = "ignore"  # the config is made up here

@@ -59,6 +59,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     tmpfs: tuple[str, ...]
     mounts: list[str] | None = None  # mount points as `create` made them, as mountinfo writes them
     stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
+    suspended: list[int] = []  # our pids of those whose GPU state is in their memory
     rootfs: str = ""  # where the host has its root, if changes there belong to the image
 
 
@@ -190,7 +191,8 @@ def _checkpoint(
         for zombie in tree.zombies:
             image.add(collecting.zombie_record(zombie, world, tree))
         losses = _losses(file_records)
-        image.add(_container_record(init, container, vdso, losses, clocks))
+        suspended = [world.identify(pid) for pid in container.suspended]
+        image.add(_container_record(init, container, vdso, losses, suspended, clocks))
         guardian.check()
         image.seal()
         written = time.monotonic()
@@ -271,7 +273,12 @@ def _losses(files: list[Any]) -> list[str]:
 
 
 def _container_record(
-    init: int, container: Container, vdso: Vdso, losses: list[str], clocks: tuple[int, int]
+    init: int,
+    container: Container,
+    vdso: Vdso,
+    losses: list[str],
+    suspended: list[int],
+    clocks: tuple[int, int],
 ) -> ContainerRecord:
     monotonic, boottime = clocks
     return ContainerRecord(
@@ -286,4 +293,5 @@ def _container_record(
         boottime_ns=boottime,
         cpu=Cpu.here(),
         losses=losses,
+        cuda=suspended,
     )

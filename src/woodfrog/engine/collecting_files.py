@@ -98,7 +98,12 @@ class Files:
         for kind in KINDS:
             if kind.recognises(file, world):
                 return kind.collect(number, file, world)
-        raise UnsupportedResource(f"is {os.fsdecode(file.target)}, which cannot be saved yet")
+        hint = ""
+        if file.target.startswith(b"/dev/nvidia"):
+            hint = "--cuda-checkpoint-path names NVIDIA's program that frees GPUs for a checkpoint"
+        raise UnsupportedResource(
+            f"is {os.fsdecode(file.target)}, which cannot be saved yet", hint=hint
+        )
 
     def _watches(self, file: OpenFile) -> list[Watch]:
         watches = []

@@ -18,3 +18,4 @@ class ContainerRecord(Record, frozen=True, tag="container"):
     boottime_ns: int
     cpu: Cpu
     losses: list[str]
+    cuda: list[int]  # processes whose GPU state cuda-checkpoint has taken into their memory

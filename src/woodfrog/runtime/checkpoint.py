@@ -14,12 +14,16 @@ from woodfrog.runtime.state import PAUSED, Container
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from woodfrog.engine.checkpoint import CheckpointOptions
+    from woodfrog.runtime.cuda import Toggle
 
 
 def checkpoint(
-    container: Container, directory: str, options: CheckpointOptions
+    container: Container, directory: str, options: CheckpointOptions, gpus: Toggle | None
 ) -> dict[str, object]:
-    """Freeze a container into directory/checkpoint.img; its lock is held. Returns statistics."""
+    """Freeze a container into directory/checkpoint.img; its lock is held. Returns statistics.
+
+    `gpus` takes what is in GPUs into the memory of the processes that use them.
+    """
     from woodfrog.engine import checkpoint as engine
 
     status = container.require("checkpoint")
@@ -32,15 +36,6 @@ def checkpoint(
     config = lifecycle.config_of(container)
     # The files of `do` are nowhere else.
     with_rootfs = options.with_rootfs or "scratch" in container.state
-    known = engine.Container(
-        id=container.id,
-        config=config_text,
-        spec_hostname=config.get("hostname") or "",
-        tmpfs=spec.tmpfs_destinations(config),
-        mounts=container.state.get("mounts"),
-        stdio=[(device, inode) for device, inode in container.state.get("stdio", ())],
-        rootfs=container.state["rootfs"] if with_rootfs else "",
-    )
     groups = container.state["cgroup"]
     image = os.path.join(os.path.abspath(directory), "checkpoint.img")
     if not options.replace and os.path.lexists(image):
@@ -57,9 +52,19 @@ def checkpoint(
         def pause(paused: bool) -> None:
             cgroups.freeze(groups, paused)
 
-    with open(container.path(lifecycle.CHECKPOINTING), "w") as file:
-        file.write(f"{os.getpid()} {(states.start_time(os.getpid()) or ('', ''))[1]}")
+    lifecycle.mark_checkpoint(container)
     try:
+        suspended = gpus.suspend(container) if gpus else []
+        known = engine.Container(
+            id=container.id,
+            config=config_text,
+            spec_hostname=config.get("hostname") or "",
+            tmpfs=spec.tmpfs_destinations(config),
+            mounts=container.state.get("mounts"),
+            stdio=[(device, inode) for device, inode in container.state.get("stdio", ())],
+            suspended=suspended,
+            rootfs=container.state["rootfs"] if with_rootfs else "",
+        )
         statistics = engine.checkpoint(
             container.pid, directory, container=known, options=options, pause=pause
         )
@@ -78,6 +83,7 @@ def checkpoint(
     else:
         container.state["checkpoint"]["ended"] = container.pid
         container.state.pop("pausedForCheckpoint", None)
+        container.state.pop("cudaSuspended", None)
         container.save()
         _wait_for_end(container)
     return statistics

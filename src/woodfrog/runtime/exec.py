@@ -38,6 +38,7 @@ class Request:
         self.ignore_paused = False
         self.cgroups: list[str] = []  # groups inside the container's own, as --cgroup names them
         self.seccomp: Profile | None = None
+        self.stdio: tuple[int, int, int] | None = None  # other than ours
         self.debug: Callable[[str], None] = lambda text: None
         self.debug_descriptor = -1  # what `debug` writes to
 
@@ -53,8 +54,8 @@ def inherit(process: dict[str, Any], base: dict[str, Any]) -> None:
         process["user"] = user | {"umask": umask}
 
 
-def run(container: Container, request: Request) -> int:
-    """Run a process in the container; attached, the result is its exit status."""
+def begin(container: Container, request: Request) -> tuple[int, int]:
+    """Start a process in the container; returns its pid, and its terminal's master or -1."""
     terminal = bool(request.process.get("terminal"))
     if request.console_socket and not terminal:
         raise UsageError("--console-socket is given, but the process asks for no terminal")
@@ -79,6 +80,12 @@ def run(container: Container, request: Request) -> int:
     if paused:
         # It starts when the container is resumed, for which others need the lock.
         pid, master = _start(container, groups, request)
+    return pid, master
+
+
+def run(container: Container, request: Request) -> int:
+    """Run a process in the container; attached, the result is its exit status."""
+    pid, master = begin(container, request)
     try:
         if request.pidfd_socket:
             delivery.send_pidfd(request.pidfd_socket, pid)
@@ -188,6 +195,8 @@ def _inside(
 
     try:
         prctl(HERE, PR_SET_DUMPABLE, 0)
+        for number, descriptor in enumerate(request.stdio or ()):
+            os.dup2(descriptor, number)
         kept = channel.descriptors | {target, request.debug_descriptor}
         close_all_from(HERE, 3 + request.preserve_fds, kept)
         os.setsid()

@@ -158,6 +158,12 @@ def resume(container: Container) -> None:
 CHECKPOINTING = "checkpointing"
 
 
+def mark_checkpoint(container: Container) -> None:
+    """Note that a checkpoint of ours is at work on the container (the lock is held)."""
+    with open(container.path(CHECKPOINTING), "w") as file:
+        file.write(f"{os.getpid()} {(start_time(os.getpid()) or ('', ''))[1]}")
+
+
 def recover(container: Container) -> None:
     """Set right what a checkpoint has left whose command was killed; usually there was none."""
     try:
@@ -184,6 +190,10 @@ def finish_interrupted(container: Container) -> None:
             paused = container.status() == PAUSED
             tidy(container.pid, (lambda how: cgroups.freeze(groups, how)) if paused else None)
         os.unlink(marker)
+    if "cudaSuspended" in container.state:
+        from woodfrog.runtime.cuda import resume_suspended
+
+        resume_suspended(container)
     if container.state.pop("pausedForCheckpoint", None):
         if container.status() == RUNNING:
             cgroups.freeze(container.state["cgroup"], True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.errors import StateError
+from woodfrog.errors import StateError, UnsupportedResource
 from woodfrog.kernel import capability
 from woodfrog.runtime import create, delivery, lifecycle, process, run, spec, spec_differences
 from woodfrog.runtime import state as states
@@ -14,10 +14,13 @@ from woodfrog.runtime.state import Container
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
     from typing import Any
 
     from woodfrog.engine.restore import Bounds
     from woodfrog.resources.container import ContainerRecord
+    from woodfrog.runtime.announcing import Announcement
+    from woodfrog.runtime.cuda import Toggle
 
 
 class Options:
@@ -29,6 +32,8 @@ class Options:
     tcp_established = False
     tcp_close = False
     spec_validation: str | None = None
+    gpus: Toggle | None = None
+    announcement: Announcement | None = None
 
 
 def restore(
@@ -64,8 +69,11 @@ def restore(
     try:
         with created.container.lock():
             _restore(created, directory, options, work_path, warn)
-            if pid_file:
-                delivery.write_pid_file(pid_file, created.container.pid)
+        if options.announcement:
+            with _ended_by_failure():
+                options.announcement.tell(created.container, "restore")
+        if pid_file:
+            delivery.write_pid_file(pid_file, created.container.pid)
     except BaseException as error:
         # A container that somebody created stays created, unless the engine had begun to turn it
         # into something else; one that we created for this goes.
@@ -116,7 +124,15 @@ def _restore(
     container.reload()
     container.require("restore")
 
+    suspended: list[int] = []
+
     def accept(image: ContainerRecord) -> None:
+        if image.cuda and not options.gpus:
+            raise UnsupportedResource(
+                f"process {image.cuda[0]} of the image needs its GPU state put back",
+                hint="--cuda-checkpoint-path names NVIDIA's program that does that",
+            )
+        suspended.extend(image.cuda)
         spec_differences.judge(image.config, created.config, options.spec_validation, warn)
 
     statistics = engine.restore(
@@ -135,6 +151,11 @@ def _restore(
         "time": states.now(),
     }
     container.save()
+    if options.gpus and suspended:
+        from woodfrog.runtime.waiting import host_pid
+
+        with _ended_by_failure():
+            options.gpus.toggle([host_pid(container, pid) for pid in suspended])
     losses = statistics.get("losses")
     for loss in losses if isinstance(losses, (list, tuple)) else ():
         warn(f"lost at the checkpoint: {loss}")
@@ -146,6 +167,22 @@ def _restore(
 
         criu_files.after_restore(work_path, statistics, warn)
     lifecycle.after_start(container, created.config)
+
+
+class _ended_by_failure:
+    """Have the container ended, which the engine has let go already, if something fails here."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            error.touched = True  # type: ignore[attr-defined]
 
 
 def _profile(config: dict[str, Any]) -> bytes | None:
