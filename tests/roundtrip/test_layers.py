@@ -1,5 +1,6 @@
 """A container's files travel in its image: what an overlay's writable layer has changed."""
 
+import contextlib
 import os
 import shutil
 import stat
@@ -126,6 +127,9 @@ def change(root: Path) -> None:
         b" ",
     ):
         Path(os.fsdecode(os.fsencode(new) + b"/" + name)).write_bytes(name)
+    for attribute in (b"user.colour", b"user.not \xff text"):
+        with contextlib.suppress(OSError):  # before Linux 6.6 a tmpfs has none
+            os.setxattr(new / "hard", attribute, b"green\0brown")
     (new / "acl").write_text("acl")
     os.setxattr(new / "acl", ACL_ACCESS, WIDER_ACL)
     (new / "default-acl").mkdir()
@@ -168,6 +172,12 @@ def test_a_container_finds_its_files_in_another_overlay(
     how: dict[str, object], woodfrog: Woodfrog, overlays: Overlays
 ) -> None:
     first = overlays(**how)
+    if how == {"options": "userxattr"}:
+        with contextlib.suppress(OSError):
+            os.setxattr(first.upper, "user.overlay.test", b"")
+        if not os.listxattr(first.upper):
+            pytest.skip("the tmpfs of this kernel (older than Linux 6.6) has no user attributes")
+        os.removexattr(first.upper, "user.overlay.test")
     change(first.bundle.rootfs)
     if "redirect_dir" in str(how):
         (first.bundle.rootfs / "renamed").rename(first.bundle.rootfs / "with another name")
@@ -321,6 +331,10 @@ def test_an_archive_of_the_layer_applies_to_the_lower_directory(
     assert "new/.wh.stays has a name that means a removed file" in refused.stderr
     assert not archive.exists()
     whiteout.unlink()
+    with contextlib.suppress(OSError):
+        os.setxattr(root / "new" / "hard", b"user.not \xff text", b"")
+        assert "has an attribute 'user.not" in woodfrog(*words, status=1).stderr
+        os.removexattr(root / "new" / "hard", b"user.not \xff text")
     # GNU tar lets it inherit what it hasn't.
     (root / "new" / "default-acl" / "before").unlink()
 

@@ -10,6 +10,7 @@ import pytest
 from woodfrog.errors import ImageError
 from woodfrog.resources import deleted_files
 from woodfrog.resources.deleted_files import DeletedFile
+from woodfrog.resources.file_entry import Attribute, Moment
 from woodfrog.resources.memory import Extent
 
 FILE = DeletedFile(
@@ -20,10 +21,10 @@ FILE = DeletedFile(
     mode=stat.S_IFREG | 0o600,
     uid=0,
     gid=0,
-    mtime_ns=0,
+    mtime=Moment.of(0),
     device=0,
     target=b"",
-    xattrs={},
+    attributes=[],
     size=5000,
     extents=[Extent(start=4096, length=4096)],
     store=8192,
@@ -56,6 +57,8 @@ def test_sound_files_pass() -> None:
         changed(store=12288),
         changed(size=4096),
         changed(size=-1),
+        changed(mtime=Moment(seconds=0, nanoseconds=-1)),
+        changed(attributes=[Attribute(name=b"security.selinux", value=b"")]),
         changed(extents=[Extent(start=1, length=4096)]),
     ],
 )

@@ -15,7 +15,9 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote.program import Program
-from woodfrog.resources import shared_memory
+from woodfrog.resources import file_entry, shared_memory
+from woodfrog.resources.file_entry import Attribute, Moment
+from woodfrog.resources.file_tree import attributes
 from woodfrog.resources.memory import Extent
 
 DELETED = b" (deleted)"
@@ -34,7 +36,7 @@ _FSCONFIG_CMD_CREATE = 6
 _PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _RESOLVE_NO_LINKS = syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_SYMLINKS
 # Marks what stands in a file system of ours, since the container has no place to put it.
-PLACELESS = "trusted.woodfrog.placeless"
+PLACELESS = b"trusted.woodfrog.placeless"
 
 
 class DeletedFile(Record, frozen=True, tag="deleted-file"):
@@ -51,10 +53,10 @@ class DeletedFile(Record, frozen=True, tag="deleted-file"):
     mode: int
     uid: int
     gid: int
-    mtime_ns: int
+    mtime: Moment
     device: int
     target: bytes
-    xattrs: dict[str, bytes]
+    attributes: list[Attribute]
     size: int
     extents: list[Extent]
     store: int
@@ -89,10 +91,10 @@ class Found:
             mode=found.st_mode,
             uid=found.st_uid,
             gid=found.st_gid,
-            mtime_ns=found.st_mtime_ns,
+            mtime=Moment.of(found.st_mtime_ns),
             device=found.st_rdev,
             target=os.fsencode(os.readlink("", dir_fd=self.fd)) if is_link else b"",
-            xattrs={} if is_link or self._link else _xattrs(self.fd),
+            attributes=[] if is_link or self._link else _attributes(self.fd),
             size=self.size,
             extents=self.extents,
             store=store,
@@ -118,9 +120,9 @@ def is_placeless(path: str) -> bool:
         return False
 
 
-def _xattrs(fd: int) -> dict[str, bytes]:
-    path = f"/proc/self/fd/{fd}"
-    return {name: os.getxattr(path, name) for name in os.listxattr(path) if name != PLACELESS}
+def _attributes(fd: int) -> list[Attribute]:
+    found = attributes(b"/proc/self/fd/%d" % fd, follow=True)
+    return [one for one in found if one.name != PLACELESS]
 
 
 def check(one: DeletedFile, page_bytes: int) -> None:
@@ -132,6 +134,8 @@ def check(one: DeletedFile, page_bytes: int) -> None:
     device = (os.major(one.device), os.minor(one.device))
     if one.kind not in _KINDS or (one.kind == stat.S_IFCHR and device not in _DEVICES):
         raise ImageError("a deleted file is of a kind that is never saved")
+    file_entry.check_attributes(one.attributes, "a deleted file")
+    file_entry.check_moment(one.mtime, "a deleted file")
     shared_memory.check_extents(one.extents, one.size, one.store, page_bytes)
 
 
@@ -208,7 +212,7 @@ def make(making: Maker, one: DeletedFile, init: int) -> int:
     elif one.kind != stat.S_IFLNK:
         program.call(SYS.FCHMODAT, directory, place.name, stat.S_IMODE(one.mode))
     if not place.parent and one.kind in (stat.S_IFREG, stat.S_IFDIR):
-        program.call(SYS.FSETXATTR, fd, PLACELESS.encode(), b"1", 1, 0)
+        program.call(SYS.FSETXATTR, fd, PLACELESS, b"1", 1, 0)
     if not one.unnamed:
         how = _AT_REMOVEDIR if one.kind == stat.S_IFDIR else 0
         program.call(SYS.UNLINKAT, directory, place.name, how)
@@ -226,10 +230,10 @@ def fill(program: Program, one: DeletedFile, fd: int, pages: int, base: int) -> 
 
 def finish(program: Program, one: DeletedFile, fd: int) -> None:
     """Set what writing the contents would have changed."""
-    for name, value in one.xattrs.items():
-        program.call(SYS.FSETXATTR, fd, name.encode(), value, len(value), 0)
-    seconds, nanoseconds = divmod(one.mtime_ns, 1_000_000_000)
-    times = struct.pack("<4q", 0, _UTIME_OMIT, seconds, nanoseconds)
+    for attribute in one.attributes:
+        value = attribute.value
+        program.call(SYS.FSETXATTR, fd, attribute.name, value, len(value), 0)
+    times = struct.pack("<4q", 0, _UTIME_OMIT, one.mtime.seconds, one.mtime.nanoseconds)
     program.call(SYS.UTIMENSAT, fd, b"", times, syscalls.AT_EMPTY_PATH)
 
 

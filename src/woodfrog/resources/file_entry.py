@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterable
+from typing import Self
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
@@ -43,6 +44,12 @@ class Moment(Part, frozen=True, array_like=True):
     seconds: int
     nanoseconds: int
 
+    @classmethod
+    def of(cls, nanoseconds: int) -> Self:
+        """Return the moment so long after 1970; there are some that 64 bits can't count."""
+        seconds, rest = divmod(nanoseconds, NS)
+        return cls(seconds=seconds, nanoseconds=rest)
+
 
 class Entry(Part, frozen=True):
     """One file; `link` is the path of an earlier entry that is the same file.
@@ -78,21 +85,31 @@ def check(entries: Iterable[Entry], what: str, page_bytes: int) -> None:
         if not (0 <= entry.uid < _NOBODY and 0 <= entry.gid < _NOBODY and entry.device >= 0):
             raise ImageError(f"{where} has an impossible owner or device")
         for moment in (entry.atime, entry.mtime):
-            if not 0 <= moment.nanoseconds < NS:
-                raise ImageError(f"{where} has an impossible time")
+            check_moment(moment, where)
         if b"\0" in entry.target or len(entry.target) >= PATH_MAX:
             raise ImageError(f"{where} is an impossible symbolic link")
         if entry.link and entry.link not in files:
             raise ImageError(f"{where} is a link to what the image lacks")
         if stat.S_ISREG(entry.mode):
             files.add(entry.path)
-        for attribute in entry.attributes:
-            if not attribute.name.startswith(KEPT_ATTRIBUTES):
-                raise ImageError(f"{where} has an attribute that no image has")
+        check_attributes(entry.attributes, where)
         stored += _check_extents(entry, where, page_bytes)
     # Each file has pages of its own: a small image makes no large files.
     if stored > page_bytes:
         raise ImageError(f"the files in {what} are larger than the page store")
+
+
+def check_moment(moment: Moment, where: str) -> None:
+    """Check a time stamp from an image."""
+    if not 0 <= moment.nanoseconds < NS:
+        raise ImageError(f"{where} has an impossible time")
+
+
+def check_attributes(attributes: Iterable[Attribute], where: str) -> None:
+    """Check that attributes from an image are of those that are kept."""
+    for attribute in attributes:
+        if not attribute.name.startswith(KEPT_ATTRIBUTES) or b"\0" in attribute.name:
+            raise ImageError(f"{where} has an attribute that no image has")
 
 
 def check_path(path: bytes, what: str) -> None:

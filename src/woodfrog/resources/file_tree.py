@@ -16,7 +16,6 @@ from woodfrog.kernel.process_memory import FileContents
 from woodfrog.remote.address import PAGE, page_up
 from woodfrog.resources.file_entry import (
     KEPT_ATTRIBUTES,
-    NS,
     PATH_MAX,
     ROOT,
     Attribute,
@@ -108,20 +107,24 @@ class Tree:
         """Return the extended attributes that are kept, of any kind of file."""
         directory, name = self.parent(path)
         try:
-            place = place_of(directory, name)
-            try:
-                names = os.listxattr(place, follow_symlinks=False)
-            except OSError as error:
-                if error.errno != errno.EOPNOTSUPP:
-                    raise
-                return []
-            return [
-                Attribute(name=name, value=os.getxattr(place, name, follow_symlinks=False))
-                for name in map(os.fsencode, names)
-                if name.startswith(KEPT_ATTRIBUTES)
-            ]
+            return attributes(place_of(directory, name), follow=False)
         finally:
             os.close(directory)
+
+
+def attributes(path: bytes, *, follow: bool) -> list[Attribute]:
+    """Return the extended attributes that are kept, of any kind of file."""
+    try:
+        names = os.listxattr(path, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return []
+    return [
+        Attribute(name=name, value=os.getxattr(path, name, follow_symlinks=follow))
+        for name in map(os.fsencode, names)
+        if name.startswith(KEPT_ATTRIBUTES)
+    ]
 
 
 def place_of(directory: int, name: bytes) -> bytes:
@@ -158,8 +161,8 @@ class Collector:
             mode=found.st_mode,
             uid=found.st_uid,
             gid=found.st_gid,
-            atime=_moment(found.st_atime_ns),
-            mtime=_moment(found.st_mtime_ns),
+            atime=Moment.of(found.st_atime_ns),
+            mtime=Moment.of(found.st_mtime_ns),
             device=found.st_rdev,
             size=found.st_size if is_file else 0,
             target=self._tree.target(path) if stat.S_ISLNK(found.st_mode) else b"",
@@ -181,11 +184,6 @@ class Collector:
             return extents, store
         finally:
             os.close(file)
-
-
-def _moment(nanoseconds: int) -> Moment:
-    seconds, rest = divmod(nanoseconds, NS)
-    return Moment(seconds=seconds, nanoseconds=rest)
 
 
 def data_ranges(file: int, size: int) -> Iterator[tuple[int, int]]:

@@ -37,8 +37,8 @@ def write(overlay: Overlay, rootfs: str, output: BinaryIO, check: Callable[[], N
     `check` is called again and again, and may raise.
     """
     archive = tarfile.open(
-        fileobj=output,
-        mode="w|",
+        fileobj=_Counted(output),  # type: ignore[call-overload]
+        mode="w",
         format=tarfile.PAX_FORMAT,
         encoding="utf-8",
         errors="surrogateescape",
@@ -81,12 +81,17 @@ def _add(
     member.mtime = seconds
     headers = {"mtime": f"{seconds}.{rest:09}"} if rest else {}
     for attribute in tree.attributes(path):
-        if b"=" in attribute.name:
+        try:
+            name = attribute.name.decode()
+        except UnicodeDecodeError:
+            name = "="
+        if "=" in name:
             raise UnsupportedResource(
                 f"/{os.fsdecode(path)} has an attribute {os.fsdecode(attribute.name)!r}, whose name"
-                " no archive can hold"
+                " an archive can't hold",
+                hint="remove it",
             )
-        headers[f"SCHILY.xattr.{os.fsdecode(attribute.name)}"] = os.fsdecode(attribute.value)
+        headers[f"SCHILY.xattr.{name}"] = os.fsdecode(attribute.value)
     member.pax_headers = headers
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
         member.devmajor, member.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
@@ -142,6 +147,23 @@ def _make_sparse(member: tarfile.TarInfo, size: int, ranges: list[tuple[int, int
         numbers += [start, end - start]
     table = b"".join(b"%d\n" % number for number in numbers)
     return table + bytes(-len(table) % _BLOCK)
+
+
+class _Counted:
+    """A file or pipe that tarfile may write to: it asks where it is."""
+
+    def __init__(self, output: BinaryIO) -> None:
+        self._output = output
+        self._position = 0
+
+    def write(self, data: bytes) -> int:
+        """Write all of the data."""
+        self._position += len(data)
+        return self._output.write(data)
+
+    def tell(self) -> int:
+        """Return how much has been written."""
+        return self._position
 
 
 class _Contents:
