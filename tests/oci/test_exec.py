@@ -84,3 +84,31 @@ def test_a_stopped_container_runs_nothing(container: Container) -> None:
 def test_a_terminal_of_its_own(container: Container) -> None:
     done = container.woodfrog("exec", "--tty", container.name, "tty")
     assert done.stdout.strip() == "/dev/pts/0"
+
+
+def test_what_a_process_file_leaves_out_is_the_containers(
+    woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path
+) -> None:
+    bundle = make_bundle("touch /work/up; exec sleep 1000")
+    bundle.process["oomScoreAdj"] = 321
+    bundle.process["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 123, "hard": 234}]
+    bundle.process["user"]["umask"] = 0o137
+    container = woodfrog.run(bundle)
+    container.wait_for("up")
+    show = "cat /proc/self/oom_score_adj; ulimit -n; umask; grep CapBnd /proc/self/status"
+    path = tmp_path / "process.json"
+    wanted: dict[str, object] = {
+        "args": ["sh", "-c", show],
+        "cwd": "/",
+        "env": bundle.process["env"],
+    }
+    path.write_text(json.dumps(wanted))
+    lines = woodfrog("exec", "--process", str(path), container.name).stdout.splitlines()
+    own = Path(f"/proc/{container.init}/status").read_text()
+    bounding = own.partition("CapBnd:")[2].split()[0]
+    assert lines == ["321", "123", "0137", f"CapBnd:\t{bounding}"]
+    wanted |= {"capabilities": {}, "oomScoreAdj": 400}
+    path.write_text(json.dumps(wanted))
+    lines = woodfrog("exec", "--process", str(path), container.name).stdout.splitlines()
+    assert lines[0] == "400"
+    assert lines[3] == "CapBnd:\t0000000000000000"

@@ -119,7 +119,7 @@ def test_a_created_container_holds_nothing_of_its_caller_and_dies_of_sigterm(
     assert held == {
         "/dev/null",
         str(tmp_path / "output"),
-        "/proc",
+        "/",
         f"{woodfrog.root}/{name}/exec.fifo",
     }
     assert woodfrog("exec", name, "echo", "hello").stdout == "hello\n"

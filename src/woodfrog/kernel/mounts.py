@@ -44,6 +44,9 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
 OPEN_TREE_CLONE = 1
+FSOPEN_CLOEXEC = 1
+FSCONFIG_CMD_CREATE = 6
+FSMOUNT_CLOEXEC = 1
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
@@ -127,6 +130,17 @@ def attach(on: Caller, tree: int, at: int) -> None:
     """Attach what `clone_tree` gave at the place that a descriptor names."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     on.call(SYS.MOVE_MOUNT, tree, b"\0", at, b"\0", flags)
+
+
+def new_procfs(on: Caller) -> int:
+    """Return the root of a procfs of our pid namespace that is mounted nowhere."""
+    context = on.call(SYS.FSOPEN, b"proc\0", FSOPEN_CLOEXEC)
+    try:
+        on.call(SYS.FSCONFIG, context, FSCONFIG_CMD_CREATE, 0, 0, 0)
+        attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+        return on.call(SYS.FSMOUNT, context, FSMOUNT_CLOEXEC, attributes)
+    finally:
+        on.call(SYS.CLOSE, context)
 
 
 def file_system_type(on: Caller, descriptor: int) -> int:

@@ -45,7 +45,10 @@ class Request:
 
 def inherit(process: dict[str, Any], base: dict[str, Any]) -> None:
     """Fill in what a process object that was given leaves to the container's own."""
-    for name in ("scheduler", "ioPriority", "execCPUAffinity"):
+    for name in ("capabilities", "oomScoreAdj"):
+        if process.get(name) is None and base.get(name) is not None:
+            process[name] = base[name]
+    for name in ("rlimits", "scheduler", "ioPriority", "execCPUAffinity"):
         if not process.get(name) and base.get(name):
             process[name] = base[name]
     umask = (base.get("user") or {}).get("umask")

@@ -9,7 +9,7 @@ from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import netdevice
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.mounts import MS_BIND
+from woodfrog.kernel.mounts import MS_BIND, new_procfs
 from woodfrog.kernel.process import (
     PR_SET_DUMPABLE,
     close_all_from,
@@ -135,11 +135,17 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
 
 
 class StartFifo:
-    """The FIFO in the state directory that `start` reads, held by what shows nothing else."""
+    """The FIFO in the state directory that `start` reads, held by what shows no more of the host.
+
+    Who enters the waiting container with the right to trace can look at what init holds.
+    """
 
     def __init__(self, path: str) -> None:
         self._fifo = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        self._proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+        try:
+            self._proc = new_procfs(HERE)
+        except OSError:
+            self._proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)  # a filter around us forbids it
         self.descriptors = {self._fifo, self._proc}
 
     def open(self) -> int:
