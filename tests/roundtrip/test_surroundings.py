@@ -165,6 +165,29 @@ def test_stdio_that_was_opened_again_or_moved_is_the_new_one_too(woodfrog: Woodf
     assert restored.told() == "a\nb\nc\nd\n"
 
 
+@needs("command script")
+def test_a_shell_in_a_terminal_of_its_own_goes_on(woodfrog: Woodfrog) -> None:
+    inner = f"stty rows 7; : > /work/ready; {WAIT}; read typed; echo got:$typed; stty size; tty"
+    (woodfrog.directory / "bundle" / "work").mkdir(parents=True)
+    os.mkfifo(woodfrog.directory / "bundle" / "work" / "input")
+    script = f"exec 3<>/work/input; script -qefc '{inner}' /work/typescript <&3"
+    container = woodfrog.run(shell(woodfrog, script))
+    container.wait_for("ready")
+    image = frozen(container)
+
+    restored = woodfrog.restore(container.bundle, image)
+    (restored.bundle.work / "check").touch()
+    (restored.bundle.work / "input").write_text("by hand\n")
+
+    assert restored.wait() == 0, restored.told()
+    said = (restored.bundle.work / "typescript").read_text().replace("\r", "").splitlines()
+    assert [line for line in said if line in ("got:by hand", "7 0", "/dev/pts/0")] == [
+        "got:by hand",
+        "7 0",
+        "/dev/pts/0",
+    ]
+
+
 def test_state_tells_that_a_container_was_restored_and_from_where(woodfrog: Woodfrog) -> None:
     container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}"))
     container.wait_for("ready")

@@ -30,6 +30,7 @@ from woodfrog.resources.cpu import Cpu, CpuCheck, refuse_lesser
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import KINDS, tcp_socket
 from woodfrog.resources.files.base import ACCESS_MODE, FileRecord
+from woodfrog.resources.files.pty import PtyMaster
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.terminal import Terminal
 from woodfrog.resources.known_files import KnownFile
@@ -116,6 +117,13 @@ class Plan:
         """Return the shared memory that is not System V's."""
         segments = {segment.contents for segment in self.segments.values()}
         return [one for one in self.shared.values() if one.id not in segments]
+
+    def terminal(self, number: int) -> bytes:
+        """Return the path of a pseudoterminal that has both ends in the container."""
+        for file in self.files.values():
+            if isinstance(file, PtyMaster) and file.index == number:
+                return file.terminal
+        raise ImageError(f"the image lacks the terminal {number}, which a session has")
 
     def holders(self, file: int) -> set[int]:
         """Return the ids of the processes that have a file open."""

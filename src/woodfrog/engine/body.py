@@ -223,8 +223,24 @@ class Body:
         with while_(f"setting who gets signals from the files of {self.name}"):
             self.stub.run(program)
 
-    def take_foreground(self) -> None:
-        """Make the recorded group the foreground one of the process's terminal."""
+    def take_terminal(self, plan: Plan) -> None:
+        """Let a session have its terminal, and that its foreground group."""
+        number = self.record.controlling
+        if number < 0:
+            self._take_foreground()
+            return
+        program = self.stub.program()
+        terminal = syscalls.openat2(program, plan.terminal(number), os.O_RDWR | os.O_NOCTTY)
+        program.call(SYS.IOCTL, terminal, termios.TIOCSCTTY, 0)
+        if self.record.foreground_group:
+            group = struct.pack("<i", self.record.foreground_group)
+            program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group)
+        syscalls.close(program, terminal)
+        with while_(f"giving {self.name} its terminal"):
+            self.stub.run(program)
+
+    def _take_foreground(self) -> None:
+        """Make the recorded group the foreground one of the container's own terminal."""
         if not self.record.foreground_group:
             return
         program = self.stub.program()

@@ -186,6 +186,7 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         personality=process.read_personality(held.path),
         oom_score_adj=process.read_oom_score_adj(held.path),
         foreground_group=_foreground_group(held, world),
+        controlling=_controlling(held, world),
         pending=signals.collect_pending(held.pid, shared=True),
         descriptors=files.descriptors(held, inherited()),
         locks=files.locks(held, world),
@@ -205,7 +206,15 @@ def _foreground_group(held: HeldProcess, world: World) -> int:
         return 0
     with open(f"{held.path}/stat", "rb") as file:
         group = int(file.read().rpartition(b")")[2].split()[5])
-    return world.identify(group)
+    return world.identify_group(group)
+
+
+def _controlling(held: HeldProcess, world: World) -> int:
+    """Return the number of the pseudoterminal that a session has, for its leader; else -1."""
+    device = held.leader.stat.terminal
+    if held.namespace_pid != _last_id(held.leader.status["NSsid"]) or not device:
+        return -1
+    return os.minor(device) if str(os.minor(device)) in world.pty_masters else -1
 
 
 def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:

@@ -15,7 +15,9 @@ from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote import descriptors
+from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
+from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
 
 _PROC_SUPER_MAGIC = 0x9FA0
@@ -33,6 +35,7 @@ class LateFiles:
         self._undo = undo
         self._files = {number: file for number, file in files.items() if file.late}
         self._ours: dict[int, int] = {}
+        self._bodies: list[Body] = []
         if self._files:
             # Before the first process takes the root directory that it had.
             path = f"/proc/{root.pid}/root"
@@ -48,8 +51,9 @@ class LateFiles:
 
     def open_and_hand_out(self, bodies: Iterable[Body]) -> None:
         """Open all others, and give each process its descriptors."""
+        self._bodies = list(bodies)
         self._open(file for file in self._files.values() if not file.is_of_ended())
-        for body in bodies:
+        for body in self._bodies:
             slots = [d for d in body.record.descriptors if d.file in self._files]
             for first in range(0, len(slots), _RIGHTS_AT_ONCE):
                 some = slots[first : first + _RIGHTS_AT_ONCE]
@@ -71,17 +75,30 @@ class LateFiles:
 
     # What records ask for.
 
+    def open_in_session(self, terminal: int, path: bytes, how: int, flags: int) -> int:
+        """See the protocol."""
+        for body in self._bodies:
+            if body.record.controlling == terminal:
+                program = body.stub.program()
+                fd = syscalls.openat2(program, path, how)
+                base.set_flags(program, fd, flags)
+                return self._taken_from(body.stub, program, fd)
+        raise ImageError(f"no session of the image has the terminal {terminal}")
+
     def open_process(self, pid: int, flags: int) -> int:
         """See the protocol."""
         program = self._root.program()
         fd = program.call(SYS.PIDFD_OPEN, pid, flags)
-        self._root.run(program)
-        try:
-            return descriptors.fetch(self._root.pid, program[fd])
-        finally:
-            number, program = program[fd], self._root.program()
-            syscalls.close(program, number)
-            self._root.run(program)
+        return self._taken_from(self._root, program, fd)
+
+    def _taken_from(self, stub: Stub, program: Program, fd: int) -> int:
+        """Run a program that opens a descriptor, and make it ours alone."""
+        stub.run(program)
+        ours = descriptors.fetch(stub.pid, program[fd])
+        closing = stub.program()
+        syscalls.close(closing, program[fd])
+        stub.run(closing)
+        return ours
 
     def open_ended_process(self, status: int, flags: int) -> int:
         """See the protocol."""

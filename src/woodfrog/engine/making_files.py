@@ -6,8 +6,8 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Callable, Container, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from woodfrog.engine import root_stub
@@ -49,7 +49,7 @@ class Making:
     ) -> None:
         self._undo = undo
         self.capabilities = capabilities
-        self.permitted = permitted
+        self.permitted = self._effective = permitted
         self.tcp_close = tcp_close
         self.new_network = new_network
         self.stub = stub
@@ -113,7 +113,7 @@ class Making:
         """
         for one in files:
             with while_(f"making the deleted file {os.fsdecode(one.path)}"):
-                fd = self._resolve_now(deleted_files.make(self, one, self.stub.pid))
+                fd = self.settle(deleted_files.make(self, one, self.stub.pid))
                 if one.kind == stat.S_IFREG and not one.link:
                     deleted_files.fill(self.program, one, fd, pages, base)
                 if not one.link:
@@ -133,7 +133,16 @@ class Making:
                 self.run()
 
     def _set_capabilities(self, effective: int) -> None:
+        self._effective = effective
         credentials.set_effective(self.program, effective, self.permitted)
+
+    @contextmanager
+    def by_all_rights(self) -> Iterator[None]:
+        """See the protocol."""
+        before = self._effective
+        self._set_capabilities(self.permitted)
+        yield
+        self._set_capabilities(before)
 
     def mapped(self, number: int, writable: bool) -> int:
         """Return the stub's descriptor for a mapping of shared memory or a deleted file."""
@@ -320,7 +329,7 @@ class Making:
 
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """See the protocol."""
-        number = self._resolve_now(fd)
+        number = self.settle(fd)
         path = f"/proc/{self.stub.pid}/fd/{number}"
         return self._send_opened(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
@@ -336,8 +345,8 @@ class Making:
         """See the protocol."""
         return self._send_opened(f"/proc/{self.stub.pid}/ns/{name}", flags)
 
-    def _resolve_now(self, fd: int) -> int:
-        """Run what has been collected, if a descriptor's number is not known yet."""
+    def settle(self, fd: int) -> int:
+        """See the protocol."""
         program = self.program
         self.run()
         return program[fd] if isinstance(fd, Placeholder) else fd

@@ -255,13 +255,14 @@ def _restore(
     mark(Stage.BODY)
 
     # CONNECT
+    for body in bodies.values():
+        body.take_terminal(plan)
     late.open_and_hand_out(bodies.values())
     body_module.connect_files(plan, bodies)
     locked: set[object] = set()
     for body in bodies.values():
         body.own_files(plan)
         body.lock_files(locked)
-        body.take_foreground()
     mark(Stage.CONNECT)
 
     # LIMITS

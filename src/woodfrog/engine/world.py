@@ -13,6 +13,7 @@ from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.memory import Extent
 
+_PTS_MAJORS = range(136, 144)
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
 _SYSV = -1
 
@@ -63,6 +64,7 @@ class World:
         self._with_paths: list[OpenFile] = []
         self.sockets = Sockets(init)
         self.pty_masters: set[str] = set()
+        self.terminals: dict[int, bytes] = {}
         self.packet_pipes: set[int] = set()
         self.objects: dict[tuple[int, int], SharedObject | deleted_files.Found] = {}
         self.sysv = sysv_ipc.Found()
@@ -107,7 +109,9 @@ class World:
                 self._unnamed.add((file.stat.st_dev, file.stat.st_ino))
             elif file.target.startswith(b"socket:"):
                 self.sockets.inside.add(int(file.target[8:-1]))
-            if "tty-index" in file.fdinfo:
+            elif os.major(file.stat.st_rdev) in _PTS_MAJORS and file.mnt_id in self.mounts:
+                self.terminals[os.minor(file.stat.st_rdev)] = file.target
+            if "tty-index" in file.fdinfo and file.mnt_id in self.mounts:
                 self.pty_masters.add(file.fdinfo["tty-index"])
 
     def identify(self, pid: int) -> int:

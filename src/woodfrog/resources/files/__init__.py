@@ -13,6 +13,7 @@ from woodfrog.resources.files.namespace_file import NamespaceFile
 from woodfrog.resources.files.pidfd import PidFd
 from woodfrog.resources.files.pipe import PipeEnd
 from woodfrog.resources.files.proc_file import ProcFile
+from woodfrog.resources.files.pty import ControllingTerminal, HungUpTerminal, Pty, PtyMaster
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.signalfd import SignalFd
 from woodfrog.resources.files.stdio import Stdio
@@ -24,6 +25,10 @@ from woodfrog.resources.files.unix_socket import UnixSocketFile
 # Asked in this order; the first kind that recognises a file collects it.
 KINDS: tuple[type[FileRecord], ...] = (
     MemFd,
+    PtyMaster,
+    Pty,
+    ControllingTerminal,
+    HungUpTerminal,
     Terminal,
     Stdio,
     MessageQueueFile,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -37,6 +38,8 @@ class World(Protocol):
     tcp_skip_in_flight: bool
     # Numbers of the pseudoterminals whose master is in the container.
     pty_masters: set[str]
+    # Paths of the terminals that are open in the container, by their numbers.
+    terminals: dict[int, bytes]
     # Inodes of the pipes that are written to in packet mode.
     packet_pipes: set[int]
 
@@ -155,6 +158,12 @@ class Making(Protocol):
     def open_namespace(self, name: str, flags: int) -> int:
         """Open one of the new container's namespaces, by its name in /proc/PID/ns."""
 
+    def by_all_rights(self) -> AbstractContextManager[None]:
+        """Have calls made with capabilities that the new container may lack."""
+
+    def settle(self, fd: int) -> int:
+        """Run the calls so far; returns the number of a descriptor."""
+
     def spare(self, fd: int) -> int:
         """Have a descriptor closed once all files stand."""
 
@@ -176,6 +185,9 @@ class Late(Protocol):
 
     def open_ended_process(self, status: int, flags: int) -> int:
         """Open a process that then ends by this status, and is waited for."""
+
+    def open_in_session(self, terminal: int, path: bytes, how: int, flags: int) -> int:
+        """Open a path in the session that a pseudoterminal controls; `flags` are for later."""
 
     def open_in_proc(self, path: bytes, flags: int, *, ended: int) -> int:
         """Open a file of proc by its path in the container.

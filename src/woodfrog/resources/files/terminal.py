@@ -6,7 +6,6 @@ import stat
 import termios
 from typing import Self
 
-from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources.files.base import (
@@ -45,12 +44,6 @@ class Terminal(FileRecord, frozen=True, tag="terminal"):
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
-        index = str(os.minor(file.stat.st_rdev))
-        if index in world.pty_masters:
-            raise UnsupportedResource(
-                f"{os.fsdecode(file.target)} is a pseudoterminal with both ends in the container,"
-                " which cannot be saved yet"
-            )
         settings = bytearray(_TERMIOS_BYTES)
         fcntl.ioctl(file.descriptor, termios.TCGETS, settings)
         size = bytearray(_WINSIZE_BYTES)

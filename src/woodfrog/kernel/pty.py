@@ -1,0 +1,218 @@
+"""What is queued in a pseudoterminal, in both directions: taken out, and put in again.
+
+Nobody else may read or write meanwhile. All is reached through the master; its settings are those
+of the terminal (drivers/tty/tty_ioctl.c, tty_mode_ioctl).
+"""
+
+import array
+import fcntl
+import os
+import select
+import struct
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+TIOCGPTPEER = 0x5441
+_TIOCGPTN, _TIOCGPTLCK, _TIOCGPKT = 0x80045430, 0x80045439, 0x80045438
+_TERMIOS = struct.Struct("<4IB19s")  # struct termios of the kernel
+SETTINGS_BYTES, SIZE_BYTES = _TERMIOS.size, 8
+_VEOF, _VEOL, _VSTART, _VSTOP, _VEOL2 = 4, 11, 8, 9, 16
+_DISABLED = 0  # _POSIX_VDISABLE
+_EXTPROC = 0o200000
+_BUFFER_BYTES = 4095
+_READ_AT_ONCE = 1 << 17
+
+
+class Line(NamedTuple):
+    """Input as one read gets it; `ended` without a line end: by the end-of-file character."""
+
+    data: bytes
+    ended: bool
+
+
+class Queues(NamedTuple):
+    """What the terminal's readers will get, and its master's. `stopped`: output was, as by ^S."""
+
+    input: list[Line]
+    output: bytes
+    stopped: bool
+
+
+def number(master: int, request: int) -> int:
+    """Ask for a number by an ioctl."""
+    found = array.array("i", [0])
+    fcntl.ioctl(master, request, found)
+    return found[0]
+
+
+def index(master: int) -> int:
+    """Return N of /dev/pts/N."""
+    return number(master, _TIOCGPTN)
+
+
+def is_locked(master: int) -> bool:
+    """Tell whether the terminal can't be opened yet (unlockpt(3))."""
+    return bool(number(master, _TIOCGPTLCK))
+
+
+def has_packet_mode(master: int) -> bool:
+    """Tell whether reads begin with a byte that says what has happened (TIOCPKT)."""
+    return bool(number(master, _TIOCGPKT))
+
+
+def settings(master: int) -> bytes:
+    """Return struct termios."""
+    return fcntl.ioctl(master, termios.TCGETS, bytes(SETTINGS_BYTES))
+
+
+def size(master: int) -> bytes:
+    """Return struct winsize."""
+    return fcntl.ioctl(master, termios.TIOCGWINSZ, bytes(SIZE_BYTES))
+
+
+def events(master: int) -> int:
+    """Return what poll(2) says of a descriptor now."""
+    poll = select.poll()
+    poll.register(master, select.POLLIN | select.POLLPRI)
+    found = poll.poll(0)
+    return found[0][1] if found else 0
+
+
+@contextmanager
+def peer(master: int) -> Iterator[int]:
+    """Open the terminal for a moment, without waiting for anything."""
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+    terminal = int(fcntl.ioctl(master, TIOCGPTPEER, flags))
+    try:
+        yield terminal
+    finally:
+        os.close(terminal)
+
+
+def peek(master: int) -> Queues:
+    """Take out what is queued, put it in again at once, and return it."""
+    with peer(master) as terminal:
+        output = _drain_output(master)
+        with _quiet(terminal):
+            lines, more = _drain_input(terminal)
+            stopped = _fill_output(terminal, output)
+            _fill_input(terminal, lines)
+        while more:
+            more = more[os.write(master, more) :]
+        if stopped:
+            _stop(terminal)
+    return Queues(lines, output, stopped)
+
+
+def fill(master: int, queues: Queues) -> None:
+    """Put into a new pseudoterminal what had been queued in another."""
+    with peer(master) as terminal:
+        with _quiet(terminal):
+            _fill_output(terminal, queues.output)
+            _fill_input(terminal, queues.input)
+        if queues.stopped:
+            _stop(terminal)
+
+
+@contextmanager
+def _quiet(terminal: int) -> Iterator[None]:
+    """Have what goes in and out neither changed nor echoed nor obeyed, but for line ends."""
+    before = settings(terminal)
+    flags_in, _, control, local, discipline, characters = _TERMIOS.unpack(before)
+    kept = (_VEOF, _VEOL, _VEOL2, _VSTART, _VSTOP, termios.VMIN, termios.VTIME)
+    quiet = bytes(one if at in kept else _DISABLED for at, one in enumerate(characters))
+    # What concerns flow control stays: a master in packet mode is told when that changes.
+    flags_in &= termios.IXON | termios.IXOFF | termios.IXANY
+    local &= termios.ICANON | _EXTPROC
+    packed = _TERMIOS.pack(flags_in, 0, control, local, discipline, quiet)
+    fcntl.ioctl(terminal, termios.TCSETS, packed)
+    try:
+        yield
+    finally:
+        fcntl.ioctl(terminal, termios.TCSETS, before)
+
+
+def _drain_output(master: int) -> bytes:
+    """Read all that the master would; in packet mode, a byte that says "data" comes first."""
+    head = 1 if has_packet_mode(master) else 0
+    output = b""
+    while events(master) & select.POLLIN:
+        output += os.read(master, _READ_AT_ONCE)[head:]
+    return output
+
+
+def _drain_input(terminal: int) -> tuple[list[Line], bytes]:
+    """Read all that the terminal would give, and what has not even come that far."""
+    flags = _TERMIOS.unpack(settings(terminal))
+    by_line = bool(flags[3] & termios.ICANON)
+    lines: list[Line] = []
+    while by_line:
+        try:
+            data = os.read(terminal, _READ_AT_ONCE)
+        except BlockingIOError:
+            break
+        ends = bytes((0x0A, flags[5][_VEOL], flags[5][_VEOL2]))
+        lines.append(Line(data, ended=data[-1:] not in (b"\n", *_one_by_one(ends))))
+    with _without_lines(terminal):
+        rest = b""
+        try:
+            while True:
+                rest += os.read(terminal, _READ_AT_ONCE)
+        except BlockingIOError:
+            pass
+    room = _BUFFER_BYTES - sum(len(line.data) + line.ended for line in lines)
+    if rest[:room]:
+        lines.append(Line(rest[:room], ended=False))
+    return lines, rest[room:]
+
+
+def _one_by_one(characters: bytes) -> list[bytes]:
+    return [bytes((one,)) for one in characters if one != _DISABLED]
+
+
+@contextmanager
+def _without_lines(terminal: int) -> Iterator[None]:
+    """Give out an unfinished line, too; it must be empty when lines are back."""
+    before = settings(terminal)
+    flags = list(_TERMIOS.unpack(before))
+    flags[3] &= ~termios.ICANON
+    fcntl.ioctl(terminal, termios.TCSETS, _TERMIOS.pack(*flags))
+    try:
+        yield
+    finally:
+        fcntl.ioctl(terminal, termios.TCSETS, before)
+
+
+def _fill_output(terminal: int, output: bytes) -> bool:
+    """Write for the master to read; tells whether output was stopped, and has been started."""
+    stopped = False
+    while output:
+        try:
+            output = output[os.write(terminal, output) :]
+        except BlockingIOError:
+            if stopped:
+                raise
+            stopped = True
+            for how in (termios.TCOOFF, termios.TCOON):
+                fcntl.ioctl(terminal, termios.TCXONC, how)
+    return stopped
+
+
+def _fill_input(terminal: int, lines: list[Line]) -> None:
+    """Insert what had been typed, without the ways that typing takes (TIOCSTI)."""
+    characters = _TERMIOS.unpack(settings(terminal))[5]
+    end_of_file = characters[_VEOF]
+    for line in lines:
+        for one in line.data + bytes((end_of_file,) if line.ended else ()):
+            fcntl.ioctl(terminal, termios.TIOCSTI, bytes((one,)))
+
+
+def _stop(terminal: int) -> None:
+    """Stop output, as by the stop character if the terminal obeys that."""
+    flags_in, _, _, _, _, characters = _TERMIOS.unpack(settings(terminal))
+    if flags_in & termios.IXON and characters[_VSTOP] != _DISABLED:
+        fcntl.ioctl(terminal, termios.TIOCSTI, characters[_VSTOP : _VSTOP + 1])
+    else:
+        fcntl.ioctl(terminal, termios.TCXONC, termios.TCOOFF)
