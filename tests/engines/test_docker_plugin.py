@@ -88,6 +88,33 @@ def test_a_directory(docker: Docker, tmp_path: Path) -> None:
     nothing_left(docker)
 
 
+def test_a_restart_policy_does_not_start_it_afresh(docker: Docker) -> None:
+    docker.run("web", COUNTER, "--restart=always")
+    goes_on(docker, "web")
+    docker("woodfrog", "checkpoint", "web")
+    last = counted(docker, "web")
+    assert docker.inspect("web", ".State.Status") == "exited"
+    assert docker.inspect("web", ".RestartCount") == "0"
+    place = docker("woodfrog", "ls", "web").stdout.splitlines()[1].split()[0]
+    docker("woodfrog", "start", "--checkpoint", place, "web")
+    goes_on(docker, "web")
+    assert counted(docker, "web") > last
+
+
+def test_a_checkpoint_that_fails_leaves_it_as_it_was(docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.img").touch()
+    for flags, status in (((), "running"), (("--restart=always",), "running"), ((), "paused")):
+        docker.run("web", COUNTER, *flags)
+        goes_on(docker, "web")
+        if status == "paused":
+            docker("pause", "web")
+        done = docker("woodfrog", "checkpoint", "web", str(tmp_path), status=1)
+        assert "already holds a checkpoint" in done.stderr
+        assert f"the container is {status} as before" in done.stderr
+        assert docker.inspect("web", ".State.Status") == status
+        docker("rm", "--force", "web")
+
+
 def test_a_terminal_comes_along(docker: Docker) -> None:
     with docker.terminal("run", "-it", "--name=web", IMAGE, "sh") as terminal:
         terminal.write("word=ribbit; echo RE''ADY\r")

@@ -63,6 +63,11 @@ class Container:
         return str(self.told["HostConfig"]["Runtime"])
 
     @property
+    def has_restart_policy(self) -> bool:
+        """Tell whether docker may start it again when it ends."""
+        return self.told["HostConfig"]["RestartPolicy"]["Name"] not in ("", "no")
+
+    @property
     def has_terminal(self) -> bool:
         """Tell whether it was created with --tty."""
         return bool(self.told["Config"]["Tty"])
@@ -112,6 +117,14 @@ class Docker:
                 yield process
         finally:
             signal.signal(signal.SIGINT, before)
+
+    def wait(self, container: Container) -> None:
+        """Wait until the daemon has seen a container's end."""
+        try:
+            self("wait", container.id)
+        except WoodfrogError:
+            if self.find(container.id):  # else it was started with --rm
+                raise
 
     def container(self, name: str) -> Container:
         """Return a container by its name or id."""

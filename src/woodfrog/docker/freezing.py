@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from woodfrog.docker.client import Container, Docker
 from woodfrog.errors import StateError, WoodfrogError
 
-# What the runtime says of a container that was paused; which is for us to say.
-_PAUSED = " (the container is paused as before)"
+# The runtime sees a container that we have paused; what it was before is for us to say.
+_AS_BEFORE = re.compile(r" \(the container is \w+ as before\)")
 
 
 def freeze(
@@ -35,41 +40,62 @@ def freeze(
         directory = container.checkpoints(docker.data_root)
         directory += time.strftime("/%Y-%m-%d_%H.%M.%S", time.gmtime())
     directory = os.path.abspath(directory)
-    was_paused = container.status == "paused"
-    if not was_paused:
-        docker("pause", container.id)
-    try:
-        _call_runtime(container, directory, flags)
-    except BaseException as error:
-        if not was_paused:
-            docker("unpause", container.id)
-        error.add_note(f"the container is {container.status} as before")
-        raise
-    if not leave_running:
-        # It is paused: not one instruction is run between the image and the end.
+    # One that is simply gone is started afresh by its restart policy; one that docker kills isn't.
+    to_be_killed = container.has_restart_policy and not leave_running
+    with _paused(docker, container) if to_be_killed else nullcontext():
+        try:
+            _call_runtime(container, directory, flags, leave_running or to_be_killed)
+        except BaseException as error:
+            error.add_note(f"the container is {container.status} as before")
+            raise
+    if to_be_killed:
+        # Since it is paused, not one instruction is run between the image and the end.
         docker("kill", container.id)
-    elif not was_paused:
-        docker("unpause", container.id)
+    elif not leave_running:
+        docker.wait(container)
     return f"{container.name}:{os.path.basename(directory)}" if own else directory
 
 
-def _call_runtime(container: Container, directory: str, flags: list[str]) -> None:
-    command = [*_runtime_of(container), "checkpoint", f"--image-path={directory}"]
-    if container.upper:
-        command.append("--with-rootfs")  # docker's writable layer
-    done = subprocess.run(
-        [*command, "--leave-running", *flags, container.id],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        check=False,
-    )
-    told = done.stderr.replace("woodfrog: ", "").strip()
+@contextmanager
+def _paused(docker: Docker, container: Container) -> Iterator[None]:
+    """Have a container paused; it stays so unless the block fails."""
+    if container.status == "paused":
+        yield
+        return
+    docker("pause", container.id)
+    try:
+        yield
+    except BaseException:
+        docker("unpause", container.id)
+        raise
+
+
+def _call_runtime(
+    container: Container, directory: str, flags: list[str], leave_running: bool
+) -> None:
+    with tempfile.NamedTemporaryFile() as log:
+        command = [*_runtime_of(container), "--log", log.name, "--log-format", "json"]
+        command += ["checkpoint", f"--image-path={directory}"]
+        if leave_running:
+            command.append("--leave-running")
+        if container.upper:
+            command.append("--with-rootfs")  # docker's writable layer
+        done = subprocess.run(
+            [*command, *flags, container.id],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        told = [json.loads(line) for line in log]
+    for line in told:
+        if line["level"] == "warning":
+            sys.stderr.write(f"woodfrog: {line['msg']}\n")
     if done.returncode:
-        raise WoodfrogError(told.replace(_PAUSED, ""))
-    if told:
-        os.write(2, told.encode(errors="surrogateescape") + b"\n")
+        errors = [line["msg"] for line in told if line["level"] == "error"]
+        raise WoodfrogError(_AS_BEFORE.sub("", errors[-1] if errors else done.stderr.strip()))
 
 
 def _runtime_of(container: Container) -> list[str]:
