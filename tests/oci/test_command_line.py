@@ -93,12 +93,6 @@ def test_an_unknown_command_is_guessed(woodfrog: Woodfrog) -> None:
         assert "No help topic for 'chekpoint'" in woodfrog(*words, status=1).stderr
 
 
-def test_systemd_cgroup_is_refused_by_name(woodfrog: Woodfrog) -> None:
-    assert (
-        "--systemd-cgroup is not supported" in woodfrog("--systemd-cgroup", "list", status=1).stderr
-    )
-
-
 def test_the_version_has_the_three_lines_that_engines_parse(woodfrog: Woodfrog) -> None:
     first, second, third = woodfrog("--version").stdout.splitlines()
     assert first.startswith("woodfrog version ")

@@ -61,6 +61,7 @@ def fill(wanted: Request, arguments: Arguments) -> None:
     wanted.listen_fds = _listen_fds()
     wanted.preserve_fds = arguments["preserve_fds"]
     check_descriptors(wanted.listen_fds, wanted.preserve_fds)
+    wanted.systemd_cgroup = arguments.common.systemd_cgroup
     wanted.options = arguments.common.recorded()
     wanted.warn = warner(arguments.common)
     debug = Debugger(arguments.common)

@@ -19,6 +19,7 @@ def run(arguments: Arguments) -> int:
     sandbox.terminal = os.isatty(0)
     id = arguments["id"] or f"do-{os.urandom(4).hex()}"
     wanted = sandbox.request(arguments.common.root, id, arguments.rest)
+    wanted.systemd_cgroup = arguments.common.systemd_cgroup
     wanted.options = arguments.common.recorded()
     wanted.warn = warner(arguments.common)
     return run_container(

@@ -118,6 +118,7 @@ class Common:
         self.log = ""
         self.log_format = "text"
         self.debug = False
+        self.systemd_cgroup = False
         self.config = ""  # the file of policies, if another than the usual one
         self.policies: dict[str, Any] = {}  # those that stand before the command
 

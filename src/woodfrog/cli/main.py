@@ -102,6 +102,7 @@ def _dispatch(words: list[str], common: Common) -> int:
     common.root = os.path.abspath(own["root"])
     common.log = os.path.abspath(own["log"]) if own["log"] else ""
     common.log_format, common.debug = own["log_format"], own["debug"]
+    common.systemd_cgroup = own["systemd_cgroup"]
     common.config = os.path.abspath(own["config"]) if own["config"] else ""
     known = {flag.key for flag in _global_flags()}
     common.policies = {key: own[key] for key in own.given if key not in known}
@@ -158,11 +159,7 @@ def _global_flags() -> tuple[Flag, ...]:
         Flag("log-format", "how", value="FORMAT", default="text", choices=("text", "json")),
         Flag("config", "a file of policies, if not /etc/woodfrog/config.toml", value="FILE"),
         Flag("debug", "tell what happens, and where in woodfrog an error comes from"),
-        Flag(
-            "systemd-cgroup",
-            "",
-            refused="woodfrog makes cgroups itself; have the engine use the cgroupfs driver",
-        ),
+        Flag("systemd-cgroup", "have systemd make the cgroups (cgroupsPath is slice:prefix:name)"),
         Flag("rootless", "only for engines that give it", value="WORD", default="auto"),
         Flag("version", "show the version", short="v"),
         Flag("help", "show this help", short="h"),

@@ -37,6 +37,7 @@ class Request:
         self.pidfd_socket = ""
         self.notify_socket = ""  # of the host, where the program's READY=1 goes
         self.pivot = True
+        self.systemd_cgroup = False  # systemd makes the cgroups
         self.new_keyring = True
         self.to_be_restored = False  # its own program never runs, and needn't be there
         self.relay_console = False  # we stay and pass bytes between our stdio and its terminal
@@ -136,7 +137,7 @@ def _create(
     undo: Undo,
 ) -> Created:
     linux = config.get("linux") or {}
-    groups = places.of_container(linux.get("cgroupsPath") or "", request.id)
+    groups = _plan_cgroups(request, linux.get("cgroupsPath") or "")
     cgroups.check_unused(groups)
     rootfs = (
         container.path("rootfs") if request.scratch_over else spec.rootfs(config, request.bundle)
@@ -182,7 +183,10 @@ def _create(
         _bind_root_on_host(container, undo)
     made = cgroups.make(groups)
     undo.callback(cgroups.remove_directories, made)
-    limits.apply(groups, linux.get("resources") or {}, request.warn)
+    if "unit" in groups:
+        undo.callback(cgroups.remove, groups)  # systemd sets limits when there is a process
+    else:
+        limits.apply(groups, linux.get("resources") or {}, request.warn)
     os.mkfifo(container.path("exec.fifo"), 0o622)
     pid, channel = _fork_init(plan, container, lock, undo)
     master = _guide(request, plan, container, pid, channel, undo)
@@ -213,6 +217,14 @@ def _inode_at(number: int) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return found.st_dev, found.st_ino
+
+
+def _plan_cgroups(request: Request, path: str) -> cgroups.Groups:
+    if request.systemd_cgroup:
+        from woodfrog.runtime.cgroups import systemd
+
+        return systemd.plan(path, request.id)
+    return places.of_container(path, request.id)
 
 
 def _make_scratch(request: Request, container: Container, undo: Undo) -> tuple[str, str]:
@@ -301,7 +313,7 @@ def _guide(
     found = states.start_time(pid)
     container.state |= {"pid": pid, "startTime": found[1] if found else ""}
     try:
-        cgroups.join(plan.groups, pid)
+        _join_cgroups(request, plan, pid)
         channel.send(step="go", pid=pid)
     except (ProcessLookupError, BrokenPipeError):
         pass  # it failed meanwhile, and has said why
@@ -324,6 +336,25 @@ def _guide(
         "the container's init ended before it was ready",
         hint="killed? a memory limit that is too small does that: the init needs about 12 MiB",
     )
+
+
+def _join_cgroups(request: Request, plan: init.Plan, pid: int) -> None:
+    groups = plan.groups
+    if "unit" in groups:
+        from woodfrog.runtime.cgroups import systemd
+
+        try:
+            systemd.start(groups, pid, plan.config, request.warn)
+        except WoodfrogError:
+            if (found := states.start_time(pid)) and found[0] in "ZX":
+                raise ProcessLookupError from None
+            raise
+    if groups["version"] == 2:
+        from woodfrog.runtime.cgroups import delegation
+
+        if (owner := delegation.owner(plan.config)) is not None:
+            delegation.hand_over(groups["paths"][""], owner)
+    cgroups.join(groups, pid)
 
 
 def _mount_points(pid: int) -> list[str]:

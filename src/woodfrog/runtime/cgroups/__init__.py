@@ -198,6 +198,10 @@ def kill(groups: Groups, number: int) -> None:
 
 def remove(groups: Groups, *, patience: float = 10.0) -> None:
     """Remove the groups, which the container may have filled with more, once they are empty."""
+    if "unit" in groups:
+        from woodfrog.runtime.cgroups import systemd
+
+        systemd.stop(groups)
     end = time.monotonic() + patience
     for top in directories(groups):
         while not _remove_below(top):

@@ -54,7 +54,7 @@ def limit(groups: Groups, entries: list[dict[str, Any]]) -> None:
     if groups["version"] == 2:
         _limit_v2(groups["paths"][""], rules(entries))
     elif directory := groups["paths"].get("devices"):
-        _limit_v1(directory, rules(entries))
+        set_v1(directory, allowance(rules(entries)))
     else:
         raise WoodfrogError(
             "cannot limit the devices: no devices cgroup is mounted",
@@ -81,10 +81,17 @@ class Allowance:
             self.exceptions.setdefault(rule.key, set()).update(rule.access)
 
 
-def _limit_v1(directory: str, wanted: list[Rule]) -> None:
-    current, target = _current_v1(directory), Allowance(allow=False)
+def allowance(wanted: list[Rule]) -> Allowance:
+    """Return what rules come to."""
+    found = Allowance(allow=False)
     for rule in wanted:
-        target.add(rule)
+        found.add(rule)
+    return found
+
+
+def set_v1(directory: str, target: Allowance) -> None:
+    """Make a v1 group allow this; what it allowed before, too, it allows all the time."""
+    current = current_v1(directory)
     if target.allow or current.allow:
         # A group that is allowed all doesn't show its exceptions: start over.
         _write(directory, target.allow, "a")
@@ -97,7 +104,8 @@ def _limit_v1(directory: str, wanted: list[Rule]) -> None:
             _write(directory, not target.allow, _line(key, new))
 
 
-def _current_v1(directory: str) -> Allowance:
+def current_v1(directory: str) -> Allowance:
+    """Return what a v1 group allows now."""
     found = Allowance(allow=False)
     for line in cgroups.read(directory, "devices.list").splitlines():
         kind, numbers, access = line.split()

@@ -31,7 +31,13 @@ def update(container: Container, asked: Resources, warn: Warn) -> None:
     if asked.get("devices") == (stored.get("devices") or []):
         # Engines give back all that they know. Rules that others have added since stay.
         asked = {part: value for part, value in asked.items() if part != "devices"}
-    limits.apply(container.state["cgroup"], complete(asked, stored), warn)
+    groups, wanted = container.state["cgroup"], complete(asked, stored)
+    if "unit" in groups:
+        from woodfrog.runtime.cgroups import systemd
+
+        systemd.update(groups, wanted, warn)
+    else:
+        limits.apply(groups, wanted, warn)
     container.state["resources"] = merged(stored, asked)
     container.save()
 
