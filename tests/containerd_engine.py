@@ -44,12 +44,6 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "{{directory}}/cni"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-default_runtime_name = "woodfrog"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.woodfrog]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.woodfrog.options]
-BinaryName = "{RUNTIME}"
 """
 ADDRESSES = {"type": "host-local", "ranges": [[{"subnet": "10.217.0.0/24"}]]}
 
@@ -63,7 +57,10 @@ class Containerd:
         self._made = not FIXED_PLACE.exists()
         if self._made:
             FIXED_PLACE.mkdir()
-        (directory / "config.toml").write_text(CONFIG.format(directory=directory))
+        config = directory / "config.toml"
+        config.write_text(CONFIG.format(directory=directory))
+        install = ("install", "containerd", "--yes", f"--config={config}")
+        subprocess.run([RUNTIME, *install], stdout=subprocess.DEVNULL, check=True)
         network = {
             "cniVersion": "0.4.0",
             "name": "pond",
@@ -84,7 +81,7 @@ class Containerd:
             self._holder = subprocess.Popen(
                 [
                     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
-                    *("--mount-proc", "sh", "-c", script, str(directory / "config.toml")),
+                    *("--mount-proc", "sh", "-c", script, str(config)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -76,13 +76,24 @@ class Podman:
             *("--tmpdir", f"{self.directory}/tmp", "--storage-driver", "overlay", *words),
         ]
 
+    def beside(self, *words: str) -> list[str]:
+        """Return the line that runs a command in podman's network."""
+        return ["nsenter", f"--net=/proc/{self._place.pid}/ns/net", *words]
+
     def inside(self, *words: str) -> str:
         """Run a command in podman's network; returns what it wrote."""
-        command = ["nsenter", f"--net=/proc/{self._place.pid}/ns/net", *words]
+        command = self.beside(*words)
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    def __call__(self, *words: str, status: int | None = 0, given: str | None = None) -> Done:
-        """Run one command and demand its exit status (None: any)."""
+    def __call__(
+        self,
+        *words: str,
+        status: int | None = 0,
+        given: str | None = None,
+        config: Path | None = None,
+    ) -> Done:
+        """Run one command and demand its exit status (None: any), perhaps with another config."""
+        changed = {"CONTAINERS_CONF": str(config)} if config else {}
         # Files, not pipes: conmon keeps what it got.
         output, errors = self.directory / "stdout", self.directory / "stderr"
         with output.open("wb") as stdout, errors.open("wb") as stderr:
@@ -92,7 +103,7 @@ class Podman:
                 stderr=stderr,
                 input=None if given is None else given.encode(),
                 stdin=subprocess.DEVNULL if given is None else None,
-                env=self.environment,
+                env=self.environment | changed,
                 timeout=60,
                 check=False,
             )

@@ -1,12 +1,13 @@
 """Podman with woodfrog as its runtime: containers, checkpoints, archives and pods."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from containers import eventually
+from containers import REPOSITORY, eventually
 from needs import needs
 from podman_engine import IMAGE, Podman
 from terminals import in_a_terminal, set_size
@@ -100,6 +101,16 @@ def test_what_run_can_be_told(podman: Podman, tmp_path: Path) -> None:
     assert int(bounding.split()[1], 16) == 0
     assert [memory, pids] == [str(64 << 20), "50"]
     assert (tmp_path / "file").read_text() == "written\n"
+
+
+def test_podman_understands_what_install_writes(podman: Podman, tmp_path: Path) -> None:
+    config = tmp_path / "woodfrog.conf"
+    install = ("install", "podman", "--default", "--yes", f"--config={config}", "--name=frog")
+    subprocess.run([f"{REPOSITORY}/woodfrog", *install], env=podman.environment, check=True)
+    told = podman("info", "--format={{json .Host.OCIRuntime}}", config=config)
+    runtime = json.loads(told.stdout)
+    assert (runtime["name"], runtime["path"]) == ("frog", f"{REPOSITORY}/woodfrog")
+    assert "woodfrog version" in runtime["version"]
 
 
 def test_a_command_that_is_not_there(podman: Podman) -> None:
@@ -231,6 +242,26 @@ def test_a_published_port_moves_to_another(podman: Podman, tmp_path: Path) -> No
         podman(*restore, f"--publish={port}:80")
     for port in (18081, 18082):
         assert "frog:x" in podman.inside(*page, f"http://127.0.0.1:{port}/passwd")
+
+
+@needs("command iptables")
+def test_a_connection_goes_on(podman: Podman) -> None:
+    podman.run("frog", "exec nc -l -p 80", "--network=podman", "--init", "--interactive")
+    where = podman("inspect", "--format={{.NetworkSettings.IPAddress}}", "frog").stdout.strip()
+    kept = ("--tcp-established", "frog")
+    with subprocess.Popen(
+        podman.beside("busybox", "nc", where, "80"), stdin=subprocess.PIPE
+    ) as other:
+        assert other.stdin is not None
+        other.stdin.write(b"one\n")
+        other.stdin.flush()
+        eventually(lambda: podman.logs("frog") == ["one"], "the first line")
+        podman("container", "checkpoint", *kept)
+        podman("container", "restore", *kept)
+        other.stdin.write(b"two\n")
+        other.stdin.flush()
+        eventually(lambda: podman.logs("frog") == ["one", "two"], "the second line")
+        other.kill()
 
 
 def test_a_pod(podman: Podman, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from woodfrog.install.editing import Change, Edit, Wanted
 
-ENGINES = ("docker",)
+ENGINES = ("docker", "podman", "containerd")
 
 
 def run(arguments: Arguments) -> int:
@@ -81,6 +81,7 @@ COMMAND = Command(
     (
         "woodfrog install docker",
         "woodfrog install docker --yes --runtime-arg=--tcp-close",
+        "woodfrog install podman --default --dry-run",
     ),
     (
         *FLAGS,
