@@ -27,6 +27,7 @@ class OverlayRoot:
         options: str = "",
         name: str = "layer",
         relative: bool = False,
+        layer_by_layer: bool = False,
     ) -> None:
         self.bundle = Bundle(directory, arguments)
         self.base = directory / "tmpfs"
@@ -42,13 +43,23 @@ class OverlayRoot:
         if relative:
             paths = [Path(os.path.relpath(path, directory)) for path in paths]
         keys = ("lowerdir", "upperdir", "workdir")
-        given = [f"{key}={_escaped(str(path))}" for key, path in zip(keys, paths, strict=True)]
         before = os.getcwd()
         os.chdir(directory)
         try:
-            _mount(
-                "overlay", self.bundle.rootfs, "overlay", ",".join(filter(None, [*given, options]))
-            )
+            if layer_by_layer:
+                above = {
+                    key: _escaped(str(one)) for key, one in zip(keys[1:], paths[1:], strict=True)
+                }
+                _mount_in_steps(self.bundle.rootfs, {"lowerdir+": str(lower)} | above)
+            else:
+                given = [
+                    f"{key}={_escaped(str(one))}" for key, one in zip(keys, paths, strict=True)
+                ]
+                told = ",".join(filter(None, [*given, options]))
+                _mount("overlay", self.bundle.rootfs, "overlay", told)
+        except BaseException:
+            self.close()
+            raise
         finally:
             os.chdir(before)
         self._mounted.append(self.bundle.rootfs)
@@ -70,6 +81,31 @@ def _mount(source: str, target: Path, kind: str, options: str) -> None:
     if libc.mount(*(word.encode() for word in words), 0, options.encode()):
         error = ctypes.get_errno()
         raise OSError(error, f"mount {words} {options}: {os.strerror(error)}")
+
+
+def _mount_in_steps(target: Path, options: dict[str, str]) -> None:
+    """Mount an overlay by fsconfig(2), which takes lower layers one by one."""
+
+    def call(number: int, *arguments: int | bytes) -> int:
+        words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+        result: int = libc.syscall(ctypes.c_long(number), *words)
+        if result < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, f"system call {number}: {os.strerror(error)}")
+        return result
+
+    fsopen, fsconfig, fsmount, move_mount = 430, 431, 432, 429
+    set_string, create, empty_path = 1, 6, 4
+    context = call(fsopen, b"overlay", 0)
+    try:
+        for name, value in options.items():
+            call(fsconfig, context, set_string, name.encode(), value.encode(), 0)
+        call(fsconfig, context, create, 0, 0, 0)
+        mount = call(fsmount, context, 0, 0)
+    finally:
+        os.close(context)
+    call(move_mount, mount, b"", -100, str(target).encode(), empty_path)
+    os.close(mount)
 
 
 def seen(root: Path) -> dict[bytes, dict[str, Any]]:

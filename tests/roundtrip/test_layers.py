@@ -165,6 +165,7 @@ def frozen(woodfrog: Woodfrog, overlay: OverlayRoot, *flags: str) -> tuple[Conta
         {"options": "userxattr"},
         {"relative": True},
         {"name": "odd, \\ and: na me\\"},
+        {"name": "odd, \\ and: na me\\", "layer_by_layer": True},
     ],
     ids=lambda how: "-".join(map(str, how)) or "plain",
 )
