@@ -79,7 +79,6 @@ COMMAND = Command(
     "Make woodfrog known to an engine by editing its configuration. The changes are shown first;\n"
     "`woodfrog uninstall` takes them back.",
     (
-        "woodfrog install docker",
         "woodfrog install docker --yes --runtime-arg=--tcp-close",
         "woodfrog install podman --default --dry-run",
     ),
