@@ -298,7 +298,6 @@ def test_what_is_not_done_yet_is_warned_about(run: Run, make_bundle: Make) -> No
         (["mounts"], {}, "mounts must be a list"),
         (["linux", "intelRdt"], {"closID": "x"}, "linux.intelRdt is not supported"),
         (["hooks"], {"poststop": [{"path": "sh"}]}, "hooks.poststop[0].path must be absolute"),
-        (["linux", "namespaces"], [{"type": "user"}], "user namespaces are not supported yet"),
         (["linux", "cgroupsPath"], "a.slice:b:c", "slice:prefix:name"),
         (["ociVersion"], "2.0.0", "only 1.x is known"),
         (

@@ -110,6 +110,7 @@ def _checkpoint(
 ) -> dict[str, object]:
     vdso = Vdso()
     namespaces.refuse_shared_pid_namespace(init)
+    namespaces.refuse_user_namespace(init)
     with ExitStack() as undo:
         image = undo.enter_context(
             Writer(

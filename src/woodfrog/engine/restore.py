@@ -98,6 +98,7 @@ def restore(
             vdso = Vdso()
             plan = admit(reader, bounds, vdso, CpuCheck(cpu_check))
             accept(plan.container)
+            namespaces.refuse_user_namespace(init)
             new_ipc = "ipc" in bounds.new_namespaces
             posix_queues.refuse_wider(
                 init, plan.posix_queues, new=new_ipc, bounding=bounds.bounding

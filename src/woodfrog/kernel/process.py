@@ -15,6 +15,7 @@ PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_CHILD_SUBREAPER = 36
+PR_GET_CHILD_SUBREAPER = 37
 
 CLOSE_RANGE_CLOEXEC = 4
 KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -32,6 +33,13 @@ def prctl(on: Caller, option: int, *arguments: int) -> int:
     """Set or ask one of the attributes that prctl(2) knows."""
     padded = (*arguments, 0, 0, 0, 0)[:4]
     return on.call(SYS.PRCTL, option, *padded)
+
+
+def is_subreaper(on: Caller) -> bool:
+    """Tell whether orphans among our descendants are handed to us."""
+    answer = bytearray(4)
+    on.call(SYS.PRCTL, PR_GET_CHILD_SUBREAPER, answer, 0, 0, 0)
+    return any(answer)
 
 
 def pidfd_open(on: Caller, pid: int) -> int:

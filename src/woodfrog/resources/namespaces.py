@@ -30,6 +30,15 @@ def refuse_shared_pid_namespace(init: int) -> None:
         )
 
 
+def refuse_user_namespace(init: int) -> None:
+    """Refuse a container whose root is not ours."""
+    if not is_ours(init, "user"):
+        raise UnsupportedResource(
+            "the container has a user namespace, which cannot be saved or restored yet",
+            hint="take the user namespace out of its config",
+        )
+
+
 def refuse_new_mounts(pid: int, known: list[str]) -> None:
     """Refuse mounts that were made since the container was created."""
     with open(f"/proc/{pid}/mountinfo", "rb") as file:

@@ -9,7 +9,7 @@ from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.signals import signals
-from woodfrog.runtime import cgroups, delivery, hooks, init, process, spec
+from woodfrog.runtime import cgroups, delivery, hooks, init, mount_sources, process, spec
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import state as states
 from woodfrog.runtime.cgroups import limits, places
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Any
+    from typing import Any, NoReturn
 
 
 class Request:
@@ -261,18 +261,58 @@ def _fork_init(
                     ) from None
                 opened.append(plan.joined[kind])
         plan.hook_state = hook_state(container, "creating")
+        if "user" in wanted:
+            _choose_user_namespace(plan, container, opened)
+        if plan.maps or mount_sources.maps_ids(plan.config):
+            sources = mount_sources.Sources(plan.config, plan.bundle, plan.rootfs)
+            plan.sources = mount_sources.Host(sources, in_user_namespace=plan.maps is not None)
+            plan.kept.add(plan.sources.descriptor)
         ours, theirs = channels.pair()
-        pid = fork_into_pid_namespace(wanted.get("pid"), plan.joined.get("pid", -1))
-        if pid == 0:
-            lock.close()
-            ours.close()
-            init.run(plan, theirs)
-        theirs.close()
+        pid = _fork(plan, wanted.get("pid"), lock, ours, theirs)
         undo.callback(_end, pid, plan.groups)
         return pid, ours
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def _choose_user_namespace(plan: init.Plan, container: Container, opened: list[int]) -> None:
+    """Open or make the user namespace; what its root needs of ours, it gets."""
+    from woodfrog.runtime import user_namespace
+
+    joined = plan.joined.get("user", -1)
+    plan.joined["user"], plan.maps = user_namespace.open_for(plan.config, joined)
+    if joined < 0:
+        opened.append(plan.joined["user"])
+    os.chown(plan.start_fifo, *plan.maps.root)
+
+
+def _fork(
+    plan: init.Plan,
+    pid_namespace: str | None,
+    lock: states.Lock,
+    ours: channels.Channel,
+    theirs: channels.Channel,
+) -> int:
+    def run_inside() -> NoReturn:
+        lock.close()
+        ours.close()
+        init.run(plan, theirs)
+
+    joined = plan.joined.get("pid", -1)
+    if not plan.maps:
+        if (pid := fork_into_pid_namespace(pid_namespace, joined)) == 0:
+            run_inside()
+        theirs.close()
+        return pid
+    from woodfrog.runtime import user_namespace
+
+    with user_namespace.Adopting():
+        # A new pid namespace is to be the user namespace's: who enters that makes it.
+        if (pid := fork_into_pid_namespace(pid_namespace or None, joined)) == 0:
+            run_inside()
+        theirs.close()
+        return user_namespace.follow(pid, ours, plan.config)
 
 
 def fork_into_pid_namespace(wanted: str | None, joined: int) -> int:
@@ -325,7 +365,13 @@ def _guide(
             if "console" not in container.state and message["console"] >= 0:
                 channel.send(step="taken")
             channel.close()
+            if plan.sources:
+                plan.sources.close()
             return master
+        if message["step"] == "source":
+            assert plan.sources
+            plan.sources.answer(pid, message["position"])
+            continue
         state = hook_state(container, "creating")
         undo.callback(hooks.run_all, plan.config, "poststop", state | {"status": "stopped"})
         # The specification once ran prestart hooks after `create`, and many still expect that.

@@ -210,15 +210,15 @@ def _inside(
         _choose_processors(request, "final")
         if (score := wanted.get("oomScoreAdj")) is not None:
             init.set_oom_score(score)
-        process.leave_keyring(container.state.get("keyring", ""))
         request.debug(f"nsexec[{os.getpid()}]: => nsexec container setup")
         root = -1
         if "mountedOnHost" in container.state:
             root = os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_CLOEXEC)
-        ns.setns(HERE, target, flags)
+        _enter(container, target, flags, wanted)
         if root >= 0:
             os.fchdir(root)
             os.chroot(".")
+        process.leave_keyring(container.state.get("keyring", ""))
         request.debug("child process in init()")
         master = _open_console(wanted) if wanted.get("terminal") else -1
         path = process.find_executable(wanted)
@@ -238,6 +238,17 @@ def _inside(
             channel.send_error(error)
         finally:
             os._exit(255)
+
+
+def _enter(container: Container, target: int, flags: int, wanted: dict[str, Any]) -> None:
+    if not flags & ns.CLONE_NEWUSER:
+        ns.setns(HERE, target, flags)
+        return
+    from woodfrog.runtime import user_namespace
+
+    user_namespace.leave_host(wanted, user_namespace.maps_of_process(container.pid))
+    ns.setns(HERE, target, flags)
+    user_namespace.become_root()
 
 
 def _choose_processors(request: Request, when: str) -> None:

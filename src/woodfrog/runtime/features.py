@@ -27,6 +27,7 @@ def features() -> dict[str, Any]:
             "namespaces": sorted(NAMESPACES),
             "capabilities": capability.NAMES,
             "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False},
+            "mountExtensions": {"idmap": {"enabled": True}},
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(bpf.ACTIONS),

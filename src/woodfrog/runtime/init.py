@@ -19,6 +19,7 @@ from woodfrog.kernel.process import (
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import hooks, jsontext, process, rootfs, spec
+from woodfrog.runtime.mount_sources import Sources
 from woodfrog.runtime.root import Root, by_descriptor
 
 TYPE_CHECKING = False
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from woodfrog.runtime.cgroups import Groups
     from woodfrog.runtime.channel import Channel
+    from woodfrog.runtime.id_maps import IdMaps
+    from woodfrog.runtime.mount_sources import Host
     from woodfrog.runtime.seccomp import Profile
 
 
@@ -40,6 +43,8 @@ class Plan:
         self.rootfs = root
         self.groups = groups
         self.joined: dict[str, int] = {}  # namespace kind: descriptor
+        self.maps: IdMaps | None = None  # of the user namespace, which is always joined
+        self.sources: Host | None = None  # what opens the sources of mounts that we can't open
         self.start_fifo = ""
         self.hook_state: dict[str, Any] = {}
         self.new_keyring = ""
@@ -86,17 +91,19 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     close_all_from(HERE, 3 + plan.preserved, plan.kept)
     # Whatever turns this process into something else, what we have opened ends there.
     close_on_exec_from(HERE, 3 + plan.preserved)
-    os.setsid()
     plan.debug(f"nsexec[{os.getpid()}]: => nsexec container setup")
     config = plan.config
     wanted = config["process"]
     if (score := wanted.get("oomScoreAdj")) is not None:
         set_oom_score(score)
+    _enter_namespaces(plan, channel)
+    os.setsid()
     process.leave_keyring(plan.new_keyring)
-    _enter_namespaces(plan)
     if plan.overlay:
         rootfs.overlay(*plan.overlay, plan.rootfs)
-    root = rootfs.prepare(config, plan.bundle, plan.rootfs, plan.groups)
+    ask = plan.sources.asker(channel) if plan.sources else None
+    sources = Sources(config, plan.bundle, plan.rootfs, ask)
+    root = rootfs.prepare(config, sources, plan.groups, in_user_namespace=plan.maps is not None)
     _set_sysctls(config)
     master = _make_console(root, wanted) if wanted.get("terminal") else -1
     # Meanwhile the outside half has put us into our cgroups: with v1 that takes as long as all
@@ -115,7 +122,7 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
         if channel.receive() is None:
             os._exit(1)
     # Hooks that still see the host's paths find the container's root where they are.
-    os.chdir(plan.rootfs)
+    os.fchdir(root.descriptor)
     hooks.run(config, "createContainer", plan.hook_state | {"status": "creating"})
     with while_("protecting paths in the container"):
         rootfs.seal(root, config)
@@ -182,38 +189,44 @@ def _wait_and_become(plan: Plan, path: str, start_fifo: StartFifo) -> NoReturn:
         os._exit(127)
 
 
-def _enter_namespaces(plan: Plan) -> None:
+def _enter_namespaces(plan: Plan, channel: Channel) -> None:
+    """Enter what is to be joined, with the host's rights, and then make what is to be new."""
     wanted = spec.namespaces(plan.config)
     # The mount namespace comes last: paths of the host are gone then.
     for kind, descriptor in sorted(plan.joined.items(), key=lambda item: item[0] == "mount"):
-        if kind != "pid":
+        if kind not in ("pid", "user"):
             with while_(f"joining the {kind} namespace {wanted[kind]}"):
                 ns.setns(HERE, descriptor, spec.NAMESPACES[kind][0])
+    if plan.maps:
+        from woodfrog.runtime import user_namespace
+
+        user_namespace.leave_host(plan.config["process"], plan.maps)
+        user_namespace.enter(plan.joined["user"])
     flags = 0
     for kind, path in wanted.items():
-        if not path and kind not in ("pid", "cgroup"):
+        # Without a user namespace, the outside half has made the one for pids.
+        if not path and kind not in ("cgroup", "user") and (kind != "pid" or plan.maps):
             flags |= spec.NAMESPACES[kind][0]
     ns.unshare(HERE, flags)
     if "network" in wanted and not wanted["network"]:
         netdevice.set_up(HERE, "lo")
     if "time" in wanted and not wanted["time"]:
-        _set_clocks((plan.config.get("linux") or {}).get("timeOffsets") or {})
+        from woodfrog.runtime import clocks
+
+        if plan.maps:
+            channel.send(step="clocks")
+            channel.receive()
+        else:
+            clocks.write("self", plan.config)
+        clocks.enter()
     if name := plan.config.get("hostname"):
         ns.sethostname(HERE, name)
     if name := plan.config.get("domainname"):
         ns.setdomainname(HERE, name)
-
-
-def _set_clocks(offsets: dict[str, Any]) -> None:
-    lines = [
-        f"{clock} {offset.get('secs') or 0} {offset.get('nanosecs') or 0}\n"
-        for clock, offset in offsets.items()
-    ]
-    with open("/proc/self/timens_offsets", "w") as file:
-        file.write("".join(lines))
-    descriptor = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
-    ns.setns(HERE, descriptor, ns.CLONE_NEWTIME)
-    os.close(descriptor)
+    if plan.maps and wanted.get("pid") == "":
+        user_namespace.go_on_as_child(channel)
+    elif plan.maps:
+        channel.send(step="entered")
 
 
 def set_oom_score(score: int) -> None:

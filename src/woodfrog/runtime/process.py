@@ -98,6 +98,15 @@ def check_rights(process: dict[str, Any]) -> None:
             )
 
 
+def raise_hard_limits(process: dict[str, Any]) -> None:
+    """Raise the hard limits as far as they will be set: in a user namespace nobody can."""
+    for name, (_, hard) in rlimits(process).items():
+        which = _RLIMITS.index(name[7:])
+        soft, has = resource.getrlimit(which)
+        if has != resource.RLIM_INFINITY and hard > has:
+            resource.setrlimit(which, (soft, _limit(hard)))
+
+
 def leave_keyring(name: str) -> None:
     """Take the container's session keyring, unless it has none, instead of the caller's."""
     if name:
@@ -265,7 +274,7 @@ def become(
     inside = _change_directory(process["cwd"])
     capability.limit_bounding_set(HERE, masks["bounding"])
     prctl(HERE, PR_SET_KEEPCAPS, 1)
-    os.setgroups(user.get("additionalGids") or [])
+    _set_groups(user.get("additionalGids") or [])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     if not inside:
@@ -298,6 +307,15 @@ def become(
         if isinstance(error, FileNotFoundError):
             reason += " (the file is there: is its interpreter or loader missing?)"
         raise WoodfrogError(f"exec {path}: {reason}") from None
+
+
+def _set_groups(gids: list[int]) -> None:
+    try:
+        os.setgroups(gids)
+    except PermissionError:
+        if gids:
+            raise
+        # A user namespace may forbid it for good: then there are none to drop but its maker's.
 
 
 def _install(profile: Profile, hand_over: Callable[[int], None]) -> None:

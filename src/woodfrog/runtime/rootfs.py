@@ -9,28 +9,33 @@ from woodfrog.kernel import mounts as m
 from woodfrog.kernel.caller import HERE
 from woodfrog.runtime import devices, mounts, spec
 from woodfrog.runtime.mount_options import PROPAGATION
-from woodfrog.runtime.mount_sources import Sources
-from woodfrog.runtime.root import Root
+from woodfrog.runtime.root import Root, by_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from woodfrog.runtime.cgroups import Groups
+    from woodfrog.runtime.mount_sources import Sources
 
 
-def prepare(config: dict[str, Any], bundle: str, path: str, groups: Groups) -> Root:
+def prepare(
+    config: dict[str, Any], sources: Sources, groups: Groups, *, in_user_namespace: bool
+) -> Root:
     """Make all mounts and devices of the container in our mount namespace."""
     propagation = (config.get("linux") or {}).get("rootfsPropagation") or "rslave"
     if propagation not in PROPAGATION:
         raise SpecError(f"linux.rootfsPropagation is {propagation!r}, which is unknown")
+    top = sources.open()
     if has_own_mounts(config):
         m.mount(HERE, None, "/", None, PROPAGATION[propagation] | m.MS_REC)
-        _make_parent_private(path)
-        m.mount(HERE, path, path, None, m.MS_BIND | m.MS_REC)
-    root = Root(path, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    mounts.mount_all(root, config, Sources(config, bundle), groups)
-    devices.make_all(root, config)
+        _make_parent_private(sources.rootfs)
+        below, top = top, m.clone_tree(HERE, by_descriptor(top), recursive=True)
+        m.attach(HERE, top, below)
+        os.close(below)
+    root = Root(sources.rootfs, top)
+    mounts.mount_all(root, config, sources, groups)
+    devices.make_all(root, config, bind=in_user_namespace)
     return root
 
 
@@ -58,7 +63,7 @@ def _make_parent_private(path: str) -> None:
         try:
             m.mount(HERE, None, at, None, m.MS_PRIVATE)
             return
-        except OSError:  # EINVAL: not a mount point
+        except OSError:  # EINVAL: not a mount point. EACCES: out of a user namespace's reach
             if at == "/":
                 raise
             at = os.path.dirname(at)
@@ -94,8 +99,7 @@ def enter(root: Root, config: dict[str, Any], *, pivot: bool = True) -> None:
 def _pivot(root: Root) -> None:
     old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # root.descriptor may name the directory below a mount; by its path we get the top.
-        os.chdir(root.path)
+        os.fchdir(root.descriptor)
         m.pivot_root(HERE, ".", ".")
         os.fchdir(old)
         m.mount(HERE, None, ".", None, m.MS_SLAVE | m.MS_REC)
@@ -118,7 +122,7 @@ def _move(root: Root) -> None:
         shows_all = mount.type in ("proc", "sysfs") and mount.root == b"/"
         if shows_all and not (mount.point + b"/").startswith(inside + b"/"):
             _take_away(mount.point)
-    os.chdir(root.path)
+    os.fchdir(root.descriptor)
     m.mount(HERE, ".", "/", None, m.MS_MOVE)
     os.chroot(".")
     os.chdir("/")

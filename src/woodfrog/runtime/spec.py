@@ -33,6 +33,7 @@ NAMESPACES = {
     "pid": (ns.CLONE_NEWPID, "pid"),
     "mount": (ns.CLONE_NEWNS, "mnt"),
     "time": (ns.CLONE_NEWTIME, "time"),
+    "user": (ns.CLONE_NEWUSER, "user"),
 }
 
 _TYPE_NAMES = {str: "a string", int: "a whole number", bool: "true or false"}
@@ -157,11 +158,6 @@ def _check_namespaces(linux: Object, config: Object) -> None:
     for position, namespace in enumerate(linux.get("namespaces") or ()):
         where = f"linux.namespaces[{position}]"
         kind = namespace.get("type")
-        if kind == "user":
-            raise SpecError(
-                f"{where}: user namespaces are not supported yet",
-                hint="take the user namespace out of the config (podman: --userns=host)",
-            )
         if kind not in NAMESPACES:
             known = ", ".join(NAMESPACES)
             raise SpecError(f"{where}.type is {kind!r}, and must be one of {known}")
@@ -174,6 +170,12 @@ def _check_namespaces(linux: Object, config: Object) -> None:
         raise SpecError(
             "hostname is set, but linux.namespaces has no uts namespace",
             hint="the host's own name would be changed; add the namespace or drop the hostname",
+        )
+    if (linux.get("uidMappings") or linux.get("gidMappings")) and "user" not in seen:
+        raise SpecError(
+            "linux: user namespace mappings specified, but user namespace isn't enabled in the"
+            " config",
+            hint='add {"type": "user"} to linux.namespaces, or leave the mappings out',
         )
     if linux.get("timeOffsets") and "time" not in seen:
         raise SpecError("linux.timeOffsets is set, but linux.namespaces has no time namespace")

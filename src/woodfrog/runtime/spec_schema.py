@@ -151,8 +151,8 @@ CONFIG: dict[str, Any] = {
             "type": str,
             "source": str,
             "options": [str],
-            "uidMappings": Later([_ID_MAPPING]),
-            "gidMappings": Later([_ID_MAPPING]),
+            "uidMappings": [_ID_MAPPING],
+            "gidMappings": [_ID_MAPPING],
         }
     ],
     "hooks": {
@@ -168,8 +168,8 @@ CONFIG: dict[str, Any] = {
     },
     "annotations": MapOf(str),
     "linux": {
-        "uidMappings": Later([_ID_MAPPING]),
-        "gidMappings": Later([_ID_MAPPING]),
+        "uidMappings": [_ID_MAPPING],
+        "gidMappings": [_ID_MAPPING],
         "sysctl": MapOf(str),
         "resources": RESOURCES,
         "cgroupsPath": str,
