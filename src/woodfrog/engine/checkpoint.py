@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 import xxhash
@@ -18,12 +18,14 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Source, Writer
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
+from woodfrog.remote.held import Held
 from woodfrog.remote.hold import end_all, held, processes_in
 from woodfrog.remote.tracee import EndedError, RanOnError
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import known_files, layer, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu
+from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.tcp_socket import TcpSocket
@@ -77,20 +79,43 @@ def checkpoint(
     after the image is complete. `pause` is given for a container that is paused, and pauses it or
     lets it run on. Returns statistics.
     """
-    return guarded(lambda guardian: _try(init, directory, container, options, pause, guardian))
+
+    def work(guardian: Guardian) -> dict[str, object]:
+        return _checkpoint(init, directory, container, options, pause, guardian)
+
+    return guarded(lambda guardian: _try(lambda: work(guardian)))
 
 
-def _try(
+def examine(
     init: int,
-    directory: str,
+    *,
     container: Container,
     options: CheckpointOptions,
-    pause: Callable[[bool], None] | None,
-    guardian: Guardian,
+    pause: Callable[[bool], None] | None = None,
 ) -> dict[str, object]:
+    """Hold the container for a look, and let it run on: everything that keeps it from being saved.
+
+    Returns statistics, with the `obstacles` as pairs of text and hint.
+    """
+
+    def look(guardian: Guardian) -> dict[str, object]:
+        obstacles = Obstacles()
+        began = time.monotonic()
+        statistics: dict[str, object] = {"processes": 0, "threads": 0, "losses": []}
+        with obstacles.at("the container"), ExitStack() as undo:
+            statistics = _look(
+                undo, init, container, options, pause, obstacles, guardian
+            ).statistics()
+        held_us = int((time.monotonic() - began) * 1e6)
+        return {"obstacles": obstacles.found, "frozen_us": held_us} | statistics
+
+    return guarded(lambda guardian: _try(lambda: look(guardian)))
+
+
+def _try(work: Callable[[], dict[str, object]]) -> dict[str, object]:
     for last in (False,) * (_TRIES - 1) + (True,):
         try:
-            return _checkpoint(init, directory, container, options, pause, guardian)
+            return work()
         except (RanOnError, EndedError) as error:
             if last:
                 raise UnsupportedResource(
@@ -98,6 +123,79 @@ def _try(
                     hint="is this machine overloaded? try again",
                 ) from error
     raise AssertionError
+
+
+class _Looked(NamedTuple):
+    """A held container, and all that was seen in it."""
+
+    tree: Held
+    vdso: Vdso
+    overlay: Overlay | None
+    world: World
+    files: Files
+    file_records: list[FileRecord]
+    processes: list[CollectedProcess]
+    clocks: tuple[int, int]
+    stopped: float
+
+    def statistics(self) -> dict[str, object]:
+        """Return figures for people."""
+        return {
+            "processes": len(self.tree.processes),
+            "threads": sum(1 for _ in self.tree.tasks()),
+            "losses": _losses(self.file_records),
+        }
+
+
+def _look(
+    undo: ExitStack,
+    init: int,
+    container: Container,
+    options: CheckpointOptions,
+    pause: Callable[[bool], None] | None,
+    obstacles: Obstacles,
+    guardian: Guardian,
+) -> _Looked:
+    """Hold a container until `undo` unwinds, and look at everything; note what can't be kept."""
+    vdso = Vdso()
+    namespaces.refuse_shared_pid_namespace(init)
+    namespaces.refuse_user_namespace(init)
+    tree = undo.enter_context(held(init, pause))
+    tidying.remove_leftovers(tree, vdso)
+    stopped = time.monotonic()
+    guardian.check()
+    if container.mounts is not None:
+        with obstacles.at("the container"):
+            namespaces.refuse_new_mounts(init, container.mounts)
+    overlay = None
+    if container.rootfs:
+        with obstacles.at("the container"):
+            overlay = undo.enter_context(Overlay(init))
+    collecting.refuse_other_namespaces(tree, init, obstacles)
+    collecting.refuse_shared_parts(tree, obstacles)
+    world = World(
+        init,
+        tree,
+        {inode: number for number, inode in enumerate(container.stdio)},
+        unix_close=options.unix_close,
+        tcp_close=options.tcp_close,
+        tcp_established=options.tcp_established,
+        tcp_skip_in_flight=options.tcp_skip_in_flight,
+    )
+    undo.callback(world.close)
+    with obstacles.at("the container"):
+        world.look_at_posix_queues()
+    with obstacles.at("the container"):
+        world.look_at_sysv_ipc()
+    files = Files(tree)
+    undo.callback(files.close)
+    world.look_at(files.files)
+    undo.enter_context(connections.hushed(init, world.sockets))
+    file_records = files.collect(world, obstacles)
+    processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
+    # After all timers and waits have been read: their times must not seem to run out early.
+    clocks = namespaces.clocks(init)
+    return _Looked(tree, vdso, overlay, world, files, file_records, processes, clocks, stopped)
 
 
 def _checkpoint(
@@ -108,9 +206,6 @@ def _checkpoint(
     pause: Callable[[bool], None] | None,
     guardian: Guardian,
 ) -> dict[str, object]:
-    vdso = Vdso()
-    namespaces.refuse_shared_pid_namespace(init)
-    namespaces.refuse_user_namespace(init)
     with ExitStack() as undo:
         image = undo.enter_context(
             Writer(
@@ -122,95 +217,66 @@ def _checkpoint(
         )
         image.check_space(_estimated_bytes(init))
         began = time.monotonic()
-        tree = undo.enter_context(held(init, pause))
-        tidying.remove_leftovers(tree, vdso)
-        stopped = time.monotonic()
-
-        guardian.check()
         obstacles = Obstacles()
-        if container.mounts is not None:
-            with obstacles.at("the container"):
-                namespaces.refuse_new_mounts(init, container.mounts)
-        overlay = None
-        if container.rootfs:
-            with obstacles.at("the container"):
-                overlay = undo.enter_context(Overlay(init))
-        collecting.refuse_other_namespaces(tree, init, obstacles)
-        collecting.refuse_shared_parts(tree, obstacles)
-        world = World(
-            init,
-            tree,
-            {inode: number for number, inode in enumerate(container.stdio)},
-            unix_close=options.unix_close,
-            tcp_close=options.tcp_close,
-            tcp_established=options.tcp_established,
-            tcp_skip_in_flight=options.tcp_skip_in_flight,
-        )
-        undo.callback(world.close)
-        with obstacles.at("the container"):
-            world.look_at_posix_queues()
-        with obstacles.at("the container"):
-            world.look_at_sysv_ipc()
-        files = Files(tree)
-        undo.callback(files.close)
-        world.look_at(files.files)
-        undo.enter_context(connections.hushed(init, world.sockets))
-        file_records = files.collect(world, obstacles)
-        processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
-        # After all timers and waits have been read: their times must not seem to run out early.
-        clocks = namespaces.clocks(init)
+        looked = _look(undo, init, container, options, pause, obstacles, guardian)
         obstacles.raise_if_any()
         guardian.check()
         collected = time.monotonic()
-
-        pages = _write_pages(image, processes, world, guardian)
-        for shared in world.objects.values():
-            contents = FileContents(shared.fd)
-            store = image.write_pages(
-                [(contents, extent.start, extent.length) for extent in shared.extents]
-            )
-            image.add(shared.record(store))
-        for one_of_ipc in (*world.posix_queues.queues, *world.sysv.records()):
-            image.add(one_of_ipc)
-
-        def write_files(extents: list[tuple[FileContents, int, int]]) -> int:
-            sources = {source: _Guarded(source, guardian) for source, _, _ in extents}
-            return image.write_pages([(sources[one], at, length) for one, at, length in extents])
-
-        for destination in container.tmpfs:
-            files_of_mount = tmpfs.collect(init, destination, write_files)
-            if files_of_mount is not None:
-                image.add(files_of_mount)
-        if overlay:
-            image.add(layer.collect(overlay, container.rootfs, write_files))
-        for record in file_records:
-            image.add(record)
-        opened = [one.path for one in file_records if isinstance(one, RegularFile) and one.is_data]
-        mapped = {path for process in processes for path in process.space.mapped_paths}
-        for known in known_files.collect(init, opened, mapped):
-            image.add(known)
-        for zombie in tree.zombies:
-            image.add(collecting.zombie_record(zombie, world, tree))
-        losses = _losses(file_records)
-        suspended = [world.identify(pid) for pid in container.suspended]
-        image.add(_container_record(init, container, vdso, losses, suspended, clocks))
+        statistics = looked.statistics()
+        pages = _write(image, init, container, looked, guardian)
         guardian.check()
         image.seal()
         written = time.monotonic()
         if not options.leave_running:
-            connections.end_silently(init, container.id, files.files, file_records)
-            end_all(tree, init)
+            files, records = looked.files.files, looked.file_records
+            connections.end_silently(init, container.id, files, records)
+            end_all(looked.tree, init)
     released = time.monotonic()
     return {
         "frozen_us": int((released - began) * 1e6),
-        "stop_us": int((stopped - began) * 1e6),
-        "collect_us": int((collected - stopped) * 1e6),
+        "stop_us": int((looked.stopped - began) * 1e6),
+        "collect_us": int((collected - looked.stopped) * 1e6),
         "write_us": int((written - collected) * 1e6),
         "page_bytes": pages,
-        "processes": len(tree.processes),
-        "threads": sum(1 for _ in tree.tasks()),
-        "losses": losses,
-    }
+    } | statistics
+
+
+def _write(
+    image: Writer, init: int, container: Container, looked: _Looked, guardian: Guardian
+) -> int:
+    """Write everything to the image; returns the bytes of the processes' own pages."""
+    tree, world = looked.tree, looked.world
+    pages = _write_pages(image, looked.processes, world, guardian)
+    for shared in world.objects.values():
+        contents = FileContents(shared.fd)
+        store = image.write_pages(
+            [(contents, extent.start, extent.length) for extent in shared.extents]
+        )
+        image.add(shared.record(store))
+    for one_of_ipc in (*world.posix_queues.queues, *world.sysv.records()):
+        image.add(one_of_ipc)
+
+    def write_files(extents: list[tuple[FileContents, int, int]]) -> int:
+        sources = {source: _Guarded(source, guardian) for source, _, _ in extents}
+        return image.write_pages([(sources[one], at, length) for one, at, length in extents])
+
+    for destination in container.tmpfs:
+        files_of_mount = tmpfs.collect(init, destination, write_files)
+        if files_of_mount is not None:
+            image.add(files_of_mount)
+    if looked.overlay:
+        image.add(layer.collect(looked.overlay, container.rootfs, write_files))
+    records = looked.file_records
+    for record in records:
+        image.add(record)
+    opened = [one.path for one in records if isinstance(one, RegularFile) and one.is_data]
+    mapped = {path for process in looked.processes for path in process.space.mapped_paths}
+    for known in known_files.collect(init, opened, mapped):
+        image.add(known)
+    for zombie in tree.zombies:
+        image.add(collecting.zombie_record(zombie, world, tree))
+    image.add(_container_record(init, container, looked))
+    return pages
 
 
 class _Guarded:
@@ -260,7 +326,7 @@ def _estimated_bytes(init: int) -> int:
     return total
 
 
-def _losses(files: list[Any]) -> list[str]:
+def _losses(files: list[FileRecord]) -> list[str]:
     """Say what a flag allowed to lose, or programs are told that is lost, for the report."""
     found = []
     for kind, what in ((TcpSocket, "TCP"), (UnixSocketFile, "unix socket")):
@@ -273,15 +339,8 @@ def _losses(files: list[Any]) -> list[str]:
     return found
 
 
-def _container_record(
-    init: int,
-    container: Container,
-    vdso: Vdso,
-    losses: list[str],
-    suspended: list[int],
-    clocks: tuple[int, int],
-) -> ContainerRecord:
-    monotonic, boottime = clocks
+def _container_record(init: int, container: Container, looked: _Looked) -> ContainerRecord:
+    monotonic, boottime = looked.clocks
     return ContainerRecord(
         id=container.id,
         config=container.config,
@@ -289,10 +348,10 @@ def _container_record(
         spec_hostname=container.spec_hostname.encode(),
         domainname=namespaces.domainname(init),
         spec_domainname=container.spec_domainname.encode(),
-        vdso_digest=xxhash.xxh3_128_digest(vdso.image),
+        vdso_digest=xxhash.xxh3_128_digest(looked.vdso.image),
         monotonic_ns=monotonic,
         boottime_ns=boottime,
         cpu=Cpu.here(),
-        losses=losses,
-        cuda=suspended,
+        losses=_losses(looked.file_records),
+        cuda=[looked.world.identify(pid) for pid in container.suspended],
     )

@@ -10,7 +10,7 @@ class Obstacles:
     """A list of refusals, raised as one."""
 
     def __init__(self) -> None:
-        self._found: list[tuple[str, str]] = []
+        self.found: list[tuple[str, str]] = []
 
     @contextmanager
     def at(self, what: str) -> Iterator[None]:
@@ -19,15 +19,15 @@ class Obstacles:
             with while_(f"looking at {what}"):
                 yield
         except UnsupportedResource as error:
-            self._found.append((f"{what}: {error}", error.hint))
+            self.found.append((f"{what}: {error}", error.hint))
 
     def raise_if_any(self) -> None:
         """Raise UnsupportedResource that names every obstacle."""
-        if not self._found:
+        if not self.found:
             return
-        first, hint = self._found[0]
-        hints = dict.fromkeys(hint for _, hint in self._found if hint)
+        first, hint = self.found[0]
+        hints = dict.fromkeys(hint for _, hint in self.found if hint)
         error = UnsupportedResource(first, hint="; ".join(hints) or hint)
-        for more, _ in self._found[1:]:
+        for more, _ in self.found[1:]:
             error.add_note(f"also {more}")
         raise error

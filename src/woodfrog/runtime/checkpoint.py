@@ -13,6 +13,10 @@ from woodfrog.runtime.state import PAUSED, Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from woodfrog.engine import checkpoint as engine
     from woodfrog.engine.checkpoint import CheckpointOptions
     from woodfrog.runtime.cuda import Toggle
 
@@ -26,67 +30,106 @@ def checkpoint(
     """
     from woodfrog.engine import checkpoint as engine
 
-    status = container.require("checkpoint")
-    if "mountedOnHost" in container.state:
-        raise StateError(
-            f"container {container.id} shares the host's mounts, which can't be saved",
-            hint="give it a mount namespace in its config",
-        )
-    config_text = spec.read(container.path("config.json"))
-    config = lifecycle.config_of(container)
-    # The files of `do` are nowhere else.
-    with_rootfs = options.with_rootfs or "scratch" in container.state
-    groups = container.state["cgroup"]
     image = os.path.join(os.path.abspath(directory), "checkpoint.img")
     if not options.replace and os.path.lexists(image):
         raise ImageError(
             f"{directory} already holds a checkpoint, which is left as it is",
             hint="name another directory, or remove checkpoint.img first",
         )
-    pause = None
-    if status == PAUSED:
-        # The engine lets it run once it is held. Should we be killed, the next command pauses it.
-        container.state["pausedForCheckpoint"] = True
-        container.save()
-
-        def pause(paused: bool) -> None:
-            cgroups.freeze(groups, paused)
-
-    lifecycle.mark_checkpoint(container)
-    try:
+    with _AtWork(container) as at_work:
         suspended = gpus.suspend(container) if gpus else []
-        known = engine.Container(
-            id=container.id,
-            config=config_text,
-            spec_hostname=config.get("hostname") or "",
-            tmpfs=spec.tmpfs_destinations(config),
-            mounts=container.state.get("mounts"),
-            stdio=[(device, inode) for device, inode in container.state.get("stdio", ())],
-            suspended=suspended,
-            rootfs=container.state["rootfs"] if with_rootfs else "",
-        )
         statistics = engine.checkpoint(
-            container.pid, directory, container=known, options=options, pause=pause
+            container.pid,
+            directory,
+            container=_known(container, options, suspended),
+            options=options,
+            pause=at_work.pause,
         )
-    except BaseException as error:
-        os.unlink(container.path(lifecycle.CHECKPOINTING))
-        lifecycle.finish_interrupted(container)
-        if isinstance(error, Exception) and container.is_alive():
-            how = "paused" if status == PAUSED else "running"
-            error.add_note(f"the container is {how} as before")
-        raise
-    os.unlink(container.path(lifecycle.CHECKPOINTING))
+        at_work.has_ended = not options.leave_running
     container.state["checkpoint"] = {"image": image, "time": states.now()}
-    if options.leave_running:
-        container.save()
-        lifecycle.finish_interrupted(container)
-    else:
+    if not options.leave_running:
         container.state["checkpoint"]["ended"] = container.pid
         container.state.pop("pausedForCheckpoint", None)
         container.state.pop("cudaSuspended", None)
-        container.save()
+    container.save()
+    if not options.leave_running:
         _wait_for_end(container)
     return statistics
+
+
+def examine(container: Container, options: CheckpointOptions) -> dict[str, object]:
+    """Look for everything that keeps a container from being saved; see the engine's `examine`."""
+    from woodfrog.engine import checkpoint as engine
+
+    with _AtWork(container) as at_work:
+        return engine.examine(
+            container.pid,
+            container=_known(container, options, []),
+            options=options,
+            pause=at_work.pause,
+        )
+
+
+class _AtWork:
+    """The engine is at work on a container; unless it has ended, it goes on as it was."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._status = container.require("checkpoint")
+        self.has_ended = False
+        self.pause: Callable[[bool], None] | None = None
+        if "mountedOnHost" in container.state:
+            raise StateError(
+                f"container {container.id} shares the host's mounts, which can't be saved",
+                hint="give it a mount namespace in its config",
+            )
+
+    def __enter__(self) -> _AtWork:
+        container = self._container
+        if self._status == PAUSED:
+            # The engine lets it run once it is held. Should we be killed, the next command pauses
+            # it.
+            container.state["pausedForCheckpoint"] = True
+            container.save()
+            self.pause = lambda paused: cgroups.freeze(container.state["cgroup"], paused)
+        lifecycle.mark_checkpoint(container)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        container = self._container
+        os.unlink(container.path(lifecycle.CHECKPOINTING))
+        if self.has_ended:
+            return
+        lifecycle.finish_interrupted(container)
+        if isinstance(error, Exception) and container.is_alive():
+            how = "paused" if self._status == PAUSED else "running"
+            error.add_note(f"the container is {how} as before")
+
+
+def _known(
+    container: Container, options: CheckpointOptions, suspended: list[int]
+) -> engine.Container:
+    """Return what only the runtime knows of a container."""
+    from woodfrog.engine import checkpoint as engine
+
+    config = lifecycle.config_of(container)
+    # The files of `do` are nowhere else.
+    with_rootfs = options.with_rootfs or "scratch" in container.state
+    return engine.Container(
+        id=container.id,
+        config=spec.read(container.path("config.json")),
+        spec_hostname=config.get("hostname") or "",
+        tmpfs=spec.tmpfs_destinations(config),
+        mounts=container.state.get("mounts"),
+        stdio=[(device, inode) for device, inode in container.state.get("stdio", ())],
+        suspended=suspended,
+        rootfs=container.state["rootfs"] if with_rootfs else "",
+    )
 
 
 def _wait_for_end(container: Container) -> None:
