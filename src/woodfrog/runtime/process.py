@@ -77,11 +77,11 @@ def capability_masks(process: dict[str, Any]) -> tuple[dict[str, int], list[str]
                 warnings.append(f"process.capabilities.{kind}: {name} is unknown and is left out")
         masks[kind] = mask
     lacking = masks["ambient"] & ~(masks["inheritable"] & masks["permitted"])
-    for number, name in enumerate(capability.NAMES):
-        if lacking >> number & 1:
-            warnings.append(
-                f"can't raise ambient capability {name}: it must be inheritable and permitted, too"
-            )
+    if lacking:
+        names = ", ".join(n for number, n in enumerate(capability.NAMES) if lacking >> number & 1)
+        warnings.append(
+            f"can't raise ambient capability {names}: it must be inheritable and permitted, too"
+        )
     return masks, warnings
 
 
