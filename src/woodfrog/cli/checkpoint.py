@@ -9,7 +9,7 @@ from woodfrog.cli import around, policies
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found, held
 from woodfrog.cli.policies import NOT_YET
-from woodfrog.cli.report import warner
+from woodfrog.cli.report import explain, warner
 from woodfrog.errors import UsageError, WoodfrogError
 
 TYPE_CHECKING = False
@@ -36,6 +36,7 @@ def run(arguments: Arguments) -> None:
     try:
         statistics = _checkpoint(arguments, directory, ready, warn)
     except BaseException as error:
+        log_failure(arguments, "dump.log", container.state["annotations"], error)
         if announcement:
             try:
                 announcement.tell(container, "resume")
@@ -79,10 +80,13 @@ def _checkpoint(
             with_rootfs=arguments["with_rootfs"],
         )
         statistics = checkpoint(container, directory, options, around.gpus(arguments))
+        if (parent := arguments["parent_path"]) and not os.path.lexists(f"{directory}/parent"):
+            os.symlink(parent, f"{directory}/parent")  # as CRIU leaves it, for whoever looks
         if engine:
             from woodfrog.runtime import criu_files
 
-            criu_files.after_checkpoint(directory, arguments["work_path"], statistics, warn)
+            log = criu_files.log_name("dump.log", container.state["annotations"])
+            criu_files.after_checkpoint(directory, arguments["work_path"], log, statistics, warn)
         if ready >= 0:
             os.write(ready, b"\0")
             os.close(ready)
@@ -102,6 +106,18 @@ def _pre_dump(arguments: Arguments, directory: str, warn: Callable[[str], None])
 
         criu_files.write_dump_statistics(arguments["work_path"], {}, warn)
     warn("--pre-dump saves nothing yet: the checkpoint after it is whole, and takes its time")
+
+
+def log_failure(
+    arguments: Arguments, usual: str, annotations: dict[str, str], error: BaseException
+) -> None:
+    """Write what went wrong into the log in the work path, if there is one."""
+    if arguments["work_path"]:
+        from woodfrog.runtime import criu_files
+
+        name = criu_files.log_name(usual, annotations)
+        warn = warner(arguments.common)
+        criu_files.write_log(arguments["work_path"], name, explain(error), warn)
 
 
 def image_directory(arguments: Arguments) -> tuple[str, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from woodfrog.cli import around, creating, policies
-from woodfrog.cli.checkpoint import IMAGE_FLAGS, image_directory
+from woodfrog.cli.checkpoint import IMAGE_FLAGS, image_directory, log_failure
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
 from woodfrog.cli.policies import NOT_YET
@@ -50,19 +50,23 @@ def run(arguments: Arguments) -> int:
     options.spec_validation = arguments["restore_spec_validation"]
     if arguments["do"]:
         options.spec_validation = "ignore"  # the config is made up here
-    return restore(
-        into,
-        directory,
-        options,
-        warn=warner(arguments.common),
-        tell=tell,
-        console_socket=arguments["console_socket"] or "",
-        pid_file=arguments["pid_file"] or "",
-        work_path=arguments["work_path"] or "",
-        detach=arguments["detach"],
-        keep=arguments["keep"],
-        subreaper=not arguments["no_subreaper"],
-    )
+    try:
+        return restore(
+            into,
+            directory,
+            options,
+            warn=warner(arguments.common),
+            tell=tell,
+            console_socket=arguments["console_socket"] or "",
+            pid_file=arguments["pid_file"] or "",
+            work_path=arguments["work_path"] or "",
+            detach=arguments["detach"],
+            keep=arguments["keep"],
+            subreaper=not arguments["no_subreaper"],
+        )
+    except BaseException as error:
+        log_failure(arguments, "restore.log", annotations, error)
+        raise
 
 
 def _request(arguments: Arguments) -> tuple[Request, dict[str, str]]:

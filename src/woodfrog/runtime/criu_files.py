@@ -20,13 +20,18 @@ _PAGE = 4096
 
 
 def after_checkpoint(
-    directory: str, work_path: str, statistics: Mapping[str, object], warn: Callable[[str], None]
+    directory: str,
+    work_path: str,
+    log: str,
+    statistics: Mapping[str, object],
+    warn: Callable[[str], None],
 ) -> None:
-    """Write inventory.img into the image's directory and stats-dump into the work path."""
+    """Write inventory.img into the image's directory, stats-dump and a log into the work path."""
     _write(
         directory, "inventory.img", b"This checkpoint is woodfrog's: see checkpoint.img.\n", warn
     )
     write_dump_statistics(work_path, statistics, warn)
+    write_log(work_path, log, "woodfrog: the checkpoint is complete\n", warn)
 
 
 def write_dump_statistics(
@@ -44,9 +49,9 @@ def write_dump_statistics(
 
 
 def after_restore(
-    work_path: str, statistics: Mapping[str, object], warn: Callable[[str], None]
+    work_path: str, log: str, statistics: Mapping[str, object], warn: Callable[[str], None]
 ) -> None:
-    """Write stats-restore into the work path."""
+    """Write stats-restore and a log into the work path."""
     # pages_compared, pages_skipped_cow, forking_time, restore_time, pages_restored.
     values = (
         0,
@@ -56,6 +61,23 @@ def after_restore(
         _number(statistics, "page_bytes") // _PAGE,
     )
     _write(work_path, "stats-restore", _file(_RESTORE, values), warn)
+    write_log(work_path, log, "woodfrog: the restore is complete\n", warn)
+
+
+def log_name(usual: str, annotations: Mapping[str, str]) -> str:
+    """Return the name of the log in the work path, which CRIU's own configuration may change."""
+    try:
+        with open(annotations.get("org.criu.config", ""), encoding="utf-8") as file:
+            words = [line.replace("=", " ").split() for line in file]
+    except (OSError, ValueError):
+        return usual
+    names = [os.path.basename(line[1]) for line in words if line[:1] == ["log-file"] and line[1:]]
+    return names[-1] if names and names[-1] else usual
+
+
+def write_log(work_path: str, name: str, text: str, warn: Callable[[str], None]) -> None:
+    """Write what became of it; engines show this file, or name it, when it failed."""
+    _write(work_path, name, text.encode(errors="surrogateescape"), warn)
 
 
 def _number(statistics: Mapping[str, object], name: str) -> int:

@@ -48,7 +48,7 @@ def features() -> dict[str, Any]:
             },
         },
         # What of a config changes what we do beyond the container itself.
-        "potentiallyUnsafeConfigAnnotations": ["org.woodfrog."],
+        "potentiallyUnsafeConfigAnnotations": ["org.woodfrog.", "org.criu.config"],
         "annotations": {
             "org.woodfrog.version": __version__,
             "org.opencontainers.runc.checkpoint.enabled": "true",

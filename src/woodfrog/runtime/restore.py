@@ -165,7 +165,8 @@ def _restore(
     if work_path:
         from woodfrog.runtime import criu_files
 
-        criu_files.after_restore(work_path, statistics, warn)
+        log = criu_files.log_name("restore.log", container.state["annotations"])
+        criu_files.after_restore(work_path, log, statistics, warn)
     lifecycle.after_start(container, created.config)
 
 
