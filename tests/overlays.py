@@ -65,6 +65,13 @@ class OverlayRoot:
         self._mounted.append(self.bundle.rootfs)
         self.bundle.add_host_programs()
 
+    def lower_all(self, lower: Path) -> None:
+        """Make the upper directory a lower one: nothing more can be written."""
+        for mount in self.bundle.config["mounts"]:
+            (self.upper / mount["destination"][1:]).mkdir(parents=True, exist_ok=True)
+        subprocess.run(["umount", str(self.bundle.rootfs)], check=True)
+        _mount("overlay", self.bundle.rootfs, "overlay", f"lowerdir={self.upper}:{lower}")
+
     def close(self) -> None:
         """Take the mounts away."""
         for path in reversed(self._mounted):

@@ -260,6 +260,22 @@ def test_a_read_only_root_gets_its_files(woodfrog: Woodfrog, overlays: Overlays)
     assert not (second.bundle.rootfs / "files" / "removed").exists()
 
 
+def test_a_root_without_a_writable_layer_has_no_changes(
+    woodfrog: Woodfrog, overlays: Overlays
+) -> None:
+    overlay = overlays(f"exec 5< /log; : > /work/ready; {WAIT}; cat <&5")
+    (overlay.upper / "log").write_text("before\n")
+    overlay.lower_all(woodfrog.directory / "lower")
+    _, image = frozen(woodfrog, overlay)
+    assert "0 files and directories with 0 B, 0 removed" in woodfrog("inspect", str(image)).stdout
+
+    restored = woodfrog.restore(overlay.bundle, image)
+    (overlay.bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert restored.told() == "before\n"
+
+
 def test_an_image_shows_its_layer(woodfrog: Woodfrog, overlays: Overlays) -> None:
     overlay = overlays()
     (overlay.bundle.rootfs / "files" / "removed").unlink()

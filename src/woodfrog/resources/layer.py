@@ -46,9 +46,9 @@ class Change(NamedTuple):
 def changes(overlay: Overlay, rootfs: str) -> Iterator[Change]:
     """Yield all changes of an overlay that is mounted at `rootfs`, directories first."""
     upper = overlay.open_upper(rootfs)
-    yield Change(ROOT, os.fstat(overlay.tree.root))
     if upper is None:
         return
+    yield Change(ROOT, os.fstat(overlay.tree.root))
     try:
         yield from _below(overlay.tree, upper, overlay.marks)
     finally:

@@ -106,8 +106,7 @@ class Overlay:
         raise UnsupportedResource(
             "the container's root is not an overlay of its own, so its changes can't be told from"
             " the rest",
-            hint="mount an overlay at the bundle's rootfs, as engines do, or keep its files"
-            " yourself and leave --with-rootfs out",
+            hint="mount an overlay at the bundle's rootfs, as engines do",
         )
 
 
