@@ -62,6 +62,8 @@ def test_impossible_paths_are_refused(path: bytes) -> None:
         {"mode": 0o644},
         {"mode": 0o1000000 | stat.S_IFREG},
         {"mode": -1},
+        {"path": b"."},
+        {"opaque": True},
         {"uid": -1},
         {"gid": 0xFFFFFFFF},
         {"device": -1},

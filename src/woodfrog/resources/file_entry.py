@@ -82,6 +82,8 @@ def check(entries: Iterable[Entry], what: str, page_bytes: int) -> None:
         check_path(entry.path, what)
         if not 0 <= entry.mode <= 0o177777 or stat.S_IFMT(entry.mode) not in _KINDS:
             raise ImageError(f"{where} is of no kind of file")
+        if (entry.opaque or entry.path == ROOT) and not stat.S_ISDIR(entry.mode):
+            raise ImageError(f"{where} is no directory")
         if not (0 <= entry.uid < _NOBODY and 0 <= entry.gid < _NOBODY and entry.device >= 0):
             raise ImageError(f"{where} has an impossible owner or device")
         for moment in (entry.atime, entry.mtime):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.resources.file_entry import NS, ROOT, Entry
-from woodfrog.resources.file_tree import Tree, join, place_of
+from woodfrog.resources.file_tree import CoveredError, Tree, join, place_of
 
 _COPY = 1 << 20
 _CAPABILITIES_FOR = {b"security": ("CAP_SETFCAP", 31), b"trusted": ("CAP_SYS_ADMIN", 21)}
@@ -78,9 +78,12 @@ class Maker:
         made = []
         for entry in entries:
             with while_(f"making {os.fsdecode(entry.path)}"):
-                if not self._tree.is_covered(entry.path):
-                    self._make(entry)
-                    made.append(entry)
+                try:
+                    found = self._tree.look(entry.path)
+                except CoveredError:
+                    continue
+                self._make(entry, found)
+                made.append(entry)
                 for name in self._tree.names(entry.path) if entry.opaque else ():
                     if name not in inside[entry.path]:
                         self.remove(join(entry.path, name))
@@ -109,9 +112,9 @@ class Maker:
             finally:
                 os.close(directory)
 
-    def _make(self, entry: Entry) -> None:
+    def _make(self, entry: Entry, found: os.stat_result | None) -> None:
         kind = stat.S_IFMT(entry.mode)
-        if entry.path != ROOT and not self._make_node(entry, kind):
+        if entry.path != ROOT and not self._make_node(entry, kind, found):
             return
         directory, name = self._tree.parent(entry.path)
         try:
@@ -122,9 +125,8 @@ class Maker:
         finally:
             os.close(directory)
 
-    def _make_node(self, entry: Entry, kind: int) -> bool:
+    def _make_node(self, entry: Entry, kind: int, found: os.stat_result | None) -> bool:
         """Make the file itself; tells whether its owner, mode and so on are to be set."""
-        found = self._tree.look(entry.path)
         if found is not None and self._is_usable(entry, found):
             if kind == stat.S_IFREG and not entry.link:
                 self._write(entry)
@@ -158,7 +160,7 @@ class Maker:
                 if entry.link:
                     other = self._tree.look(entry.link)
                     return other is not None and os.path.samestat(other, found)
-                return found.st_nlink == 1 or self._keep_links
+                return found.st_nlink == 1 or self._keep_links or entry.path in self._kept
             case stat.S_IFLNK:
                 return self._tree.target(entry.path) == entry.target
             case stat.S_IFCHR | stat.S_IFBLK:

@@ -32,6 +32,10 @@ _STAY = _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS
 WritePages = Callable[[list[tuple[FileContents, int, int]]], int]
 
 
+class CoveredError(Exception):
+    """A path leads to what is mounted there, and not to a file of the tree."""
+
+
 class Tree:
     """The files below a directory, by paths without a leading slash; `ROOT` is itself."""
 
@@ -49,7 +53,10 @@ class Tree:
         return self.open(head or ROOT, _DIRECTORY), name
 
     def look(self, path: bytes) -> os.stat_result | None:
-        """Return the status of a path, or None if nothing is there."""
+        """Return the status of a path, or None if nothing is there.
+
+        Raises CoveredError where something is mounted.
+        """
         if len(path) >= PATH_MAX:
             raise UnsupportedResource(
                 f"{os.fsdecode(path[:100])}… has a path of {len(path)} bytes, which cannot be saved"
@@ -58,20 +65,14 @@ class Tree:
             file = self.open(path, os.O_PATH)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise CoveredError from None
+            raise
         try:
             return os.fstat(file)
         finally:
             os.close(file)
-
-    def is_covered(self, path: bytes) -> bool:
-        """Tell whether something is mounted at a path or above it."""
-        try:
-            self.look(path)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            return True
-        return False
 
     def names(self, path: bytes) -> list[bytes]:
         """Return the names in a directory."""
@@ -89,11 +90,14 @@ class Tree:
             directory = waiting.pop()
             for name in self.names(directory):
                 inner = join(directory, name)
-                if self.is_covered(inner) or (found := self.look(inner)) is None:
+                try:
+                    found = self.look(inner)
+                except CoveredError:
                     continue
-                yield inner, found
-                if stat.S_ISDIR(found.st_mode):
-                    waiting.append(inner)
+                if found is not None:
+                    yield inner, found
+                    if stat.S_ISDIR(found.st_mode):
+                        waiting.append(inner)
 
     def target(self, path: bytes) -> bytes:
         """Return what a symbolic link holds."""

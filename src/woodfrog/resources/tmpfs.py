@@ -12,7 +12,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.resources import file_entry, file_maker
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
-from woodfrog.resources.file_tree import Collector, Tree, WritePages
+from woodfrog.resources.file_tree import Collector, CoveredError, Tree, WritePages
 
 
 class Tmpfs(Record, frozen=True, tag="tmpfs"):
@@ -82,9 +82,13 @@ def restore(init: int, tmpfs: Tmpfs, pages: int, base: int) -> None:
 
 def _missing(tree: Tree, entries: list[Entry]) -> list[Entry]:
     """Leave out devices, links and the like that stand there already: the new container's own."""
-    return [
-        entry
-        for entry in entries
-        if stat.S_IFMT(entry.mode) in (stat.S_IFDIR, stat.S_IFREG)
-        or (not tree.is_covered(entry.path) and tree.look(entry.path) is None)
-    ]
+    return [entry for entry in entries if not _is_there(tree, entry)]
+
+
+def _is_there(tree: Tree, entry: Entry) -> bool:
+    if stat.S_IFMT(entry.mode) in (stat.S_IFDIR, stat.S_IFREG):
+        return False
+    try:
+        return tree.look(entry.path) is not None
+    except CoveredError:
+        return True
