@@ -21,6 +21,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
 runtime = "woodfrog"
+runtime_supports_json = ["woodfrog"]
 [engine.runtimes]
 woodfrog = ["{REPOSITORY}/woodfrog"]
 """

@@ -115,7 +115,7 @@ def test_podman_understands_what_install_writes(podman: Podman, tmp_path: Path) 
 
 def test_a_command_that_is_not_there(podman: Podman) -> None:
     done = podman("run", "--rm", IMAGE, "nosuch", status=127)
-    assert "not found" in done.stderr
+    assert done.stderr.startswith('Error: woodfrog: exec: "nosuch": executable file not found')
 
 
 def test_terminals_of_run_and_exec(podman: Podman) -> None:
@@ -198,8 +198,7 @@ def test_an_archive_brings_the_changed_files(podman: Podman, tmp_path: Path) -> 
 def test_a_pre_checkpoint_saves_nothing_and_breaks_nothing(podman: Podman, tmp_path: Path) -> None:
     start_counter(podman, "frog")
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    warned = podman("container", "checkpoint", "--pre-checkpoint", f"--export={first}", "frog")
-    assert "--pre-dump saves nothing yet" in warned.stderr
+    podman("container", "checkpoint", "--pre-checkpoint", f"--export={first}", "frog")
     counts_on(podman, "frog", count(podman, "frog"))
     podman("container", "checkpoint", "--with-previous", f"--export={second}", "frog")
     before = count(podman, "frog")

@@ -133,17 +133,19 @@ def test_a_file_of_containerd_s_that_is_left_alone(
 def test_podman_gets_a_file_and_a_criu(run: Run, tmp_path: Path) -> None:
     config, criu = tmp_path / "config", tmp_path / "bin/criu"
     assert run("install", "podman", "--runtime=/opt/a frog", "--default") == 0
-    engine = {"runtime": "woodfrog", "runtimes": {"woodfrog": ["/opt/a frog"]}}
-    assert tomllib.loads(config.read_text()) == {"engine": engine}
+    engine = tomllib.loads(config.read_text())["engine"]
+    assert engine["runtime"] == "woodfrog"
+    assert engine["runtimes"] == {"woodfrog": ["/opt/a frog"]}
+    assert {"runc", "woodfrog"} < set(engine["runtime_supports_json"])
     assert criu.read_text() == "#!/bin/sh\nexec '/opt/a frog' criu \"$@\"\n"
     assert stat.S_IMODE(criu.stat().st_mode) == 0o755
     installed = everything(tmp_path)
     assert run("install", "podman", "--runtime=/opt/a frog", "--default") == 0
     assert everything(tmp_path) == installed
     assert run("install", "podman", "--runtime=/opt/frog") == 0
-    assert tomllib.loads(config.read_text()) == {
-        "engine": {"runtimes": {"woodfrog": ["/opt/frog"]}}
-    }
+    engine = tomllib.loads(config.read_text())["engine"]
+    assert engine["runtimes"] == {"woodfrog": ["/opt/frog"]}
+    assert "runtime" not in engine
     assert "/opt/frog" in criu.read_text()
     assert run("uninstall", "podman") == 0
     assert everything(tmp_path) == {}

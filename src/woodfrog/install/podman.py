@@ -11,6 +11,8 @@ from woodfrog.install.editing import Edit, Wanted
 
 PATH = "/etc/containers/containers.conf.d/woodfrog.conf"
 CRIU = "/usr/local/bin/criu"
+# Whose logs podman reads, for better messages. What a file says replaces the whole list.
+_READ_AS_JSON = ("crun", "runc", "kata", "runsc", "youki")
 AFTERWARDS = "podman sees it at its next command"
 
 
@@ -44,8 +46,14 @@ def _is_ours(path: str) -> bool:
 
 
 def _configuration(wanted: Wanted) -> str:
-    lines = []
+    lines = ["[engine]"]
     if wanted.default:
-        lines += ["[engine]", f"runtime = {json.dumps(wanted.name)}", ""]
-    lines += ["[engine.runtimes]", f"{json.dumps(wanted.name)} = [{json.dumps(wanted.command)}]"]
+        lines.append(f"runtime = {json.dumps(wanted.name)}")
+    known = json.dumps([*_READ_AS_JSON, wanted.name])
+    lines += [
+        f"runtime_supports_json = {known}",
+        "",
+        "[engine.runtimes]",
+        f"{json.dumps(wanted.name)} = [{json.dumps(wanted.command)}]",
+    ]
     return "\n".join(lines) + "\n"
