@@ -19,7 +19,7 @@ def settled(
     arguments = flags.parse(line.split(), policies.of("checkpoint"), who="checkpoint")
     arguments.common.policies = {key: own[key] for key in own.given}
     arguments.common.config = file
-    policies.settle(arguments, annotations or {})
+    policies.settle(arguments, annotations or {}, "checkpoint")
     return arguments
 
 

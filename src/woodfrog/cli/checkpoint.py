@@ -16,9 +16,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from woodfrog.engine.checkpoint import CheckpointOptions
 
-def run(arguments: Arguments) -> None:
+
+def run(arguments: Arguments) -> int:
     """Freeze a container."""
+    if arguments["dry_run"]:
+        from woodfrog.cli import check
+
+        return check.examine(arguments)
     directory, _ = image_directory(arguments)
     if arguments["parent_path"] is not None:
         _check_parent(directory, arguments["parent_path"])
@@ -26,10 +32,10 @@ def run(arguments: Arguments) -> None:
     warn = warner(arguments.common)
     if arguments["pre_dump"]:
         _pre_dump(arguments, directory, warn)
-        return
+        return 0
     container = found(arguments)
     container.require("checkpoint")
-    policies.settle(arguments, container.state["annotations"])
+    policies.settle(arguments, container.state["annotations"], "checkpoint")
     announcement = around.announcement(arguments)
     if announcement:
         announcement.tell(container, "save")
@@ -55,6 +61,7 @@ def run(arguments: Arguments) -> None:
         from woodfrog.runtime import jsontext
 
         sys.stdout.write(jsontext.write(statistics, 2) + "\n")
+    return 0
 
 
 def _checkpoint(
@@ -63,22 +70,11 @@ def _checkpoint(
     engine = bool(arguments["work_path"])
     with held(arguments) as container:
         container.require("checkpoint")
-        from woodfrog.engine.checkpoint import CheckpointOptions
         from woodfrog.runtime import lifecycle
         from woodfrog.runtime.checkpoint import checkpoint
         from woodfrog.runtime.state import STOPPED
 
-        options = CheckpointOptions(
-            leave_running=arguments["leave_running"],
-            compression=arguments["compression"],
-            sync=arguments["sync"],
-            replace=engine,
-            tcp_close=arguments["tcp_close"],
-            tcp_established=arguments["tcp_established"],
-            tcp_skip_in_flight=arguments["tcp_skip_in_flight"] or arguments["skip_in_flight"],
-            unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
-            with_rootfs=arguments["with_rootfs"],
-        )
+        options = options_of(arguments, leave_running=arguments["leave_running"], replace=engine)
         statistics = checkpoint(container, directory, options, around.gpus(arguments))
         if (parent := arguments["parent_path"]) and not os.path.lexists(f"{directory}/parent"):
             os.symlink(parent, f"{directory}/parent")  # as CRIU leaves it, for whoever looks
@@ -94,6 +90,23 @@ def _checkpoint(
             # As engines know it of runc: they have their own record of the container.
             lifecycle.destroy(container, STOPPED, warn)
     return statistics
+
+
+def options_of(arguments: Arguments, *, leave_running: bool, replace: bool) -> CheckpointOptions:
+    """Return what the policies come to for the engine."""
+    from woodfrog.engine.checkpoint import CheckpointOptions
+
+    return CheckpointOptions(
+        leave_running=leave_running,
+        compression=arguments["compression"],
+        sync=arguments["sync"],
+        replace=replace,
+        tcp_close=arguments["tcp_close"],
+        tcp_established=arguments["tcp_established"],
+        tcp_skip_in_flight=arguments["tcp_skip_in_flight"] or arguments["skip_in_flight"],
+        unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
+        with_rootfs=arguments["with_rootfs"],
+    )
 
 
 def _pre_dump(arguments: Arguments, directory: str, warn: Callable[[str], None]) -> None:
@@ -177,6 +190,7 @@ COMMAND = Command(
     (
         *IMAGE_FLAGS,
         Flag("leave-running", "let the container run on"),
+        Flag("dry-run", "only say what would keep it from being saved (see `woodfrog check`)"),
         Flag("stats", "print figures about the checkpoint as JSON"),
         *policies.of("checkpoint"),
         Flag(

@@ -220,9 +220,9 @@ def of(command: str) -> tuple[Policy, ...]:
     return tuple(policy for policy in POLICIES if command in policy.commands)
 
 
-def settle(arguments: Arguments, annotations: dict[str, str]) -> None:
-    """Give each policy that is no flag of this command line the value that stands nearest."""
-    here = of(arguments.command)
+def settle(arguments: Arguments, annotations: dict[str, str], command: str) -> None:
+    """Give each policy of a command that is no flag here the value that stands nearest."""
+    here = of(command)
     for values in (
         annotated(annotations),
         arguments.common.policies,

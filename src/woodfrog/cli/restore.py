@@ -38,7 +38,7 @@ def run(arguments: Arguments) -> int:
         annotations = container.state["annotations"]
     except UnknownContainer:
         into, annotations = _request(arguments)
-    policies.settle(arguments, annotations)
+    policies.settle(arguments, annotations, "restore")
     options = Options()
     options.clock = arguments["clock"]
     options.cpu_check = arguments["cpu_check"]

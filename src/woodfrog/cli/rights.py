@@ -17,7 +17,7 @@ _NEED_NOTHING = (
     "docker",
     "criu",
 )
-_NEED_ADMIN = ("create", "run", "do", "restore", "checkpoint", "exec", "tar")
+_NEED_ADMIN = ("create", "run", "do", "restore", "checkpoint", "check", "exec", "tar")
 _HINT = "in a container? start it with --privileged"
 
 

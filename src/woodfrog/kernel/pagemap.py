@@ -62,6 +62,15 @@ class Pagemap:
                 self._scans = False
         return self._read(start, end)
 
+    def scans(self) -> bool:
+        """Tell whether the kernel finds pages by itself (PAGEMAP_SCAN)."""
+        self.own_pages(PAGE, 2 * PAGE)
+        return self._scans
+
+    def scans_guards(self) -> bool:
+        """Tell whether it tells guard pages from others, too."""
+        return self.scans() and self._guards
+
     def guard_regions(self, start: int, end: int) -> Ranges:
         """Return the ranges with guard pages (MADV_GUARD_INSTALL), where the kernel tells."""
         return self._scan(start, end, 0, _IS_GUARD) if self._guards else []

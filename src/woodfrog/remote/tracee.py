@@ -226,6 +226,11 @@ class Scratch:
         )
 
 
+def room_needed() -> int:
+    """Return how many bytes of padding behind the vDSO a call needs."""
+    return len(SYSCALL_INSTRUCTION + _SPIN + way_back(Registers()))
+
+
 def call_through_vdso(
     tracee: Tracee,
     memory: int,

@@ -21,6 +21,7 @@ _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 10 << 8
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 2, 3, 6
+_GET_GENERATION = 16
 _FAMILY_INET = 1
 _TABLE_OWNER = 2
 _LOCAL_IN, _LOCAL_OUT = 1, 3
@@ -81,6 +82,14 @@ def unblock(pid: int, name: str) -> None:
         try:
             _send(netlink, _request(_DELETE_TABLE, 0, attribute(_TABLE_NAME, _text(name))))
         except FileNotFoundError:
+            pass
+
+
+def look(pid: int) -> None:
+    """Ask for the number of the rules' generation; raises OSError if there is no nf_tables."""
+    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
+        netlink.send(_request(_GET_GENERATION, NLM_F_ACK))
+        for _ in answers(netlink, "nf_tables"):
             pass
 
 
