@@ -33,7 +33,7 @@ def test_a_counter_goes_on_at_the_next_number(docker: Docker) -> None:
     docker("start", "--checkpoint=late", "frog")
     goes_on(docker, "frog")
     docker("exec", "frog", "true")
-    assert "sleep" in docker("top", "frog").stdout
+    assert "while" in docker("top", "frog").stdout
     docker("kill", "frog")
     docker.is_frozen("frog")
     # The earlier one, for which numbers come once more.

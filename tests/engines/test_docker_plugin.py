@@ -136,19 +136,27 @@ def test_a_terminal_comes_along(docker: Docker) -> None:
 
 
 def test_what_cannot_be_kept_is_said(docker: Docker, tmp_path: Path) -> None:
-    docker.run("web", f"exec 9> /data/open; {COUNTER}", f"--volume={tmp_path}:/data")
+    script = f"echo ribbit > /changed; exec 9> /data/open; {COUNTER}"
+    docker.run("web", script, f"--volume={tmp_path}:/data")
     goes_on(docker, "web")
     # (The other one, `docker woodfrog checkpoint`, takes changed files along.)
     docker("checkpoint", "create", f"--checkpoint-dir={tmp_path}", "web", "image")
     docker.is_frozen("web")
     restore = ("woodfrog", "restore", "--from", str(tmp_path / "image"))
     before = docker("ps", "--all", "--quiet").stdout
-    done = docker(*restore, "--name=web2", IMAGE, status=1)
-    assert "not kept: what was mounted at /data" in done.stderr
-    assert docker("ps", "--all", "--quiet").stdout == before
-    docker("rm", "web")
-    done = docker(*restore, "-v", f"{tmp_path}:/data", "--name=web2", IMAGE)
+    for flags in ((), ("--attach=STDOUT",)):
+        done = docker(*restore, "--name=web2", *flags, IMAGE, status=1)
+        assert "not kept: what was mounted at /data" in done.stderr
+        assert "/data/open" in done.stderr
+        assert docker("ps", "--all", "--quiet").stdout == before
+    volume = f"--volume={tmp_path}:/data"
+    done = docker(*restore, volume, "--name=web2", "--files-from=nobody", IMAGE, status=1)
+    assert "No such container: nobody" in done.stderr
+    done = docker(*restore, volume, "--name=web2", IMAGE)
     assert "not kept: the files that the container had changed" in done.stderr
+    docker("exec", "web2", "ls", "/changed", status=1)
+    done = docker(*restore, volume, "--name=web3", "--files-from=web", IMAGE)
+    assert docker("exec", "web3", "cat", "/changed").stdout == "ribbit\n"
     done = docker("woodfrog", "checkpoint", "web2", str(tmp_path / "image"), status=1)
     assert "already holds a checkpoint" in done.stderr
     assert docker.inspect("web2", ".State.Status") == "running"

@@ -16,12 +16,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_ticket_is_good_for_one_restore(tmp_path: Path, place: Path) -> None:
-    offer = handover.Offer("/srv/image", str(tmp_path / "at"))
+    offer = handover.Offer("/srv/image", str(tmp_path))
+    at = tmp_path / offer.name
     assert not offer.is_taken()
     assert place.stat().st_mode & 0o7777 == 0o700
     copy = tmp_path / "copy"
     copy.mkdir()
-    ticket = (tmp_path / "at" / handover.TICKET).read_bytes()
+    ticket = (at / handover.TICKET).read_bytes()
     (copy / handover.TICKET).write_bytes(ticket)
     assert handover.redeemed(str(copy)) == "/srv/image"
     assert offer.is_taken()
@@ -30,7 +31,7 @@ def test_a_ticket_is_good_for_one_restore(tmp_path: Path, place: Path) -> None:
     offer.withdraw()
     offer.withdraw()
     assert list(place.iterdir()) == []
-    assert not (tmp_path / "at").exists()
+    assert not at.exists()
 
 
 @pytest.mark.parametrize("text", ["", "..", "0" * 31, "0" * 32, "0" * 33, "../" + "0" * 29, "/etc"])

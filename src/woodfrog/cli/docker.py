@@ -108,7 +108,7 @@ def _start(arguments: Arguments) -> int:
         arguments["checkpoint"],
         arguments["checkpoint_dir"] or "",
         attach,
-        keep_files=arguments["keep_files"],
+        thawing.WantedFiles(arguments["files_from"] or "", arguments["keep_files"]),
     )
 
 
@@ -144,7 +144,14 @@ def _uninstall(arguments: Arguments) -> int:
 
 
 PROGRAM = "docker woodfrog"
-KEEP_FILES = Flag("keep-files", "don't bring the files that the frozen container had changed")
+FILES = (
+    Flag(
+        "files-from",
+        "the container with the files that had been changed, if they are not in the checkpoint",
+        value="CONTAINER",
+    ),
+    Flag("keep-files", "don't bring the files that the frozen container had changed"),
+)
 PLUGIN_DIR = Flag(
     "plugin-dir", "where docker's client looks for its plugins, if not for all users", value="DIR"
 )
@@ -166,7 +173,7 @@ RESTORE = Command(
             "the checkpoint: of a container of docker's, or in a directory",
             value="CONTAINER:NAME|DIR",
         ),
-        KEEP_FILES,
+        *FILES,
     ),
     _restore,
     program=PROGRAM,
@@ -205,7 +212,7 @@ SUBCOMMANDS = {
                 Flag("checkpoint-dir", "the directory with the checkpoint NAME", value="DIR"),
                 Flag("attach", "show what it writes; its exit status comes back", short="a"),
                 Flag("interactive", "give it our stdin", short="i"),
-                KEEP_FILES,
+                *FILES,
             ),
             _start,
             program=PROGRAM,

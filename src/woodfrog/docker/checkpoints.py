@@ -21,10 +21,14 @@ _INIT = ["/sbin/docker-init", "--"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An image, and the container that it was made of, if that is still there."""
+    """An image, and the container that has it among its checkpoints, if one has.
+
+    An image may be of anybody's making. What it says is shown, and goes into the command that a
+    new container shows; no other container is looked for by it.
+    """
 
     directory: str
-    source: Container | None
+    owner: Container | None
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
@@ -32,31 +36,18 @@ class Checkpoint:
             return reader.raw_records()
 
     @cached_property
-    def _container(self) -> dict[str, Any]:
+    def _config(self) -> dict[str, Any]:
         for record in self._records:
             if record.get("kind") == "container":
-                return record
-        raise ImageError(f"the image in {self.directory} tells nothing about its container")
-
-    @cached_property
-    def _config(self) -> dict[str, Any]:
-        try:
-            config = json.loads(self._container["config"] or b"{}")
-        except ValueError:
-            config = None
-        if not isinstance(config, dict):
-            raise ImageError(f"the image in {self.directory} holds no readable configuration")
-        return config
+                try:
+                    return _mapping(json.loads(record["config"] or b"{}"))
+                except (ValueError, TypeError, KeyError):
+                    break
+        raise ImageError(f"the image in {self.directory} holds no readable configuration")
 
     @property
     def _process(self) -> dict[str, Any]:
-        found = self._config.get("process")
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def id(self) -> str:
-        """Return the id of the container that it was made of."""
-        return str(self._container["id"])
+        return _mapping(self._config.get("process"))
 
     @property
     def has_terminal(self) -> bool:
@@ -75,16 +66,14 @@ class Checkpoint:
 
     @property
     def _arguments(self) -> list[str]:
-        return [str(word) for word in self._process.get("args") or []]
+        return [str(word) for word in _listed(self._process.get("args"))]
 
     @property
     def mounts(self) -> list[str]:
         """Return where the container had volumes and directories of the host."""
-        return [
-            str(mount["destination"])
-            for mount in self._config.get("mounts") or []
-            if mount.get("type") == "bind" and mount["destination"] not in _DOCKERS_OWN
-        ]
+        mounts = [_mapping(mount) for mount in _listed(self._config.get("mounts"))]
+        places = [str(mount.get("destination")) for mount in mounts if mount.get("type") == "bind"]
+        return [place for place in places if place not in _DOCKERS_OWN]
 
     @property
     def has_files(self) -> bool:
@@ -95,7 +84,7 @@ class Checkpoint:
 def named(docker: Docker, text: str) -> Checkpoint:
     """Return the checkpoint that CONTAINER:NAME or a directory's path names."""
     if "/" in text or os.path.isdir(text):
-        return in_directory(docker, text)
+        return Checkpoint(os.path.abspath(text), None)
     container, colon, name = text.partition(":")
     if not colon or not name:
         raise WoodfrogError(
@@ -116,15 +105,17 @@ def of(docker: Docker, container: Container, name: str) -> Checkpoint:
     return Checkpoint(directory, container)
 
 
-def in_directory(docker: Docker, directory: str) -> Checkpoint:
-    """Return the checkpoint in a directory."""
-    found = Checkpoint(os.path.abspath(directory), None)
-    return Checkpoint(found.directory, docker.find(found.id))
-
-
 def all_of(docker: Docker, container: Container) -> Iterator[tuple[str, str]]:
     """Yield (name, directory) of each checkpoint that docker keeps for a container."""
     place = container.checkpoints(docker.data_root)
     for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
         if os.path.exists(f"{place}/{name}/{IMAGE_NAME}"):
             yield name, f"{place}/{name}"
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

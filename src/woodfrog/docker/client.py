@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from woodfrog.errors import WoodfrogError
+
+_DAEMON = "Error response from daemon: "
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ class Docker:
         except FileNotFoundError:
             raise WoodfrogError("docker's client is not installed") from None
         if done.returncode:
-            text = done.stderr.strip() or f"docker {words[0]} failed"
-            raise WoodfrogError(text.splitlines()[0].removeprefix("Error response from daemon: "))
+            raise WoodfrogError(_what_is_wrong(done.stderr) or f"docker {words[0]} failed")
+        sys.stderr.write(done.stderr)
         return done.stdout
 
     @contextmanager
@@ -132,7 +135,7 @@ class Docker:
 
     def containers(self, names: list[str]) -> list[Container]:
         """Return containers by their names or ids."""
-        told = json.loads(self("container", "inspect", *names)) if names else []
+        told = json.loads(self("container", "inspect", "--", *names)) if names else []
         return [Container(one) for one in told]
 
     def find(self, name: str) -> Container | None:
@@ -176,3 +179,12 @@ class Docker:
                 hint="create the container with --runtime=woodfrog; `woodfrog install docker`"
                 " makes docker know it",
             )
+
+
+def _what_is_wrong(text: str) -> str:
+    """Return the line of an output that tells an error."""
+    lines = [line.removeprefix("docker: ") for line in text.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith(_DAEMON):
+            return line.removeprefix(_DAEMON)
+    return lines[0] if lines else ""

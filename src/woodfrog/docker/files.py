@@ -26,7 +26,8 @@ def move(source: Container, target: Container) -> bool:
     command = ["cp", "-a", "--reflink=auto", f"{_layer(source)}/.", _layer(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise WoodfrogError(f"the changed files of {source.name} can't be copied: {done.stderr}")
+        why = done.stderr.partition("\n")[0]
+        raise WoodfrogError(f"the changed files of {source.name} can't be copied: {why}")
     return True
 
 

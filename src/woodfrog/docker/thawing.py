@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import dataclass
 
 from woodfrog.docker import checkpoints, files, options
 from woodfrog.docker.checkpoints import Checkpoint
@@ -13,25 +14,35 @@ from woodfrog.errors import StateError, UsageError, WoodfrogError
 from woodfrog.runtime import handover
 
 
+@dataclass(frozen=True)
+class WantedFiles:
+    """Where the files come from that the frozen container had changed.
+
+    That is the image, if they are in it, or the container that owns the checkpoint.
+    """
+
+    source: str = ""  # ... or this container
+    keep: bool = False  # ... or nowhere: the new container's are right
+
+
 def start(
     docker: Docker,
     name: str,
     checkpoint: str,
     directory: str,
     attach: list[str],
-    *,
-    keep_files: bool,
+    wanted: WantedFiles,
 ) -> int:
     """Start a container that was created with the checkpoint of this or another container."""
     container = docker.container(name)
     if directory:
-        found = checkpoints.in_directory(docker, os.path.join(directory, checkpoint))
+        found = Checkpoint(os.path.abspath(os.path.join(directory, checkpoint)), None)
     elif ":" in checkpoint:
         found = checkpoints.named(docker, checkpoint)
     else:
         found = checkpoints.of(docker, container, checkpoint)
-    status = _thaw(docker, found, container, attach, keep_files)
-    if not attach and not status:
+    status = _thaw(docker, found, container, attach, wanted)
+    if not attach:
         sys.stdout.write(f"{name}\n")
     return status
 
@@ -42,7 +53,8 @@ def restore(docker: Docker, words: list[str], own_help: str) -> int:
     The words are options of ours and of `docker create`, the image, and perhaps a command.
     """
     given = options.split(words, own_help + docker("create", "--help"))
-    checkpoint, keep_files = given.take("from"), given.take("keep-files")
+    checkpoint = given.take("from")
+    wanted = WantedFiles("".join(given.take("files-from")[-1:]), bool(given.take("keep-files")))
     if not checkpoint or not given.arguments:
         raise UsageError(
             "restore: the checkpoint or the image is missing",
@@ -51,41 +63,43 @@ def restore(docker: Docker, words: list[str], own_help: str) -> int:
     found = checkpoints.named(docker, checkpoint[-1])
     create = given.words()
     if not given.has("runtime"):
-        runtime = found.source.runtime if found.source else "woodfrog"
+        runtime = found.owner.runtime if found.owner else "woodfrog"
         create.append(f"--runtime={runtime}")
     if found.has_terminal and not given.has("tty"):
         create += ["--tty", "--interactive"]
     if found.has_init and not given.has("init"):
         create.append("--init")
     command = given.arguments
-    if len(command) == 1 and not given.has("entrypoint"):
-        entrypoint, *rest = found.command
-        create.append(f"--entrypoint={entrypoint}")
-        command = [*command, *rest]
+    if len(command) == 1 and found.command and not given.has("entrypoint"):
+        create.append(f"--entrypoint={found.command[0]}")
+        command = [*command, *found.command[1:]]
     container = docker.container(docker("create", *create, *command).strip())
     attach = ["--attach"] if given.has("attach") else []
     if attach and (given.has("interactive") or found.has_terminal):
         attach.append("--interactive")
     try:
-        status = _thaw(docker, found, container, attach, bool(keep_files))
+        status = _thaw(docker, found, container, attach, wanted)
     except BaseException:
         docker("rm", "--force", container.id)
         raise
     if not attach:
         sys.stdout.write(f"{container.id}\n")
+    elif status and (left := docker.find(container.id)) and left.status == "created":
+        docker("rm", container.id)  # it was never restored, as docker's client has said
     return status
 
 
 def _thaw(
-    docker: Docker, found: Checkpoint, container: Container, attach: list[str], keep_files: bool
+    docker: Docker,
+    found: Checkpoint,
+    container: Container,
+    attach: list[str],
+    wanted: WantedFiles,
 ) -> int:
     _check(docker, found, container)
-    if not keep_files:
-        _bring_files(found, container)
-    name = f"woodfrog-{os.getpid()}"
-    at = f"{container.checkpoints(docker.data_root)}/{name}"
-    words = ["start", *attach, f"--checkpoint={name}", container.id]
-    offer = handover.Offer(found.directory, at)
+    _bring_files(docker, found, container, wanted)
+    offer = handover.Offer(found.directory, container.checkpoints(docker.data_root))
+    words = ["start", *attach, f"--checkpoint={offer.name}", container.id]
     try:
         if not attach:
             docker(*words)
@@ -130,16 +144,20 @@ def _check(docker: Docker, found: Checkpoint, container: Container) -> None:
             _say(f"not kept: what was mounted at {place} (create the container with --volume)")
 
 
-def _bring_files(found: Checkpoint, container: Container) -> None:
-    source = found.source
-    if found.has_files or (source and source.id == container.id):
+def _bring_files(
+    docker: Docker, found: Checkpoint, container: Container, wanted: WantedFiles
+) -> None:
+    if wanted.keep or (found.has_files and not wanted.source):
         return
-    if not source:
+    source = docker.container(wanted.source) if wanted.source else found.owner
+    if source is None:
         _say(
-            "not kept: the files that the container had changed: it is gone, and they are not in"
-            " its checkpoint"
+            "not kept: the files that the container had changed, which are not in its checkpoint"
+            " (--files-from copies them from a container)"
         )
-    elif files.move(source, container) and source.status == "running":
+        return
+    moved = source.id != container.id and files.move(source, container)
+    if moved and source.status in ("running", "paused"):
         _say(f"the changed files are those that container {source.name} has now: it runs on")
 
 

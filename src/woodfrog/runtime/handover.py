@@ -20,16 +20,17 @@ _NAME_LENGTH = 32
 class Offer:
     """A directory that stands for that of an image, until it is withdrawn; good for one restore."""
 
-    def __init__(self, image: str, at: str) -> None:
-        name = os.urandom(_NAME_LENGTH // 2).hex()
-        self._at = at
-        self._link = f"{PLACE}/{name}"
+    def __init__(self, image: str, parent: str) -> None:
+        ticket = os.urandom(_NAME_LENGTH // 2).hex()
+        self.name = f"woodfrog-{os.urandom(4).hex()}"
+        self._at = f"{parent}/{self.name}"
+        self._link = f"{PLACE}/{ticket}"
         os.makedirs(PLACE, mode=0o700, exist_ok=True)
         os.symlink(os.path.abspath(image), self._link)
         try:
-            os.makedirs(at, mode=0o700)
-            with open(f"{at}/{TICKET}", "x", encoding="ascii") as file:
-                file.write(name)
+            os.makedirs(self._at, mode=0o700)
+            with open(f"{self._at}/{TICKET}", "x", encoding="ascii") as file:
+                file.write(ticket)
         except BaseException:
             self.withdraw()
             raise
