@@ -92,6 +92,9 @@ def gpus(woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path) -> Gpus:
 
 
 def test_without_the_program_it_is_refused_by_name(gpus: Gpus, tmp_path: Path) -> None:
+    gpus.woodfrog("check", gpus.container.name, status=1)
+    gpus.woodfrog("check", gpus.flag, gpus.container.name)
+    assert gpus.calls() == []
     done = gpus.container.checkpoint(tmp_path / "image", status=1)
     assert "/dev/nvidia0, which cannot be saved" in done.stderr
     assert "--cuda-checkpoint-path" in done.stderr

@@ -44,14 +44,22 @@ def test_what_has_no_meaning_here_is_taken(
         ("restore", "--lsm-profile=apparmor:x"),
         ("restore", "--lsm-mount-context=x"),
         ("restore", "--background"),
+        ("create", "--fs-restore-image-path=x"),
+        ("run", "--fs-restore-image-path=x"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(
     woodfrog: Woodfrog, command: str, flag: str
 ) -> None:
     name = flag.partition("=")[0]
-    said = woodfrog(command, flag, "--image-path=none", "none", status=1).stderr
+    said = woodfrog(command, flag, "none", status=1).stderr
     assert f"{name} is not supported: " in said
+
+
+def test_a_command_of_gvisors_that_is_not_there_says_what_is(woodfrog: Woodfrog) -> None:
+    said = woodfrog("fscheckpoint", "--image-path=x", "none", status=1).stderr
+    assert "fscheckpoint is not supported" in said
+    assert "tar rootfs-upper" in said
 
 
 def test_a_parent_image_is_named_relative_to_the_image(

@@ -43,6 +43,18 @@ def test_the_nearest_place_wins(tmp_path: Path) -> None:
     assert found["file_locks"] is False  # the table
 
 
+def test_a_file_of_crius_may_have_its_options(tmp_path: Path) -> None:
+    file = tmp_path / "criu.conf"
+    file.write_text("# for redis\ntcp-established\nghost-limit 2M\nlog-file=x.log\nsync none\n")
+    annotations = {"org.criu.config": str(file)}
+    found = settled("", annotations, "--tcp-established=false --sync=full", os.devnull)
+    assert found["tcp_established"] is True
+    assert found["ghost_limit"] == "2M"
+    assert found["sync"] == "full"  # CRIU has no such option
+    annotations["org.woodfrog.tcp-established"] = "false"
+    assert settled("", annotations, file=os.devnull)["tcp_established"] is False
+
+
 def test_without_anything_said_the_table_holds() -> None:
     found = settled(file=os.devnull)
     assert [found[p.key] for p in policies.of("checkpoint")] == [
@@ -133,13 +145,16 @@ def page() -> str:
         "This page is made from the table in `src/woodfrog/cli/policies.py`; a test compares them.",
         "",
         "What may be wished of a checkpoint or restore. Engines pass no options of their own, so"
-        " each policy may stand in four places; the nearest wins:",
+        " each policy may stand in five places; the nearest wins:",
         "",
         "| where | like this |",
         "|---|---|",
         "| a flag of the command | `woodfrog checkpoint --compression=zstd --image-path=DIR ID` |",
         '| an annotation of the bundle | `"org.woodfrog.compression": "zstd"`; for a checkpoint'
         " those of the container's bundle count, for a restore those of the new container's |",
+        "| an option of CRIU's, in a file of CRIU's | `tcp-established` in the file that the"
+        f" annotation `{policies.CRIU_FILE}` names; understood are"
+        f" {', '.join(policies.CRIU_NAMES)} |",
         "| before the command | `woodfrog --compression=zstd checkpoint …`; docker:"
         ' `"runtimeArgs": ["--compression=zstd"]` |',
         '| the file /etc/woodfrog/config.toml, or that of `--config=FILE` | `compression = "zstd"`'

@@ -29,7 +29,12 @@ def examine(arguments: Arguments) -> int:
 
         options = options_of(arguments, leave_running=True, replace=False)
         found: dict[str, Any] = examine(container, options)
-    obstacles = [{"what": what, "hint": hint} for what, hint in found["obstacles"]]
+    obstacles = [
+        {"what": what, "hint": hint}
+        for what, hint in found["obstacles"]
+        # They would be free by then.
+        if not (arguments["cuda_checkpoint_path"] and "/dev/nvidia" in what)
+    ]
     if arguments.values.get("json"):
         sys.stdout.write(jsontext.write(found | {"obstacles": obstacles}, 2) + "\n")
         return 1 if obstacles else 0

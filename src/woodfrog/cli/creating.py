@@ -22,6 +22,13 @@ FLAGS = (
         "preserve-fds", "pass on so many descriptors from 3 up", value="N", number=True, default=0
     ),
     Flag("no-pivot", "enter the root without pivot_root, where / is a ramfs; less secure"),
+    Flag(
+        "fs-restore-image-path",
+        "",
+        value="DIR",
+        refused="an image's files are restored with its processes (checkpoint --with-rootfs);"
+        " without them, unpack what `woodfrog tar rootfs-upper` writes",
+    ),
     Flag("pidfd-socket", "hand a pidfd to the unix socket at this path", value="PATH"),
 )
 

@@ -43,6 +43,12 @@ COMMANDS = {
     "criu": "answer for CRIU when an engine asks for its version",
 }
 
+# What another runtime has, and what there is here instead.
+REFUSED = {
+    "fscheckpoint": "`woodfrog tar rootfs-upper` writes what has changed in the root file system,"
+    " and `woodfrog checkpoint --with-rootfs` stores it in an image",
+}
+
 
 def main(words: list[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
@@ -143,6 +149,10 @@ def _find(name: str) -> Command:
 
     from woodfrog.cli import flags
 
+    if name in REFUSED:
+        from woodfrog.errors import UsageError
+
+        raise UsageError(f"{name} is not supported", hint=REFUSED[name])
     if name not in COMMANDS:
         raise flags.unknown("command", name, list(COMMANDS), "woodfrog --help")
     module_name = "exec_" if name == "exec" else name.replace("-", "_")

@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 PREFIX = "org.woodfrog."
 CONFIG_FILE = "/etc/woodfrog/config.toml"
 
+# An annotation of runc's that names a file with options of CRIU's; those that we understand.
+CRIU_FILE = "org.criu.config"
+CRIU_NAMES = (
+    "tcp-close",
+    "tcp-established",
+    "skip-in-flight",
+    "ext-unix-sk",
+    "file-locks",
+    "link-remap",
+    "ghost-limit",
+    "shell-job",
+    "empty-ns",
+    "auto-dedup",
+)
+
 NOT_YET = "not done yet"
 NO_EFFECT = "no effect: "
 
@@ -225,6 +240,7 @@ def settle(arguments: Arguments, annotations: dict[str, str], command: str) -> N
     here = of(command)
     for values in (
         annotated(annotations),
+        _of_criu(annotations),
         arguments.common.policies,
         _in_file(arguments.common.config),
     ):
@@ -247,6 +263,20 @@ def annotated(annotations: dict[str, str]) -> dict[str, Any]:
                 hint=f"give it as a flag, or in {CONFIG_FILE}",
             )
         found[policy.key] = policy.read(text, f"annotation {name}")
+    return found
+
+
+def _of_criu(annotations: dict[str, str]) -> dict[str, Any]:
+    """Return the values in a file of CRIU's own, as runc knows it; its other options are CRIU's."""
+    if CRIU_FILE not in annotations:
+        return {}
+    from woodfrog.runtime.criu_files import configured
+
+    found = {}
+    for name, text in configured(annotations).items():
+        for policy in POLICIES:
+            if policy.name == name and name in CRIU_NAMES:
+                found[policy.key] = policy.read(text or "true", f"{annotations[CRIU_FILE]}: {name}")
     return found
 
 
@@ -295,6 +325,8 @@ What may be wished of a checkpoint or restore. Each policy may stand, the neares
   as a flag of the command   woodfrog checkpoint --compression=zstd --image-path=DIR ID
   as an annotation           "annotations": {{"{PREFIX}compression": "zstd"}}
     of the bundle: for a checkpoint that of the container, for a restore that of the new one
+  with CRIU's name, in a     tcp-established
+    file of CRIU's that the annotation org.criu.config names
   before the command         woodfrog --compression=zstd checkpoint … (docker's runtimeArgs)
   in a file                  compression = "zstd" in {CONFIG_FILE} (or --config=FILE)
 

@@ -64,15 +64,22 @@ def after_restore(
     write_log(work_path, log, "woodfrog: the restore is complete\n", warn)
 
 
-def log_name(usual: str, annotations: Mapping[str, str]) -> str:
-    """Return the name of the log in the work path, which CRIU's own configuration may change."""
+def configured(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Return the options in a file of CRIU's own that an annotation names; none if it is no file.
+
+    An option without a value has an empty one.
+    """
     try:
         with open(annotations.get("org.criu.config", ""), encoding="utf-8") as file:
-            words = [line.replace("=", " ").split() for line in file]
+            lines = [line.partition("#")[0].replace("=", " ").split() for line in file]
     except (OSError, ValueError):
-        return usual
-    names = [os.path.basename(line[1]) for line in words if line[:1] == ["log-file"] and line[1:]]
-    return names[-1] if names and names[-1] else usual
+        return {}
+    return {words[0]: "".join(words[1:2]).strip("\"'") for words in lines if words}
+
+
+def log_name(usual: str, annotations: Mapping[str, str]) -> str:
+    """Return the name of the log in the work path, which CRIU's own configuration may change."""
+    return os.path.basename(configured(annotations).get("log-file", "")) or usual
 
 
 def write_log(work_path: str, name: str, text: str, warn: Callable[[str], None]) -> None:
