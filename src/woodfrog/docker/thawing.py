@@ -141,7 +141,7 @@ def _check(docker: Docker, found: Checkpoint, container: Container) -> None:
     there = {mount["Destination"] for mount in container.told.get("Mounts") or []}
     for place in found.mounts:
         if place not in there:
-            _say(f"not kept: what was mounted at {place} (create the container with --volume)")
+            _say(f"the frozen container had a volume at {place}: the new one needs --volume, too")
 
 
 def _bring_files(
