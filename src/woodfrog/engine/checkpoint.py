@@ -1,21 +1,23 @@
 """Checkpoint: hold, look, collect, write, let go or end."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
 
 import msgspec
 import xxhash
 
-from woodfrog.engine import collecting, connections, sharing, tidying
+from woodfrog.engine import collecting, connections, tidying
 from woodfrog.engine.collecting import CollectedProcess, parents_first
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.snapshots import Snapshots
 from woodfrog.engine.world import World
+from woodfrog.engine.writing_pages import Guarded, PageWriter
 from woodfrog.errors import UnsupportedResource
-from woodfrog.image.container_file import Source, Writer
+from woodfrog.image.container_file import Writer
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.held import Held
@@ -30,7 +32,6 @@ from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
-from woodfrog.resources.memory import PageRange
 from woodfrog.resources.overlay import Overlay
 
 # A task that we were kept from stopping in time goes on by itself; then all is looked at once more.
@@ -62,6 +63,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     mounts: list[str] | None = None  # mount points as `create` made them, as mountinfo writes them
     stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
     suspended: list[int] = []  # our pids of those whose GPU state is in their memory
+    memory_room: int | None = None  # bytes that its cgroup may still use
     rootfs: str = ""  # where the host has its root, if changes there belong to the image
 
 
@@ -206,6 +208,7 @@ def _checkpoint(
     pause: Callable[[bool], None] | None,
     guardian: Guardian,
 ) -> dict[str, object]:
+    times = _Times()
     with ExitStack() as undo:
         image = undo.enter_context(
             Writer(
@@ -216,37 +219,83 @@ def _checkpoint(
             )
         )
         image.check_space(_estimated_bytes(init))
-        began = time.monotonic()
-        obstacles = Obstacles()
-        looked = _look(undo, init, container, options, pause, obstacles, guardian)
-        obstacles.raise_if_any()
-        guardian.check()
-        collected = time.monotonic()
-        statistics = looked.statistics()
-        pages = _write(image, init, container, looked, guardian)
-        guardian.check()
-        image.seal()
-        written = time.monotonic()
-        if not options.leave_running:
-            files, records = looked.files.files, looked.file_records
-            connections.end_silently(init, container.id, files, records)
-            end_all(looked.tree, init)
-    released = time.monotonic()
-    return {
-        "frozen_us": int((released - began) * 1e6),
-        "stop_us": int((looked.stopped - began) * 1e6),
-        "collect_us": int((collected - looked.stopped) * 1e6),
-        "write_us": int((written - collected) * 1e6),
-        "page_bytes": pages,
-    } | statistics
+        pages = PageWriter(image, guardian)
+        with ExitStack() as hold:
+            times.begin()
+            obstacles = Obstacles()
+            looked = _look(hold, init, container, options, pause, obstacles, guardian)
+            obstacles.raise_if_any()
+            guardian.check()
+            times.note("stop", looked.stopped)
+            times.note("collect")
+            statistics = looked.statistics()
+            snapshots = undo.enter_context(Snapshots(init, looked.vdso))
+            if options.leave_running and pause is None:
+                snapshots.take(looked.processes, container.memory_room)
+            times.note("snapshot")
+            _write(image, init, container, looked, snapshots, pages, guardian)
+            guardian.check()
+            if not options.leave_running:
+                image.seal()
+                files, records = looked.files.files, looked.file_records
+                times.note("write")
+                connections.end_silently(init, container.id, files, records)
+                end_all(looked.tree, init)
+        times.note("write")
+        times.note_frozen()
+        if options.leave_running:
+            _write_snapshots(image, looked, snapshots, pages)
+            snapshots.end(looked.tree.resumed)
+            guardian.check()
+            image.seal()
+            times.note("write")
+    counts: dict[str, object] = {"page_bytes": pages.bytes, "snapshots": snapshots.count}
+    return times.statistics() | counts | statistics
+
+
+class _Times:
+    """How long each part took; what is done in several pieces adds up."""
+
+    def __init__(self) -> None:
+        self._spans: dict[str, float] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Note that the first part begins."""
+        self._began = self._last = time.monotonic()
+
+    def note(self, part: str, at: float | None = None) -> None:
+        """Note that a part is done, now or at a time of the monotonic clock."""
+        at = at or time.monotonic()
+        self._spans[part] = self._spans.get(part, 0) + at - self._last
+        self._last = at
+
+    def note_frozen(self) -> None:
+        """Note that the container runs again, or has ended."""
+        self._spans["frozen"] = self._last - self._began
+
+    def statistics(self) -> dict[str, object]:
+        """Return the times in microseconds."""
+        return {f"{part}_us": int(span * 1e6) for part, span in self._spans.items()}
 
 
 def _write(
-    image: Writer, init: int, container: Container, looked: _Looked, guardian: Guardian
-) -> int:
-    """Write everything to the image; returns the bytes of the processes' own pages."""
+    image: Writer,
+    init: int,
+    container: Container,
+    looked: _Looked,
+    snapshots: Snapshots,
+    pages: PageWriter,
+    guardian: Guardian,
+) -> None:
+    """Write everything to the image but the memory that is in snapshots."""
     tree, world = looked.tree, looked.world
-    pages = _write_pages(image, looked.processes, world, guardian)
+    for one in parents_first(looked.processes):
+        if snapshots.of(one.held) is None:
+            written = pages.write(one, one.held.pid, ProcessMemory(one.held.memory))
+            image.add(one.record(written, world.stops_heard))
+        else:
+            pages.write_unforked(one)
     for shared in world.objects.values():
         contents = FileContents(shared.fd)
         store = image.write_pages(
@@ -257,7 +306,7 @@ def _write(
         image.add(one_of_ipc)
 
     def write_files(extents: list[tuple[FileContents, int, int]]) -> int:
-        sources = {source: _Guarded(source, guardian) for source, _, _ in extents}
+        sources = {source: Guarded(source, guardian) for source, _, _ in extents}
         return image.write_pages([(sources[one], at, length) for one, at, length in extents])
 
     for destination in container.tmpfs:
@@ -276,41 +325,18 @@ def _write(
     for zombie in tree.zombies:
         image.add(collecting.zombie_record(zombie, world, tree))
     image.add(_container_record(init, container, looked))
-    return pages
 
 
-class _Guarded:
-    """Memory or a file that is read for as long as somebody waits for it."""
-
-    def __init__(self, source: Source, guardian: Guardian) -> None:
-        self._source = source
-        self._guardian = guardian
-
-    def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
-        self._guardian.check()
-        self._source.read(into, ranges)
-
-
-def _write_pages(
-    image: Writer, processes: list[CollectedProcess], world: World, guardian: Guardian
-) -> int:
-    """Write the processes' own pages and their records; returns the bytes of pages."""
-    total = 0
-    stored: dict[int, sharing.Ranges] = {}
-    for one in parents_first(processes):
-        pid = one.held.pid
-        source = _Guarded(ProcessMemory(one.held.memory), guardian)
-        parent = stored.get(one.held.leader.stat.parent)
-        own, pages = sharing.split(pid, one.space.extents, parent)
-        offset = image.write_pages([(source, start, end - start) for start, end in own])
-        for start, end in own:
-            pages.append(PageRange(start=start, length=end - start, store=offset))
-            offset += end - start
-            total += end - start
-        pages.sort(key=lambda page: page.start)
-        stored[pid] = sharing.Ranges(pid, pages)
-        image.add(one.record(pages, world.stops_heard))
-    return total
+def _write_snapshots(
+    image: Writer, looked: _Looked, snapshots: Snapshots, pages: PageWriter
+) -> None:
+    """Write the memory that is in snapshots, while the container runs on."""
+    for one in parents_first(looked.processes):
+        snapshot = snapshots.of(one.held)
+        if snapshot is not None:
+            snapshots.let_go_of_shared_memory(one.held, one.space.mappings)
+            written = pages.write(one, snapshot.pid, snapshot.memory)
+            image.add(one.record(written, looked.world.stops_heard))
 
 
 def _estimated_bytes(init: int) -> int:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 
+from woodfrog.engine import snapshots
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import Held
@@ -26,8 +27,8 @@ def tidy(init: int, pause: Callable[[bool], None] | None = None) -> int:
 
 
 def remove_leftovers(tree: Held, vdso: Vdso) -> int:
-    """Unmap scratch areas of earlier, killed checkpoints; returns how many there were."""
-    count = 0
+    """Remove scratch areas and copies of earlier, killed checkpoints; returns how many."""
+    count = snapshots.reap(tree, vdso)
     for process in tree.processes:
         start_of_vdso = 0
         found = []

@@ -10,7 +10,7 @@ from woodfrog.kernel.procfs.status import Stat, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
 from woodfrog.remote.seccomp import Filters
-from woodfrog.remote.socket_waits import SocketWait, socket_wait
+from woodfrog.remote.socket_waits import Resumed, SocketWait, socket_wait
 from woodfrog.remote.timed_calls import (
     TimedCall,
     is_restartable,
@@ -29,7 +29,8 @@ class HeldTask:
 
     `path` is its directory in /proc; `status` and `stat` what stood there once it was held;
     `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for before;
-    `socket_wait` a wait at a socket that has a timeout.
+    `socket_wait` a wait at a socket that has a timeout;
+    `resumed` what is known of it from an earlier hold.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class HeldTask:
         self.pid = pid
         self.path = path
         self.waiting = waiting
+        self.resumed: Resumed | None = None
         self.stopped_by = 0
         self.tracee = Tracee(pid, ptrace.Registers())
         self.status: dict[str, str] = {}
@@ -95,7 +97,9 @@ class HeldTask:
         interrupted = is_restartable(registers) or sees_the_hold(registers)
         if not interrupted or self._has_a_signal():
             return registers
-        self.socket_wait = socket_wait(self.process.pid, self.pid, registers, self.waiting)
+        self.socket_wait = socket_wait(
+            self.process.pid, self.pid, registers, self.waiting, self.resumed
+        )
         call = self._timed_call(registers)
         if call is None:
             return issue_again(registers)
@@ -188,6 +192,8 @@ class Held:
     def __init__(self) -> None:
         self.processes: list[HeldProcess] = []
         self.zombies: list[Zombie] = []
+        # Afterwards: the waits at sockets that were made again, by their tasks.
+        self.resumed: dict[int, Resumed] = {}
         self.has_ended = False
 
     def tasks(self) -> Iterator[HeldTask]:

@@ -5,7 +5,7 @@ If we are killed, the kernel lets every task go on by itself.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource, WoodfrogError
@@ -16,7 +16,7 @@ from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.held import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.seccomp import Filters
-from woodfrog.remote.socket_waits import Shortened
+from woodfrog.remote.socket_waits import Resumed, Shortened
 from woodfrog.remote.waiting import SchedulerClocks, look_before_the_hold
 
 _PATIENCE_S = 10.0
@@ -37,17 +37,23 @@ def processes_in(pid_namespace: str) -> list[int]:
 
 
 @contextmanager
-def held(init: int, pause: Callable[[bool], None] | None = None) -> Iterator[Held]:
+def held(
+    init: int,
+    pause: Callable[[bool], None] | None = None,
+    *,
+    resumed: Mapping[int, Resumed] | None = None,
+) -> Iterator[Held]:
     """Hold every task of the container whose first process is `init` (host pid).
 
     Whatever happens inside, all tasks run on afterwards as before. `pause` is given for a container
     that is paused, and pauses it or lets it run on: not one instruction of its programs runs.
+    `resumed` is what an earlier hold of ours, just now, has left of waits.
     """
     namespace = os.readlink(f"/proc/{init}/ns/pid")
     seized: dict[int, HeldTask] = {}
     tree = Held()
     try:
-        _stop_all(namespace, seized, tree, pause)
+        _stop_all(namespace, seized, tree, pause, resumed or {})
         tree.processes.sort(key=lambda process: process.namespace_pid)
         yield tree
     finally:
@@ -58,6 +64,8 @@ def held(init: int, pause: Callable[[bool], None] | None = None) -> Iterator[Hel
                 pass  # the runtime does it when they are let go
         waits = [task.socket_wait for task in seized.values() if task.socket_wait]
         shortened = Shortened(waits)
+        now = time.monotonic_ns()
+        tree.resumed = {wait.task: Resumed(wait, now) for wait in waits}
         for task in seized.values():
             _let_go(task)
         shortened.restore()
@@ -70,6 +78,7 @@ def _stop_all(
     seized: dict[int, HeldTask],
     tree: Held,
     pause: Callable[[bool], None] | None,
+    resumed: Mapping[int, Resumed],
 ) -> None:
     """Seize and stop until no new task appears."""
     processes: dict[int, HeldProcess] = {}
@@ -85,7 +94,9 @@ def _stop_all(
                 process = processes.get(pid)
                 if process is None:
                     process = processes[pid] = HeldProcess(pid)
-                fresh += _seize_tasks(process, seized, clocks, paused=pause is not None)
+                for task in _seize_tasks(process, seized, clocks, paused=pause is not None):
+                    task.resumed = resumed.get(task.pid)
+                    fresh.append(task)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # gone meanwhile
         if not fresh and not pause:

@@ -13,7 +13,7 @@ with open(os.path.join(os.path.dirname(__file__), "code", "loop_x86_64.bin"), "r
 _RECORD = struct.Struct("<8QqQ")
 RECORD_BYTES = _RECORD.size
 _END, _STORE, _LOAD = (1 << 64) - 1, (1 << 64) - 2, (1 << 64) - 3
-_MUST_EQUAL, _MAY_FAIL = 1 << 8, 1 << 9
+_MUST_EQUAL, _MAY_FAIL, _CHILD_ENDS = 1 << 8, 1 << 9, 1 << 10
 _WORD = (1 << 64) - 1
 _ALIGN = 16
 
@@ -98,6 +98,13 @@ class Program:
         assert isinstance(result, Placeholder)
         number, words, _, _ = self._calls[result.index]
         self._calls[result.index] = (number, words, _MAY_FAIL, 0)
+        return result
+
+    def end_child(self, result: int) -> int:
+        """Have a child that the call makes end at once, should nobody hold it."""
+        assert isinstance(result, Placeholder)
+        number, words, _, _ = self._calls[result.index]
+        self._calls[result.index] = (number, words, _CHILD_ENDS, 0)
         return result
 
     @property

@@ -39,8 +39,19 @@ class SocketWait(NamedTuple):
     left_us: int
 
 
+class Resumed(NamedTuple):
+    """A wait that went on after an earlier hold, at this time (nanoseconds of CLOCK_MONOTONIC)."""
+
+    wait: SocketWait
+    at: int
+
+
 def socket_wait(
-    process: int, task: int, registers: Registers, waiting: Waiting | None
+    process: int,
+    task: int,
+    registers: Registers,
+    waiting: Waiting | None,
+    resumed: Resumed | None,
 ) -> SocketWait | None:
     """Tell what a held task's call, interrupted by us, would still have waited for."""
     option = _CALLS.get(registers.orig_rax)
@@ -53,7 +64,16 @@ def socket_wait(
     except OSError:
         return None
     left = max(1, whole - waiting.slept_ns // 1000)
-    return SocketWait(process, task, registers.orig_rax, descriptor, left) if whole else None
+    wait = SocketWait(process, task, registers.orig_rax, descriptor, left)
+    # Unless it has run since, but for making the call again, it still is the same wait.
+    if (
+        resumed is not None
+        and resumed.wait._replace(left_us=left) == wait
+        and waiting.since - resumed.at < _PATIENCE_S * 1e9
+    ):
+        passed_us = (time.monotonic_ns() - resumed.at) // 1000
+        wait = wait._replace(left_us=max(1, resumed.wait.left_us - passed_us))
+    return wait if whole else None
 
 
 def _timeout_us(one: socket.socket, option: int) -> int:

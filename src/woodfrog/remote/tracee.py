@@ -49,6 +49,8 @@ class Tracee:
         self.pid = pid
         self.registers = registers
         self.filters: Filters | None = None
+        # Tasks that were born of it while it was held, and are held, too.
+        self.born: list[int] = []
 
     def may_run(self, program: Program) -> bool:
         """Tell whether the task would survive a program that it runs to its end without us."""
@@ -212,7 +214,9 @@ class Scratch:
         ran_on = not self.start <= ours.rip <= self.start + len(LOOP)
         if ran_on:
             tracee.registers = ours
-        if status.event is Event.SIGNAL:
+        if status.event is Event.EVENT:
+            tracee.born.append(ptrace.event_message(tracee.pid))
+        elif status.event is Event.SIGNAL:
             tracee.take_signal(status, interrupted=interrupted)
         if ran_on:
             raise RanOnError(f"task {tracee.pid} ran on")

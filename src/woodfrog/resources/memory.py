@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -119,21 +119,26 @@ class AddressSpace(Part, frozen=True):
 
 
 class Collected:
-    """An address space whose pages have not been stored yet."""
+    """An address space whose pages have not been looked for yet."""
 
-    def __init__(
-        self,
-        fields: dict[str, object],
-        mappings: list[Mapping],
-        extents: list[tuple[int, int]],
-    ) -> None:
+    def __init__(self, fields: dict[str, object], mappings: list[Mapping]) -> None:
         self.fields = fields
         self.mappings = mappings
-        self.extents = extents
+        self._guards: list[Extent] = []
 
-    @property
-    def page_bytes(self) -> int:
-        return sum(end - start for start, end in self.extents)
+    def find_pages(self, pid: int, mappings: Iterable[Mapping]) -> list[tuple[int, int]]:
+        """Return the pages that private mappings have for themselves, and note guard pages.
+
+        `pid` is a process that has them: this one, or a copy that it has made by fork(2).
+        """
+        extents: list[tuple[int, int]] = []
+        with Pagemap(pid) as pagemap:
+            for one in mappings:
+                if not one.shared:
+                    extents += pagemap.own_pages(one.start, one.end)
+                    for start, end in pagemap.guard_regions(one.start, one.end):
+                        self._guards.append(Extent(start=start, length=end - start))
+        return extents
 
     @property
     def mapped_paths(self) -> set[bytes]:
@@ -142,7 +147,8 @@ class Collected:
 
     def record(self, pages: list[PageRange]) -> AddressSpace:
         """Return the record, once it is known where the pages are stored."""
-        return AddressSpace(mappings=self.mappings, pages=pages, **self.fields)  # type: ignore[arg-type]
+        guards = sorted(self._guards, key=lambda guard: guard.start)
+        return AddressSpace(mappings=self.mappings, pages=pages, guards=guards, **self.fields)  # type: ignore[arg-type]
 
 
 def collect(
@@ -154,41 +160,33 @@ def collect(
     core_dump_filter: int,
     executable: tuple[bytes, int],
 ) -> Collected:
-    """Read the mappings of a held process and find its own pages.
+    """Read the mappings of a held process.
 
     `ours` are the addresses of our scratch area, `shared_object` gives the id of what is behind a
     mapping and has no path, `root` leads to the container's root for checking paths; `executable`
     is a path and such an id, or 0.
     """
     mappings: list[Mapping] = []
-    extents: list[tuple[int, int]] = []
-    guards: list[Extent] = []
     lock_future = False
     vdso_start = 0
     brk = stat.start_brk
-    with Pagemap(pid) as pagemap:
-        for found in _without(read_smaps(pid), ours):
-            if found.start == ours[0]:
-                # New memory is locked as mlockall(MCL_FUTURE) has it, which nothing else tells.
-                lock_future = "lo" in found.flags
-                continue
-            if found.name in _IGNORED_NAMES:
-                continue
-            if found.name in _VDSO_NAMES:
-                vdso_start = min(vdso_start or found.start, found.start)
-                continue
-            _refuse(found)
-            if found.name == b"[heap]":
-                brk = found.end
-            mappings.append(_mapping(pid, found, shared_object, root))
-            if not found.shared:
-                extents += pagemap.own_pages(found.start, found.end)
-                for start, end in pagemap.guard_regions(found.start, found.end):
-                    guards.append(Extent(start=start, length=end - start))
+    for found in _without(read_smaps(pid), ours):
+        if found.start == ours[0]:
+            # New memory is locked as mlockall(MCL_FUTURE) has it, which nothing else tells.
+            lock_future = "lo" in found.flags
+            continue
+        if found.name in _IGNORED_NAMES:
+            continue
+        if found.name in _VDSO_NAMES:
+            vdso_start = min(vdso_start or found.start, found.start)
+            continue
+        _refuse(found)
+        if found.name == b"[heap]":
+            brk = found.end
+        mappings.append(_mapping(pid, found, shared_object, root))
     with open(f"/proc/{pid}/auxv", "rb") as file:
         auxv = file.read()
     fields: dict[str, object] = {
-        "guards": guards,
         "lock_future": lock_future,
         "core_dump_filter": core_dump_filter,
         "vdso": vdso_start,
@@ -207,7 +205,7 @@ def collect(
         "executable": executable[0],
         "executable_object": executable[1],
     }
-    return Collected(fields, mappings, extents)
+    return Collected(fields, mappings)
 
 
 def _without(mappings: list[KernelMapping], ours: tuple[int, int]) -> Iterator[KernelMapping]:

@@ -9,6 +9,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
 from woodfrog.runtime import cgroups, lifecycle, spec
 from woodfrog.runtime import state as states
+from woodfrog.runtime.cgroups.memory import memory_room
 from woodfrog.runtime.state import PAUSED, Container
 
 TYPE_CHECKING = False
@@ -126,6 +127,7 @@ def _known(
         spec_hostname=config.get("hostname") or "",
         tmpfs=spec.tmpfs_destinations(config),
         mounts=container.state.get("mounts"),
+        memory_room=memory_room(container.state["cgroup"]),
         stdio=[(device, inode) for device, inode in container.state.get("stdio", ())],
         suspended=suspended,
         rootfs=container.state["rootfs"] if with_rootfs else "",

@@ -34,6 +34,7 @@ class Stat(NamedTuple):
     env_start: int
     env_end: int
     exit_code: int
+    exit_signal: int
     nice: int
 
 
@@ -70,4 +71,5 @@ def read_stat(path: str) -> Stat:
         env_start=field(50),
         env_end=field(51),
         exit_code=field(52),
+        exit_signal=field(38),
     )

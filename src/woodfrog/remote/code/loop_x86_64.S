@@ -7,7 +7,8 @@
 #      -3 loads 32 bits from an address (word 1), as the result
 #   1–6  arguments
 #   7  bit N set: argument N+1 is the address of the word to use (an earlier record's result);
-#      bit 8 set: the result must equal word 8; bit 9 set: the call may fail
+#      bit 8 set: the result must equal word 8; bit 9 set: the call may fail; bit 10 set: who gets
+#      0, the child of a fork, ends at once, unless a tracer that holds it has other plans
 #   8  the result expected
 #   9  the result
 #
@@ -64,6 +65,15 @@ call:
         syscall
 record:
         mov     [r15+72], rax
+        test    bh, 4
+        jz      1f
+        test    rax, rax
+        jnz     1f
+        mov     eax, 231
+        xor     edi, edi
+        syscall
+        ud2
+1:
         test    bh, 1
         jz      1f
         cmp     rax, [r15+64]

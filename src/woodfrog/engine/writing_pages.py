@@ -1,0 +1,72 @@
+"""The processes' own pages on their way into the image."""
+
+from collections.abc import Sequence
+
+from woodfrog.engine import sharing
+from woodfrog.engine.collecting import CollectedProcess
+from woodfrog.engine.guardian import Guardian
+from woodfrog.image.container_file import Writer
+from woodfrog.image.pages import Source
+from woodfrog.kernel.process_memory import ProcessMemory
+from woodfrog.resources.memory import Mapping, PageRange
+
+# MADV_DONTFORK, MADV_WIPEONFORK
+_NOT_FORKED = {10, 18}
+
+
+class Guarded:
+    """Memory or a file that is read for as long as somebody waits for it."""
+
+    def __init__(self, source: Source, guardian: Guardian) -> None:
+        self._source = source
+        self._guardian = guardian
+
+    def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
+        """See `Source`."""
+        self._guardian.check()
+        self._source.read(into, ranges)
+
+
+class PageWriter:
+    """Writes pages, those that processes share only once; parents come before their children."""
+
+    def __init__(self, image: Writer, guardian: Guardian) -> None:
+        self._image = image
+        self._guardian = guardian
+        self._stored: dict[int, sharing.Ranges] = {}
+        self._early: dict[int, list[PageRange]] = {}
+        self.bytes = 0
+
+    def write_unforked(self, one: CollectedProcess) -> None:
+        """Write from a process itself what its copy doesn't have."""
+        mappings = [mapping for mapping in one.space.mappings if _is_unforked(mapping)]
+        extents = one.space.find_pages(one.held.pid, mappings)
+        self._early[one.held.pid] = self._write(ProcessMemory(one.held.memory), extents)
+
+    def write(self, one: CollectedProcess, pid: int, memory: ProcessMemory) -> list[PageRange]:
+        """Write all other pages, from a process or its copy, which is `pid` on the host."""
+        mappings, early = one.space.mappings, self._early.pop(one.held.pid, None)
+        if early is not None:
+            mappings = [mapping for mapping in mappings if not _is_unforked(mapping)]
+        extents = one.space.find_pages(pid, mappings)
+        parent = self._stored.get(one.held.leader.stat.parent)
+        own, pages = sharing.split(pid, extents, parent)
+        pages += self._write(memory, own)
+        pages.sort(key=lambda page: page.start)
+        self._stored[one.held.pid] = sharing.Ranges(pid, pages)
+        return sorted([*pages, *(early or ())], key=lambda page: page.start)
+
+    def _write(self, memory: ProcessMemory, extents: list[tuple[int, int]]) -> list[PageRange]:
+        source = Guarded(memory, self._guardian)
+        offset = self._image.write_pages([(source, start, end - start) for start, end in extents])
+        pages = []
+        for start, end in extents:
+            pages.append(PageRange(start=start, length=end - start, store=offset))
+            offset += end - start
+            self.bytes += end - start
+        return pages
+
+
+def _is_unforked(mapping: Mapping) -> bool:
+    """Tell whether fork(2) leaves a mapping out or empties it."""
+    return not _NOT_FORKED.isdisjoint(mapping.advice)
