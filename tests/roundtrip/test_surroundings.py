@@ -321,8 +321,8 @@ class Console:
 
 @pytest.fixture
 def consoles(woodfrog: Woodfrog) -> Iterator[list[Console]]:
-    """Two places for terminals."""
-    made = [Console(woodfrog.directory / name) for name in ("tty1", "tty2")]
+    """Three places for terminals."""
+    made = [Console(woodfrog.directory / name) for name in ("tty1", "tty2", "tty3")]
     yield made
     for console in made:
         console.close()
@@ -337,7 +337,7 @@ def test_a_terminal_is_kept_with_its_size_its_modes_and_its_foreground_group(
     )
     bundle = shell(woodfrog, script)
     bundle.process["terminal"] = True
-    first, second = consoles
+    first, second, _ = consoles
     container = woodfrog.run(bundle, flags=("--console-socket", str(first.path)))
     first.receive()
 
@@ -357,6 +357,52 @@ def test_a_terminal_is_kept_with_its_size_its_modes_and_its_foreground_group(
     assert not restored.has_ended()
     os.write(second.master, b"\x03")
     second.read_until(b"int")
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["no terminal", "a terminal"])
+def test_a_terminal_of_exec_is_hung_up_or_the_containers_own(
+    own: bool, woodfrog: Woodfrog, consoles: list[Console]
+) -> None:
+    bundle = shell(
+        woodfrog, f": > /work/ready; {WAIT}; while [ ! -e /work/out ]; do sleep 0.02; done"
+    )
+    bundle.process["terminal"] = own
+    first, second, third = consoles
+    flags = ("--console-socket", str(first.path)) if own else ()
+    container = woodfrog.run(bundle, flags=flags)
+    if own:
+        first.receive()
+    container.wait_for("ready")
+    inner = (
+        "exec 9<>/dev/tty; trap 'echo hangup > /work/out; exit' HUP; : > /work/joined;"
+        f"{WAIT}; echo here >&9; read line && echo $line > /work/out; sleep 5"
+    )
+    woodfrog(
+        "exec",
+        "--tty",
+        "--detach",
+        "--console-socket",
+        str(third.path),
+        container.name,
+        "/bin/sh",
+        "-c",
+        inner,
+    )
+    third.receive()
+    container.wait_for("joined")
+    image = frozen(container)
+
+    flags = ("--console-socket", str(second.path)) if own else ()
+    restored = woodfrog.restore(bundle, image, *flags)
+    if own:
+        second.receive()
+    (bundle.work / "check").touch()
+    if own:
+        second.read_until(b"here")
+        os.write(second.master, b"a line\n")
+
+    assert restored.wait() == 0
+    assert (bundle.work / "out").read_text() == ("a line\n" if own else "hangup\n")
 
 
 @pytest.mark.parametrize("clock", ["container", "host"])

@@ -74,6 +74,7 @@ class Plan:
         self.files: dict[int, FileRecord] = {}
         self.shared: dict[int, SharedMemory] = {}
         self.deleted: dict[int, DeletedFile] = {}
+        self.has_terminal = False  # the new container
         self.sysv: list[AnyObject] = []
         self.posix_queues: list[PosixQueue] = []
         self.tmpfs: list[Tmpfs] = []
@@ -119,10 +120,12 @@ class Plan:
         return [one for one in self.shared.values() if one.id not in segments]
 
     def terminal(self, number: int) -> bytes:
-        """Return the path of a pseudoterminal that has both ends in the container."""
+        """Return the path of a terminal by its number; empty if it has become another one."""
         for file in self.files.values():
             if isinstance(file, PtyMaster) and file.index == number:
                 return file.terminal
+            if isinstance(file, Terminal) and file.index == number:
+                return b"" if self.has_terminal else file.path
         raise ImageError(f"the image lacks the terminal {number}, which a session has")
 
     def holders(self, file: int) -> set[int]:
@@ -171,6 +174,7 @@ class Plan:
 def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Plan:
     """Check an image against itself, this machine and the new container; nothing is made yet."""
     plan = Plan(reader)
+    plan.has_terminal = bounds.terminal
     _check_tree(plan)
     for process in plan.processes:
         _check_process(process, plan, bounds)
@@ -193,7 +197,9 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
                 hint="mount a tmpfs there in the bundle's config.json",
             )
     _check_files(plan, bounds)
-    if not bounds.terminal and any(isinstance(f, Terminal) for f in plan.files.values()):
+    if not bounds.terminal and any(
+        isinstance(file, Terminal) and file.own for file in plan.files.values()
+    ):
         raise UnsupportedResource(
             "the checkpointed container had a terminal, the new one has none",
             hint='set "terminal": true in the bundle\'s config.json',

@@ -226,11 +226,12 @@ class Body:
     def take_terminal(self, plan: Plan) -> None:
         """Let a session have its terminal, and that its foreground group."""
         number = self.record.controlling
-        if number < 0:
+        path = plan.terminal(number) if number >= 0 else b""
+        if not path:
             self._take_foreground()
             return
         program = self.stub.program()
-        terminal = syscalls.openat2(program, plan.terminal(number), os.O_RDWR | os.O_NOCTTY)
+        terminal = syscalls.openat2(program, path, os.O_RDWR | os.O_NOCTTY)
         program.call(SYS.IOCTL, terminal, termios.TIOCSCTTY, 0)
         if self.record.foreground_group:
             group = struct.pack("<i", self.record.foreground_group)

@@ -214,7 +214,7 @@ def _controlling(held: HeldProcess, world: World) -> int:
     device = held.leader.stat.terminal
     if held.namespace_pid != _last_id(held.leader.status["NSsid"]) or not device:
         return -1
-    return os.minor(device) if str(os.minor(device)) in world.pty_masters else -1
+    return os.minor(device) if world.controls_sessions(os.minor(device)) else -1
 
 
 def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:

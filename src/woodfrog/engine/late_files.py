@@ -4,13 +4,15 @@ They are opened once, and handed out to the processes.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 from woodfrog.engine import root_stub
+from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
+from woodfrog.engine.making_files import Making
 from woodfrog.engine.tree import Tree
-from woodfrog.errors import ImageError, while_
+from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -27,19 +29,21 @@ _RIGHTS_AT_ONCE = 200
 class LateFiles:
     """See resources.files.base.Late. `undo` closes descriptors of ours."""
 
-    def __init__(
-        self, root: Stub, tree: Tree, files: Mapping[int, FileRecord], undo: ExitStack
-    ) -> None:
+    def __init__(self, root: Stub, tree: Tree, plan: Plan, making: Making, undo: ExitStack) -> None:
         self._root = root
+        self._plan = plan
         self._tree = tree
         self._undo = undo
-        self._files = {number: file for number, file in files.items() if file.late}
+        self._files = {number: file for number, file in plan.files.items() if file.late}
+        self._terminal = -1
         self._ours: dict[int, int] = {}
         self._bodies: list[Body] = []
         if self._files:
             # Before the first process takes the root directory that it had.
             path = f"/proc/{root.pid}/root"
             self._directory = self._keep(os.open(path, os.O_PATH | os.O_CLOEXEC))
+            if making.has_terminal():
+                self._terminal = self._keep(descriptors.fetch(root.pid, making.stdio(0)))
 
     def _keep(self, fd: int) -> int:
         self._undo.callback(os.close, fd)
@@ -78,12 +82,20 @@ class LateFiles:
     def open_in_session(self, terminal: int, path: bytes, how: int, flags: int) -> int:
         """See the protocol."""
         for body in self._bodies:
-            if body.record.controlling == terminal:
+            if body.record.controlling == terminal and self._plan.terminal(terminal):
                 program = body.stub.program()
                 fd = syscalls.openat2(program, path, how)
                 base.set_flags(program, fd, flags)
                 return self._taken_from(body.stub, program, fd)
-        raise ImageError(f"no session of the image has the terminal {terminal}")
+        return self._open_own_terminal(how, flags)
+
+    def _open_own_terminal(self, how: int, flags: int) -> int:
+        """Open what the terminal of an `exec` has become."""
+        if self._terminal < 0:
+            raise UnsupportedResource("/dev/tty is open in a session that has no terminal any more")
+        fd = os.open(f"/proc/self/fd/{self._terminal}", how | os.O_CLOEXEC)
+        base.set_flags(HERE, fd, flags)
+        return fd
 
     def open_process(self, pid: int, flags: int) -> int:
         """See the protocol."""

@@ -262,10 +262,17 @@ class Making:
         mode = os.stat(f"/proc/{self.stub.pid}/fd/{self._stdio[number]}").st_mode
         return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
+    def _terminal(self) -> bytes:
+        return os.readlink(os.fsencode(f"/proc/{self.stub.pid}/fd/{self._stdio[0]}"))
+
+    def has_terminal(self) -> bool:
+        """See the protocol."""
+        return self._terminal().startswith(b"/dev/pts/")
+
     def terminal(self) -> bytes:
         """See the protocol."""
-        path = os.readlink(os.fsencode(f"/proc/{self.stub.pid}/fd/{self._stdio[0]}"))
-        if not path.startswith(b"/dev/pts/"):
+        path = self._terminal()
+        if not self.has_terminal():
             raise UnsupportedResource(
                 "the checkpointed container had a terminal, the new one has none",
                 hint='set "terminal": true in the bundle\'s config.json',
@@ -350,6 +357,12 @@ class Making:
         program = self.program
         self.run()
         return program[fd] if isinstance(fd, Placeholder) else fd
+
+    def hold_to_the_end(self, fd: int) -> None:
+        """See the protocol."""
+        number = self.settle(fd)
+        self._undo.callback(os.close, descriptors.fetch(self.stub.pid, number))
+        self._spare.append(number)
 
     def spare(self, fd: int) -> int:
         """See the protocol."""

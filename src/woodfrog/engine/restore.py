@@ -232,7 +232,7 @@ def _restore(
 
     tree = Tree(plan, root, bring_in)
     tree.build()
-    late = LateFiles(root, tree, plan.files, undo)
+    late = LateFiles(root, tree, plan, making, undo)
     late.open_those_of_ended()
     bodies = {
         record.pid: Body(record, tree.stubs[record.pid], bounds.seccomp)

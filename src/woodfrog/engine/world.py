@@ -65,6 +65,7 @@ class World:
         self.sockets = Sockets(init)
         self.pty_masters: set[str] = set()
         self.terminals: dict[int, bytes] = {}
+        self.own_terminal = _own_terminal(init)
         self.packet_pipes: set[int] = set()
         self.objects: dict[tuple[int, int], SharedObject | deleted_files.Found] = {}
         self.sysv = sysv_ipc.Found()
@@ -117,6 +118,11 @@ class World:
     def identify(self, pid: int) -> int:
         """See the protocol."""
         return self._ids.get(pid, 0)
+
+    def controls_sessions(self, terminal: int) -> bool:
+        """See the protocol."""
+        is_outside = terminal in self.terminals and terminal != self.own_terminal
+        return str(terminal) in self.pty_masters or is_outside
 
     def is_process(self, pid: int) -> bool:
         """See the protocol."""
@@ -262,3 +268,12 @@ class World:
             os.close(one.fd)
         self.objects.clear()
         self.sysv.close()
+
+
+def _own_terminal(init: int) -> int:
+    """Return the number of the terminal that is the container's console; -1 if it has none."""
+    try:
+        device = os.stat(f"/proc/{init}/root/dev/console").st_rdev
+    except OSError:
+        return -1
+    return os.minor(device) if os.major(device) in _PTS_MAJORS else -1

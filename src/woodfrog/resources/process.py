@@ -86,7 +86,7 @@ class Process(Record, frozen=True, tag="process"):
     posix_timers: list[PosixTimer]
     limits: list[Limit]
     threads: list[Thread]
-    controlling: int = -1  # the pseudoterminal in the container that its session has
+    controlling: int = -1  # the number of its session's terminal, if not the container's own
     file_signals: list[FileSignals] = []
     directory_deleted: int = 0
     root_deleted: int = 0

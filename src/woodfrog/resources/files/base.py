@@ -40,11 +40,16 @@ class World(Protocol):
     pty_masters: set[str]
     # Paths of the terminals that are open in the container, by their numbers.
     terminals: dict[int, bytes]
+    # The number of the container's own terminal, or -1.
+    own_terminal: int
     # Inodes of the pipes that are written to in packet mode.
     packet_pipes: set[int]
 
     def identify(self, pid: int) -> int:
         """Return the container's id of a process or thread that we see as `pid`, or 0."""
+
+    def controls_sessions(self, terminal: int) -> bool:
+        """Tell whether sessions can have this terminal, which is not the container's own."""
 
     def is_process(self, pid: int) -> bool:
         """Tell whether a process, or zombie, of the container has this id of the container's."""
@@ -134,6 +139,9 @@ class Making(Protocol):
     def stdio_can_be_opened(self, number: int) -> bool:
         """Tell whether that is something to open once more, which then has no other position."""
 
+    def has_terminal(self) -> bool:
+        """Tell whether the new container has a terminal of its own."""
+
     def terminal(self) -> bytes:
         """Return the path of the new container's terminal; raises UnsupportedResource."""
 
@@ -163,6 +171,9 @@ class Making(Protocol):
 
     def settle(self, fd: int) -> int:
         """Run the calls so far; returns the number of a descriptor."""
+
+    def hold_to_the_end(self, fd: int) -> None:
+        """Keep a file open, by a descriptor of ours, until all processes run."""
 
     def spare(self, fd: int) -> int:
         """Have a descriptor closed once all files stand."""

@@ -27,7 +27,8 @@ from woodfrog.resources.files.base import (
     set_flags,
 )
 
-_TIOCGPTN, _TIOCSPTLCK, _TIOCGDEV = 0x80045430, 0x40045431, 0x80045432
+TIOCSPTLCK = 0x40045431
+_TIOCGPTN, _TIOCGDEV = 0x80045430, 0x80045432
 _MAJORS = range(136, 144)
 _N_TTY = 0
 _MOST = 4096
@@ -100,9 +101,9 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
     def restore(self, making: Making) -> int:
         if len(self.settings) != pty.SETTINGS_BYTES or len(self.size) != pty.SIZE_BYTES:
             raise ImageError("the settings of a terminal have an impossible size")
-        fd = _open_master(making, self.path, self.index)
+        fd = open_master(making, self.path, self.index)
         program = making.program
-        program.call(SYS.IOCTL, fd, _TIOCSPTLCK, bytes(4))
+        program.call(SYS.IOCTL, fd, TIOCSPTLCK, bytes(4))
         program.call(SYS.IOCTL, fd, termios.TCSETS, self.settings)
         program.call(SYS.IOCTL, fd, termios.TIOCSWINSZ, self.size)
         if self.packet_mode:
@@ -121,7 +122,7 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
 
     def _lock(self, making: Making) -> None:
         lock = (1).to_bytes(4, "little")
-        making.program.call(SYS.IOCTL, making.files[self.id], _TIOCSPTLCK, lock)
+        making.program.call(SYS.IOCTL, making.files[self.id], TIOCSPTLCK, lock)
 
     def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
         if self.opened:
@@ -164,7 +165,7 @@ class Pty(FileRecord, frozen=True, tag="pty"):
 
 
 class ControllingTerminal(FileRecord, frozen=True, tag="controlling-terminal"):
-    """/dev/tty, opened by a process of the session that has this pseudoterminal."""
+    """/dev/tty, opened by a process of a session, but for that of the container's own terminal."""
 
     path: bytes
     index: int
@@ -174,7 +175,7 @@ class ControllingTerminal(FileRecord, frozen=True, tag="controlling-terminal"):
     def recognises(cls, file: OpenFile, world: World) -> bool:
         if file.flags & O_PATH or file.stat.st_rdev != os.makedev(5, 0):
             return False
-        return str(_real_index(file)) in world.pty_masters
+        return world.controls_sessions(_real_index(file))
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
@@ -211,7 +212,7 @@ class HungUpTerminal(FileRecord, frozen=True, tag="hung-up-terminal"):
     def restore(self, making: Making) -> int:
         flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
         master = making.spare(syscalls.openat2(making.program, self.master, flags))
-        making.program.call(SYS.IOCTL, master, _TIOCSPTLCK, bytes(4))
+        making.program.call(SYS.IOCTL, master, TIOCSPTLCK, bytes(4))
         flags |= self.flags & ~CREATION_FLAGS
         fd = making.program.call(SYS.IOCTL, master, pty.TIOCGPTPEER, flags)
         set_flags(making.program, fd, self.flags)
@@ -246,7 +247,7 @@ def _path_of_terminal(file: OpenFile, index: int, world: World) -> bytes:
     raise UnsupportedResource(f"is the master of a terminal, {index}, that has no path")
 
 
-def _open_master(making: Making, path: bytes, index: int) -> int:
+def open_master(making: Making, path: bytes, index: int) -> int:
     """Make pseudoterminals until one has this index; the others are for later, or closed."""
     spare: dict[int, int] | None = making.shared("ptys")
     if spare is None:

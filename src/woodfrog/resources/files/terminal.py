@@ -1,4 +1,4 @@
-"""The container's own terminal: its other end is outside, with whoever holds the console."""
+"""Terminals whose other end is outside: the container's own, and those of `exec`."""
 
 import fcntl
 import os
@@ -17,6 +17,7 @@ from woodfrog.resources.files.base import (
     World,
     set_flags,
 )
+from woodfrog.resources.files.pty import TIOCSPTLCK, open_master
 
 _WINSIZE_BYTES = 8
 _PTS_MAJORS = range(136, 144)
@@ -24,11 +25,16 @@ _TERMIOS_BYTES = 36  # struct termios of the kernel: four words, line discipline
 
 
 class Terminal(FileRecord, frozen=True, tag="terminal"):
-    """The console, with its settings (struct termios) and its size (struct winsize).
+    """A terminal with its settings (struct termios) and its size (struct winsize).
 
-    A new terminal that has a size already, its user's, keeps that.
+    It comes back as the new container's own; one that has a size already, its user's, keeps that.
+    If the new container has none, one of `exec` (not `own`) comes back with nobody at its other
+    end, and is hung up when all processes run.
     """
 
+    path: bytes
+    index: int
+    own: bool
     settings: bytes
     size: bytes
 
@@ -48,15 +54,38 @@ class Terminal(FileRecord, frozen=True, tag="terminal"):
         fcntl.ioctl(file.descriptor, termios.TCGETS, settings)
         size = bytearray(_WINSIZE_BYTES)
         fcntl.ioctl(file.descriptor, termios.TIOCGWINSZ, size)
-        return cls(id=number, flags=file.flags, settings=bytes(settings), size=bytes(size))
+        index = os.minor(file.stat.st_rdev)
+        return cls(
+            id=number,
+            flags=file.flags,
+            path=file.target,
+            index=index,
+            own=index == world.own_terminal,
+            settings=bytes(settings),
+            size=bytes(size),
+        )
 
     def restore(self, making: Making) -> int:
-        program = making.program
         flags = self.flags & ~CREATION_FLAGS
-        path = making.terminal()
+        if not self.own and not making.has_terminal():
+            path = self._make(making)
+        else:
+            path = making.terminal()
+        program = making.program
         fd = syscalls.openat2(program, path, flags | os.O_NOCTTY | os.O_NONBLOCK)
         program.call(SYS.IOCTL, fd, termios.TCSETS, self.settings)
-        if not making.terminal_has_size():
+        if path == self.path or not making.terminal_has_size():
             program.call(SYS.IOCTL, fd, termios.TIOCSWINSZ, self.size)
         set_flags(program, fd, self.flags)
         return fd
+
+    def _make(self, making: Making) -> bytes:
+        """Make a terminal of the same number, whose master is ours; returns its path."""
+        key = ("terminal of exec", self.index)
+        if not making.shared(key):
+            making.share(key, True)
+            directory = os.path.dirname(self.path)
+            master = open_master(making, os.path.join(directory, b"ptmx"), self.index)
+            making.program.call(SYS.IOCTL, master, TIOCSPTLCK, bytes(4))
+            making.hold_to_the_end(master)
+        return self.path
