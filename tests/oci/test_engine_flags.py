@@ -105,6 +105,13 @@ def test_the_status_descriptor_hears_of_the_complete_image(
                 assert file.read() == said
             # The second finds the image that is there, and refuses.
             assert process.wait() == (0 if said else 1)
+    # One whose reader has gone is no failure.
+    reader, writer = os.pipe()
+    os.close(reader)
+    flags = [f"--status-fd={writer}", f"--image-path={tmp_path}/again", "--leave-running"]
+    command = woodfrog.command("checkpoint", *flags, container.name)
+    assert subprocess.run(command, pass_fds=[writer]).returncode == 0
+    os.close(writer)
     done = container.checkpoint(tmp_path / "other", "--status-fd=999", status=1)
     assert "descriptor 999 is not open" in done.stderr
 

@@ -84,7 +84,10 @@ def _checkpoint(
             log = criu_files.log_name("dump.log", container.state["annotations"])
             criu_files.after_checkpoint(directory, arguments["work_path"], log, statistics, warn)
         if ready >= 0:
-            os.write(ready, b"\0")
+            try:
+                os.write(ready, b"\0")
+            except OSError:
+                pass  # nobody wants to hear of it any more
             os.close(ready)
         if engine and not options.leave_running:
             # As engines know it of runc: they have their own record of the container.
