@@ -34,7 +34,16 @@ class ImageError(WoodfrogError):
 
 
 class UnsupportedResource(WoodfrogError):
-    """The container holds something that cannot be saved or restored faithfully."""
+    """The container holds something that cannot be saved or restored faithfully.
+
+    `also` are other such things in the same place.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str = "", also: tuple[UnsupportedResource, ...] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.also = also
 
 
 class KernelTooOld(WoodfrogError):

@@ -110,6 +110,22 @@ def test_a_descriptor_that_cannot_be_saved_is_refused_by_name(
     assert verdict(container) == "ok\n"
 
 
+def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: Build) -> None:
+    container = start(woodfrog, build, "userfaultfd.c")
+    container.wait_for("ready")
+    addresses = (container.bundle.work / "addresses").read_text().split()
+
+    refused = container.checkpoint(woodfrog.directory / "image", status=1)
+    checked = woodfrog("check", container.name, status=1)
+
+    assert len(set(addresses)) == 2
+    for said in (refused.stderr, checked.stdout):
+        assert "descriptor 77" in said
+        for address in addresses:
+            assert said.count(f"the mapping at {address} (anonymous) is registered") == 1
+    assert verdict(container) == "ok\n"
+
+
 @pytest.mark.parametrize(
     ("program", "named"),
     [

@@ -19,7 +19,8 @@ class Obstacles:
             with while_(f"looking at {what}"):
                 yield
         except UnsupportedResource as error:
-            self.found.append((f"{what}: {error}", error.hint))
+            for one in (error, *error.also):
+                self.found.append((f"{what}: {one}", one.hint))
 
     def raise_if_any(self) -> None:
         """Raise UnsupportedResource that names every obstacle."""

@@ -167,6 +167,7 @@ def collect(
     is a path and such an id, or 0.
     """
     mappings: list[Mapping] = []
+    refused: list[UnsupportedResource] = []
     lock_future = False
     vdso_start = 0
     brk = stat.start_brk
@@ -180,10 +181,15 @@ def collect(
         if found.name in _VDSO_NAMES:
             vdso_start = min(vdso_start or found.start, found.start)
             continue
-        _refuse(found)
         if found.name == b"[heap]":
             brk = found.end
-        mappings.append(_mapping(pid, found, shared_object, root))
+        try:
+            _refuse(found)
+            mappings.append(_mapping(pid, found, shared_object, root))
+        except UnsupportedResource as error:
+            refused.append(error)
+    if refused:
+        raise UnsupportedResource(str(refused[0]), hint=refused[0].hint, also=tuple(refused[1:]))
     with open(f"/proc/{pid}/auxv", "rb") as file:
         auxv = file.read()
     fields: dict[str, object] = {
