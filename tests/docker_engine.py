@@ -26,7 +26,10 @@ from terminals import Terminal, in_a_terminal
 
 IMAGE = "box"
 # Where docker and containerd keep things whatever they are told.
-FIXED_PLACES = ("/etc/docker", "/run/docker", "/run/containerd", "/run/woodfrog-handover")
+FIXED_PLACES = (
+    *("/etc/docker", "/run/docker", "/run/containerd", "/run/woodfrog-handover"),
+    "/usr/local/lib/docker",
+)
 
 
 class Docker:
@@ -57,12 +60,14 @@ class Docker:
         }
         (directory / "daemon.json").write_text(json.dumps(config))
         script = "".join(f"mount -t tmpfs tmpfs {path} && " for path in FIXED_PLACES)
-        script += 'ip link set lo up && dockerd --config-file "$0"; exit $?'
+        script += 'ip link set lo up && "$1" install docker --default --yes --config "$0" &&'
+        script += 'dockerd --config-file "$0"; exit $?'
         with (directory / "log").open("wb") as log:
             self._holder = subprocess.Popen(
                 [
                     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
                     *("--mount-proc", "sh", "-c", script, str(directory / "daemon.json")),
+                    f"{REPOSITORY}/woodfrog",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -73,7 +78,6 @@ class Docker:
             "DOCKER_HOST": f"unix://{self.socket}",
             "DOCKER_CONFIG": str(directory / "client"),
         }
-        self._install_plugin()
         eventually(self._listens, "dockerd listens")
         self._import_image()
 
@@ -81,11 +85,6 @@ class Docker:
         if self._holder.poll() is not None:
             pytest.fail(f"dockerd ended: {self.log()}")
         return self.socket.exists()
-
-    def _install_plugin(self) -> None:
-        plugins = self.directory / "client" / "cli-plugins"
-        command = ["docker", "install", "--yes", "--plugin-dir", str(plugins)]
-        subprocess.run([f"{REPOSITORY}/woodfrog", *command], check=True, capture_output=True)
 
     def _import_image(self) -> None:
         rootfs = self.directory / "rootfs"

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from woodfrog.errors import while_
+from woodfrog.errors import WoodfrogError, while_
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,13 @@ class Change:
 def own_command() -> str:
     """Return the path at which engines find this very woodfrog."""
     clone, found, _ = __file__.rpartition("/src/woodfrog/")
-    if found and os.access(f"{clone}/woodfrog", os.X_OK):
-        return f"{clone}/woodfrog"
-    return os.path.join(os.path.dirname(sys.executable), "woodfrog")
+    command = f"{clone}/woodfrog" if found else os.path.abspath(sys.argv[0])
+    if os.path.basename(command) != "woodfrog" or not os.access(command, os.X_OK):
+        raise WoodfrogError(
+            "cannot tell where the command of this woodfrog is",
+            hint="name it: --runtime=/usr/local/bin/woodfrog",
+        )
+    return command
 
 
 def _backup(path: str) -> str:
