@@ -148,6 +148,10 @@ def test_a_pod_with_a_network_of_its_own(containerd: Containerd, tmp_path: Path)
     assert network[1] in done[1]
     assert (done[2], done[3]) == (b"error\n", 4)
     assert decode(cri("ContainerStats", {1: container})[1])[3]
+    cri("UpdateContainerResources", {1: container, 2: {4: 32 << 20}})
+    limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max"
+    done = cri("ExecSync", {1: container, 2: ["sh", "-c", limit], 3: 30})
+    assert int(done[1]) == 32 << 20
     eventually((tmp_path / "frog.log").read_text, "the log")
     assert (tmp_path / "frog.log").read_text().endswith(" stdout F hi\n")
 

@@ -69,6 +69,9 @@ def test_the_life_of_a_container(podman: Podman) -> None:
     podman("pause", "frog")
     assert status(podman, "frog") == "paused"
     podman("unpause", "frog")
+    podman("update", "--memory=64m", "frog")
+    limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max"
+    assert podman("exec", "frog", "sh", "-c", limit).stdout.strip() == str(64 << 20)
     podman("stop", "--time=50", "frog")
     assert podman("wait", "frog").stdout.strip() == "3"
     podman("start", "frog")
@@ -137,6 +140,43 @@ def test_terminals_of_run_and_exec(podman: Podman) -> None:
         terminal.read_until("got word")
         terminal.write("end\r")
         assert terminal.status() == 6
+
+
+def test_a_shell_in_a_terminal_goes_on(podman: Podman) -> None:
+    shell = "set -m; sleep 1000 & while read -r line; do eval $line; done"
+    command = podman.command("run", "-it", "--name", "frog", IMAGE, "sh", "-c", shell)
+    with in_a_terminal(command, podman.environment, rows=30, columns=90) as terminal:
+        terminal.write("X=42; echo X is $X\r")
+        terminal.read_until("X is 42")
+        podman("container", "checkpoint", "frog")
+        terminal.status()
+    podman("container", "restore", "frog")
+    attached = podman.command("attach", "frog")
+    with in_a_terminal(attached, podman.environment, rows=20, columns=70) as terminal:
+        terminal.write("jobs; until stty size | grep '20 70'; do :; done; exit $X\r")
+        assert "Running" in terminal.read_until("20 70\r\n")
+        terminal.status()
+    assert podman("wait", "frog").stdout.strip() == "42"
+
+
+def test_what_is_around_comes_along(podman: Podman, tmp_path: Path) -> None:
+    script = "echo shm > /dev/shm/file; echo tmpfs > /scratch/file; exec 3< /dev/shm/file;"
+    script += " exec 4< /scratch/file 5>> /data/file; echo volume >&5;" + COUNTER
+    flags = ["--tmpfs=/scratch", "--volume=pond:/data", "--init", "--read-only", "--memory=64m"]
+    flags += ["--user=frog"]
+    podman.run("frog", script, *flags)
+    counts_on(podman, "frog", after=1)
+    podman("exec", "--detach", "frog", "sleep", "1000")
+    archive = str(tmp_path / "archive")
+    podman("container", "checkpoint", f"--export={archive}", "frog")
+    before = count(podman, "frog")
+    podman("rm", "frog")
+    podman("volume", "rm", "pond")
+    podman("container", "restore", f"--import={archive}")
+    counts_on(podman, "frog", before)
+    there = podman("exec", "frog", "cat", "/dev/shm/file", "/scratch/file", "/data/file").stdout
+    assert there.split() == ["shm", "tmpfs", "volume"]
+    assert "sleep 1000" in podman("exec", "frog", "ps", "-o", "args").stdout
 
 
 def test_a_checkpoint_and_a_restore_in_place(podman: Podman) -> None:
