@@ -39,6 +39,11 @@ def _run(arguments: Arguments) -> int:
     else:
         process = _process(arguments, config["process"])
     execs.inherit(process, config["process"])
+    if arguments["process_label"] or arguments["apparmor"]:
+        from woodfrog.runtime import labels
+
+        for warning in labels.warnings(process, {}):
+            warner(arguments.common)(warning)
     request = execs.Request(process, config)
     request.debug, request.debug_descriptor = debug, debug.descriptor
     request.detach = arguments["detach"]
@@ -66,6 +71,10 @@ def _process(arguments: Arguments, base: dict[str, Any]) -> dict[str, Any]:
     process["terminal"] = arguments["tty"]
     process["env"] = [*(base.get("env") or []), *arguments["env"]]
     process["cwd"] = arguments["cwd"] or base.get("cwd") or "/"
+    if arguments["process_label"]:
+        process["selinuxLabel"] = arguments["process_label"]
+    if arguments["apparmor"]:
+        process["apparmorProfile"] = arguments["apparmor"]
     if "no_new_privs" in arguments.given:
         process["noNewPrivileges"] = arguments["no_new_privs"]
     user = dict(base.get("user") or {})
@@ -125,8 +134,8 @@ COMMAND = Command(
             default=0,
         ),
         Flag("ignore-paused", "go ahead in a paused container: it runs when that is resumed"),
-        Flag("process-label", "", value="LABEL", refused="SELinux is not supported yet"),
-        Flag("apparmor", "", value="PROFILE", refused="AppArmor is not supported yet"),
+        Flag("process-label", "run it under this SELinux label", value="LABEL"),
+        Flag("apparmor", "run it under this AppArmor profile", value="PROFILE"),
         Flag(
             "cgroup",
             "join this group inside the container's own (repeat it for more controllers)",

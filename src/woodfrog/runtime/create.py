@@ -105,6 +105,11 @@ def create(request: Request) -> Created:
         raise SpecError("restoring needs a mount namespace, and linux.namespaces has none")
     for warning in process.capability_masks(config["process"])[1]:
         request.warn(warning)
+    if labels_in(config):
+        from woodfrog.runtime import labels
+
+        for warning in labels.warnings(config["process"], config.get("linux") or {}):
+            request.warn(warning)
     # Errors in these before anything is made.
     process.rlimits(config["process"])
     if process.asks_for_scheduling(config["process"], config):
@@ -119,6 +124,12 @@ def create(request: Request) -> Created:
             created = _create(request, config, container, lock, undo)
         undo.forget()
     return created
+
+
+def labels_in(config: dict[str, Any]) -> bool:
+    """Tell whether a config names what security modules know."""
+    named = config["process"].get("apparmorProfile") or config["process"].get("selinuxLabel")
+    return bool(named or (config.get("linux") or {}).get("mountLabel"))
 
 
 def _check_console(request: Request, config: dict[str, Any]) -> None:
@@ -173,6 +184,10 @@ def _create(
     plan.new_keyring = container.state["keyring"]
     if request.scratch_over:
         plan.overlay = _make_scratch(request, container, undo)
+    if labels_in(config):
+        from woodfrog.runtime import labels
+
+        plan.labels = labels.choose(config["process"])
     if linux.get("seccomp"):
         from woodfrog.runtime import seccomp
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from woodfrog.runtime.labels import Labels
     from woodfrog.runtime.seccomp import Profile
 
 
@@ -214,6 +215,7 @@ def _inside(
         root = -1
         if "mountedOnHost" in container.state:
             root = os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_CLOEXEC)
+        labels = _choose_labels(wanted)
         _enter(container, target, flags, wanted)
         if root >= 0:
             os.fchdir(root)
@@ -232,12 +234,20 @@ def _inside(
         if channel.receive() is None:
             os._exit(1)
         request.debug("setns_init: about to exec")
-        process.become(wanted, path, request.preserve_fds, request.seccomp, hand_over)
+        process.become(wanted, path, request.preserve_fds, request.seccomp, labels, hand_over)
     except BaseException as error:
         try:
             channel.send_error(error)
         finally:
             os._exit(255)
+
+
+def _choose_labels(wanted: dict[str, Any]) -> Labels:
+    if not (wanted.get("apparmorProfile") or wanted.get("selinuxLabel")):
+        return []
+    from woodfrog.runtime import labels
+
+    return labels.choose(wanted)
 
 
 def _enter(container: Container, target: int, flags: int, wanted: dict[str, Any]) -> None:

@@ -39,8 +39,8 @@ def features() -> dict[str, Any]:
                     set(bpf.FLAGS) - {"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"}
                 ),
             },
-            "apparmor": {"enabled": False},
-            "selinux": {"enabled": False},
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
             "memoryPolicy": {
                 "modes": list(scheduling.MEMORY_POLICIES),

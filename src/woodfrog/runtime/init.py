@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from woodfrog.runtime.cgroups import Groups
     from woodfrog.runtime.channel import Channel
     from woodfrog.runtime.id_maps import IdMaps
+    from woodfrog.runtime.labels import Labels
     from woodfrog.runtime.mount_sources import Host
     from woodfrog.runtime.seccomp import Profile
 
@@ -56,6 +57,7 @@ class Plan:
         self.to_be_restored = False
         self.overlay: tuple[str, str] | None = None  # lower directory, scratch directory
         self.seccomp: Profile | None = None
+        self.labels: Labels = []
 
 
 def run(plan: Plan, channel: Channel) -> NoReturn:
@@ -182,7 +184,9 @@ def _wait_and_become(plan: Plan, path: str, start_fifo: StartFifo) -> NoReturn:
     try:
         if not wanted:
             raise SpecError("process is missing in config.json: there is nothing to start")
-        process.become(wanted, path, plan.preserved, plan.seccomp, hand_over, run_hooks)
+        process.become(
+            wanted, path, plan.preserved, plan.seccomp, plan.labels, hand_over, run_hooks
+        )
     except BaseException as error:
         text = jsontext.write(channels.describe(error))
         os.write(fifo, text.encode())

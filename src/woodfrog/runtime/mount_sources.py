@@ -44,6 +44,7 @@ class Sources:
         ask: Callable[[int], int] | None = None,
     ) -> None:
         self._mounts = config.get("mounts") or []
+        self.label: str = (config.get("linux") or {}).get("mountLabel") or ""
         self._bundle = bundle
         self.rootfs = rootfs
         self._ask = ask

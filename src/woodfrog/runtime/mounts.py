@@ -33,6 +33,8 @@ _MAY_BE_COVERED = (
     "/proc/uptime",
 )
 _PROC_SUPER_MAGIC = 0x9FA0
+# File systems that take no label for their files.
+_UNLABELLED = ("proc", "sysfs", "mqueue", "cgroup2")
 
 
 def mount_all(root: Root, config: dict[str, Any], sources: Sources, groups: cgroups.Groups) -> None:
@@ -67,7 +69,7 @@ def _mount(
 
         mounting.mount(root, destination, options, groups)
     else:
-        _file_system(root, mount, destination, kind, options)
+        _file_system(root, mount, destination, kind, options, sources.label)
     if options.propagation or options.set_below or options.clear_below:
         at = root.open(destination)
         try:
@@ -95,7 +97,12 @@ def refuse_in_proc(root: Root, at: int, source: int | None) -> None:
 
 
 def _file_system(
-    root: Root, mount: dict[str, Any], destination: str, kind: str, options: Options
+    root: Root,
+    mount: dict[str, Any],
+    destination: str,
+    kind: str,
+    options: Options,
+    label: str,
 ) -> None:
     if options.map_ids or mount.get("uidMappings") or mount.get("gidMappings"):
         raise SpecError(
@@ -112,6 +119,10 @@ def _file_system(
         # What is to be read-only gets its content (device nodes, say) first.
         late = options.flags & m.MS_RDONLY if _is_made_read_only_late(kind, destination) else 0
         source = mount.get("source") or kind
+        if label and kind not in _UNLABELLED:
+            from woodfrog.runtime.labels import with_context
+
+            options.data = with_context(options.data, label)
         root.mount(source, at, kind, options.flags & ~late, options.data)
         if options.copy_up and kind == "tmpfs":
             from woodfrog.runtime.copy_up import copy_up

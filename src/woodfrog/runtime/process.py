@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from woodfrog.runtime.labels import Labels
     from woodfrog.runtime.seccomp import Profile
 
 _RLIMITS = [
@@ -249,6 +250,7 @@ def become(
     path: str,
     preserved: int,
     seccomp: Profile | None,
+    labels: Labels,
     hand_over: Callable[[int], None],
     before_exec: Callable[[], None] = lambda: None,
 ) -> NoReturn:
@@ -271,6 +273,10 @@ def become(
             resource.setrlimit(_RLIMITS.index(name[7:]), (_limit(soft), _limit(hard)))
         except (OSError, ValueError) as error:
             raise WoodfrogError(f"cannot set {name} to {soft}:{hard}: {error}") from None
+    if labels:
+        from woodfrog.runtime.labels import apply
+
+        apply(labels)
     inside = _change_directory(process["cwd"])
     capability.limit_bounding_set(HERE, masks["bounding"])
     prctl(HERE, PR_SET_KEEPCAPS, 1)
