@@ -28,15 +28,17 @@ class OverlayRoot:
         name: str = "layer",
         relative: bool = False,
         layer_by_layer: bool = False,
+        base: Path | None = None,
     ) -> None:
         self.bundle = Bundle(directory, arguments)
-        self.base = directory / "tmpfs"
+        self.base = base or directory / "tmpfs"
         self.upper = self.base / name / "upper"
         self._mounted: list[Path] = []
         self.base.mkdir()
-        # What lies below /tmp may be an overlay itself, which can't be an upper directory.
-        _mount("tmpfs", self.base, "tmpfs", "")
-        self._mounted.append(self.base)
+        if not base:
+            # What lies below /tmp may be an overlay itself, which can't be an upper directory.
+            _mount("tmpfs", self.base, "tmpfs", "")
+            self._mounted.append(self.base)
         for one in (self.upper, self.upper.parent / "work"):
             one.mkdir(parents=True)
         paths = [lower, self.upper, self.upper.parent / "work"]

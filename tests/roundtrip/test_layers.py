@@ -310,6 +310,60 @@ def test_a_root_that_is_no_overlay_is_refused(woodfrog: Woodfrog, overlays: Over
     assert container.wait() == 0
 
 
+@pytest.fixture
+def reflinks(woodfrog: Woodfrog) -> Iterator[Path]:
+    """A file system whose files can have blocks in common."""
+    disk, place = woodfrog.directory / "disk", woodfrog.directory / "reflinks"
+    with disk.open("wb") as file:
+        file.truncate(512 * MiB)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(disk)], check=True)
+    place.mkdir()
+    subprocess.run(["mount", "-o", "loop", str(disk), str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def used(directory: Path) -> int:
+    """Return how many bytes of a file system are in use, on the disk."""
+    os.sync()
+    found = os.statvfs(directory)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+@needs("command mkfs.xfs")
+@pytest.mark.parametrize("options", ["", "metacopy=on"])
+def test_large_files_share_their_blocks_with_the_image(
+    options: str, woodfrog: Woodfrog, reflinks: Path, overlays: Overlays
+) -> None:
+    (woodfrog.directory / "lower" / "owned").write_bytes(os.urandom(3 * MiB))
+    overlay = overlays(base=reflinks / "base", options=options)
+    root = overlay.bundle.rootfs
+    (root / "large").write_bytes(os.urandom(64 * MiB + 12345))
+    (root / "small").write_bytes(os.urandom(70_000))
+    os.chown(root / "owned", 1, 2)
+    container = woodfrog.run(overlay.bundle)
+    container.wait_for("ready")
+    before, occupied = seen(root), used(reflinks)
+    image = reflinks / "image"
+
+    container.checkpoint(image, "--with-rootfs", "--leave-running")
+
+    assert (image / "checkpoint.img").stat().st_size > 64 * MiB
+    assert used(reflinks) - occupied < 16 * MiB
+    # What the container writes from now on is its own.
+    with (root / "large").open("r+b") as file:
+        file.write(os.urandom(MiB))
+    woodfrog("verify", str(image))
+    container.delete()
+    second = overlays()
+    restored = woodfrog.restore(second.bundle, image)
+    assert seen(second.bundle.rootfs) == before
+    restored.delete()
+    overlay.close()
+
+
 # ---- as an archive --------------------------------------------------------------------------
 
 

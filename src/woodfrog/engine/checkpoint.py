@@ -15,7 +15,7 @@ from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.snapshots import Snapshots
 from woodfrog.engine.world import World
-from woodfrog.engine.writing_pages import Guarded, PageWriter
+from woodfrog.engine.writing_pages import PageWriter
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Writer
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory
@@ -216,10 +216,11 @@ def _checkpoint(
                 compression=options.compression,
                 sync=options.sync,
                 replace=options.replace,
+                check=guardian.check,
             )
         )
         image.check_space(_estimated_bytes(init))
-        pages = PageWriter(image, guardian)
+        pages = PageWriter(image)
         with ExitStack() as hold:
             times.begin()
             obstacles = Obstacles()
@@ -233,7 +234,7 @@ def _checkpoint(
             if options.leave_running and pause is None:
                 snapshots.take(looked.processes, container.memory_room)
             times.note("snapshot")
-            _write(image, init, container, looked, snapshots, pages, guardian)
+            _write(image, init, container, looked, snapshots, pages)
             guardian.check()
             if not options.leave_running:
                 image.seal()
@@ -286,7 +287,6 @@ def _write(
     looked: _Looked,
     snapshots: Snapshots,
     pages: PageWriter,
-    guardian: Guardian,
 ) -> None:
     """Write everything to the image but the memory that is in snapshots."""
     tree, world = looked.tree, looked.world
@@ -304,17 +304,12 @@ def _write(
         image.add(shared.record(store))
     for one_of_ipc in (*world.posix_queues.queues, *world.sysv.records()):
         image.add(one_of_ipc)
-
-    def write_files(extents: list[tuple[FileContents, int, int]]) -> int:
-        sources = {source: Guarded(source, guardian) for source, _, _ in extents}
-        return image.write_pages([(sources[one], at, length) for one, at, length in extents])
-
     for destination in container.tmpfs:
-        files_of_mount = tmpfs.collect(init, destination, write_files)
+        files_of_mount = tmpfs.collect(init, destination, image.write_pages)
         if files_of_mount is not None:
             image.add(files_of_mount)
     if looked.overlay:
-        image.add(layer.collect(looked.overlay, container.rootfs, write_files))
+        image.add(layer.collect(looked.overlay, container.rootfs, image.write_pages))
     records = looked.file_records
     for record in records:
         image.add(record)

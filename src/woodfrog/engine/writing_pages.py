@@ -1,12 +1,8 @@
 """The processes' own pages on their way into the image."""
 
-from collections.abc import Sequence
-
 from woodfrog.engine import sharing
 from woodfrog.engine.collecting import CollectedProcess
-from woodfrog.engine.guardian import Guardian
 from woodfrog.image.container_file import Writer
-from woodfrog.image.pages import Source
 from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.resources.memory import Mapping, PageRange
 
@@ -14,25 +10,11 @@ from woodfrog.resources.memory import Mapping, PageRange
 _NOT_FORKED = {10, 18}
 
 
-class Guarded:
-    """Memory or a file that is read for as long as somebody waits for it."""
-
-    def __init__(self, source: Source, guardian: Guardian) -> None:
-        self._source = source
-        self._guardian = guardian
-
-    def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
-        """See `Source`."""
-        self._guardian.check()
-        self._source.read(into, ranges)
-
-
 class PageWriter:
     """Writes pages, those that processes share only once; parents come before their children."""
 
-    def __init__(self, image: Writer, guardian: Guardian) -> None:
+    def __init__(self, image: Writer) -> None:
         self._image = image
-        self._guardian = guardian
         self._stored: dict[int, sharing.Ranges] = {}
         self._early: dict[int, list[PageRange]] = {}
         self.bytes = 0
@@ -57,8 +39,7 @@ class PageWriter:
         return sorted([*pages, *(early or ())], key=lambda page: page.start)
 
     def _write(self, memory: ProcessMemory, extents: list[tuple[int, int]]) -> list[PageRange]:
-        source = Guarded(memory, self._guardian)
-        offset = self._image.write_pages([(source, start, end - start) for start, end in extents])
+        offset = self._image.write_pages([(memory, start, end - start) for start, end in extents])
         pages = []
         for start, end in extents:
             pages.append(PageRange(start=start, length=end - start, store=offset))

@@ -4,7 +4,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,11 +38,19 @@ _ARRAY32 = 0xDD
 class Writer:
     """An image being written; nothing of it remains unless it is sealed."""
 
-    def __init__(self, directory: str, *, compression: str, sync: str, replace: bool) -> None:
+    def __init__(
+        self,
+        directory: str,
+        *,
+        compression: str,
+        sync: str,
+        replace: bool,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open a new image for `directory`, which is made if missing.
 
         A `checkpoint.img` that is already there is refused, or with `replace` stays until the new
-        one is complete.
+        one is complete. `check` is called again and again, and may raise.
         """
         if compression not in COMPRESSIONS:
             raise ImageError(f"unknown compression {compression!r}", hint=", ".join(COMPRESSIONS))
@@ -68,7 +76,9 @@ class Writer:
             )
             fd = self._file.fd
             pages.write_all(fd, layout.encode_header(facts), 0)
-            self._pages = pages.PageWriter(fd, compression=compression, writeback=self._sync)
+            self._pages = pages.PageWriter(
+                fd, compression=compression, writeback=self._sync, check=check
+            )
         except BaseException:
             self._file.close()
             raise

@@ -16,6 +16,7 @@ from woodfrog.image.compression import Packer, packer, unpack
 from woodfrog.image.layout import CHUNK, IMAGE_NAME, INDEX_ENTRY, PAGE, chunk_count
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process_memory import SharableFile
 
 # Writeback starts when so many bytes lie in the page cache: late enough for large requests to the
 # disk, early enough that the final fsync has little left to wait for.
@@ -139,8 +140,11 @@ def _read_pieces(pieces: Pieces, into: memoryview) -> None:
 class PageWriter:
     """Writes the page store of an image, from file offset PAGE on."""
 
-    def __init__(self, fd: int, *, compression: str, writeback: bool) -> None:
+    def __init__(
+        self, fd: int, *, compression: str, writeback: bool, check: Callable[[], None]
+    ) -> None:
         self.page_bytes = 0
+        self._check = check
         self.stored_bytes = 0
         self._fd = fd
         self._compression = compression
@@ -186,6 +190,7 @@ class PageWriter:
         total = sum(length for _, _, length in extents)
         with memoryview(self._tail) as view:
             for pieces in _whole_chunks(iter(extents), total):
+                self._check()
                 _read_pieces(pieces, view[self._tail_bytes : self._tail_bytes + total])
         self._tail_bytes += total
         self.page_bytes += total
@@ -203,8 +208,9 @@ class PageWriter:
 
             def write_chunk(job: tuple[int, Pieces]) -> None:
                 number, pieces = job
+                self._check()
                 _read_pieces(pieces, buffer)
-                self._put(number, buffer, pack)
+                self._put(number, buffer, pack, pieces)
 
             return write_chunk
 
@@ -221,8 +227,12 @@ class PageWriter:
         number: int,
         chunk: memoryview,
         pack: Packer,
+        pieces: Pieces | None = None,
     ) -> None:
-        """Write one chunk. Its place is known only when those before it have theirs."""
+        """Write one chunk. Its place is known only when those before it have theirs.
+
+        `pieces` tell where its bytes come from.
+        """
         packed = pack(chunk)
         entry = INDEX_ENTRY.pack(len(packed), checksum(packed))
         with self._turn:
@@ -234,9 +244,28 @@ class PageWriter:
             self.stored_bytes += len(packed)
             self._index.append(entry)
             self._turn.notify_all()
-        write_all(self._fd, packed, at)
+        shared = self._share(pieces, at) if pieces else 0
+        if shared < len(packed):
+            write_all(self._fd, packed[shared:], at + shared)
         if self._writeback:
             self._start_writeback(at)
+
+    def _share(self, pieces: Pieces, at: int) -> int:
+        """Have the image share the blocks of files where it can; returns how many bytes.
+
+        Sharing waits for the disk, which only pays if the image has to be there anyway.
+        """
+        shared = 0
+        if self._compression != "none" or not self._writeback:
+            return shared
+        for source, ranges, count in pieces:
+            if not isinstance(source, SharableFile):
+                break
+            part = source.share(self._fd, at + shared, ranges)
+            shared += part
+            if part < count:
+                break
+        return shared
 
     def _start_writeback(self, upto: int) -> None:
         with self._turn:

@@ -7,12 +7,12 @@ and no step follows a symbolic link or crosses into another mount.
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.process_memory import FileContents
+from woodfrog.kernel.process_memory import FileContents, SharableFile
 from woodfrog.remote.address import PAGE, page_up
 from woodfrog.resources.file_entry import (
     KEPT_ATTRIBUTES,
@@ -28,8 +28,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _RESOLVE_NO_XDEV, _RESOLVE_BENEATH = 0x01, 0x08
 _STAY = _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS
 
+# Smaller files lie in a few blocks, whose sharing would cost more than their copying.
+_LEAST_SHARED = 1 << 20
+
 # Writes pages and returns where the first one stands in the store.
-WritePages = Callable[[list[tuple[FileContents, int, int]]], int]
+WritePages = Callable[[Sequence[tuple[FileContents, int, int]]], int]
 
 
 class CoveredError(Exception):
@@ -142,11 +145,20 @@ def join(directory: bytes, name: bytes) -> bytes:
 
 
 class Collector:
-    """Turns files of a tree into entries, each file's contents stored once."""
+    """Turns files of a tree into entries, each file's contents stored once.
 
-    def __init__(self, tree: Tree, write_pages: WritePages) -> None:
+    `open_blocks` opens a file where its blocks are, if they can be shared, or returns -1.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        write_pages: WritePages,
+        open_blocks: Callable[[bytes], int] = lambda path: -1,
+    ) -> None:
         self._tree = tree
         self._write_pages = write_pages
+        self._open_blocks = open_blocks
         self._known: dict[tuple[int, int], bytes] = {}
 
     def entry(self, path: bytes, found: os.stat_result, *, opaque: bool = False) -> Entry:
@@ -179,15 +191,20 @@ class Collector:
 
     def _contents(self, path: bytes, size: int) -> tuple[list[Extent], int]:
         file = self._tree.open(path, os.O_RDONLY | os.O_NOATIME)
+        blocks = -1
         try:
             extents = [
                 Extent(start=start, length=end - start) for start, end in data_ranges(file, size)
             ]
             contents = FileContents(file)
+            if size >= _LEAST_SHARED and (blocks := self._open_blocks(path)) >= 0:
+                contents = SharableFile(file, blocks)
             store = self._write_pages([(contents, one.start, one.length) for one in extents])
             return extents, store
         finally:
             os.close(file)
+            if blocks >= 0:
+                os.close(blocks)
 
 
 def data_ranges(file: int, size: int) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
@@ -90,8 +91,9 @@ def _mark(upper: Tree, path: bytes, name: str) -> bytes:
 
 def collect(overlay: Overlay, rootfs: str, write_pages: WritePages) -> Layer:
     """Read what has changed in a held container's root."""
-    with while_("reading the changes of the container's root file system"):
-        collector = Collector(overlay.tree, write_pages)
+    blocks = _Blocks(overlay.open_upper(rootfs), overlay.marks)
+    with while_("reading the changes of the container's root file system"), closing(blocks):
+        collector = Collector(overlay.tree, write_pages, blocks.open)
         entries: list[Entry] = []
         removed: list[bytes] = []
         for path, status, opaque in changes(overlay, rootfs):
@@ -100,6 +102,32 @@ def collect(overlay: Overlay, rootfs: str, write_pages: WritePages) -> Layer:
             else:
                 entries.append(collector.entry(path, status, opaque=opaque))
         return Layer(entries=entries, removed=removed)
+
+
+class _Blocks:
+    """The upper directory's own files, whose blocks an image may share."""
+
+    def __init__(self, upper: Tree | None, marks: str) -> None:
+        self._upper = upper
+        self._attributes_alone = f"{marks}.metacopy"
+
+    def open(self, path: bytes) -> int:
+        """Open a file that has its data there; or return -1."""
+        if self._upper is None:
+            return -1
+        try:
+            file = self._upper.open(path, os.O_RDONLY | os.O_NOATIME)
+        except OSError:
+            return -1  # of a lower layer, seen in a renamed directory
+        if self._attributes_alone in os.listxattr(file):
+            os.close(file)
+            return -1
+        return file
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        if self._upper is not None:
+            os.close(self._upper.root)
 
 
 def check(layer: Layer, page_bytes: int) -> None:
