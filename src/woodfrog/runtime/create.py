@@ -6,20 +6,18 @@ import os
 
 from woodfrog.errors import SpecError, UsageError, WoodfrogError
 from woodfrog.kernel import console as tty
-from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.signals import signals
-from woodfrog.runtime import cgroups, delivery, hooks, init, mount_sources, process, spec
+from woodfrog.runtime import cgroups, delivery, forking, hooks, init, process, spec
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import state as states
 from woodfrog.runtime.cgroups import limits, places
 from woodfrog.runtime.state import Container
+from woodfrog.runtime.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
-    from typing import Any, NoReturn
+    from typing import Any
 
 
 class Request:
@@ -48,42 +46,6 @@ class Request:
         self.debug_descriptor = -1  # what `debug` writes to
         # Work that the caller has to do anyway, done while init prepares the container.
         self.meanwhile: Callable[[], object] = lambda: None
-
-
-class Undo:
-    """What has been made and must go again, last first, should the `with` block fail.
-
-    (contextlib's ExitStack can do it as well, but costs each command 3 ms to import.)
-    """
-
-    def __init__(self) -> None:
-        self._steps: list[Callable[[], object]] = []
-
-    def callback(self, step: Callable[..., object], *arguments: object) -> None:
-        """Have a function called at the end."""
-        self._steps.append(lambda: step(*arguments))
-
-    def forget(self) -> None:
-        """Keep everything: all went well."""
-        self._steps.clear()
-
-    def __enter__(self) -> Undo:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        while self._steps:
-            step = self._steps.pop()
-            try:
-                step()
-            except Exception as wrong:
-                # The other steps are due all the same, and the first error is what matters.
-                if error:
-                    error.add_note(f"while cleaning up: {wrong}")
 
 
 class Created:
@@ -203,7 +165,8 @@ def _create(
     else:
         limits.apply(groups, linux.get("resources") or {}, request.warn)
     os.mkfifo(container.path("exec.fifo"), 0o622)
-    pid, channel = _fork_init(plan, container, lock, undo)
+    plan.hook_state = hook_state(container, "creating")
+    pid, channel = forking.fork_init(plan, container, lock, undo)
     master = _guide(request, plan, container, pid, channel, undo)
     container.save()
     if request.pidfd_socket:
@@ -256,104 +219,6 @@ def _make_scratch(request: Request, container: Container, undo: Undo) -> tuple[s
     container.state["scratch"] = scratch
     container.save()
     return request.scratch_over, scratch
-
-
-def _fork_init(
-    plan: init.Plan, container: Container, lock: states.Lock, undo: Undo
-) -> tuple[int, channels.Channel]:
-    """Fork the init into its pid namespace; only the child is there, we stay where we are."""
-    wanted = spec.namespaces(plan.config)
-    plan.start_fifo = container.path("exec.fifo")
-    opened: list[int] = []
-    try:
-        for kind, path in wanted.items():
-            if path:
-                try:
-                    plan.joined[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                except OSError as error:
-                    raise SpecError(
-                        f"cannot open the {kind} namespace {path}: {error.strerror}"
-                    ) from None
-                opened.append(plan.joined[kind])
-        plan.hook_state = hook_state(container, "creating")
-        if "user" in wanted:
-            _choose_user_namespace(plan, container, opened)
-        if plan.maps or mount_sources.maps_ids(plan.config):
-            sources = mount_sources.Sources(plan.config, plan.bundle, plan.rootfs)
-            plan.sources = mount_sources.Host(sources, in_user_namespace=plan.maps is not None)
-            plan.kept.add(plan.sources.descriptor)
-        ours, theirs = channels.pair()
-        pid = _fork(plan, wanted.get("pid"), lock, ours, theirs)
-        undo.callback(_end, pid, plan.groups)
-        return pid, ours
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-
-
-def _choose_user_namespace(plan: init.Plan, container: Container, opened: list[int]) -> None:
-    """Open or make the user namespace; what its root needs of ours, it gets."""
-    from woodfrog.runtime import user_namespace
-
-    joined = plan.joined.get("user", -1)
-    plan.joined["user"], plan.maps = user_namespace.open_for(plan.config, joined)
-    if joined < 0:
-        opened.append(plan.joined["user"])
-    os.chown(plan.start_fifo, *plan.maps.root)
-
-
-def _fork(
-    plan: init.Plan,
-    pid_namespace: str | None,
-    lock: states.Lock,
-    ours: channels.Channel,
-    theirs: channels.Channel,
-) -> int:
-    def run_inside() -> NoReturn:
-        lock.close()
-        ours.close()
-        init.run(plan, theirs)
-
-    joined = plan.joined.get("pid", -1)
-    if not plan.maps:
-        if (pid := fork_into_pid_namespace(pid_namespace, joined)) == 0:
-            run_inside()
-        theirs.close()
-        return pid
-    from woodfrog.runtime import user_namespace
-
-    with user_namespace.Adopting():
-        # A new pid namespace is to be the user namespace's: who enters that makes it.
-        if (pid := fork_into_pid_namespace(pid_namespace or None, joined)) == 0:
-            run_inside()
-        theirs.close()
-        return user_namespace.follow(pid, ours, plan.config)
-
-
-def fork_into_pid_namespace(wanted: str | None, joined: int) -> int:
-    """Fork with the child in a new pid namespace (""), a joined one, or ours (None)."""
-    if wanted is None:
-        return os.fork()
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if wanted:
-            ns.setns(HERE, joined, ns.CLONE_NEWPID)
-        else:
-            ns.unshare(HERE, ns.CLONE_NEWPID)
-        pid = os.fork()
-        if pid:
-            # Later children (hooks) are to be where we are.
-            ns.setns(HERE, own, ns.CLONE_NEWPID)
-        return pid
-    finally:
-        os.close(own)
-
-
-def _end(pid: int, groups: cgroups.Groups) -> None:
-    os.kill(pid, signals.SIGKILL)
-    os.waitpid(pid, 0)
-    # Without a pid namespace of its own the end of the first process isn't that of all.
-    cgroups.kill(groups, signals.SIGKILL)
 
 
 def _guide(

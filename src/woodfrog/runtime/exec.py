@@ -9,10 +9,10 @@ from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_DUMPABLE, close_all_from, pidfd_open, prctl
-from woodfrog.runtime import cgroups, create, delivery, init, process
+from woodfrog.runtime import cgroups, delivery, forking, init, process
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime.cgroups import places
-from woodfrog.runtime.foreground import Attached
+from woodfrog.runtime.foreground import Attached, hold_signals
 from woodfrog.runtime.spec import NAMESPACES
 from woodfrog.runtime.state import PAUSED, RUNNING, Container
 
@@ -89,6 +89,8 @@ def begin(container: Container, request: Request) -> tuple[int, int]:
 
 def run(container: Container, request: Request) -> int:
     """Run a process in the container; attached, the result is its exit status."""
+    if not request.detach:
+        hold_signals()
     pid, master = begin(container, request)
     try:
         if request.pidfd_socket:
@@ -117,7 +119,7 @@ def _start(container: Container, groups: cgroups.Groups, request: Request) -> tu
     joined = -1 if own_pid_namespace else _open_pid_namespace(container.pid)
     try:
         flags = _namespaces_to_join(container.pid)
-        pid = create.fork_into_pid_namespace(None if own_pid_namespace else "joined", joined)
+        pid = forking.fork_into_pid_namespace(None if own_pid_namespace else "joined", joined)
         if pid == 0:
             ours.close()
             _inside(container, target, flags, request, theirs)
