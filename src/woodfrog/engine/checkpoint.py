@@ -3,68 +3,31 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import NamedTuple
 
-import msgspec
 import xxhash
 
-from woodfrog.engine import collecting, connections, tidying
-from woodfrog.engine.collecting import CollectedProcess, parents_first
-from woodfrog.engine.collecting_files import Files
+from woodfrog.engine import collecting, connections
+from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
+from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look, losses_of
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.snapshots import Snapshots
-from woodfrog.engine.world import World
 from woodfrog.engine.writing_pages import PageWriter
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Writer
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
-from woodfrog.remote.held import Held
-from woodfrog.remote.hold import end_all, held, processes_in
+from woodfrog.remote.hold import end_all, processes_in
 from woodfrog.remote.tracee import EndedError, RanOnError
-from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import known_files, layer, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu
-from woodfrog.resources.files.base import FileRecord
-from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.regular import RegularFile
-from woodfrog.resources.files.tcp_socket import TcpSocket
-from woodfrog.resources.files.unix_socket import UnixSocketFile
-from woodfrog.resources.overlay import Overlay
+
+__all__ = ["CheckpointOptions", "Container", "checkpoint", "examine"]
 
 # A task that we were kept from stopping in time goes on by itself; then all is looked at once more.
 _TRIES = 3
-
-
-class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user may choose. `replace` replaces an older image; the closes name what is lost."""
-
-    leave_running: bool = False
-    compression: str = "none"
-    sync: str = "full"
-    replace: bool = False
-    tcp_close: bool = False
-    tcp_established: bool = False
-    tcp_skip_in_flight: bool = False
-    unix_close: bool = False
-    with_rootfs: bool = False
-
-
-class Container(msgspec.Struct, frozen=True, kw_only=True):
-    """What only the runtime knows. `tmpfs` are the destinations of the container's own tmpfs."""
-
-    id: str
-    config: bytes
-    spec_hostname: str
-    spec_domainname: str = ""
-    tmpfs: tuple[str, ...]
-    mounts: list[str] | None = None  # mount points as `create` made them, as mountinfo writes them
-    stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
-    suspended: list[int] = []  # our pids of those whose GPU state is in their memory
-    memory_room: int | None = None  # bytes that its cgroup may still use
-    rootfs: str = ""  # where the host has its root, if changes there belong to the image
 
 
 def checkpoint(
@@ -100,18 +63,18 @@ def examine(
     Returns statistics, with the `obstacles` as pairs of text and hint.
     """
 
-    def look(guardian: Guardian) -> dict[str, object]:
+    def examined(guardian: Guardian) -> dict[str, object]:
         obstacles = Obstacles()
         began = time.monotonic()
         statistics: dict[str, object] = {"processes": 0, "threads": 0, "losses": []}
         with obstacles.at("the container"), ExitStack() as undo:
-            statistics = _look(
+            statistics = look(
                 undo, init, container, options, pause, obstacles, guardian
             ).statistics()
         held_us = int((time.monotonic() - began) * 1e6)
         return {"obstacles": obstacles.found, "frozen_us": held_us} | statistics
 
-    return guarded(lambda guardian: _try(lambda: look(guardian)))
+    return guarded(lambda guardian: _try(lambda: examined(guardian)))
 
 
 def _try(work: Callable[[], dict[str, object]]) -> dict[str, object]:
@@ -125,79 +88,6 @@ def _try(work: Callable[[], dict[str, object]]) -> dict[str, object]:
                     hint="is this machine overloaded? try again",
                 ) from error
     raise AssertionError
-
-
-class _Looked(NamedTuple):
-    """A held container, and all that was seen in it."""
-
-    tree: Held
-    vdso: Vdso
-    overlay: Overlay | None
-    world: World
-    files: Files
-    file_records: list[FileRecord]
-    processes: list[CollectedProcess]
-    clocks: tuple[int, int]
-    stopped: float
-
-    def statistics(self) -> dict[str, object]:
-        """Return figures for people."""
-        return {
-            "processes": len(self.tree.processes),
-            "threads": sum(1 for _ in self.tree.tasks()),
-            "losses": _losses(self.file_records),
-        }
-
-
-def _look(
-    undo: ExitStack,
-    init: int,
-    container: Container,
-    options: CheckpointOptions,
-    pause: Callable[[bool], None] | None,
-    obstacles: Obstacles,
-    guardian: Guardian,
-) -> _Looked:
-    """Hold a container until `undo` unwinds, and look at everything; note what can't be kept."""
-    vdso = Vdso()
-    namespaces.refuse_shared_pid_namespace(init)
-    namespaces.refuse_user_namespace(init)
-    tree = undo.enter_context(held(init, pause))
-    tidying.remove_leftovers(tree, vdso)
-    stopped = time.monotonic()
-    guardian.check()
-    if container.mounts is not None:
-        with obstacles.at("the container"):
-            namespaces.refuse_new_mounts(init, container.mounts)
-    overlay = None
-    if container.rootfs:
-        with obstacles.at("the container"):
-            overlay = undo.enter_context(Overlay(init))
-    collecting.refuse_other_namespaces(tree, init, obstacles)
-    collecting.refuse_shared_parts(tree, obstacles)
-    world = World(
-        init,
-        tree,
-        {inode: number for number, inode in enumerate(container.stdio)},
-        unix_close=options.unix_close,
-        tcp_close=options.tcp_close,
-        tcp_established=options.tcp_established,
-        tcp_skip_in_flight=options.tcp_skip_in_flight,
-    )
-    undo.callback(world.close)
-    with obstacles.at("the container"):
-        world.look_at_posix_queues()
-    with obstacles.at("the container"):
-        world.look_at_sysv_ipc()
-    files = Files(tree)
-    undo.callback(files.close)
-    world.look_at(files.files)
-    undo.enter_context(connections.hushed(init, world.sockets))
-    file_records = files.collect(world, obstacles)
-    processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
-    # After all timers and waits have been read: their times must not seem to run out early.
-    clocks = namespaces.clocks(init)
-    return _Looked(tree, vdso, overlay, world, files, file_records, processes, clocks, stopped)
 
 
 def _checkpoint(
@@ -224,7 +114,7 @@ def _checkpoint(
         with ExitStack() as hold:
             times.begin()
             obstacles = Obstacles()
-            looked = _look(hold, init, container, options, pause, obstacles, guardian)
+            looked = look(hold, init, container, options, pause, obstacles, guardian)
             obstacles.raise_if_any()
             guardian.check()
             times.note("stop", looked.stopped)
@@ -284,7 +174,7 @@ def _write(
     image: Writer,
     init: int,
     container: Container,
-    looked: _Looked,
+    looked: Looked,
     snapshots: Snapshots,
     pages: PageWriter,
 ) -> None:
@@ -323,7 +213,7 @@ def _write(
 
 
 def _write_snapshots(
-    image: Writer, looked: _Looked, snapshots: Snapshots, pages: PageWriter
+    image: Writer, looked: Looked, snapshots: Snapshots, pages: PageWriter
 ) -> None:
     """Write the memory that is in snapshots, while the container runs on."""
     for one in parents_first(looked.processes):
@@ -347,20 +237,7 @@ def _estimated_bytes(init: int) -> int:
     return total
 
 
-def _losses(files: list[FileRecord]) -> list[str]:
-    """Say what a flag allowed to lose, or programs are told that is lost, for the report."""
-    found = []
-    for kind, what in ((TcpSocket, "TCP"), (UnixSocketFile, "unix socket")):
-        broken = sum(1 for file in files if isinstance(file, kind) and file.reset)
-        if broken:
-            found.append(f"{broken} {what} connections to the outside are restored as closed")
-    overflows = sum(1 for file in files if isinstance(file, Inotify) and file.overflow)
-    if overflows:
-        found.append(f"{overflows} inotify queues with unread events are restored as overflown")
-    return found
-
-
-def _container_record(init: int, container: Container, looked: _Looked) -> ContainerRecord:
+def _container_record(init: int, container: Container, looked: Looked) -> ContainerRecord:
     monotonic, boottime = looked.clocks
     return ContainerRecord(
         id=container.id,
@@ -373,6 +250,6 @@ def _container_record(init: int, container: Container, looked: _Looked) -> Conta
         monotonic_ns=monotonic,
         boottime_ns=boottime,
         cpu=Cpu.here(),
-        losses=_losses(looked.file_records),
+        losses=losses_of(looked.file_records),
         cuda=[looked.world.identify(pid) for pid in container.suspended],
     )

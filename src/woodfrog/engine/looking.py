@@ -1,0 +1,139 @@
+"""Hold a container and look at everything in it; what can't be kept is noted."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import msgspec
+
+from woodfrog.engine import collecting, connections, tidying
+from woodfrog.engine.collecting import CollectedProcess
+from woodfrog.engine.collecting_files import Files
+from woodfrog.engine.guardian import Guardian
+from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.world import World
+from woodfrog.remote.held import Held
+from woodfrog.remote.hold import held
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import namespaces
+from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.inotify import Inotify
+from woodfrog.resources.files.tcp_socket import TcpSocket
+from woodfrog.resources.files.unix_socket import UnixSocketFile
+from woodfrog.resources.overlay import Overlay
+
+
+class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user may choose. `replace` replaces an older image; the closes name what is lost."""
+
+    leave_running: bool = False
+    compression: str = "none"
+    sync: str = "full"
+    replace: bool = False
+    tcp_close: bool = False
+    tcp_established: bool = False
+    tcp_skip_in_flight: bool = False
+    unix_close: bool = False
+    with_rootfs: bool = False
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True):
+    """What only the runtime knows. `tmpfs` are the destinations of the container's own tmpfs."""
+
+    id: str
+    config: bytes
+    spec_hostname: str
+    spec_domainname: str = ""
+    tmpfs: tuple[str, ...]
+    mounts: list[str] | None = None  # mount points as `create` made them, as mountinfo writes them
+    stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
+    suspended: list[int] = []  # our pids of those whose GPU state is in their memory
+    memory_room: int | None = None  # bytes that its cgroup may still use
+    rootfs: str = ""  # where the host has its root, if changes there belong to the image
+
+
+class Looked(NamedTuple):
+    """A held container, and all that was seen in it."""
+
+    tree: Held
+    vdso: Vdso
+    overlay: Overlay | None
+    world: World
+    files: Files
+    file_records: list[FileRecord]
+    processes: list[CollectedProcess]
+    clocks: tuple[int, int]
+    stopped: float
+
+    def statistics(self) -> dict[str, object]:
+        """Return figures for people."""
+        return {
+            "processes": len(self.tree.processes),
+            "threads": sum(1 for _ in self.tree.tasks()),
+            "losses": losses_of(self.file_records),
+        }
+
+
+def look(
+    undo: ExitStack,
+    init: int,
+    container: Container,
+    options: CheckpointOptions,
+    pause: Callable[[bool], None] | None,
+    obstacles: Obstacles,
+    guardian: Guardian,
+) -> Looked:
+    """Hold a container until `undo` unwinds, and look at everything; note what can't be kept."""
+    vdso = Vdso()
+    namespaces.refuse_shared_pid_namespace(init)
+    namespaces.refuse_user_namespace(init)
+    tree = undo.enter_context(held(init, pause))
+    tidying.remove_leftovers(tree, vdso)
+    stopped = time.monotonic()
+    guardian.check()
+    if container.mounts is not None:
+        with obstacles.at("the container"):
+            namespaces.refuse_new_mounts(init, container.mounts)
+    overlay = None
+    if container.rootfs:
+        with obstacles.at("the container"):
+            overlay = undo.enter_context(Overlay(init))
+    collecting.refuse_other_namespaces(tree, init, obstacles)
+    collecting.refuse_shared_parts(tree, obstacles)
+    world = World(
+        init,
+        tree,
+        {inode: number for number, inode in enumerate(container.stdio)},
+        unix_close=options.unix_close,
+        tcp_close=options.tcp_close,
+        tcp_established=options.tcp_established,
+        tcp_skip_in_flight=options.tcp_skip_in_flight,
+    )
+    undo.callback(world.close)
+    with obstacles.at("the container"):
+        world.look_at_posix_queues()
+    with obstacles.at("the container"):
+        world.look_at_sysv_ipc()
+    files = Files(tree)
+    undo.callback(files.close)
+    world.look_at(files.files)
+    undo.enter_context(connections.hushed(init, world.sockets))
+    file_records = files.collect(world, obstacles)
+    processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
+    # After all timers and waits have been read: their times must not seem to run out early.
+    clocks = namespaces.clocks(init)
+    return Looked(tree, vdso, overlay, world, files, file_records, processes, clocks, stopped)
+
+
+def losses_of(files: list[FileRecord]) -> list[str]:
+    """Say what a flag allowed to lose, or programs are told that is lost, for the report."""
+    found = []
+    for kind, what in ((TcpSocket, "TCP"), (UnixSocketFile, "unix socket")):
+        broken = sum(1 for file in files if isinstance(file, kind) and file.reset)
+        if broken:
+            found.append(f"{broken} {what} connections to the outside are restored as closed")
+    overflows = sum(1 for file in files if isinstance(file, Inotify) and file.overflow)
+    if overflows:
+        found.append(f"{overflows} inotify queues with unread events are restored as overflown")
+    return found
