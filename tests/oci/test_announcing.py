@@ -1,5 +1,6 @@
 """--save-restore-exec-argv: a program in the container hears of freezing and thawing."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_a_paused_container_runs_for_so_long(container: Container, tmp_path: Pat
     container.woodfrog("pause", container.name)
     container.checkpoint(tmp_path / "image", FLAG, "--leave-running")
     assert modes(container) == ["save", "resume"]
+    assert container.state()["status"] == "paused"
+
+
+def test_the_command_after_a_kill_pauses_it_again(container: Container, tmp_path: Path) -> None:
+    woodfrog = container.woodfrog
+    woodfrog("pause", container.name)
+    (container.bundle.work / "hang").touch()
+    flags = [FLAG, f"--image-path={tmp_path}/image", container.name]
+    with subprocess.Popen(woodfrog.command("checkpoint", *flags)) as command:
+        container.wait_for("modes")
+        command.kill()
     assert container.state()["status"] == "paused"
 
 

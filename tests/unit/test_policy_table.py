@@ -55,6 +55,15 @@ def test_a_file_of_crius_may_have_its_options(tmp_path: Path) -> None:
     assert settled("", annotations, file=os.devnull)["tcp_established"] is False
 
 
+def test_gvisors_annotations_are_understood() -> None:
+    gvisors = "dev.gvisor.internal.checkpoint."
+    annotations = {f"{gvisors}compression": "flate-best-speed", f"{gvisors}path": "/x"}
+    found = settled(annotations=annotations, file=os.devnull)
+    assert found["compression"] == "flate-best-speed"
+    annotations = {"org.woodfrog.compression": "zstd", **annotations}
+    assert settled(annotations=annotations, file=os.devnull)["compression"] == "zstd"
+
+
 def test_without_anything_said_the_table_holds() -> None:
     found = settled(file=os.devnull)
     assert [found[p.key] for p in policies.of("checkpoint")] == [
@@ -151,7 +160,9 @@ def page() -> str:
         "|---|---|",
         "| a flag of the command | `woodfrog checkpoint --compression=zstd --image-path=DIR ID` |",
         '| an annotation of the bundle | `"org.woodfrog.compression": "zstd"`; for a checkpoint'
-        " those of the container's bundle count, for a restore those of the new container's |",
+        " those of the container's bundle count, for a restore those of the new container's."
+        f" gVisor's names, `{policies.GVISORS}…`, are understood for"
+        f" {', '.join(policies.GVISOR_NAMES)} |",
         "| an option of CRIU's, in a file of CRIU's | `tcp-established` in the file that the"
         f" annotation `{policies.CRIU_FILE}` names; understood are"
         f" {', '.join(policies.CRIU_NAMES)} |",

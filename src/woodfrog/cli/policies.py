@@ -33,6 +33,17 @@ CRIU_NAMES = (
     "auto-dedup",
 )
 
+# Annotations of gVisor's that we understand, too.
+GVISORS = "dev.gvisor.internal.checkpoint."
+GVISOR_NAMES = (
+    "compression",
+    "direct",
+    "exclude-committed-zero-pages",
+    "cuda-checkpoint-sequential",
+    "save-restore-exec-argv",
+    "save-restore-exec-timeout",
+)
+
 NOT_YET = "not done yet"
 NO_EFFECT = "no effect: "
 
@@ -253,6 +264,10 @@ def settle(arguments: Arguments, annotations: dict[str, str], command: str) -> N
 def annotated(annotations: dict[str, str]) -> dict[str, Any]:
     """Return the values that annotations give, by the policies' keys; raises UsageError."""
     found = {}
+    for name, text in annotations.items():
+        if name.startswith(GVISORS) and name.removeprefix(GVISORS) in GVISOR_NAMES:
+            policy = _named(name.removeprefix(GVISORS), "unknown annotation", GVISORS)
+            found[policy.key] = policy.read(text, f"annotation {name}")
     for name, text in annotations.items():
         if not name.startswith(PREFIX):
             continue

@@ -85,6 +85,8 @@ class Announcement:
         return process
 
     def _wait(self, pid: int) -> int | None:
+        """Return the wait status; None if it took too long. In the end the program has ended."""
+        in_time = False
         pidfd = pidfd_open(HERE, pid)
         try:
             poll = select.poll()
@@ -92,7 +94,7 @@ class Announcement:
             in_time = bool(poll.poll(self._timeout * 1000))
         finally:
             os.close(pidfd)
-        if not in_time:
-            os.kill(pid, signals.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
+            if not in_time:
+                os.kill(pid, signals.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
         return status if in_time else None
