@@ -163,6 +163,19 @@ def test_what_cannot_be_kept_is_said(docker: Docker, tmp_path: Path) -> None:
     nothing_left(docker)
 
 
+def test_anonymous_volumes_are_anothers(docker: Docker) -> None:
+    docker.run("web", f"echo ribbit > /data/word; {COUNTER}", "--volume=/data")
+    goes_on(docker, "web")
+    place = docker("woodfrog", "checkpoint", "web").stdout.strip()
+    restore = ("woodfrog", "restore", "--from", place)
+    done = docker(*restore, "--name=web2", "--volume=/data", IMAGE)
+    assert "/data is another volume than the frozen container's" in done.stderr
+    docker("exec", "web2", "ls", "/data/word", status=1)
+    done = docker(*restore, "--name=web3", "--volumes-from=web", IMAGE)
+    assert done.stderr == ""
+    assert docker("exec", "web3", "cat", "/data/word").stdout == "ribbit\n"
+
+
 def test_a_server_is_at_the_new_address(docker: Docker) -> None:
     redis = "exec redis-server --save '' --protected-mode no --bind $(hostname -i) 127.0.0.1"
     docker.run("web", redis, "--publish=16379:6379")

@@ -26,7 +26,7 @@ def test_a_container_is_described(tmp_path: Path) -> None:
         "mounts": [
             {"destination": "/proc", "type": "proc"},
             {"destination": "/etc/hosts", "type": "bind"},
-            {"destination": "/data", "type": "bind"},
+            {"destination": "/data", "type": "bind", "source": "/srv"},
         ],
     }
     record = {"kind": "container", "config": json.dumps(config).encode()}
@@ -35,7 +35,7 @@ def test_a_container_is_described(tmp_path: Path) -> None:
     assert found.has_init
     assert found.has_files
     assert found.command == ["web", "-x"]
-    assert found.mounts == ["/data"]
+    assert found.volumes == {"/data": "/srv"}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_container_is_described(tmp_path: Path) -> None:
 def test_a_config_that_says_nothing_is_taken_so(tmp_path: Path, config: bytes) -> None:
     found = checkpoint(tmp_path, {"kind": "container", "config": config})
     assert (found.has_terminal, found.has_init, found.has_files) == (False, False, False)
-    assert (found.command, found.mounts) == ([], [])
+    assert (found.command, found.volumes) == ([], {})
 
 
 @pytest.mark.parametrize(

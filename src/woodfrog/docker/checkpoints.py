@@ -69,11 +69,15 @@ class Checkpoint:
         return [str(word) for word in _listed(self._process.get("args"))]
 
     @property
-    def mounts(self) -> list[str]:
-        """Return where the container had volumes and directories of the host."""
+    def volumes(self) -> dict[str, str]:
+        """Return where the container had volumes or files of the host, and which."""
         mounts = [_mapping(mount) for mount in _listed(self._config.get("mounts"))]
-        places = [str(mount.get("destination")) for mount in mounts if mount.get("type") == "bind"]
-        return [place for place in places if place not in _DOCKERS_OWN]
+        places = {
+            str(mount.get("destination")): str(mount.get("source"))
+            for mount in mounts
+            if mount.get("type") == "bind"
+        }
+        return {place: source for place, source in places.items() if place not in _DOCKERS_OWN}
 
     @property
     def has_files(self) -> bool:

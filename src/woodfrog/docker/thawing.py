@@ -138,10 +138,15 @@ def _check(docker: Docker, found: Checkpoint, container: Container) -> None:
             f"container {container.name} has {has}, and that of the checkpoint had {had}",
             hint=f"create it with{'' if found.has_terminal else 'out'} --tty",
         )
-    there = {mount["Destination"] for mount in container.told.get("Mounts") or []}
-    for place in found.mounts:
+    there = {mount["Destination"]: mount["Source"] for mount in container.told.get("Mounts") or []}
+    for place, source in found.volumes.items():
         if place not in there:
             _say(f"the frozen container had a volume at {place}: the new one needs --volume, too")
+        elif there[place] != source:
+            _say(
+                f"{place} is another volume than the frozen container's, with other contents"
+                " (--volumes-from gives the new one the same)"
+            )
 
 
 def _bring_files(
