@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from containers import REPOSITORY, eventually
 from needs import needs
 from podman_engine import IMAGE, Podman
 from terminals import in_a_terminal, set_size
+from woodfrog.image.container_file import Reader
 
 pytestmark = needs("root", "command podman", "command busybox", "command catatonit")
 
@@ -199,9 +201,16 @@ def test_a_checkpoint_and_a_restore_in_place(podman: Podman) -> None:
 
 
 def test_a_container_that_is_left_running(podman: Podman, tmp_path: Path) -> None:
-    start_counter(podman, "frog")
+    # Podman has no flag for it: the annotation is how one asks.
+    start_counter(podman, "frog", "--annotation=org.woodfrog.compression=zstd")
     archive = str(tmp_path / "archive")
     podman("container", "checkpoint", "-R", "--compress=gzip", f"--export={archive}", "frog")
+    with tarfile.open(archive) as packed:
+        file = packed.extractfile("checkpoint/checkpoint.img")
+        assert file is not None
+        (tmp_path / "checkpoint.img").write_bytes(file.read())
+    with Reader(str(tmp_path)) as image:
+        assert image.header.compression == "zstd"
     assert status(podman, "frog") == "running"
     before = count(podman, "frog")
     counts_on(podman, "frog", before)
