@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.resources.file_entry import NS, ROOT, Entry
-from woodfrog.resources.file_tree import CoveredError, Tree, join, place_of
+from woodfrog.resources.file_tree import Tree, join, place_of
 
 _COPY = 1 << 20
 _CAPABILITIES_FOR = {b"security": ("CAP_SETFCAP", 31), b"trusted": ("CAP_SYS_ADMIN", 21)}
@@ -47,10 +47,9 @@ def _is_device(mode: int) -> bool:
 class Maker:
     """Makes entries below a root; `pages` is the page store, whose offset 0 is at `base`.
 
-    A file of another kind that is in the way is replaced. What would lie under another mount, where
-    nobody could see it, is not made. `kept` are paths that must not be removed: where the new
-    container has mounted something. With `keep_links` a file that is there is written even if it
-    has other names.
+    A file of another kind that is in the way is replaced. `kept` are paths that are not removed:
+    where the new container has mounted something. With `keep_links` a file that is there is written
+    even if it has other names.
     """
 
     def __init__(
@@ -75,20 +74,14 @@ class Maker:
             head, _, name = entry.path.rpartition(b"/")
             if (head or ROOT) in inside:
                 inside[head or ROOT].add(name)
-        made = []
         for entry in entries:
             with while_(f"making {os.fsdecode(entry.path)}"):
-                try:
-                    found = self._tree.look(entry.path)
-                except CoveredError:
-                    continue
-                self._make(entry, found)
-                made.append(entry)
+                self._make(entry)
                 for name in self._tree.names(entry.path) if entry.opaque else ():
                     if name not in inside[entry.path]:
                         self.remove(join(entry.path, name))
         # What is made in a directory changes its time: from the inside out.
-        for entry in reversed(made):
+        for entry in reversed(entries):
             if not entry.link:
                 self._set_times(entry)
 
@@ -112,9 +105,9 @@ class Maker:
             finally:
                 os.close(directory)
 
-    def _make(self, entry: Entry, found: os.stat_result | None) -> None:
+    def _make(self, entry: Entry) -> None:
         kind = stat.S_IFMT(entry.mode)
-        if entry.path != ROOT and not self._make_node(entry, kind, found):
+        if entry.path != ROOT and not self._make_node(entry, kind):
             return
         directory, name = self._tree.parent(entry.path)
         try:
@@ -125,8 +118,9 @@ class Maker:
         finally:
             os.close(directory)
 
-    def _make_node(self, entry: Entry, kind: int, found: os.stat_result | None) -> bool:
+    def _make_node(self, entry: Entry, kind: int) -> bool:
         """Make the file itself; tells whether its owner, mode and so on are to be set."""
+        found = self._tree.look(entry.path)
         if found is not None and self._is_usable(entry, found):
             if kind == stat.S_IFREG and not entry.link:
                 self._write(entry)

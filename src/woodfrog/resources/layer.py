@@ -65,7 +65,7 @@ def _below(whole: Tree, upper: Tree, marks: str) -> Iterator[Change]:
             status = whole.look(path)
             if status is None or not stat.S_ISDIR(status.st_mode):
                 yield Change(path, status)
-            elif _mark(upper, path, f"{marks}.redirect"):
+            elif _mark(upper, path, f"{marks}.redirect") is not None:
                 # It was renamed: what it shows of lower layers stands elsewhere there.
                 yield Change(path, status, opaque=True)
                 for inner, found in whole.walk(path):
@@ -76,17 +76,22 @@ def _below(whole: Tree, upper: Tree, marks: str) -> Iterator[Change]:
                 waiting.append((path, opaque))
 
 
-def _mark(upper: Tree, path: bytes, name: str) -> bytes:
-    """Return what an overlay has noted of its own about a directory."""
+def _mark(upper: Tree, path: bytes, name: str) -> bytes | None:
+    """Return what an overlay has noted of its own about a directory, or None."""
     directory = upper.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return os.getxattr(directory, name)
+        return _attribute(directory, name)
+    finally:
+        os.close(directory)
+
+
+def _attribute(descriptor: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(descriptor, name)
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
             raise
-        return b""
-    finally:
-        os.close(directory)
+        return None
 
 
 def collect(overlay: Overlay, rootfs: str, write_pages: WritePages) -> Layer:
@@ -119,10 +124,10 @@ class _Blocks:
             file = self._upper.open(path, os.O_RDONLY | os.O_NOATIME)
         except OSError:
             return -1  # of a lower layer, seen in a renamed directory
-        if self._attributes_alone in os.listxattr(file):
-            os.close(file)
-            return -1
-        return file
+        if _attribute(file, self._attributes_alone) is None:
+            return file
+        os.close(file)
+        return -1
 
     def close(self) -> None:
         """Let go of the directory."""

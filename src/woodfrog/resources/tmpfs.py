@@ -81,14 +81,13 @@ def restore(init: int, tmpfs: Tmpfs, pages: int, base: int) -> None:
 
 
 def _missing(tree: Tree, entries: list[Entry]) -> list[Entry]:
-    """Leave out devices, links and the like that stand there already: the new container's own."""
-    return [entry for entry in entries if not _is_there(tree, entry)]
+    """Leave out what the new container has mounted there, and its own devices, links and so on."""
+    return [entry for entry in entries if not _is_its_own(tree, entry)]
 
 
-def _is_there(tree: Tree, entry: Entry) -> bool:
-    if stat.S_IFMT(entry.mode) in (stat.S_IFDIR, stat.S_IFREG):
-        return False
+def _is_its_own(tree: Tree, entry: Entry) -> bool:
     try:
-        return tree.look(entry.path) is not None
+        found = tree.look(entry.path)
     except CoveredError:
         return True
+    return found is not None and stat.S_IFMT(entry.mode) not in (stat.S_IFDIR, stat.S_IFREG)
