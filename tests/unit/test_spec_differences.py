@@ -35,6 +35,11 @@ def base() -> Config:
             "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")],
             "resources": {"memory": {"limit": 1 << 30}},
             "devices": [{"path": "/dev/fuse", "type": "c"}],
+            "uidMappings": [{"containerID": 0, "hostID": 100000, "size": 1000}],
+            "gidMappings": [
+                {"containerID": 1000, "hostID": 102000, "size": 10},
+                {"containerID": 0, "hostID": 100000, "size": 1000},
+            ],
         },
     }
 
@@ -52,6 +57,8 @@ def all_that_may(config: Config) -> None:
     config["linux"]["resources"] = {"pids": {"limit": 100}}
     config["linux"]["namespaces"][4]["path"] = "/run/netns/pod"
     config["linux"]["devices"].append({"path": "/dev/more"})
+    config["linux"]["uidMappings"][0] |= {"hostID": 500000, "size": 65536}
+    config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 7, "size": 1010}]
 
 
 # What is changed: what is said, and whether it would break.
@@ -87,6 +94,16 @@ CHANGES: dict[str, tuple[Callable[[Config], Any], str, bool]] = {
         "mounts: /data was bind, and is tmpfs",
         False,
     ),
+    "fewer users": (
+        lambda c: c["linux"]["uidMappings"][0].update(size=999),
+        "linux.uidMappings: id 999 was mapped, and is not",
+        True,
+    ),
+    "fewer groups": (
+        lambda c: c["linux"]["gidMappings"].pop(),
+        "linux.gidMappings: id 0 was mapped, and is not",
+        True,
+    ),
     "no terminal": (
         lambda c: c["process"].pop("terminal"),
         "process.terminal: the container had one, the new one has not",
@@ -118,7 +135,7 @@ CHANGES: dict[str, tuple[Callable[[Config], Any], str, bool]] = {
 def test_a_new_container_may_have_much_of_its_own() -> None:
     new = base()
     all_that_may(new)
-    assert Differences(base(), new).all() == []
+    assert str(Differences(base(), new)) == ""
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -127,8 +144,14 @@ def test_what_may_not_differ_is_named(what: str) -> None:
     new = base()
     change(new)
     found = Differences(base(), new)
-    assert found.all() == [said]
+    assert str(found) == said
     assert found.breaking == ([said] if breaks else [])
+
+
+def test_no_escape_sequence_of_an_image_reaches_the_terminal() -> None:
+    old = base()
+    old["mounts"].append({"destination": "/\x1b[2J\n", "type": "tmpfs"})
+    assert str(Differences(old, base())) == r"mounts: /\x1b[2J\n is missing"
 
 
 def judged(new: Config, policy: str | None) -> tuple[str, str]:

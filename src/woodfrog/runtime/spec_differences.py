@@ -35,6 +35,10 @@ class Differences:
         self.breaking: list[str] = []
         self.other: list[str] = []
         self._compare_namespaces(spec.namespaces(old), spec.namespaces(new))
+        for name in ("uidMappings", "gidMappings"):
+            lost = _lost_id(_ids(old, name), _ids(new, name))
+            if lost is not None:
+                self.breaking.append(f"linux.{name}: id {lost} was mapped, and is not")
         self._compare_mounts(_mounts(old), _mounts(new))
         self._compare_processes(old.get("process") or {}, new.get("process") or {})
         if _readonly(new) and not _readonly(old):
@@ -43,9 +47,11 @@ class Differences:
         for path in sorted(old_devices - new_devices):
             self.other.append(f"linux.devices: {path} is missing")
 
-    def all(self) -> list[str]:
-        """Return everything, the worst first."""
-        return self.breaking + self.other
+    def __str__(self) -> str:
+        """Return everything in one line, the worst first."""
+        text = "; ".join(self.breaking + self.other)
+        # An image may hold anything, also what a terminal would obey.
+        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
     def _compare_namespaces(self, old: dict[str, str], new: dict[str, str]) -> None:
         for kind in sorted(old.keys() ^ new.keys()):
@@ -91,6 +97,27 @@ def _mounts(config: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def _ids(config: dict[str, Any], name: str) -> list[tuple[int, int]]:
+    """Return the ranges of ids that a container has, from the first to behind the last."""
+    mappings = (config.get("linux") or {}).get(name) or ()
+    return [
+        (one.get("containerID") or 0, (one.get("containerID") or 0) + (one.get("size") or 0))
+        for one in mappings
+    ]
+
+
+def _lost_id(old: list[tuple[int, int]], new: list[tuple[int, int]]) -> int | None:
+    """Return the first id that is in the old ranges and not in the new ones."""
+    for first, end in sorted(old):
+        at = first
+        for start, stop in sorted(new):
+            if start <= at < stop:
+                at = stop
+        if at < end:
+            return at
+    return None
+
+
 def _readonly(config: dict[str, Any]) -> bool:
     return bool((config.get("root") or {}).get("readonly"))
 
@@ -122,8 +149,8 @@ def judge(
     found = Differences(old, new)
     if policy != "warning" and (found.breaking or (policy == "enforce" and found.other)):
         raise SpecError(
-            f"the new container's config doesn't fit the image: {'; '.join(found.all())}",
+            f"the new container's config doesn't fit the image: {found}",
             hint="change config.json, or try all the same: --restore-spec-validation=warning",
         )
-    if found.all():
-        warn(f"the new container's config differs from the image's: {'; '.join(found.all())}")
+    if found.breaking or found.other:
+        warn(f"the new container's config differs from the image's: {found}")
