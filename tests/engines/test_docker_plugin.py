@@ -67,7 +67,8 @@ def test_a_directory(docker: Docker, tmp_path: Path) -> None:
     done = docker("woodfrog", "checkpoint", "web", status=1)
     assert "name a directory" in done.stderr
     first, second = tmp_path / "first", tmp_path / "second"
-    done = docker("woodfrog", "checkpoint", "--leave-running", "--sync=none", "web", str(first))
+    flags = ("--leave-running", "--sync=none", "--with-rootfs=false")
+    done = docker("woodfrog", "checkpoint", *flags, "web", str(first))
     assert done.stdout == f"{first}\n"
     early = goes_on(docker, "web")
     assert docker.inspect("web", ".State.Status") == "running"
@@ -82,7 +83,9 @@ def test_a_directory(docker: Docker, tmp_path: Path) -> None:
     assert docker.inspect("web2", ".HostConfig.Init") == "true"
     assert json.loads(docker.inspect("web2", "json .Args")) == ["-c", script]
     docker("create", "--name=web3", "--init", IMAGE, "sh")
-    docker("woodfrog", "start", "--checkpoint-dir", str(tmp_path), "--checkpoint=first", "web3")
+    start = ("woodfrog", "start", "--checkpoint-dir", str(tmp_path), "--checkpoint=first", "web3")
+    assert "not kept: the files" in docker(*start).stderr
+    docker("exec", "web3", "ls", "/changed", status=1)
     eventually(lambda: numbers(docker, "web3"), "it counts")
     assert numbers(docker, "web3")[0] <= early
     nothing_left(docker)

@@ -81,11 +81,11 @@ def _checkpoint(arguments: Arguments) -> None:
     from woodfrog.docker import freezing
 
     name, *rest = arguments.rest
-    given = [
-        f"--{flag.name}={arguments[flag.key]}" if flag.value else f"--{flag.name}"
-        for flag in policies.of("checkpoint")
-        if flag.key in arguments.given
-    ]
+    given = []
+    for flag in policies.of("checkpoint"):
+        if flag.key in arguments.given:
+            value = arguments[flag.key]
+            given.append(f"--{flag.name}={str(value).lower() if not flag.value else value}")
     where = freezing.freeze(
         arguments["docker"],
         name,

@@ -90,7 +90,9 @@ class Docker:
     """The client, with the global options that it was called with itself."""
 
     def __init__(self, options: list[str]) -> None:
-        self._command = ["docker", *options]
+        # A plugin is told by which command line it was called.
+        client = os.environ.get("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND") or "docker"
+        self._command = [client, *options]
 
     def __call__(self, *words: str) -> str:
         """Run a command; returns what it wrote."""
