@@ -7,7 +7,9 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,28 @@ from bundles import Bundle, bind
 from containers import Container, Woodfrog, eventually
 from needs import needs
 
-pytestmark = needs("root", "command gcc", "command nft")
+pytestmark = needs("root", "command gcc", "command nft", "command ip")
 PROGRAM = Path(__file__).parent / "connected" / "adding.c"
+
+
+# A network like that of an engine, made by a hook: it tells when it is there, and then takes time.
+NETWORK_HOOK = """
+pid=$(sed 's/.*"pid": *\\([0-9]*\\).*/\\1/')
+ip link add wf-test type veth peer name eth0 netns $pid
+ip address add 10.213.77.1/24 dev wf-test
+ip link set wf-test up
+nsenter -t $pid -n ip address add 10.213.77.2/24 dev eth0
+nsenter -t $pid -n ip link set eth0 up
+touch {work}/network
+while [ -e {work}/wait ]; do sleep 0.02; done
+"""
 
 
 class Client:
     """A client of the container's program, which adds up what it is sent."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection((address, port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, number: int) -> None:
@@ -47,12 +62,18 @@ def port() -> int:
 
 
 @pytest.fixture
-def server(woodfrog: Woodfrog, build: Callable[..., Path], port: int) -> Container:
-    """A container in the host's network namespace that serves the port."""
+def bundle(woodfrog: Woodfrog, build: Callable[..., Path], port: int) -> Bundle:
+    """The program, to serve the port."""
     program = build(PROGRAM)
     bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, str(port)])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(program.parent, "/programs"))
+    return bundle
+
+
+@pytest.fixture
+def server(woodfrog: Woodfrog, bundle: Bundle) -> Container:
+    """A container in the host's network namespace."""
     namespaces = bundle.config["linux"]["namespaces"]
     namespaces[:] = [entry for entry in namespaces if entry["type"] != "network"]
     container = woodfrog.run(bundle)
@@ -190,3 +211,30 @@ def test_a_restore_that_fails_lets_the_next_one_have_the_connection(
     server.woodfrog.restore(server.bundle, image, "--tcp-established")
 
     assert client.answer() == 11
+
+
+def test_nobody_answers_a_client_before_the_new_container_stands(
+    woodfrog: Woodfrog, bundle: Bundle, port: int
+) -> None:
+    script = NETWORK_HOOK.format(work=bundle.work)
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=" + os.environ["PATH"]]}
+    bundle.config["hooks"] = {"createRuntime": [hook]}
+    first = woodfrog.run(bundle)
+    first.wait_for("ready")
+    client = Client(port, "10.213.77.2")
+    with contextlib.closing(client.socket):
+        assert client.add(5) == 5
+        image = frozen(first)
+        network, wait = bundle.work / "network", bundle.work / "wait"
+        network.unlink()
+        wait.touch()
+        arguments = (bundle, image, "--tcp-established")
+        with ThreadPoolExecutor() as threads:
+            restored = threads.submit(woodfrog.restore, *arguments)
+            eventually(network.exists, "the network is there")
+            client.send(6)
+            time.sleep(0.1)  # so long an answer would not take
+            wait.unlink()
+            restored.result()
+        assert client.answer() == 11
+        assert client.add(7) == 18

@@ -236,7 +236,9 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
             file.refuse_wider(bounds.bounding)
             if file.late:
                 file.refuse_holders(plan.holders(file.id), bounds.bounding)
-    outside = tcp_socket.count_outside(plan.files.values())
+    outside = tcp_socket.count_outside(
+        plan.files.values(), new_network="network" in bounds.new_namespaces
+    )
     if outside and not (bounds.tcp_established or bounds.tcp_close):
         raise UnsupportedResource(
             f"the image has {outside} TCP connections to outside",

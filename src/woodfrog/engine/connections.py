@@ -53,7 +53,10 @@ def end_silently(
 
 
 class Silence:
-    """What comes for the connections of an image is dropped until all of the container stands."""
+    """What comes for the connections of an image is dropped until all of the container stands.
+
+    If we end, in whatever way, so does this.
+    """
 
     def __init__(self, init: int, id: str, records: Iterable[FileRecord]) -> None:
         self._init = init
@@ -62,12 +65,12 @@ class Silence:
             one for one in records if isinstance(one, TcpSocket) and one.connection is not None
         ]
         self._undo = ExitStack()
-
-    def __enter__(self) -> Self:
         if self._found:
             ends = _ends(self._found)
             with _needs_nftables():
-                self._undo.enter_context(nftables.blocked(self._init, ends, mark=inet.MARK))
+                self._undo.enter_context(nftables.blocked(init, ends, mark=inet.MARK))
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -84,12 +84,13 @@ def restore(
     file_validation: str = FileValidation.BUILD_ID,
     accept: Callable[[ContainerRecord], None] = _anything,
     before_go: Callable[[], None] = _nothing,
+    silence: connections.Silence | None = None,
 ) -> dict[str, object]:
     """Turn the waiting init of a created container into the image's processes.
 
     A refusal before anything was touched carries `touched = False`; then init still waits. After
     any other failure all its processes have ended. `accept` may refuse what the image says of its
-    container. Returns statistics.
+    container; `silence` is what `silence_for` has begun. Returns statistics.
     """
     began = time.monotonic()
     with ExitStack() as undo:
@@ -131,7 +132,8 @@ def restore(
         try:
             if plan.layer and overlay:
                 layer.restore(plan.layer, overlay, pages, base)
-            with connections.Silence(init, plan.container.id, plan.files.values()) as silence:
+            silence = silence or connections.Silence(init, plan.container.id, plan.files.values())
+            with silence:
                 statistics = _restore(
                     init, plan, bounds, clock, before_go, vdso, pages, base, check, silence, undo
                 )
@@ -148,6 +150,16 @@ def restore(
     statistics["page_bytes"] = reader.page_bytes
     statistics["losses"] = plan.container.losses
     return statistics
+
+
+def silence_for(init: int, directory: str) -> connections.Silence:
+    """Drop what comes for an image's connections, before a new container can be reached.
+
+    Its network namespace is that of `init`, which has no network yet.
+    """
+    with Reader(directory) as reader:
+        plan = Plan(reader)
+    return connections.Silence(init, plan.container.id, plan.files.values())
 
 
 def _cannot_open(error: ProgramError) -> UnsupportedResource:

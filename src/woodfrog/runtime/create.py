@@ -46,6 +46,8 @@ class Request:
         self.debug_descriptor = -1  # what `debug` writes to
         # Work that the caller has to do anyway, done while init prepares the container.
         self.meanwhile: Callable[[], object] = lambda: None
+        # What must be done when its namespaces, of this pid, are there and nobody knows them yet.
+        self.before_hooks: Callable[[int], object] = lambda pid: None
 
 
 class Created:
@@ -252,6 +254,7 @@ def _guide(
             assert plan.sources
             plan.sources.answer(pid, message["position"])
             continue
+        request.before_hooks(pid)
         state = hook_state(container, "creating")
         undo.callback(hooks.run_all, plan.config, "poststop", state | {"status": "stopped"})
         # The specification once ran prestart hooks after `create`, and many still expect that.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from woodfrog.engine.connections import Silence
     from woodfrog.engine.restore import Bounds
     from woodfrog.resources.container import ContainerRecord
     from woodfrog.runtime.announcing import Announcement
@@ -34,6 +35,7 @@ class Options:
     spec_validation: str | None = None
     gpus: Toggle | None = None
     announcement: Announcement | None = None
+    silence: Silence | None = None  # of connections, since before there was a network
 
 
 def restore(
@@ -58,6 +60,8 @@ def restore(
     if isinstance(into, Request):
         into.to_be_restored = True
         into.meanwhile = _load_engine
+        if options.tcp_established:
+            into.before_hooks = lambda pid: _begin_silence(options, pid, directory)
         into.relay_console = not into.console_socket and not detach
         created = create.create(into)
     else:
@@ -70,7 +74,7 @@ def restore(
         with created.container.lock():
             _restore(created, directory, options, work_path, warn)
         if options.announcement:
-            with _ended_by_failure():
+            with _EndedByFailure():
                 options.announcement.tell(created.container, "restore")
         if pid_file:
             delivery.write_pid_file(pid_file, created.container.pid)
@@ -88,6 +92,13 @@ def restore(
 def _load_engine() -> None:
     """Import the engine, which takes as long as init does."""
     from woodfrog.engine import restore as _  # noqa: F401
+
+
+def _begin_silence(options: Options, pid: int, directory: str) -> None:
+    """Have nobody answer for connections that aren't there yet, once hooks set up the network."""
+    from woodfrog.engine import restore as engine
+
+    options.silence = engine.silence_for(pid, directory)
 
 
 def _take_console(container: Container, console_socket: str, detach: bool) -> int:
@@ -143,6 +154,7 @@ def _restore(
         cpu_check=options.cpu_check,
         file_validation=options.file_validation,
         accept=accept,
+        silence=options.silence,
     )
     os.unlink(container.path("exec.fifo"))
     container.state.pop("console", None)
@@ -154,7 +166,7 @@ def _restore(
     if options.gpus and suspended:
         from woodfrog.runtime.waiting import host_pid
 
-        with _ended_by_failure():
+        with _EndedByFailure():
             options.gpus.toggle([host_pid(container, pid) for pid in suspended])
     losses = statistics.get("losses")
     for loss in losses if isinstance(losses, (list, tuple)) else ():
@@ -170,7 +182,7 @@ def _restore(
     lifecycle.after_start(container, created.config)
 
 
-class _ended_by_failure:
+class _EndedByFailure:
     """Have the container ended, which the engine has let go already, if something fails here."""
 
     def __enter__(self) -> None:

@@ -147,8 +147,11 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             tcp_connection.connect_again(descriptor, self.connecting)
 
 
-def count_outside(files: Iterable[FileRecord]) -> int:
-    """Return how many connections of an image lead outside, whatever their records say."""
+def count_outside(files: Iterable[FileRecord], *, new_network: bool) -> int:
+    """Return how many connections of an image lead outside, whatever their records say.
+
+    In a network namespace that others have, too, only those are inside whose both ends are ours.
+    """
     ends = {
         (End(one.local, one.port), End(one.connection.remote, one.connection.remote_port))
         for one in files
@@ -158,8 +161,9 @@ def count_outside(files: Iterable[FileRecord]) -> int:
         1
         for local, remote in ends
         if (remote, local) not in ends
-        and not inet.is_loopback(remote.address)
-        and remote.address != local.address
+        and not (
+            new_network and (inet.is_loopback(remote.address) or remote.address == local.address)
+        )
     )
 
 
