@@ -12,6 +12,7 @@ from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.container_file import Reader
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
+    cpu,
     credentials,
     deleted_files,
     layer,
@@ -26,7 +27,7 @@ from woodfrog.resources import (
     tmpfs,
 )
 from woodfrog.resources.container import ContainerRecord
-from woodfrog.resources.cpu import Cpu, CpuCheck, refuse_lesser
+from woodfrog.resources.cpu import Cpu, CpuCheck
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import KINDS, tcp_socket
 from woodfrog.resources.files.base import ACCESS_MODE, FileRecord
@@ -205,7 +206,8 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
             hint='set "terminal": true in the bundle\'s config.json',
         )
     used = reduce(or_, (threads.components(t.xstate) for p in plan.processes for t in p.threads), 0)
-    refuse_lesser(plan.container.cpu, Cpu.here(), used, cpu_check)
+    cpu.check(plan.container.cpu)
+    cpu.refuse_lesser(plan.container.cpu, Cpu.here(), used, cpu_check)
     if plan.container.vdso_digest != xxhash.xxh3_128_digest(vdso.image):
         raise UnsupportedResource(
             "the image was made under another kernel build, whose vDSO differs from this one's;"

@@ -3,9 +3,11 @@
 from enum import StrEnum
 from typing import Self
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import cpuid
+
+_MOST_NAMES = 1000
 
 
 class CpuCheck(StrEnum):
@@ -52,18 +54,27 @@ class Cpu(Part, frozen=True):
         )
 
 
-def refuse_lesser(there: Cpu, here: Cpu, used: int, check: CpuCheck) -> None:
+def check(cpu: Cpu) -> None:
+    """Check what an image says of its CPU; some of it is shown."""
+    names = [cpu.vendor, cpu.model, *cpu.features]
+    if len(names) > _MOST_NAMES or not all(len(n) < 64 and n.isprintable() for n in names):
+        raise ImageError("the image names impossible features of its CPU")
+    if any(not 2 <= one.number < 64 for one in cpu.states):
+        raise ImageError("the image has impossible register states")
+
+
+def refuse_lesser(there: Cpu, here: Cpu, used: int, how: CpuCheck) -> None:
     """Refuse to go on here with what ran there; `used` are the register states that it holds."""
-    if check is CpuCheck.NONE:
+    if how is CpuCheck.NONE:
         return
-    needed = used if check is CpuCheck.USED else used | there.enabled
+    needed = used if how is CpuCheck.USED else used | there.enabled
     if lacking := cpuid.state_names(needed & ~here.enabled):
         raise UnsupportedResource(
             f"this CPU ({here.model}) lacks registers that the container's had"
             f" ({there.model}): {', '.join(lacking)}",
             hint=_hint(used & ~here.enabled),
         )
-    if check is CpuCheck.STRICT and (gone := sorted(set(there.features) - set(here.features))):
+    if how is CpuCheck.STRICT and (gone := sorted(set(there.features) - set(here.features))):
         raise UnsupportedResource(
             f"this CPU ({here.model}) lacks instructions that the container's had"
             f" ({there.model}): {', '.join(gone)}",
