@@ -54,6 +54,14 @@ class Client:
         return self.answer()
 
 
+@pytest.fixture(autouse=True)
+def no_tables_left() -> Iterator[None]:
+    """Remove what a checkpoint leaves for a restore that a failed test has not come to."""
+    yield
+    for name in tables():
+        subprocess.run(["nft", "delete", "table", "inet", name], check=True)
+
+
 @pytest.fixture
 def port() -> int:
     """A port of the host that nobody uses."""
