@@ -120,7 +120,7 @@ def test_connections_that_nobody_has_accepted_are_given_up_by_a_flag(
 
         server.checkpoint(image, "--tcp-established", "--skip-in-flight")
         server.delete()
-        restored = server.woodfrog.restore(server.bundle, image)
+        restored = server.woodfrog.restore(server.bundle, image, "--tcp-established")
         eventually(lambda: is_stopped(restored), "the program is stopped again")
         os.kill(restored.init, signal.SIGCONT)
 
