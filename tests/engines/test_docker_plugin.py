@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -225,3 +227,18 @@ def test_the_client_knows_the_command(docker: Docker) -> None:
     assert ours[0]["ShortDescription"] == "Freeze containers and thaw them into new ones"
     assert "docker woodfrog restore" in docker("woodfrog", "restore", "--help").stdout
     assert "checkpoint" in docker("woodfrog", "--help").stdout
+
+
+def test_a_checkpoint_that_is_ended_leaves_it_running(docker: Docker, tmp_path: Path) -> None:
+    # With a restart policy the plugin pauses it; random bytes take their time to be compressed.
+    fill = "dd if=/dev/urandom of=/dev/shm/x bs=1M count=60 2> /dev/null"
+    docker.run("web", f"{fill}; {COUNTER}", "--restart=always")
+    goes_on(docker, "web")
+    image = tmp_path / "image"
+    command = docker.command("woodfrog", "checkpoint", "--compression=zstd", "web", str(image))
+    with subprocess.Popen(command, env=docker.environment, start_new_session=True) as plugin:
+        eventually(image.exists, "the image is begun")
+        os.killpg(plugin.pid, signal.SIGTERM)
+    eventually(lambda: docker.inspect("web", ".State.Status") == "running", "web runs")
+    goes_on(docker, "web")
+    assert not image.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from woodfrog.cli import flags, policies
@@ -37,8 +38,10 @@ def run(arguments: Arguments) -> int:
     else:
         found = flags.parse(rest, command.flags, who=name)
         flags.check_count(command, found.rest)
-    from woodfrog.docker.client import Docker
+    from woodfrog.docker.client import ENDING, Docker
 
+    for number in ENDING:
+        signal.signal(number, signal.default_int_handler)
     found.values["docker"] = Docker(options)
     return command.run(found) or 0
 

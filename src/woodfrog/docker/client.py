@@ -15,6 +15,9 @@ from typing import Any
 
 from woodfrog.errors import WoodfrogError
 
+# What ends us as Ctrl-C does: with what was begun undone.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
 _DAEMON = "Error response from daemon: "
 
 
@@ -115,13 +118,15 @@ class Docker:
     @contextmanager
     def attached(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a command on our own stdin, stdout and stderr, and wait for it."""
-        # Ctrl-C is for the client, which gets it, too.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C is for the client, which gets it, too; and what else ends us leaves the container.
+        wanted = {signal.SIGINT: signal.SIG_IGN} | dict.fromkeys(ENDING, signal.SIG_DFL)
+        before = {number: signal.signal(number, action) for number, action in wanted.items()}
         try:
             with subprocess.Popen([*self._command, *words]) as process:
                 yield process
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, action in before.items():
+                signal.signal(number, action)
 
     def wait(self, container: Container) -> None:
         """Wait until the daemon has seen a container's end."""
