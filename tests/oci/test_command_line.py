@@ -105,6 +105,8 @@ def test_features_are_json(woodfrog: Woodfrog) -> None:
     assert "rbind" in found["mountOptions"]
     assert "createRuntime" in found["hooks"]
     assert found["linux"]["seccomp"]["enabled"] is True
+    assert found["linux"]["intelRdt"]["enabled"] is False
+    assert "org.woodfrog." in found["potentiallyUnsafeConfigAnnotations"]
 
 
 def test_a_config_to_start_from(woodfrog: Woodfrog, tmp_path: Path) -> None:

@@ -26,7 +26,13 @@ def features() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(NAMESPACES),
             "capabilities": capability.NAMES,
-            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False},
+            "cgroup": {
+                "v1": True,
+                "v2": True,
+                "systemd": True,
+                "systemdUser": False,
+                "rdma": True,
+            },
             "mountExtensions": {"idmap": {"enabled": True}},
             "seccomp": {
                 "enabled": True,
@@ -48,7 +54,11 @@ def features() -> dict[str, Any]:
             },
         },
         # What of a config changes what we do beyond the container itself.
-        "potentiallyUnsafeConfigAnnotations": ["org.woodfrog.", "org.criu.config"],
+        "potentiallyUnsafeConfigAnnotations": [
+            "org.woodfrog.",
+            "org.systemd.property.",
+            "org.criu.config",
+        ],
         "annotations": {
             "org.woodfrog.version": __version__,
             "org.opencontainers.runc.checkpoint.enabled": "true",
