@@ -85,6 +85,12 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
     """Refuse what fork and pthread_create don't make: processes that share more, threads less."""
     held_pids = {one.pid for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
     for one in tree.processes:
+        if one.has_kernel_threads:
+            with obstacles.at(one.name):
+                raise UnsupportedResource(
+                    "has the kernel work for it in threads (io_uring, vhost),"
+                    " which cannot be saved yet"
+                )
         with obstacles.at(one.name):
             parent = one.leader.stat.parent
             if parent in held_pids:

@@ -152,6 +152,7 @@ class HeldProcess:
         self.pid = pid
         self.path = f"/proc/{pid}"
         self.tasks: list[HeldTask] = []
+        self.has_kernel_threads = False
         self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def reopen_memory(self) -> None:

@@ -21,6 +21,8 @@ from woodfrog.remote.waiting import SchedulerClocks, look_before_the_hold
 
 _PATIENCE_S = 10.0
 _SIGTRAP = 5
+_PF_IO_WORKER, _PF_USER_WORKER = 0x10, 0x4000
+_PATIENCE_LETTING_GO_S = 1.0
 
 
 def processes_in(pid_namespace: str) -> list[int]:
@@ -158,6 +160,12 @@ def _seize_tasks(
         path = f"{process.path}/task/{tid}"
         if paused and _may_be_stopped(path):
             continue
+        try:
+            if _is_kernels_own(path):
+                process.has_kernel_threads = True
+                continue
+        except (FileNotFoundError, ProcessLookupError):
+            continue
         # A thread that ends meanwhile must not keep us from stopping those seized before it.
         try:
             ptrace.seize(tid)
@@ -181,6 +189,17 @@ def _seize_tasks(
         process.tasks.append(task)
         fresh.append(task)
     return fresh
+
+
+def _is_kernels_own(path: str) -> bool:
+    """Tell whether a thread is one of the kernel's that works for the process, as for io_uring.
+
+    It can be seized, but never stops.
+    """
+    with open(f"{path}/comm", "rb") as file:
+        if not file.read().startswith((b"iou-", b"vhost-")):
+            return False
+    return bool(read_stat(path).flags & (_PF_IO_WORKER | _PF_USER_WORKER))
 
 
 def _may_be_stopped(path: str) -> bool:
@@ -305,8 +324,11 @@ def _let_go(task: HeldTask) -> None:
         # Ended (then waiting for it is all there is to do), or it runs: stop it to detach.
         try:
             ptrace.interrupt(task.pid)
-            status = ptrace.wait(task.pid)
-            if status.event not in (Event.EXITED, Event.KILLED):
+            deadline = time.monotonic() + _PATIENCE_LETTING_GO_S
+            while (status := ptrace.poll(task.pid)) is None and time.monotonic() < deadline:
+                time.sleep(0.0002)
+            # One that can't be stopped goes on by itself when we end.
+            if status is not None and status.event not in (Event.EXITED, Event.KILLED):
                 # A signal that came before the stop must not be lost.
                 ptrace.detach(task.pid, status.signal if status.event is Event.SIGNAL else 0)
         except (ProcessLookupError, ChildProcessError):
