@@ -9,6 +9,7 @@ import pytest
 
 from bundles import Bundle
 from containers import Container, Woodfrog, eventually
+from woodfrog.runtime.exec import inherit
 
 Make = Callable[[str], Bundle]
 
@@ -112,3 +113,13 @@ def test_what_a_process_file_leaves_out_is_the_containers(
     lines = woodfrog("exec", "--process", str(path), container.name).stdout.splitlines()
     assert lines[0] == "400"
     assert lines[3] == "CapBnd:\t0000000000000000"
+
+
+def test_labels_and_scheduling_come_from_the_container_unless_given() -> None:
+    base = {"apparmorProfile": "docker-default", "ioPriority": {"class": "IOPRIO_CLASS_IDLE"}}
+    given: dict[str, object] = {"apparmorProfile": "other", "capabilities": {}}
+    inherit(given, base | {"capabilities": {"bounding": ["CAP_KILL"]}})
+    assert given == {**base, "apparmorProfile": "other", "capabilities": {}}
+    left_out: dict[str, object] = {}
+    inherit(left_out, base)
+    assert left_out == base

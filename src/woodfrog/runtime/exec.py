@@ -49,7 +49,14 @@ def inherit(process: dict[str, Any], base: dict[str, Any]) -> None:
     for name in ("capabilities", "oomScoreAdj"):
         if process.get(name) is None and base.get(name) is not None:
             process[name] = base[name]
-    for name in ("rlimits", "scheduler", "ioPriority", "execCPUAffinity"):
+    for name in (
+        "rlimits",
+        "scheduler",
+        "ioPriority",
+        "execCPUAffinity",
+        "apparmorProfile",
+        "selinuxLabel",
+    ):
         if not process.get(name) and base.get(name):
             process[name] = base[name]
     umask = (base.get("user") or {}).get("umask")
