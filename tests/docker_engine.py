@@ -30,6 +30,12 @@ FIXED_PLACES = (
     *("/etc/docker", "/run/docker", "/run/containerd", "/run/woodfrog-handover"),
     "/usr/local/lib/docker",
 )
+# Besides the usual one: docker gives no options, so that each has a runtime of its own.
+RUNTIMES = {
+    "closing": "--tcp-close",
+    "keeping": "--tcp-established",
+    "carrying": "--with-rootfs",
+}
 
 
 class Docker:
@@ -50,12 +56,9 @@ class Docker:
             "bip": "10.213.7.1/24",
             "cgroup-parent": f"/{self._group}",
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
-            "experimental": True,
-            "default-runtime": "woodfrog",
             "runtimes": {
-                "woodfrog": {"path": f"{REPOSITORY}/woodfrog"},
-                "carrying": {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": ["--with-rootfs"]},
-                "closing": {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": ["--tcp-close"]},
+                name: {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": [flag]}
+                for name, flag in RUNTIMES.items()
             },
         }
         (directory / "daemon.json").write_text(json.dumps(config))

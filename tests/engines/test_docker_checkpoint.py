@@ -92,6 +92,21 @@ def test_a_checkpoint_that_is_refused_says_why(docker: Docker) -> None:
     assert docker("checkpoint", "ls", "frog").stdout.split() == ["CHECKPOINT", "NAME"]
 
 
+def test_clients_in_dockers_network_stay_connected(docker: Docker) -> None:
+    docker("run", "--detach", "--name=frog", "--runtime=keeping", IMAGE, *REDIS)
+    eventually(lambda: READY in docker("logs", "frog").stdout, "redis listens")
+    with docker.connection(docker.inspect("frog", ".NetworkSettings.IPAddress"), 6379) as client:
+        assert ask(client, b"INCR", b"visits") == b":1\r\n"
+        docker("checkpoint", "create", "frog", "one")
+        docker.is_frozen("frog")
+        docker("start", "--checkpoint=one", "frog")
+        assert ask(client, b"INCR", b"visits") == b":2\r\n"
+        # Also into another container, as long as that gets the same address.
+        place = docker("woodfrog", "checkpoint", "frog").stdout.strip()
+        docker("woodfrog", "restore", "--from", place, "--name=frog2", IMAGE)
+        assert ask(client, b"INCR", b"visits") == b":3\r\n"
+
+
 def test_redis_with_clients_and_100_mb(docker: Docker, chance: random.Random) -> None:
     flags = ("--runtime=closing", "--publish=16379:6379", "--memory=400m")
     docker("run", "--detach", "--name=frog", *flags, IMAGE, *REDIS)
