@@ -11,7 +11,8 @@ import pytest
 
 from bundles import Bundle
 from containers import CGROUPS, Done, Woodfrog, eventually, is_gone
-from woodfrog.runtime import lifecycle
+from woodfrog.errors import WoodfrogError
+from woodfrog.runtime import create, lifecycle
 from woodfrog.runtime.state import Container
 
 Make = Callable[[str], Bundle]
@@ -318,3 +319,17 @@ def test_a_first_process_that_is_gone_already_needs_no_killing(tmp_path: Path) -
         process.wait()
     container = Container(str(tmp_path), "gone", {"pid": process.pid})
     lifecycle._kill_and_wait(container)
+
+
+def test_an_init_that_is_killed_while_it_prepares_is_named(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    bundle = make_bundle("true")
+    kill = {"path": "/bin/sh", "args": ["sh", "-c", "kill -KILL $PPID"]}
+    bundle.config["hooks"] = {"createContainer": [kill]}
+    # From outside its pid namespace it can be killed.
+    bundle.config["linux"]["namespaces"].remove({"type": "pid"})
+    done = woodfrog("create", "-b", str(bundle.directory), new_name(bundle), status=1)
+    assert "the container's init ended before it was ready" in done.stderr
+    with pytest.raises(WoodfrogError, match="init ended before"):
+        create._mount_points(2**22 + 1)

@@ -261,10 +261,7 @@ def _guide(
         hooks.run(plan.config, "prestart", state | {"status": "created"})
         hooks.run(plan.config, "createRuntime", state)
         channel.send(step="go")
-    raise WoodfrogError(
-        "the container's init ended before it was ready",
-        hint="killed? a memory limit that is too small does that: the init needs about 12 MiB",
-    )
+    raise _init_ended()
 
 
 def _join_cgroups(request: Request, plan: init.Plan, pid: int) -> None:
@@ -286,10 +283,20 @@ def _join_cgroups(request: Request, plan: init.Plan, pid: int) -> None:
     cgroups.join(groups, pid)
 
 
+def _init_ended() -> WoodfrogError:
+    return WoodfrogError(
+        "the container's init ended before it was ready",
+        hint="killed? a memory limit that is too small does that: the init needs about 12 MiB",
+    )
+
+
 def _mount_points(pid: int) -> list[str]:
     """Return where something is mounted in the container; a checkpoint looks for what is new."""
-    with open(f"/proc/{pid}/mountinfo", "rb", buffering=0) as file:
-        lines = file.readall().splitlines()
+    try:
+        with open(f"/proc/{pid}/mountinfo", "rb", buffering=0) as file:
+            lines = file.readall().splitlines()
+    except OSError:
+        raise _init_ended() from None
     return [os.fsdecode(line.split(b" ", 5)[4]) for line in lines]
 
 
