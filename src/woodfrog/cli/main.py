@@ -104,15 +104,15 @@ def _dispatch(words: list[str], common: Common) -> int:
 
     from woodfrog.cli import flags, rights
 
-    own = flags.parse(words, _global_flags(), who="help", greedy_after=0, rarer=_policies)
+    known = _global_flags()
+    own = flags.parse(words, known, who="help", greedy_after=0, rarer=_policies)
     # Later commands, which may be given from elsewhere, find the same places.
     common.root = os.path.abspath(own["root"])
     common.log = os.path.abspath(own["log"]) if own["log"] else ""
     common.log_format, common.debug = own["log_format"], own["debug"]
     common.systemd_cgroup = own["systemd_cgroup"]
     common.config = os.path.abspath(own["config"]) if own["config"] else ""
-    known = {flag.key for flag in _global_flags()}
-    common.policies = {key: own[key] for key in own.given if key not in known}
+    common.policies = {key: own[key] for key in own.given - {flag.key for flag in known}}
     if own["version"]:
         return _version()
     if own["rootless"] not in ("auto", "false"):
