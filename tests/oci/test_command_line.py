@@ -216,3 +216,16 @@ def test_without_procfs_it_says_so(woodfrog: Woodfrog) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "woodfrog: no procfs is mounted at /proc\n" in done.stderr
+
+
+def test_without_stdio_the_container_has_dev_null(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    show = "has=$(readlink /proc/$$/fd/0 /proc/$$/fd/1 /proc/$$/fd/2)"
+    bundle = make_bundle(f'{show}; echo "$has" > /work/stdio; exit 3')
+    command = woodfrog.command("run", "-b", str(bundle.directory), new_name(bundle))
+    script = 'exec "$@" 0<&- 1>&- 2>&-'
+    assert subprocess.run(["sh", "-c", script, "sh", *command]).returncode == 3
+    assert (bundle.work / "stdio").read_text() == "/dev/null\n" * 3
+    wrong = ["sh", "-c", script, "sh", *woodfrog.command("state", "nobody")]
+    assert subprocess.run(wrong).returncode == 1

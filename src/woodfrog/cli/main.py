@@ -53,6 +53,7 @@ REFUSED = {
 def main(words: list[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     words = sys.argv[1:] if words is None else words
+    _open_standard_descriptors()
     if words in (["--version"], ["-version"], ["-v"]):
         return _version()
     import gc
@@ -73,6 +74,20 @@ def main(words: list[str] | None = None) -> int:
     except Exception as error:
         report.failure(error, common)
         return error.exit_status if isinstance(error, WoodfrogError) else 1
+
+
+def _open_standard_descriptors() -> None:
+    """Let no file of ours become somebody's stdin, stdout or stderr, if we got none."""
+    import os
+
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)
+    if sys.stdout is None or sys.stderr is None:
+        sys.stdout = sys.stdout or open(1, "w", closefd=False)
+        sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
 def _version() -> int:
