@@ -168,6 +168,18 @@ def test_both_sides_go_on_when_the_container_is_left_running(
     assert tables() == []
 
 
+def test_a_look_disturbs_no_connection(server: Container, client: Client) -> None:
+    refused = server.woodfrog("check", server.name, status=1)
+    assert "--tcp-established keeps it" in refused.stdout
+    fine = server.woodfrog("check", "--tcp-established", server.name)
+    assert "can be saved" in fine.stdout
+    given_up = server.woodfrog("check", "--tcp-close", server.name)
+    assert "not kept: 1 TCP connections" in given_up.stdout
+
+    assert client.add(6) == 11
+    assert tables() == []
+
+
 def test_a_restore_may_reset_what_the_checkpoint_kept(
     server: Container, client: Client, port: int
 ) -> None:
