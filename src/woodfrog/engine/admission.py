@@ -6,7 +6,6 @@ from functools import reduce
 from operator import or_
 
 import msgspec
-import xxhash
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.container_file import Reader
@@ -36,6 +35,7 @@ from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.terminal import Terminal
 from woodfrog.resources.known_files import KnownFile
 from woodfrog.resources.layer import Layer
+from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.shared_memory import SharedMemory
@@ -81,6 +81,7 @@ class Plan:
         self.tmpfs: list[Tmpfs] = []
         self.layer: Layer | None = None
         self.known: list[KnownFile] = []
+        self.other_vdso: OtherVdso | None = None
         containers: list[ContainerRecord] = []
         for record in reader.records(RECORDS):
             match record:
@@ -208,12 +209,10 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
     used = reduce(or_, (threads.components(t.xstate) for p in plan.processes for t in p.threads), 0)
     cpu.check(plan.container.cpu)
     cpu.refuse_lesser(plan.container.cpu, Cpu.here(), used, cpu_check)
-    if plan.container.vdso_digest != xxhash.xxh3_128_digest(vdso.image):
-        raise UnsupportedResource(
-            "the image was made under another kernel build, whose vDSO differs from this one's;"
-            " such images cannot be restored yet",
-            hint="boot the kernel that the checkpoint was made under (see woodfrog inspect)",
-        )
+    if plan.container.vdso != vdso.image:
+        plan.other_vdso = OtherVdso(plan.container.vdso, vdso)
+        for process in plan.processes:
+            plan.other_vdso.refuse(process)
     return plan
 
 

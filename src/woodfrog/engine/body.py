@@ -27,6 +27,7 @@ from woodfrog.resources import (
     timers,
 )
 from woodfrog.resources.files.base import DescriptorTable
+from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.process import Process
 from woodfrog.resources.sysv_memory import Segment
 
@@ -39,11 +40,16 @@ _F_OFD_SETLK = 37
 class Body:
     """A process on its way from a stub to itself. `tasks[0]` is its first thread.
 
-    `profile` is the new container's own seccomp filter.
+    `profile` is the new container's own seccomp filter; `other_vdso` that of the image's kernel, if
+    it isn't this one's.
     """
 
-    def __init__(self, record: Process, stub: Stub, profile: bytes | None) -> None:
+    def __init__(
+        self, record: Process, stub: Stub, profile: bytes | None, other_vdso: OtherVdso | None
+    ) -> None:
         self._profile = profile
+        self._other_vdso = other_vdso
+        self._vdso_text = b""
         self.record = record
         self.stub = stub
         self.tasks: list[Stub] = [stub]
@@ -69,7 +75,10 @@ class Body:
         space = record.memory
         keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
         memory.unmap_all(program, keep)
-        memory_fields.map_vdso(program, space)
+        if self._other_vdso is None:
+            memory_fields.map_vdso(program, space)
+        elif space.vdso_text:
+            self._vdso_text = self._other_vdso.map(program, space, keep)
         sysv_memory.attach(program, space, segments, keep)
         credentials.set_effective(program, making.capabilities, making.permitted)
         memory.restore_mappings(program, space.mappings, making.mapped)
@@ -91,6 +100,8 @@ class Body:
         assert self._running is not None
         with while_(f"making the memory of {self.name}"):
             self.stub.finish(self._running)
+            if self._vdso_text:
+                os.pwrite(self.stub.memory, self._vdso_text, self.record.memory.vdso_text)
             memory_fields.write_core_dump_filter(self.stub.pid, self.record.memory.core_dump_filter)
         self._running = None
 

@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import xxhash
-
 from woodfrog.engine import collecting, connections
 from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
@@ -246,7 +244,7 @@ def _container_record(init: int, container: Container, looked: Looked) -> Contai
         spec_hostname=container.spec_hostname.encode(),
         domainname=namespaces.domainname(init),
         spec_domainname=container.spec_domainname.encode(),
-        vdso_digest=xxhash.xxh3_128_digest(looked.vdso.image),
+        vdso=looked.vdso.image,
         monotonic_ns=monotonic,
         boottime_ns=boottime,
         cpu=Cpu.here(),

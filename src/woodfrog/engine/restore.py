@@ -247,7 +247,7 @@ def _restore(
     late = LateFiles(root, tree, plan, making, undo)
     late.open_those_of_ended()
     bodies = {
-        record.pid: Body(record, tree.stubs[record.pid], bounds.seccomp)
+        record.pid: Body(record, tree.stubs[record.pid], bounds.seccomp, plan.other_vdso)
         for record in plan.processes
     }
     mark(Stage.TREE)

@@ -1,7 +1,9 @@
-"""ELF files: the build id, by which linkers name what they have made."""
+"""ELF files: the build id, by which linkers name what they have made, and dynamic symbols."""
 
 import os
 import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
 # ident, then type, machine, version, entry, phoff, shoff, flags, ehsize, phentsize, phnum
 _HEADER = struct.Struct("<16s2HI3QI3H")
@@ -9,7 +11,12 @@ _LITTLE_64 = b"\x7fELF\2\1"
 # type, flags, offset, vaddr, paddr, filesz, memsz, align
 _SEGMENT = struct.Struct("<2I6Q")
 _NOTE = struct.Struct("<3I")
-_PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
+_PT_DYNAMIC, _PT_NOTE, _NT_GNU_BUILD_ID = 2, 4, 3
+# name, info, other, section, value, size
+_SYMBOL = struct.Struct("<I2BH2Q")
+_DYNAMIC = struct.Struct("<2Q")
+_DT_STRTAB, _DT_SYMTAB = 5, 6
+_STT_FUNC = 2
 _MOST_SEGMENTS, _MOST_NOTE_BYTES = 128, 1 << 16
 
 
@@ -41,3 +48,40 @@ def _in_notes(notes: bytes, align: int) -> bytes:
             return notes[value : value + value_bytes]
         at = value + -(-value_bytes // align) * align
     return b""
+
+
+class Function(NamedTuple):
+    """Where a function begins in an image that is loaded at 0, and its length."""
+
+    start: int
+    length: int
+
+
+def functions(image: bytes) -> dict[bytes, Function]:
+    """Return the functions that a small loaded image exports; nothing of one that is damaged.
+
+    As the link editors of kernels write it, its table of symbols ends where that of names begins.
+    """
+    try:
+        dynamic = dict(_dynamic(image))
+        symbols, names = dynamic[_DT_SYMTAB], dynamic[_DT_STRTAB]
+        found = {}
+        for at in range(symbols, names - _SYMBOL.size + 1, _SYMBOL.size):
+            name, info, _, section, start, length = _SYMBOL.unpack_from(image, at)
+            end = start + length
+            if info & 0xF == _STT_FUNC and section and start < end <= len(image):
+                text = image[names + name : image.index(0, names + name)]
+                found[text] = Function(start, length)
+        return found
+    except (struct.error, KeyError, ValueError):
+        return {}
+
+
+def _dynamic(image: bytes) -> Iterator[tuple[int, int]]:
+    *_, at, _, _, _, _, count = _HEADER.unpack_from(image)
+    for number in range(min(count, _MOST_SEGMENTS)):
+        kind, _, offset, _, _, length, _, _ = _SEGMENT.unpack_from(
+            image, at + number * _SEGMENT.size
+        )
+        if kind == _PT_DYNAMIC:
+            yield from _DYNAMIC.iter_unpack(image[offset : offset + length // 16 * 16])

@@ -3,9 +3,11 @@
 import os
 import struct
 from collections.abc import Iterator
+from functools import cached_property
 
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import Stat, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
@@ -21,6 +23,7 @@ from woodfrog.remote.timed_calls import (
     with_time_left,
 )
 from woodfrog.remote.tracee import Tracee
+from woodfrog.remote.vdso import VDSO_NAMES
 from woodfrog.remote.waiting import Waiting
 
 
@@ -60,6 +63,11 @@ class HeldTask:
             if again.rax == SYS.RESTART_SYSCALL:
                 again.rax = restarted_call(self.waiting, self._stopped_at)
             ptrace.set_registers(self.pid, again)
+
+    def is_in_vdso(self) -> bool:
+        """Tell whether the task, which has just stopped, was in the midst of the vDSO's code."""
+        start, end = self.process.vdso
+        return start <= self._stopped_at.rip < end
 
     def _is_filtered(self) -> bool:
         with open(f"{self.path}/status", "rb") as file:
@@ -154,6 +162,12 @@ class HeldProcess:
         self.tasks: list[HeldTask] = []
         self.has_kernel_threads = False
         self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    @cached_property
+    def vdso(self) -> tuple[int, int]:
+        """Where the vDSO's code is."""
+        mappings = read_maps(self.pid)
+        return next(((m[0], m[1]) for m in mappings if m[7] == VDSO_NAMES[-1]), (0, 0))
 
     def reopen_memory(self) -> None:
         """Open the memory anew: that of before an exec is gone."""

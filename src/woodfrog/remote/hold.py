@@ -20,6 +20,8 @@ from woodfrog.remote.socket_waits import Resumed, Shortened
 from woodfrog.remote.waiting import SchedulerClocks, look_before_the_hold
 
 _PATIENCE_S = 10.0
+_TRIES_IN_VDSO = 200
+_A_MOMENT_S = 20e-6
 _SIGTRAP = 5
 _PF_IO_WORKER, _PF_USER_WORKER = 0x10, 0x4000
 _PATIENCE_LETTING_GO_S = 1.0
@@ -105,11 +107,12 @@ def _stop_all(
             break
         for task in fresh:
             ptrace.interrupt(task.pid)
+        may_run_on = pause is None
         if pause:
             # A task that v1's freezer holds can't stop; thawed now, it stops before all else.
             pause(False)
             pause = None
-        _await_stops(fresh, seized, filters)
+        _await_stops(fresh, seized, filters, may_run_on=may_run_on)
     for process in processes.values():
         process.tasks = [task for task in process.tasks if task.pid in seized]
         if process.tasks:
@@ -217,9 +220,15 @@ def _await_stops(
     seized: dict[int, HeldTask],
     filters: dict[tuple[bytes, ...], Filters],
     *,
+    may_run_on: bool,
     let_run_before: bool = False,
 ) -> None:
-    """Wait until all these tasks have stopped, and look at them."""
+    """Wait until all these tasks have stopped, and look at them.
+
+    One that stops inside the vDSO runs on for a moment, if it may: the code there will be another
+    under another kernel.
+    """
+    tries_left = _TRIES_IN_VDSO if may_run_on else 0
     waiting = {task.pid: task for task in fresh}
     deadline = time.monotonic() + _PATIENCE_S
     next_look = time.monotonic() + 0.02
@@ -234,6 +243,13 @@ def _await_stops(
                 task = waiting.pop(pid)
                 task.stopped_by = 0 if status.signal == _SIGTRAP else status.signal
                 task.mend()
+                if tries_left and task.is_in_vdso():
+                    tries_left -= 1
+                    waiting[pid] = task
+                    ptrace.resume(pid)
+                    time.sleep(_A_MOMENT_S)
+                    ptrace.interrupt(pid)
+                    continue
                 stopped.append(task)
                 if let_run_before:
                     task.process.reopen_memory()
@@ -262,7 +278,7 @@ def _await_stops(
         except ProcessLookupError:
             pass  # it has ended, as the wait will tell
     if let_run:
-        _await_stops(let_run, seized, filters, let_run_before=True)
+        _await_stops(let_run, seized, filters, may_run_on=may_run_on, let_run_before=True)
 
 
 def _run_vfork_children(

@@ -6,23 +6,27 @@ from woodfrog.errors import KernelTooOld
 from woodfrog.kernel.procfs.maps import read_maps
 
 SYSCALL_INSTRUCTION = b"\x0f\x05"
+VDSO_NAMES = (b"[vvar]", b"[vvar_vclock]", b"[vdso]")
 
 
 class Vdso:
     """This kernel's vDSO, as it stands in our own process.
 
     `image` is its bytes; `padding` the offset of the unused end of its last page; `syscall` the
-    offset of a system call instruction.
+    offset of a system call instruction; `data_bytes` how much of the kernel's data is before it.
     """
 
     def __init__(self) -> None:
-        span = next(((m[0], m[1]) for m in read_maps("self") if m[7] == b"[vdso]"), None)
+        mappings = read_maps("self")
+        span = next(((m[0], m[1]) for m in mappings if m[7] == b"[vdso]"), None)
         if span is None:
             raise KernelTooOld(
                 "this process has no vDSO, which woodfrog needs to enter others",
                 hint="boot without vdso=0",
             )
         start, end = span
+        # Its data pages stand before it.
+        self.data_bytes = start - min(m[0] for m in mappings if m[7] in VDSO_NAMES)
         self.image = ctypes.string_at(start, end - start)
         self.padding = -(-len(self.image.rstrip(b"\0")) // 16) * 16
         self.syscall = self.image.index(SYSCALL_INSTRUCTION)

@@ -13,7 +13,7 @@ class ContainerRecord(Record, frozen=True, tag="container"):
     spec_hostname: bytes
     domainname: bytes
     spec_domainname: bytes
-    vdso_digest: bytes
+    vdso: bytes  # its code, which programs know by address
     monotonic_ns: int
     boottime_ns: int
     cpu: Cpu

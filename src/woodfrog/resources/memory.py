@@ -15,6 +15,7 @@ from woodfrog.kernel.procfs.maps import read_smaps
 from woodfrog.kernel.procfs.status import Stat
 from woodfrog.remote.address import PAGE, TASK_SIZE
 from woodfrog.remote.program import Program
+from woodfrog.remote.vdso import VDSO_NAMES
 
 PROT_WRITE = 2
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x02, 0x20, 0x100
@@ -47,7 +48,6 @@ _REFUSED = {
     "ss": "is a shadow stack",
 }
 _SYSV = b"/SYSV"
-_VDSO_NAMES = (b"[vvar]", b"[vvar_vclock]", b"[vdso]")
 _IGNORED_NAMES = (b"[vsyscall]", b"[uprobes]")
 
 
@@ -101,7 +101,8 @@ class AddressSpace(Part, frozen=True):
     guards: list[Extent]
     lock_future: bool
     core_dump_filter: int
-    vdso: int
+    vdso: int  # where its data begins
+    vdso_text: int
     start_code: int
     end_code: int
     start_data: int
@@ -169,7 +170,7 @@ def collect(
     mappings: list[Mapping] = []
     refused: list[UnsupportedResource] = []
     lock_future = False
-    vdso_start = 0
+    vdso_start = vdso_text = 0
     brk = stat.start_brk
     for found in _without(read_smaps(pid), ours):
         if found.start == ours[0]:
@@ -178,7 +179,9 @@ def collect(
             continue
         if found.name in _IGNORED_NAMES:
             continue
-        if found.name in _VDSO_NAMES:
+        if found.name == VDSO_NAMES[-1]:
+            vdso_text = found.start
+        if found.name in VDSO_NAMES:
             vdso_start = min(vdso_start or found.start, found.start)
             continue
         if found.name == b"[heap]":
@@ -196,6 +199,7 @@ def collect(
         "lock_future": lock_future,
         "core_dump_filter": core_dump_filter,
         "vdso": vdso_start,
+        "vdso_text": vdso_text,
         "start_code": stat.start_code,
         "end_code": stat.end_code,
         "start_data": stat.start_data,
