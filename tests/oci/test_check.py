@@ -66,6 +66,24 @@ def test_every_obstacle_is_told_at_once(unsavable: Container, tmp_path: Path) ->
     assert [one["what"].count("/dev/odd") for one in found["obstacles"]] == [1, 1]
 
 
+def test_no_name_of_a_container_commands_a_terminal(
+    woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path
+) -> None:
+    bundle = make_bundle(
+        "mkdir -p /work/dir; cd /work/dir; mknod \"$(printf '\\033[2J\\377')\" c 10 229;"
+        ' for name in *; do exec 9< "$name"; done; : > /work/ready; exec sleep 1000'
+    )
+    rules = bundle.config["linux"].setdefault("resources", {}).setdefault("devices", [])
+    rules.append({"allow": True, "access": "rwm", **DEVICE})
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    checked = woodfrog("check", container.name, status=1).stdout
+    refused = container.checkpoint(tmp_path / "image", status=1).stderr
+    for said in (checked, refused):
+        assert r"/work/dir/\x1b[2J\udcff" in said
+        assert said.replace("\n", "").isprintable()
+
+
 def test_a_container_that_does_not_run_has_nothing_to_check(container: Container) -> None:
     container.kill()
     done = container.woodfrog("check", container.name, status=1)

@@ -8,6 +8,7 @@ from woodfrog.cli import policies
 from woodfrog.cli.checkpoint import options_of
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import held
+from woodfrog.cli.report import printable
 from woodfrog.runtime import jsontext
 
 TYPE_CHECKING = False
@@ -49,7 +50,7 @@ def examine(arguments: Arguments) -> int:
         f"looked at {found['processes']} processes with {found['threads']} threads,"
         f" which stood still for {found['frozen_us'] // 1000} ms"
     )
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(printable("\n".join(lines)) + "\n")
     return 1 if obstacles else 0
 
 

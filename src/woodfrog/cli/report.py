@@ -32,10 +32,15 @@ def summary(error: BaseException) -> str:
     return f"internal error: {type(error).__name__}: {error}"
 
 
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey: names in it may be a container's."""
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+
+
 def _say(text: str) -> None:
     """Write to stderr, if that can be: containerd gives a pod's first process one to read from."""
     try:
-        os.write(2, text.encode(errors="backslashreplace"))
+        os.write(2, printable(text).encode())
     except OSError:
         pass
 

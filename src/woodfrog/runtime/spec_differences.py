@@ -49,9 +49,7 @@ class Differences:
 
     def __str__(self) -> str:
         """Return everything in one line, the worst first."""
-        text = "; ".join(self.breaking + self.other)
-        # An image may hold anything, also what a terminal would obey.
-        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+        return "; ".join(self.breaking + self.other)
 
     def _compare_namespaces(self, old: dict[str, str], new: dict[str, str]) -> None:
         for kind in sorted(old.keys() ^ new.keys()):
