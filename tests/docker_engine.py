@@ -135,10 +135,12 @@ class Docker:
 
     def run(self, name: str, script: str, *flags: str) -> None:
         """Start a detached container of a shell script."""
+        flags = (*_network(flags), *flags)
         self("run", "--detach", "--name", name, *flags, IMAGE, "sh", "-c", script)
 
     def say(self, script: str, *flags: str, status: int = 0) -> str:
         """Run a shell script in a container of its own; returns what it wrote."""
+        flags = (*_network(flags), *flags)
         done = self("run", "--rm", *flags, IMAGE, "sh", "-c", script, status=status)
         return done.stdout + done.stderr
 
@@ -219,3 +221,9 @@ def add_program(rootfs: Path, name: str) -> None:
         place.write_bytes(Path(file).read_bytes())
         place.chmod(0o755)
     (rootfs / "bin" / name).symlink_to(path)
+
+
+def _network(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a flag for no network, which is faster, unless one is asked for."""
+    asked = any(flag.startswith(("--network", "--publish", "--sysctl=net.")) for flag in flags)
+    return () if asked else ("--network=none",)

@@ -190,7 +190,7 @@ def test_a_server_is_at_the_new_address(docker: Docker) -> None:
         assert connection.recv(100) == b":1\r\n"
     docker("woodfrog", "checkpoint", "--tcp-close", "web")
     place = docker("woodfrog", "ls", "web").stdout.splitlines()[1].split()[0]
-    docker.run("first", "sleep 1000")  # which gets the address
+    docker.run("first", "sleep 1000", "--network=bridge")  # which gets the address
     published = "--publish=16380:6379"
     done = docker("woodfrog", "restore", "--from", place, "--name=web2", published, IMAGE)
     old, new = (docker.inspect(one, ".NetworkSettings.IPAddress") for one in ("first", "web2"))
