@@ -122,7 +122,7 @@ COMMAND = Command(
         Flag("memory-reservation", "memory that is left to it when it's short", value="SIZE"),
         Flag("memory-swap", "most memory and swap together; -1 is no limit", value="SIZE"),
         Flag("kernel-memory", "no effect: kernel memory counts as memory", value="SIZE"),
-        Flag("kernel-memory-tcp", "no effect: as above", value="SIZE"),
+        Flag("kernel-memory-tcp", "most memory for TCP's buffers (cgroup v1)", value="SIZE"),
         _number("pids-limit", "most processes and threads; -1 is no limit"),
         Flag("l3-cache-schema", "", value="TEXT", refused="Intel RDT is not supported"),
         Flag("mem-bw-schema", "", value="TEXT", refused="Intel RDT is not supported"),
