@@ -66,8 +66,10 @@ class Docker:
         script += 'ip link set lo up && "$1" install docker --default --yes --config "$0" &&'
         script += 'dockerd --config-file "$0"; exit $?'
         with (directory / "log").open("wb") as log:
+            # It dies with us, and all that is in its pid namespace dies with it.
             self._holder = subprocess.Popen(
                 [
+                    *("setpriv", "--pdeathsig", "KILL"),
                     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
                     *("--mount-proc", "sh", "-c", script, str(directory / "daemon.json")),
                     f"{REPOSITORY}/woodfrog",
