@@ -10,6 +10,7 @@ import os
 import select
 import struct
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -20,6 +21,8 @@ _TERMIOS = struct.Struct("<4IB19s")  # struct termios of the kernel
 SETTINGS_BYTES, SIZE_BYTES = _TERMIOS.size, 8
 _VEOF, _VEOL, _VSTART, _VSTOP, _VEOL2 = 4, 11, 8, 9, 16
 _DISABLED = 0  # _POSIX_VDISABLE
+_PIECE, _LAST_PIECE = 256, 1792
+_PATIENCE_S = 1.0
 _EXTPROC = 0o200000
 _BUFFER_BYTES = 4095
 _READ_AT_ONCE = 1 << 17
@@ -94,13 +97,18 @@ def peer(master: int) -> Iterator[int]:
 def peek(master: int) -> Queues:
     """Take out what is queued, put it in again at once, and return it."""
     with peer(master) as terminal:
-        output = _drain_output(master)
+        # A read that finds nothing waits for what is still on its way, to be taken as usual. But
+        # where more may wait than the terminal takes at once, that must stay as it is.
+        little = number(terminal, termios.FIONREAD) < _BUFFER_BYTES // 2
+        lines = _read_lines(terminal) if little else []
         with _quiet(terminal):
-            lines, more = _drain_input(terminal)
+            # In the quiet no echo comes that would take the room of what is put back.
+            output = _drain_output(master, terminal)
+            lines += _read_lines(terminal)
+            more = _read_rest(terminal, lines)
             stopped = _fill_output(terminal, output)
             _fill_input(terminal, lines)
-        while more:
-            more = more[os.write(master, more) :]
+        _write(master, more)
         if stopped:
             _stop(terminal)
     return Queues(lines, output, stopped)
@@ -134,38 +142,42 @@ def _quiet(terminal: int) -> Iterator[None]:
         fcntl.ioctl(terminal, termios.TCSETS, before)
 
 
-def _drain_output(master: int) -> bytes:
+def _drain_output(master: int, terminal: int) -> bytes:
     """Read all that the master would; in packet mode, a byte that says "data" comes first."""
     head = 1 if has_packet_mode(master) else 0
     output = b""
     while events(master) & select.POLLIN:
         output += os.read(master, _READ_AT_ONCE)[head:]
+        # Echoes that had no room come with any write, even of nothing (n_tty_write).
+        os.write(terminal, b"")
     return output
 
 
-def _drain_input(terminal: int) -> tuple[list[Line], bytes]:
-    """Read all that the terminal would give, and what has not even come that far."""
+def _read_lines(terminal: int) -> list[Line]:
+    """Read all that the terminal gives by itself: lines, or what there is."""
     flags = _TERMIOS.unpack(settings(terminal))
-    by_line = bool(flags[3] & termios.ICANON)
-    lines: list[Line] = []
-    while by_line:
-        try:
+    ends = bytes((0x0A, flags[5][_VEOL], flags[5][_VEOL2]))
+    line_ends = (b"\n", *_one_by_one(ends)) if flags[3] & termios.ICANON else None
+    lines = []
+    try:
+        while True:
             data = os.read(terminal, _READ_AT_ONCE)
-        except BlockingIOError:
-            break
-        ends = bytes((0x0A, flags[5][_VEOL], flags[5][_VEOL2]))
-        lines.append(Line(data, ended=data[-1:] not in (b"\n", *_one_by_one(ends))))
+            ended = line_ends is not None and data[-1:] not in line_ends
+            lines.append(Line(data, ended=ended))
+    except BlockingIOError:
+        return lines
+
+
+def _read_rest(terminal: int, lines: list[Line]) -> bytes:
+    """Read an unfinished line, too; returns what had not even come to the terminal."""
+    rest = b""
     with _without_lines(terminal):
-        rest = b""
-        try:
-            while True:
-                rest += os.read(terminal, _READ_AT_ONCE)
-        except BlockingIOError:
-            pass
+        for line in _read_lines(terminal):
+            rest += line.data
     room = _BUFFER_BYTES - sum(len(line.data) + line.ended for line in lines)
     if rest[:room]:
         lines.append(Line(rest[:room], ended=False))
-    return lines, rest[room:]
+    return rest[room:]
 
 
 def _one_by_one(characters: bytes) -> list[bytes]:
@@ -187,17 +199,31 @@ def _without_lines(terminal: int) -> Iterator[None]:
 
 def _fill_output(terminal: int, output: bytes) -> bool:
     """Write for the master to read; tells whether output was stopped, and has been started."""
-    stopped = False
-    while output:
-        try:
-            output = output[os.write(terminal, output) :]
-        except BlockingIOError:
-            if stopped:
-                raise
-            stopped = True
-            for how in (termios.TCOOFF, termios.TCOON):
-                fcntl.ioctl(terminal, termios.TCXONC, how)
+    try:
+        output = output[os.write(terminal, output[:_PIECE]) :]
+        stopped = False
+    except BlockingIOError:
+        stopped = True
+        for how in (termios.TCOOFF, termios.TCOON):
+            fcntl.ioctl(terminal, termios.TCXONC, how)
+    _write(terminal, output)
     return stopped
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write what just was in a terminal's buffers, which must take as much again.
+
+    In small pieces, and a last one: a buffer of that size is taken over the limit, if it is there
+    from before, and so is one buffer of a page (drivers/tty/tty_buffer.c, tty_buffer_alloc).
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while data:
+        try:
+            data = data[os.write(fd, data[: _PIECE if len(data) > _LAST_PIECE else None]) :]
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)  # the kernel is moving it on
 
 
 def _fill_input(terminal: int, lines: list[Line]) -> None:
