@@ -117,6 +117,32 @@ def test_not_one_instruction_of_a_paused_container_runs(
     restored.kill()
 
 
+@needs("command gcc")
+def test_a_paused_wait_has_the_time_that_was_left(
+    woodfrog: Woodfrog, build: Callable[..., Path]
+) -> None:
+    program = build(Path(__file__).parent / "patient.c")
+    bundle = Bundle(woodfrog.directory / "bundle", [f"/programs/{program.name}"])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+
+    def left(container: Container) -> float:
+        """Return for how many seconds it waits in poll(2), or 0 if it doesn't."""
+        call = Path(f"/proc/{container.init}/syscall").read_text().split()
+        return int(call[3], 16) / 1000 if call[0] == "7" else 0
+
+    container = woodfrog.run(bundle)
+    total = eventually(lambda: left(container), "it waits")
+    began = time.monotonic()
+    time.sleep(1)  # longer than all that follows, or nothing is shown
+    woodfrog("pause", container.name)
+    passed = time.monotonic() - began
+    container.checkpoint(woodfrog.directory / "first", "--leave-running")
+    restored = woodfrog.restore(bundle, frozen(container))
+    assert total - 60 < eventually(lambda: left(restored), "it waits on") < total - passed
+    restored.kill()
+
+
 @pytest.mark.parametrize("changed", [True, False])
 def test_the_new_host_name_applies_unless_the_program_changed_the_old(
     changed: bool, woodfrog: Woodfrog

@@ -15,7 +15,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Writer
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
-from woodfrog.remote.hold import end_all, processes_in
+from woodfrog.remote.hold import Pause, end_all, processes_in
 from woodfrog.remote.tracee import EndedError, RanOnError
 from woodfrog.resources import known_files, layer, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
@@ -34,13 +34,13 @@ def checkpoint(
     *,
     container: Container,
     options: CheckpointOptions,
-    pause: Callable[[bool], None] | None = None,
+    pause: Pause | None = None,
 ) -> dict[str, object]:
     """Write the container whose first process is `init` to directory/checkpoint.img.
 
     On any failure the container runs on as before. Without leave_running its processes are ended
-    after the image is complete. `pause` is given for a container that is paused, and pauses it or
-    lets it run on. Returns statistics.
+    after the image is complete. `pause` is given for a container that is paused. Returns
+    statistics.
     """
 
     def work(guardian: Guardian) -> dict[str, object]:
@@ -54,7 +54,7 @@ def examine(
     *,
     container: Container,
     options: CheckpointOptions,
-    pause: Callable[[bool], None] | None = None,
+    pause: Pause | None = None,
 ) -> dict[str, object]:
     """Hold the container for a look, and let it run on: everything that keeps it from being saved.
 
@@ -93,7 +93,7 @@ def _checkpoint(
     directory: str,
     container: Container,
     options: CheckpointOptions,
-    pause: Callable[[bool], None] | None,
+    pause: Pause | None,
     guardian: Guardian,
 ) -> dict[str, object]:
     times = _Times()

@@ -1,7 +1,6 @@
 """Hold a container and look at everything in it; what can't be kept is noted."""
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
 from woodfrog.remote.held import Held
-from woodfrog.remote.hold import held
+from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces
 from woodfrog.resources.files.base import FileRecord
@@ -80,7 +79,7 @@ def look(
     init: int,
     container: Container,
     options: CheckpointOptions,
-    pause: Callable[[bool], None] | None,
+    pause: Pause | None,
     obstacles: Obstacles,
     guardian: Guardian,
 ) -> Looked:

@@ -1,13 +1,12 @@
 """Remove what a runtime that was killed in the middle of a checkpoint left in a container."""
 
 import os
-from collections.abc import Callable
 
 from woodfrog.engine import snapshots
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import Held
-from woodfrog.remote.hold import held
+from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.tracee import SCRATCH_BYTES, call_through_vdso
 from woodfrog.remote.vdso import Vdso
@@ -17,7 +16,7 @@ _PAGE = 4096
 _AREA = _PAGE + SCRATCH_BYTES
 
 
-def tidy(init: int, pause: Callable[[bool], None] | None = None) -> int:
+def tidy(init: int, pause: Pause | None = None) -> int:
     """Remove what a killed checkpoint left in a container; returns how much there was.
 
     `pause` is given for a container that is paused.

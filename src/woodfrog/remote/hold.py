@@ -17,12 +17,13 @@ from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.held import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.socket_waits import Resumed, Shortened
-from woodfrog.remote.waiting import SchedulerClocks, look_before_the_hold
+from woodfrog.remote.waiting import SchedulerClocks, Waiting, look_before_the_hold
 
 _PATIENCE_S = 10.0
 _TRIES_IN_VDSO = 200
 _A_MOMENT_S = 20e-6
 _SIGTRAP = 5
+_LOOKS = 100
 _PF_IO_WORKER, _PF_USER_WORKER = 0x10, 0x4000
 _PATIENCE_LETTING_GO_S = 1.0
 
@@ -40,17 +41,39 @@ def processes_in(pid_namespace: str) -> list[int]:
     return sorted(found)
 
 
+class Pause:
+    """What holds a paused container: call it to pause the container, or to let it run on.
+
+    `waits` is what tasks waited for when it was paused; that it has been hides since when. By the
+    freezer of cgroup v1, `loses_wakeups`, a task can't be seized in a group stop.
+    """
+
+    def __init__(
+        self,
+        set_paused: Callable[[bool], None],
+        waits: Mapping[int, Waiting],
+        *,
+        loses_wakeups: bool,
+    ) -> None:
+        self._set_paused = set_paused
+        self.waits = waits
+        self.loses_wakeups = loses_wakeups
+
+    def __call__(self, paused: bool) -> None:
+        self._set_paused(paused)
+
+
 @contextmanager
 def held(
     init: int,
-    pause: Callable[[bool], None] | None = None,
+    pause: Pause | None = None,
     *,
     resumed: Mapping[int, Resumed] | None = None,
 ) -> Iterator[Held]:
     """Hold every task of the container whose first process is `init` (host pid).
 
     Whatever happens inside, all tasks run on afterwards as before. `pause` is given for a container
-    that is paused, and pauses it or lets it run on: not one instruction of its programs runs.
+    that is paused: not one instruction of its programs runs.
     `resumed` is what an earlier hold of ours, just now, has left of waits.
     """
     namespace = os.readlink(f"/proc/{init}/ns/pid")
@@ -81,7 +104,7 @@ def _stop_all(
     namespace: str,
     seized: dict[int, HeldTask],
     tree: Held,
-    pause: Callable[[bool], None] | None,
+    pause: Pause | None,
     resumed: Mapping[int, Resumed],
 ) -> None:
     """Seize and stop until no new task appears."""
@@ -98,7 +121,7 @@ def _stop_all(
                 process = processes.get(pid)
                 if process is None:
                     process = processes[pid] = HeldProcess(pid)
-                for task in _seize_tasks(process, seized, clocks, paused=pause is not None):
+                for task in _seize_tasks(process, seized, clocks, pause):
                     task.resumed = resumed.get(task.pid)
                     fresh.append(task)
             except (FileNotFoundError, ProcessLookupError):
@@ -153,15 +176,14 @@ def _seize_tasks(
     process: HeldProcess,
     seized: dict[int, HeldTask],
     clocks: SchedulerClocks,
-    *,
-    paused: bool,
+    pause: Pause | None,
 ) -> list[HeldTask]:
     fresh = []
     for tid in sorted(map(int, os.listdir(f"{process.path}/task"))):
         if tid in seized:
             continue
         path = f"{process.path}/task/{tid}"
-        if paused and _may_be_stopped(path):
+        if pause and pause.loses_wakeups and _may_be_stopped(path):
             continue
         try:
             if _is_kernels_own(path):
@@ -187,7 +209,10 @@ def _seize_tasks(
                     hint="let the debugger detach first",
                 ) from None
             raise
-        task = HeldTask(process, tid, path, look_before_the_hold(path, clocks))
+        waiting = look_before_the_hold(path, clocks)
+        if pause and waiting:
+            waiting = waiting.as_it_was(pause.waits.get(tid))
+        task = HeldTask(process, tid, path, waiting)
         seized[tid] = task
         process.tasks.append(task)
         fresh.append(task)
@@ -209,10 +234,15 @@ def _may_be_stopped(path: str) -> bool:
     """Tell whether a paused task may be in a group stop, where it stays when it is thawed.
 
     To seize one that v1's freezer holds would wait for ever: its wake-up is lost. Nothing but the
-    place where it sleeps tells them from others.
+    place where it sleeps tells them from others, once it does sleep.
     """
-    with open(f"{path}/wchan", encoding="ascii") as file:
-        return file.read() in ("do_signal_stop", "get_signal", "0", "")
+    for _ in range(_LOOKS):
+        with open(f"{path}/wchan", encoding="ascii") as file:
+            place = file.read()
+        if place != "0":
+            return place in ("do_signal_stop", "get_signal")
+        time.sleep(0.001)
+    return True  # this kernel doesn't tell
 
 
 def _await_stops(

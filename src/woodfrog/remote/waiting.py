@@ -60,6 +60,11 @@ class Waiting(NamedTuple):
         """How long the task has been waiting, as far as that is known."""
         return max(0, time.monotonic_ns() - self.since) if self.since else 0
 
+    def as_it_was(self, before: "Waiting | None") -> "Waiting":
+        """Return the wait that it was before it was paused, if it is the same wait."""
+        same = before and before.number == self.number and 0 <= self.switches - before.switches <= 1
+        return before._replace(switches=self.switches) if before and same else self
+
 
 class SchedulerClocks:
     """The clock by which /proc/PID/sched tells when a task last ran: each CPU has its own.

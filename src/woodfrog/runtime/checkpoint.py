@@ -7,18 +7,18 @@ import os
 from woodfrog.errors import ImageError, StateError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
-from woodfrog.runtime import cgroups, lifecycle, spec
+from woodfrog.runtime import lifecycle, pausing, spec
 from woodfrog.runtime import state as states
 from woodfrog.runtime.cgroups.memory import memory_room
 from woodfrog.runtime.state import PAUSED, Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from woodfrog.engine import checkpoint as engine
     from woodfrog.engine.checkpoint import CheckpointOptions
+    from woodfrog.remote.hold import Pause
     from woodfrog.runtime.cuda import Toggle
 
 
@@ -78,7 +78,7 @@ class _AtWork:
         self._container = container
         self._status = container.require("checkpoint")
         self.has_ended = False
-        self.pause: Callable[[bool], None] | None = None
+        self.pause: Pause | None = None
         if "mountedOnHost" in container.state:
             raise StateError(
                 f"container {container.id} shares the host's mounts, which can't be saved",
@@ -92,7 +92,7 @@ class _AtWork:
             # it.
             container.state["pausedForCheckpoint"] = True
             container.save()
-            self.pause = lambda paused: cgroups.freeze(container.state["cgroup"], paused)
+            self.pause = pausing.pause_of(container)
         lifecycle.mark_checkpoint(container)
         return self
 

@@ -10,7 +10,7 @@ from woodfrog.kernel import mounts
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open, pidfd_send_signal
 from woodfrog.kernel.signals import signals
-from woodfrog.runtime import cgroups, hooks, jsontext, spec
+from woodfrog.runtime import cgroups, hooks, jsontext, pausing, spec
 from woodfrog.runtime.channel import recreate
 from woodfrog.runtime.create import hook_state
 from woodfrog.runtime.delivery import fetch_descriptor
@@ -143,6 +143,7 @@ def _signal(container: Container, number: int) -> None:
 def pause(container: Container) -> None:
     """Freeze every process of the container."""
     container.require("pause")
+    pausing.note_waits(container)
     cgroups.freeze(container.state["cgroup"], True)
 
 
@@ -151,6 +152,7 @@ def resume(container: Container) -> None:
     if container.state.get("checkpoint") and container.status() == STOPPED:
         return  # docker and containerd resume what they paused for a checkpoint that ended it
     container.require("resume")
+    pausing.forget_waits(container)
     cgroups.freeze(container.state["cgroup"], False)
 
 
@@ -186,9 +188,8 @@ def finish_interrupted(container: Container) -> None:
         if container.is_alive():
             from woodfrog.engine.tidying import tidy
 
-            groups = container.state["cgroup"]
             paused = container.status() == PAUSED
-            tidy(container.pid, (lambda how: cgroups.freeze(groups, how)) if paused else None)
+            tidy(container.pid, pausing.pause_of(container) if paused else None)
         os.unlink(marker)
     if "cudaSuspended" in container.state:
         from woodfrog.runtime.cuda import resume_suspended

@@ -137,7 +137,7 @@ def _below(top: str) -> set[int]:
 
 def is_frozen(groups: Groups) -> bool:
     """Tell whether the container is paused."""
-    directory, is_v1 = _freezer(groups)
+    directory, is_v1 = freezer(groups)
     try:
         if is_v1:
             return read(directory, "freezer.state") != "THAWED"
@@ -148,7 +148,7 @@ def is_frozen(groups: Groups) -> bool:
         raise
 
 
-def _freezer(groups: Groups) -> tuple[str, bool]:
+def freezer(groups: Groups) -> tuple[str, bool]:
     """Return the directory whose freezer counts, and whether that is v1's."""
     if "freezer" in groups["paths"]:
         return groups["paths"]["freezer"], True
@@ -157,7 +157,7 @@ def _freezer(groups: Groups) -> tuple[str, bool]:
 
 def freeze(groups: Groups, frozen: bool, *, patience: float = 10.0) -> None:
     """Pause or resume every process of the container, and wait until it is so."""
-    directory, is_v1 = _freezer(groups)
+    directory, is_v1 = freezer(groups)
     if not directory:
         raise WoodfrogError("cannot pause: no freezer cgroup is mounted")
     want = ("FROZEN" if frozen else "THAWED") if is_v1 else str(int(frozen))
