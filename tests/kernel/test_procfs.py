@@ -17,8 +17,8 @@ from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.kernel.procfs.maps import read_maps, read_smaps
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.kernel.procfs.status import read_stat, read_status
+from woodfrog.kernel.waiting import SchedulerClocks, look_before_the_hold
 from woodfrog.remote.vdso import Vdso
-from woodfrog.remote.waiting import SchedulerClocks, look_before_the_hold
 
 PAGE = 4096
 US = os.getpid()

@@ -10,7 +10,7 @@ from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
 from woodfrog.kernel.procfs.maps import parse_head, parse_smaps, unescape
 from woodfrog.kernel.procfs.mountinfo import parse_mount
 from woodfrog.kernel.procfs.status import read_stat, read_status
-from woodfrog.remote.waiting import look_before_the_hold
+from woodfrog.kernel.waiting import look_before_the_hold
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "proc" / "linux-6.18"
 

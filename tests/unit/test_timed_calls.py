@@ -7,6 +7,7 @@ import pytest
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import NO_CALL, Registers
+from woodfrog.kernel.waiting import Waiting
 from woodfrog.remote.timed_calls import (
     TimedCall,
     is_restartable,
@@ -16,7 +17,6 @@ from woodfrog.remote.timed_calls import (
     timed_call,
     with_time_left,
 )
-from woodfrog.remote.waiting import Waiting
 
 MS, S = 1_000_000, 1_000_000_000
 WORD = (1 << 64) - 1

@@ -10,6 +10,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import Stat, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
+from woodfrog.kernel.waiting import Waiting
 from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
 from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.socket_waits import Resumed, SocketWait, socket_wait
@@ -24,7 +25,6 @@ from woodfrog.remote.timed_calls import (
 )
 from woodfrog.remote.tracee import Tracee
 from woodfrog.remote.vdso import VDSO_NAMES
-from woodfrog.remote.waiting import Waiting
 
 
 class HeldTask:

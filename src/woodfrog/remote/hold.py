@@ -14,10 +14,10 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Event
+from woodfrog.kernel.waiting import SchedulerClocks, Waiting, look_before_the_hold
 from woodfrog.remote.held import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.socket_waits import Resumed, Shortened
-from woodfrog.remote.waiting import SchedulerClocks, Waiting, look_before_the_hold
 
 _PATIENCE_S = 10.0
 _TRIES_IN_VDSO = 200

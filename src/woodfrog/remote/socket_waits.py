@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Registers
+from woodfrog.kernel.waiting import Waiting
 from woodfrog.remote.descriptors import fetch
-from woodfrog.remote.waiting import Waiting
 
 _TIMEVAL = struct.Struct("<2q")
 _PATIENCE_S = 0.2

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Registers
+from woodfrog.kernel.waiting import Waiting
 from woodfrog.remote.registers import ERESTART_RESTARTBLOCK, issue_again
-from woodfrog.remote.waiting import Waiting
 
 _NS = 1_000_000_000
 _TIMESPEC = struct.Struct("<2q")

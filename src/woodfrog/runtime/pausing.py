@@ -16,7 +16,7 @@ _NAME = "waits"
 
 def note_waits(container: Container) -> None:
     """Write down what the tasks wait for, which are about to be paused."""
-    from woodfrog.remote.waiting import SchedulerClocks, look_before_the_hold
+    from woodfrog.kernel.waiting import SchedulerClocks, look_before_the_hold
 
     clocks = SchedulerClocks()
     lines = []
@@ -43,8 +43,8 @@ def forget_waits(container: Container) -> None:
 
 def pause_of(container: Container) -> Pause:
     """Return what the engine needs to know and to do to hold a paused container."""
+    from woodfrog.kernel.waiting import Waiting
     from woodfrog.remote.hold import Pause
-    from woodfrog.remote.waiting import Waiting
 
     waits = {}
     try:
