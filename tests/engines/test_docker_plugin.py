@@ -137,6 +137,10 @@ def test_a_terminal_comes_along(docker: Docker) -> None:
         nothing_left(docker)
         terminal.write("exit 6\r")
         assert terminal.status() == 6
+    with docker.terminal("woodfrog", "start", "-ai", "--checkpoint", place, "web") as terminal:
+        terminal.write("echo $word; exit 7\r")
+        terminal.read_until("ribbit\r\n")
+        assert terminal.status() == 7
     nothing_left(docker)
 
 

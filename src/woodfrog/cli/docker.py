@@ -36,7 +36,7 @@ def run(arguments: Arguments) -> int:
         found = Arguments(name, command.flags)
         found.rest = rest
     else:
-        found = flags.parse(rest, command.flags, who=name)
+        found = flags.parse(_letters_apart(rest, command.flags), command.flags, who=name)
         flags.check_count(command, found.rest)
     from woodfrog.docker.client import ENDING, Docker
 
@@ -44,6 +44,16 @@ def run(arguments: Arguments) -> int:
         signal.signal(number, signal.default_int_handler)
     found.values["docker"] = Docker(options)
     return command.run(found) or 0
+
+
+def _letters_apart(words: list[str], known: tuple[Flag, ...]) -> list[str]:
+    """Return words with `-ai`, as people write it for docker, as `-a -i`."""
+    letters = {flag.short for flag in known if flag.short and not flag.value}
+    apart: list[str] = []
+    for word in words:
+        cluster = word.startswith("-") and len(word) > 2 and letters.issuperset(word[1:])
+        apart += [f"-{letter}" for letter in word[1:]] if cluster else [word]
+    return apart
 
 
 def _describe() -> int:
