@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -368,3 +369,16 @@ def test_the_runtimes_own_interpreter_cannot_be_the_program(
         bundle.process["args"] = [program]
         done = woodfrog("create", "-b", str(bundle.directory), new_name(bundle), status=1)
         assert "it is a link in /proc" in done.stderr
+
+
+def test_nobody_inside_can_change_the_hosts_null_device(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name, tmp_path: Path
+) -> None:
+    os.mknod(tmp_path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    (tmp_path / "null").chmod(0o666)
+    bundle = make_bundle("chmod 600 /proc/self/fd/0; stat -L -c %a /proc/self/fd/0 /dev/null")
+    command = woodfrog.command("run", "-b", str(bundle.directory), new_name(bundle))
+    with (tmp_path / "null").open() as null:
+        done = subprocess.run(command, stdin=null, capture_output=True, text=True)
+    assert done.stdout.split() == ["600", "600"], done.stderr
+    assert (tmp_path / "null").stat().st_mode & 0o777 == 0o666

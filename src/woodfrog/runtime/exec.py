@@ -239,6 +239,7 @@ def _inside(
         path = process.find_executable(wanted)
         process.check_rights(wanted)
         if master < 0:
+            process.take_own_null()
             process.give_stdio(wanted)
         process.apply_scheduling(wanted, request.config)
         umask = (wanted.get("user") or {}).get("umask")

@@ -135,6 +135,7 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     if wanted and not plan.to_be_restored:
         path = process.find_executable(wanted)
     process.check_rights(wanted)
+    process.take_own_null()
     process.give_stdio(wanted)
     if not plan.to_be_restored:
         process.apply_scheduling(wanted, config)

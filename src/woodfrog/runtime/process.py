@@ -231,6 +231,22 @@ def make_cwd(process: dict[str, Any]) -> None:
         pass  # the chdir tells, with the right name
 
 
+def take_own_null() -> None:
+    """Have the container's /dev/null where stdio is the host's, whose mode root in here could
+    change for everybody."""
+    null = os.makedev(1, 3)
+    for number in range(3):
+        try:
+            if os.fstat(number).st_rdev != null:
+                continue
+            own = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        if os.fstat(own).st_rdev == null:
+            os.dup2(own, number)
+        os.close(own)
+
+
 def give_stdio(process: dict[str, Any]) -> None:
     """Let the container's user own what it reads from and writes to, as far as that can be."""
     uid = (process.get("user") or {}).get("uid") or 0
