@@ -192,6 +192,9 @@ def test_a_server_is_at_the_new_address(docker: Docker) -> None:
     with docker.connection("127.0.0.1", 16379) as connection:
         connection.sendall(b"INCR visits\r\n")
         assert connection.recv(100) == b":1\r\n"
+        told = docker("woodfrog", "check", "web", status=1).stdout
+        assert "is a TCP connection to" in told
+        assert "can be saved" in docker("woodfrog", "check", "--tcp-close", "web").stdout
     docker("woodfrog", "checkpoint", "--tcp-close", "web")
     place = docker("woodfrog", "ls", "web").stdout.splitlines()[1].split()[0]
     docker.run("first", "sleep 1000", "--network=bridge")  # which gets the address

@@ -90,20 +90,31 @@ def _help(names: list[str]) -> int:
     return 0
 
 
-def _checkpoint(arguments: Arguments) -> None:
-    from woodfrog.docker import freezing
-
-    name, *rest = arguments.rest
+def _policies(arguments: Arguments) -> list[str]:
+    """Return the policies that were given, as the runtime takes them."""
     given = []
     for flag in policies.of("checkpoint"):
         if flag.key in arguments.given:
             value = arguments[flag.key]
-            given.append(f"--{flag.name}={str(value).lower() if not flag.value else value}")
+            given.append(f"--{flag.name}={value if flag.value else str(value).lower()}")
+    return given
+
+
+def _check(arguments: Arguments) -> int:
+    from woodfrog.docker import freezing
+
+    return freezing.check(arguments["docker"], arguments.rest[0], _policies(arguments))
+
+
+def _checkpoint(arguments: Arguments) -> None:
+    from woodfrog.docker import freezing
+
+    name, *rest = arguments.rest
     where = freezing.freeze(
         arguments["docker"],
         name,
         rest[0] if rest else "",
-        given,
+        _policies(arguments),
         leave_running=arguments["leave_running"],
     )
     sys.stdout.write(f"{where}\n")
@@ -195,6 +206,16 @@ RESTORE = Command(
 SUBCOMMANDS = {
     command.name: command
     for command in (
+        Command(
+            "check",
+            "CONTAINER",
+            "Show what keeps a container from being frozen.\n"
+            "It stands still for a moment; the exit status is 1 if there is something.",
+            ("docker woodfrog check web", "docker woodfrog check --tcp-close web"),
+            policies.of("checkpoint"),
+            _check,
+            program=PROGRAM,
+        ),
         Command(
             "checkpoint",
             "CONTAINER [DIR]",

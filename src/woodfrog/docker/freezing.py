@@ -19,17 +19,19 @@ from woodfrog.errors import StateError, WoodfrogError
 _AS_BEFORE = re.compile(r" \(the container is \w+ as before\)")
 
 
+def check(docker: Docker, name: str, flags: list[str]) -> int:
+    """Show what keeps a container from being frozen; returns 1 if there is something."""
+    container = _freezable(docker, name)
+    # Our own stdout and stderr: what the runtime tells is meant for people.
+    command = [*_runtime_of(container), "check", *flags, container.id]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+
+
 def freeze(
     docker: Docker, name: str, directory: str, flags: list[str], *, leave_running: bool
 ) -> str:
     """Freeze a container into a directory, or among its own checkpoints; returns which."""
-    container = docker.container(name)
-    if container.status not in ("running", "paused"):
-        raise StateError(
-            f"cannot checkpoint container {container.name}, which is {container.status}",
-            hint=f"start it first: docker start {container.name}",
-        )
-    docker.check_runtime(container.runtime)
+    container = _freezable(docker, name)
     own = not directory
     if own:
         if container.told["HostConfig"]["AutoRemove"] and not leave_running:
@@ -54,6 +56,17 @@ def freeze(
     elif not leave_running:
         docker.wait(container)
     return f"{container.name}:{os.path.basename(directory)}" if own else directory
+
+
+def _freezable(docker: Docker, name: str) -> Container:
+    container = docker.container(name)
+    if container.status not in ("running", "paused"):
+        raise StateError(
+            f"cannot checkpoint container {container.name}, which is {container.status}",
+            hint=f"start it first: docker start {container.name}",
+        )
+    docker.check_runtime(container.runtime)
+    return container
 
 
 @contextmanager
