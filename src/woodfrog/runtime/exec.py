@@ -268,9 +268,10 @@ def _enter(container: Container, target: int, flags: int, wanted: dict[str, Any]
     if not flags & ns.CLONE_NEWUSER:
         ns.setns(HERE, target, flags)
         return
+    from woodfrog.kernel.procfs.id_maps import read_id_maps
     from woodfrog.runtime import user_namespace
 
-    user_namespace.leave_host(wanted, user_namespace.maps_of_process(container.pid))
+    user_namespace.leave_host(wanted, read_id_maps(container.pid))
     ns.setns(HERE, target, flags)
     user_namespace.become_root()
 

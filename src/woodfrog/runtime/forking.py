@@ -53,13 +53,13 @@ def fork_init(
 
 def _choose_user_namespace(plan: init.Plan, container: Container, opened: list[int]) -> None:
     """Open or make the user namespace; what its root needs of ours, it gets."""
-    from woodfrog.runtime import user_namespace
+    from woodfrog.runtime import id_maps, user_namespace
 
     joined = plan.joined.get("user", -1)
     plan.joined["user"], plan.maps = user_namespace.open_for(plan.config, joined)
     if joined < 0:
         opened.append(plan.joined["user"])
-    os.chown(plan.start_fifo, *plan.maps.root)
+    os.chown(plan.start_fifo, *id_maps.root(plan.maps))
 
 
 def _fork(

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from woodfrog.kernel.procfs.id_maps import IdMaps
     from woodfrog.runtime.cgroups import Groups
     from woodfrog.runtime.channel import Channel
-    from woodfrog.runtime.id_maps import IdMaps
     from woodfrog.runtime.labels import Labels
     from woodfrog.runtime.mount_sources import Host
     from woodfrog.runtime.seccomp import Profile

@@ -14,7 +14,7 @@ from woodfrog.errors import SpecError, WoodfrogError
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel.caller import HERE
-from woodfrog.runtime.id_maps import IdMaps
+from woodfrog.runtime import id_maps
 from woodfrog.runtime.mount_options import Options
 
 TYPE_CHECKING = False
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from woodfrog.kernel.procfs.id_maps import IdMaps
     from woodfrog.runtime.channel import Channel
 
 _ROOT = -1  # the position of the container's root directory
@@ -171,7 +172,7 @@ class Host:
 
     def _ids(self, pid: int, position: int) -> int:
         """Return a user namespace that has the maps of a mount: the container's own if none."""
-        maps = IdMaps.of_config(self._sources.mount(position), f"mounts[{position}]")
+        maps = id_maps.of_config(self._sources.mount(position), f"mounts[{position}]")
         if maps is None:
             if not self._in_user_namespace:
                 raise WoodfrogError(

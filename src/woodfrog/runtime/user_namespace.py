@@ -15,10 +15,10 @@ from woodfrog.kernel.process import (
     is_subreaper,
     prctl,
 )
+from woodfrog.kernel.procfs.id_maps import IdMap, IdMaps
 from woodfrog.kernel.signals import signals
-from woodfrog.runtime import clocks
+from woodfrog.runtime import clocks, id_maps
 from woodfrog.runtime import process as processes
-from woodfrog.runtime.id_maps import IdMap, IdMaps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def open_for(config: dict[str, Any], joined: int) -> tuple[int, IdMaps]:
     """Return (descriptor, maps) of the namespace that the config asks for; `joined` if by path."""
-    given = IdMaps.of_config(config["linux"], "linux")
+    given = id_maps.of_config(config["linux"], "linux")
     if joined >= 0:
         maps = maps_of(joined)
         if given and given != maps:
@@ -38,7 +38,7 @@ def open_for(config: dict[str, Any], joined: int) -> tuple[int, IdMaps]:
                 " specified",
                 hint="leave uidMappings and gidMappings out: the namespace has its own",
             )
-        maps.root  # noqa: B018 (it says so if there is none)
+        id_maps.root(maps)  # raises if there is none
         return joined, maps
     if given is None:
         raise SpecError(
@@ -46,7 +46,7 @@ def open_for(config: dict[str, Any], joined: int) -> tuple[int, IdMaps]:
             " specified",
             hint="add linux.uidMappings and linux.gidMappings",
         )
-    given.root  # noqa: B018
+    id_maps.root(given)
     return make(given), given
 
 
@@ -70,15 +70,6 @@ def maps_of(namespace: int) -> IdMaps:
             f"cannot join the user namespace: {(error.strerror or '').lower()}"
         ) from None
     return IdMaps(IdMap.of_text(users), IdMap.of_text(groups))
-
-
-def maps_of_process(pid: int) -> IdMaps:
-    """Return the maps of a process's user namespace."""
-    texts = []
-    for name in ("uid_map", "gid_map"):
-        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
-            texts.append(file.readall().decode())
-    return IdMaps(*map(IdMap.of_text, texts))
 
 
 def leave_host(process: dict[str, Any], maps: IdMaps) -> None:
