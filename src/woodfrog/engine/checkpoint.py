@@ -17,7 +17,7 @@ from woodfrog.kernel.process_memory import FileContents, ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.hold import Pause, end_all, processes_in
 from woodfrog.remote.tracee import EndedError, RanOnError
-from woodfrog.resources import known_files, layer, namespaces, tmpfs
+from woodfrog.resources import ids, known_files, layer, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu
 from woodfrog.resources.files.regular import RegularFile
@@ -97,6 +97,7 @@ def _checkpoint(
     guardian: Guardian,
 ) -> dict[str, object]:
     times = _Times()
+    maps = ids.maps_of(init)
     with ExitStack() as undo:
         image = undo.enter_context(
             Writer(
@@ -105,6 +106,7 @@ def _checkpoint(
                 sync=options.sync,
                 replace=options.replace,
                 check=guardian.check,
+                turn=lambda record: ids.inside(record, maps),
             )
         )
         image.check_space(_estimated_bytes(init))
@@ -237,6 +239,7 @@ def _estimated_bytes(init: int) -> int:
 
 def _container_record(init: int, container: Container, looked: Looked) -> ContainerRecord:
     monotonic, boottime = looked.clocks
+    maps = ids.maps_of(init)
     return ContainerRecord(
         id=container.id,
         config=container.config,
@@ -248,6 +251,8 @@ def _container_record(init: int, container: Container, looked: Looked) -> Contai
         monotonic_ns=monotonic,
         boottime_ns=boottime,
         cpu=Cpu.here(),
+        uid_map=maps.users.text if maps else b"",
+        gid_map=maps.groups.text if maps else b"",
         losses=losses_of(looked.file_records),
         cuda=[looked.world.identify(pid) for pid in container.suspended],
     )

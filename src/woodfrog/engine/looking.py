@@ -86,7 +86,6 @@ def look(
     """Hold a container until `undo` unwinds, and look at everything; note what can't be kept."""
     vdso = Vdso()
     namespaces.refuse_shared_pid_namespace(init)
-    namespaces.refuse_user_namespace(init)
     tree = undo.enter_context(held(init, pause))
     tidying.remove_leftovers(tree, vdso)
     stopped = time.monotonic()

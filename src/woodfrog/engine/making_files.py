@@ -46,12 +46,14 @@ class Making:
         tcp_close: bool,
         undo: ExitStack,
         new_network: bool,
+        may_force_buffers: bool,
     ) -> None:
         self._undo = undo
         self.capabilities = capabilities
         self.permitted = self._effective = permitted
         self.tcp_close = tcp_close
         self.new_network = new_network
+        self.may_force_buffers = may_force_buffers
         self.stub = stub
         self.high = high
         self.program: Program = stub.program()

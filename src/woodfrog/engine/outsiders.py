@@ -15,13 +15,16 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.mountinfo import read_mounts
+from woodfrog.kernel.user_namespace import become_root
 from woodfrog.remote import descriptors
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import namespaces
 
 # CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWPID | NEWNET
 _NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x20000000 | 0x40000000
 _CLONE_NEWTIME = 0x80
+_CLONE_NEWUSER = 0x10000000
 _SIGCHLD = 17
 _RIGHTS_AT_ONCE = 200
 
@@ -65,10 +68,11 @@ def _clone_inside(init: int, pid: int) -> int:
     pidfd = HERE.call(SYS.PIDFD_OPEN, init, 0)
     time_namespace = os.open(f"/proc/{init}/ns/time", os.O_RDONLY | os.O_CLOEXEC)
     cgroups = _cgroup_files(init)
+    has_users = not namespaces.is_ours(init, "user")
     reader, writer = os.pipe()
     helper = os.fork()
     if helper == 0:
-        _become_helper(pidfd, time_namespace, cgroups, pid, writer)
+        _become_helper(pidfd, time_namespace, cgroups, pid, writer, has_users=has_users)
     os.close(writer)
     with os.fdopen(reader, "rb") as told:
         answer = told.read().decode()
@@ -81,7 +85,13 @@ def _clone_inside(init: int, pid: int) -> int:
 
 
 def _become_helper(
-    pidfd: int, time_namespace: int, cgroups: Sequence[str], pid: int, writer: int
+    pidfd: int,
+    time_namespace: int,
+    cgroups: Sequence[str],
+    pid: int,
+    writer: int,
+    *,
+    has_users: bool,
 ) -> None:
     """Join, clone, tell, and end. Never returns."""
     try:
@@ -89,7 +99,9 @@ def _become_helper(
             with open(path, "w", encoding="ascii") as file:
                 file.write("0")
         HERE.call(SYS.SETNS, time_namespace, _CLONE_NEWTIME)
-        HERE.call(SYS.SETNS, pidfd, _NAMESPACES)
+        HERE.call(SYS.SETNS, pidfd, _NAMESPACES | (_CLONE_NEWUSER if has_users else 0))
+        if has_users:
+            become_root()
         ids = bytearray(pid.to_bytes(4, "little"))
         child = clone_with_id(ids)
         if child == 0:

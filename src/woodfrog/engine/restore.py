@@ -25,6 +25,7 @@ from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
+    ids,
     known_files,
     layer,
     namespaces,
@@ -99,7 +100,8 @@ def restore(
             vdso = Vdso()
             plan = admit(reader, bounds, vdso, CpuCheck(cpu_check))
             accept(plan.container)
-            namespaces.refuse_user_namespace(init)
+            maps = ids.maps_of(init)
+            ids.refuse_others(plan.container.uid_map, plan.container.gid_map, maps)
             new_ipc = "ipc" in bounds.new_namespaces
             posix_queues.refuse_wider(
                 init, plan.posix_queues, new=new_ipc, bounding=bounds.bounding
@@ -131,7 +133,7 @@ def restore(
         admitted = time.monotonic()
         try:
             if plan.layer and overlay:
-                layer.restore(plan.layer, overlay, pages, base)
+                layer.restore(ids.outside(plan.layer, maps), overlay, pages, base)
             silence = silence or connections.Silence(init, plan.container.id, plan.files.values())
             with silence:
                 statistics = _restore(
@@ -225,6 +227,7 @@ def _restore(
         tcp_close=bounds.tcp_close,
         undo=undo,
         new_network="network" in bounds.new_namespaces,
+        may_force_buffers=namespaces.is_ours(init, "user"),
     )
     posix_queues.restore(root, plan.posix_queues)
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)

@@ -46,16 +46,19 @@ class Writer:
         sync: str,
         replace: bool,
         check: Callable[[], None] = lambda: None,
+        turn: Callable[[Record], Record] = lambda record: record,
     ) -> None:
         """Open a new image for `directory`, which is made if missing.
 
         A `checkpoint.img` that is already there is refused, or with `replace` stays until the new
-        one is complete. `check` is called again and again, and may raise.
+        one is complete. `check` is called again and again, and may raise. `turn` gives records
+        their last form.
         """
         if compression not in COMPRESSIONS:
             raise ImageError(f"unknown compression {compression!r}", hint=", ".join(COMPRESSIONS))
         if sync not in SYNCS:
             raise ImageError(f"unknown way to sync {sync!r}", hint="full or none")
+        self._turn = turn
         self._directory = directory
         self._sync = sync == "full"
         self._compression = compression
@@ -96,7 +99,7 @@ class Writer:
 
     def add(self, record: Record) -> None:
         """Append a record; they are kept in order."""
-        self._encoder.encode_into(record, self._records, -1)
+        self._encoder.encode_into(self._turn(record), self._records, -1)
         self._record_count += 1
 
     def write_pages(self, extents: Sequence[tuple[Source, int, int]]) -> int:

@@ -17,5 +17,7 @@ class ContainerRecord(Record, frozen=True, tag="container"):
     monotonic_ns: int
     boottime_ns: int
     cpu: Cpu
+    uid_map: bytes  # of a user namespace of its own, as in /proc/PID/uid_map
+    gid_map: bytes
     losses: list[str]
     cuda: list[int]  # processes whose GPU state cuda-checkpoint has taken into their memory

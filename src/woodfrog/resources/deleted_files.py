@@ -229,7 +229,10 @@ def fill(program: Program, one: DeletedFile, fd: int, pages: int, base: int) -> 
 
 
 def finish(program: Program, one: DeletedFile, fd: int) -> None:
-    """Set what writing the contents would have changed."""
+    """Set what writing the contents has changed, or would have."""
+    if one.kind == stat.S_IFREG and one.mode & (stat.S_ISUID | stat.S_ISGID):
+        # In a user namespace, each write takes these away, whoever makes it.
+        program.call(SYS.FCHMOD, fd, stat.S_IMODE(one.mode))
     for attribute in one.attributes:
         value = attribute.value
         program.call(SYS.FSETXATTR, fd, attribute.name, value, len(value), 0)

@@ -28,6 +28,11 @@ class FileSignals(Part, frozen=True):
     uid: int
     euid: int
 
+    @property
+    def is_unowned(self) -> bool:
+        """Tell whether nobody gets the signals."""
+        return self.owner == 0
+
 
 def collect(
     number: int,

@@ -4,16 +4,18 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import UnsupportedResource, WoodfrogError
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.user_namespace import become_root
 
 _FLAGS = {"uts": 0x04000000, "ipc": 0x08000000}
 _OFFSET = re.compile(r"(monotonic|boottime)\s+(-?\d+)\s+(-?\d+)")
 _NS = 1_000_000_000
+_CLONE_NEWUSER = 0x10000000
 
 
 def pid_namespace(pid: int) -> str:
@@ -27,15 +29,6 @@ def refuse_shared_pid_namespace(init: int) -> None:
         raise UnsupportedResource(
             "the container shares the host's pid namespace, which cannot be saved yet",
             hint="give it a pid namespace of its own",
-        )
-
-
-def refuse_user_namespace(init: int) -> None:
-    """Refuse a container whose root is not ours."""
-    if not is_ours(init, "user"):
-        raise UnsupportedResource(
-            "the container has a user namespace, which cannot be saved or restored yet",
-            hint="take the user namespace out of its config",
         )
 
 
@@ -84,6 +77,36 @@ def time_offsets(monotonic_ns: int, boottime_ns: int) -> bytes:
 def is_ours(pid: int, kind: str) -> bool:
     """Tell whether a process is in the same namespace as we are."""
     return os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+
+
+def as_its_root(init: int, work: Callable[[], None]) -> None:
+    """Do something as the root of a container's user namespace, if it has one of its own."""
+    if is_ours(init, "user"):
+        work()
+        return
+    namespace = os.open(f"/proc/{init}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            HERE.call(SYS.SETNS, namespace, _CLONE_NEWUSER)
+            become_root()
+            work()
+        except BaseException as error:
+            lines = [str(error), *getattr(error, "__notes__", ())]
+            os.write(tell, "\n".join(lines).encode(errors="replace")[:4096])
+        finally:
+            os._exit(0)
+    os.close(namespace)
+    os.close(tell)
+    with os.fdopen(told, "rb") as file:
+        message, *notes = file.read().decode(errors="replace").split("\n")
+    os.waitpid(child, 0)
+    if message:
+        failure = WoodfrogError(message)
+        for note in notes:
+            failure.add_note(note)
+        raise failure
 
 
 @contextmanager

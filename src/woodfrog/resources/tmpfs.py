@@ -9,7 +9,7 @@ from woodfrog.errors import while_
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
-from woodfrog.resources import file_entry, file_maker
+from woodfrog.resources import file_entry, file_maker, namespaces
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
 from woodfrog.resources.file_tree import Collector, CoveredError, Tree, WritePages
@@ -77,7 +77,8 @@ def restore(init: int, tmpfs: Tmpfs, pages: int, base: int) -> None:
         while_(f"filling the tmpfs at {tmpfs.destination}"),
         _mounted(init, tmpfs.destination) as tree,
     ):
-        Maker(tree, pages, base).make(_missing(tree, tmpfs.entries))
+        missing = _missing(tree, tmpfs.entries)
+        namespaces.as_its_root(init, lambda: Maker(tree, pages, base).make(missing))
 
 
 def _missing(tree: Tree, entries: list[Entry]) -> list[Entry]:

@@ -129,6 +129,8 @@ class Making(Protocol):
     tcp_close: bool
     # The network namespace is the container's own.
     new_network: bool
+    # Socket buffers may be larger than programs may make them; nobody may in a user namespace.
+    may_force_buffers: bool
 
     def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """Return the stub's descriptor of a shared memory object or a deleted file."""

@@ -115,14 +115,18 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         program = making.program
         kind = self.family, self.type, self.protocol
         fd = program.call(SYS.SOCKET, *kind)
-        socket_options.restore(program, fd, socket_options.early(self.options, *kind))
+        socket_options.restore(
+            program, fd, socket_options.early(self.options, *kind), force=making.may_force_buffers
+        )
         local = End(self.local, self.port)
         if any(self.local) or (self.port and self.type != socket.SOCK_RAW):
             self._bind(program, fd, local)
         if self.peer:
             address = End(self.peer, self.peer_port).packed(self.family)
             program.call(SYS.CONNECT, fd, address, len(address))
-        socket_options.restore(program, fd, socket_options.late(self.options, *kind))
+        socket_options.restore(
+            program, fd, socket_options.late(self.options, *kind), force=making.may_force_buffers
+        )
         multicast.restore(program, fd, self.memberships)
         if making.new_network:
             for datagram in self.queue:

@@ -191,22 +191,27 @@ def late(options: Iterable[Option], family: int, kind: int, protocol: int) -> li
     ]
 
 
-def restore(on: Caller, fd: int, options: Iterable[Option]) -> None:
-    """Set recorded options."""
+def restore(on: Caller, fd: int, options: Iterable[Option], *, force: bool) -> None:
+    """Set recorded options; buffers past the limits for programs, if that may be (`force`)."""
     for option in options:
-        name, value = _forced(option)
+        name, value = _halved(option, force)
         on.call(SYS.SETSOCKOPT, fd, option.level, name, value, len(value))
 
 
 def restore_here(one: socket.socket, option: Option) -> None:
     """Set one recorded option of a socket of ours."""
-    one.setsockopt(option.level, *_forced(option))
+    one.setsockopt(option.level, *_halved(option, force=True))
 
 
-def _forced(option: Option) -> tuple[int, bytes]:
-    """Return name and value by which an option is set past the limits for programs."""
+def set_buffer(on: Caller, fd: int, name: int, size: int, *, force: bool) -> None:
+    """Set SO_SNDBUF or SO_RCVBUF, past the limit for programs if that may be."""
+    value = size.to_bytes(4, "little")
+    on.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, _FORCED[name] if force else name, value, 4)
+
+
+def _halved(option: Option, force: bool) -> tuple[int, bytes]:
+    """Return name and value by which an option is set: the kernel doubles a buffer's size."""
     if option.level != socket.SOL_SOCKET or option.name not in _FORCED:
         return option.name, option.value
-    # The kernel doubles what it is given.
     half = int.from_bytes(option.value, "little") // 2
-    return _FORCED[option.name], half.to_bytes(4, "little")
+    return _FORCED[option.name] if force else option.name, half.to_bytes(4, "little")

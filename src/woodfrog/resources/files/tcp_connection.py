@@ -38,7 +38,7 @@ _REPAIR_ON, _REPAIR_OFF, _REPAIR_OFF_QUIETLY = 1, 0, -1
 _NO_QUEUE, _RECEIVE_QUEUE, _SEND_QUEUE = 0, 1, 2
 _SIOCINQ, _SIOCOUTQ, _SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
 _WINDOW_BYTES = 20
-_SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
+_SO_SNDBUFFORCE = 32
 _SHUT_WR = 1
 # Bits of tcp_info.tcpi_options, and the TCP options that they stand for.
 _TIMESTAMPS, _SACK, _WINDOW_SCALE = 1, 2, 4
@@ -168,12 +168,11 @@ def _ask(one: socket.socket, request: int) -> int:
     return int.from_bytes(answer, "little")
 
 
-def begin(program: Program, fd: int, record: Connection) -> None:
+def begin(program: Program, fd: int, record: Connection, *, force: bool) -> None:
     """Before the socket has its name: put it under repair, with room for what is queued."""
     _set(program, fd, _TCP_REPAIR, _REPAIR_ON)
-    for name, data in ((_SO_RCVBUFFORCE, record.receive), (_SO_SNDBUFFORCE, record.send)):
-        size = (2 * len(data) + _ROOM).to_bytes(4, "little")
-        program.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, name, size, 4)
+    for name, data in ((socket.SO_RCVBUF, record.receive), (socket.SO_SNDBUF, record.send)):
+        socket_options.set_buffer(program, fd, name, 2 * len(data) + _ROOM, force=force)
 
 
 def restore(

@@ -112,10 +112,10 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         else:
             fd = program.call(SYS.SOCKET, self.family, socket.SOCK_STREAM, 0)
             early = socket_options.early(self.options, self.family, *_KIND)
-            socket_options.restore(program, fd, early)
+            socket_options.restore(program, fd, early, force=making.may_force_buffers)
             local = End(self.local, self.port)
             if connection is not None:
-                tcp_connection.begin(program, fd, connection)
+                tcp_connection.begin(program, fd, connection, force=making.may_force_buffers)
                 address = local.packed(self.family)
                 program.call(SYS.BIND, fd, address, len(address))
                 tcp_connection.restore(program, fd, connection, self.family, self.state, local)
@@ -125,7 +125,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 inet.bind(program, fd, local, self.family, self.options)
                 _reuse_address(program, fd, False)
         late = socket_options.late(self.options, self.family, *_KIND)
-        socket_options.restore(program, fd, late)
+        socket_options.restore(program, fd, late, force=making.may_force_buffers)
         socket_filter.restore(program, fd, self.filter)
         if self.state == TCP_LISTEN:
             program.call(SYS.LISTEN, fd, self.backlog)

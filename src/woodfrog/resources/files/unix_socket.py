@@ -118,6 +118,11 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             options=options,
         )
 
+    @property
+    def is_unowned(self) -> bool:
+        """Tell whether the socket's name belongs to nobody: it is no path, or was removed."""
+        return self.name_mode == 0
+
     def turn(self) -> int:
         # Connections go through listeners; a temporary one must not displace what stays.
         if self.state == TCP_LISTEN:
@@ -150,7 +155,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         fd = program.call(SYS.SOCKET, socket.AF_UNIX, self.type, 0)
         if self.name:
             unix_names.bind(making, fd, self.name)
-        socket_options.restore(program, fd, self.options)
+        socket_options.restore(program, fd, self.options, force=making.may_force_buffers)
         if self.state == TCP_LISTEN:
             program.call(SYS.LISTEN, fd, self.backlog)
             making.share(unix_names.listener(self.type, self.name), fd)
@@ -173,10 +178,10 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 # All else follows when the other end is known.
                 making.share(key, (theirs, ours, self))
                 return ours
-            self._fill(program, ours, theirs, sender_takes_more=True)
+            self._fill(making, ours, theirs, sender_takes_more=True)
             if self.broken:
                 program.call(SYS.SENDTO, ours, b"-", 1, socket.MSG_DONTWAIT, 0, 0)
-            socket_options.restore(program, ours, self.options)
+            socket_options.restore(program, ours, self.options, force=making.may_force_buffers)
             _shut_down(program, ours, self.shutdown)
             self._bind_datagrams(making, ours)
             syscalls.close(program, theirs)
@@ -210,19 +215,20 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     def _join(self, making: Making, ours: int, theirs: int, other: Self) -> int:
         """Complete a pair whose other end is `other`."""
         program = making.program
-        self._fill(program, ours, theirs, sender_takes_more=other.takes_more)
-        other._fill(program, theirs, ours, sender_takes_more=self.takes_more)
+        self._fill(making, ours, theirs, sender_takes_more=other.takes_more)
+        other._fill(making, theirs, ours, sender_takes_more=self.takes_more)
         for fd, end in ((ours, self), (theirs, other)):
-            socket_options.restore(program, fd, end.options)
+            socket_options.restore(program, fd, end.options, force=making.may_force_buffers)
             _shut_down(program, fd, end.shutdown)
             end._bind_datagrams(making, fd)
         return ours
 
-    def _fill(self, program: Program, ours: int, theirs: int, *, sender_takes_more: bool) -> None:
+    def _fill(self, making: Making, ours: int, theirs: int, *, sender_takes_more: bool) -> None:
         """Queue what waits at this end: it was sent by the other."""
         if not self.queue:
             return
-        _set_send_buffer(program, theirs, _LARGE_BUFFER)
+        program, force = making.program, making.may_force_buffers
+        _set_send_buffer(program, theirs, _LARGE_BUFFER, force=force)
         packets: Iterable[bytes] = self.queue
         if self.type == socket.SOCK_STREAM and not sender_takes_more:
             # Many small pieces take as much of the sender's buffer as the original ones did or
@@ -233,15 +239,12 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             sent = program.call(SYS.SENDTO, theirs, packet, len(packet), socket.MSG_DONTWAIT, 0, 0)
             program.expect(sent, len(packet))
         with socket.socket(socket.AF_UNIX, self.type) as fresh:
-            _set_send_buffer(
-                program, theirs, fresh.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
-            )
+            usual = fresh.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+            _set_send_buffer(program, theirs, usual, force=force)
 
 
-def _set_send_buffer(program: Program, fd: int, size: int) -> None:
-    so_sndbufforce = 32
-    value = size.to_bytes(4, "little")
-    program.call(SYS.SETSOCKOPT, fd, socket.SOL_SOCKET, so_sndbufforce, value, 4)
+def _set_send_buffer(program: Program, fd: int, size: int, *, force: bool) -> None:
+    socket_options.set_buffer(program, fd, socket.SO_SNDBUF, size, force=force)
 
 
 def _shut_down(program: Program, fd: int, directions: int) -> None:
