@@ -13,13 +13,14 @@ import os
 import time
 
 from woodfrog.errors import StateError, WoodfrogError
-from woodfrog.runtime.cgroups.places import OUR_PARENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     Groups = dict[str, Any]
+
+OUR_PARENT = "/woodfrog"  # groups without a path of their own are below
 
 
 def directories(groups: Groups) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 
 from woodfrog.errors import SpecError, UsageError, WoodfrogError
+from woodfrog.runtime.cgroups import OUR_PARENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from woodfrog.runtime.cgroups import Groups
-
-OUR_PARENT = "/woodfrog"
 
 # What may stand among the options of a v1 mount and is no controller.
 _NO_CONTROLLERS = ("rw", "ro", "xattr", "none", "clone_children", "noprefix", "cpuset_v2_mode")
