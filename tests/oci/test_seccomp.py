@@ -298,6 +298,10 @@ def test_a_listener_answers_for_all_that_runs_in_the_container(
     assert first["pid"] == first["state"]["pid"] == second["state"]["pid"] == container.init
     assert second["pid"] not in (0, container.init)
     assert (first["state"]["id"], second["state"]["status"]) == (container.name, "running")
+    # Whoever listens can't be frozen with it.
+    done = container.checkpoint(bundle.directory / "image", status=1)
+    assert "has a seccomp filter that asks a listener" in done.stderr
+    assert not container.has_ended()
     container.delete()
 
 

@@ -12,6 +12,7 @@ STRICT, FILTER = 1, 2
 _SET_MODE_STRICT, _SET_MODE_FILTER = 0, 1
 _FLAG_LOG = 2
 _BPF_MAXINSNS = 4096
+_BPF_RET_K, _RET_USER_NOTIF, _RET_ACTION = 0x06, 0x7FC00000, 0xFFFF0000
 
 
 class Filter(Part, frozen=True):
@@ -28,6 +29,12 @@ def collect(pid: int, mode: int) -> list[Filter]:
     found: list[Filter] = []
     try:
         while (instructions := ptrace.seccomp_filter(pid, len(found))) is not None:
+            if asks_listener(instructions):
+                raise UnsupportedResource(
+                    "has a seccomp filter that asks a listener (SECCOMP_RET_USER_NOTIF), which is"
+                    " outside and cannot be saved",
+                    hint="start the container with a seccomp profile without SCMP_ACT_NOTIFY",
+                )
             flags = ptrace.seccomp_filter_flags(pid, len(found))
             found.append(Filter(instructions=instructions, log=bool(flags & _FLAG_LOG)))
     except PermissionError as error:
@@ -36,6 +43,14 @@ def collect(pid: int, mode: int) -> list[Filter]:
             hint="run woodfrog itself without a seccomp profile",
         ) from error
     return found
+
+
+def asks_listener(instructions: bytes) -> bool:
+    """Tell whether a filter leaves calls to a listener, which nobody is after a restore."""
+    return any(
+        code == _BPF_RET_K and operand & _RET_ACTION == _RET_USER_NOTIF
+        for code, _, _, operand in struct.iter_unpack("<HBBI", instructions)
+    )
 
 
 def restore(program: Program, mode: int, filters: list[Filter], *, inherited: int) -> None:

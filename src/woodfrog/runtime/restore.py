@@ -205,6 +205,12 @@ def _profile(config: dict[str, Any]) -> bytes | None:
     from woodfrog.runtime import seccomp
 
     profile = seccomp.compile(wanted)
+    if profile and profile.listener_path:
+        raise UnsupportedResource(
+            "the new container's seccomp profile asks a listener (SCMP_ACT_NOTIFY), which a restore"
+            " doesn't do",
+            hint="restore with a profile without it",
+        )
     return profile.filter if profile else None
 
 
