@@ -52,6 +52,8 @@ def start(groups: Groups, pid: int, config: dict[str, Any], warn: Warn) -> None:
             # It failed once, perhaps, and is only remembered.
             _reset(systemd, groups["unit"])
             _start_unit(systemd, groups["unit"], properties)
+    if groups["version"] == 2:
+        cgroups.enable_controllers(groups["paths"][""])  # those that systemd doesn't know, too
     limits.apply(groups, _for_files(groups, resources), warn)
 
 
@@ -71,6 +73,8 @@ def _start_unit(systemd: Connection, unit: str, properties: list[Property]) -> N
 
 def update(groups: Groups, resources: Resources, warn: Warn) -> None:
     """Set new limits, by systemd and by us."""
+    if groups["version"] == 2:
+        limits_v2.check_usage(groups["paths"][""], resources.get("memory") or {})
     properties = units.of_resources(resources, groups["version"], warn)
     if properties:
         with _connect() as systemd:
