@@ -328,3 +328,16 @@ def test_a_pod(podman: Podman, tmp_path: Path) -> None:
     counts_on(podman, "frog", before)
     states = podman("pod", "inspect", "pond", "--format={{range .Containers}}{{.State}} {{end}}")
     assert states.stdout.split() == ["running"] * 3
+
+
+def test_a_container_whose_root_is_nobody_outside(podman: Podman) -> None:
+    maps = ("--uidmap=0:100000:65536", "--gidmap=0:200000:65536")
+    start_counter(podman, "frog", *maps)
+    whose = "cat /proc/self/uid_map; id -u; stat -c %u:%g / /dev/null; echo > /dev/null; touch /x"
+    words = podman("exec", "frog", "sh", "-c", whose).stdout.split()
+    assert words == ["0", "100000", "65536", "0", "0:0", "65534:65534"]
+    podman("container", "checkpoint", "frog")
+    before = count(podman, "frog")
+    podman("container", "restore", "frog")
+    counts_on(podman, "frog", after=before)
+    assert podman("exec", "--user", "7", "frog", "id", "-u").stdout == "7\n"
