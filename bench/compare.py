@@ -3,9 +3,11 @@
 
     bench/compare.py                         16, 256 and 1024 MiB, 7 rounds
     bench/compare.py --sizes 16 --rounds 3
+    bench/compare.py --only commands         the short commands alone (or: memory, docker)
 
-Peers are measured when they are installed: runc and crun for `run`; runsc, and runc with a
-working criu, for checkpoint and restore. Needs root and gcc. Every round runs everything once, so
+Peers are measured when they are installed: runc and crun for the short commands; runsc, and runc
+with a working criu, for checkpoint and restore; runc for `docker run`. Needs root and gcc. Every
+round runs everything once, so
 that a noisy moment strikes all alike. Peers don't sync their images: compare with `sync none`.
 """
 
@@ -132,6 +134,63 @@ def measure_run(runtime: Runtime, where: Path, times: Times, number: int) -> Non
     times[runtime.name].append(took)
 
 
+def measure_life(runtime: Runtime, where: Path, times: dict[str, Times], number: int) -> None:
+    """Time each command of a container's life; what engines do most."""
+    name = f"bench-{os.getpid()}-{number}"
+    took = {}
+    began = time.perf_counter()
+    runtime("create", "--bundle", str(where), name)
+    runtime("start", name)
+    took["create + start + kill + delete"] = time.perf_counter() - began
+    for what, words in (("state", ("state", name)), ("list", ("list",)), ("kill", ("kill", name))):
+        took[what] = runtime(*words, *(["0"] if what == "kill" else []))
+    began = time.perf_counter()
+    runtime("kill", name, "KILL")
+    runtime.remove(name)
+    took["create + start + kill + delete"] += time.perf_counter() - began
+    for what, seconds in took.items():
+        times[what][runtime.name].append(seconds)
+
+
+def measure_pause(runtime: Runtime, where: Path, image: Path, times: Times, number: int) -> None:
+    """Note how long a holder stands still for a checkpoint that leaves it running."""
+    name = f"bench-{os.getpid()}-{number}-left"
+    runtime.output.write_text("")
+    runtime("run", "--detach", "--bundle", str(where), name)
+    try:
+        runtime.wait_for("ready")
+        runtime.output.write_text("")
+        runtime("checkpoint", f"--image-path={image}", "--leave-running", "--stats", name)
+        told = runtime.output.read_text()
+        found = json.loads(told[told.index("{") :])
+        times[runtime.name].append(found["frozen_us"] / 1e6)
+    finally:
+        runtime.remove(name)
+        shutil.rmtree(image, ignore_errors=True)
+
+
+def measure_docker(rounds: int, work: Path) -> None:
+    """Compare `docker run` under a daemon of our own, with the engine that the tests start."""
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    try:
+        from docker_engine import IMAGE, Docker
+    except ImportError as error:
+        print(f"(docker left out: {error}; .venv/bin/python has what the tests need)")
+        return
+    times: Times = defaultdict(list)
+    (work / "docker").mkdir()
+    docker = Docker(work / "docker")
+    try:
+        for _ in range(rounds):
+            for name in ("woodfrog", "runc"):
+                began = time.perf_counter()
+                docker("run", "--rm", "--network=none", f"--runtime={name}", IMAGE, "true")
+                times[name].append(time.perf_counter() - began)
+    finally:
+        docker.close()
+    report("docker run --rm --network=none … true", times)
+
+
 def measure_cycle(
     runtime: Runtime, where: Path, image: Path, frozen: Times, thawed: Times, number: int
 ) -> None:
@@ -231,34 +290,34 @@ def checkpointing_peers(work: Path, where: Path) -> Iterator[Runtime]:
             shutil.rmtree(image, ignore_errors=True)
 
 
-def compare(sizes: list[int], rounds: int, work: Path) -> None:
-    true = bundle(work / "true", ["/bin/true"], Path(shutil.which("busybox") or "/bin/busybox"))
-    holder = work / "holder"
-    subprocess.run(["gcc", "-O2", "-static", "-o", str(holder), str(HERE / "holder.c")], check=True)
+def compare_commands(rounds: int, work: Path, runners: list[Runtime]) -> None:
+    """The commands that engines give all day."""
     output = work / "python.out"
-    print(f"{os.uname().sysname} {os.uname().release}, {os.cpu_count()} CPUs, {rounds} rounds")
-
     starting: Times = defaultdict(list)
     python = os.path.realpath(HERE.parent / ".venv" / "bin" / "python")
     for _ in range(rounds * 3):
         starting["woodfrog"].append(timed([WOODFROG, "--version"], output))
         starting["python3 -I -c pass"].append(timed([python, "-I", "-c", "pass"], output))
     report("woodfrog --version", starting)
-
-    woodfrog = Runtime("woodfrog", work, WOODFROG, "--sync=none")
-    syncing = Runtime("woodfrog, synced", work, WOODFROG, "--sync=full")
-    runners = [woodfrog]
-    for name in ("runc", "crun"):
-        if shutil.which(name):
-            peer = Runtime(name, work, name)
-            if peer.works("run", "--bundle", str(true), f"bench-{os.getpid()}-try"):
-                runners.append(peer)
+    busybox = Path(shutil.which("busybox") or "/bin/busybox")
+    true = bundle(work / "true", ["/bin/true"], busybox)
+    sleep = bundle(work / "sleep", ["/bin/sleep", "1000"], busybox)
     running: Times = defaultdict(list)
+    living: dict[str, Times] = defaultdict(lambda: defaultdict(list))
     for number in range(rounds * 3):
         for runtime in runners:
             measure_run(runtime, true, running, number)
-    report("run /bin/true, whole command", running)
+            measure_life(runtime, sleep, living, number)
+    report("run /bin/true", running)
+    for what, times in living.items():
+        report(what, times)
 
+
+def compare_memory(sizes: list[int], rounds: int, work: Path, woodfrog: Runtime) -> None:
+    """Freezing, thawing, and the pause for a snapshot, by the memory of one process."""
+    holder = work / "holder"
+    subprocess.run(["gcc", "-O2", "-static", "-o", str(holder), str(HERE / "holder.c")], check=True)
+    syncing = Runtime("woodfrog, synced", work, WOODFROG, "--sync=full")
     peers: list[Runtime] | None = None
     for size in sizes:
         where = bundle(work / f"hold-{size}", ["/bin/holder", str(size)], holder)
@@ -266,7 +325,9 @@ def compare(sizes: list[int], rounds: int, work: Path) -> None:
             peers = list(checkpointing_peers(work, where))
         frozen: Times = defaultdict(list)
         thawed: Times = defaultdict(list)
+        pauses: Times = defaultdict(list)
         for number in range(rounds):
+            measure_pause(woodfrog, where, work / "image", pauses, number)
             for runtime in (woodfrog, syncing, *peers):
                 measure_cycle(runtime, where, work / "image", frozen, thawed, number)
             memory = fresh_random(size * MiB)
@@ -276,6 +337,25 @@ def compare(sizes: list[int], rounds: int, work: Path) -> None:
             (work / "plain").unlink()
         report(f"checkpoint of {size} MiB, whole command", frozen, size)
         report(f"restore of {size} MiB, whole command", thawed, size)
+        report(f"pause of {size} MiB for checkpoint --leave-running", pauses)
+
+
+def compare(sizes: list[int], rounds: int, work: Path, only: str) -> None:
+    print(f"{os.uname().sysname} {os.uname().release}, {os.cpu_count()} CPUs, {rounds} rounds")
+    woodfrog = Runtime("woodfrog", work, WOODFROG, "--sync=none")
+    runners = [woodfrog]
+    true = bundle(work / "try", ["/bin/true"], Path(shutil.which("busybox") or "/bin/busybox"))
+    for name in ("runc", "crun"):
+        if shutil.which(name):
+            peer = Runtime(name, work, name)
+            if peer.works("run", "--bundle", str(true), f"bench-{os.getpid()}-try"):
+                runners.append(peer)
+    if only in ("", "commands"):
+        compare_commands(rounds, work, runners)
+    if only in ("", "memory"):
+        compare_memory(sizes, rounds, work, woodfrog)
+    if only in ("", "docker") and shutil.which("dockerd"):
+        measure_docker(rounds, work)
 
 
 def without_unified_tree() -> None:
@@ -293,6 +373,7 @@ def main() -> None:
     )
     parser.add_argument("--sizes", default="16,256,1024", help="MiB, by commas")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", choices=("commands", "memory", "docker"))
     parser.add_argument("--work", help="directory for images (default: a new one in TMPDIR)")
     options = parser.parse_args()
     if os.geteuid() or not shutil.which("gcc"):
@@ -300,7 +381,12 @@ def main() -> None:
     without_unified_tree()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="woodfrog-bench.", dir=options.work) as work:
-        compare([int(size) for size in options.sizes.split(",")], options.rounds, Path(work))
+        compare(
+            [int(size) for size in options.sizes.split(",")],
+            options.rounds,
+            Path(work),
+            options.only,
+        )
 
 
 if __name__ == "__main__":
