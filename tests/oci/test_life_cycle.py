@@ -333,3 +333,39 @@ def test_an_init_that_is_killed_while_it_prepares_is_named(
     assert "the container's init ended before it was ready" in done.stderr
     with pytest.raises(WoodfrogError, match="init ended before"):
         create._mount_points(2**22 + 1)
+
+
+def test_engines_find_the_words_they_look_for(woodfrog: Woodfrog, make_bundle: Make) -> None:
+    container = woodfrog.run(make_bundle(FOREVER))
+    container.wait_for("up")
+    header, first = woodfrog("ps", container.name).stdout.splitlines()
+    assert header.split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+    columns = first.split()
+    assert columns[:2] == ["root", str(container.init)]
+    assert columns[5] == "?"
+    listed = woodfrog("list", "--format", "json").stdout
+    assert f'"id":"{container.name}","pid":{container.init},"status":"running"' in listed
+    woodfrog("kill", container.name, "0")
+    woodfrog("kill", container.name, "KILL")
+    eventually(container.has_ended, "it ends")
+    assert "container not running" in woodfrog("kill", container.name, "0", status=1).stderr
+    woodfrog("kill", "--all", container.name, "0")
+    assert woodfrog("ps", container.name).stdout.splitlines() == [header]
+
+
+def test_without_a_pid_namespace_sigkill_reaches_those_that_outlive_the_first(
+    woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path
+) -> None:
+    bundle = make_bundle("sleep 1000 & touch /work/up; wait")
+    bundle.config["linux"]["namespaces"].remove({"type": "pid"})
+    container = woodfrog.run(bundle)
+    container.wait_for("up")
+    pids = json.loads(woodfrog("ps", "--format", "json", container.name).stdout)
+    (other,) = set(pids) - {container.init}
+    os.kill(container.init, signal.SIGKILL)
+    eventually(container.has_ended, "the first ends")
+    assert container.state()["status"] == "stopped"
+    assert not is_gone(other)
+    woodfrog("kill", container.name, "KILL")
+    eventually(lambda: is_gone(other), "the other ends, too")
+    assert "container not running" in woodfrog("kill", container.name, "KILL", status=1).stderr
