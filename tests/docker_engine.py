@@ -25,11 +25,20 @@ from containers import (
 from terminals import Terminal, in_a_terminal
 
 IMAGE = "box"
-# Where docker and containerd keep things whatever they are told.
-FIXED_PLACES = (
-    *("/etc/docker", "/run/docker", "/run/containerd", "/run/woodfrog-handover"),
-    "/usr/local/lib/docker",
-)
+# Where docker, containerd and woodfrog keep things whatever they are told: in the daemon's mount
+# namespace /run is empty, and what is written to the others is seen there alone.
+SCRIPT = """
+set -e
+mount -t tmpfs tmpfs /run
+for path in /etc /usr/local/lib; do
+    layer=$0/layers$path
+    mkdir -p $layer/upper $layer/work
+    mount -t overlay -o lowerdir=$path,upperdir=$layer/upper,workdir=$layer/work overlay $path
+done
+ip link set lo up
+$1 install docker --default --yes --config $0/daemon.json
+dockerd --config-file $0/daemon.json || exit
+"""
 # Besides the usual one: docker gives no options, so that each has a runtime of its own.
 RUNTIMES = {
     "closing": "--tcp-close",
@@ -45,9 +54,6 @@ class Docker:
         self.directory = directory
         self.socket = directory / "socket"
         self._group = f"wf-docker-{os.getpid()}"
-        self._made = [path for path in FIXED_PLACES if not os.path.exists(path)]
-        for path in self._made:
-            os.mkdir(path)
         config = {
             "data-root": f"{directory}/data",
             "exec-root": f"{directory}/exec",
@@ -62,17 +68,13 @@ class Docker:
             },
         }
         (directory / "daemon.json").write_text(json.dumps(config))
-        script = "".join(f"mount -t tmpfs tmpfs {path} && " for path in FIXED_PLACES)
-        script += 'ip link set lo up && "$1" install docker --default --yes --config "$0" &&'
-        script += 'dockerd --config-file "$0"; exit $?'
         with (directory / "log").open("wb") as log:
             # It dies with us, and all that is in its pid namespace dies with it.
             self._holder = subprocess.Popen(
                 [
                     *("setpriv", "--pdeathsig", "KILL"),
                     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
-                    *("--mount-proc", "sh", "-c", script, str(directory / "daemon.json")),
-                    f"{REPOSITORY}/woodfrog",
+                    *("--mount-proc", "sh", "-c", SCRIPT, str(directory), f"{REPOSITORY}/woodfrog"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -206,8 +208,6 @@ class Docker:
         living_children()  # which may be ours by now, and nobody else's to reap
         for group in CGROUPS.glob(f"*/{self._group}"):
             eventually(lambda group=group: remove_cgroup(group), f"the end of {group}")
-        for path in self._made:
-            os.rmdir(path)
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return [line for line in mounts if str(self.directory) in line]
 
