@@ -50,6 +50,22 @@ def test_without_a_terminal_of_ours_its_output_is_relayed_all_the_same(
     assert done.stdout.split() == ["/dev/pts/0", "yes"]
 
 
+def test_what_a_full_screen_program_writes_comes_through_unchanged(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    bundle = make_bundle(r"printf 'line\n'; stty raw; printf 'BEGIN\nup\r\nEND'; stty sane")
+    bundle.process["terminal"] = True
+    name = new_name(bundle)
+    run = ("run", "-b", str(bundle.directory), name)
+    with in_a_terminal(woodfrog.command(*run), os.environ, rows=30, columns=90) as terminal:
+        told = terminal.read_until("END")
+        assert terminal.status() == 0
+    assert "line\r\n" in told
+    assert "BEGIN\nup\r\nEND" in told
+    # In a file or pipe, a line is a line.
+    assert woodfrog(*run).stdout.startswith("line\nBEGIN\nup\r\nEND")
+
+
 def test_a_console_socket_gets_the_master(
     woodfrog: Woodfrog, make_bundle: Make, new_name: Name, tmp_path: Path
 ) -> None:

@@ -43,10 +43,7 @@ def make_controlling(terminal: int) -> None:
 
 
 def set_raw(terminal: int) -> list[Any]:
-    """Pass every byte in through unchanged; returns the attributes to restore later.
-
-    What is written still ends its lines with a carriage return, if it did.
-    """
+    """Pass every byte through unchanged; returns the attributes to restore later."""
     before = termios.tcgetattr(terminal)
     raw = termios.tcgetattr(terminal)
     raw[0] &= ~(
@@ -59,6 +56,7 @@ def set_raw(terminal: int) -> list[Any]:
         | termios.ICRNL
         | termios.IXON
     )
+    raw[1] &= ~termios.OPOST
     raw[2] = raw[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
     raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
     raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
@@ -67,7 +65,7 @@ def set_raw(terminal: int) -> list[Any]:
 
 
 def keep_line_ends(terminal: int) -> None:
-    """Add no carriage return to what is written: whoever shows it in the end does that."""
+    """Add no carriage return to the lines that are written."""
     attributes = termios.tcgetattr(terminal)
     attributes[1] &= ~termios.ONLCR
     set_attributes(terminal, attributes)

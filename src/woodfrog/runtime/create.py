@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from woodfrog.errors import SpecError, UsageError, WoodfrogError
-from woodfrog.kernel import console as tty
 from woodfrog.kernel.caller import HERE
 from woodfrog.runtime import cgroups, delivery, forking, hooks, init, process, spec
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import state as states
 from woodfrog.runtime.cgroups import limits, places
+from woodfrog.runtime.foreground import adopt_terminal
 from woodfrog.runtime.state import Container
 from woodfrog.runtime.undo import Undo
 
@@ -309,7 +309,7 @@ def _hand_over_console(request: Request, container: Container, pid: int, number:
         return -1
     master = delivery.fetch_descriptor(pid, number)
     if request.relay_console:
-        tty.keep_line_ends(master)  # before the program writes its first line
+        adopt_terminal(master)
         return master
     try:
         delivery.send_console(request.console_socket, master)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 
 from woodfrog.errors import StateError, UsageError, WoodfrogError
-from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_DUMPABLE, close_all_from, pidfd_open, prctl
 from woodfrog.runtime import cgroups, delivery, forking, init, process
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime.cgroups import places
-from woodfrog.runtime.foreground import Attached, hold_signals
+from woodfrog.runtime.foreground import Attached, adopt_terminal, hold_signals
 from woodfrog.runtime.spec import NAMESPACES
 from woodfrog.runtime.state import PAUSED, RUNNING, Container
 
@@ -141,7 +140,7 @@ def _start(container: Container, groups: cgroups.Groups, request: Request) -> tu
             if message["console"] >= 0:
                 master = delivery.fetch_descriptor(pid, message["console"])
                 if not request.console_socket:
-                    tty.keep_line_ends(master)
+                    adopt_terminal(master)
             ours.send(step="go")
             # The end comes at its exec.
             while message := ours.receive():

@@ -40,6 +40,18 @@ _NOT_FORWARDED = {
 }
 
 
+def adopt_terminal(master: int) -> None:
+    """Prepare a terminal that we'll relay, before anything is written to it.
+
+    Shown on a terminal, which we have in raw mode, it ends its lines as ever; in a file or pipe a
+    carriage return would be in the way.
+    """
+    if not (os.isatty(0) and os.isatty(1)):
+        from woodfrog.kernel import console
+
+        console.keep_line_ends(master)
+
+
 def hold_signals() -> None:
     """Let signals wait until somebody is there to forward them to.
 
