@@ -80,6 +80,10 @@ def create(request: Request) -> Created:
         from woodfrog.runtime import scheduling
 
         scheduling.check(config["process"], config.get("linux") or {})
+    if (config.get("linux") or {}).get("netDevices"):
+        from woodfrog.runtime import net_devices
+
+        net_devices.names(config["linux"])
     _check_console(request, config)
     with Undo() as undo:
         container = Container.new(request.root, request.id)
@@ -240,7 +244,11 @@ def _guide(
     except (ProcessLookupError, BrokenPipeError):
         pass  # it failed meanwhile, and has said why
     request.meanwhile()
+    devices = (plan.config.get("linux") or {}).get("netDevices")
     while message := channel.receive():
+        if message["step"] in ("ready", "hooks") and devices:
+            _move_devices(plan.config["linux"], pid, undo)
+            devices = None
         if message["step"] == "ready":
             container.state["mounts"] = _mount_points(pid)
             master = _hand_over_console(request, container, pid, message["console"])
@@ -262,6 +270,14 @@ def _guide(
         hooks.run(plan.config, "createRuntime", state)
         channel.send(step="go")
     raise _init_ended()
+
+
+def _move_devices(linux: dict[str, Any], pid: int, undo: Undo) -> None:
+    from woodfrog.runtime import net_devices
+
+    moved = net_devices.Moved(pid)
+    undo.callback(moved.undo)
+    moved.move(net_devices.names(linux))
 
 
 def _join_cgroups(request: Request, plan: init.Plan, pid: int) -> None:

@@ -34,6 +34,7 @@ def features() -> dict[str, Any]:
                 "rdma": True,
             },
             "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": True},
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(bpf.ACTIONS),

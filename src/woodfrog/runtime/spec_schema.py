@@ -175,7 +175,7 @@ CONFIG: dict[str, Any] = {
         "cgroupsPath": str,
         "namespaces": [{"type": str, "path": str}],
         "devices": [_DEVICE],
-        "netDevices": Later(Anything),
+        "netDevices": MapOf({"name": str}),
         "seccomp": _SECCOMP,
         "rootfsPropagation": str,
         "maskedPaths": [str],

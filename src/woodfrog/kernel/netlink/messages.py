@@ -22,19 +22,26 @@ _CLONE_NEWNET = 0x40000000
 @contextmanager
 def socket_in(pid: int, family: int, kind: int, protocol: int) -> Iterator[socket.socket]:
     """Open a socket in the network namespace of a process."""
-    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     theirs = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        HERE.call(SYS.SETNS, theirs, _CLONE_NEWNET)
+        found = socket_at(theirs, family, kind, protocol)
+    finally:
+        os.close(theirs)
+    with found:
+        yield found
+
+
+def socket_at(namespace: int, family: int, kind: int, protocol: int) -> socket.socket:
+    """Open a socket in the network namespace that a descriptor names."""
+    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        HERE.call(SYS.SETNS, namespace, _CLONE_NEWNET)
         try:
-            found = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+            return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
         finally:
             HERE.call(SYS.SETNS, ours, _CLONE_NEWNET)
     finally:
         os.close(ours)
-        os.close(theirs)
-    with found:
-        yield found
 
 
 def message(kind: int, flags: int, payload: bytes, sequence: int = 1) -> bytes:
