@@ -40,6 +40,8 @@ MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
 AT_FDCWD = -100
+
+_TRIES = 200
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
@@ -105,6 +107,12 @@ def open_in_root(
         mode,
         RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve,
     )
+    for _ in range(_TRIES):
+        try:
+            return on.call(SYS.OPENAT2, root, _text(path), how, len(how))
+        except BlockingIOError:
+            # Somebody, anywhere, mounted or renamed while ".." was looked at: it may have escaped.
+            continue
     return on.call(SYS.OPENAT2, root, _text(path), how, len(how))
 
 
