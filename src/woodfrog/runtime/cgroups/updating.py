@@ -28,7 +28,7 @@ def update(container: Container, asked: Resources, warn: Warn) -> None:
     """Set the limits that are asked for, now and in the container's state (its lock is held)."""
     container.require("update")
     stored = resources_of(container)
-    if asked.get("devices") == (stored.get("devices") or []):
+    if not asked.get("devices") or asked["devices"] == stored.get("devices"):
         # Engines give back all that they know. Rules that others have added since stay.
         asked = {part: value for part, value in asked.items() if part != "devices"}
     groups, wanted = container.state["cgroup"], complete(asked, stored)
