@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from woodfrog.runtime import lifecycle
+from woodfrog.runtime import interrupted
 from woodfrog.runtime.state import Container
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ def found(arguments: Arguments) -> Container:
     if not common.log and options.get("log"):
         common.log, common.log_format = options["log"], options.get("logFormat", "text")
     common.debug = common.debug or bool(options.get("debug"))
-    lifecycle.recover(container)
+    interrupted.recover(container)
     return container
 
 

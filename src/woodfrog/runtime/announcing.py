@@ -10,7 +10,7 @@ from woodfrog.errors import StateError, WoodfrogError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
 from woodfrog.kernel.signals import signals
-from woodfrog.runtime import cgroups, lifecycle
+from woodfrog.runtime import cgroups, interrupted, lifecycle
 from woodfrog.runtime import exec as execs
 from woodfrog.runtime.state import PAUSED
 
@@ -43,7 +43,7 @@ class Announcement:
                 # Should we be killed, the next command pauses it again.
                 container.state["pausedForCheckpoint"] = True
                 container.save()
-                lifecycle.mark_checkpoint(container)
+                interrupted.mark(container)
                 cgroups.freeze(container.state["cgroup"], False)
         try:
             self._run(container, mode)
@@ -51,7 +51,7 @@ class Announcement:
             if paused:
                 with container.lock():
                     container.reload()
-                    lifecycle.finish_interrupted(container)
+                    interrupted.finish(container)
 
     def _run(self, container: Container, mode: str) -> None:
         request = execs.Request(self._process(container, mode), lifecycle.config_of(container))

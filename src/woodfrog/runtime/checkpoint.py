@@ -7,7 +7,7 @@ import os
 from woodfrog.errors import ImageError, StateError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
-from woodfrog.runtime import lifecycle, pausing, spec
+from woodfrog.runtime import interrupted, lifecycle, pausing, spec
 from woodfrog.runtime import state as states
 from woodfrog.runtime.cgroups.memory import memory_room
 from woodfrog.runtime.state import PAUSED, Container
@@ -93,7 +93,7 @@ class _AtWork:
             container.state["pausedForCheckpoint"] = True
             container.save()
             self.pause = pausing.pause_of(container)
-        lifecycle.mark_checkpoint(container)
+        interrupted.mark(container)
         return self
 
     def __exit__(
@@ -103,10 +103,10 @@ class _AtWork:
         at: TracebackType | None,
     ) -> None:
         container = self._container
-        os.unlink(container.path(lifecycle.CHECKPOINTING))
+        os.unlink(container.path(interrupted.CHECKPOINTING))
         if self.has_ended:
             return
-        lifecycle.finish_interrupted(container)
+        interrupted.finish(container)
         if isinstance(error, Exception) and container.is_alive():
             how = "paused" if self._status == PAUSED else "running"
             error.add_note(f"the container is {how} as before")

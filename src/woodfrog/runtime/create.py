@@ -171,7 +171,7 @@ def _create(
     else:
         limits.apply(groups, linux.get("resources") or {}, request.warn)
     os.mkfifo(container.path("exec.fifo"), 0o622)
-    plan.hook_state = hook_state(container, "creating")
+    plan.hook_state = hooks.state_of(container, "creating")
     pid, channel = forking.fork_init(plan, container, lock, undo)
     master = _guide(request, plan, container, pid, channel, undo)
     container.save()
@@ -263,7 +263,7 @@ def _guide(
             plan.sources.answer(pid, message["position"])
             continue
         request.before_hooks(pid)
-        state = hook_state(container, "creating")
+        state = hooks.state_of(container, "creating")
         undo.callback(hooks.run_all, plan.config, "poststop", state | {"status": "stopped"})
         # The specification once ran prestart hooks after `create`, and many still expect that.
         hooks.run(plan.config, "prestart", state | {"status": "created"})
@@ -332,16 +332,3 @@ def _hand_over_console(request: Request, container: Container, pid: int, number:
     finally:
         os.close(master)
     return -1
-
-
-def hook_state(container: Container, status: str) -> dict[str, Any]:
-    """Return the state that a hook reads from its stdin."""
-    state = container.state
-    return {
-        "ociVersion": state["ociVersion"],
-        "id": container.id,
-        "status": status,
-        "pid": container.pid,
-        "bundle": state["bundle"],
-        "annotations": state["annotations"],
-    }

@@ -6,8 +6,6 @@ import os
 import select
 
 from woodfrog.errors import WoodfrogError
-from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.process import pidfd_open
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import jsontext
 
@@ -15,10 +13,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from woodfrog.runtime.state import Container
+
 
 def listed(config: dict[str, Any], moment: str) -> list[dict[str, Any]]:
     """Return the hooks that the config has for a moment."""
     return (config.get("hooks") or {}).get(moment) or []
+
+
+def state_of(container: Container, status: str) -> dict[str, Any]:
+    """Return the state that a hook reads from its stdin."""
+    state = container.state
+    return {
+        "ociVersion": state["ociVersion"],
+        "id": container.id,
+        "status": status,
+        "pid": container.pid,
+        "bundle": state["bundle"],
+        "annotations": state["annotations"],
+    }
 
 
 def run(
@@ -93,7 +106,7 @@ def _run_one(
 
 def _wait(pid: int, timeout: int | None) -> int | None:
     if timeout:
-        pidfd = pidfd_open(HERE, pid)
+        pidfd = os.pidfd_open(pid)
         try:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)

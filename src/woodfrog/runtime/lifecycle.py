@@ -6,14 +6,8 @@ import os
 import select
 
 from woodfrog.errors import StateError, WoodfrogError
-from woodfrog.kernel import mounts
-from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.process import pidfd_open, pidfd_send_signal
 from woodfrog.kernel.signals import signals
-from woodfrog.runtime import cgroups, hooks, jsontext, pausing, spec
-from woodfrog.runtime.channel import recreate
-from woodfrog.runtime.create import hook_state
-from woodfrog.runtime.delivery import fetch_descriptor
+from woodfrog.runtime import cgroups, hooks, jsontext, pausing
 from woodfrog.runtime.state import (
     CREATED,
     PAUSED,
@@ -21,7 +15,6 @@ from woodfrog.runtime.state import (
     STOPPED,
     Container,
     UnknownContainer,
-    start_time,
 )
 
 TYPE_CHECKING = False
@@ -32,6 +25,8 @@ if TYPE_CHECKING:
 
 def config_of(container: Container) -> dict[str, Any]:
     """Return the config that the container was created from."""
+    from woodfrog.runtime import spec
+
     text = spec.read(container.path("config.json"))
     config: dict[str, Any] = spec.parse(text, container.path("config.json"))
     spec.complete(config)
@@ -45,7 +40,7 @@ def start(container: Container, config: dict[str, Any]) -> None:
             f"container {container.id} has a terminal, and nobody to hold its other end",
             hint="create it with --console-socket, or use `woodfrog run`",
         )
-    pidfd = pidfd_open(HERE, container.pid)
+    pidfd = os.pidfd_open(container.pid)
     fifo = os.open(container.path("exec.fifo"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         said = _read_until_exec(fifo, pidfd, lambda line: _take_listener(container, config, line))
@@ -55,6 +50,8 @@ def start(container: Container, config: dict[str, Any]) -> None:
     if said is None:
         raise StateError(f"the init of container {container.id} ended before it was started")
     if said:
+        from woodfrog.runtime.channel import recreate
+
         raise recreate(jsontext.parse(said.decode()))
     os.unlink(container.path("exec.fifo"))
     after_start(container, config)
@@ -63,7 +60,7 @@ def start(container: Container, config: dict[str, Any]) -> None:
 def after_start(container: Container, config: dict[str, Any]) -> None:
     """Run the poststart hooks; a container whose hooks failed is ended."""
     try:
-        hooks.run(config, "poststart", hook_state(container, RUNNING))
+        hooks.run(config, "poststart", hooks.state_of(container, RUNNING))
     except BaseException:
         _kill_and_wait(container)
         cgroups.kill(container.state["cgroup"], signals.SIGKILL)
@@ -72,6 +69,7 @@ def after_start(container: Container, config: dict[str, Any]) -> None:
 
 def _take_listener(container: Container, config: dict[str, Any], line: bytes) -> None:
     """Pass on the listener of the init's seccomp profile, and let the init know."""
+    from woodfrog.runtime.delivery import fetch_descriptor
     from woodfrog.runtime.seccomp_listener import pass_on
 
     message = jsontext.parse(line.decode())
@@ -131,11 +129,11 @@ def kill(container: Container, number: int, *, everything: bool = False) -> None
 
 def _signal(container: Container, number: int) -> None:
     """Send a signal to the container's first process, and to no other that has its pid now."""
-    pidfd = pidfd_open(HERE, container.pid)
+    pidfd = os.pidfd_open(container.pid)
     try:
         if not container.is_alive():
             raise ProcessLookupError
-        pidfd_send_signal(HERE, pidfd, number)
+        signals.pidfd_send_signal(pidfd, number)
     finally:
         os.close(pidfd)
 
@@ -154,51 +152,6 @@ def resume(container: Container) -> None:
     container.require("resume")
     pausing.forget_waits(container)
     cgroups.freeze(container.state["cgroup"], False)
-
-
-# In the state directory while a checkpoint works on the container: who does, and since when.
-CHECKPOINTING = "checkpointing"
-
-
-def mark_checkpoint(container: Container) -> None:
-    """Note that a checkpoint of ours is at work on the container (the lock is held)."""
-    with open(container.path(CHECKPOINTING), "w") as file:
-        file.write(f"{os.getpid()} {(start_time(os.getpid()) or ('', ''))[1]}")
-
-
-def recover(container: Container) -> None:
-    """Set right what a checkpoint has left whose command was killed; usually there was none."""
-    try:
-        with open(container.path(CHECKPOINTING)) as file:
-            pid, began = file.read().split()
-    except (FileNotFoundError, ValueError):
-        return
-    known = start_time(int(pid))
-    if known and known[0] not in "ZX" and known[1] == began:
-        return  # it is still at work
-    with container.lock():
-        container.reload()
-        finish_interrupted(container)
-
-
-def finish_interrupted(container: Container) -> None:
-    """Set right what a checkpoint that was killed half-way has left (the lock is held)."""
-    marker = container.path(CHECKPOINTING)
-    if os.path.exists(marker):
-        if container.is_alive():
-            from woodfrog.engine.tidying import tidy
-
-            paused = container.status() == PAUSED
-            tidy(container.pid, pausing.pause_of(container) if paused else None)
-        os.unlink(marker)
-    if "cudaSuspended" in container.state:
-        from woodfrog.runtime.cuda import resume_suspended
-
-        resume_suspended(container)
-    if container.state.pop("pausedForCheckpoint", None):
-        if container.status() == RUNNING:
-            cgroups.freeze(container.state["cgroup"], True)
-        container.save()
 
 
 def delete(root: str, id: str, *, force: bool, warn: Callable[[str], None]) -> None:
@@ -234,11 +187,20 @@ def destroy(container: Container, status: str, warn: Callable[[str], None]) -> N
     for place in ("scratch", "mountedOnHost"):
         if place in container.state:
             _unmount(container.state[place])
-    if status != CREATED or container.pid:
+    if (status != CREATED or container.pid) and _mentions_poststop(container):
         config = _config_or_nothing(container)
-        for failure in hooks.run_all(config, "poststop", hook_state(container, STOPPED)):
+        for failure in hooks.run_all(config, "poststop", hooks.state_of(container, STOPPED)):
             warn(failure)
     container.remove()
+
+
+def _mentions_poststop(container: Container) -> bool:
+    """Tell whether there may be poststop hooks; without them the config needn't be parsed."""
+    try:
+        with open(container.path("config.json"), "rb", buffering=0) as file:
+            return b"poststop" in file.readall()
+    except FileNotFoundError:
+        return False
 
 
 def _config_or_nothing(container: Container) -> dict[str, Any]:
@@ -250,13 +212,13 @@ def _config_or_nothing(container: Container) -> dict[str, Any]:
 
 def _kill_and_wait(container: Container) -> None:
     try:
-        pidfd = pidfd_open(HERE, container.pid)
+        pidfd = os.pidfd_open(container.pid)
     except ProcessLookupError:
         return
     try:
         if not container.is_alive():
             return
-        pidfd_send_signal(HERE, pidfd, signals.SIGKILL)
+        signals.pidfd_send_signal(pidfd, signals.SIGKILL)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(10_000):
@@ -271,6 +233,9 @@ def _kill_and_wait(container: Container) -> None:
 
 
 def _unmount(path: str) -> None:
+    from woodfrog.kernel import mounts
+    from woodfrog.kernel.caller import HERE
+
     try:
         mounts.umount(HERE, path, mounts.MNT_DETACH)
     except OSError:

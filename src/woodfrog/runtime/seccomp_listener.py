@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from woodfrog.errors import WoodfrogError
-from woodfrog.runtime import jsontext
-from woodfrog.runtime.create import hook_state
+from woodfrog.runtime import hooks, jsontext
 from woodfrog.runtime.delivery import fetch_descriptor
 
 TYPE_CHECKING = False
@@ -23,7 +22,7 @@ def pass_on(
     import socket
 
     profile = config["linux"]["seccomp"]
-    state = hook_state(container, status)
+    state = hooks.state_of(container, status)
     about = {
         "ociVersion": state["ociVersion"],
         "fds": ["seccompFd"],

@@ -9,7 +9,7 @@ from woodfrog.errors import StateError
 from woodfrog.kernel import inotify
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
-from woodfrog.runtime import cgroups, lifecycle
+from woodfrog.runtime import cgroups, interrupted
 from woodfrog.runtime.foreground import exit_code, status_at_end
 from woodfrog.runtime.state import CREATED, STOPPED, UnknownContainer, boot_id, start_time
 
@@ -153,7 +153,7 @@ def _watch(container: Container, is_done: Callable[[bool], bool], ended: str) ->
                     return
                 raise StateError(f"container {container.id} ended {ended}")
             if watch in dict(poll.poll()):
-                begun = begun or lifecycle.CHECKPOINTING in inotify.names(watch)
+                begun = begun or interrupted.CHECKPOINTING in inotify.names(watch)
     except ProcessLookupError:
         raise StateError(f"container {container.id} ended {ended}") from None
     finally:
