@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable
@@ -369,3 +370,16 @@ def test_without_a_pid_namespace_sigkill_reaches_those_that_outlive_the_first(
     woodfrog("kill", container.name, "KILL")
     eventually(lambda: is_gone(other), "the other ends, too")
     assert "container not running" in woodfrog("kill", container.name, "KILL", status=1).stderr
+
+
+@pytest.mark.parametrize("most", [10, 1000])
+def test_a_state_that_cannot_be_written_whole_is_an_error(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name, most: int
+) -> None:
+    bundle = make_bundle("true")
+    bundle.process["env"].append("LONG=" + "x" * 2000)
+    limits = {resource.RLIMIT_FSIZE: most}
+    command = ("create", "-b", str(bundle.directory), new_name(bundle))
+    told = woodfrog(*command, status=None, limits=limits, output=bundle.directory / "output")
+    assert told.status == 1
+    assert woodfrog("list", "-q").stdout == ""

@@ -136,8 +136,7 @@ def _create(
         "options": request.options,
     }
     container.save()  # from here on `delete` can clean up after us, should we be killed
-    with open(container.path("config.json"), "wb", buffering=0) as file:
-        file.write(request.config_text)
+    container.write("config.json", request.config_text)
     if request.notify_socket:
         from woodfrog.runtime import notify
 

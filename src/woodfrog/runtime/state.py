@@ -198,14 +198,20 @@ class Container:
 
     def save(self) -> None:
         """Write state.json; whoever reads sees the old one or the new one."""
-        temporary = self.path("state.json.new")
-        text = jsontext.write(self.state).encode()
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self.write("state.json.new", jsontext.write(self.state).encode())
+        os.rename(self.path("state.json.new"), self.path("state.json"))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the state directory: all of it, or an error tells."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        descriptor = os.open(self.path(name), flags, 0o600)
         try:
-            os.write(descriptor, text)
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except OSError as error:
+            raise StateError(f"cannot write {self.path(name)}: {error.strerror}") from None
         finally:
             os.close(descriptor)
-        os.rename(temporary, self.path("state.json"))
 
     @property
     def pid(self) -> int:
