@@ -1,6 +1,7 @@
 """A host with cgroup v2 alone: in a mount namespace without the v1 hierarchies of this machine."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +103,22 @@ def test_limits_are_files_of_v2(woodfrog: WoodfrogOnV2, make_bundle: Make) -> No
     assert "'fridge.max' can't be set: controller 'fridge' not available" in said
     said = resources_with_update(woodfrog, container.name, {"unified": {"a/b.c": "1"}})
     assert "must be a file name (no slashes)" in said
+
+
+def test_a_group_for_threads_is_named(woodfrog: WoodfrogOnV2, make_bundle: Make) -> None:
+    pod = V2 / f"wf-pod-{os.getpid()}"
+    (pod / "threads").mkdir(parents=True)
+    try:
+        (pod / "threads" / "cgroup.type").write_text("threaded")
+        bundle = make_bundle("true")
+        bundle.config["linux"]["cgroupsPath"] = f"/{pod.name}/web"
+        bundle.save()
+        done = woodfrog("run", "-b", str(bundle.directory), "in-threads", status=1)
+        assert f"/{pod.name}/web/cgroup.procs: Operation not supported" in done.stderr
+        assert [path.name for path in pod.iterdir() if path.is_dir()] == ["threads"]
+    finally:
+        (pod / "threads").rmdir()
+        pod.rmdir()
 
 
 def test_a_paused_container_is_frozen_and_thawed(

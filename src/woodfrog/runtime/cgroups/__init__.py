@@ -244,8 +244,12 @@ def read(directory: str, name: str) -> str:
 
 def write(directory: str, name: str, value: str) -> None:
     """Write one file of a group."""
-    descriptor = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CLOEXEC)
+    path = os.path.join(directory, name)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, value.encode())
+    except OSError as error:
+        error.filename = path
+        raise
     finally:
         os.close(descriptor)
