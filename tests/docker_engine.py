@@ -35,6 +35,7 @@ for path in /etc /usr/local/lib; do
     mkdir -p $layer/upper $layer/work
     mount -t overlay -o lowerdir=$path,upperdir=$layer/upper,workdir=$layer/work overlay $path
 done
+echo daemon:100000:65536 | tee /etc/subuid > /etc/subgid
 ip link set lo up
 $1 install docker --default --yes --config $0/daemon.json
 dockerd --config-file $0/daemon.json || exit
@@ -50,7 +51,7 @@ RUNTIMES = {
 class Docker:
     """A daemon of our own that knows woodfrog, an image of busybox and redis, and a client."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **more: str) -> None:
         self.directory = directory
         self.socket = directory / "socket"
         self._group = f"wf-docker-{os.getpid()}"
@@ -66,6 +67,7 @@ class Docker:
                 name: {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": [flag]}
                 for name, flag in RUNTIMES.items()
             },
+            **more,
         }
         (directory / "daemon.json").write_text(json.dumps(config))
         with (directory / "log").open("wb") as log:
@@ -166,8 +168,8 @@ class Docker:
         (It can't while the daemon still has the image that it carried: moby issue 42900.)
         """
         eventually(lambda: self.inspect(name, ".State.Status") == "exited", f"{name} has ended")
-        content = "io.containerd.content.v1.content/blobs/sha256"
-        carried = self.directory / "data/containerd/daemon" / content
+        data = Path(self("info", "--format={{.DockerRootDir}}").stdout.strip())
+        carried = data / "containerd/daemon/io.containerd.content.v1.content/blobs/sha256"
         eventually(lambda: not any(carried.iterdir()), "the image is not carried any more")
 
     def ends(self, name: str) -> int:
