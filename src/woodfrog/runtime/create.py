@@ -164,7 +164,7 @@ def _create(
     if "mount" not in spec.namespaces(config):
         _bind_root_on_host(container, undo)
     made = cgroups.make(groups)
-    undo.callback(cgroups.remove_directories, made)
+    undo.callback(cgroups.remove_made, made)
     if "unit" in groups:
         undo.callback(cgroups.remove, groups)  # systemd sets limits when there is a process
     else:

@@ -236,6 +236,24 @@ def remove_directories(paths: list[str]) -> None:
             continue
 
 
+def remove_made(made: list[str], *, patience: float = 10.0) -> None:
+    """Remove groups that were made for a container, once what was killed in them is gone."""
+    end = time.monotonic() + patience
+    for path in reversed(made):
+        # Those above the container's own may be in use by others.
+        own = not any(other.startswith(f"{path}/") for other in made)
+        while not _is_removed(path) and own and time.monotonic() < end:
+            time.sleep(0.002)
+
+
+def _is_removed(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    return True
+
+
 def read(directory: str, name: str) -> str:
     """Return what one file of a group says."""
     with open(os.path.join(directory, name), "rb", buffering=0) as file:
