@@ -69,8 +69,9 @@ def test_unified_settings_become_properties_where_there_are_some() -> None:
         ("CPUQuotaPerSecUSec", units.INFINITY),
         ("CPUWeight", 42),
         ("AllowedCPUs", b"\x02"),
-        ("OOMPolicy", "kill"),
     ]
+    assert units.of_start({"unified": unified}) == [("OOMPolicy", ("s", "kill"))]
+    assert units.of_start({}) == []
     for name, text in (("a/b.c", "1"), ("memory", "1"), ("memory.max", "much")):
         with pytest.raises(SpecError, match="unified resource"):
             properties({"unified": {name: text}}, 2)

@@ -41,6 +41,7 @@ def start(groups: Groups, pid: int, config: dict[str, Any], warn: Warn) -> None:
     properties = [
         *units.of_unit(groups["slice"], groups["unit"], pid, groups["version"]),
         *units.of_resources(resources, groups["version"], warn),
+        *units.of_start(resources),
         *unit_annotations.properties(config.get("annotations") or {}),
     ]
     with _connect() as systemd:

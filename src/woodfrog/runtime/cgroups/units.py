@@ -172,9 +172,15 @@ def _of_unified(unified: dict[str, str], warn: Warn) -> list[Property]:
             found += _weight(_number(name, value), idle, warn)
         elif name == "cpu.idle" and value == "1" and "cpu.weight" not in unified:
             found += _weight(None, {"idle": 1}, warn)
-        elif name == "memory.oom.group":
-            found.append(("OOMPolicy", ("s", "kill" if value == "1" else "continue")))
     return found
+
+
+def of_start(resources: Resources) -> list[Property]:
+    """Return what systemd takes only when it starts a unit."""
+    group = (resources.get("unified") or {}).get("memory.oom.group", "").strip()
+    if not group:
+        return []
+    return [("OOMPolicy", ("s", "kill" if group == "1" else "continue"))]
 
 
 def _number(name: str, text: str) -> int:
