@@ -78,8 +78,10 @@ class Containerd:
         script = f"mount -t tmpfs tmpfs {FIXED_PLACE} && ip link set lo up"
         script += ' && containerd --config "$0"; exit $?'
         with (directory / "log").open("wb") as log:
+            # It dies with us, and all that is in its pid namespace dies with it.
             self._holder = subprocess.Popen(
                 [
+                    *("setpriv", "--pdeathsig", "KILL"),
                     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
                     *("--mount-proc", "sh", "-c", script, str(config)),
                 ],

@@ -5,7 +5,15 @@ import subprocess
 from pathlib import Path
 
 from busybox import make_rootfs
-from containers import CGROUPS, REPOSITORY, Done, eventually, living_children, remove_cgroup
+from containers import (
+    CGROUPS,
+    REPOSITORY,
+    Done,
+    eventually,
+    is_gone,
+    living_children,
+    remove_cgroup,
+)
 
 IMAGE = "localhost/box"
 # The container's limits are none that a machine without CAP_SYS_RESOURCE couldn't set.
@@ -31,7 +39,7 @@ MAKERS = (("run",), ("pod", "create"))
 
 
 class Podman:
-    """The command line in a network and mount namespace of its own, with an image of busybox."""
+    """The command line in namespaces of its own, with an image of busybox."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -49,12 +57,18 @@ class Podman:
             "PATH": f"{programs}:{os.environ['PATH']}",
             "TMPDIR": str(directory),
         }
-        self._place = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--propagation", "private", "sleep", "infinity"],
+        # It dies with us, and all that is in its pid namespace dies with it.
+        self._holder = subprocess.Popen(
+            [
+                *("setpriv", "--pdeathsig", "KILL"),
+                *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
+                *("--mount-proc", "catatonit", "-P"),
+            ]
         )
-        ours = os.readlink("/proc/self/ns/mnt")
+        children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
+        self.init = int(eventually(children.read_text, "a place for podman"))
         eventually(
-            lambda: os.readlink(f"/proc/{self._place.pid}/ns/mnt") != ours, "namespaces for podman"
+            lambda: b"catatonit" in Path(f"/proc/{self.init}/cmdline").read_bytes(), "its mounts"
         )
 
     def prepare(self) -> None:
@@ -70,19 +84,17 @@ class Podman:
         made = next((count for count in (1, 2) if words[:count] in MAKERS), 0)
         if made:
             words = (*words[:made], f"--cgroup-parent=/{self._group}", *words[made:])
-        return [
-            *("nsenter", f"--net=/proc/{self._place.pid}/ns/net"),
-            f"--mount=/proc/{self._place.pid}/ns/mnt",
+        return self.beside(
             *("podman", "--root", f"{self.directory}/root", "--runroot", f"{self.directory}/run"),
             *("--tmpdir", f"{self.directory}/tmp", "--storage-driver", "overlay", *words),
-        ]
+        )
 
     def beside(self, *words: str) -> list[str]:
-        """Return the line that runs a command in podman's network."""
-        return ["nsenter", f"--net=/proc/{self._place.pid}/ns/net", *words]
+        """Return the line that runs a command where podman lives."""
+        return ["nsenter", f"--target={self.init}", "--net", "--mount", "--pid", *words]
 
     def inside(self, *words: str) -> str:
-        """Run a command in podman's network; returns what it wrote."""
+        """Run a command where podman lives; returns what it wrote."""
         command = self.beside(*words)
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -128,31 +140,15 @@ class Podman:
 
     def close(self) -> list[str]:
         """End everything; returns what is left nevertheless."""
-        self.remove_all()
-        self("image", "rm", "--force", "--all")
-        self._place.kill()
-        self._place.wait()
+        self._holder.kill()
+        self._holder.wait()
+
+        def has_ended() -> bool:
+            living_children()  # which may be ours by now, and nobody else's to reap
+            return is_gone(self.init)
+
+        eventually(has_ended, "the end of podman's processes")
         for group in CGROUPS.glob(f"*/{self._group}"):
             eventually(lambda group=group: remove_cgroup(group), f"the end of {group}")
-        ours = str(self.directory).encode()
-
-        def conmons() -> list[str]:
-            living_children()
-            return [line for line in _command_lines() if ours in line.encode()]
-
-        eventually(lambda: not conmons(), "the end of podman's processes")
-        return [
-            line
-            for line in Path("/proc/self/mountinfo").read_text().splitlines()
-            if str(self.directory) in line
-        ]
-
-
-def _command_lines() -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        except OSError:
-            continue
-    return found
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        return [line for line in mounts if str(self.directory) in line]
