@@ -6,13 +6,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from woodfrog.docker.client import Container, Docker
+from woodfrog.docker.telling import tell
 from woodfrog.errors import StateError, WoodfrogError
 
 # The runtime sees a container that we have paused; what it was before is for us to say.
@@ -105,7 +105,7 @@ def _call_runtime(
         told = [json.loads(line) for line in log]
     for line in told:
         if line["level"] == "warning":
-            sys.stderr.write(f"woodfrog: {line['msg']}\n")
+            tell(line["msg"])
     if done.returncode:
         errors = [line["msg"] for line in told if line["level"] == "error"]
         raise WoodfrogError(_AS_BEFORE.sub("", errors[-1] if errors else done.stderr.strip()))

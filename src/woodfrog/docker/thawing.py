@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from woodfrog.docker import checkpoints, files, options
 from woodfrog.docker.checkpoints import Checkpoint
 from woodfrog.docker.client import Container, Docker
+from woodfrog.docker.telling import tell
 from woodfrog.errors import StateError, UsageError, WoodfrogError
 from woodfrog.runtime import handover
 
@@ -122,7 +123,7 @@ def _pass_on_warnings(docker: Docker, container: Container) -> None:
     """Tell what the runtime has warned of, which docker keeps to itself."""
     running = docker.find(container.id)
     for warning in running.warnings() if running else ():
-        _say(warning)
+        tell(warning)
 
 
 def _check(docker: Docker, found: Checkpoint, container: Container) -> None:
@@ -141,9 +142,9 @@ def _check(docker: Docker, found: Checkpoint, container: Container) -> None:
     there = {mount["Destination"]: mount["Source"] for mount in container.told.get("Mounts") or []}
     for place, source in found.volumes.items():
         if place not in there:
-            _say(f"the frozen container had a volume at {place}: the new one needs --volume, too")
+            tell(f"the frozen container had a volume at {place}: the new one needs --volume, too")
         elif there[place] != source:
-            _say(
+            tell(
                 f"{place} is another volume than the frozen container's, with other contents"
                 " (--volumes-from gives the new one the same)"
             )
@@ -156,15 +157,11 @@ def _bring_files(
         return
     source = docker.container(wanted.source) if wanted.source else found.owner
     if source is None:
-        _say(
+        tell(
             "not kept: the files that the container had changed, which are not in its checkpoint"
             " (--files-from copies them from a container)"
         )
         return
     moved = source.id != container.id and files.move(source, container)
     if moved and source.status in ("running", "paused"):
-        _say(f"the changed files are those that container {source.name} has now: it runs on")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"woodfrog: {text}\n")
+        tell(f"the changed files are those that container {source.name} has now: it runs on")
