@@ -128,6 +128,7 @@ def test_annotations_become_properties() -> None:
     )
     assert found == [("CollectMode", ("s", "inactive")), ("TimeoutStopUSec", ("t", 2000000))]
     wrong = {"a1b": "1", "ab": "1", "Name": "[", "What": "", "Two": "1 2", "StopSec": "'a'"}
+    wrong |= {"Big": "5000000000", "Text": "string 5", "Number": "uint64 'a'", "Kind": "@z 5"}
     for name, text in wrong.items():
         with pytest.raises(SpecError, match=r"name incorrect|value parse error"):
             unit_annotations.properties({prefix + name: text})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+
 from woodfrog.errors import SpecError
+from woodfrog.runtime.cgroups import dbus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +47,8 @@ def properties(annotations: dict[str, str]) -> list[Property]:
             if name.endswith("Sec") and name[-4].islower():
                 # What unit files write in seconds is called USec, and counted so, on the bus.
                 name, kind, value = f"{name[:-3]}USec", "t", _microseconds(kind, value)
-        except ValueError as error:
+            dbus.put(bytearray(), "v", (kind, value))
+        except (ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
             raise SpecError(f"annotation {key}={text} value parse error: {error}") from None
         found.append((name, (kind, value)))
     return found
