@@ -33,6 +33,7 @@ from woodfrog.resources.files.base import ACCESS_MODE, FileRecord
 from woodfrog.resources.files.pty import PtyMaster
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.terminal import Terminal
+from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.known_files import KnownFile
 from woodfrog.resources.layer import Layer
 from woodfrog.resources.other_vdso import OtherVdso
@@ -216,6 +217,16 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
     return plan
 
 
+def _check_rights(file: UnixSocketFile, plan: Plan) -> None:
+    """Check that the files in flight in a queue can be sent."""
+    for one in file.rights:
+        carried = [plan.files.get(number) for number in one.files]
+        if not 0 <= one.message < len(file.queue) or len(carried) > 253:
+            raise ImageError("files are in flight with no message")
+        if any(other is None or other.late for other in carried):
+            raise ImageError("a file is in flight that the image lacks, or that comes too late")
+
+
 def _check_tree(plan: Plan) -> None:
     tids = [t.tid for p in plan.processes for t in p.threads] + [z.pid for z in plan.zombies]
     if len(set(tids)) != len(tids) or any(not 0 < tid < _HIGHEST_PID for tid in tids):
@@ -235,6 +246,8 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
     for file in plan.files.values():
         with while_(f"looking at file {file.id} of the image ({type(file).__name__})"):
             file.refuse_wider(bounds.bounding)
+            if isinstance(file, UnixSocketFile):
+                _check_rights(file, plan)
             if file.late:
                 file.refuse_holders(plan.holders(file.id), bounds.bounding)
     outside = tcp_socket.count_outside(

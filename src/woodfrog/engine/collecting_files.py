@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import struct
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.program import Program
 from woodfrog.resources import file_signals
 from woodfrog.resources.file_signals import FileSignals
-from woodfrog.resources.files import KINDS
+from woodfrog.resources.files import KINDS, unix_queue
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
 from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches
 from woodfrog.resources.process import Descriptor, Lock
@@ -31,51 +32,77 @@ class Files:
     def __init__(self, tree: Held) -> None:
         self._tables: dict[int, list[tuple[int, OpenFile, bool]]] = {}
         self._names = {process.pid: process.name for process in tree.processes}
-        self._numbers: dict[int, int] = {}
+        # Where files are that no process has.
+        self._where: dict[int, str] = {}
         self.files: list[OpenFile] = []
         self._signals: dict[int, list[FileSignals]] = defaultdict(list)
-        known: dict[tuple[object, ...], list[OpenFile]] = defaultdict(list)
+        self._known: dict[tuple[object, ...], list[OpenFile]] = defaultdict(list)
+        self._ours: list[int] = []
         for process in tree.processes:
-            self._tables[process.pid] = self._table(process, known)
+            self._tables[process.pid] = self._table(process)
+        for file in self.files:
+            # Those that are found may have others in their queues: the list grows.
+            if file.fdinfo.get("scm_fds", "0") != "0":
+                self._look_into(file)
+        for number, file in enumerate(self.files, 1):
+            file.number = number
 
-    def _table(
-        self, process: HeldProcess, known: dict[tuple[object, ...], list[OpenFile]]
-    ) -> list[tuple[int, OpenFile, bool]]:
+    def _table(self, process: HeldProcess) -> list[tuple[int, OpenFile, bool]]:
         table = []
         directory = os.fsencode(f"/proc/{process.pid}/fd")
         for number in sorted(map(int, os.listdir(directory))):
             target = os.readlink(b"%s/%d" % (directory, number))
             found = OpenFile(process.pid, number, target)
-            key = (target, found.flags, found.position, found.mnt_id, found.inode)
-            for other in known[key]:
-                pid, fd = other.holders[0]
-                if HERE.call(SYS.KCMP, pid, process.pid, _KCMP_FILE, fd, number) == 0:
-                    other.holders.append((process.pid, number))
-                    table.append((number, other, found.cloexec))
-                    break
-            else:
-                known[key].append(found)
-                self.files.append(found)
-                table.append((number, found, found.cloexec))
+            file = self._known_one(found)
+            if file is not found:
+                file.holders.append((process.pid, number))
+            table.append((number, file, found.cloexec))
         return table
+
+    def _known_one(self, found: OpenFile) -> OpenFile:
+        """Return the file that was found before and is the same, or else this one, from now on."""
+        key = (found.target, found.flags, found.position, found.mnt_id, found.inode)
+        for other in self._known[key]:
+            pid, fd = other.holders[0]
+            if HERE.call(SYS.KCMP, pid, found.pid, _KCMP_FILE, fd, found.fd) == 0:
+                return other
+        self._known[key].append(found)
+        self.files.append(found)
+        return found
+
+    def _look_into(self, file: OpenFile) -> None:
+        """Find the files that are in flight in the queue of a unix socket."""
+        pid = os.getpid()
+        with socket.socket(fileno=os.dup(file.descriptor)) as one:
+            messages = unix_queue.peek(one, "a unix socket", most=unix_queue.waiting(one))
+        for number, message in enumerate(messages):
+            for fd in message.descriptors:
+                target = os.readlink(os.fsencode(f"/proc/{pid}/fd/{fd}"))
+                found = self._known_one(OpenFile(pid, fd, target))
+                file.in_flight.setdefault(number, []).append(found)
+                if found.holders[0] == (pid, fd):
+                    self._where[id(found)] = f"in flight to {self._place(file)}"
+                    self._ours.append(fd)
+                else:
+                    os.close(fd)
+
+    def _place(self, file: OpenFile) -> str:
+        """Say where a file is, for people."""
+        pid, fd = file.holders[0]
+        return self._where.get(id(file)) or f"descriptor {fd} of {self._names[pid]}"
 
     def collect(self, world: World, obstacles: Obstacles) -> list[FileRecord]:
         """Read every file into its record."""
         records: list[FileRecord] = []
-        for number, file in enumerate(self.files, 1):
-            self._numbers[id(file)] = number
-            pid, fd = file.holders[0]
-            with obstacles.at(f"descriptor {fd} of {self._names[pid]}"):
+        for file in self.files:
+            with obstacles.at(self._place(file)):
                 self._look_at_signals(file, world)
-                if "scm_fds" in file.fdinfo and file.fdinfo["scm_fds"] != "0":
-                    raise UnsupportedResource("has descriptors in flight")
-                records.append(self._record(number, file, world))
+                records.append(self._record(file, world))
         by_number = {record.id: record for record in records}
         for file in self.files:
-            record = by_number.get(self._numbers[id(file)])
+            record = by_number.get(file.number)
             if isinstance(record, Epoll):
-                pid, fd = file.holders[0]
-                with obstacles.at(f"descriptor {fd} of {self._names[pid]}"):
+                with obstacles.at(self._place(file)):
                     watches = self._watches(file)
                     by_number[record.id] = msgspec.structs.replace(record, watches=watches)
         return [by_number[number] for number in sorted(by_number)]
@@ -94,10 +121,12 @@ class Files:
         """Return who gets signals from files that the process is the first to hold."""
         return self._signals[process.pid]
 
-    def _record(self, number: int, file: OpenFile, world: World) -> FileRecord:
+    def _record(self, file: OpenFile, world: World) -> FileRecord:
         for kind in KINDS:
             if kind.recognises(file, world):
-                return kind.collect(number, file, world)
+                if id(file) in self._where:
+                    _refuse_in_flight(kind, file)
+                return kind.collect(file.number, file, world)
         hint = ""
         if file.target.startswith(b"/dev/nvidia"):
             hint = "--cuda-checkpoint-path names NVIDIA's program that frees GPUs for a checkpoint"
@@ -114,12 +143,10 @@ class Files:
                     f"is an epoll that watches what was descriptor {number},"
                     " which no process of the container has any more; it cannot be saved yet"
                 )
-            watches.append(
-                Watch(descriptor=number, file=self._numbers[id(found)], events=events, data=data)
-            )
+            watches.append(Watch(descriptor=number, file=found.number, events=events, data=data))
         watched = {watch.file for watch in watches}
         for pid, _ in file.holders:
-            if watched <= {self._numbers[id(one)] for _, one, _ in self._tables[pid]}:
+            if watched <= {one.number for _, one, _ in self._tables[pid]}:
                 return watches
         raise UnsupportedResource(
             "is an epoll that watches files which no one process that has it has all;"
@@ -144,7 +171,7 @@ class Files:
         return [
             Descriptor(
                 number=number,
-                file=self._numbers[id(file)],
+                file=file.number,
                 cloexec=cloexec and number not in inherited,
             )
             for number, file, cloexec in self._tables[process.pid]
@@ -184,6 +211,8 @@ class Files:
         """Close our own descriptors."""
         for file in self.files:
             file.close()
+        for fd in self._ours:
+            os.close(fd)
 
 
 def _parse_lock(number: int, line: str) -> Lock:
@@ -205,3 +234,12 @@ def _parse_lock(number: int, line: str) -> Lock:
         start=start,
         length=0 if words[8] == "EOF" else int(words[8]) - start + 1,
     )
+
+
+def _refuse_in_flight(kind: type[FileRecord], file: OpenFile) -> None:
+    """Refuse what a process must hold to be made again whole, or what only processes have."""
+    is_tied = kind.connect is not FileRecord.connect or kind.late
+    if is_tied or any(line.startswith("lock:") for line in file.lines):
+        raise UnsupportedResource(
+            f"{os.fsdecode(file.target)} can be saved only while a process has it"
+        )

@@ -64,6 +64,7 @@ class World:
         self._with_paths: list[OpenFile] = []
         self.sockets = Sockets(init)
         self.pty_masters: set[str] = set()
+        self._sockets: dict[int, OpenFile] = {}
         self.terminals: dict[int, bytes] = {}
         self.own_terminal = _own_terminal(init)
         self.packet_pipes: set[int] = set()
@@ -109,7 +110,9 @@ class World:
             elif file.flags & O_TMPFILE == O_TMPFILE:
                 self._unnamed.add((file.stat.st_dev, file.stat.st_ino))
             elif file.target.startswith(b"socket:"):
-                self.sockets.inside.add(int(file.target[8:-1]))
+                inode = int(file.target[8:-1])
+                self.sockets.inside.add(inode)
+                self._sockets[inode] = file
             elif os.major(file.stat.st_rdev) in _PTS_MAJORS and file.mnt_id in self.mounts:
                 self.terminals[os.minor(file.stat.st_rdev)] = file.target
             if "tty-index" in file.fdinfo and file.mnt_id in self.mounts:
@@ -123,6 +126,10 @@ class World:
         """See the protocol."""
         is_outside = terminal in self.terminals and terminal != self.own_terminal
         return str(terminal) in self.pty_masters or is_outside
+
+    def open_socket(self, inode: int) -> OpenFile | None:
+        """See the protocol."""
+        return self._sockets.get(inode)
 
     def is_process(self, pid: int) -> bool:
         """See the protocol."""

@@ -51,6 +51,9 @@ class World(Protocol):
     def controls_sessions(self, terminal: int) -> bool:
         """Tell whether sessions can have this terminal, which is not the container's own."""
 
+    def open_socket(self, inode: int) -> "OpenFile | None":
+        """Return an open socket of the container by its inode."""
+
     def is_process(self, pid: int) -> bool:
         """Tell whether a process, or zombie, of the container has this id of the container's."""
 
@@ -97,6 +100,9 @@ class OpenFile:
         self.inode = int(self.fdinfo.get("ino", "0"))
         # Every descriptor that names this file: (pid as we see it, number).
         self.holders: list[tuple[int, int]] = [(pid, fd)]
+        # Its id in the image; files in the queue of a unix socket, by the number of the message.
+        self.number = 0
+        self.in_flight: dict[int, list[OpenFile]] = {}
 
     @property
     def link(self) -> str:

@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Callable
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
@@ -72,11 +73,15 @@ class Unfinished:
         self.bound: dict[bytes, None] = {}
         # Mode and owner; those of unlinked paths have mode 0.
         self.paths: dict[bytes, tuple[int, tuple[int, int]]] = {}
+        # What fills queues with files, which must all stand.
+        self.fills: list[Callable[[Making], None]] = []
         # Those that are connected to a name: file, own name, and that name.
         self.datagrams: list[tuple[int, bytes, bytes]] = []
 
     def finish(self, making: Making) -> None:
-        """Connect datagram sockets, and give paths their mode and owner."""
+        """Send files, connect datagram sockets, and give paths their mode and owner."""
+        for fill in self.fills:
+            fill(making)
         program = making.program
         waiting = self.datagrams
         while waiting:

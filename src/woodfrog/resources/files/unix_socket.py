@@ -4,8 +4,7 @@ import os
 import select
 import socket
 import stat
-import struct
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Self
 
 from woodfrog.errors import UnsupportedResource
@@ -13,13 +12,12 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN, UnixSocket
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import socket_options, unix_names
+from woodfrog.resources.files import socket_options, unix_names, unix_queue
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
 from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.unix_queue import Rights
 
-_SO_PEEK_OFF = 42
 _LARGE_BUFFER = 1 << 26
-_MOST_EMPTY = 64
 _PIECE = 512
 
 
@@ -28,8 +26,9 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     `accepted` if it shares its name with a listener or with others that were accepted there;
     `peer_name` is what it is connected to. `queue` is what waits to be read, in one piece for a
-    stream; `takes_more` if it can be written to; `reset` if its peer was outside, and it is
-    restored as closed by it; `broken` if its peer was closed without having read all.
+    stream, and `rights` the files in flight with it; `takes_more` if it can be written to; `reset`
+    if its peer was outside, and it is restored as closed by it; `broken` if its peer was closed
+    without having read all.
     """
 
     type: int
@@ -48,6 +47,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     reset: bool
     broken: bool
     options: list[Option]
+    rights: list[Rights] = []
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -88,7 +88,9 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 )
             queue = []
             if not (listening or outside or (broken and not found.queued)):
-                queue = _peek(one, found.type, what, most=found.queued if broken else 0)
+                messages = unix_queue.peek(one, what, most=found.queued if broken else 0)
+                unix_queue.close(messages)
+                queue = [message.data for message in messages]
         if datagrams and found.peer and not outside:
             _refuse_lost_peer(what, peer_name, mutual, world.sockets.unix(found.peer), world)
             # Datagram sockets with names find each other by these.
@@ -116,6 +118,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             reset=outside,
             broken=broken,
             options=options,
+            rights=[] if outside else _rights(file, queue, found, world),
         )
 
     @property
@@ -160,16 +163,22 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             program.call(SYS.LISTEN, fd, self.backlog)
             making.share(unix_names.listener(self.type, self.name), fd)
             return fd
-        if self.queue:
+        if self.rights:
+            unix_names.unfinished(making).fills.append(self._finish_single)
+        else:
             _requeue(program, fd, self)
-        _shut_down(program, fd, self.shutdown)
+            _shut_down(program, fd, self.shutdown)
         if self.peer_name and not self.reset:
             unix_names.unfinished(making).datagrams.append((self.id, self.name, self.peer_name))
         return fd
 
+    def _finish_single(self, making: Making) -> None:
+        """Fill the queue when all files stand, and can be sent."""
+        _requeue(making.program, making.files[self.id], self, making.files)
+        _shut_down(making.program, making.files[self.id], self.shutdown)
+
     def _restore_end(self, making: Making) -> int:
         """Make this end of a connection, or take it if the other end was made before."""
-        program = making.program
         key = ("unix", self.pair)
         waiting = making.shared(key) if self.pair else None
         if waiting is None:
@@ -178,16 +187,29 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 # All else follows when the other end is known.
                 making.share(key, (theirs, ours, self))
                 return ours
-            self._fill(making, ours, theirs, sender_takes_more=True)
-            if self.broken:
-                program.call(SYS.SENDTO, ours, b"-", 1, socket.MSG_DONTWAIT, 0, 0)
-            socket_options.restore(program, ours, self.options, force=making.may_force_buffers)
-            _shut_down(program, ours, self.shutdown)
-            self._bind_datagrams(making, ours)
-            syscalls.close(program, theirs)
+            if self.rights:
+                making.share(("unix peer", self.id), making.spare(theirs))
+                unix_names.unfinished(making).fills.append(self._finish_late)
+            else:
+                self._finish(making, ours, theirs, sender_takes_more=True)
+                syscalls.close(making.program, theirs)
             return ours
         making.share(key, None)
         return self._join(making, *waiting)
+
+    def _finish_late(self, making: Making) -> None:
+        """Finish an end whose other end is not saved, when all files stand, and can be sent."""
+        theirs = making.shared(("unix peer", self.id))
+        self._finish(making, making.files[self.id], theirs, sender_takes_more=True)
+
+    def _finish(self, making: Making, ours: int, theirs: int, *, sender_takes_more: bool) -> None:
+        program = making.program
+        self._fill(making, ours, theirs, sender_takes_more=sender_takes_more)
+        if self.broken:
+            program.call(SYS.SENDTO, ours, b"-", 1, socket.MSG_DONTWAIT, 0, 0)
+        socket_options.restore(program, ours, self.options, force=making.may_force_buffers)
+        _shut_down(program, ours, self.shutdown)
+        self._bind_datagrams(making, ours)
 
     def _connected(self, making: Making) -> tuple[int, int]:
         """Make both ends, with their names, as far as these are the container's own."""
@@ -214,6 +236,17 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     def _join(self, making: Making, ours: int, theirs: int, other: Self) -> int:
         """Complete a pair whose other end is `other`."""
+        if self.rights or other.rights:
+
+            def finish(making: Making) -> None:
+                self._finish_both(making, making.files[self.id], making.files[other.id], other)
+
+            unix_names.unfinished(making).fills.append(finish)
+        else:
+            self._finish_both(making, ours, theirs, other)
+        return ours
+
+    def _finish_both(self, making: Making, ours: int, theirs: int, other: Self) -> None:
         program = making.program
         self._fill(making, ours, theirs, sender_takes_more=other.takes_more)
         other._fill(making, theirs, ours, sender_takes_more=self.takes_more)
@@ -221,7 +254,25 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             socket_options.restore(program, fd, end.options, force=making.may_force_buffers)
             _shut_down(program, fd, end.shutdown)
             end._bind_datagrams(making, fd)
-        return ours
+
+    def send(
+        self,
+        program: Program,
+        sender: int,
+        number: int,
+        files: Mapping[int, int],
+        address: bytes = b"",
+    ) -> None:
+        """Send a message of the queue; `files` has the stub's descriptors of those in flight."""
+        data = self.queue[number]
+        carried: list[int] = []
+        for one in self.rights:
+            if one.message == number:
+                carried = [files[file] for file in one.files]
+                if one.at_end and len(data) > 1:
+                    unix_queue.send(program, sender, data[:-1])
+                    data = data[-1:]
+        unix_queue.send(program, sender, data, files=carried, address=address)
 
     def _fill(self, making: Making, ours: int, theirs: int, *, sender_takes_more: bool) -> None:
         """Queue what waits at this end: it was sent by the other."""
@@ -229,15 +280,15 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             return
         program, force = making.program, making.may_force_buffers
         _set_send_buffer(program, theirs, _LARGE_BUFFER, force=force)
-        packets: Iterable[bytes] = self.queue
-        if self.type == socket.SOCK_STREAM and not sender_takes_more:
+        if self.type == socket.SOCK_STREAM and not sender_takes_more and not self.rights:
             # Many small pieces take as much of the sender's buffer as the original ones did or
             # more: it stays full.
             data = b"".join(self.queue)
-            packets = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
-        for packet in packets:
-            sent = program.call(SYS.SENDTO, theirs, packet, len(packet), socket.MSG_DONTWAIT, 0, 0)
-            program.expect(sent, len(packet))
+            for at in range(0, len(data), _PIECE):
+                unix_queue.send(program, theirs, data[at : at + _PIECE])
+        else:
+            for number in range(len(self.queue)):
+                self.send(program, theirs, number, making.files)
         with socket.socket(socket.AF_UNIX, self.type) as fresh:
             usual = fresh.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
             _set_send_buffer(program, theirs, usual, force=force)
@@ -283,67 +334,25 @@ def _refuse_lost_peer(
         )
 
 
-def _peek(one: socket.socket, kind: int, what: str, *, most: int) -> list[bytes]:
-    """Read what waits at a socket and leave it there.
-
-    If it has an error, `most` is how much waits: reading on would take the error.
-    """
-    packets: list[bytes] = []
-    empty = 0
-    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
-    offset = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
-    one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
-    try:
-        while True:
-            try:
-                data, rights, _, address = one.recvmsg(
-                    1 << 20, socket.CMSG_SPACE(253 * 4), flags | socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                break
-            except OSError:
-                break  # not connected: nothing can wait
-            if _close_received(rights):
-                raise UnsupportedResource(
-                    f"descriptors are in flight in the queue of {what}, which cannot be saved yet"
-                )
-            if not data and kind == socket.SOCK_STREAM:
-                break  # the other end is closed
-            empty = empty + 1 if not data else 0
-            if empty > _MOST_EMPTY:
-                break  # likewise
-            if address and kind == socket.SOCK_DGRAM:
-                raise UnsupportedResource(
-                    f"{what} has datagrams of senders with names, which cannot be saved yet"
-                )
-            packets.append(data)
-            if most and sum(map(len, packets)) >= most:
-                break
-    finally:
-        one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset)
-    while kind == socket.SOCK_SEQPACKET and packets and not packets[-1]:
-        # A closed end looks like empty messages without end.
-        packets.pop()
-    return [b"".join(packets)] if kind == socket.SOCK_STREAM and packets else packets
+def _rights(file: OpenFile, queue: list[bytes], found: UnixSocket, world: World) -> list[Rights]:
+    at_end = False
+    if file.in_flight and found.type == socket.SOCK_STREAM:
+        sender = world.open_socket(found.peer)
+        at_end = sender is not None and not unix_queue.are_whole(queue, sender.descriptor)
+    return [
+        Rights(message=number, files=[one.number for one in carried], at_end=at_end)
+        for number, carried in file.in_flight.items()
+    ]
 
 
-def _close_received(rights: list[tuple[int, int, bytes]]) -> bool:
-    found = False
-    for level, kind, data in rights:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            found = True
-            for (fd,) in struct.iter_unpack("<i", data[: len(data) // 4 * 4]):
-                os.close(fd)
-    return found
-
-
-def _requeue(program: Program, fd: int, record: UnixSocketFile) -> None:
+def _requeue(
+    program: Program, fd: int, record: UnixSocketFile, files: Mapping[int, int] | None = None
+) -> None:
     """Send datagrams without a sender's name to a socket that has only a name of its own."""
+    if not record.queue:
+        return
     sender = program.call(SYS.SOCKET, socket.AF_UNIX, record.type, 0)
     address = unix_names.address_of(record.name)
-    for packet in record.queue:
-        sent = program.call(
-            SYS.SENDTO, sender, packet, len(packet), socket.MSG_DONTWAIT, address, len(address)
-        )
-        program.expect(sent, len(packet))
+    for number in range(len(record.queue)):
+        record.send(program, sender, number, files or {}, address)
     syscalls.close(program, sender)

@@ -1,0 +1,160 @@
+"""What waits at a unix socket: data, in its pieces, and files in flight (unix(7), SCM_RIGHTS)."""
+
+import array
+import fcntl
+import os
+import socket
+import struct
+import termios
+from typing import NamedTuple
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.image.record import Part
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote.program import Program
+
+_SO_PEEK_OFF, _SO_SNDBUFFORCE = 42, 32
+_LARGE_BUFFER = 1 << 26
+_MOST_EMPTY = 64
+_MOST_RIGHTS = 253  # SCM_MAX_FD
+_READ_AT_ONCE = 1 << 20
+
+
+class Message(NamedTuple):
+    """A piece that keeps its bounds, and descriptors of ours for the files that it carries."""
+
+    data: bytes
+    descriptors: list[int]
+
+
+class Rights(Part, frozen=True):
+    """The files, by their ids, that the message with this number in a queue carries.
+
+    `at_end`: they came with some later part of it, so that its last byte has them.
+    """
+
+    message: int
+    files: list[int]
+    at_end: bool
+
+
+def peek(one: socket.socket, what: str, *, most: int = 0) -> list[Message]:
+    """Read what waits at a socket and leave it there.
+
+    If it has an error, `most` is how much waits: reading on would take the error.
+    """
+    messages: list[Message] = []
+    empty = 0
+    before = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+        while True:
+            try:
+                data, descriptors, address = _look(one, _READ_AT_ONCE)
+            except OSError:
+                break  # nothing more, or not connected: then nothing can wait
+            message = Message(data, descriptors)
+            if one.type == socket.SOCK_STREAM and not data:
+                break  # the other end is closed
+            messages.append(message)
+            empty = empty + 1 if not data and not descriptors else 0
+            if empty > _MOST_EMPTY:
+                break  # likewise
+            if address and one.type == socket.SOCK_DGRAM:
+                raise UnsupportedResource(
+                    f"{what} has datagrams of senders with names, which cannot be saved yet"
+                )
+            if most and sum(len(message.data) for message in messages) >= most:
+                break
+    except UnsupportedResource:
+        close(messages)
+        raise
+    finally:
+        one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, before)
+    while one.type == socket.SOCK_SEQPACKET and messages and messages[-1] == (b"", []):
+        # A closed end looks like empty messages without end.
+        messages.pop()
+    return _joined(messages) if one.type == socket.SOCK_STREAM else messages
+
+
+def close(messages: list[Message]) -> None:
+    """Close the descriptors of what was found."""
+    for message in messages:
+        for fd in message.descriptors:
+            os.close(fd)
+
+
+def _look(one: socket.socket, length: int) -> tuple[bytes, list[int], object]:
+    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    data, ancillary, _, address = one.recvmsg(length, socket.CMSG_SPACE(_MOST_RIGHTS * 4), flags)
+    descriptors: list[int] = []
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors += struct.unpack(f"<{len(content) // 4}i", content[: len(content) & -4])
+    return data, descriptors, address
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """Make one piece of neighbours in a stream that carry no files."""
+    joined: list[Message] = []
+    for message in messages:
+        if joined and not message.descriptors and not joined[-1].descriptors:
+            joined[-1] = Message(joined[-1].data + message.data, [])
+        else:
+            joined.append(message)
+    return joined
+
+
+def are_whole(pieces: list[bytes], sender: int) -> bool:
+    """Tell whether each piece of a stream, the queue of `sender`'s peer, was sent as one.
+
+    Pieces end where files are in flight, but nothing tells where they begin. Queues take as much
+    of the sender's buffer as they are divided: so the same is sent once more, to compare.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _LARGE_BUFFER)
+        for piece in pieces:
+            ours.sendall(piece)
+        return _taken(ours.fileno()) == _taken(sender)
+
+
+def _taken(fd: int) -> int:
+    return _number(fd, termios.TIOCOUTQ)
+
+
+def waiting(one: socket.socket) -> int:
+    """Return how many bytes wait at a stream; 0 for others."""
+    return _number(one.fileno(), termios.FIONREAD) if one.type == socket.SOCK_STREAM else 0
+
+
+def _number(fd: int, request: int) -> int:
+    found = array.array("i", [0])
+    fcntl.ioctl(fd, request, found)
+    return found[0]
+
+
+def send(
+    program: Program, fd: int, data: bytes, *, files: list[int] | None = None, address: bytes = b""
+) -> None:
+    """Send a message, perhaps with descriptors of the task, and to an address."""
+    if not files:
+        sent = program.call(
+            SYS.SENDTO, fd, data, len(data), socket.MSG_DONTWAIT, address or 0, len(address)
+        )
+        program.expect(sent, len(data))
+        return
+    rights = struct.pack(f"<QiI{len(files)}i", 16 + 4 * len(files), 1, socket.SCM_RIGHTS, *files)
+    vector = struct.pack("<2Q", program.address_of(data), len(data))
+    header = struct.pack(
+        "<QIxxxxQQQQi",
+        program.address_of(address) if address else 0,
+        len(address),
+        program.address_of(vector),
+        1,
+        program.address_of(rights),
+        len(rights),
+        0,
+    )
+    sent = program.call(SYS.SENDMSG, fd, header, socket.MSG_DONTWAIT)
+    program.expect(sent, len(data))
