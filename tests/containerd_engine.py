@@ -13,13 +13,12 @@ import pytest
 
 from busybox import make_rootfs
 from containers import (
-    CGROUPS,
     REPOSITORY,
     Done,
     eventually,
     is_gone,
     living_children,
-    remove_cgroup,
+    remove_cgroups,
 )
 from cri_client import CriClient
 from terminals import Terminal, in_a_terminal
@@ -53,7 +52,7 @@ class Containerd:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.group = f"/wf-containerd-{os.getpid()}"
+        self.group = f"wf-containerd-{os.getpid()}"
         self._made = not FIXED_PLACE.exists()
         if self._made:
             FIXED_PLACE.mkdir()
@@ -139,7 +138,7 @@ class Containerd:
 
     def flags(self, name: str) -> tuple[str, str]:
         """Return the flags that every container is run with."""
-        return f"--runc-binary={RUNTIME}", f"--cgroup={self.group}/{name}"
+        return f"--runc-binary={RUNTIME}", f"--cgroup=/{self.group}/{name}"
 
     def terminal(self, *words: str) -> AbstractContextManager[Terminal]:
         """Run the client in a terminal."""
@@ -176,8 +175,7 @@ class Containerd:
         self._holder.wait()
         eventually(lambda: is_gone(init), "the end of containerd")
         living_children()  # which may be ours by now, and nobody else's to reap
-        for group in CGROUPS.glob(f"*{self.group}"):
-            eventually(lambda group=group: remove_cgroup(group), f"the end of {group}")
+        remove_cgroups(self.group)
         if self._made:
             FIXED_PLACE.rmdir()
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()

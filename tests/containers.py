@@ -55,14 +55,19 @@ def is_gone(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] in "ZX"
 
 
-def remove_cgroup(group: Path) -> bool:
-    """Remove a cgroup and those in it; tell whether that was possible."""
-    try:
-        for directory, _, _ in os.walk(group, topdown=False):
-            os.rmdir(directory)
-    except OSError:
-        return False
-    return True
+def remove_cgroups(name: str) -> None:
+    """Remove the cgroups of this name, in v2's hierarchy and all of v1's, and those in them."""
+
+    def removed() -> bool:
+        try:
+            for group in (*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")):
+                for directory, _, _ in os.walk(group, topdown=False):
+                    os.rmdir(directory)
+        except OSError:
+            return False
+        return True
+
+    eventually(removed, f"the end of the cgroups {name}")
 
 
 class Container:

@@ -14,13 +14,12 @@ import pytest
 
 from busybox import make_rootfs
 from containers import (
-    CGROUPS,
     REPOSITORY,
     Done,
     eventually,
     is_gone,
     living_children,
-    remove_cgroup,
+    remove_cgroups,
 )
 from terminals import Terminal, in_a_terminal
 
@@ -208,8 +207,7 @@ class Docker:
         self._holder.wait()
         eventually(lambda: is_gone(init), "the end of the daemon")
         living_children()  # which may be ours by now, and nobody else's to reap
-        for group in CGROUPS.glob(f"*/{self._group}"):
-            eventually(lambda group=group: remove_cgroup(group), f"the end of {group}")
+        remove_cgroups(self._group)
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return [line for line in mounts if str(self.directory) in line]
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from busybox import make_rootfs
 from containers import (
-    CGROUPS,
     REPOSITORY,
     Done,
     eventually,
     is_gone,
     living_children,
-    remove_cgroup,
+    remove_cgroups,
 )
 
 IMAGE = "localhost/box"
@@ -148,7 +147,6 @@ class Podman:
             return is_gone(self.init)
 
         eventually(has_ended, "the end of podman's processes")
-        for group in CGROUPS.glob(f"*/{self._group}"):
-            eventually(lambda group=group: remove_cgroup(group), f"the end of {group}")
+        remove_cgroups(self._group)
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return [line for line in mounts if str(self.directory) in line]

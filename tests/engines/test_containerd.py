@@ -117,7 +117,7 @@ def pod(containerd: Containerd, logs: Path, *, network: int = 0, host: str = "po
         2: host,
         3: str(logs),
         # In Linux: the cgroup, and in its security context the modes of network and pids.
-        8: {1: f"{containerd.group}/pod", 2: {1: {1: network, 2: CONTAINER}}},
+        8: {1: f"/{containerd.group}/pod", 2: {1: {1: network, 2: CONTAINER}}},
     }
 
 
