@@ -1,6 +1,7 @@
 """Control groups: on this machine, and the file logic of both versions on recorded trees."""
 
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -184,3 +185,31 @@ def test_v2_devices_are_limited_by_a_program() -> None:
 
 def _is_v2(path: Path) -> bool:
     return (path / "cgroup.controllers").exists()
+
+
+def test_network_classes_and_priorities(
+    woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path
+) -> None:
+    if "net_cls\t" not in Path("/proc/cgroups").read_text():
+        pytest.skip("this kernel has no net_cls")
+    bundle = make_bundle("touch /work/up; exec sleep 1000")
+    bundle.config["linux"]["cgroupsPath"] = "/oci-network"
+    bundle.config["linux"]["resources"] = {
+        "network": {"classID": 0x100001, "priorities": [{"name": "lo", "priority": 3}]}
+    }
+    bundle.save()
+    command = shlex.join(woodfrog.command())
+    # The hierarchy goes with its last mount, which only this shell sees, once it has no groups.
+    script = f"""
+        mount --make-rprivate /; mkdir net; mount -t cgroup -o net_cls,net_prio none net
+        {command} run --bundle {bundle.directory} network &
+        until [ -e {bundle.work}/up ] || ! kill -0 $!; do sleep 0.01; done
+        cd net/oci-network && cat net_cls.classid && grep lo net_prio.ifpriomap; cd ../..
+        {command} kill network KILL; wait; ls -d net/oci-network
+        until grep -qP "^net_cls\\t\\d+\\t1\\t" /proc/cgroups; do sleep 0.01; done; umount net
+    """
+    shell = ["unshare", "--mount", "sh", "-c", script]
+    done = subprocess.run(
+        shell, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    assert done.stdout == "1048577\nlo 3\n", done.stderr
