@@ -18,6 +18,8 @@ from woodfrog.resources.files import inet, socket_options, tcp_connection
 
 pytestmark = needs("command gcc")
 
+# The headers of Debian 12 are those of Linux 6.1: set_mempolicy_home_node is their last call.
+NEWER_THAN_HEADERS = 451
 NUMBERS = {name: value for name, value in vars(SYS).items() if name.isupper()}
 
 # C expression: ours. Those whose macro the headers don't have are left out.
@@ -326,7 +328,9 @@ def test_call_numbers_are_those_of_the_headers(tmp_path: Path) -> None:
     told = told_by_c(tmp_path, "#include <stdio.h>\n#include <asm/unistd_64.h>\n", expressions)
     ours = {f"__NR_{name.lower()}": value for name, value in NUMBERS.items()}
     assert told == {name: ours[name] for name in told}
-    assert len(told) >= len(ours) - 15  # calls that are newer than the headers
+    newer = {name for name, value in ours.items() if value >= NEWER_THAN_HEADERS}
+    # (Two calls of the kernel's own got numbers that had been left free.)
+    assert ours.keys() - told.keys() <= newer | {"__NR_uretprobe", "__NR_uprobe"}
 
 
 @pytest.mark.parametrize(
@@ -340,7 +344,7 @@ def test_numbers_of_other_ways_into_the_kernel_are_those_of_the_headers(
     start = f"#include <stdio.h>\n#define __X32_SYSCALL_BIT {1 << 30}\n"
     told = told_by_c(tmp_path, f"{start}#include <asm/{header}.h>\n", expressions)
     assert told == {name: table[name[5:]] | bit for name in told}
-    assert len(told) >= len(table) - 3
+    assert all(table[name] >= NEWER_THAN_HEADERS for name in table if f"__NR_{name}" not in told)
 
 
 def test_each_number_has_one_name() -> None:

@@ -27,6 +27,7 @@ int main(void) {
 		expect(one(getpid(), 7, getpid(), 900), "the child's two are two");
 		expect(read(7, byte, 1) == 1 && byte[0] == '2', "the child reads %s", byte);
 		expect(read(500, byte, 8) == 4, "the pipe gives nothing to the child");
+		wait_for("compared");
 		_exit(0);
 	}
 	nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
@@ -35,6 +36,7 @@ int main(void) {
 	must(write(ends[1], "pipe", 4));
 	expect(one(getpid(), file, child, 900) && one(getpid(), 900, child, 7), "parent and child have two");
 	expect(one(getpid(), again, child, 1000), "of the second open too");
+	say("compared");
 	expect(one(getpid(), file, getpid(), copy) && !one(getpid(), file, getpid(), again), "what is one here has changed");
 	join(child);
 	expect(read(copy, byte, 1) == 1 && byte[0] == '3', "after the child, the parent reads %s", byte);
