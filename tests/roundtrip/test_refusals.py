@@ -129,7 +129,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
 @pytest.mark.parametrize(
     ("program", "named"),
     [
-        ("clone.c files", "shares its descriptor table with its parent"),
+        ("clone.c memory", "shares its memory with its parent"),
         ("clone.c namespace", "has a child in another pid namespace"),
         ("unnamed_peer.c", "connected to a datagram socket without a name"),
     ],

@@ -136,6 +136,11 @@ class Plan:
         return {one.pid for one in self.processes if any(d.file == file for d in one.descriptors)}
 
     @property
+    def has_sharers(self) -> bool:
+        """Tell whether processes share their descriptors or directory with their parents."""
+        return any(one.shares_descriptors or one.shares_directory for one in self.processes)
+
+    @property
     def written_by_mapping(self) -> set[int]:
         """Return the ids of what a shared mapping may write to."""
         mappings = (mapping for process in self.processes for mapping in process.memory.mappings)
@@ -282,6 +287,10 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
             sysv_memory.check_mapping(mapping, plan.segments)
     if not nameless <= {0, *plan.shared, *plan.deleted}:
         raise ImageError(f"{who} has shared memory or deleted files that the image lacks")
+    if process.shares_descriptors and process.descriptors:
+        raise ImageError(f"{who} has descriptors of its own and of its parent")
+    if process.parent == 0 and (process.shares_descriptors or process.shares_directory):
+        raise ImageError(f"{who} shares what nobody has")
     numbers = [descriptor.number for descriptor in process.descriptors]
     if len(set(numbers)) != len(numbers) or any(
         not 0 <= number < _MOST_DESCRIPTORS for number in numbers

@@ -4,7 +4,7 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.making_files import Making
@@ -45,8 +45,15 @@ class Body:
     """
 
     def __init__(
-        self, record: Process, stub: Stub, profile: bytes | None, other_vdso: OtherVdso | None
+        self,
+        record: Process,
+        stub: Stub,
+        profile: bytes | None,
+        other_vdso: OtherVdso | None,
+        *,
+        waits_for_others: bool,
     ) -> None:
+        self._waits_for_others = waits_for_others
         self._profile = profile
         self._other_vdso = other_vdso
         self._vdso_text = b""
@@ -67,7 +74,8 @@ class Body:
         """Set the making of descriptors, mappings and memory going."""
         record, program = self.record, self.stub.program()
         high = making.high
-        syscalls.close_range(program, 0, high - 1)
+        if not record.shares_descriptors:
+            syscalls.close_range(program, 0, high - 1)
         for descriptor in record.descriptors:
             made = making.files.get(descriptor.file)
             if made is not None:  # else it comes later
@@ -89,11 +97,26 @@ class Body:
         memory.protect(program, space.mappings, space.pages)
         executable = space.executable_object
         memory_fields.restore_fields(program, space, making.objects.get(executable))
-        process.restore_directories(program, record, making.memory_object)
-        syscalls.close_range(program, high, 0xFFFFFFFF)
+        if not self._waits_for_others:
+            self._leave_stub_behind(program, making)
         with while_(f"making the memory of {self.name}"):
             self.stub.start(program)
         self._running = program
+
+    def _leave_stub_behind(self, program: Program, making: Making) -> None:
+        """Go to the working directory, and close what only stubs need."""
+        if not self.record.shares_directory:
+            process.restore_directories(program, self.record, making.memory_object)
+        if not self.record.shares_descriptors:
+            syscalls.close_range(program, making.high, 0xFFFFFFFF)
+
+    def leave_stub_behind(self, making: Making) -> None:
+        """Do that when all have what they need, if some share their descriptors or directory."""
+        if self._waits_for_others:
+            program = self.stub.program()
+            self._leave_stub_behind(program, making)
+            with while_(f"restoring the directories of {self.name}"):
+                self.stub.run(program)
 
     def finish(self) -> None:
         """Wait until that is done."""
@@ -262,6 +285,30 @@ class Body:
         program.may_fail(program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group))
         program.may_fail(program.call(SYS.CLOSE, terminal))
         self.stub.run(program)
+
+
+def fill(
+    bodies: Iterable[Body],
+    making: Making,
+    segments: Mapping[int, Segment],
+    pages: int,
+    base: int,
+) -> None:
+    """Make descriptors, mappings and memory of all processes, side by side.
+
+    Those that share a table of descriptors come after its owner, one by one: each opens files.
+    """
+    owners = [body for body in bodies if not body.record.shares_descriptors]
+    for body in owners:
+        body.start(making, segments, pages, base)
+    for body in owners:
+        body.finish()
+    for body in bodies:
+        if body.record.shares_descriptors:
+            body.start(making, segments, pages, base)
+            body.finish()
+    for body in bodies:
+        body.leave_stub_behind(making)
 
 
 def connect_files(plan: Plan, bodies: Mapping[int, Body]) -> None:

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cmp_to_key
+from itertools import pairwise
 from typing import Any
 
 from woodfrog.engine.collecting_files import Files
@@ -14,7 +16,15 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.held import Held, HeldProcess, HeldTask, Zombie
+from woodfrog.remote.held import (
+    KCMP_FILES,
+    KCMP_FS,
+    KCMP_VM,
+    Held,
+    HeldProcess,
+    HeldTask,
+    Zombie,
+)
 from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
@@ -82,7 +92,9 @@ def refuse_other_namespaces(tree: Held, init: int, obstacles: Obstacles) -> None
 
 
 def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
-    """Refuse what fork and pthread_create don't make: processes that share more, threads less."""
+    """Note what processes share with their parents by clone(2), and refuse what else is shared."""
+    for kind, what in _SHARED_BY_CLONE:
+        _note_shared(tree, obstacles, kind, what)
     held_pids = {one.pid for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
     for one in tree.processes:
         if one.has_kernel_threads:
@@ -92,13 +104,6 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
                     " which cannot be saved yet"
                 )
         with obstacles.at(one.name):
-            parent = one.leader.stat.parent
-            if parent in held_pids:
-                for kind, what in _SHARED_BY_CLONE:
-                    if _same(kind, parent, one.pid):
-                        raise UnsupportedResource(
-                            f"shares its {what} with its parent, which cannot be saved yet"
-                        )
             for task in one.tasks:
                 for kind, what in _SHARED_BY_CLONE[1:]:
                     if task is not one.leader and not _same(kind, one.pid, task.pid):
@@ -115,11 +120,45 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
 
 
 # What kcmp(2) calls them, and people.
-_SHARED_BY_CLONE = ((1, "memory"), (2, "descriptor table"), (3, "working directory and umask"))
+_SHARED_BY_CLONE = (
+    (KCMP_VM, "memory"),
+    (KCMP_FILES, "descriptor table"),
+    (KCMP_FS, "working directory and umask"),
+)
+
+
+def _note_shared(tree: Held, obstacles: Obstacles, kind: int, what: str) -> None:
+    by_pid = {one.pid: one for one in tree.processes}
+    alone: list[HeldProcess] = []
+    for one in tree.processes:
+        parent = by_pid.get(one.leader.stat.parent)
+        if parent is None or not _same(kind, parent.pid, one.pid):
+            alone.append(one)
+        elif kind == KCMP_VM:
+            with obstacles.at(one.name):
+                raise UnsupportedResource(
+                    f"shares its {what} with its parent, which cannot be saved yet"
+                )
+        else:
+            one.shares.add(kind)
+    # kcmp(2) puts them in an order, in which those that share are neighbours.
+    order = {0: 0, 1: -1, 2: 1}
+    alone.sort(key=cmp_to_key(lambda one, two: order[_compare(kind, one.pid, two.pid)]))
+    for one, two in pairwise(alone):
+        if _same(kind, one.pid, two.pid):
+            with obstacles.at(two.name):
+                raise UnsupportedResource(
+                    f"shares its {what} with {one.name}, which is not its parent;"
+                    " that cannot be saved yet"
+                )
+
+
+def _compare(kind: int, one: int, other: int) -> int:
+    return HERE.call(SYS.KCMP, one, other, kind, 0, 0)
 
 
 def _same(kind: int, one: int, other: int) -> bool:
-    return HERE.call(SYS.KCMP, one, other, kind, 0, 0) == 0
+    return _compare(kind, one, other) == 0
 
 
 def collect_processes(
@@ -186,6 +225,8 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         stop_heard=False,
         directory=directory,
         directory_deleted=directory_deleted,
+        shares_descriptors=KCMP_FILES in held.shares,
+        shares_directory=KCMP_FS in held.shares,
         root=root_directory,
         root_deleted=root_deleted,
         umask=int(status["Umask"], 8),

@@ -14,7 +14,7 @@ from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.remote.held import Held, HeldProcess
+from woodfrog.remote.held import KCMP_FILES, Held, HeldProcess
 from woodfrog.remote.program import Program
 from woodfrog.resources import file_signals
 from woodfrog.resources.file_signals import FileSignals
@@ -39,7 +39,9 @@ class Files:
         self._known: dict[tuple[object, ...], list[OpenFile]] = defaultdict(list)
         self._ours: list[int] = []
         for process in tree.processes:
-            self._tables[process.pid] = self._table(process)
+            # A table that is shared is that of the parent.
+            shared = KCMP_FILES in process.shares
+            self._tables[process.pid] = [] if shared else self._table(process)
         for file in self.files:
             # Those that are found may have others in their queues: the list grows.
             if file.fdinfo.get("scm_fds", "0") != "0":

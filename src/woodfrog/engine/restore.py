@@ -250,16 +250,19 @@ def _restore(
     late = LateFiles(root, tree, plan, making, undo)
     late.open_those_of_ended()
     bodies = {
-        record.pid: Body(record, tree.stubs[record.pid], bounds.seccomp, plan.other_vdso)
+        record.pid: Body(
+            record,
+            tree.stubs[record.pid],
+            bounds.seccomp,
+            plan.other_vdso,
+            waits_for_others=plan.has_sharers,
+        )
         for record in plan.processes
     }
     mark(Stage.TREE)
 
     # BODY
-    for body in bodies.values():
-        body.start(making, plan.segments, store, base)
-    for body in bodies.values():
-        body.finish()
+    body_module.fill(bodies.values(), making, plan.segments, store, base)
     bodies[1].remove_segments(plan.segments)
     for body in bodies.values():
         body.make_threads()

@@ -18,6 +18,7 @@ from woodfrog.resources.process import Process, Zombie
 
 _SIGCHLD, _SIGKILL = 17, 9
 _RLIMIT_CORE = 4
+_CLONE_FS, _CLONE_FILES = 0x200, 0x400
 _WALL = 0x40000000
 
 Member = Process | Zombie
@@ -110,7 +111,11 @@ class Tree:
         self._beget(one, one.session)
 
     def _clone(self, program: Program, child: Member) -> None:
-        syscalls.clone3(program, 0, _SIGCHLD, child.pid)
+        flags = 0
+        if isinstance(child, Process):
+            flags |= _CLONE_FILES if child.shares_descriptors else 0
+            flags |= _CLONE_FS if child.shares_directory else 0
+        syscalls.clone3(program, flags, _SIGCHLD, child.pid)
 
     def _stand(self, parent: Stub, child: Member, pid: int) -> Stub:
         """Take a newborn process over."""

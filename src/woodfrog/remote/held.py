@@ -144,6 +144,7 @@ class HeldTask:
 
 
 _SECCOMP_FILTER = 2
+KCMP_VM, KCMP_FILES, KCMP_FS = 1, 2, 3  # kcmp(2)
 
 
 def _filters(pid: int) -> tuple[bytes, ...]:
@@ -161,6 +162,8 @@ class HeldProcess:
         self.path = f"/proc/{pid}"
         self.tasks: list[HeldTask] = []
         self.has_kernel_threads = False
+        # What it shares with its parent: KCMP_*.
+        self.shares: set[int] = set()
         self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     @cached_property

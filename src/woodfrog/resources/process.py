@@ -86,6 +86,8 @@ class Process(Record, frozen=True, tag="process"):
     posix_timers: list[PosixTimer]
     limits: list[Limit]
     threads: list[Thread]
+    shares_descriptors: bool = False  # with its parent; then it has none here
+    shares_directory: bool = False
     controlling: int = -1  # the number of its session's terminal, if not the container's own
     file_signals: list[FileSignals] = []
     directory_deleted: int = 0
