@@ -1,10 +1,12 @@
 """What is around the programs: exec, pauses, host names, stdio, terminals, exit statuses."""
 
 import array
+import compileall
 import contextlib
 import json
 import operator
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bundles import Bundle, bind
-from containers import Container, Woodfrog, eventually
+from containers import REPOSITORY, Container, Woodfrog, eventually
 from needs import needs
 
 pytestmark = needs("root")
@@ -107,6 +109,13 @@ def test_not_one_instruction_of_a_paused_container_runs(
     woodfrog("pause", container.name)
     before = counts()
     container.checkpoint(woodfrog.directory / "first", "--leave-running")
+    assert container.state()["status"] == "paused"
+    assert counts() == before
+    # Python itself would cut the modules that it compiles.
+    compileall.compile_dir(REPOSITORY / "src", quiet=1)
+    limits = {resource.RLIMIT_FSIZE: 8192}
+    failed = container.checkpoint(woodfrog.directory / "none", limits=limits, status=1)
+    assert "the container is paused as before" in failed.stderr
     assert container.state()["status"] == "paused"
     assert counts() == before
     image = frozen(container)
