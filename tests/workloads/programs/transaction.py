@@ -23,7 +23,9 @@ def main() -> int:
     # A small cache, so that pages spill into the file and its journal before the commit.
     first.execute("PRAGMA cache_size = 50")
     first.execute("CREATE TABLE t (number INTEGER PRIMARY KEY, text TEXT)")
+    first.execute("BEGIN")
     first.executemany("INSERT INTO t VALUES (?, ?)", rows(0))
+    first.execute("COMMIT")
     first.execute("BEGIN IMMEDIATE")
     first.executemany("INSERT INTO t VALUES (?, ?)", rows(ROWS))
     first.execute("UPDATE t SET text = 'changed' WHERE number % 100 = 0")
