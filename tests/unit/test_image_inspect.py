@@ -78,6 +78,25 @@ def test_processes_stand_below_their_parents(tmp_path: Path, compression: str) -
     assert "lost at the checkpoint: 2 TCP connections" in text
 
 
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ({"kind": "deleted", "deleted": 7}, "5 deleted /tmp/egg"),
+        ({"kind": "pidfd", "pid": 9}, "5 pidfd process 9"),
+        ({"kind": "pidfd", "pid": 0}, "5 pidfd of an ended process"),
+        ({"kind": "proc-file", "pid": 9, "name": b"maps"}, "5 proc-file process 9, maps"),
+        ({"kind": "inotify", "watches": [{}, {}]}, "5 inotify 2 watched"),
+        (
+            {"kind": "unix-socket", "queue": [b"abc"], "rights": [{"files": [1, 2]}]},
+            "5 unix-socket 2 files in flight, 3 B waiting",
+        ),
+    ],
+)
+def test_rarer_files_tell_what_they_are(file: dict[str, Any], line: str, tmp_path: Path) -> None:
+    records = (file | {"id": 2, "flags": 0}, {"kind": "deleted-file", "id": 7, "path": b"/tmp/egg"})
+    assert line in shown(tmp_path, process(1, 0), FILES[0], *records, CONTAINER)
+
+
 def test_json_has_all(tmp_path: Path) -> None:
     document = json.loads(shown(tmp_path, process(1, 0), *FILES, CONTAINER, as_json=True))
     assert document["image"]["page_bytes"] == 2 * PAGE

@@ -86,7 +86,14 @@ def size(count: int) -> str:
 
 
 def _processes(reader: Reader, records: list[Raw]) -> list[Process]:
-    files = {record["id"]: record for record in records if "id" in record and "flags" in record}
+    deleted = {one["id"]: one["path"] for one in records if one["kind"] == "deleted-file"}
+    files = {
+        record["id"]: record | {"path": deleted[record["deleted"]]}
+        if record.get("deleted") in deleted
+        else record
+        for record in records
+        if "id" in record and "flags" in record
+    }
     found = []
     for record in records:
         if record["kind"] == "process":
@@ -134,6 +141,12 @@ def _what(file: Raw) -> str:
     """Return what tells one file of a kind from another."""
     name = file.get("path", file.get("was", file.get("name", b"")))
     parts = [readable(name)] if isinstance(name, bytes) and name else []
+    if file["kind"] == "pidfd":
+        parts.append(f"process {int(file['pid'])}" if file["pid"] else "of an ended process")
+    if file["kind"] == "proc-file":
+        parts[:0] = [f"process {int(file['pid'])}"]
+    if watches := file.get("watches"):
+        parts.append(f"{len(watches)} watched")
     if file.get("port"):
         parts.append(f"port {int(file['port'])}")
     if file.get("backlog"):
@@ -144,6 +157,8 @@ def _what(file: Raw) -> str:
         end = "outside" if connection["outside"] else "inside"
         parts.append(f"connected to port {connection['remote_port']} {end}")
     waiting = sum(len(piece) for piece in [*file.get("packets", []), *file.get("queue", [])])
+    if rights := file.get("rights"):
+        parts.append(f"{sum(len(one['files']) for one in rights)} files in flight")
     if waiting:
         parts.append(f"{size(waiting)} waiting")
     return ", ".join(parts)
