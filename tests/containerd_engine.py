@@ -26,8 +26,8 @@ from terminals import Terminal, in_a_terminal
 IMAGE = "localhost/box:1"
 PAUSE_IMAGE = "localhost/pause:1"
 RUNTIME = f"{REPOSITORY}/woodfrog"
-# Where the shim has its sockets whatever it is told.
-FIXED_PLACE = Path("/run/containerd")
+# Where the shim has its sockets, and CNI what it remembers, whatever they are told.
+FIXED_PLACES = (Path("/run/containerd"), Path("/var/lib/cni"))
 CONFIG = f"""
 version = 2
 root = "{{directory}}/root"
@@ -53,9 +53,9 @@ class Containerd:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.group = f"wf-containerd-{os.getpid()}"
-        self._made = not FIXED_PLACE.exists()
-        if self._made:
-            FIXED_PLACE.mkdir()
+        self._made = [place for place in FIXED_PLACES if not place.exists()]
+        for place in self._made:
+            place.mkdir()
         config = directory / "config.toml"
         config.write_text(CONFIG.format(directory=directory))
         install = ("install", "containerd", "--yes", f"--config={config}")
@@ -74,8 +74,8 @@ class Containerd:
         }
         (directory / "cni").mkdir()
         (directory / "cni/pond.conflist").write_text(json.dumps(network))
-        script = f"mount -t tmpfs tmpfs {FIXED_PLACE} && ip link set lo up"
-        script += ' && containerd --config "$0"; exit $?'
+        script = "".join(f"mount -t tmpfs tmpfs {place} && " for place in FIXED_PLACES)
+        script += 'ip link set lo up && containerd --config "$0"; exit $?'
         with (directory / "log").open("wb") as log:
             # It dies with us, and all that is in its pid namespace dies with it.
             self._holder = subprocess.Popen(
@@ -176,8 +176,8 @@ class Containerd:
         eventually(lambda: is_gone(init), "the end of containerd")
         living_children()  # which may be ours by now, and nobody else's to reap
         remove_cgroups(self.group)
-        if self._made:
-            FIXED_PLACE.rmdir()
+        for place in self._made:
+            place.rmdir()
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return [line for line in mounts if str(self.directory) in line]
 

@@ -17,6 +17,8 @@ RUNTIME = f"--runtime={REPOSITORY}/woodfrog"
 CONFIG = """\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[network]
+network_config_dir = "{directory}/networks"
 [engine]
 cgroup_manager = "cgroupfs"
 """
@@ -36,7 +38,7 @@ class Buildah:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        (directory / "containers.conf").write_text(CONFIG)
+        (directory / "containers.conf").write_text(CONFIG.format(directory=directory))
 
     def __call__(self, *words: str, status: int = 0) -> Done:
         """Run one command and demand its exit status."""

@@ -112,7 +112,8 @@ def test_podman_understands_what_install_writes(podman: Podman, tmp_path: Path) 
     config = tmp_path / "woodfrog.conf"
     install = ("install", "podman", "--default", "--yes", f"--config={config}", "--name=frog")
     subprocess.run([f"{REPOSITORY}/woodfrog", *install], env=podman.environment, check=True)
-    told = podman("info", "--format={{json .Host.OCIRuntime}}", config=config)
+    networks = f"--network-config-dir={tmp_path}"
+    told = podman(networks, "info", "--format={{json .Host.OCIRuntime}}", config=config)
     runtime = json.loads(told.stdout)
     assert (runtime["name"], runtime["path"]) == ("frog", f"{REPOSITORY}/woodfrog")
     assert "woodfrog version" in runtime["version"]
