@@ -143,6 +143,26 @@ def test_flags_that_the_host_has_set_stay(
         assert "operation not permitted" in done.stderr
 
 
+def test_a_cgroup_keeps_the_flags_that_the_host_has_set(
+    woodfrog: Woodfrog, make: Make, new_name: Name
+) -> None:
+    bundle = make("cat /proc/self/mountinfo")
+    bundle.add_mount({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro"]})
+    command = woodfrog.command("run", "-b", str(bundle.directory), new_name(bundle))
+    remount = (
+        "for m in /sys/fs/cgroup/*/ /sys/fs/cgroup; do"
+        " mountpoint -q $m && mount -o remount,bind,nosuid,nodev,noexec $m; done;"
+    )
+    host = ["unshare", "--mount", "sh", "-c", f'{remount} exec "$@"', "sh", *command]
+    done = subprocess.run(host, capture_output=True, check=False, timeout=60, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    flags = [fields[5] for fields in lines if " cgroup" in " ".join(fields) and "-" in fields]
+    groups = [one.split(",") for one in flags if "noexec" in one]
+    assert groups
+    assert all({"ro", "nosuid", "nodev", "noexec"} <= set(one) for one in groups)
+
+
 def test_what_the_caller_gave_as_stdout_can_be_opened_again(
     woodfrog: Woodfrog, make: Make, new_name: Name
 ) -> None:

@@ -47,25 +47,29 @@ def bind(
         finally:
             os.close(at)
         if (options.flags | options.cleared) & PER_MOUNT:
-            _set_flags(root, destination, flags_of(from_), options)
+            set_flags(root, destination, options.flags & PER_MOUNT, options.cleared)
     finally:
         os.close(from_)
 
 
-def _set_flags(root: Root, destination: str, has: int, options: Options) -> None:
-    """Give the new mount the flags that are asked for instead of those of its source."""
-    wanted = m.MS_REMOUNT | m.MS_BIND | options.flags & PER_MOUNT
-    at = root.open(destination)
+def set_flags(root: Root, place: str, flags: int, cleared: int = 0) -> None:
+    """Give a new bind mount flags of its own instead of those that it has from its source.
+
+    `cleared` are those that it must not have.
+    """
+    wanted = m.MS_REMOUNT | m.MS_BIND | flags
+    at = root.open(place)
     try:
         try:
             root.mount(None, at, None, wanted)
         except PermissionError:
             # In a user namespace the flags of what comes from outside are locked. Add to them,
             # unless the config asks in so many words for one of them to be gone.
-            if has & options.cleared & LOCKABLE:
+            has = flags_of(at)
+            if has & cleared & LOCKABLE:
                 raise
             # The kernel would take MS_NOATIME with MS_RELATIME, and do one of them.
-            if options.flags & TIMES and options.flags & TIMES != has & TIMES:
+            if flags & TIMES and flags & TIMES != has & TIMES:
                 raise
             root.mount(None, at, None, wanted | has & LOCKABLE)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from woodfrog.kernel import mounts as m
+from woodfrog.runtime.bind import set_flags
 from woodfrog.runtime.cgroups import places
 
 TYPE_CHECKING = False
@@ -41,17 +42,9 @@ def mount(root: Root, destination: str, options: Options, groups: Groups) -> Non
             finally:
                 os.close(top)
     if options.flags & m.MS_RDONLY:
-        _remount(root, destination, m.MS_RDONLY | options.flags & _KEPT)
+        set_flags(root, destination, m.MS_RDONLY | options.flags & _KEPT)
 
 
 def _bind(root: Root, directory: str, at: int, place: str, flags: int) -> None:
     root.mount(directory, at, None, m.MS_BIND | m.MS_REC)
-    _remount(root, place, flags & (_KEPT | m.MS_RDONLY))
-
-
-def _remount(root: Root, path: str, flags: int) -> None:
-    at = root.open(path)
-    try:
-        root.mount(None, at, None, m.MS_REMOUNT | m.MS_BIND | flags)
-    finally:
-        os.close(at)
+    set_flags(root, place, flags & (_KEPT | m.MS_RDONLY))

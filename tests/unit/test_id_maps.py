@@ -1,0 +1,74 @@
+"""Maps of users and groups, and records that are turned by them."""
+
+import pytest
+
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.kernel.procfs.id_maps import IdMap, IdMaps
+from woodfrog.resources import ids
+from woodfrog.resources.file_signals import FileSignals
+from woodfrog.resources.posix_queues import PosixQueue
+
+USERS = IdMap.of_text("         0     100000      65536\n     70000     500000         10\n")
+GROUPS = IdMap.of_text("0 200000 1000")
+MAPS = IdMaps(USERS, GROUPS)
+
+
+def queue(uid: int, gid: int) -> PosixQueue:
+    return PosixQueue(name=b"q", mode=0o600, uid=uid, gid=gid, most=1, longest=1)
+
+
+def test_a_map_goes_both_ways() -> None:
+    assert [USERS.outside(one) for one in (0, 65535, 65536, 70009)] == [
+        100000,
+        165535,
+        None,
+        500009,
+    ]
+    assert [USERS.inside(one) for one in (100000, 165536, 500000, 0)] == [0, None, 70000, None]
+    assert USERS.text == b"0 100000 65536\n70000 500000 10\n"
+
+
+def test_equal_maps_are_equal_in_any_order() -> None:
+    turned = IdMap.of_text("70000 500000 10\n0 100000 65536")
+    assert IdMaps(turned, GROUPS) == MAPS
+    assert hash(IdMaps(turned, GROUPS)) == hash(MAPS)
+    assert IdMaps(GROUPS, turned) != MAPS
+
+
+def test_records_are_turned_and_turned_back() -> None:
+    outside = queue(100007, 200008)
+    inside = ids.inside(outside, MAPS)
+    assert (inside.uid, inside.gid) == (7, 8)
+    assert ids.outside(inside, MAPS) == outside
+    assert ids.inside(outside, None) is outside
+
+
+def test_an_owner_that_the_namespace_lacks_is_named() -> None:
+    with pytest.raises(UnsupportedResource, match="the user 5 of the host owns something"):
+        ids.inside(queue(5, 200000), MAPS)
+    with pytest.raises(UnsupportedResource, match="the group 6 of the host owns something"):
+        ids.inside(queue(100000, 6), MAPS)
+    with pytest.raises(ImageError, match="66000"):
+        ids.outside(queue(66000, 0), MAPS)
+
+
+def test_nobodys_ids_are_left_alone() -> None:
+    nobodys = FileSignals(descriptor=3, kind=0, owner=0, signal=9, uid=0, euid=0)
+    assert ids.inside(nobodys, MAPS) is nobodys
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ((b"", b""), MAPS, "no user namespace"),
+        ((USERS.text, GROUPS.text), None, "a user namespace, the new one has none"),
+        ((GROUPS.text, USERS.text), MAPS, "other id mappings"),
+    ],
+)
+def test_other_maps_are_refused(
+    before: tuple[bytes, bytes], now: IdMaps | None, words: str
+) -> None:
+    with pytest.raises(UnsupportedResource, match=words):
+        ids.refuse_others(*before, now)
+    ids.refuse_others(USERS.text, GROUPS.text, MAPS)
+    ids.refuse_others(b"", b"", None)
