@@ -193,3 +193,20 @@ def test_a_time_is_packed_as_seconds_and_nanoseconds(nanoseconds: int) -> None:
 def test_only_a_restart_block_is_gone_on_with(result: int) -> None:
     assert not is_restartable(stopped(SYS.POLL, result))
     assert is_restartable(stopped(SYS.POLL, BLOCK))
+
+
+@pytest.mark.parametrize(
+    ("now", "is_the_same"),
+    [
+        (Waiting(SYS.POLL, "poll_schedule", 900, 5), True),  # frozen where it slept
+        (Waiting(SYS.POLL, "do_freezer_trap", 900, 6), True),  # frozen on its way back
+        (Waiting(SYS.POLL, "poll_schedule", 900, 6), False),  # it had woken, and slept anew
+        (Waiting(SYS.POLL, "do_freezer_trap", 900, 7), False),
+        (Waiting(SYS.POLL, "poll_schedule", 900, 4), False),
+        (Waiting(SYS.EPOLL_WAIT, "poll_schedule", 900, 5), False),
+    ],
+)
+def test_a_paused_wait_is_known_again(now: Waiting, is_the_same: bool) -> None:
+    before = Waiting(SYS.POLL, "poll_schedule", 100, 5)
+    assert now.as_it_was(before) == (before._replace(switches=now.switches) if is_the_same else now)
+    assert now.as_it_was(None) == now

@@ -61,9 +61,15 @@ class Waiting(NamedTuple):
         return max(0, time.monotonic_ns() - self.since) if self.since else 0
 
     def as_it_was(self, before: "Waiting | None") -> "Waiting":
-        """Return the wait that it was before it was paused, if it is the same wait."""
-        same = before and before.number == self.number and 0 <= self.switches - before.switches <= 1
-        return before._replace(switches=self.switches) if before and same else self
+        """Return the wait that it was before it was paused, if it is the same wait.
+
+        A pause either leaves a task asleep where it was, or has it sleep once more, elsewhere.
+        """
+        if before is None or before.number != self.number:
+            return self
+        once_more = 0 if before.channel == self.channel else 1
+        same = self.switches - before.switches == once_more
+        return before._replace(switches=self.switches) if same else self
 
 
 class SchedulerClocks:
