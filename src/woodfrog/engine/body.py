@@ -89,7 +89,7 @@ class Body:
             self._vdso_text = self._other_vdso.map(program, space, keep)
         sysv_memory.attach(program, space, segments, keep)
         credentials.set_effective(program, making.capabilities, making.permitted)
-        memory.restore_mappings(program, space.mappings, making.mapped)
+        memory.restore_mappings(program, space.mappings, space.pages, making.mapped)
         credentials.set_effective(program, making.permitted, making.permitted)
         memory.advise(program, space.mappings)
         memory.fill(program, space, pages, base)

@@ -323,20 +323,39 @@ def unmap_all(program: Program, keep: tuple[int, int]) -> None:
     syscalls.munmap(program, keep[1], TASK_SIZE - keep[1])
 
 
+def _with_pages(mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> set[int]:
+    """Return the starts of the mappings that have pages of their own; both are in order."""
+    found = set()
+    at = 0
+    for page in pages:
+        while at < len(mappings) and mappings[at].end <= page.start:
+            at += 1
+        look = at
+        while look < len(mappings) and mappings[look].start < page.start + page.length:
+            found.add(mappings[look].start)
+            look += 1
+    return found
+
+
 def restore_mappings(
-    program: Program, mappings: Sequence[Mapping], descriptor_of: Callable[[int, bool], int]
+    program: Program,
+    mappings: Sequence[Mapping],
+    pages: Sequence[PageRange],
+    descriptor_of: Callable[[int, bool], int],
 ) -> None:
     """Map everything, writable where pages have to be filled in.
 
+    And only there: what is writable counts as promised memory, and a program may reserve terabytes.
     `descriptor_of` gives the stub's descriptor of a mapping's object, perhaps for writing.
     """
+    filled = _with_pages(mappings, pages)
     opened: dict[tuple[bytes, bool], int] = {}
     for mapping in mappings:
         if mapping.source is Source.SYSV:
             continue  # attached before
         flags = MAP_FIXED_NOREPLACE | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
         protection = mapping.protection
-        if not mapping.shared:
+        if not mapping.shared and mapping.start in filled:
             protection |= PROT_WRITE
         if mapping.no_reserve:
             flags |= MAP_NORESERVE
@@ -408,8 +427,10 @@ def fill(program: Program, space: AddressSpace, pages: int, base: int) -> None:
 
 def protect(program: Program, mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> None:
     """Set the final protections, and lock what was locked."""
+    filled = _with_pages(mappings, pages)
     for mapping in mappings:
-        if not mapping.shared and not mapping.protection & PROT_WRITE:
+        written = not mapping.shared and mapping.start in filled
+        if written and not mapping.protection & PROT_WRITE:
             syscalls.mprotect(
                 program, mapping.start, mapping.end - mapping.start, mapping.protection
             )
