@@ -118,8 +118,9 @@ def test_without_a_path_the_groups_are_under_our_own(woodfrog: Woodfrog, make_bu
     bundle.config["linux"]["namespaces"].remove({"type": "cgroup"})
     bundle.save()
     done = woodfrog("run", "-b", str(bundle.directory), "oci-default-path")
-    assert "/woodfrog/oci-default-path\n" in done.stdout
-    assert not list(CGROUPS.glob("*/woodfrog/oci-default-path"))
+    root = str(woodfrog.root).strip("/").replace("/", "-")[-200:]
+    assert f"/woodfrog@{root}/oci-default-path\n" in done.stdout
+    assert not list(CGROUPS.glob(f"*/woodfrog@{root}"))
 
 
 @pytest.fixture
@@ -213,3 +214,19 @@ def test_network_classes_and_priorities(
         shell, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
     assert done.stdout == "1048577\nlo 3\n", done.stderr
+
+
+def test_the_same_id_in_another_root_is_another_container(
+    woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path
+) -> None:
+    bundle = make_bundle("exec sleep 1000")
+    bundle.save()
+    other = Woodfrog(tmp_path / "other")
+    other.directory.mkdir()
+    for each in (woodfrog, other):
+        command = ("run", "-d", "-b", str(bundle.directory), "oci-twin")
+        each(*command, output=each.directory / "twin")
+    other("delete", "--force", "oci-twin")
+    assert '"status": "running"' in woodfrog("state", "oci-twin").stdout
+    woodfrog("delete", "--force", "oci-twin")
+    assert not list(CGROUPS.glob("*/woodfrog@*/oci-twin"))

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+class Gone(WoodfrogError):
+    """The process at the other end has ended, and said nothing."""
+
+
 class Channel:
     """One end of two pipes: JSON, a line per message. The end of the other side reads as None."""
 
@@ -24,8 +28,11 @@ class Channel:
     def send(self, **message: Any) -> None:
         """Send one message."""
         data = jsontext.write(message).encode() + b"\n"
-        while data:
-            data = data[os.write(self._outgoing, data) :]
+        try:
+            while data:
+                data = data[os.write(self._outgoing, data) :]
+        except BrokenPipeError:
+            raise Gone("a process in the container ended before it was ready") from None
 
     def send_error(self, error: BaseException) -> None:
         """Send what went wrong, so that `receive` raises it on the other side."""

@@ -203,10 +203,14 @@ def _inode_at(number: int) -> tuple[int, int]:
 
 
 def _plan_cgroups(request: Request, path: str) -> cgroups.Groups:
+    """Return the groups; ids are one's own in each root, so those without a path are, too."""
     if request.systemd_cgroup:
         from woodfrog.runtime.cgroups import systemd
 
         return systemd.plan(path, request.id)
+    if not path.strip("/") and request.root != states.DEFAULT_ROOT:
+        root = request.root.strip("/").replace("/", "-")[-200:]  # a name has at most 255 bytes
+        path = f"{cgroups.OUR_PARENT}@{root}/{request.id}"
     return places.of_container(path, request.id)
 
 
@@ -240,7 +244,7 @@ def _guide(
     try:
         _join_cgroups(request, plan, pid)
         channel.send(step="go", pid=pid)
-    except (ProcessLookupError, BrokenPipeError):
+    except (ProcessLookupError, channels.Gone):
         pass  # it failed meanwhile, and has said why
     request.meanwhile()
     devices = (plan.config.get("linux") or {}).get("netDevices")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     Groups = dict[str, Any]
 
-OUR_PARENT = "/woodfrog"  # groups without a path of their own are below
+# Groups without a path of their own are below; of another --root, below this and "@" and it.
+OUR_PARENT = "/woodfrog"
 
 
 def directories(groups: Groups) -> list[str]:
@@ -210,7 +211,7 @@ def remove(groups: Groups, *, patience: float = 10.0) -> None:
                 raise StateError(f"the cgroup {top} is still in use", hint="see its cgroup.procs")
             time.sleep(0.002)
         parent = os.path.dirname(top)
-        if parent.endswith(OUR_PARENT):
+        if f"{os.path.basename(parent)}@".startswith(f"{OUR_PARENT[1:]}@"):
             remove_directories([parent])
 
 
