@@ -107,13 +107,18 @@ def open_in_root(
         mode,
         RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve,
     )
+    return look_up(on, root, _text(path), how)
+
+
+def look_up(on: Caller, directory: int, path: bytes | int, how: bytes) -> int:
+    """Run openat2(2) with a struct open_how that says where a path must stay."""
     for _ in range(_TRIES):
         try:
-            return on.call(SYS.OPENAT2, root, _text(path), how, len(how))
+            return on.call(SYS.OPENAT2, directory, path, how, len(how))
         except BlockingIOError:
             # Somebody, anywhere, mounted or renamed while ".." was looked at: it may have escaped.
             continue
-    return on.call(SYS.OPENAT2, root, _text(path), how, len(how))
+    return on.call(SYS.OPENAT2, directory, path, how, len(how))
 
 
 def mount_setattr(

@@ -9,11 +9,13 @@ import struct
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Caller
+from woodfrog.kernel.mounts import look_up
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 F_DUPFD, F_SETFL = 0, 4
 
@@ -32,6 +34,8 @@ def openat2(
 ) -> int:
     """Open a path, never through the magic links of /proc."""
     how = struct.pack("<3Q", flags, mode, resolve)
+    if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT):
+        return look_up(on, directory, path, how)
     return on.call(SYS.OPENAT2, directory, path, how, len(how))
 
 
