@@ -1,7 +1,11 @@
 """Maps of users and groups, and records that are turned by them."""
 
+import re
+
+import msgspec
 import pytest
 
+from woodfrog.engine.admission import RECORDS
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel.procfs.id_maps import IdMap, IdMaps
 from woodfrog.resources import ids
@@ -72,3 +76,14 @@ def test_other_maps_are_refused(
         ids.refuse_others(*before, now)
     ids.refuse_others(USERS.text, GROUPS.text, MAPS)
     ids.refuse_others(b"", b"", None)
+
+
+# Fields that are called like ids of users and groups, and aren't.
+OTHERS = {"uid_map", "gid_map", "owner", "group", "foreground_group"}
+
+
+def test_every_id_in_a_record_is_turned() -> None:
+    schema = msgspec.json.schema(RECORDS)
+    fields = {name for one in schema["$defs"].values() for name in one.get("properties", ())}
+    alike = {name for name in fields if re.search("uid|gid|owner|group", name)}
+    assert alike - OTHERS == ids.FIELDS & fields == ids.FIELDS

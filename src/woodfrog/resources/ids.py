@@ -12,6 +12,7 @@ from woodfrog.resources import namespaces
 _USERS = {"uid", "euid", "cuid", "uids"}
 _GROUPS = {"gid", "cgid", "gids", "groups"}
 _OWNERS = {"name_owner"}  # a user and a group
+FIELDS = _USERS | _GROUPS | _OWNERS
 # Records with ids may have this property: then there is nobody that they could name.
 _UNOWNED = "is_unowned"
 
