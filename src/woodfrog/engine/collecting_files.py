@@ -132,9 +132,7 @@ class Files:
         hint = ""
         if file.target.startswith(b"/dev/nvidia"):
             hint = "--cuda-checkpoint-path names NVIDIA's program that frees GPUs for a checkpoint"
-        raise UnsupportedResource(
-            f"is {os.fsdecode(file.target)}, which cannot be saved yet", hint=hint
-        )
+        raise UnsupportedResource(f"is {_kind_of(file)}, which cannot be saved yet", hint=hint)
 
     def _watches(self, file: OpenFile) -> list[Watch]:
         watches = []
@@ -236,6 +234,15 @@ def _parse_lock(number: int, line: str) -> Lock:
         start=start,
         length=0 if words[8] == "EOF" else int(words[8]) - start + 1,
     )
+
+
+def _kind_of(file: OpenFile) -> str:
+    """Say what an open file is, for people: of a socket, its family and protocol."""
+    if not file.target.startswith(b"socket:"):
+        return os.fsdecode(file.target)
+    with socket.socket(fileno=os.dup(file.descriptor)) as one:
+        family = getattr(one.family, "name", f"AF {one.family}")
+        return f"a socket of {family}, protocol {one.proto}"
 
 
 def _refuse_in_flight(kind: type[FileRecord], file: OpenFile) -> None:

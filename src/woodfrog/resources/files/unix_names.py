@@ -5,6 +5,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
@@ -24,39 +25,78 @@ def peer_name(one: socket.socket) -> bytes:
     return name if isinstance(name, bytes) else os.fsencode(name)
 
 
-def bound_path(name: bytes, world: World) -> tuple[int, tuple[int, int]]:
-    """Return mode (with the type) and owner of the path that a socket is bound to, or zeros."""
+class BoundPath(NamedTuple):
+    """Mode (with the type) and owner of a socket's path; zeros if it was unlinked.
+
+    `alias` is its path if that isn't its name any more: renamed, or linked and unlinked.
+    """
+
+    mode: int = 0
+    owner: tuple[int, int] = (0, 0)
+    alias: bytes = b""
+
+
+def bound_path(name: bytes, inode: int, world: World) -> BoundPath:
+    """Look for the path of a socket, by its name and the inode that it was bound to."""
     if not name or name[:1] == b"\0":
-        return 0, (0, 0)
+        return BoundPath()
     what = f"unix socket {os.fsdecode(name)} is bound"
     if name[:1] != b"/":
         raise UnsupportedResource(f"{what} to a relative path, which cannot be saved yet")
     found = _stat_inside(name, world)
+    if found is None or found.st_ino != inode:
+        for alias in _beside(name, inode, world):
+            other = _stat_inside(alias, world)
+            if other is not None and stat.S_ISSOCK(other.st_mode):
+                return BoundPath(other.st_mode, (other.st_uid, other.st_gid), alias)
     if found is None:
         if _stat_inside(os.path.dirname(name), world) is None:
             raise UnsupportedResource(f"{what} in a removed directory, which cannot be saved yet")
-        return 0, (0, 0)  # unlinked since: it is bound, and unlinked, again
+        return BoundPath()  # unlinked since: it is bound, and unlinked, again
     if not stat.S_ISSOCK(found.st_mode):
         raise UnsupportedResource(
             f"{what} to a path where another file is now, which cannot be saved yet"
         )
-    return found.st_mode, (found.st_uid, found.st_gid)
+    return BoundPath(found.st_mode, (found.st_uid, found.st_gid))
 
 
 def _stat_inside(path: bytes, world: World) -> os.stat_result | None:
     """Return what a path names in the container, where symbolic links stay inside."""
+    try:
+        fd = _open_inside(path, _O_PATH_NOFOLLOW, world)
+    except OSError:
+        return None
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_inside(path: bytes, flags: int, world: World) -> int:
     root = os.open(f"/proc/{world.init}/root", os.O_PATH | os.O_CLOEXEC)
     try:
         resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-        fd = syscalls.openat2(HERE, path, _O_PATH_NOFOLLOW, directory=root, resolve=resolve)
-        try:
-            return os.fstat(fd)
-        finally:
-            os.close(fd)
-    except OSError:
-        return None
+        return syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
     finally:
         os.close(root)
+
+
+def _beside(name: bytes, inode: int, world: World) -> list[bytes]:
+    """Return the paths of an inode in the directory of a name."""
+    directory = os.path.dirname(name)
+    try:
+        fd = _open_inside(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, world)
+    except OSError:
+        return []
+    try:
+        with os.scandir(fd) as entries:
+            return [
+                os.path.join(directory, os.fsencode(entry.name))
+                for entry in entries
+                if entry.inode() == inode
+            ]
+    finally:
+        os.close(fd)
 
 
 def address_of(name: bytes) -> bytes:
@@ -71,8 +111,7 @@ class Unfinished:
 
     def __init__(self) -> None:
         self.bound: dict[bytes, None] = {}
-        # Mode and owner; those of unlinked paths have mode 0.
-        self.paths: dict[bytes, tuple[int, tuple[int, int]]] = {}
+        self.paths: dict[bytes, BoundPath] = {}
         # What fills queues with files, which must all stand.
         self.fills: list[Callable[[Making], None]] = []
         # Those that are connected to a name: file, own name, and that name.
@@ -93,10 +132,13 @@ class Unfinished:
                 program.call(SYS.CONNECT, making.files[number], address, len(address))
             waiting = [one for one in waiting if one not in ready]
         for path in self.bound:
-            mode, owner = self.paths.get(path, (0, (0, 0)))
-            if mode:
-                program.call(SYS.CHMOD, path, mode)
-                program.call(SYS.LCHOWN, path, *owner)
+            found = self.paths.get(path, BoundPath())
+            if found.alias:
+                # In the place of the socket file from before, if that stands there.
+                program.call(SYS.RENAME, path, found.alias)
+            if found.mode:
+                program.call(SYS.CHMOD, found.alias or path, found.mode)
+                program.call(SYS.LCHOWN, found.alias or path, *found.owner)
             else:
                 program.call(SYS.UNLINK, path)
 

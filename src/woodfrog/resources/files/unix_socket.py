@@ -25,6 +25,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     """A socket. `pair` is the same for both ends of a connection, 0 if the other is not saved.
 
     `accepted` if it shares its name with a listener or with others that were accepted there;
+    `name_alias` is the path that a bound one has now, if not its name any more;
     `peer_name` is what it is connected to. `queue` is what waits to be read, in one piece for a
     stream, and `rights` the files in flight with it; `takes_more` if it can be written to; `reset`
     if its peer was outside, and it is restored as closed by it; `broken` if its peer was closed
@@ -48,6 +49,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     broken: bool
     options: list[Option]
     rights: list[Rights] = []
+    name_alias: bytes = b""
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -75,7 +77,9 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             )
         accepted = world.sockets.shares_name(found)
         # The name of one that was accepted may be a path of others; it is not bound then.
-        mode, owner = (0, (0, 0)) if outside and accepted else unix_names.bound_path(name, world)
+        path = unix_names.BoundPath()
+        if not (outside and accepted):
+            path = unix_names.bound_path(name, found.file[0] if found.file else 0, world)
         duplicate = os.dup(file.descriptor)
         with socket.socket(fileno=duplicate) as one:
             options = socket_options.collect(one)
@@ -107,8 +111,9 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             inode=inode,
             pair=min(inode, found.peer) if mutual and found.peer != inode else 0,
             name=name,
-            name_mode=mode,
-            name_owner=owner,
+            name_mode=path.mode,
+            name_owner=path.owner,
+            name_alias=path.alias,
             accepted=accepted,
             peer_name=peer_name,
             backlog=found.backlog if listening else 0,
@@ -136,7 +141,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         fd = self._restore_end(making) if self._is_connection() else self._restore_single(making)
         if not self._is_named_by_others:
             paths = unix_names.unfinished(making).paths
-            paths[self.name] = (self.name_mode, self.name_owner)
+            path = unix_names.BoundPath(self.name_mode, self.name_owner, self.name_alias)
+            paths[self.name] = path
         set_flags(making.program, fd, self.flags)
         return fd
 
