@@ -183,7 +183,6 @@ def test_sockets_to_accept_from_are_passed_on(
         def arrange() -> None:
             os.dup2(descriptors[0], 3)
             os.dup2(descriptors[1], 4)
-            os.environ["LISTEN_PID"] = str(os.getpid())
 
         program = (
             "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid());"
