@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_user_ids import GROUPS, USERS, give_user_namespace
 
 from bundles import HOST_DIRECTORIES, Bundle
 from containers import Container, Done, Woodfrog
@@ -579,3 +580,23 @@ def test_what_the_new_container_may_not_make_is_refused(trap: Trap, overlays: Ov
         assert done.status == 1
         assert needed in done.stderr
         assert not (overlay.bundle.rootfs / "before").exists()
+
+
+def test_owners_in_a_user_namespace_are_kept(woodfrog: Woodfrog, overlays: Overlays) -> None:
+    script = f"echo hi > /made; chown 7:8 /made; : > /work/ready; {WAIT}; stat -c %u:%g /made"
+    first, second = overlays(script), overlays(script)
+    for one in (first, second):
+        give_user_namespace(one.bundle)
+    container = woodfrog.run(first.bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--with-rootfs")
+    container.wait()
+
+    restored = woodfrog.restore(second.bundle, image)
+    (second.bundle.work / "check").touch()
+
+    assert restored.wait() == 0, restored.told()
+    assert woodfrog.output(restored.name) == "7:8\n"
+    made = (second.bundle.rootfs / "made").stat()
+    assert (made.st_uid, made.st_gid) == (USERS + 7, GROUPS + 8)

@@ -83,6 +83,37 @@ def test_owners_are_the_same_inside_and_outside(woodfrog: Woodfrog) -> None:
     assert {USERS, USERS + 5} <= {task.stat().st_uid for task in tasks}
 
 
+ATTRIBUTES = """
+import os, struct, sys
+acl = b"\\2\\0\\0\\0" + b"".join(struct.pack("<HHI", *one) for one in
+    [(1, 6, 2**32 - 1), (2, 7, 7), (4, 4, 2**32 - 1), (16, 7, 2**32 - 1), (32, 4, 2**32 - 1)])
+found = {"system.posix_acl_access": acl,
+    "security.capability": struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)}
+if "set" in sys.argv:
+    open("/tmp/file", "w").close()
+    for name, value in found.items():
+        os.setxattr("/tmp/file", name, value)
+print({name: os.getxattr("/tmp/file", name) == value for name, value in found.items()})
+"""
+
+
+def test_attributes_name_the_same_users(woodfrog: Woodfrog) -> None:
+    look = "python3 -I -S /work/attributes.py"
+    bundle = shell(woodfrog, f"{look} set; : > /work/ready; {WAIT}; {look} > /work/out")
+    (bundle.work / "attributes.py").write_text(ATTRIBUTES)
+    give_user_namespace(bundle)
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+
+    thawed = woodfrog.restore(bundle, image)
+    (bundle.work / "check").touch()
+
+    assert thawed.wait() == 0, thawed.told()
+    said = (bundle.work / "out").read_text()
+    assert said == "{'system.posix_acl_access': True, 'security.capability': True}\n"
+
+
 def children_of_all(init: int) -> list[int]:
     """Return the processes of a container's pid namespace."""
     namespace = os.readlink(f"/proc/{init}/ns/pid")

@@ -100,8 +100,7 @@ def restore(
             vdso = Vdso()
             plan = admit(reader, bounds, vdso, CpuCheck(cpu_check))
             accept(plan.container)
-            maps = ids.maps_of(init)
-            ids.refuse_others(plan.container.uid_map, plan.container.gid_map, maps)
+            ids.refuse_others(plan.container.uid_map, plan.container.gid_map, ids.maps_of(init))
             new_ipc = "ipc" in bounds.new_namespaces
             posix_queues.refuse_wider(
                 init, plan.posix_queues, new=new_ipc, bounding=bounds.bounding
@@ -133,7 +132,7 @@ def restore(
         admitted = time.monotonic()
         try:
             if plan.layer and overlay:
-                layer.restore(ids.outside(plan.layer, maps), overlay, pages, base)
+                layer.restore(plan.layer, overlay, pages, base)
             silence = silence or connections.Silence(init, plan.container.id, plan.files.values())
             with silence:
                 statistics = _restore(

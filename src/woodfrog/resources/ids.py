@@ -1,13 +1,16 @@
 """Users and groups of a container with a user namespace: an image has them as they are inside."""
 
+import struct
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
-from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.id_maps import IdMaps, read_id_maps
 from woodfrog.resources import namespaces
+from woodfrog.resources.file_entry import Attribute
+from woodfrog.resources.layer import Layer
 
 _USERS = {"uid", "euid", "cuid", "uids"}
 _GROUPS = {"gid", "cgid", "gids", "groups"}
@@ -15,6 +18,13 @@ _OWNERS = {"name_owner"}  # a user and a group
 FIELDS = _USERS | _GROUPS | _OWNERS
 # Records with ids may have this property: then there is nobody that they could name.
 _UNOWNED = "is_unowned"
+
+# struct posix_acl_xattr_entry: tag, permissions, id; the ids are those of named users and groups.
+_ACL_ENTRY = struct.Struct("<HHI")
+_ACL_USER, _ACL_GROUP = 0x02, 0x08
+# struct vfs_ns_cap_data: revision and flags, masks, root of the user namespace where it counts.
+_CAPABILITY = struct.Struct("<I16sI")
+_REVISION, _REVISION_2, _REVISION_3 = 0xFF000000, 0x02000000, 0x03000000
 
 Translate = Callable[[int], int]
 R = TypeVar("R", bound=msgspec.Struct)
@@ -26,8 +36,11 @@ def maps_of(init: int) -> IdMaps | None:
 
 
 def inside(record: R, maps: IdMaps | None) -> R:
-    """Return a record whose ids are those inside."""
-    if maps is None:
+    """Return a record whose ids are those inside.
+
+    But for a layer's: its files are the host's, which brings them back, and may be anybody's.
+    """
+    if maps is None or isinstance(record, Layer):
         return record
 
     def translated(kind: str, turn: Callable[[int], int | None]) -> Translate:
@@ -44,23 +57,6 @@ def inside(record: R, maps: IdMaps | None) -> R:
 
     users, groups = maps.users.inside, maps.groups.inside
     return _translate(record, translated("user", users), translated("group", groups))
-
-
-def outside(record: R, maps: IdMaps | None) -> R:
-    """Return a record whose ids are those of the host."""
-    if maps is None:
-        return record
-
-    def translated(turn: Callable[[int], int | None]) -> Translate:
-        def translate(inside: int) -> int:
-            found = turn(inside)
-            if found is None:
-                raise ImageError(f"the image has a user or group, {inside}, that isn't mapped")
-            return found
-
-        return translate
-
-    return _translate(record, translated(maps.users.outside), translated(maps.groups.outside))
 
 
 def refuse_others(uid_map: bytes, gid_map: bytes, maps: IdMaps | None) -> None:
@@ -84,6 +80,9 @@ def refuse_others(uid_map: bytes, gid_map: bytes, maps: IdMaps | None) -> None:
 def _translate(record: R, user: Translate, group: Translate) -> R:
     if getattr(record, _UNOWNED, False):
         return record
+    if isinstance(record, Attribute):
+        value = _attribute(record.name, record.value, user, group)
+        return msgspec.structs.replace(record, value=value)
     changed: dict[str, object] = {}
     for name in record.__struct_fields__:
         value = getattr(record, name)
@@ -98,6 +97,27 @@ def _translate(record: R, user: Translate, group: Translate) -> R:
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], msgspec.Struct):
             changed[name] = type(value)(_translate(one, user, group) for one in value)
     return msgspec.structs.replace(record, **changed) if changed else record
+
+
+def _attribute(name: bytes, value: bytes, user: Translate, group: Translate) -> bytes:
+    """Return the value of an extended attribute: some have ids in them.
+
+    What has an impossible length stays as it is, for the kernel to refuse.
+    """
+    if name.startswith(b"system.posix_acl_") and len(value) % _ACL_ENTRY.size == 4:
+        entries = []
+        for tag, permissions, one in _ACL_ENTRY.iter_unpack(value[4:]):
+            turn = {_ACL_USER: user, _ACL_GROUP: group}.get(tag)
+            entries.append(_ACL_ENTRY.pack(tag, permissions, turn(one) if turn else one))
+        return value[:4] + b"".join(entries)
+    if name == b"security.capability" and len(value) in (_CAPABILITY.size - 4, _CAPABILITY.size):
+        # Without a root it counts where it is set, or for us everywhere.
+        revision, masks, root = _CAPABILITY.unpack(value.ljust(_CAPABILITY.size, b"\0"))
+        root = user(root)
+        number = _REVISION_3 if root else _REVISION_2
+        packed = _CAPABILITY.pack(revision & ~_REVISION | number, masks, root)
+        return packed if root else packed[:-4]
+    return value
 
 
 def _each(value: int | list[int] | tuple[int, ...], translate: Translate) -> object:
