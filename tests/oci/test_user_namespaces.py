@@ -261,9 +261,15 @@ def with_a_device_named_as_another(linux: dict[str, Any]) -> str:
     return "nor bind the host's, which is another"
 
 
+def with_sysfs_of_the_hosts_network(linux: dict[str, Any]) -> str:
+    linux["namespaces"] = [one for one in linux["namespaces"] if one["type"] != "network"]
+    return "sysfs needs a new network namespace"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        with_sysfs_of_the_hosts_network,
         without_maps,
         without_namespace,
         without_root,
@@ -281,6 +287,15 @@ def test_what_cannot_be_is_refused(
     words = wrong(bundle.config["linux"])
     done = woodfrog("create", "-b", str(bundle.directory), new_name(bundle), status=1)
     assert words in done.stderr
+
+
+def test_a_terminals_group_must_be_mapped(run: Run, make: Make) -> None:
+    bundle = make("true")
+    bundle.config["linux"]["gidMappings"] = [id_map(0, GROUPS, 1)]
+    for mount in bundle.config["mounts"]:
+        if mount["type"] == "devpts":
+            mount["options"].append("gid=5")
+    assert "are the ids in its options (gid=5) mapped" in run(bundle, status=1).stderr
 
 
 # --- mounts with ids of their own ----------------------------------------------------------------

@@ -77,6 +77,8 @@ class Sources:
                 raise
             return self._ask(position)
         except FileNotFoundError:
+            if position == _ROOT:
+                raise
             destination = self._mounts[position]["destination"]
             raise SpecError(
                 f"the source of the mount at {destination} does not exist: {self.path(position)}"

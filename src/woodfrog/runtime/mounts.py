@@ -47,8 +47,22 @@ def mount_all(root: Root, config: dict[str, Any], sources: Sources, groups: cgro
             reason = (error.strerror or str(error)).lower()
             raise WoodfrogError(
                 f'error mounting "{mount.get("source") or mount.get("type") or ""}" to rootfs'
-                f' at "{destination}" (mounts[{position}]): {reason}'
+                f' at "{destination}" (mounts[{position}]): {reason}',
+                hint=_hint(mount.get("type") or "", error.errno, config),
             ) from error
+
+
+def _hint(kind: str, number: int | None, config: dict[str, Any]) -> str:
+    """Say what a file system needs in a user namespace."""
+    wanted = {one["type"] for one in (config.get("linux") or {}).get("namespaces") or ()}
+    if "user" not in wanted:
+        return ""
+    needs = {"sysfs": "network", "proc": "pid", "mqueue": "ipc"}.get(kind)
+    if number == errno.EPERM and needs:
+        return f"in a user namespace, {kind} needs a new {needs} namespace; or bind the host's"
+    if number == errno.EINVAL and kind == "devpts":
+        return "are the ids in its options (gid=5) mapped in the user namespace?"
+    return ""
 
 
 def _mount(
