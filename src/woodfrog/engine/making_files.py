@@ -64,6 +64,7 @@ class Making:
         self.objects: dict[int, int] = {}
         self._written: dict[int, int] = {}
         self._last: list[tuple[FileRecord, int, dict[int, int]]] = []
+        self._root = -1
         self._kept: dict[object, Any] = {}
         self._spare: list[int] = []
         self._at_end: list[Callable[[base.Making], None]] = []
@@ -214,7 +215,10 @@ class Making:
                 os.close(descriptor)
 
     def _keep_for_last(self, record: FileRecord) -> None:
-        """Fetch what `complete` needs, while the root stub still has it."""
+        """Fetch what `complete` needs, while the root stub still has it, and stands in its root."""
+        if self._root < 0:
+            self._root = os.open(f"/proc/{self.stub.pid}/root", os.O_PATH | os.O_CLOEXEC)
+            self._undo.callback(os.close, self._root)
         ours = descriptors.fetch(self.stub.pid, self.files[record.id])
         self._undo.callback(os.close, ours)
         deleted = {}
@@ -226,15 +230,9 @@ class Making:
 
     def complete(self) -> None:
         """Have files do what must come last."""
-        if not self._last:
-            return
-        root = os.open(f"/proc/{self.stub.pid}/root", os.O_PATH | os.O_CLOEXEC)
-        try:
-            for record, descriptor, deleted in self._last:
-                with while_(f"completing file {record.id} ({type(record).__name__})"):
-                    record.complete(descriptor, root, deleted)
-        finally:
-            os.close(root)
+        for record, descriptor, deleted in self._last:
+            with while_(f"completing file {record.id} ({type(record).__name__})"):
+                record.complete(descriptor, self._root, deleted)
 
     def _up(self, fd: int) -> int:
         if fd in self._stdio and type(fd) is int:

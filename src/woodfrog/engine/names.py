@@ -97,8 +97,22 @@ class Names:
                 for below in layers:
                     if path == below or path.startswith(below + "/"):
                         inside = os.fsencode(os.path.relpath(path, below))
-                        root = self._root + mount.point
-                        yield from _opened_path(os.path.normpath(os.path.join(root, inside)))
+                        yield from self._opened_path(os.path.join(mount.point, inside))
+
+    def _opened_path(self, path: bytes) -> Iterator[int]:
+        root = os.open(self._root, _PATH)
+        try:
+            resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
+            flags = _PATH | os.O_NOFOLLOW
+            fd = syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
+        except OSError:
+            return
+        finally:
+            os.close(root)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
 
 def _opened(mount: bytes, kind: int, handle: bytes) -> Iterator[int]:
@@ -116,17 +130,6 @@ def _opened(mount: bytes, kind: int, handle: bytes) -> Iterator[int]:
         os.fchdir(before)
         os.close(before)
         os.close(there)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _opened_path(path: bytes) -> Iterator[int]:
-    try:
-        fd = os.open(path, _PATH | os.O_NOFOLLOW)
-    except OSError:
-        return
     try:
         yield fd
     finally:
