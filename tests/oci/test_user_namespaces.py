@@ -1,6 +1,7 @@
 """User namespaces and id-mapped mounts."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from bundles import Bundle, tmpfs
-from containers import Done, Woodfrog
+from containers import REPOSITORY, Done, Woodfrog
 
 Make = Callable[[str], Bundle]
 Name = Callable[[Bundle], str]
@@ -171,6 +172,33 @@ def test_what_the_caller_gave_as_stdout_can_be_opened_again(
     command = woodfrog.command("run", "-b", str(bundle.directory), new_name(bundle))
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60)
     assert done.stdout == b"through\n"
+
+
+def test_our_own_files_may_be_out_of_its_reach(
+    woodfrog: Woodfrog, make: Make, new_name: Name, tmp_path: Path
+) -> None:
+    hidden = tmp_path / "hidden"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "src", hidden / "src", ignore=ignored)
+    shutil.copy(REPOSITORY / "woodfrog", hidden)
+    (hidden / ".venv").symlink_to(REPOSITORY / ".venv")
+    hidden.chmod(0o700)
+    bundle = make("cat /full/file; ls /sys/fs/cgroup")
+    (bundle.rootfs / "full").mkdir()
+    (bundle.rootfs / "full/file").write_text("copied\n")
+    # Each of these needs a part of woodfrog that others don't.
+    bundle.add_mount(tmpfs("/full", "tmpcopyup"))
+    bundle.add_mount({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro"]})
+    bundle.process["scheduler"] = {"policy": "SCHED_OTHER", "nice": 5}
+    bundle.config["linux"]["namespaces"].append({"type": "time"})
+    bundle.config["linux"]["timeOffsets"] = {"monotonic": {"secs": 77}}
+    bundle.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+    bundle.config["hooks"] = {"startContainer": [{"path": "/bin/true"}]}
+    command = woodfrog.command("run", "-b", str(bundle.directory), new_name(bundle))
+    command[0] = str(hidden / "woodfrog")
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("copied\n")
 
 
 def test_hooks_run_on_their_sides(run: Run, make: Make, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def maps_of(namespace: int) -> IdMaps:
 def leave_host(process: dict[str, Any], maps: IdMaps) -> None:
     """Do what only the host's root can, for a process that is about to enter the namespace."""
     # Our own files may be out of the reach of the container's ids: what is imported late, now.
+    from woodfrog.kernel.procfs import mountinfo  # noqa: F401
     from woodfrog.runtime import clocks, copy_up, labels, scheduling  # noqa: F401
     from woodfrog.runtime.cgroups import mounting  # noqa: F401
 
