@@ -223,6 +223,17 @@ def test_hooks_run_on_their_sides(run: Run, make: Make, tmp_path: Path) -> None:
     assert owners == {"createRuntime": 0, "poststop": 0} | inside
 
 
+def test_only_ids_that_are_mapped_can_be_taken_on(run: Run, make: Make) -> None:
+    bundle = make("true")
+    for user, words in (
+        ({"uid": 65536, "gid": 0}, "unmapped user in user namespace: 65536"),
+        ({"uid": 0, "gid": 65537}, "unmapped group in user namespace: 65537"),
+        ({"uid": 0, "gid": 0, "additionalGids": [1, 65538]}, "user namespace: 65538"),
+    ):
+        bundle.process["user"] = user
+        assert words in run(bundle, status=1).stderr
+
+
 def test_exec_enters_it_too(woodfrog: Woodfrog, make: Make) -> None:
     container = woodfrog.run(make("touch /work/up; exec sleep 1000"))
     container.wait_for("up")

@@ -81,15 +81,29 @@ def leave_host(process: dict[str, Any], maps: IdMaps) -> None:
 
     processes.check_rights(process)
     processes.raise_hard_limits(process)
-    user = maps.users.outside((process.get("user") or {}).get("uid") or 0)
+    user = _user_outside(process.get("user") or {}, maps)
     for descriptor in (0, 1, 2):
         try:
             kind = os.fstat(descriptor).st_mode
             # A pipe may be opened again by its name in /proc; files and terminals are the host's.
-            if user is not None and (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+            if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
                 os.fchown(descriptor, user, -1)
         except OSError:
             continue
+
+
+def _user_outside(wanted: dict[str, Any], maps: IdMaps) -> int:
+    """Return who the process's user is outside, if all its ids are mapped."""
+    uid = wanted.get("uid") or 0
+    user = maps.users.outside(uid)
+    if user is None:
+        raise SpecError(f"process.user: cannot set uid to unmapped user in user namespace: {uid}")
+    for gid in (wanted.get("gid") or 0, *(wanted.get("additionalGids") or ())):
+        if maps.groups.outside(gid) is None:
+            raise SpecError(
+                f"process.user: cannot set gid to unmapped group in user namespace: {gid}"
+            )
+    return user
 
 
 def enter(namespace: int) -> None:
