@@ -195,7 +195,7 @@ def _write(
     for one_of_ipc in (*world.posix_queues.queues, *world.sysv.records()):
         image.add(one_of_ipc)
     for destination in container.tmpfs:
-        files_of_mount = tmpfs.collect(init, destination, image.write_pages)
+        files_of_mount = tmpfs.collect(world.view, destination, image.write_pages)
         if files_of_mount is not None:
             image.add(files_of_mount)
     if looked.overlay:
@@ -205,7 +205,7 @@ def _write(
         image.add(record)
     opened = [one.path for one in records if isinstance(one, RegularFile) and one.is_data]
     mapped = {path for process in looked.processes for path in process.space.mapped_paths}
-    for known in known_files.collect(init, opened, mapped):
+    for known in known_files.collect(world.view, opened, mapped):
         image.add(known)
     for zombie in tree.zombies:
         image.add(collecting.zombie_record(zombie, world, tree))

@@ -205,11 +205,10 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         def shared_object(pid: int, mapping: KernelMapping) -> int:
             return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
 
-        root = f"/proc/{world.init}/root"
         dumped = memory_fields.read_core_dump_filter(held.pid)
         executable = world.object_at(f"{held.path}/exe")
         space = memory.collect(
-            held.pid, stat, scratch.range, shared_object, root, dumped, executable
+            held.pid, stat, scratch.range, shared_object, world.root, dumped, executable
         )
     fields["threads"] = [
         _thread(task, answer) for task, answer in zip(held.tasks, told, strict=True)

@@ -11,6 +11,7 @@ from woodfrog.engine.collecting import CollectedProcess
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
@@ -90,17 +91,19 @@ def look(
     tidying.remove_leftovers(tree, vdso)
     stopped = time.monotonic()
     guardian.check()
+    view = undo.enter_context(view_of(init))
     if container.mounts is not None:
         with obstacles.at("the container"):
-            namespaces.refuse_new_mounts(init, container.mounts)
+            namespaces.refuse_new_mounts(view, container.mounts)
     overlay = None
     if container.rootfs:
         with obstacles.at("the container"):
-            overlay = undo.enter_context(Overlay(init))
+            overlay = undo.enter_context(Overlay(view))
     collecting.refuse_other_namespaces(tree, init, obstacles)
     collecting.refuse_shared_parts(tree, obstacles)
     world = World(
         init,
+        view,
         tree,
         {inode: number for number, inode in enumerate(container.stdio)},
         unix_close=options.unix_close,

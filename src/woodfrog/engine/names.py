@@ -16,10 +16,10 @@ _PATH = os.O_PATH | os.O_CLOEXEC
 
 
 class Names:
-    """The names of a container's files, as its first process sees them."""
+    """The names of a container's files; `root` leads to its root directory."""
 
-    def __init__(self, init: int, mounts: dict[int, Mount]) -> None:
-        self._root = os.fsencode(f"/proc/{init}/root")
+    def __init__(self, root: str, mounts: dict[int, Mount]) -> None:
+        self._root = os.fsencode(root)
         self._mounts = mounts
 
     def stands_at(self, path: bytes, found: os.stat_result) -> bool:

@@ -41,11 +41,12 @@ class SharedObject:
 
 
 class World:
-    """See resources.files.base.World."""
+    """See resources.files.base.World; `view` is a process whose root is the container's."""
 
     def __init__(
         self,
         init: int,
+        view: int,
         tree: Held,
         stdio: dict[tuple[int, int], int],
         *,
@@ -55,18 +56,20 @@ class World:
         tcp_skip_in_flight: bool,
     ) -> None:
         self.init = init
+        self.view = view
+        self.root = f"/proc/{view}/root"
         self.unix_close = unix_close
         self.tcp_close = tcp_close
         self.tcp_established = tcp_established
         self.tcp_skip_in_flight = tcp_skip_in_flight
-        self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(init)}
-        self._names = Names(init, self.mounts)
+        self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(view)}
+        self._names = Names(self.root, self.mounts)
         self._with_paths: list[OpenFile] = []
         self.sockets = Sockets(init)
         self.pty_masters: set[str] = set()
         self._sockets: dict[int, OpenFile] = {}
         self.terminals: dict[int, bytes] = {}
-        self.own_terminal = _own_terminal(init)
+        self.own_terminal = _own_terminal(self.root)
         self.packet_pipes: set[int] = set()
         self.objects: dict[tuple[int, int], SharedObject | deleted_files.Found] = {}
         self.sysv = sysv_ipc.Found()
@@ -277,10 +280,10 @@ class World:
         self.sysv.close()
 
 
-def _own_terminal(init: int) -> int:
+def _own_terminal(root: str) -> int:
     """Return the number of the terminal that is the container's console; -1 if it has none."""
     try:
-        device = os.stat(f"/proc/{init}/root/dev/console").st_rdev
+        device = os.stat(f"{root}/dev/console").st_rdev
     except OSError:
         return -1
     return os.minor(device) if os.major(device) in _PTS_MAJORS else -1

@@ -28,6 +28,8 @@ class World(Protocol):
     """What collecting a file may need to know of the container around it."""
 
     init: int
+    # Leads to the container's root directory.
+    root: str
     mounts: dict[int, Mount]
     # The device of the ipc namespace's POSIX message queues, or 0.
     queue_device: int

@@ -50,7 +50,7 @@ class ProcFile(FileRecord, frozen=True, tag="proc-file"):
         point = world.mounts[file.mnt_id].point
         pid, name = _split(point, file.target.removesuffix(b" (deleted)"))
         ended = not world.is_process(int(pid))
-        if not ended and not os.path.lexists(f"/proc/{world.init}/root{os.fsdecode(file.target)}"):
+        if not ended and not os.path.lexists(world.root + os.fsdecode(file.target)):
             raise UnsupportedResource(
                 f"{os.fsdecode(file.target)} is a file of a thread that has ended,"
                 " which cannot be saved yet"

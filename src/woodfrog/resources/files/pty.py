@@ -78,7 +78,7 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
         opened = bool(events & select.POLLHUP) or index in world.terminals
         queues = pty.peek(master) if opened else pty.Queues([], b"", stopped=False)
         terminal = _path_of_terminal(file, index, world)
-        node = os.stat(os.fsencode(f"/proc/{world.init}/root") + terminal)
+        node = os.stat(os.fsencode(world.root) + terminal)
         return cls(
             id=number,
             flags=file.flags,

@@ -89,7 +89,7 @@ def _refuse_lost(file: OpenFile, world: World) -> None:
             f"{name} was opened outside the container's mounts",
             hint="only descriptors 0 to 2 may come from outside; they become the new container's",
         )
-    path = os.fsencode(f"/proc/{world.init}/root") + file.target
+    path = os.fsencode(world.root) + file.target
     try:
         there = os.lstat(path)
     except OSError:

@@ -73,7 +73,7 @@ def _stat_inside(path: bytes, world: World) -> os.stat_result | None:
 
 
 def _open_inside(path: bytes, flags: int, world: World) -> int:
-    root = os.open(f"/proc/{world.init}/root", os.O_PATH | os.O_CLOEXEC)
+    root = os.open(world.root, os.O_PATH | os.O_CLOEXEC)
     try:
         resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
         return syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
