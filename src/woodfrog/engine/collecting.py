@@ -104,12 +104,20 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
                     " which cannot be saved yet"
                 )
         with obstacles.at(one.name):
+            alone = [one.leader]
             for task in one.tasks:
-                for kind, what in _SHARED_BY_CLONE[1:]:
-                    if task is not one.leader and not _same(kind, one.pid, task.pid):
+                if not _same(KCMP_FILES, one.pid, task.pid):
+                    raise UnsupportedResource(
+                        "has a thread with a descriptor table of its own, which cannot be saved yet"
+                    )
+                if not _same(KCMP_FS, one.pid, task.pid):
+                    task.has_own_directory = True
+                    if any(_same(KCMP_FS, other.pid, task.pid) for other in alone):
                         raise UnsupportedResource(
-                            f"has a thread with {what} of its own, which cannot be saved yet"
+                            "has threads of which some share a working directory, which cannot be"
+                            " saved yet"
                         )
+                    alone.append(task)
                 with open(f"{task.path}/children", encoding="ascii") as file:
                     for child in map(int, file.read().split()):
                         if child not in held_pids and os.path.exists(f"/proc/{child}"):
@@ -211,7 +219,7 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
             held.pid, stat, scratch.range, shared_object, world.root, dumped, executable
         )
     fields["threads"] = [
-        _thread(task, answer) for task, answer in zip(held.tasks, told, strict=True)
+        _thread(task, answer, world) for task, answer in zip(held.tasks, told, strict=True)
     ]
     directory, directory_deleted = world.object_at(f"{held.path}/cwd")
     root_directory, root_deleted = world.object_at(f"{held.path}/root")
@@ -263,7 +271,7 @@ def _controlling(held: HeldProcess, world: World) -> int:
     return os.minor(device) if world.controls_sessions(os.minor(device)) else -1
 
 
-def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:
+def _thread(task: HeldTask, told: dict[str, Any], world: World) -> threads.Thread:
     wait = task.socket_wait
     return threads.Thread(
         tid=task.namespace_pid,
@@ -280,8 +288,21 @@ def _thread(task: HeldTask, told: dict[str, Any]) -> threads.Thread:
         socket_wait=WaitAtSocket(call=wait.call, descriptor=wait.descriptor, left_us=wait.left_us)
         if wait
         else None,
+        **(_own_directory(task, world) if task.has_own_directory else {}),
         **told,
     )
+
+
+def _own_directory(task: HeldTask, world: World) -> dict[str, Any]:
+    """Return where a thread works that shares no directory with its process (unshare(2))."""
+    directory, deleted = world.object_at(f"{task.path}/cwd")
+    roots = {os.readlink(f"{path}/root") for path in (task.path, task.process.path)}
+    if deleted or roots != {"/"}:
+        raise UnsupportedResource(
+            "has a thread with a working directory of its own that was removed, or in a process"
+            " with another root than the container's, which cannot be saved yet"
+        )
+    return {"directory": directory, "umask": int(task.status["Umask"], 8)}
 
 
 def _stripped(xstate: bytes) -> bytes:

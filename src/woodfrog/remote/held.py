@@ -45,6 +45,7 @@ class HeldTask:
         self.waiting = waiting
         self.resumed: Resumed | None = None
         self.stopped_by = 0
+        self.has_own_directory = False
         self.tracee = Tracee(pid, ptrace.Registers())
         self.status: dict[str, str] = {}
         self.stat: Stat

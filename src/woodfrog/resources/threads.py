@@ -1,6 +1,7 @@
 """One thread: registers, XSAVE state, mask, and what it told the kernel about itself."""
 
 import ctypes
+import os
 import struct
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_NAME = 1, 2, 15
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK, _PR_GET_TID_ADDRESS = 29, 30, 40
 _ARCH_GET_XCOMP_PERM, _ARCH_REQ_XCOMP_PERM = 0x1022, 0x1023
 _XFEATURE_AMX = 18
+_CLONE_FS = 0x200
 _STACK = struct.Struct("<QixxxxQ")
 _XSTATE_HEADER_AT, _XSTATE_LEAST = 512, 576
 _XSTATE_LARGEST = 1 << 16
@@ -42,7 +44,10 @@ class RseqArea(Part, frozen=True):
 
 
 class Thread(Part, frozen=True):
-    """One thread, as it goes on. `xstate` is the XSAVE area without the zeros at its end."""
+    """One thread, as it goes on. `xstate` is the XSAVE area without the zeros at its end.
+
+    `directory` and `umask` are its own, if it doesn't share the process's; else empty.
+    """
 
     tid: int
     name: bytes
@@ -62,6 +67,8 @@ class Thread(Part, frozen=True):
     seccomp: int
     filters: list[Filter]
     socket_wait: WaitAtSocket | None
+    directory: bytes = b""
+    umask: int = 0
 
 
 class Answers:
@@ -148,6 +155,13 @@ def restore(program: Program, thread: Thread) -> None:
         syscalls.sigaltstack(program, stack_now, None)
     if thread.timer_slack:
         syscalls.prctl(program, _PR_SET_TIMERSLACK, thread.timer_slack)
+    if thread.directory:
+        program.call(SYS.UNSHARE, _CLONE_FS)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        directory = syscalls.openat2(program, thread.directory, flags)
+        program.call(SYS.FCHDIR, directory)
+        syscalls.close(program, directory)
+        program.call(SYS.UMASK, thread.umask)
 
 
 def uses_tiles(thread: Thread) -> bool:

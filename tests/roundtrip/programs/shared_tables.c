@@ -1,8 +1,21 @@
-/* Processes that share descriptors, or working directory and umask, by clone(2): child, grandchild, and one that shares nothing. */
+/* Processes that share descriptors, or working directory and umask, by clone(2): child, grandchild, one that shares nothing, and a thread that shares less. */
 #include "wait.h"
 #include <linux/kcmp.h>
 
 static pid_t clone_(int flags) { return must(syscall(SYS_clone, SIGCHLD | flags, NULL, NULL, NULL, 0)); }
+static void *works_elsewhere(__attribute__((unused)) void *nothing) {
+	char found[64] = "";
+	must(unshare(CLONE_FS));
+	must(chdir(in_work("here")));
+	umask(033);
+	say("thread");
+	wait_for("look");
+	must(getcwd(found, sizeof found));
+	expect(!strcmp(found, in_work("here")), "the thread is in %s", found);
+	same("the thread's umask", 033, umask(0));
+	return NULL;
+}
+
 static bool shared(int kind, pid_t one, pid_t other) { return syscall(SYS_kcmp, one, other, kind, 0, 0) == 0; }
 
 int main(void) {
@@ -43,6 +56,9 @@ int main(void) {
 		_exit(0);
 	}
 	wait_for("child");
+	pthread_t thread;
+	must(pthread_create(&thread, NULL, works_elsewhere, NULL));
+	wait_for("thread");
 	must(pread(pids_file, pids, sizeof *pids, 0));
 	must(lseek(file, 4, SEEK_SET));
 	pid_t alone = must(fork());
@@ -76,6 +92,7 @@ int main(void) {
 	}
 	join(looker);
 	say("look");
+	pthread_join(thread, NULL);
 	join(alone);
 	join(child);
 	same("what the child has opened since", 0, fcntl(92, F_GETFD));
