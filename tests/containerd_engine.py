@@ -26,8 +26,18 @@ from terminals import Terminal, in_a_terminal
 IMAGE = "localhost/box:1"
 PAUSE_IMAGE = "localhost/pause:1"
 RUNTIME = f"{REPOSITORY}/woodfrog"
-# Where the shim has its sockets, and CNI what it remembers, whatever they are told.
-FIXED_PLACES = (Path("/run/containerd"), Path("/var/lib/cni"))
+# The shim has its sockets in /run, and CNI in /var/lib what it remembers, whatever they are told:
+# what is written there is seen in the daemon's mount namespace alone.
+SCRIPT = """
+set -e
+for path in /run /var/lib; do
+    layer=$0/layers$path
+    mkdir -p $layer/upper $layer/work
+    mount -t overlay -o lowerdir=$path,upperdir=$layer/upper,workdir=$layer/work overlay $path
+done
+ip link set lo up
+containerd --config $0/config.toml || exit
+"""
 CONFIG = f"""
 version = 2
 root = "{{directory}}/root"
@@ -53,9 +63,6 @@ class Containerd:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.group = f"wf-containerd-{os.getpid()}"
-        self._made = [place for place in FIXED_PLACES if not place.exists()]
-        for place in self._made:
-            place.mkdir()
         config = directory / "config.toml"
         config.write_text(CONFIG.format(directory=directory))
         install = ("install", "containerd", "--yes", f"--config={config}")
@@ -74,15 +81,13 @@ class Containerd:
         }
         (directory / "cni").mkdir()
         (directory / "cni/pond.conflist").write_text(json.dumps(network))
-        script = "".join(f"mount -t tmpfs tmpfs {place} && " for place in FIXED_PLACES)
-        script += 'ip link set lo up && containerd --config "$0"; exit $?'
         with (directory / "log").open("wb") as log:
             # It dies with us, and all that is in its pid namespace dies with it.
             self._holder = subprocess.Popen(
                 [
                     *("setpriv", "--pdeathsig", "KILL"),
                     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
-                    *("--mount-proc", "sh", "-c", script, str(config)),
+                    *("--mount-proc", "sh", "-c", SCRIPT, str(directory)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -176,8 +181,6 @@ class Containerd:
         eventually(lambda: is_gone(init), "the end of containerd")
         living_children()  # which may be ours by now, and nobody else's to reap
         remove_cgroups(self.group)
-        for place in self._made:
-            place.rmdir()
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return [line for line in mounts if str(self.directory) in line]
 

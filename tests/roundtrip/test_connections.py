@@ -1,6 +1,7 @@
 """TCP connections with clients outside the container."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import signal
@@ -25,10 +26,10 @@ PROGRAM = Path(__file__).parent / "connected" / "adding.c"
 # A network like that of an engine, made by a hook: it tells when it is there, and then takes time.
 NETWORK_HOOK = """
 pid=$(sed 's/.*"pid": *\\([0-9]*\\).*/\\1/')
-ip link add wf-test type veth peer name eth0 netns $pid
-ip address add 10.213.77.1/24 dev wf-test
-ip link set wf-test up
-nsenter -t $pid -n ip address add 10.213.77.2/24 dev eth0
+ip link add {link} type veth peer name eth0 netns $pid
+ip address add {outside}/30 dev {link}
+ip link set {link} up
+nsenter -t $pid -n ip address add {inside}/30 dev eth0
 nsenter -t $pid -n ip link set eth0 up
 touch {work}/network
 while [ -e {work}/wait ]; do sleep 0.02; done
@@ -55,10 +56,10 @@ class Client:
 
 
 @pytest.fixture(autouse=True)
-def no_tables_left() -> Iterator[None]:
+def no_tables_left(woodfrog: Woodfrog) -> Iterator[None]:
     """Remove what a checkpoint leaves for a restore that a failed test has not come to."""
     yield
-    for name in tables():
+    for name in tables(woodfrog):
         subprocess.run(["nft", "delete", "table", "inet", name], check=True)
 
 
@@ -138,11 +139,12 @@ def is_stopped(container: Container) -> bool:
     return stat.rpartition(")")[2].split()[0] == "T"
 
 
-def tables() -> list[str]:
-    """Return the names of our nftables tables."""
+def tables(woodfrog: Woodfrog) -> list[str]:
+    """Return the names of the nftables tables that are there for the test's containers."""
     listed = subprocess.run(["nft", "--json", "list", "tables"], check=True, capture_output=True)
     found = [entry.get("table", {}) for entry in json.loads(listed.stdout)["nftables"]]
-    return [table["name"] for table in found if table.get("name", "").startswith("woodfrog")]
+    ours = {f"woodfrog-{name}" for name in woodfrog.names}
+    return [table["name"] for table in found if table.get("name") in ours]
 
 
 def test_a_client_outside_notices_nothing(server: Container, client: Client) -> None:
@@ -154,7 +156,7 @@ def test_a_client_outside_notices_nothing(server: Container, client: Client) -> 
     assert client.answer() == 11
     assert client.add(7) == 18
     assert not restored.has_ended(), restored.told()
-    assert tables() == []
+    assert tables(server.woodfrog) == []
 
 
 def test_both_sides_go_on_when_the_container_is_left_running(
@@ -165,7 +167,7 @@ def test_both_sides_go_on_when_the_container_is_left_running(
     server.checkpoint(image, "--leave-running", "--tcp-established")
 
     assert client.add(6) == 11
-    assert tables() == []
+    assert tables(server.woodfrog) == []
 
 
 def test_a_look_disturbs_no_connection(server: Container, client: Client) -> None:
@@ -177,7 +179,7 @@ def test_a_look_disturbs_no_connection(server: Container, client: Client) -> Non
     assert "not kept: 1 TCP connections" in given_up.stdout
 
     assert client.add(6) == 11
-    assert tables() == []
+    assert tables(server.woodfrog) == []
 
 
 def test_a_restore_may_reset_what_the_checkpoint_kept(
@@ -193,7 +195,7 @@ def test_a_restore_may_reset_what_the_checkpoint_kept(
     another = Client(port)
     with contextlib.closing(another.socket):
         assert another.add(1) == 1
-    assert tables() == []
+    assert tables(server.woodfrog) == []
 
 
 def test_an_image_alone_takes_over_no_connection(server: Container, client: Client) -> None:
@@ -236,12 +238,17 @@ def test_a_restore_that_fails_lets_the_next_one_have_the_connection(
 def test_nobody_answers_a_client_before_the_new_container_stands(
     woodfrog: Woodfrog, bundle: Bundle, port: int
 ) -> None:
-    script = NETWORK_HOOK.format(work=bundle.work)
+    number = os.getpid() * 4 % (1 << 16)  # what runs beside us has a network of its own
+    addresses = ipaddress.IPv4Network(f"10.213.{number >> 8}.{number & 255}/30")
+    outside, inside = map(str, addresses.hosts())
+    script = NETWORK_HOOK.format(
+        work=bundle.work, link=f"wf-{os.getpid()}", outside=outside, inside=inside
+    )
     hook = {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=" + os.environ["PATH"]]}
     bundle.config["hooks"] = {"createRuntime": [hook]}
     first = woodfrog.run(bundle)
     first.wait_for("ready")
-    client = Client(port, "10.213.77.2")
+    client = Client(port, inside)
     with contextlib.closing(client.socket):
         assert client.add(5) == 5
         image = frozen(first)

@@ -467,7 +467,7 @@ def test_do_is_frozen_with_what_it_wrote_and_thawed_without_a_bundle(
 ) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
-    scratch = f"/etc/frog-{os.getpid()}"
+    scratch = Path(f"/etc/frog-{os.getpid()}")
     script = f"echo scratch > {scratch}; : > /v/ready; while [ ! -e /v/check ]; do sleep 0.02; done"
     script += f"; cat {scratch} > /v/out; exit 3"
     first, second = (f"wf-do-{os.getpid()}-{number}" for number in (1, 2))
@@ -476,15 +476,16 @@ def test_do_is_frozen_with_what_it_wrote_and_thawed_without_a_bundle(
     with subprocess.Popen([*command, "--", "/bin/sh", "-c", script]) as do:
         try:
             eventually((volume / "ready").exists, "it is ready", 20)
-            assert not Path(scratch).exists()
+            assert not scratch.exists()
             woodfrog("checkpoint", f"--image-path={tmp_path / 'image'}", first)
             assert do.wait(30) == 128 + 9
         finally:
             do.kill()
+            scratch.unlink(missing_ok=True)
     (volume / "check").touch()
 
     flags = (f"--image-path={tmp_path / 'image'}", f"--volume={volume}:/v")
     woodfrog("restore", "--do", *flags, second, status=3)
 
     assert (volume / "out").read_text() == "scratch\n"
-    assert not Path(scratch).exists()
+    assert not scratch.exists()
