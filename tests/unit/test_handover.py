@@ -16,27 +16,27 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_ticket_is_good_for_one_restore(tmp_path: Path, place: Path) -> None:
-    offer = handover.Offer("/srv/image", str(tmp_path))
-    at = tmp_path / offer.name
-    assert not offer.is_taken()
+    ticket = handover.Ticket("/srv/image", str(tmp_path))
+    at = tmp_path / ticket.name
+    assert not ticket.is_taken()
     assert place.stat().st_mode & 0o7777 == 0o700
     copy = tmp_path / "copy"
     copy.mkdir()
-    ticket = (at / handover.TICKET).read_bytes()
-    (copy / handover.TICKET).write_bytes(ticket)
+    secret = (at / handover.FILE).read_bytes()
+    (copy / handover.FILE).write_bytes(secret)
     assert handover.redeemed(str(copy)) == "/srv/image"
-    assert offer.is_taken()
+    assert ticket.is_taken()
     with pytest.raises(ImageError, match="no longer valid"):
         handover.redeemed(str(copy))
-    offer.withdraw()
-    offer.withdraw()
+    ticket.withdraw()
+    ticket.withdraw()
     assert list(place.iterdir()) == []
     assert not at.exists()
 
 
 @pytest.mark.parametrize("text", ["", "..", "0" * 31, "0" * 32, "0" * 33, "../" + "0" * 29, "/etc"])
 def test_a_ticket_of_ones_own_making_is_worth_nothing(tmp_path: Path, text: str) -> None:
-    (tmp_path / handover.TICKET).write_text(text)
+    (tmp_path / handover.FILE).write_text(text)
     with pytest.raises(ImageError, match="no longer valid"):
         handover.redeemed(str(tmp_path))
 

@@ -250,8 +250,6 @@ def flag_lines(flags: Sequence[Flag]) -> list[str]:
             text = f"not supported: {flag.refused}"
         elif flag.default not in (None, [], "", False):
             text += f" (default {flag.default})"
-        elif not flag.value:
-            text += " (default false)"
         rows.append((left, text))
     from textwrap import wrap
 

@@ -99,24 +99,24 @@ def _thaw(
 ) -> int:
     _check(docker, found, container)
     _bring_files(docker, found, container, wanted)
-    offer = handover.Offer(found.directory, container.checkpoints(docker.data_root))
-    words = ["start", *attach, f"--checkpoint={offer.name}", container.id]
+    ticket = handover.Ticket(found.directory, container.checkpoints(docker.data_root))
+    words = ["start", *attach, f"--checkpoint={ticket.name}", container.id]
     try:
         if not attach:
             docker(*words)
             _pass_on_warnings(docker, container)
             return 0
         with docker.attached(*words) as client:
-            while client.poll() is None and not offer.is_taken():
+            while client.poll() is None and not ticket.is_taken():
                 time.sleep(0.01)
-            offer.withdraw()
+            ticket.withdraw()
             while client.poll() is None and docker.container(container.id).pid == 0:
                 time.sleep(0.05)
             if client.poll() is None:
                 _pass_on_warnings(docker, container)
         return client.returncode
     finally:
-        offer.withdraw()
+        ticket.withdraw()
 
 
 def _pass_on_warnings(docker: Docker, container: Container) -> None:

@@ -12,25 +12,25 @@ import os
 from woodfrog.errors import ImageError
 
 PLACE = "/run/woodfrog-handover"
-TICKET = "woodfrog-ticket"
+FILE = "woodfrog-ticket"
 
 _NAME_LENGTH = 32
 
 
-class Offer:
-    """A directory that stands for that of an image, until it is withdrawn; good for one restore."""
+class Ticket:
+    """What stands for an image, in a directory, until it is withdrawn; good for one restore."""
 
     def __init__(self, image: str, parent: str) -> None:
-        ticket = os.urandom(_NAME_LENGTH // 2).hex()
+        secret = os.urandom(_NAME_LENGTH // 2).hex()
         self.name = f"woodfrog-{os.urandom(4).hex()}"
         self._at = f"{parent}/{self.name}"
-        self._link = f"{PLACE}/{ticket}"
+        self._link = f"{PLACE}/{secret}"
         os.makedirs(PLACE, mode=0o700, exist_ok=True)
         os.symlink(os.path.abspath(image), self._link)
         try:
             os.makedirs(self._at, mode=0o700)
-            with open(f"{self._at}/{TICKET}", "x", encoding="ascii") as file:
-                file.write(ticket)
+            with open(f"{self._at}/{FILE}", "x", encoding="ascii") as file:
+                file.write(secret)
         except BaseException:
             self.withdraw()
             raise
@@ -43,7 +43,7 @@ class Offer:
         """Remove what is still there of it."""
         for remove, path in (
             (os.unlink, self._link),
-            (os.unlink, f"{self._at}/{TICKET}"),
+            (os.unlink, f"{self._at}/{FILE}"),
             (os.rmdir, self._at),
         ):
             try:
@@ -58,7 +58,7 @@ def redeemed(directory: str) -> str:
     Where there is none, that is the directory itself.
     """
     try:
-        with open(f"{directory}/{TICKET}", encoding="ascii") as file:
+        with open(f"{directory}/{FILE}", encoding="ascii") as file:
             name = file.read(_NAME_LENGTH + 1)
     except (FileNotFoundError, UnicodeDecodeError):
         return directory

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 UNLIMITED = (1 << 64) - 1
 
+# What only v1's cpusets tell; for v2 these are zeros.
+CPUSET = (
+    "cpu_exclusive",
+    "mem_hardwall",
+    "mem_exclusive",
+    "memory_migrate",
+    "memory_spread_page",
+    "memory_spread_slab",
+    "memory_pressure",
+    "sched_load_balance",
+    "sched_relax_domain_level",
+)
+
 
 def collect(groups: Groups) -> dict[str, Any]:
     """Return what the container uses now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from woodfrog.runtime.cgroups.statistics import (
+    CPUSET,
     number,
     page_sizes,
     pids,
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
 
 _NANOSECONDS = 10**9
 
-_CPUSET = (
-    "cpu_exclusive",
-    "mem_hardwall",
-    "mem_exclusive",
-    "memory_migrate",
-    "memory_spread_page",
-    "memory_spread_slab",
-    "memory_pressure",
-    "sched_load_balance",
-    "sched_relax_domain_level",
-)
 _BLKIO = {
     "ioServiceBytesRecursive": "io_service_bytes_recursive",
     "ioServicedRecursive": "io_serviced_recursive",
@@ -52,7 +42,7 @@ def parts(paths: dict[str, str]) -> dict[str, Any]:
             cpus=processors(text(cpuset, "cpuset.cpus")),
             mems=processors(text(cpuset, "cpuset.mems")),
         )
-        | {name: number(cpuset, f"cpuset.{name}") for name in _CPUSET},
+        | {name: number(cpuset, f"cpuset.{name}") for name in CPUSET},
         "memory": _memory(paths.get("memory", "")),
         "pids": pids(paths.get("pids", "")),
         "blkio": _blkio(paths.get("blkio", "")),

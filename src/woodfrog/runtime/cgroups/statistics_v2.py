@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from woodfrog.runtime.cgroups.statistics import (
+    CPUSET,
     UNLIMITED,
     number,
     page_sizes,
@@ -26,17 +27,6 @@ _IO = {
     "rios": ("ioServicedRecursive", "Read"),
     "wios": ("ioServicedRecursive", "Write"),
 }
-_CPUSET = (
-    "cpu_exclusive",
-    "mem_hardwall",
-    "mem_exclusive",
-    "memory_migrate",
-    "memory_spread_page",
-    "memory_spread_slab",
-    "memory_pressure",
-    "sched_load_balance",
-    "sched_relax_domain_level",
-)
 
 
 def parts(directory: str) -> dict[str, Any]:
@@ -47,7 +37,7 @@ def parts(directory: str) -> dict[str, Any]:
             cpus=processors(text(directory, "cpuset.cpus.effective")),
             mems=processors(text(directory, "cpuset.mems.effective")),
         )
-        | dict.fromkeys(_CPUSET, 0),
+        | dict.fromkeys(CPUSET, 0),
         "memory": _memory(directory),
         "pids": pids(directory),
         "blkio": _io(directory),
