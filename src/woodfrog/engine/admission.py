@@ -1,6 +1,7 @@
 """ADMIT: read an image, check it, and see whether the new container may hold what is in it."""
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -30,6 +31,7 @@ from woodfrog.resources.cpu import Cpu, CpuCheck
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import KINDS, tcp_socket
 from woodfrog.resources.files.base import ACCESS_MODE, FileRecord
+from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.pty import PtyMaster
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.terminal import Terminal
@@ -134,6 +136,15 @@ class Plan:
     def holders(self, file: int) -> set[int]:
         """Return the ids of the processes that have a file open."""
         return {one.pid for one in self.processes if any(d.file == file for d in one.descriptors)}
+
+    @property
+    def opened_deleted(self) -> dict[int, list[OpenDeletedFile]]:
+        """Return the open files of each deleted file, by its id."""
+        found: dict[int, list[OpenDeletedFile]] = defaultdict(list)
+        for file in self.files.values():
+            if isinstance(file, OpenDeletedFile):
+                found[file.deleted].append(file)
+        return found
 
     @property
     def has_sharers(self) -> bool:

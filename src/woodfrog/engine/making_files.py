@@ -6,7 +6,7 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from woodfrog.resources import credentials, deleted_files, shared_memory
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.shared_memory import SharedMemory
 
 _PROGRAM_CALLS = 4000
@@ -107,16 +108,27 @@ class Making:
                 self.run()
 
     def make_deleted_files(
-        self, files: Iterable[DeletedFile], written: Container[int], pages: int, base: int
+        self,
+        files: Iterable[DeletedFile],
+        opened: Mapping[int, Sequence[OpenDeletedFile]],
+        written: Container[int],
+        pages: int,
+        base: int,
     ) -> None:
-        """Make and fill all deleted files; shared mappings may write to those in `written`.
+        """Make and fill all deleted files, and open them as `opened` says by their ids.
+
+        Shared mappings may write to those in `written`.
 
         They are made by all rights that the stub has: the container's own need not reach as far as
         where the file was made, and nobody else can reach what has no name.
         """
         for one in files:
             with while_(f"making the deleted file {os.fsdecode(one.path)}"):
-                fd = self.settle(deleted_files.make(self, one, self.stub.pid))
+                wanted = opened.get(one.id, ())
+                ways = [os.O_RDONLY | os.O_CLOEXEC, *(file.way for file in wanted)]
+                fd, by_name = deleted_files.make(self, one, self.stub.pid, ways)
+                for file, early in zip(wanted, by_name[1:], strict=False):
+                    self._kept[file.early] = early
                 if one.kind == stat.S_IFREG and not one.link:
                     deleted_files.fill(self.program, one, fd, pages, base)
                 if not one.link:
@@ -131,9 +143,11 @@ class Making:
                 if one.kind == stat.S_IFREG:
                     # Not for writing: what might be written to can't be executed.
                     self._spare.append(fd)
-                    fd = self.reopen_descriptor(fd, os.O_RDONLY)
+                    fd = by_name[0] if by_name else self.reopen_descriptor(fd, os.O_RDONLY)
                 self.objects[one.id] = self._up(fd)
-                self.run()
+                if len(self.program) > _PROGRAM_CALLS:
+                    self.run()
+        self.run()
 
     def _set_capabilities(self, effective: int) -> None:
         self._effective = effective

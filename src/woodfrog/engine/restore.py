@@ -231,7 +231,9 @@ def _restore(
     posix_queues.restore(root, plan.posix_queues)
     sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
     making.make_shared_memory(plan.files_in_memory, store, base)
-    making.make_deleted_files(plan.deleted.values(), plan.written_by_mapping, store, base)
+    making.make_deleted_files(
+        plan.deleted.values(), plan.opened_deleted, plan.written_by_mapping, store, base
+    )
     records, moves = own_addresses.moved(plan.files.values(), init)
     making.missing += moves
     making.make_files(records)

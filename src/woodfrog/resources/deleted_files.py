@@ -7,6 +7,7 @@ it was. One that still has another name (a hard link) gets the old one back for 
 import os
 import stat
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from woodfrog.errors import ImageError
@@ -188,14 +189,24 @@ class Maker(Protocol):
     def run(self) -> None: ...
 
 
-def make(making: Maker, one: DeletedFile, init: int) -> int:
-    """Make the file, without contents, in the root stub of `init`; returns its descriptor.
+class Made(NamedTuple):
+    """Descriptors of a new file: `fd` for both ways, if it is a regular one without a link.
 
-    That of a regular file is for reading and writing, if the file has no other name.
+    `opened` are those that were opened by its name, before that was removed.
+    """
+
+    fd: int
+    opened: list[int]
+
+
+def make(making: Maker, one: DeletedFile, init: int, ways: Sequence[int]) -> Made:
+    """Make the file, without contents, in the root stub of `init`.
+
+    `ways` are flags by which to open a regular one, too, if that can be.
     """
     place = _look_for_place(init, one)
     if one.link:
-        return _link(making, one, place)
+        return Made(_link(making, one, place), [])
     program = making.program
     above, directory = _open_place(program, place)
     if one.kind == stat.S_IFREG:
@@ -213,11 +224,14 @@ def make(making: Maker, one: DeletedFile, init: int) -> int:
         program.call(SYS.FCHMODAT, directory, place.name, stat.S_IMODE(one.mode))
     if not place.parent and one.kind in (stat.S_IFREG, stat.S_IFDIR):
         program.call(SYS.FSETXATTR, fd, PLACELESS, b"1", 1, 0)
+    opened = []
+    if not one.unnamed and one.kind == stat.S_IFREG:
+        opened = [syscalls.openat2(program, place.name, w, directory=directory) for w in ways]
     if not one.unnamed:
         how = _AT_REMOVEDIR if one.kind == stat.S_IFDIR else 0
         program.call(SYS.UNLINKAT, directory, place.name, how)
     _leave_place(program, place, above, directory)
-    return fd
+    return Made(fd, opened)
 
 
 def fill(program: Program, one: DeletedFile, fd: int, pages: int, base: int) -> None:

@@ -9,6 +9,7 @@ from woodfrog.kernel import syscalls
 from woodfrog.resources.deleted_files import is_placeless
 from woodfrog.resources.files.base import (
     ACCESS_MODE,
+    CREATION_FLAGS,
     O_PATH,
     O_TMPFILE,
     FileRecord,
@@ -50,6 +51,17 @@ class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
             file_kind=kind,
         )
 
+    @property
+    def way(self) -> int:
+        """The flags by which it is opened by a name."""
+        flags = self.flags & ~CREATION_FLAGS & ~(O_TMPFILE & ~os.O_DIRECTORY)
+        return flags if flags & O_PATH else flags | os.O_NONBLOCK | os.O_NOCTTY
+
+    @property
+    def early(self) -> tuple[str, int]:
+        """The key of what was opened by its name, while it had one."""
+        return "opened deleted file", self.id
+
     def restore(self, making: Making) -> int:
         key = ("unnamed", self.deleted)
         is_first = self.flags & O_TMPFILE == O_TMPFILE and self.flags & ACCESS_MODE == os.O_RDWR
@@ -58,8 +70,10 @@ class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
             making.share(key, True)
             original = making.memory_object(self.deleted, for_writing=True)
             fd = syscalls.duplicate_above(making.program, original, 0)
+        elif (early := making.shared(self.early)) is not None:
+            fd = early
         else:
-            fd = making.reopen(self.deleted, self.flags & ~(O_TMPFILE & ~os.O_DIRECTORY))
+            fd = making.reopen(self.deleted, self.way)
         if self.flags & O_PATH:
             return fd
         program = making.program
