@@ -28,9 +28,17 @@ class _Stored:
 
 
 def doctored(
-    image: Path, target: Path, kind: type[Record] = ContainerRecord, **fields: object
+    image: Path,
+    target: Path,
+    kind: type[Record] = ContainerRecord,
+    *,
+    more: Sequence[Record] = (),
+    **fields: object,
 ) -> Path:
-    """Write a copy of an image in which the container's record, or another, has other fields."""
+    """Write a copy of an image in which the container's record, or another, has other fields.
+
+    And which has `more` records.
+    """
     with (
         Reader(str(image)) as reader,
         Writer(str(target), compression="none", sync="none", replace=False) as writer,
@@ -41,6 +49,8 @@ def doctored(
         for record in reader.records(RECORDS):
             if isinstance(record, kind):
                 record = msgspec.structs.replace(record, **fields)
+            writer.add(record)
+        for record in more:
             writer.add(record)
         writer.seal()
     return target

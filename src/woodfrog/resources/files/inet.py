@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from woodfrog.errors import ImageError
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -20,6 +21,7 @@ from woodfrog.resources.files.socket_options import Option
 MARK = 0x776F6F64
 
 _MAPPED = bytes(10) + b"\xff\xff"
+_ADDRESS_BYTES = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _SO_MARK = 36
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _SIOCGSKNS = 0x894C
@@ -43,6 +45,13 @@ class End(NamedTuple):
         if len(self.address) == 16 and self.address.startswith(_MAPPED):
             return End(self.address[12:], self.port)
         return self
+
+
+def check(family: int, *ends: End) -> None:
+    """Check what an image says of a socket: another family might be one that nobody may have."""
+    size = _ADDRESS_BYTES.get(family)
+    if any(len(one.address) != size or not 0 <= one.port < 1 << 16 for one in ends):
+        raise ImageError("the image has an impossible internet socket")
 
 
 def own_address(address: bytes) -> set[bytes]:

@@ -11,7 +11,7 @@ from typing import Self
 
 import msgspec
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
@@ -96,6 +96,11 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             )
 
     def refuse_wider(self, bounding: int) -> None:
+        inet.check(self.family, End(self.local, self.port))
+        if self.peer:
+            inet.check(self.family, End(self.peer, self.peer_port))
+        if self.type != socket.SOCK_RAW and (self.type, self.protocol) not in _KINDS:
+            raise ImageError("the image has an internet socket of an unknown type")
         socket_options.refuse_wider(self.options, self.family, self.type, self.protocol, bounding)
         if self.type == socket.SOCK_RAW and not bounding & _CAP_NET_RAW:
             raise UnsupportedResource(

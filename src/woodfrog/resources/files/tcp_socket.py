@@ -133,6 +133,9 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         return fd
 
     def refuse_wider(self, bounding: int) -> None:
+        inet.check(self.family, End(self.local, self.port))
+        if self.connection is not None:
+            inet.check(self.family, End(self.connection.remote, self.connection.remote_port))
         socket_options.refuse_wider(self.options, self.family, *_KIND, bounding)
 
     def missing(self, descriptor: int) -> str:

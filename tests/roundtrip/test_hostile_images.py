@@ -1,0 +1,75 @@
+"""Images that no checkpoint makes: they ask for what the new container could not have itself."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from test_surroundings import WAIT, frozen, shell
+
+from bundles import Bundle
+from containers import Woodfrog
+from images import doctored
+from needs import needs
+from woodfrog.image.record import Record
+from woodfrog.resources.files.inet_datagram import InetDatagramSocket
+
+pytestmark = needs("root")
+
+ID = 1 << 20
+
+
+class Attack:
+    """A container that was frozen, and whose image is changed."""
+
+    def __init__(self, woodfrog: Woodfrog) -> None:
+        self._woodfrog = woodfrog
+        self.bundle: Bundle = shell(woodfrog, f": > /work/ready; {WAIT}")
+        container = woodfrog.run(self.bundle)
+        container.wait_for("ready")
+        self.image: Path = frozen(container)
+
+    def refusal(self, *more: Record) -> str:
+        """Return why an image with more records is refused."""
+        image = doctored(self.image, self.image.with_name("hostile"), more=more)
+        self.bundle.save()
+        where = f"--bundle={self.bundle.directory}", f"--image-path={image}"
+        self._woodfrog.names.append("attacked")
+        done = self._woodfrog("restore", "--detach", *where, "attacked", status=None)
+        assert done.status == 1, "it was restored"
+        return done.stderr
+
+
+@pytest.fixture
+def attack(woodfrog: Woodfrog) -> Attack:
+    return Attack(woodfrog)
+
+
+def datagram_socket(family: int, kind: int, protocol: int) -> InetDatagramSocket:
+    return InetDatagramSocket(
+        id=ID,
+        flags=2,
+        family=family,
+        type=kind,
+        protocol=protocol,
+        local=bytes(4),
+        port=0,
+        peer=b"",
+        peer_port=0,
+        queue=[],
+        options=[],
+        filter=None,
+        memberships=[],
+    )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        (socket.AF_PACKET, socket.SOCK_RAW, 0x0300),
+        (socket.AF_PACKET, socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+        (socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_TCP),
+        (socket.AF_INET, 10, 0x0300),  # SOCK_PACKET
+    ],
+)
+def test_no_sockets_that_hear_others(attack: Attack, kind: tuple[int, int, int]) -> None:
+    assert "internet socket" in attack.refusal(datagram_socket(*kind))
