@@ -1,10 +1,10 @@
-/* Terabytes of reserved addresses, with a few pages in the middle, and of a mapping that may only be read. */
+/* A terabyte of reserved addresses, with a few pages in the middle, and of a mapping that may only be read. */
 #include "memory.h"
 
 enum { TERABYTE_BITS = 40 };
 
 int main(void) {
-	size_t size = 4ul << TERABYTE_BITS;
+	size_t size = 1ul << TERABYTE_BITS;
 	char *reserved = must(mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 	char *readable = must(mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 	char *used = reserved + size / 2;
