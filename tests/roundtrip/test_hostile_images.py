@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from test_surroundings import WAIT, frozen, shell
 
-from bundles import Bundle
+from bundles import Bundle, bind
 from containers import Woodfrog
 from images import doctored
 from needs import needs
 from woodfrog.image.record import Record
 from woodfrog.resources.files.inet_datagram import InetDatagramSocket
+from woodfrog.resources.files.proc_file import ProcFile
 
 pytestmark = needs("root")
 
@@ -73,3 +74,19 @@ def datagram_socket(family: int, kind: int, protocol: int) -> InetDatagramSocket
 )
 def test_no_sockets_that_hear_others(attack: Attack, kind: tuple[int, int, int]) -> None:
     assert "internet socket" in attack.refusal(datagram_socket(*kind))
+
+
+def proc_file(point: bytes, pid: int, name: bytes) -> ProcFile:
+    return ProcFile(id=ID, flags=0, point=point, pid=pid, name=name, position=0, ended=False)
+
+
+@pytest.mark.parametrize("name", [b"../kallsyms", b"net/../environ", b"task/1/../../../kallsyms"])
+def test_no_files_of_proc_but_those_of_processes(attack: Attack, name: bytes) -> None:
+    assert "impossible process" in attack.refusal(proc_file(b"/proc", 1, name))
+
+
+@pytest.mark.parametrize("point", [b"/host", b"/proc/../host"])
+def test_no_processes_of_the_host(attack: Attack, point: bytes) -> None:
+    attack.bundle.add_mount(bind("/proc", "/host"))
+
+    assert "none of the container's own" in attack.refusal(proc_file(point, 1, b"status"))

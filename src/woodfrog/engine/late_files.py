@@ -19,11 +19,15 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
+from woodfrog.resources import namespaces
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
 
 _PROC_SUPER_MAGIC = 0x9FA0
 _RIGHTS_AT_ONCE = 200
+_WITHIN_PROCESS = (
+    syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_MAGICLINKS
+)
 
 
 class LateFiles:
@@ -117,16 +121,36 @@ class LateFiles:
         with self._tree.passing(status=status) as pid:
             return self.open_process(pid, flags)
 
-    def open_in_proc(self, path: bytes, flags: int, *, ended: int) -> int:
+    def open_in_proc(self, point: bytes, pid: int, name: bytes, flags: int, *, ended: bool) -> int:
         """See the protocol."""
         if ended:
-            with self._tree.passing(ended):
-                return self.open_in_proc(path, flags, ended=0)
+            with self._tree.passing(pid):
+                return self.open_in_proc(point, pid, name, flags, ended=False)
+        process = self._process_directory(point, pid)
+        try:
+            return syscalls.openat2(
+                HERE, name, flags | os.O_CLOEXEC, directory=process, resolve=_WITHIN_PROCESS
+            )
+        finally:
+            os.close(process)
+
+    def _process_directory(self, point: bytes, pid: int) -> int:
+        """Open a process's directory; by our rights, that must be one of the container's own."""
+        path = os.path.join(point, b"%d" % pid)
         resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-        flags |= os.O_CLOEXEC
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         fd = syscalls.openat2(HERE, path, flags, directory=self._directory, resolve=resolve)
-        # By our rights, nothing else may be opened.
-        if mounts.file_system_type(HERE, fd) != _PROC_SUPER_MAGIC:
+        # Another proc that is mounted in the container may have the host's processes.
+        if not self._is_own_process(fd):
             os.close(fd)
-            raise ImageError(f"{os.fsdecode(path)} is not a file of /proc")
+            raise ImageError(f"{os.fsdecode(path)} is none of the container's own processes")
         return fd
+
+    def _is_own_process(self, directory: int) -> bool:
+        if mounts.file_system_type(HERE, directory) != _PROC_SUPER_MAGIC:
+            return False
+        try:
+            found = os.readlink("ns/pid", dir_fd=directory)
+        except OSError:
+            return False
+        return found == namespaces.pid_namespace(self._root.pid)

@@ -210,10 +210,10 @@ class Late(Protocol):
     def open_in_session(self, terminal: int, path: bytes, how: int, flags: int) -> int:
         """Open a path in the session that a pseudoterminal controls; `flags` are for later."""
 
-    def open_in_proc(self, path: bytes, flags: int, *, ended: int) -> int:
-        """Open a file of proc by its path in the container.
+    def open_in_proc(self, point: bytes, pid: int, name: bytes, flags: int, *, ended: bool) -> int:
+        """Open a file of a process, in the proc that is mounted at `point` in the container.
 
-        If `ended` isn't 0, a process has this id for that moment.
+        If it has `ended`, another process has its id for that moment.
         """
 
 

@@ -3,7 +3,7 @@
 import os
 from typing import ClassVar, Self
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
 from woodfrog.resources.files.base import (
@@ -72,6 +72,8 @@ class ProcFile(FileRecord, frozen=True, tag="proc-file"):
     def refuse_holders(self, holders: set[int], bounding: int) -> None:
         """Refuse what no process of the new container that has the file could open."""
         words = self.name.split(b"/")
+        if self.pid <= 0 or (self.name and {b"", b".", b".."} & {*words}):
+            raise ImageError("the image has a file of an impossible process")
         if words[0] == b"task":
             words = words[2:] or [b""]
         is_open = not self.flags & O_PATH and words[0] not in (b"", *_OPEN_TO_ALL)
@@ -88,7 +90,8 @@ class ProcFile(FileRecord, frozen=True, tag="proc-file"):
         flags = self.flags & ~CREATION_FLAGS
         if not self.flags & O_PATH:
             flags |= os.O_NONBLOCK | os.O_NOCTTY
-        fd = late.open_in_proc(self.path, flags, ended=self.pid if self.ended else 0)
+        name = self.name or b"."
+        fd = late.open_in_proc(self.point, self.pid, name, flags, ended=self.ended)
         if not self.flags & O_PATH:
             if self.position:
                 syscalls.lseek(HERE, fd, self.position)
