@@ -12,15 +12,9 @@ from pathlib import Path
 import pytest
 
 from busybox import make_rootfs
-from containers import (
-    REPOSITORY,
-    Done,
-    eventually,
-    is_gone,
-    living_children,
-    remove_cgroups,
-)
+from containers import REPOSITORY, Done, eventually
 from cri_client import CriClient
+from engine_place import Place
 from terminals import Terminal, in_a_terminal
 
 IMAGE = "localhost/box:1"
@@ -81,25 +75,14 @@ class Containerd:
         }
         (directory / "cni").mkdir()
         (directory / "cni/pond.conflist").write_text(json.dumps(network))
-        with (directory / "log").open("wb") as log:
-            # It dies with us, and all that is in its pid namespace dies with it.
-            self._holder = subprocess.Popen(
-                [
-                    *("setpriv", "--pdeathsig", "KILL"),
-                    *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
-                    *("--mount-proc", "sh", "-c", SCRIPT, str(directory)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self.place = Place(directory, self.group, "sh", "-c", SCRIPT, str(directory))
         eventually(self._serves, "containerd serves")
         self.cri = CriClient(directory / "socket")
 
     def _serves(self) -> bool:
-        if self._holder.poll() is not None:
-            pytest.fail(f"containerd ended: {(self.directory / 'log').read_text()}")
-        return "containerd successfully booted" in (self.directory / "log").read_text()
+        if self.place.has_ended():
+            pytest.fail(f"containerd ended: {self.place.log()}")
+        return "containerd successfully booted" in self.place.log()
 
     def prepare(self) -> None:
         """Import the images, for ctr and for CRI."""
@@ -109,17 +92,9 @@ class Containerd:
         self("image", "import", str(archive))
         self("--namespace=k8s.io", "image", "import", str(archive))
 
-    @property
-    def init(self) -> int:
-        """The first process of the daemon's pid namespace, as we see it."""
-        children = f"/proc/{self._holder.pid}/task/{self._holder.pid}/children"
-        return int(Path(children).read_text().split()[0])
-
     def command(self, *words: str) -> list[str]:
         """Return the client's whole command line."""
-        socket = f"{self.directory}/socket"
-        namespaces = ("--net", "--mount", "--pid")
-        return ["nsenter", f"--target={self.init}", *namespaces, "ctr", "-a", socket, *words]
+        return self.place.command("ctr", "-a", f"{self.directory}/socket", *words)
 
     def __call__(self, *words: str, status: int | None = 0) -> Done:
         """Run one command of the client and demand its exit status (None: any)."""
@@ -175,14 +150,7 @@ class Containerd:
     def close(self) -> list[str]:
         """End everything; returns what is left nevertheless."""
         self.cri.close()
-        init = self.init
-        self._holder.kill()
-        self._holder.wait()
-        eventually(lambda: is_gone(init), "the end of containerd")
-        living_children()  # which may be ours by now, and nobody else's to reap
-        remove_cgroups(self.group)
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        return [line for line in mounts if str(self.directory) in line]
+        return self.place.close()
 
 
 def write_images(archive: Path, rootfs: Path, commands: dict[str, list[str]]) -> None:

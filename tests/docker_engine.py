@@ -13,14 +13,8 @@ from pathlib import Path
 import pytest
 
 from busybox import make_rootfs
-from containers import (
-    REPOSITORY,
-    Done,
-    eventually,
-    is_gone,
-    living_children,
-    remove_cgroups,
-)
+from containers import REPOSITORY, Done, eventually
+from engine_place import Place
 from terminals import Terminal, in_a_terminal
 
 IMAGE = "box"
@@ -53,14 +47,14 @@ class Docker:
     def __init__(self, directory: Path, **more: str) -> None:
         self.directory = directory
         self.socket = directory / "socket"
-        self._group = f"wf-docker-{os.getpid()}"
+        group = f"wf-docker-{os.getpid()}"
         config = {
             "data-root": f"{directory}/data",
             "exec-root": f"{directory}/exec",
             "pidfile": f"{directory}/pid",
             "hosts": [f"unix://{self.socket}"],
             "bip": "10.213.7.1/24",
-            "cgroup-parent": f"/{self._group}",
+            "cgroup-parent": f"/{group}",
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "runtimes": {
                 name: {"path": f"{REPOSITORY}/woodfrog", "runtimeArgs": [flag]}
@@ -69,18 +63,8 @@ class Docker:
             **more,
         }
         (directory / "daemon.json").write_text(json.dumps(config))
-        with (directory / "log").open("wb") as log:
-            # It dies with us, and all that is in its pid namespace dies with it.
-            self._holder = subprocess.Popen(
-                [
-                    *("setpriv", "--pdeathsig", "KILL"),
-                    *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
-                    *("--mount-proc", "sh", "-c", SCRIPT, str(directory), f"{REPOSITORY}/woodfrog"),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        script = ("sh", "-c", SCRIPT, str(directory), f"{REPOSITORY}/woodfrog")
+        self.place = Place(directory, group, *script)
         self.environment = {
             **os.environ,
             "DOCKER_HOST": f"unix://{self.socket}",
@@ -90,7 +74,7 @@ class Docker:
         self._import_image()
 
     def _listens(self) -> bool:
-        if self._holder.poll() is not None:
+        if self.place.has_ended():
             pytest.fail(f"dockerd ended: {self.log()}")
         return self.socket.exists()
 
@@ -105,21 +89,11 @@ class Docker:
 
     def log(self) -> str:
         """Return the end of what the daemon wrote."""
-        return (self.directory / "log").read_text(errors="replace")[-4000:]
-
-    @property
-    def init(self) -> int:
-        """The first process of the daemon's pid namespace, as we see it."""
-        children = f"/proc/{self._holder.pid}/task/{self._holder.pid}/children"
-        return int(Path(children).read_text().split()[0])
-
-    def inside(self, *words: str) -> list[str]:
-        """Return the line that runs a command where the daemon lives."""
-        return ["nsenter", f"--target={self.init}", "--net", "--mount", "--pid", *words]
+        return self.place.log()[-4000:]
 
     def command(self, *words: str) -> list[str]:
         """Return the client's whole command line."""
-        return self.inside("docker", *words)
+        return self.place.command("docker", *words)
 
     def __call__(self, *words: str, status: int | None = 0, given: str = "") -> Done:
         """Run one command of the client and demand its exit status (None: any)."""
@@ -181,7 +155,7 @@ class Docker:
         found: list[socket.socket] = []
 
         def make() -> None:
-            with open(f"/proc/{self.init}/ns/net") as namespace:
+            with open(f"/proc/{self.place.init}/ns/net") as namespace:
                 assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
             found.append(socket.socket())
 
@@ -202,14 +176,7 @@ class Docker:
 
     def close(self) -> list[str]:
         """End everything; returns what is left nevertheless."""
-        init = self.init
-        self._holder.kill()
-        self._holder.wait()
-        eventually(lambda: is_gone(init), "the end of the daemon")
-        living_children()  # which may be ours by now, and nobody else's to reap
-        remove_cgroups(self._group)
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        return [line for line in mounts if str(self.directory) in line]
+        return self.place.close()
 
 
 def add_program(rootfs: Path, name: str) -> None:

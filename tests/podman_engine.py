@@ -5,14 +5,8 @@ import subprocess
 from pathlib import Path
 
 from busybox import make_rootfs
-from containers import (
-    REPOSITORY,
-    Done,
-    eventually,
-    is_gone,
-    living_children,
-    remove_cgroups,
-)
+from containers import REPOSITORY, Done, eventually
+from engine_place import Place
 
 IMAGE = "localhost/box"
 # The container's limits are none that a machine without CAP_SYS_RESOURCE couldn't set.
@@ -56,19 +50,9 @@ class Podman:
             "PATH": f"{programs}:{os.environ['PATH']}",
             "TMPDIR": str(directory),
         }
-        # It dies with us, and all that is in its pid namespace dies with it.
-        self._holder = subprocess.Popen(
-            [
-                *("setpriv", "--pdeathsig", "KILL"),
-                *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
-                *("--mount-proc", "catatonit", "-P"),
-            ]
-        )
-        children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
-        self.init = int(eventually(children.read_text, "a place for podman"))
-        eventually(
-            lambda: b"catatonit" in Path(f"/proc/{self.init}/cmdline").read_bytes(), "its mounts"
-        )
+        self._place = Place(directory, self._group, "catatonit", "-P")
+        init = eventually(lambda: self._place.init, "a place for podman")
+        eventually(lambda: b"catatonit" in Path(f"/proc/{init}/cmdline").read_bytes(), "its mounts")
 
     def prepare(self) -> None:
         """Import the image."""
@@ -90,7 +74,7 @@ class Podman:
 
     def beside(self, *words: str) -> list[str]:
         """Return the line that runs a command where podman lives."""
-        return ["nsenter", f"--target={self.init}", "--net", "--mount", "--pid", *words]
+        return self._place.command(*words)
 
     def inside(self, *words: str) -> str:
         """Run a command where podman lives; returns what it wrote."""
@@ -139,14 +123,4 @@ class Podman:
 
     def close(self) -> list[str]:
         """End everything; returns what is left nevertheless."""
-        self._holder.kill()
-        self._holder.wait()
-
-        def has_ended() -> bool:
-            living_children()  # which may be ours by now, and nobody else's to reap
-            return is_gone(self.init)
-
-        eventually(has_ended, "the end of podman's processes")
-        remove_cgroups(self._group)
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        return [line for line in mounts if str(self.directory) in line]
+        return self._place.close()

@@ -28,7 +28,7 @@ def counts_on(docker: Docker, name: str, after: int) -> None:
 
 def nothing_left(docker: Docker) -> None:
     """Check that no ticket is left of any restore."""
-    assert os.listdir(f"/proc/{docker.init}/root/run/woodfrog-handover") == []
+    assert os.listdir(f"/proc/{docker.place.init}/root/run/woodfrog-handover") == []
     assert list(docker.directory.glob("data/containers/*/checkpoints/woodfrog-*")) == []
 
 
