@@ -168,6 +168,7 @@ class Woodfrog:
         output: Path | None = None,
         within: float = DEADLINE,
         limits: dict[int, int] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Done:
         """Run one command and demand its exit status (None: any)."""
         # Files, not pipes: a detached container keeps its stdio open.
@@ -186,6 +187,7 @@ class Woodfrog:
                 stdout=stdout,
                 stderr=stderr,
                 preexec_fn=limit if limits else None,
+                env=os.environ | environment if environment else None,
             )
             end = time.monotonic() + within
             while process.poll() is None:
@@ -206,7 +208,9 @@ class Woodfrog:
             assert result.status == status, f"{' '.join(arguments)}: {result}"
         return result
 
-    def _detached(self, bundle: Bundle, name: str | None, command: str, *flags: str) -> Container:
+    def _detached(
+        self, bundle: Bundle, name: str | None, command: str, *flags: str, **how: Any
+    ) -> Container:
         name = name or f"wf-{os.getpid()}-{next(_numbers)}"
         bundle.config["linux"]["cgroupsPath"] = f"/{name}"
         bundle.save()
@@ -216,7 +220,7 @@ class Woodfrog:
         if command != "create":
             arguments.append("--detach")
         output = self.directory / f"{name}.output"
-        self(command, *flags, *arguments, name, output=output)
+        self(command, *flags, *arguments, name, output=output, **how)
         container = Container(self, name, bundle, int(pid_file.read_text()))
         self.containers.append(container)
         return container
@@ -228,10 +232,10 @@ class Woodfrog:
         return self._detached(bundle, name, "run", *flags)
 
     def restore(
-        self, bundle: Bundle, image: Path, *flags: str, name: str | None = None
+        self, bundle: Bundle, image: Path, *flags: str, name: str | None = None, **how: Any
     ) -> Container:
         """Restore an image into a new container, detached."""
-        return self._detached(bundle, name, "restore", f"--image-path={image}", *flags)
+        return self._detached(bundle, name, "restore", f"--image-path={image}", *flags, **how)
 
     def create(self, bundle: Bundle) -> Container:
         """Make a container that waits."""

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from needs import needs
-from woodfrog.kernel import bpf, namespaces, pagemap, process, ptrace, syscalls
+from woodfrog.kernel import (
+    bpf,
+    inotify,
+    namespaces,
+    pagemap,
+    process,
+    ptrace,
+    syscalls,
+    userfaultfd,
+)
 from woodfrog.kernel.abi import x86_compat
 from woodfrog.kernel.abi.x86_64 import SYS, call_name
 from woodfrog.kernel.netlink import messages, nftables, sock_diag
@@ -78,6 +87,26 @@ CONSTANTS = {
     "PAGE_IS_SWAPPED": pagemap._IS_SWAPPED,
     "PAGE_IS_PFNZERO": pagemap._IS_PFNZERO,
     "PAGE_IS_GUARD": pagemap._IS_GUARD,
+    "IN_MOVED_TO": inotify.IN_MOVED_TO,
+    "IN_CREATE": inotify.IN_CREATE,
+    "IN_DELETE": inotify.IN_DELETE,
+    "IN_DELETE_SELF": inotify.IN_DELETE_SELF,
+    "UFFD_API": userfaultfd._API,
+    "UFFD_EVENT_PAGEFAULT": userfaultfd.PAGEFAULT,
+    "UFFD_EVENT_FORK": userfaultfd.FORK,
+    "UFFD_EVENT_REMAP": userfaultfd.REMAP,
+    "UFFD_EVENT_REMOVE": userfaultfd.REMOVE,
+    "UFFD_EVENT_UNMAP": userfaultfd.UNMAP,
+    "UFFD_FEATURE_EVENT_FORK": userfaultfd._FEATURE_EVENT_FORK,
+    "UFFD_FEATURE_EVENT_REMAP": userfaultfd._FEATURE_EVENT_REMAP,
+    "UFFD_FEATURE_EVENT_REMOVE": userfaultfd._FEATURE_EVENT_REMOVE,
+    "UFFD_FEATURE_EVENT_UNMAP": userfaultfd._FEATURE_EVENT_UNMAP,
+    "UFFDIO_REGISTER_MODE_MISSING": userfaultfd._REGISTER_MODE_MISSING,
+    "UFFDIO_API": userfaultfd._IOCTL_API,
+    "UFFDIO_REGISTER": userfaultfd._IOCTL_REGISTER,
+    "UFFDIO_WAKE": userfaultfd._IOCTL_WAKE,
+    "UFFDIO_COPY": userfaultfd._IOCTL_COPY,
+    "UFFDIO_ZEROPAGE": userfaultfd._IOCTL_ZEROPAGE,
     "NETLINK_SOCK_DIAG": sock_diag._NETLINK_SOCK_DIAG,
     "SOCK_DIAG_BY_FAMILY": sock_diag._SOCK_DIAG_BY_FAMILY,
     "NLM_F_REQUEST": messages.NLM_F_REQUEST,
@@ -200,6 +229,20 @@ LAYOUTS = {
         f"offsetof(struct user_regs_struct, {name})": getattr(ptrace.Registers, name).offset
         for name in ptrace._REGISTERS
     },
+    "sizeof(struct uffd_msg)": userfaultfd._MESSAGE.size,
+    "offsetof(struct uffd_msg, arg)": 8,
+    "offsetof(struct uffd_msg, arg.pagefault.address)": 16,
+    "offsetof(struct uffd_msg, arg.fork.ufd)": 8,
+    "offsetof(struct uffd_msg, arg.remap.to)": 16,
+    "offsetof(struct uffd_msg, arg.remap.len)": 24,
+    "offsetof(struct uffd_msg, arg.remove.end)": 16,
+    "sizeof(struct uffdio_api)": userfaultfd._API_CALL.size,
+    "sizeof(struct uffdio_register)": userfaultfd._REGISTER.size,
+    "sizeof(struct uffdio_range)": userfaultfd._RANGE.size,
+    "sizeof(struct uffdio_copy)": userfaultfd._COPY.size,
+    "offsetof(struct uffdio_copy, copy)": 32,
+    "sizeof(struct uffdio_zeropage)": userfaultfd._ZEROPAGE.size,
+    "offsetof(struct uffdio_zeropage, zeropage)": 24,
     "sizeof(struct iovec)": ctypes.sizeof(ptrace._Iovec),
     "sizeof(siginfo_t)": ptrace._SIGINFO_BYTES,
     "sizeof(struct open_how)": struct.calcsize("3Q"),
@@ -241,6 +284,7 @@ HEADERS = """
 #include <signal.h>
 #include <time.h>
 #include <elf.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -266,6 +310,7 @@ HEADERS = """
 #include <linux/sockios.h>
 #include <linux/types.h>
 #include <linux/unix_diag.h>
+#include <linux/userfaultfd.h>
 """
 # These can't be included together with the C library's own.
 KERNEL_HEADERS = """

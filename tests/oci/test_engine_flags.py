@@ -43,7 +43,6 @@ def test_what_has_no_meaning_here_is_taken(
         ("restore", "--lazy-pages"),
         ("restore", "--lsm-profile=apparmor:x"),
         ("restore", "--lsm-mount-context=x"),
-        ("restore", "--background"),
         ("create", "--fs-restore-image-path=x"),
         ("run", "--fs-restore-image-path=x"),
     ],

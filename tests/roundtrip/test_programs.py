@@ -94,6 +94,18 @@ def restored(container: Container, apart: float) -> Container:
     return woodfrog.restore(container.bundle, image)
 
 
+def restored_in_the_background(container: Container, apart: float) -> Container:
+    """Thawed, and running before its memory is there, which comes only as it is touched."""
+    woodfrog = container.woodfrog
+    image = woodfrog.directory / "image"
+    container.checkpoint(image)
+    container.delete()
+    time.sleep(apart)
+    return woodfrog.restore(
+        container.bundle, image, "--background", environment={"WOODFROG_WITHOUT": "filling_ahead"}
+    )
+
+
 def restored_twice(container: Container, apart: float) -> Container:
     """What has been thawed can be frozen again."""
     return restored(restored(container, apart), apart)
@@ -150,6 +162,29 @@ WAYS = (
 )
 # What a pause could matter to.
 PAUSED = ("epoll", "pipe", "signal_masks", "stopped", "thread_exit", "tree", "zombie")
+# What missing memory could matter to.
+IN_THE_BACKGROUND = (
+    "anonymous",
+    "brk",
+    "file_private",
+    "forked_memory",
+    "guard_pages",
+    "huge_pages",
+    "many_mappings",
+    "mlock",
+    "pending",
+    "protections",
+    "robust_list",
+    "rseq",
+    "seccomp_filter",
+    "signal_actions",
+    "stack",
+    "thread_exit",
+    "tls",
+    "tree",
+    "waits_locks",
+)
+SOME = ((frozen_while_paused, PAUSED), (restored_in_the_background, IN_THE_BACKGROUND))
 
 
 def pairs() -> list[tuple[Callable[[Container, float], Container], Case]]:
@@ -160,7 +195,9 @@ def pairs() -> list[tuple[Callable[[Container, float], Container], Case]]:
         for case in cases()
         if way.__name__ not in case.wishes.get("never", "").split()
     ]
-    return found + [(frozen_while_paused, case) for case in cases() if case.source.stem in PAUSED]
+    return found + [
+        (way, case) for way, names in SOME for case in cases() if case.source.stem in names
+    ]
 
 
 @needs("root", "command gcc")

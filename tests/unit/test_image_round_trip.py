@@ -268,3 +268,43 @@ def test_unknown_ways_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="unknown way to sync 'some'"):
         Writer(str(tmp_path / "x"), compression="none", sync="some", replace=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_chunks_that_are_left_out_are_read_one_by_one(tmp_path: Path, compression: str) -> None:
+    memory = Memory(12 * MiB + PAGE, compressible=True)
+    write_image(str(tmp_path), memory, compression=compression)
+
+    with Reader(str(tmp_path)) as reader:
+        # Chunks 1 and 2, none, and the last two; the last one is short.
+        reader.leave_out([(PAGE, 3 * MiB), (4 * MiB + PAGE, 5 * MiB), (11 * MiB, 12 * MiB + PAGE)])
+        reader.verify_pages()
+        at_once = stored(reader)
+        assert at_once[: 1 * MiB] == memory.bytes[: 1 * MiB]
+        assert at_once[3 * MiB : 11 * MiB] == memory.bytes[3 * MiB : 11 * MiB]
+        if compression != "none":
+            assert not any(at_once[1 * MiB : 3 * MiB] + at_once[11 * MiB :])
+        chunks = reader.chunks()
+        for number in (1, 12, *range(13), 2):
+            wanted = memory.bytes[number * MiB : (number + 1) * MiB]
+            assert chunks.memory(number)[: len(wanted)] == wanted
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_damaged_chunk_that_is_left_out_is_found_when_it_is_read(
+    tmp_path: Path, compression: str
+) -> None:
+    write_image(str(tmp_path), Memory(3 * MiB), compression=compression)
+    image = tmp_path / "checkpoint.img"
+    data = bytearray(image.read_bytes())
+    data[PAGE + MiB + 5000] ^= 1
+    image.write_bytes(data)
+
+    with Reader(str(tmp_path)) as reader:
+        reader.leave_out([(MiB, 2 * MiB)])
+        reader.verify_pages()
+        chunks = reader.chunks()
+        chunks.memory(0)
+        for _ in range(2):
+            with pytest.raises(ImageError, match="checksum of page chunk 1"):
+                chunks.memory(1)

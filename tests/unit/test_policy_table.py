@@ -98,12 +98,6 @@ def test_without_anything_said_the_table_holds() -> None:
             "annotation org.woodfrog.tcp-close is a switch: it takes true or false, not 'yes'",
             "",
         ),
-        (
-            "org.woodfrog.background",
-            "true",
-            "annotation org.woodfrog.background is not supported: not done yet",
-            "",
-        ),
     ],
 )
 def test_mistakes_in_annotations_are_named(name: str, value: str, message: str, hint: str) -> None:
@@ -182,7 +176,7 @@ def page() -> str:
             f"**{choice}**" if choice == policy.default else choice for choice in policy.choices
         )
         values = values or policy.value or ("**false** · true")
-        what = f"refused: {policy.refused}" if policy.refused else policy.help
+        what = policy.help
         if policy.private:
             what += "; not as an annotation"
         row = f"`{policy.name}`", ", ".join(policy.commands), values, what

@@ -50,14 +50,16 @@ def compiled_go(woodfrog: Woodfrog, source: str) -> Bundle:
     return bundle
 
 
-def thaw_again(container: Container, number: int = 0, *flags: str) -> Container:
+def thaw_again(
+    container: Container, number: int = 0, *flags: str, restore: tuple[str, ...] = ()
+) -> Container:
     """Freeze a container and return the new one in which it goes on."""
     woodfrog = container.woodfrog
     image = woodfrog.directory / f"image{number}"
     container.checkpoint(image, *flags)
     container.wait()
     container.delete()
-    restored = woodfrog.restore(container.bundle, image)
+    restored = woodfrog.restore(container.bundle, image, *restore)
     (image / "checkpoint.img").unlink()
     return restored
 

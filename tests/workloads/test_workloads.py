@@ -21,7 +21,9 @@ def frozen_at_moments(woodfrog: Woodfrog, bundle: Bundle, chance: random.Random)
     container.wait_for("ready")
     for number in range(MOMENTS):
         time.sleep(chance.uniform(0, 0.5))
-        container = thaw_again(container, number)
+        # Every other time it runs before its memory is there.
+        flags = ("--background",) if number % 2 else ()
+        container = thaw_again(container, number, restore=flags)
     return verdict(container)
 
 

@@ -175,7 +175,12 @@ POLICIES = (
         default=600,
         seconds=True,
     ),
-    Policy("background", "", "restore", refused=NOT_YET),
+    Policy(
+        "background",
+        "let the container run before all of its memory is there; the image must stay until"
+        " `woodfrog wait --restore ID` returns",
+        "restore",
+    ),
     Policy(
         "tcp-skip-in-flight",
         "give up TCP connections that nobody has accepted: restored, a listener is without them",
@@ -325,7 +330,7 @@ def _named(name: str, what: str, prefix: str = "") -> Policy:
     for policy in POLICIES:
         if policy.name == name:
             return policy
-    known = [policy.name for policy in POLICIES if not policy.refused]
+    known = [policy.name for policy in POLICIES]
     hint = guess(name, known, "woodfrog help policies", prefix)
     raise UsageError(f"{what} {prefix}{name}", hint=hint)
 

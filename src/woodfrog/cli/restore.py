@@ -9,7 +9,7 @@ from woodfrog.cli.checkpoint import IMAGE_FLAGS, image_directory, log_failure
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
 from woodfrog.cli.policies import NOT_YET
-from woodfrog.cli.report import tell, warner
+from woodfrog.cli.report import log, tell, warner
 from woodfrog.errors import ImageError
 from woodfrog.runtime.state import Container, UnknownContainer
 
@@ -48,6 +48,8 @@ def run(arguments: Arguments) -> int:
     options.gpus = around.gpus(arguments)
     options.announcement = around.announcement(arguments)
     options.spec_validation = arguments["restore_spec_validation"]
+    options.background = arguments["background"]
+    options.complain = lambda text: log("error", text, arguments.common)
     if arguments["do"]:
         options.spec_validation = "ignore"  # the config is made up here
     try:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.making_files import Making
@@ -27,6 +27,7 @@ from woodfrog.resources import (
     timers,
 )
 from woodfrog.resources.files.base import DescriptorTable
+from woodfrog.resources.memory import PageRange
 from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.process import Process
 from woodfrog.resources.sysv_memory import Segment
@@ -41,7 +42,7 @@ class Body:
     """A process on its way from a stub to itself. `tasks[0]` is its first thread.
 
     `profile` is the new container's own seccomp filter; `other_vdso` that of the image's kernel, if
-    it isn't this one's.
+    it isn't this one's. `pages` are those that it gets before it runs.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Body:
         stub: Stub,
         profile: bytes | None,
         other_vdso: OtherVdso | None,
+        pages: Sequence[PageRange],
         *,
         waits_for_others: bool,
     ) -> None:
@@ -57,6 +59,7 @@ class Body:
         self._profile = profile
         self._other_vdso = other_vdso
         self._vdso_text = b""
+        self._pages = pages
         self.record = record
         self.stub = stub
         self.tasks: list[Stub] = [stub]
@@ -92,7 +95,7 @@ class Body:
         memory.restore_mappings(program, space.mappings, space.pages, making.mapped)
         credentials.set_effective(program, making.permitted, making.permitted)
         memory.advise(program, space.mappings)
-        memory.fill(program, space, pages, base)
+        memory.fill(program, self._pages, pages, base)
         memory.install_guards(program, space)
         memory.protect(program, space.mappings, space.pages)
         executable = space.executable_object

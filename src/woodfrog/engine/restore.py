@@ -10,7 +10,9 @@ from contextlib import ExitStack
 from woodfrog.engine import body as body_module
 from woodfrog.engine import connections, finishing, outsiders, root_stub
 from woodfrog.engine.admission import Bounds, Plan, admit
+from woodfrog.engine.background import Background
 from woodfrog.engine.body import Body
+from woodfrog.engine.filling import Keeper
 from woodfrog.engine.finishing import Release
 from woodfrog.engine.late_files import LateFiles
 from woodfrog.engine.making_files import Making
@@ -86,12 +88,14 @@ def restore(
     accept: Callable[[ContainerRecord], None] = _anything,
     before_go: Callable[[], None] = _nothing,
     silence: connections.Silence | None = None,
+    keeper: Keeper | None = None,
 ) -> dict[str, object]:
     """Turn the waiting init of a created container into the image's processes.
 
     A refusal before anything was touched carries `touched = False`; then init still waits. After
     any other failure all its processes have ended. `accept` may refuse what the image says of its
-    container; `silence` is what `silence_for` has begun. Returns statistics.
+    container; `silence` is what `silence_for` has begun. With a `keeper` the processes run before
+    their memory is there, which is filled in meanwhile. Returns statistics.
     """
     began = time.monotonic()
     with ExitStack() as undo:
@@ -124,6 +128,7 @@ def restore(
                 layer.refuse_wider(plan.layer, overlay, bounds.bounding)
                 # What can't be undone begins only with an image that is right to the last byte.
                 reader.verify_pages()
+            background = Background(init, reader, plan, keeper, undo)
         except Exception as error:
             error.touched = False  # type: ignore[attr-defined]
             raise
@@ -136,10 +141,22 @@ def restore(
             silence = silence or connections.Silence(init, plan.container.id, plan.files.values())
             with silence:
                 statistics = _restore(
-                    init, plan, bounds, clock, before_go, vdso, pages, base, check, silence, undo
+                    init,
+                    plan,
+                    bounds,
+                    clock,
+                    before_go,
+                    vdso,
+                    pages,
+                    base,
+                    check,
+                    silence,
+                    undo,
+                    background,
                 )
         except BaseException as error:
             root_stub.end(init)
+            background.abandon()
             if isinstance(error, ProgramError) and error.opened:
                 raise _cannot_open(error) from error
             if isinstance(error, ProgramError) and error.errno == errno.EADDRNOTAVAIL:
@@ -188,6 +205,7 @@ def _restore(
     check: _PageCheck,
     silence: connections.Silence,
     undo: ExitStack,
+    background: Background,
 ) -> dict[str, object]:
     started = time.monotonic()
     marks: dict[str, object] = {}
@@ -256,6 +274,7 @@ def _restore(
             tree.stubs[record.pid],
             bounds.seccomp,
             plan.other_vdso,
+            background.at_once(record),
             waits_for_others=plan.has_sharers,
         )
         for record in plan.processes
@@ -264,6 +283,7 @@ def _restore(
 
     # BODY
     body_module.fill(bodies.values(), making, plan.segments, store, base)
+    background.begin(bodies.values(), check.result)
     bodies[1].remove_segments(plan.segments)
     for body in bodies.values():
         body.make_threads()
@@ -292,6 +312,7 @@ def _restore(
 
     # GO
     check.result()
+    background.confirm()
     before_go()
     releases = [Release(body, vdso) for body in bodies.values()]
     for release in releases:

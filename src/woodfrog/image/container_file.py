@@ -15,7 +15,7 @@ import woodfrog
 from woodfrog.errors import ImageError, while_
 from woodfrog.image import layout, page_file, pages
 from woodfrog.image.compression import COMPRESSIONS
-from woodfrog.image.layout import IMAGE_NAME, PAGE, Header, Trailer
+from woodfrog.image.layout import CHUNK, IMAGE_NAME, PAGE, Header, Trailer
 from woodfrog.image.new_file import NewFile
 from woodfrog.image.pages import Source
 from woodfrog.image.record import Record
@@ -175,6 +175,7 @@ class Reader:
         except BaseException:
             self.close()
             raise
+        self._wanted: Sequence[int] = range(len(self._table))
         self._verified = not self.page_bytes
 
     def __enter__(self) -> Self:
@@ -223,10 +224,26 @@ class Reader:
         return pages.read_memory(self._fd, self._table, offset, length)
 
     def verify_pages(self) -> None:
-        """Check all page chunks, by several threads; a wrong one is named."""
+        """Check all page chunks but those left out, by several threads; a wrong one is named."""
         if not self._verified:
-            pages.verify(self._fd, self._table)
+            pages.verify(self._fd, self._table, self._wanted)
             self._verified = True
+
+    def leave_out(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Leave chunks that lie within (start, end) ranges of the page store to `chunks`.
+
+        The ranges are in order and apart.
+        """
+        left_out: set[int] = set()
+        for start, end in ranges:
+            # The last chunk may be shorter than others.
+            last = len(self._table) if end == self.page_bytes else end // CHUNK
+            left_out.update(range(layout.chunk_count(start), last))
+        self._wanted = [number for number in self._wanted if number not in left_out]
+
+    def chunks(self) -> pages.Chunks:
+        """Return a reader of single chunks, which works on the same open file."""
+        return pages.Chunks(self._fd, self._table)
 
     def _read_ends(self) -> tuple[Header, Trailer]:
         """Return what stands at both ends of the file, once the file is known to be whole."""
@@ -296,6 +313,6 @@ class Reader:
                 return page_file.reopened_read_only(self._fd), PAGE
             except OSError:
                 pass  # not root, or the image is on a mount that can't be cloned: copy it
-        copy = page_file.sealed_copy(self._fd, self._table)
+        copy = page_file.sealed_copy(self._fd, self._table, self._wanted)
         self._verified = True
         return copy, 0

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from collections.abc import Sequence
 
 from woodfrog.errors import ImageError
 from woodfrog.image import pages
@@ -32,18 +33,19 @@ def reopened_read_only(fd: int) -> int:
         os.close(mount)
 
 
-def sealed_copy(fd: int, table: pages.ChunkTable) -> int:
-    """Return the page store, checked and decompressed, as a sealed file in memory."""
+def sealed_copy(fd: int, table: pages.ChunkTable, chunks: Sequence[int]) -> int:
+    """Return chunks of the page store, checked and decompressed, as a sealed file in memory."""
     available = _available_memory()
-    if table.page_bytes > available:
+    wanted = sum(map(table.raw_bytes, chunks))
+    if wanted > available:
         raise ImageError(
-            f"the image holds {table.page_bytes >> 20} MiB of memory, and this machine has "
+            f"the image holds {wanted >> 20} MiB of memory, and this machine has "
             f"{available >> 20} MiB available"
         )
     copy = _memory_file("woodfrog-pages")
     try:
         os.ftruncate(copy, table.page_bytes)
-        pages.unpack_all(fd, table, copy)
+        pages.unpack_chunks(fd, table, chunks, copy)
         seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
         fcntl.fcntl(copy, fcntl.F_ADD_SEALS, seals)
     except BaseException:

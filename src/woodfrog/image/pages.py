@@ -24,6 +24,7 @@ _WRITEBACK_STEP = 8 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 
 _MOST_THREADS = 16
+_CHUNKS_KEPT = 8
 
 Job = TypeVar("Job")
 
@@ -350,8 +351,8 @@ class ChunkTable:
             raise ImageError(f"{IMAGE_NAME}: page chunk {number}: {error}") from error
 
 
-def verify(fd: int, table: ChunkTable) -> None:
-    """Read all chunks and check them, also that they can be decompressed."""
+def verify(fd: int, table: ChunkTable, chunks: Sequence[int]) -> None:
+    """Read chunks and check them, also that they can be decompressed."""
 
     def worker() -> Callable[[int], None]:
         buffer = memoryview(bytearray(CHUNK))
@@ -361,7 +362,7 @@ def verify(fd: int, table: ChunkTable) -> None:
 
         return check
 
-    in_parallel(iter(range(len(table))), worker, threads=min(usable_cpus(), len(table) or 1))
+    in_parallel(iter(chunks), worker, threads=min(usable_cpus(), len(chunks) or 1))
 
 
 def read_memory(fd: int, table: ChunkTable, offset: int, length: int) -> bytes:
@@ -377,8 +378,8 @@ def read_memory(fd: int, table: ChunkTable, offset: int, length: int) -> bytes:
     return bytes(found)
 
 
-def unpack_all(fd: int, table: ChunkTable, into: int) -> None:
-    """Check all chunks and write their memory to another file, from its offset 0 on."""
+def unpack_chunks(fd: int, table: ChunkTable, chunks: Sequence[int], into: int) -> None:
+    """Check chunks and write their memory to another file, each to its own offset."""
 
     def worker() -> Callable[[int], None]:
         buffer = memoryview(bytearray(CHUNK))
@@ -389,4 +390,30 @@ def unpack_all(fd: int, table: ChunkTable, into: int) -> None:
 
         return copy
 
-    in_parallel(iter(range(len(table))), worker, threads=min(usable_cpus(), len(table) or 1))
+    in_parallel(iter(chunks), worker, threads=min(usable_cpus(), len(chunks) or 1))
+
+
+class Chunks:
+    """Chunks of an open image, each checked whenever it is read; the last ones stay at hand."""
+
+    def __init__(self, fd: int, table: ChunkTable) -> None:
+        self.fd = fd
+        self._table = table
+        self._kept: dict[int, bytearray] = {}
+
+    def memory(self, number: int) -> bytearray:
+        """Return the memory that a chunk holds; raises ImageError."""
+        if number in self._kept:
+            return self._kept[number]
+        if len(self._kept) == _CHUNKS_KEPT:
+            # The oldest one; nobody has its memory any more.
+            buffer = self._kept.pop(next(iter(self._kept)))
+        else:
+            buffer = bytearray(CHUNK)
+        with memoryview(buffer) as view:
+            stored = self._table.read(self.fd, number, view)
+            memory = self._table.memory_of(number, stored)
+            if memory is not stored:
+                view[: len(memory)] = memory
+        self._kept[number] = buffer
+        return buffer

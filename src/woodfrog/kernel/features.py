@@ -11,6 +11,8 @@ PAGEMAP_SCAN = "pagemap_scan"  # Linux 6.7
 PAGEMAP_GUARD = "pagemap_guard"  # Linux 6.16: PAGEMAP_SCAN tells guard regions
 TIMER_RESTORE_IDS = "timer_restore_ids"  # Linux 6.15
 EVENTFD_SEMAPHORE = "eventfd_semaphore"  # Linux 6.5: fdinfo tells
+# No matter of the kernel: what is restored in the background comes only when it is touched.
+FILLING_AHEAD = "filling_ahead"
 
 NEWER_THAN_6_1 = (PAGEMAP_SCAN, PAGEMAP_GUARD, TIMER_RESTORE_IDS, EVENTFD_SEMAPHORE)
 

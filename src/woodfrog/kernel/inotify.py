@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from woodfrog.kernel.caller import Caller
 
-IN_MOVED_TO, IN_CREATE, IN_DELETE_SELF = 0x80, 0x100, 0x400
+IN_MOVED_TO, IN_CREATE, IN_DELETE, IN_DELETE_SELF = 0x80, 0x100, 0x200, 0x400
 _EVENT = struct.Struct("iIII")
 
 

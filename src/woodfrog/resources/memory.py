@@ -397,8 +397,8 @@ def advise(program: Program, mappings: Sequence[Mapping]) -> None:
             syscalls.madvise(program, mapping.start, mapping.end - mapping.start, advice)
 
 
-def fill(program: Program, space: AddressSpace, pages: int, base: int) -> None:
-    """Read all pages from the page store, descriptor `pages`, whose offset 0 is at `base`."""
+def fill(program: Program, extents: Sequence[PageRange], pages: int, base: int) -> None:
+    """Read pages from the page store, descriptor `pages`, whose offset 0 is at `base`."""
     vectors = bytearray()
     offset = length = 0
 
@@ -411,7 +411,7 @@ def fill(program: Program, space: AddressSpace, pages: int, base: int) -> None:
             vectors.clear()
         offset, length = offset + length, 0
 
-    for extent in space.pages:
+    for extent in extents:
         start, left = extent.start, extent.length
         if offset + length != extent.store:
             read()

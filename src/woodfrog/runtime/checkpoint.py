@@ -7,7 +7,7 @@ import os
 from woodfrog.errors import ImageError, StateError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
-from woodfrog.runtime import interrupted, lifecycle, pausing, spec
+from woodfrog.runtime import filling, interrupted, lifecycle, pausing, spec
 from woodfrog.runtime import state as states
 from woodfrog.runtime.cgroups.memory import memory_room
 from woodfrog.runtime.state import PAUSED, Container
@@ -37,6 +37,7 @@ def checkpoint(
             f"{directory} already holds a checkpoint, which is left as it is",
             hint="name another directory, or remove checkpoint.img first",
         )
+    filling.finish(container)
     with _AtWork(container) as at_work:
         suspended = gpus.suspend(container) if gpus else []
         statistics = engine.checkpoint(
@@ -62,6 +63,7 @@ def examine(container: Container, options: CheckpointOptions) -> dict[str, objec
     """Look for everything that keeps a container from being saved; see the engine's `examine`."""
     from woodfrog.engine import checkpoint as engine
 
+    filling.finish(container)
     with _AtWork(container) as at_work:
         return engine.examine(
             container.pid,

@@ -183,6 +183,10 @@ def destroy(container: Container, status: str, warn: Callable[[str], None]) -> N
     if status != STOPPED:
         _kill_and_wait(container)
     cgroups.kill(groups, signals.SIGKILL)
+    if container.filling():
+        from woodfrog.runtime import filling
+
+        filling.end(container)
     cgroups.remove(groups)
     for place in ("scratch", "mountedOnHost"):
         if place in container.state:

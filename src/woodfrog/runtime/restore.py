@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.errors import StateError, UnsupportedResource
+from woodfrog.errors import ImageError, StateError, UnsupportedResource
 from woodfrog.kernel import capability
-from woodfrog.runtime import create, delivery, lifecycle, process, run, spec, spec_differences
+from woodfrog.runtime import (
+    create,
+    delivery,
+    filling,
+    lifecycle,
+    process,
+    run,
+    spec,
+    spec_differences,
+)
 from woodfrog.runtime import state as states
 from woodfrog.runtime.create import Created, Request
 from woodfrog.runtime.state import Container
@@ -35,6 +44,8 @@ class Options:
     spec_validation: str | None = None
     gpus: Toggle | None = None
     announcement: Announcement | None = None
+    background = False  # most of the memory comes when the container runs
+    complain: Callable[[str], None]  # writes to the log when the command has ended
     silence: Silence | None = None  # of connections, since before there was a network
 
 
@@ -146,16 +157,22 @@ def _restore(
         suspended.extend(image.cuda)
         spec_differences.judge(image.config, created.config, options.spec_validation, warn)
 
-    statistics = engine.restore(
-        container.pid,
-        directory,
-        bounds=bounds(created.config, engine.Bounds, options),
-        clock=options.clock,
-        cpu_check=options.cpu_check,
-        file_validation=options.file_validation,
-        accept=accept,
-        silence=options.silence,
-    )
+    try:
+        statistics = engine.restore(
+            container.pid,
+            directory,
+            bounds=bounds(created.config, engine.Bounds, options),
+            clock=options.clock,
+            cpu_check=options.cpu_check,
+            file_validation=options.file_validation,
+            accept=accept,
+            silence=options.silence,
+            keeper=filling.Keeper(container, options.complain) if options.background else None,
+        )
+    except Exception as error:
+        if failure := filling.failure(container):
+            raise ImageError(failure) from error  # of which the engine has seen only the end
+        raise
     os.unlink(container.path("exec.fifo"))
     container.state.pop("console", None)
     container.state["restoredFrom"] = {

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 DEFAULT_ROOT = "/run/woodfrog"
 
+# In the state directory while restored memory is still being filled in: by whom, and how far.
+FILLING = "filling"
+
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 
 # The life cycle: what each operation needs, and what to say if that isn't so.
@@ -270,8 +273,21 @@ class Container:
         for key in ("annotations", "restoredFrom", "checkpoint"):
             if self.state.get(key):
                 shown[key] = self.state[key]
+        if filling := self.filling():
+            shown["filling"] = {
+                key: filling[key] for key in ("bytes", "of", "failure") if key in filling
+            }
         shown["owner"] = self.state.get("owner", "")
         return shown
+
+    def filling(self) -> dict[str, Any] | None:
+        """Return what is known of memory that is being filled in, or that this has failed."""
+        try:
+            with open(self.path(FILLING), "rb", buffering=0) as file:
+                found: dict[str, Any] = jsontext.parse(file.readall().decode())
+                return found
+        except FileNotFoundError:
+            return None
 
     def remove(self) -> None:
         """Remove the state directory; the lock goes last, so whoever waits for it finds nothing."""

@@ -9,7 +9,7 @@ from woodfrog.errors import StateError
 from woodfrog.kernel import inotify
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
-from woodfrog.runtime import cgroups, interrupted
+from woodfrog.runtime import cgroups, filling, interrupted
 from woodfrog.runtime.foreground import exit_code, status_at_end
 from woodfrog.runtime.state import CREATED, STOPPED, UnknownContainer, boot_id, start_time
 
@@ -110,27 +110,28 @@ def for_checkpoint(container: Container) -> None:
 
 
 def for_restore(container: Container) -> None:
-    """Wait until the container is restored; at once if it is."""
+    """Wait until the container is restored, with all its memory; at once if it is."""
 
     def is_done(begun: bool) -> bool:
         container.reload()
         if (status := container.status()) == CREATED:
             return False
         if status == STOPPED:
+            filling.is_going_on(container)
             return bool(container.state.get("restoredFrom"))
         # Whoever has set it going holds the lock until that is recorded.
         with container.lock():
             container.reload()
         if not container.state.get("restoredFrom"):
             raise StateError(f"container {container.id} was started, not restored")
-        return True
+        return not filling.is_going_on(container)
 
     _watch(container, is_done, "before it was restored")
 
 
 def _watch(container: Container, is_done: Callable[[bool], bool], ended: str) -> None:
     """Ask again whenever the container's state is written, until it has ended."""
-    events = inotify.IN_MOVED_TO | inotify.IN_CREATE | inotify.IN_DELETE_SELF
+    events = inotify.IN_MOVED_TO | inotify.IN_CREATE | inotify.IN_DELETE | inotify.IN_DELETE_SELF
     watch = inotify.watch(HERE, container.directory, events)
     pidfd = -1
     begun = False  # a checkpoint was seen at work

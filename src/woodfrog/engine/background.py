@@ -1,0 +1,110 @@
+"""What of a restore happens while the processes run already: most of their memory comes later."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+
+from woodfrog.engine import filling
+from woodfrog.engine.admission import Plan
+from woodfrog.engine.body import Body
+from woodfrog.engine.filling import Filling, Keeper
+from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.image.container_file import Reader
+from woodfrog.kernel import syscalls, userfaultfd
+from woodfrog.kernel.caller import HERE
+from woodfrog.remote import descriptors
+from woodfrog.remote.stub import Stub
+from woodfrog.resources import missing_memory
+from woodfrog.resources.memory import PageRange
+from woodfrog.resources.missing_memory import Division, Missing
+from woodfrog.resources.process import Process
+
+
+class Background:
+    """The pages that come later; without a keeper there are none."""
+
+    def __init__(
+        self, init: int, reader: Reader, plan: Plan, keeper: Keeper | None, undo: ExitStack
+    ) -> None:
+        self._init = init
+        self._reader = reader
+        self._keeper = keeper
+        self._undo = undo
+        self._filling: Filling | None = None
+        self._divisions: dict[int, Division] = {}
+        if keeper:
+            _require(plan)
+            for record in plan.processes:
+                self._divisions[record.pid] = missing_memory.divide(record.memory)
+            reader.leave_out(missing_memory.only_later(self._divisions.values()))
+
+    def at_once(self, record: Process) -> Sequence[PageRange]:
+        """Return the pages that a process needs at once."""
+        division = self._divisions.get(record.pid)
+        return division.at_once if division else record.memory.pages
+
+    def begin(self, bodies: Iterable[Body], alone: Callable[[], None]) -> None:
+        """Begin to fill in what comes later, before anything of the kernel's touches it.
+
+        Before that, `alone` waits for all other threads of ours to end.
+        """
+        spaces: dict[int, Missing] = {}
+        with ExitStack() as failed:
+            for body in bodies:
+                division = self._divisions.get(body.record.pid)
+                if division and division.later:
+                    with while_(f"preparing the memory of {body.name}"):
+                        descriptor = _register(body.stub, division)
+                    failed.callback(os.close, descriptor)
+                    spaces[descriptor] = Missing(division.later)
+            if spaces and self._keeper:
+                alone()
+                chunks = self._reader.chunks()
+                self._filling = filling.start(self._init, spaces, chunks, self._keeper)
+                self._undo.callback(self._filling.close)
+            failed.pop_all()
+
+    def confirm(self) -> None:
+        """Make sure that who waits for memory gets it; before processes run."""
+        if self._filling:
+            self._filling.confirm()
+
+    def abandon(self) -> None:
+        """Leave nothing behind, once the container has ended."""
+        if self._filling:
+            self._filling.await_end()
+
+
+def _require(plan: Plan) -> None:
+    """Raise UnsupportedResource if pages can't be brought later."""
+    if plan.container.uid_map:
+        raise UnsupportedResource(
+            "--background is not possible for a container with a user namespace",
+            hint="restore it without",
+        )
+    try:
+        os.close(userfaultfd.create(HERE))
+    except OSError as error:
+        raise UnsupportedResource(
+            f"--background is not possible here: {error}",
+            hint="it needs the kernel's userfaultfd, and CAP_SYS_PTRACE on the host",
+        ) from error
+
+
+def _register(stub: Stub, division: Division) -> int:
+    """Have who touches pages that come later wait for them; only we keep the descriptor."""
+    program = stub.program()
+    theirs = userfaultfd.create(program)
+    stub.run(program)
+    ours = descriptors.fetch(stub.pid, program[theirs])
+    try:
+        end = stub.program()
+        syscalls.close(end, program[theirs])
+        stub.run(end)
+        userfaultfd.begin(HERE, ours)
+        for start, stop in division.mappings:
+            userfaultfd.register(HERE, ours, start, stop - start)
+    except BaseException:
+        os.close(ours)
+        raise
+    return ours

@@ -1,0 +1,173 @@
+"""The processes of ours that stay for as long as restored memory is still being filled in.
+
+The page server brings pages. A holder has the same descriptors, as one table of both: if the server
+is killed, nothing is closed, and missing pages don't read as zeros. It then ends the container, and
+only after that lets go.
+"""
+
+import os
+import resource
+import select
+import signal
+from collections.abc import Mapping
+from typing import NoReturn, Protocol
+
+from woodfrog.engine.page_server import PageServer
+from woodfrog.errors import WoodfrogError
+from woodfrog.image.pages import Chunks
+from woodfrog.kernel import features
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import close_all_from, pidfd_open, pidfd_send_signal
+from woodfrog.resources.missing_memory import Missing
+
+_CLONE_FILES = 0x400
+_PR_SET_NAME = 15
+_NAME_OF_SERVER, _NAME_OF_HOLDER = b"woodfrog-pages\0", b"woodfrog-holder\0"
+_FIRST_NOT_TO_DIE = -999  # oom_score_adj: the end of the server would be the container's
+_STANDS = b"1"
+_HAS_TOLD = 3  # exit status of a server that has ended the container itself
+
+
+class Keeper(Protocol):
+    """What a runtime does about it; all of it happens in processes of ours that stay."""
+
+    def begun(self, holder: int, server: int, total: int) -> None:
+        """Note who is at work, and how many bytes are missing."""
+
+    def tell(self, filled: int, total: int) -> None:
+        """Note how far it is."""
+
+    def lost(self, reason: str) -> None:
+        """Note why the container was ended; it may need help with that."""
+
+    def ended(self) -> None:
+        """Note that all is in, or the container has ended."""
+
+
+class Filling:
+    """Our end of it, until the container runs."""
+
+    def __init__(self, holder: int, told: int) -> None:
+        self._holder = holder
+        self._told = told
+
+    def confirm(self) -> None:
+        """Wait until the server stands, so that whoever waits for memory gets it."""
+        if os.read(self._told, 1) != _STANDS:
+            raise WoodfrogError("the process that fills in memory did not come to stand")
+
+    def close(self) -> None:
+        """Let go of our end."""
+        os.close(self._told)
+
+    def await_end(self) -> None:
+        """Wait until the processes have ended, as they do when the container has."""
+        try:
+            os.waitpid(self._holder, 0)
+        except ChildProcessError:
+            pass  # somebody has waited for all that we had
+
+
+def start(init: int, spaces: Mapping[int, Missing], chunks: Chunks, keeper: Keeper) -> Filling:
+    """Begin to fill in the memory of a container's processes; see PageServer.
+
+    The descriptors in `spaces` are ours no longer. This process must have no other thread.
+    """
+    told, tells = os.pipe()
+    pidfd = pidfd_open(HERE, init)
+    holder = os.fork()
+    if holder == 0:
+        _become_holder(pidfd, spaces, chunks, keeper, tells)
+    for descriptor in (tells, pidfd, *spaces):
+        os.close(descriptor)
+    return Filling(holder, told)
+
+
+def _become_holder(
+    init: int, spaces: Mapping[int, Missing], chunks: Chunks, keeper: Keeper, tells: int
+) -> NoReturn:
+    """Start the server and stay until it ends, in a process of its own."""
+    try:
+        wake_up = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        _leave_everything(but={init, *spaces, chunks.fd, tells, wake_up})
+        signal.signal(signal.SIGUSR1, lambda *_: os.eventfd_write(wake_up, 1))
+        server = HERE.call(SYS.CLONE, _CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0)
+        if server == 0:
+            _serve(init, spaces, chunks, keeper, tells, wake_up)
+        HERE.call(SYS.PRCTL, _PR_SET_NAME, _NAME_OF_HOLDER, 0, 0, 0)
+        status = os.waitstatus_to_exitcode(os.waitpid(server, 0)[1])
+        if status not in (0, _HAS_TOLD):
+            how = f"was killed by signal {-status}" if status < 0 else "failed"
+            _end_container(init, keeper, f"the process that filled in its memory {how}")
+        if status == 0:
+            keeper.ended()
+    except BaseException as error:
+        _end_container(init, keeper, f"the process that holds its memory failed: {error}")
+    finally:
+        os._exit(0)
+
+
+def _serve(
+    init: int,
+    spaces: Mapping[int, Missing],
+    chunks: Chunks,
+    keeper: Keeper,
+    tells: int,
+    wake_up: int,
+) -> NoReturn:
+    status = _HAS_TOLD
+    try:
+        HERE.call(SYS.PRCTL, _PR_SET_NAME, _NAME_OF_SERVER, 0, 0, 0)
+        total = sum(missing.bytes for missing in spaces.values())
+        server = PageServer(
+            spaces,
+            chunks,
+            init,
+            ahead=features.wanted(features.FILLING_AHEAD),
+            wake_up=wake_up,
+            tell=keeper.tell,
+        )
+        keeper.begun(os.getppid(), os.getpid(), total)
+        os.write(tells, _STANDS)
+        os.close(tells)
+        server.run()
+        status = 0
+    except BaseException as error:
+        _end_container(init, keeper, f"its memory cannot be filled in: {error}")
+    finally:
+        os._exit(status)
+
+
+def _leave_everything(but: set[int]) -> None:
+    """Be of no session, directory, terminal or file of the command that we come from."""
+    os.setsid()
+    os.chdir("/")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    close_all_from(HERE, 3, but)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for stdio in range(3):
+        os.dup2(null, stdio, inheritable=False)
+    # Each child that is forked meanwhile is one descriptor more.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(_FIRST_NOT_TO_DIE))
+    except PermissionError:
+        pass  # without CAP_SYS_RESOURCE
+
+
+def _end_container(init: int, keeper: Keeper, reason: str) -> None:
+    """End the container, and wait for that, while all descriptors are still held."""
+    try:
+        pidfd_send_signal(HERE, init, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has ended by itself
+    try:
+        keeper.lost(reason)
+    finally:
+        poll = select.poll()
+        poll.register(init, select.POLLIN)
+        poll.poll()

@@ -1,0 +1,141 @@
+"""Memory that a process may be without for a while: it is filled in while the process runs."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from woodfrog.resources.memory import AddressSpace, Mapping, PageRange, Source
+
+_MADV_WIPEONFORK = 18
+
+
+class Division(NamedTuple):
+    """The pages of an address space: those that it needs at once, and those that may come later.
+
+    `mappings` are those whose pages may.
+    """
+
+    at_once: list[PageRange]
+    later: list[PageRange]
+    mappings: list[tuple[int, int]]
+
+
+def divide(space: AddressSpace) -> Division:
+    """Divide an address space; only mappings that userfaultfd(2) knows as a whole may wait.
+
+    It takes none of files. Locked memory must be there, a stack holds arguments that others read,
+    and of memory that is empty after a fork the kernel doesn't tell.
+    """
+    at_once: list[PageRange] = []
+    later: list[PageRange] = []
+    mappings: list[tuple[int, int]] = []
+    waiting = iter(space.pages)
+    page = next(waiting, None)
+    for mapping in space.mappings:
+        may_wait = _may_wait(mapping)
+        before = len(later)
+        while page is not None and page.start < mapping.end:
+            length = min(page.start + page.length, mapping.end) - page.start
+            part = PageRange(start=page.start, length=length, store=page.store)
+            (later if may_wait else at_once).append(part)
+            if length == page.length:
+                page = next(waiting, None)
+            else:
+                page = PageRange(
+                    start=page.start + length,
+                    length=page.length - length,
+                    store=page.store + length,
+                )
+        if len(later) > before:
+            mappings.append((mapping.start, mapping.end))
+    return Division(at_once=at_once, later=later, mappings=mappings)
+
+
+def _may_wait(mapping: Mapping) -> bool:
+    return (
+        mapping.source is Source.ANONYMOUS
+        and not mapping.shared
+        and not mapping.locked
+        and not mapping.grows_down
+        and _MADV_WIPEONFORK not in mapping.advice
+    )
+
+
+def only_later(divisions: Iterable[Division]) -> list[tuple[int, int]]:
+    """Return the ranges of the page store that nobody needs at once, as (start, end), in order."""
+    ranges = sorted((one.store, one.store + one.length) for d in divisions for one in d.later)
+    merged: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+class Missing:
+    """The pages that an address space lacks, and where they stand in the page store."""
+
+    def __init__(self, pages: Iterable[PageRange]) -> None:
+        self.bytes = 0
+        self._starts: list[int] = []
+        self._ranges: list[tuple[int, int, int]] = []  # start, end, store; in order
+        for page in pages:
+            self._insert(page.start, page.start + page.length, page.store)
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def copy(self) -> "Missing":
+        """Return what a child lacks that was just forked."""
+        child = Missing(())
+        child.bytes = self.bytes
+        child._starts, child._ranges = self._starts.copy(), self._ranges.copy()
+        return child
+
+    def at(self, address: int) -> tuple[int, int, int] | None:
+        """Return the (start, end, store) from an address on, if it is missing."""
+        place = bisect_right(self._starts, address) - 1
+        if place < 0:
+            return None
+        start, end, store = self._ranges[place]
+        return (address, end, store + address - start) if address < end else None
+
+    def first(self) -> tuple[int, int, int]:
+        """Return the first range."""
+        return self._ranges[0]
+
+    def take(self, start: int, end: int) -> list[tuple[int, int, int]]:
+        """No longer miss what lies in a range; returns that."""
+        place = max(bisect_right(self._starts, start) - 1, 0)
+        first = place
+        taken: list[tuple[int, int, int]] = []
+        rest: list[tuple[int, int, int]] = []
+        while place < len(self._ranges) and self._ranges[place][0] < end:
+            low, high, store = self._ranges[place]
+            place += 1
+            cut_low, cut_high = max(low, start), min(high, end)
+            if cut_low >= cut_high:
+                rest.append((low, high, store))
+                continue
+            if low < cut_low:
+                rest.append((low, cut_low, store))
+            taken.append((cut_low, cut_high, store + cut_low - low))
+            if cut_high < high:
+                rest.append((cut_high, high, store + cut_high - low))
+        self._ranges[first:place] = rest
+        self._starts[first:place] = [one[0] for one in rest]
+        self.bytes -= sum(high - low for low, high, _ in taken)
+        return taken
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Miss at another address what was missing at one: the mapping has moved."""
+        self.take(target, target + length)
+        for start, end, store in self.take(source, source + length):
+            self._insert(start - source + target, end - source + target, store)
+
+    def _insert(self, start: int, end: int, store: int) -> None:
+        place = bisect_right(self._starts, start)
+        self._starts.insert(place, start)
+        self._ranges.insert(place, (start, end, store))
+        self.bytes += end - start
