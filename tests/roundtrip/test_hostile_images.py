@@ -1,6 +1,8 @@
 """Images that no checkpoint makes: they ask for what the new container could not have itself."""
 
+import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,16 @@ from containers import Woodfrog
 from images import doctored
 from needs import needs
 from woodfrog.image.record import Record
+from woodfrog.resources.deleted_files import DeletedFile
+from woodfrog.resources.file_entry import Moment
+from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.inet_datagram import InetDatagramSocket
 from woodfrog.resources.files.proc_file import ProcFile
 
 pytestmark = needs("root")
 
 ID = 1 << 20
+_LACKED = ("CAP_DAC_OVERRIDE", "CAP_NET_RAW")
 
 
 class Attack:
@@ -25,6 +31,8 @@ class Attack:
     def __init__(self, woodfrog: Woodfrog) -> None:
         self._woodfrog = woodfrog
         self.bundle: Bundle = shell(woodfrog, f": > /work/ready; {WAIT}")
+        for capabilities in self.bundle.process["capabilities"].values():
+            capabilities[:] = [one for one in capabilities if one not in _LACKED]
         container = woodfrog.run(self.bundle)
         container.wait_for("ready")
         self.image: Path = frozen(container)
@@ -90,3 +98,32 @@ def test_no_processes_of_the_host(attack: Attack, point: bytes) -> None:
     attack.bundle.add_mount(bind("/proc", "/host"))
 
     assert "none of the container's own" in attack.refusal(proc_file(point, 1, b"status"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags"), [(0o600, os.O_RDONLY), (0o644, os.O_RDWR), (0o644, os.O_WRONLY)]
+)
+def test_no_files_that_it_may_not_open(attack: Attack, mode: int, flags: int) -> None:
+    secret = attack.bundle.work / "secret"
+    secret.write_text("another's")
+    os.chown(secret, 1234, 1234)
+    secret.chmod(mode)
+    linked = DeletedFile(
+        id=ID,
+        path=b"/work/other",
+        link=b"/work/secret",
+        unnamed=False,
+        mode=stat.S_IFREG | 0o644,
+        uid=0,
+        gid=0,
+        mtime=Moment(seconds=0, nanoseconds=0),
+        device=0,
+        target=b"",
+        attributes=[],
+        size=0,
+        extents=[],
+        store=0,
+    )
+    opened = OpenDeletedFile(id=ID + 1, flags=flags, deleted=ID, position=0, file_kind=stat.S_IFREG)
+
+    assert "ermission denied" in attack.refusal(linked, opened)

@@ -26,6 +26,9 @@ from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.shared_memory import SharedMemory
 
 _PROGRAM_CALLS = 4000
+_AT_EACCESS = 0x200
+# What an access mode of open(2) needs; 3 is for ioctl(2) alone, and needs both.
+_ACCESS = (os.R_OK, os.W_OK, os.R_OK | os.W_OK, os.R_OK | os.W_OK)
 # For SO_SNDBUFFORCE and TCP_REPAIR, and for a peer's last segments.
 _FOR_SOCKETS = 1 << 12 | 1 << 13  # CAP_NET_ADMIN, CAP_NET_RAW
 
@@ -64,6 +67,8 @@ class Making:
         self.files: dict[int, int] = {}
         self.objects: dict[int, int] = {}
         self._written: dict[int, int] = {}
+        # Those that have another name in the container, and were not made.
+        self._linked: set[int] = set()
         self._last: list[tuple[FileRecord, int, dict[int, int]]] = []
         self._root = -1
         self._kept: dict[object, Any] = {}
@@ -127,6 +132,11 @@ class Making:
                 wanted = opened.get(one.id, ())
                 ways = [os.O_RDONLY | os.O_CLOEXEC, *(file.way for file in wanted)]
                 fd, by_name = deleted_files.make(self, one, self.stub.pid, ways)
+                if one.link:
+                    self._linked.add(one.id)
+                    self._set_capabilities(self.capabilities)
+                    self._refuse_forbidden(fd, os.O_RDWR if one.id in written else os.O_RDONLY)
+                    self._set_capabilities(self.permitted)
                 for file, early in zip(wanted, by_name[1:], strict=False):
                     self._kept[file.early] = early
                 if one.kind == stat.S_IFREG and not one.link:
@@ -346,7 +356,16 @@ class Making:
 
     def reopen(self, memory: int, flags: int) -> int:
         """See the protocol."""
-        return self.reopen_descriptor(self.memory_object(memory), flags)
+        fd = self.memory_object(memory)
+        if memory in self._linked and not flags & base.O_PATH:
+            self._refuse_forbidden(fd, flags)
+        return self.reopen_descriptor(fd, flags)
+
+    def _refuse_forbidden(self, fd: int, flags: int) -> None:
+        """Have a file that is opened by our rights be one that the container may open so."""
+        wanted = _ACCESS[flags & base.ACCESS_MODE]
+        how = syscalls.AT_EMPTY_PATH | _AT_EACCESS
+        self.program.call(SYS.FACCESSAT2, fd, b"", wanted, how)
 
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """See the protocol."""
