@@ -19,6 +19,7 @@ from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.inotify import Inotify
+from woodfrog.resources.files.netlink_socket import NetlinkSocket
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.overlay import Overlay
@@ -137,4 +138,7 @@ def losses_of(files: list[FileRecord]) -> list[str]:
     overflows = sum(1 for file in files if isinstance(file, Inotify) and file.overflow)
     if overflows:
         found.append(f"{overflows} inotify queues with unread events are restored as overflown")
+    unread = sum(1 for file in files if isinstance(file, NetlinkSocket) and file.lost)
+    if unread:
+        found.append(f"{unread} netlink sockets are restored without the news that were unread")
     return found

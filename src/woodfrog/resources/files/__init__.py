@@ -10,6 +10,7 @@ from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.files.message_queue import MessageQueueFile
 from woodfrog.resources.files.namespace_file import NamespaceFile
+from woodfrog.resources.files.netlink_socket import NetlinkSocket
 from woodfrog.resources.files.pidfd import PidFd
 from woodfrog.resources.files.pipe import PipeEnd
 from woodfrog.resources.files.proc_file import ProcFile
@@ -47,4 +48,5 @@ KINDS: tuple[type[FileRecord], ...] = (
     UnixSocketFile,
     TcpSocket,
     InetDatagramSocket,
+    NetlinkSocket,
 )

@@ -21,7 +21,7 @@ from woodfrog.resources.files.socket_options import Option
 MARK = 0x776F6F64
 
 _MAPPED = bytes(10) + b"\xff\xff"
-_ADDRESS_BYTES = {socket.AF_INET: 4, socket.AF_INET6: 16}
+_ADDRESS_BYTES: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _SO_MARK = 36
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _SIOCGSKNS = 0x894C

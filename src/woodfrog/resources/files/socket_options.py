@@ -102,6 +102,11 @@ _RAW = (
 )
 
 
+SOL_NETLINK = 270
+# NETLINK_PKTINFO, …_BROADCAST_ERROR, …_NO_ENOBUFS, …_CAP_ACK, …_EXT_ACK, …_GET_STRICT_CHK
+_NETLINK = _table(SOL_NETLINK, 3, 4, 5, 10, 11, 12)
+
+
 class Option(Part, frozen=True):
     """One option whose value is not that of a new socket."""
 
@@ -114,6 +119,8 @@ def _known(family: int, kind: int, protocol: int) -> list[_Known]:
     known = list(_GENERAL)
     if family == socket.AF_UNIX:
         return [*known, *_UNIX]
+    if family == socket.AF_NETLINK:
+        return [*known, *_NETLINK]
     datagrams = kind != socket.SOCK_STREAM
     known += _INET + _IP + (_IP_MULTICAST if datagrams else ())
     if family == socket.AF_INET6:
