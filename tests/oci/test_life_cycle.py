@@ -333,7 +333,7 @@ def test_an_init_that_is_killed_while_it_prepares_is_named(
     done = woodfrog("create", "-b", str(bundle.directory), new_name(bundle), status=1)
     assert "the container's init ended before it was ready" in done.stderr
     with pytest.raises(WoodfrogError, match="init ended before"):
-        create._mount_points(2**22 + 1)
+        create._mounts(2**22 + 1)
 
 
 def test_engines_find_the_words_they_look_for(woodfrog: Woodfrog, make_bundle: Make) -> None:

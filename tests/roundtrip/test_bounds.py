@@ -1,11 +1,13 @@
 """A restored process has no more rights than the new container's own config gives."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from test_surroundings import WAIT, frozen, shell
 
+from bundles import bind
 from containers import Woodfrog
 from needs import needs
 
@@ -83,6 +85,67 @@ def test_capabilities_that_the_new_config_lacks_are_refused(woodfrog: Woodfrog) 
     assert refused.status == 1
     assert "capabilities" in refused.stderr
     assert "CAP_SYS_PTRACE" in refused.stderr
+
+
+@pytest.mark.parametrize("lacking", ["CAP_SYS_ADMIN", "seccomp", "namespace", "mount"])
+def test_mounts_that_the_new_config_does_not_allow_are_refused(
+    lacking: str, woodfrog: Woodfrog
+) -> None:
+    bundle = shell(woodfrog, f"mount --bind /tmp /dev/shm; : > /work/ready; {WAIT}")
+    bundle.add_capabilities("CAP_SYS_ADMIN")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    if lacking == "CAP_SYS_ADMIN":
+        for masks in bundle.process["capabilities"].values():
+            masks.remove("CAP_SYS_ADMIN")
+    elif lacking == "seccomp":
+        call = {"names": ["mount"], "action": "SCMP_ACT_ERRNO"}
+        bundle.config["linux"]["seccomp"] = PROFILE | {"syscalls": [call]}
+    elif lacking == "mount":
+        bundle.config["mounts"] = [
+            one for one in bundle.config["mounts"] if one["destination"] != "/dev/shm"
+        ]
+        (bundle.rootfs / "dev").mkdir(exist_ok=True)
+    else:
+        bundle.config["linux"]["rootfsPropagation"] = "shared"
+    bundle.save()
+    flags = ("--detach", "--restore-spec-validation=ignore", f"--bundle={bundle.directory}")
+
+    refused = woodfrog("restore", *flags, f"--image-path={image}", "narrower", status=1)
+
+    wanted = {"mount": "need the one at /dev/shm", "namespace": "shares with the outside"}
+    assert wanted.get(lacking, lacking) in refused.stderr
+    woodfrog("state", "narrower", status=1)
+
+
+def test_what_is_unmounted_outside_is_no_business_of_the_container(woodfrog: Woodfrog) -> None:
+    bundle = shell(woodfrog, f": > /work/ready; {WAIT}; ls /volume/in > /work/out")
+    volume = woodfrog.directory / "volume"
+    (volume / "in" / "below").mkdir(parents=True)
+    bundle.add_mount(bind(volume, "/volume"))
+    bundle.config["mounts"][-1]["options"].append("rslave")
+    (bundle.rootfs / "volume").mkdir()
+    mount("--bind", volume, volume)
+    try:
+        mount("--make-shared", volume)
+        mount("-t", "tmpfs", "none", volume / "in")
+        container = woodfrog.run(bundle)
+        container.wait_for("ready")
+    finally:
+        subprocess.run(["umount", "--recursive", volume], check=True)
+    image = frozen(container)
+
+    restored = woodfrog.restore(bundle, image)
+    (bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert (bundle.work / "out").read_text() == "below\n"
+
+
+def mount(*arguments: str | Path) -> None:
+    """Mount something on the host."""
+    subprocess.run(["mount", *arguments], check=True)
 
 
 def test_limits_are_no_higher_than_the_new_configs(woodfrog: Woodfrog) -> None:

@@ -277,6 +277,25 @@ def test_a_root_without_a_writable_layer_has_no_changes(
     assert restored.told() == "before\n"
 
 
+def test_what_was_mounted_on_new_directories_is_mounted_there(
+    woodfrog: Woodfrog, overlays: Overlays
+) -> None:
+    script = "mkdir /inner /inner/seen && mount -t tmpfs none /inner && echo within > /inner/file"
+    script += f" && : > /work/ready; {WAIT}; cat /inner/file; umount /inner; ls /inner"
+    first = overlays(script)
+    first.bundle.add_capabilities("CAP_SYS_ADMIN")
+    container, image = frozen(woodfrog, first)
+    container.wait()
+
+    second = overlays(script)
+    second.bundle.add_capabilities("CAP_SYS_ADMIN")
+    restored = woodfrog.restore(second.bundle, image)
+    (second.bundle.work / "check").touch()
+
+    assert restored.wait() == 0, restored.told()
+    assert restored.told() == "within\nseen\n"
+
+
 def test_an_image_shows_its_layer(woodfrog: Woodfrog, overlays: Overlays) -> None:
     overlay = overlays()
     (overlay.bundle.rootfs / "files" / "removed").unlink()

@@ -19,6 +19,8 @@ USERS, GROUPS, SIZE = 1 << 24, 1 << 25, 1 << 23
 PROGRAMS = (
     *("capabilities", "credentials", "file_signals", "limits", "memfd", "pidfd", "posix_queue"),
     *("process_image", "proc_files", "seccomp_filter", "sysv_ipc", "timer_rung", "tree"),
+    *("mounts tmpfs", "mounts part", "mounts file", "mounts remount", "mounts removed"),
+    *("mounts moved", "mounts shared", "mounts slave", "mounts overlay"),
     *("tcp_connections 4", "unix_names", "unix_pair stream", "working_directory"),
 )
 

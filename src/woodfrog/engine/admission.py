@@ -38,6 +38,8 @@ from woodfrog.resources.files.terminal import Terminal
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.known_files import KnownFile
 from woodfrog.resources.layer import Layer
+from woodfrog.resources.mount_tree import records as mount_records
+from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.process import Process, Zombie
@@ -46,7 +48,9 @@ from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores
 from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.tmpfs import Tmpfs
 
-_CONTENTS = SharedMemory | DeletedFile | AnyObject | PosixQueue | Tmpfs | Layer | KnownFile
+_CONTENTS = (
+    SharedMemory | DeletedFile | AnyObject | PosixQueue | Tmpfs | Layer | MountTree | KnownFile
+)
 RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
 
 _HIGHEST_PID = 1 << 22
@@ -83,6 +87,7 @@ class Plan:
         self.posix_queues: list[PosixQueue] = []
         self.tmpfs: list[Tmpfs] = []
         self.layer: Layer | None = None
+        self.mounts: MountTree | None = None
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
         containers: list[ContainerRecord] = []
@@ -104,6 +109,10 @@ class Plan:
                     self.layer = record
                 case Layer():
                     raise ImageError("the image has changes of two root file systems")
+                case MountTree() if self.mounts is None:
+                    self.mounts = record
+                case MountTree():
+                    raise ImageError("the image has mounts of two containers")
                 case Tmpfs():
                     self.tmpfs.append(record)
                 case KnownFile():
@@ -164,7 +173,23 @@ class Plan:
         for one in self.tmpfs:
             place = os.fsencode(one.destination.rstrip("/"))
             brought |= {place + b"/" + entry.path for entry in one.entries}
-        return [file for file in self.known if file.path not in brought]
+        return [
+            file
+            for file in self.known
+            if file.path not in brought and not (self.mounts and self.mounts.shows(file.path))
+        ]
+
+    @property
+    def files_in_new_mounts(self) -> list[KnownFile]:
+        """Return the known files that the new container has once the image's mounts are made."""
+        mounts = self.mounts
+        if mounts is None:
+            return []
+        return [
+            file
+            for file in self.known
+            if mounts.shows(file.path) and not mounts.is_brought(file.path)
+        ]
 
     @property
     def growing_files(self) -> set[bytes]:
@@ -207,6 +232,8 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
     posix_queues.check(plan.posix_queues)
     if plan.layer:
         layer.check(plan.layer, plan.page_bytes)
+    if plan.mounts:
+        mount_records.check(plan.mounts, plan.page_bytes)
     for one in plan.tmpfs:
         tmpfs.check(one, plan.page_bytes)
         if one.destination not in bounds.tmpfs and len(one.entries) > 1:

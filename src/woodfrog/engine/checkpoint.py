@@ -21,6 +21,7 @@ from woodfrog.resources import ids, known_files, layer, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu
 from woodfrog.resources.files.regular import RegularFile
+from woodfrog.resources.mount_tree.looking import NOT_MOUNTED
 
 __all__ = ["CheckpointOptions", "Container", "checkpoint", "examine"]
 
@@ -194,10 +195,16 @@ def _write(
         image.add(shared.record(store))
     for one_of_ipc in (*world.posix_queues.queues, *world.sysv.records()):
         image.add(one_of_ipc)
+    mounts = looked.mounts
     for destination in container.tmpfs:
-        files_of_mount = tmpfs.collect(world.view, destination, image.write_pages)
+        copy = mounts.copy_of(destination) if mounts else None
+        if copy == NOT_MOUNTED:
+            continue
+        files_of_mount = tmpfs.collect(world.view, destination, image.write_pages, copy)
         if files_of_mount is not None:
             image.add(files_of_mount)
+    if mounts and (mount_tree := mounts.record(image.write_pages)):
+        image.add(mount_tree)
     if looked.overlay:
         image.add(layer.collect(looked.overlay, container.rootfs, image.write_pages))
     records = looked.file_records

@@ -22,6 +22,7 @@ from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.netlink_socket import NetlinkSocket
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
+from woodfrog.resources.mount_tree.looking import ChangedMounts
 from woodfrog.resources.overlay import Overlay
 
 
@@ -47,7 +48,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     spec_hostname: str
     spec_domainname: str = ""
     tmpfs: tuple[str, ...]
-    mounts: list[str] | None = None  # mount points as `create` made them, as mountinfo writes them
+    mounts: list[str] | None = None  # the lines of its mount table when `create` was done
     stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
     suspended: list[int] = []  # our pids of those whose GPU state is in their memory
     memory_room: int | None = None  # bytes that its cgroup may still use
@@ -59,6 +60,7 @@ class Looked(NamedTuple):
 
     tree: Held
     vdso: Vdso
+    mounts: ChangedMounts | None
     overlay: Overlay | None
     world: World
     files: Files
@@ -93,9 +95,11 @@ def look(
     stopped = time.monotonic()
     guardian.check()
     view = undo.enter_context(view_of(init))
+    mounts = None
     if container.mounts is not None:
         with obstacles.at("the container"):
-            namespaces.refuse_new_mounts(view, container.mounts)
+            mounts = ChangedMounts(init, view, container.mounts, container.tmpfs)
+            undo.callback(mounts.close)
     overlay = None
     if container.rootfs:
         with obstacles.at("the container"):
@@ -125,7 +129,9 @@ def look(
     processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
     # After all timers and waits have been read: their times must not seem to run out early.
     clocks = namespaces.clocks(init)
-    return Looked(tree, vdso, overlay, world, files, file_records, processes, clocks, stopped)
+    return Looked(
+        tree, vdso, mounts, overlay, world, files, file_records, processes, clocks, stopped
+    )
 
 
 def losses_of(files: list[FileRecord]) -> list[str]:

@@ -40,6 +40,7 @@ from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files import own_addresses
 from woodfrog.resources.known_files import FileValidation
+from woodfrog.resources.mount_tree import making as mount_making
 from woodfrog.resources.overlay import Overlay
 
 __all__ = ["Bounds", "restore"]
@@ -119,9 +120,17 @@ def restore(
             for files in plan.tmpfs:
                 if files.destination in bounds.tmpfs:
                     tmpfs.refuse_wider(init, files, bounds.bounding)
-            known_files.refuse_changed(
-                init, plan.own_files, plan.growing_files, FileValidation(file_validation)
-            )
+            if plan.mounts:
+                mount_making.refuse_wider(
+                    init,
+                    plan.mounts,
+                    new="mount" in bounds.new_namespaces,
+                    bounding=bounds.bounding,
+                    seccomp=bounds.seccomp,
+                    own=bounds.tmpfs,
+                )
+            validation = FileValidation(file_validation)
+            known_files.refuse_changed(init, plan.own_files, plan.growing_files, validation)
             overlay = None
             if plan.layer:
                 overlay = undo.enter_context(Overlay(init, writable=True))
@@ -145,6 +154,7 @@ def restore(
                     plan,
                     bounds,
                     clock,
+                    validation,
                     before_go,
                     vdso,
                     pages,
@@ -198,6 +208,7 @@ def _restore(
     plan: Plan,
     bounds: Bounds,
     clock: str,
+    validation: FileValidation,
     before_go: Callable[[], None],
     vdso: Vdso,
     pages: int,
@@ -233,6 +244,17 @@ def _restore(
     for files in plan.tmpfs:
         if files.destination in bounds.tmpfs:
             tmpfs.restore(init, files, pages, base)
+    permitted = finishing.permitted_set(init)
+    if plan.mounts:
+        mount_making.restore(
+            root,
+            plan.mounts,
+            bounding=bounds.bounding,
+            permitted=permitted,
+            pages=pages,
+            base=base,
+        )
+        known_files.refuse_changed(init, plan.files_in_new_mounts, plan.growing_files, validation)
     mark(Stage.ROOT)
 
     # FILES
@@ -240,7 +262,7 @@ def _restore(
         root,
         high,
         capabilities=bounds.bounding,
-        permitted=finishing.permitted_set(init),
+        permitted=permitted,
         tcp_close=bounds.tcp_close,
         undo=undo,
         new_network="network" in bounds.new_namespaces,

@@ -51,6 +51,7 @@ FSCONFIG_CMD_CREATE = 6
 FSMOUNT_CLOEXEC = 1
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOVE_MOUNT_SET_GROUP = 0x100
 
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -122,13 +123,20 @@ def look_up(on: Caller, directory: int, path: bytes | int, how: bytes) -> int:
 
 
 def mount_setattr(
-    on: Caller, descriptor: int, *, set_: int, clear: int, recursive: bool, ids: int = 0
+    on: Caller,
+    descriptor: int,
+    *,
+    set_: int = 0,
+    clear: int = 0,
+    propagation: int = 0,
+    recursive: bool = False,
+    ids: int = 0,
 ) -> None:
     """Change the attributes of the mount that a descriptor names, and perhaps of all below it.
 
     With MOUNT_ATTR_IDMAP, `ids` is a descriptor of the user namespace whose id maps it gets.
     """
-    attributes = struct.pack("4Q", set_, clear, 0, ids)
+    attributes = struct.pack("4Q", set_, clear, propagation, ids)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     on.call(SYS.MOUNT_SETATTR, descriptor, b"\0", flags, attributes, len(attributes))
 
@@ -139,18 +147,37 @@ def clone_tree(on: Caller, path: str, *, recursive: bool) -> int:
     return on.call(SYS.OPEN_TREE, AT_FDCWD, _text(path), flags)
 
 
+def clone_mount(on: Caller, place: int) -> int:
+    """Return a copy of the mount that a descriptor is in, whose root is what the descriptor names.
+
+    It is attached nowhere yet, and nothing is mounted in it.
+    """
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH
+    return on.call(SYS.OPEN_TREE, place, b"\0", flags)
+
+
 def attach(on: Caller, tree: int, at: int) -> None:
     """Attach what `clone_tree` gave at the place that a descriptor names."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     on.call(SYS.MOVE_MOUNT, tree, b"\0", at, b"\0", flags)
 
 
+def join_group(on: Caller, member: int, mount: int) -> None:
+    """Let a private mount spread its changes as another one of the same file system does."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH | MOVE_MOUNT_SET_GROUP
+    on.call(SYS.MOVE_MOUNT, member, b"\0", mount, b"\0", flags)
+
+
 def new_procfs(on: Caller) -> int:
     """Return the root of a procfs of our pid namespace that is mounted nowhere."""
-    context = on.call(SYS.FSOPEN, b"proc\0", FSOPEN_CLOEXEC)
+    return new_mount(on, "proc", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
+
+
+def new_mount(on: Caller, fstype: str, attributes: int) -> int:
+    """Return the root of a new file system that is mounted nowhere."""
+    context = on.call(SYS.FSOPEN, _text(fstype), FSOPEN_CLOEXEC)
     try:
         on.call(SYS.FSCONFIG, context, FSCONFIG_CMD_CREATE, 0, 0, 0)
-        attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
         return on.call(SYS.FSMOUNT, context, FSMOUNT_CLOEXEC, attributes)
     finally:
         on.call(SYS.CLOSE, context)

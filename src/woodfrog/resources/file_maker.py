@@ -13,12 +13,16 @@ _CAPABILITIES_FOR = {b"security": ("CAP_SETFCAP", 31), b"trusted": ("CAP_SYS_ADM
 _CAP_MKNOD = 27
 
 
-def refuse_wider(entries: Iterable[Entry], tree: Tree, bounding: int, what: str) -> None:
-    """Refuse what a process of the new container could not make itself, unless it is there."""
+def refuse_wider(entries: Iterable[Entry], tree: Tree | None, bounding: int, what: str) -> None:
+    """Refuse what a process of the new container could not make itself, unless it is there.
+
+    Without a tree nothing is there yet.
+    """
     for entry in entries:
         where = f"{os.fsdecode(entry.path)} in {what}"
-        if _is_device(entry.mode) and not bounding >> _CAP_MKNOD & 1:
-            found = tree.look(entry.path)
+        # Anyone may make 0:0, by which an overlay notes what was removed.
+        if _is_device(entry.mode) and entry.device and not bounding >> _CAP_MKNOD & 1:
+            found = tree.look(entry.path) if tree else None
             if found is None or not _is_device(found.st_mode) or found.st_rdev != entry.device:
                 raise UnsupportedResource(
                     f"{where} is a device, which the new container may not make (CAP_MKNOD)"
@@ -31,7 +35,7 @@ def refuse_wider(entries: Iterable[Entry], tree: Tree, bounding: int, what: str)
         ]
         if not forbidden:
             continue
-        there = tree.attributes(entry.path) if tree.look(entry.path) else []
+        there = tree.attributes(entry.path) if tree and tree.look(entry.path) else []
         for attribute, needed_name in forbidden:
             if attribute not in there:
                 raise UnsupportedResource(

@@ -3,7 +3,6 @@
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,18 +28,6 @@ def refuse_shared_pid_namespace(init: int) -> None:
         raise UnsupportedResource(
             "the container shares the host's pid namespace, which cannot be saved yet",
             hint="give it a pid namespace of its own",
-        )
-
-
-def refuse_new_mounts(pid: int, known: list[str]) -> None:
-    """Refuse mounts that were made since the container was created."""
-    with open(f"/proc/{pid}/mountinfo", "rb") as file:
-        points = [os.fsdecode(line.split(b" ", 5)[4]) for line in file]
-    left = Counter(points) - Counter(known)
-    if left:
-        raise UnsupportedResource(
-            f"something was mounted at {', '.join(sorted(left))} since it was created,"
-            " which cannot be saved yet"
         )
 
 

@@ -6,15 +6,15 @@ mounted in the container hides a part of it.
 
 import os
 import re
-import threading
 from collections.abc import Iterator
 from typing import Self
 
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel import mounts, namespaces
+from woodfrog.kernel import mounts
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts, super_option
 from woodfrog.resources.file_tree import Tree
+from woodfrog.resources.mount_tree import copies
 from woodfrog.resources.namespaces import is_ours
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -29,7 +29,7 @@ class Overlay:
         if is_ours(init, "mnt"):
             raise UnsupportedResource("the container shares its mounts with the host")
         self._mounts = read_mounts(init)
-        mount = _copy_of_root(init)
+        mount = copies.inside(init, lambda proc: mounts.clone_tree(HERE, "/", recursive=False))
         try:
             self._mount = self._find(mount, init)
             if writable:
@@ -108,33 +108,6 @@ class Overlay:
             " the rest",
             hint="mount an overlay at the bundle's rootfs, as engines do",
         )
-
-
-def _copy_of_root(pid: int) -> int:
-    """Return a copy of the root mount of a process's mount namespace."""
-    found: list[int] = []
-    failed: list[BaseException] = []
-
-    def look() -> None:
-        try:
-            namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                # Only who shares its directories with no other thread may change its mounts.
-                namespaces.unshare(HERE, namespaces.CLONE_FS)
-                namespaces.setns(HERE, namespace, namespaces.CLONE_NEWNS)
-            finally:
-                os.close(namespace)
-            found.append(mounts.clone_tree(HERE, "/", recursive=False))
-        except BaseException as error:
-            failed.append(error)
-
-    # A thread that ends there, as there is no way back for its directories.
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
 
 
 def _candidates(option: bytes, rootfs: str) -> Iterator[bytes]:

@@ -44,11 +44,25 @@ def _mounted(init: int, destination: str) -> Iterator[Tree]:
         os.close(mount)
 
 
-def collect(init: int, destination: str, write_pages: WritePages) -> Tmpfs | None:
-    """Read a tmpfs; None if nothing is mounted there."""
+@contextmanager
+def _copied(copy: int) -> Iterator[Tree]:
+    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=copy)
+    try:
+        yield Tree(root)
+    finally:
+        os.close(root)
+
+
+def collect(
+    init: int, destination: str, write_pages: WritePages, copy: int | None = None
+) -> Tmpfs | None:
+    """Read a tmpfs; None if nothing is mounted there.
+
+    `copy` is a descriptor of a copy of its mount, if its path doesn't lead to it.
+    """
     with while_(f"reading the tmpfs at {destination}"):
         try:
-            with _mounted(init, destination) as tree:
+            with _mounted(init, destination) if copy is None else _copied(copy) as tree:
                 collector = Collector(tree, write_pages)
                 entries = [collector.entry(ROOT, os.fstat(tree.root))]
                 entries += (collector.entry(path, found) for path, found in tree.walk(ROOT))

@@ -253,7 +253,7 @@ def _guide(
             _move_devices(plan.config["linux"], pid, undo)
             devices = None
         if message["step"] == "ready":
-            container.state["mounts"] = _mount_points(pid)
+            container.state["mounts"] = _mounts(pid)
             master = _hand_over_console(request, container, pid, message["console"])
             if "console" not in container.state and message["console"] >= 0:
                 channel.send(step="taken")
@@ -309,14 +309,13 @@ def _init_ended() -> WoodfrogError:
     )
 
 
-def _mount_points(pid: int) -> list[str]:
-    """Return where something is mounted in the container; a checkpoint looks for what is new."""
+def _mounts(pid: int) -> list[str]:
+    """Return the lines of the container's mount table; a checkpoint looks for what has changed."""
     try:
         with open(f"/proc/{pid}/mountinfo", "rb", buffering=0) as file:
-            lines = file.readall().splitlines()
+            return [os.fsdecode(line) for line in file.readall().splitlines()]
     except OSError:
         raise _init_ended() from None
-    return [os.fsdecode(line.split(b" ", 5)[4]) for line in lines]
 
 
 def _hand_over_console(request: Request, container: Container, pid: int, number: int) -> int:

@@ -8,7 +8,7 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount(NamedTuple):
-    """One mount, as proc_pid_mountinfo(5) has it."""
+    """One mount, as proc_pid_mountinfo(5) has it; `tags` are its optional fields."""
 
     mnt_id: int
     parent: int
@@ -16,6 +16,7 @@ class Mount(NamedTuple):
     root: bytes
     point: bytes
     options: str
+    tags: str
     type: str
     source: bytes
     super_options: str
@@ -37,6 +38,7 @@ def parse_mount(line: bytes) -> Mount:
         _unescape(fields[3]),
         _unescape(fields[4]),
         fields[5].decode(),
+        b" ".join(fields[6:]).decode(),
         tail[0].decode(),
         _unescape(tail[1]),
         # Escaped as it came: options can hold commas of their own.

@@ -1,0 +1,381 @@
+"""What has become of a held container's mounts since `create` made them."""
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount, read_mounts
+from woodfrog.resources import ids
+from woodfrog.resources.file_entry import ROOT, Entry
+from woodfrog.resources.file_tree import Collector, Tree, WritePages, join
+from woodfrog.resources.mount_tree import copies, options, table
+from woodfrog.resources.mount_tree.records import (
+    AS_IT_COMES,
+    OUTSIDE,
+    PRIVATE,
+    UNBINDABLE,
+    Base,
+    Given,
+    MountTree,
+    Node,
+)
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+NOT_MOUNTED = -1
+_DELETED = b"//deleted"
+# File systems that can be in use, or have files that are kept.
+_WITH_FILES = ("tmpfs", "devpts")
+
+
+def refuse_new(init: int, created: list[str]) -> None:
+    """Refuse mounts that were made inside, whose files would be missed among those of the root."""
+    before = Counter(parse_mount(os.fsencode(line)).point for line in created)
+    new = Counter(mount.point for mount in read_mounts(init)) - before
+    if new:
+        raise UnsupportedResource(
+            f"something was mounted at {', '.join(map(os.fsdecode, sorted(new)))} since the"
+            " container was created, which is not among its root's files"
+        )
+
+
+class ChangedMounts:
+    """What has changed, and copies of the mounts whose files the image needs."""
+
+    def __init__(self, init: int, view: int, created: list[str], own: Collection[str]) -> None:
+        """Compare with the lines of a mount table that `create` has noted.
+
+        `view` is a process that sees the container from its root, `own` are the mount points of
+        the container's own tmpfs.
+        """
+        self._maps = ids.maps_of(init)
+        self._created = [parse_mount(os.fsencode(line)) for line in created]
+        self._own = {os.fsencode(os.path.normpath(path)) for path in own}
+        self._givens = table.givens(self._created)
+        self._now = read_mounts(view)
+        self._by_id = {mount.mnt_id: mount for mount in self._now}
+        self._kept = self._find_kept()
+        self._groups_inside = {table.Spread(mount).group for mount in self._now} - {0}
+        self._groups = {table.Spread(mount).group for mount in self._created} - {0}
+        self._bases: list[Base] = []
+        self._shown: dict[tuple[int, int], int] = {}
+        self._base_of_given: dict[Given, int] = {}
+        self._nodes: list[Node] = []
+        self._index: dict[int, int] = {}
+        self._copies: dict[int, int] = {}
+        removed = [
+            self._givens[mount.mnt_id] for mount in self._created if mount.mnt_id not in self._kept
+        ]
+        changed = {mount.mnt_id for mount in self._now if self._is_changed(mount)}
+        self._changed = bool(removed or changed)
+        self._removed = removed
+        for mount in table.making_order(self._now) if changed else ():
+            if mount.mnt_id in changed:
+                self._look_at(mount)
+        if self._changed:
+            self._copies = self._copy(init)
+            try:
+                self._refuse_contents()
+            except BaseException:
+                self.close()
+                raise
+
+    def _copy(self, init: int) -> dict[int, int]:
+        try:
+            return copies.copy(init, self._needed_copies(), self._now)
+        except OSError as error:
+            if self._maps and error.errno == errno.EINVAL:
+                raise UnsupportedResource(
+                    "something was mounted over a tmpfs in a user namespace, which cannot be saved"
+                ) from error
+            raise
+
+    def close(self) -> None:
+        """Let go of the copies."""
+        for fd in self._copies.values():
+            os.close(fd)
+
+    def _find_kept(self) -> dict[int, Mount]:
+        """Return those of create's mounts that are there, as they were made.
+
+        An id may be another mount's by now; one that shows the same is as good.
+        """
+        return {
+            mount.mnt_id: mount
+            for mount in self._created
+            if (now := self._by_id.get(mount.mnt_id)) is not None
+            and (now.device, now.root, now.type) == (mount.device, mount.root, mount.type)
+        }
+
+    def _is_changed(self, mount: Mount) -> bool:
+        before = self._kept.get(mount.mnt_id)
+        if before is None:
+            return True
+        return (
+            self._is_moved(mount, before)
+            or before.options != mount.options
+            or self._spreads_otherwise(mount, before)
+            or self._has_other_options(mount, before)
+        )
+
+    def _is_moved(self, mount: Mount, before: Mount) -> bool:
+        if before.parent != mount.parent:
+            return mount.parent in self._by_id
+        above, above_before = self._by_id.get(mount.parent), self._kept.get(mount.parent)
+        return (
+            above is not None
+            and above_before is not None
+            and table.place(before, above_before) != table.place(mount, above)
+        )
+
+    def _has_other_options(self, mount: Mount, before: Mount) -> bool:
+        """Tell whether the container's own file system has got other options."""
+        own = before.point in self._own if before.type == "tmpfs" else before.type == "proc"
+        return own and mount.super_options != before.super_options
+
+    def _spreads_otherwise(self, mount: Mount, before: Mount) -> bool:
+        was, spread = table.Spread(before), table.Spread(mount)
+        # Which group outside tells it may change without its doing.
+        return (was.group, OUTSIDE if was.master else 0, was.unbindable) != (
+            spread.group,
+            self._master(spread),
+            spread.unbindable,
+        )
+
+    def _look_at(self, mount: Mount) -> None:
+        """Add what a mount needs to be made again."""
+        before = self._kept.get(mount.mnt_id)
+        with _naming(mount):
+            self._add(
+                mount, self._made(mount) if before is None else self._changed_given(mount, before)
+            )
+
+    def _add(self, mount: Mount, node: Node) -> None:
+        if mount.mnt_id in self._index:
+            # One of create's, upon which something else was mounted before.
+            self._nodes[self._index[mount.mnt_id]] = node
+            return
+        self._index[mount.mnt_id] = len(self._nodes)
+        self._nodes.append(node)
+
+    def _parent(self, mount: Mount) -> int:
+        """Return the index of the mount that another stands in; one of create's is added."""
+        above = self._by_id.get(mount.parent)
+        if above is None or (mount.point == b"/" and above.point == b"/"):
+            raise UnsupportedResource("stands over the container's root, which cannot be saved")
+        if above.mnt_id not in self._index:
+            self._add(above, Node(given=self._givens[above.mnt_id]))
+        spread = table.Spread(above)
+        if spread.group in self._groups:
+            raise UnsupportedResource("spreads to outside the container, which cannot be saved")
+        return self._index[above.mnt_id]
+
+    def _made(self, mount: Mount) -> Node:
+        if mount.root.endswith(_DELETED):
+            raise UnsupportedResource("shows what was deleted, which cannot be saved yet")
+        base, root = self._base(mount)
+        parent = self._parent(mount)
+        spread = table.Spread(mount)
+        if spread.group in self._groups:
+            raise UnsupportedResource("spreads to outside the container, which cannot be saved")
+        master = self._master(spread)
+        if master == OUTSIDE and not self._has_master(self._bases[base].given, spread.master):
+            raise UnsupportedResource("was mounted from outside, which cannot be saved")
+        propagation = AS_IT_COMES if master or spread.group else PRIVATE
+        return Node(
+            base=base,
+            root=root,
+            parent=parent,
+            place=table.place(mount, self._by_id[mount.parent]),
+            attributes=options.attributes(mount.options),
+            propagation=UNBINDABLE if spread.unbindable else propagation,
+            group=spread.group,
+            master=master,
+        )
+
+    def _master(self, spread: table.Spread) -> int:
+        if not spread.master:
+            return 0
+        inside = self._groups_inside - self._groups
+        return spread.master if spread.master in inside else OUTSIDE
+
+    def _has_master(self, given: Given | None, master: int) -> bool:
+        return any(
+            table.Spread(mount).master == master
+            for mount in (*self._created, *self._now)
+            if self._givens.get(mount.mnt_id) == given and given is not None
+        )
+
+    def _changed_given(self, mount: Mount, before: Mount) -> Node:
+        is_moved = self._is_moved(mount, before)
+        node = Node(given=self._givens[mount.mnt_id])
+        if is_moved:
+            node = msgspec.structs.replace(
+                node,
+                parent=self._parent(mount),
+                place=table.place(mount, self._by_id[mount.parent]),
+            )
+        remounted = self._has_other_options(mount, before)
+        if before.options != mount.options or remounted:
+            node = msgspec.structs.replace(node, attributes=options.attributes(mount.options))
+        if remounted:
+            flags, data = self._options(mount)
+            node = msgspec.structs.replace(node, flags=flags, options=data)
+        if self._spreads_otherwise(mount, before):
+            spread = table.Spread(mount)
+            if table.Spread(before).group:
+                raise UnsupportedResource(
+                    "was shared with the outside and is so no more, which cannot be saved"
+                )
+            master = self._master(spread)
+            propagation = AS_IT_COMES if master or spread.group else PRIVATE
+            node = msgspec.structs.replace(
+                node,
+                propagation=UNBINDABLE if spread.unbindable else propagation,
+                group=spread.group,
+                master=master,
+            )
+        return node
+
+    def _base(self, mount: Mount) -> tuple[int, bytes]:
+        """Return what a mount shows, and the path in it."""
+        shown = [
+            one
+            for one in self._created
+            if one.device == mount.device and one.type == mount.type and table.is_in(mount, one)
+        ]
+        if shown:
+            nearest = max(shown, key=lambda one: len(one.root))
+            given = self._givens[nearest.mnt_id]
+            if given not in self._base_of_given:
+                self._base_of_given[given] = len(self._bases)
+                self._bases.append(Base(given=given))
+            return self._base_of_given[given], table.relative(mount.root, nearest.root)
+        if mount.device not in self._shown:
+            flags, data = self._options(mount)
+            if mount.type == "overlay":
+                self._check_layers(options.layers(data))
+            self._shown[mount.device] = len(self._bases)
+            self._bases.append(
+                Base(type=mount.type, source=mount.source, flags=flags, options=data)
+            )
+        return self._shown[mount.device], table.relative(mount.root, b"/")
+
+    def _options(self, mount: Mount) -> tuple[int, bytes]:
+        flags, data = options.split(mount.type, mount.super_options)
+        return flags, options.inside(data, self._maps) if self._maps else data
+
+    def _check_layers(self, layers: list[bytes]) -> None:
+        for path in layers:
+            if not path.startswith(b"/") or b"/proc/" in path:
+                raise UnsupportedResource(
+                    f"is an overlay over {os.fsdecode(path)}, which cannot be found again"
+                )
+
+    def _widest(self, device: tuple[int, int]) -> list[Mount]:
+        """Return the mounts by which all can be seen that is seen of a file system."""
+        found: list[Mount] = []
+        for mount in sorted(self._now, key=lambda one: len(one.root)):
+            if mount.device == device and not any(table.is_in(mount, wider) for wider in found):
+                found.append(mount)
+        return found
+
+    def _needed_copies(self) -> set[int]:
+        """Return the ids of mounts whose files must be seen without what covers them."""
+        needed = {
+            mount.mnt_id
+            for device, base in self._shown.items()
+            if self._bases[base].type in _WITH_FILES
+            for mount in self._widest(device)
+        }
+        return needed | {mount.mnt_id for mount in self._kept.values() if mount.point in self._own}
+
+    def _refuse_contents(self) -> None:
+        for device, base in self._shown.items():
+            kind = self._bases[base].type
+            for mount in self._widest(device) if kind in _WITH_FILES else ():
+                with _naming(mount), _opened(self._copies[mount.mnt_id]) as tree:
+                    if kind == "devpts" and any(name.isdigit() for name in tree.names(ROOT)):
+                        raise UnsupportedResource(
+                            "is a devpts of its own with terminals in use, which cannot be saved"
+                        )
+
+    def copy_of(self, destination: str) -> int | None:
+        """Return a descriptor of a copy of the container's own tmpfs, or NOT_MOUNTED any more.
+
+        Where nothing has changed there is none: it can be reached by its path.
+        """
+        point = os.fsencode(os.path.normpath(destination))
+        found = [mount.mnt_id for mount in self._created if mount.point == point]
+        if not self._changed or not found:
+            return None
+        return self._copies.get(found[-1], NOT_MOUNTED)
+
+    def record(self, write_pages: WritePages) -> MountTree | None:
+        """Return the record, once the files of new file systems can be stored."""
+        if not self._changed:
+            return None
+        bases = list(self._bases)
+        for device, index in self._shown.items():
+            if bases[index].type == "tmpfs":
+                entries = [
+                    entry
+                    for mount in self._widest(device)
+                    for entry in self._entries(mount, write_pages)
+                ]
+                bases[index] = msgspec.structs.replace(bases[index], entries=entries)
+        return MountTree(bases=bases, nodes=self._nodes, removed=self._removed)
+
+    def _entries(self, mount: Mount, write_pages: WritePages) -> Iterator[Entry]:
+        """Read what a mount shows of a tmpfs; paths are those from the tmpfs's own root."""
+        prefix = table.relative(mount.root, b"/")
+        with (
+            while_(f"reading the tmpfs at {os.fsdecode(mount.point)}"),
+            _opened(self._copies[mount.mnt_id]) as tree,
+        ):
+            collector = Collector(tree, write_pages)
+            found = [collector.entry(ROOT, os.fstat(tree.root))]
+            found += (collector.entry(path, status) for path, status in tree.walk(ROOT))
+        for end in range(len(prefix.split(b"/")) if prefix != ROOT else 0):
+            # What is above can't be seen, but has to be there.
+            above = b"/".join(prefix.split(b"/")[:end]) or ROOT
+            yield msgspec.structs.replace(found[0], path=above, attributes=[])
+        for entry in found:
+            yield msgspec.structs.replace(
+                entry,
+                path=_below(prefix, entry.path),
+                link=_below(prefix, entry.link) if entry.link else b"",
+            )
+
+
+def _below(prefix: bytes, path: bytes) -> bytes:
+    return prefix if path == ROOT else join(prefix, path)
+
+
+@contextmanager
+def _opened(mount: int) -> Iterator[Tree]:
+    try:
+        root = os.open(".", _DIRECTORY, dir_fd=mount)
+    except NotADirectoryError:
+        raise UnsupportedResource(
+            "shows a single file of a file system that is mounted nowhere else,"
+            " which cannot be saved"
+        ) from None
+    try:
+        yield Tree(root)
+    finally:
+        os.close(root)
+
+
+@contextmanager
+def _naming(mount: Mount) -> Iterator[None]:
+    try:
+        yield
+    except UnsupportedResource as error:
+        raise UnsupportedResource(
+            f"what was mounted or changed at {os.fsdecode(mount.point)} {error}", hint=error.hint
+        ) from error

@@ -1,0 +1,380 @@
+"""The image's mounts, made in a new container by its root stub with the container's own rights.
+
+All happens on a stage: a tmpfs over the container's root, which nobody sees. There stand the file
+systems of which mounts are made, each copied from there to its place. Places are found from the
+mount that they are in, so that nothing that covers them matters, and no link is followed. Only
+when all stand are they let spread what happens in them.
+"""
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.kernel import mounts as m
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import Argument
+from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
+from woodfrog.remote.seccomp import Filters
+from woodfrog.remote.stub import Stub
+from woodfrog.resources import credentials, file_maker, namespaces
+from woodfrog.resources.file_entry import ROOT
+from woodfrog.resources.file_maker import Maker
+from woodfrog.resources.file_tree import Tree
+from woodfrog.resources.mount_tree import options
+from woodfrog.resources.mount_tree.records import (
+    OUTSIDE,
+    PRIVATE,
+    UNBINDABLE,
+    UNCHANGED,
+    Base,
+    Given,
+    MountTree,
+    Node,
+)
+from woodfrog.resources.mount_tree.table import Spread, givens
+
+_CAP_SYS_ADMIN = 21
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_RESOLVE_NO_XDEV = 0x01
+_STAY = _RESOLVE_NO_XDEV | m.RESOLVE_BENEATH | m.RESOLVE_NO_SYMLINKS
+_STAGE_ATTRIBUTES = m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
+
+
+def refuse_wider(
+    init: int,
+    tree: MountTree,
+    *,
+    new: bool,
+    bounding: int,
+    seccomp: bytes | None,
+    own: Collection[str],
+) -> None:
+    """Refuse what the waiting container may not do itself, or can't.
+
+    `new` tells whether its mount namespace is its own, `own` where it has tmpfs.
+    """
+    if not new:
+        raise UnsupportedResource(
+            "the image has mounts, but the new container joins a mount namespace",
+            hint='give it one of its own: "mount" without a path in linux.namespaces',
+        )
+    if not _may_mount(bounding):
+        if tree.may_be_from_outside:
+            return
+        raise UnsupportedResource(
+            "the image has mounts that were made or changed inside, which the new container may not"
+            " do (CAP_SYS_ADMIN)",
+            hint="add CAP_SYS_ADMIN to process.capabilities of config.json",
+        )
+    if seccomp is not None and not Filters([seccomp], strict=False).allow(SYS.MOUNT, [None] * 6):
+        raise UnsupportedResource(
+            "the image has mounts that were made or changed inside, which the new container's"
+            " seccomp profile forbids",
+            hint="allow mount(2) in linux.seccomp of config.json",
+        )
+    there = _Givens(init)
+    for given in tree.needed():
+        there.find(given)
+    for node in tree.nodes:
+        if node.parent >= 0 and (above := tree.nodes[node.parent].given) is not None:
+            _refuse_spreading(there.find(above))
+        if node.given is not None and node.flags != UNCHANGED:
+            found = there.find(node.given)
+            options.check(found.type, node.flags, node.options)
+            tmpfs = {os.fsencode(os.path.normpath(path)) for path in own}
+            if found.type != "proc" and found.point not in tmpfs:
+                raise UnsupportedResource(
+                    f"the image has other options for {os.fsdecode(found.point)}, which is no file"
+                    " system of the new container's own"
+                )
+    _refuse_spreading(there.root)
+    for base in tree.bases:
+        what = f"a {base.type} of the image"
+        file_maker.refuse_wider(base.entries, None, bounding, what)
+
+
+def _may_mount(bounding: int) -> bool:
+    return bool(bounding >> _CAP_SYS_ADMIN & 1)
+
+
+def _refuse_spreading(mount: Mount) -> None:
+    if Spread(mount).group:
+        raise UnsupportedResource(
+            f"the image has mounts in {os.fsdecode(mount.point)}, which the new container shares"
+            " with the outside",
+            hint='is linux.rootfsPropagation "shared"? or an option of a mount?',
+        )
+
+
+class _Givens:
+    """The mounts of a container that was just created."""
+
+    def __init__(self, init: int) -> None:
+        mounts = read_mounts(init)
+        names = givens(mounts)
+        self._found = {names[mount.mnt_id]: mount for mount in mounts}
+
+    @property
+    def root(self) -> Mount:
+        """Return the lowest mount at the root."""
+        return self.find(Given(point=b"/", nth=0))
+
+    def __contains__(self, given: Given) -> bool:
+        return given in self._found
+
+    def find(self, given: Given) -> Mount:
+        """Return the mount of that name; raises UnsupportedResource if there is none."""
+        if given not in self._found:
+            raise UnsupportedResource(
+                f"the image has mounts that need the one at {os.fsdecode(given.point)}, which the"
+                " new container does not have",
+                hint="mount there what the checkpointed container had, in the bundle's config.json",
+            )
+        return self._found[given]
+
+
+class _OneByOne:
+    """A stub in which single calls run, each at once. It remembers which descriptors it opened."""
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
+
+    def call(self, number: int, *arguments: Argument) -> int:
+        """See Caller."""
+        program = self._stub.program()
+        result = program.call(number, *arguments)
+        self._stub.run(program)
+        return program[result]
+
+
+def restore(
+    stub: Stub,
+    tree: MountTree,
+    *,
+    bounding: int,
+    permitted: int,
+    pages: int,
+    base: int,
+) -> None:
+    """Make all mounts in a stub's mount namespace; `pages` is the page store, 0 being at `base`."""
+    if not _may_mount(bounding):
+        return
+    with _with_capabilities(stub, bounding, permitted):
+        making = _Making(stub, tree, pages, base)
+        making.set_up()
+        for index, node in enumerate(tree.nodes):
+            with while_(f"mounting {os.fsdecode(tree.path(node))}"):
+                making.make(index, node)
+        making.finish()
+
+
+@contextmanager
+def _with_capabilities(stub: Stub, effective: int, permitted: int) -> Iterator[None]:
+    for now in (effective, permitted):
+        program = stub.program()
+        credentials.set_effective(program, now, permitted)
+        stub.run(program)
+        if now == effective:
+            yield
+
+
+class _Making:
+    def __init__(self, stub: Stub, tree: MountTree, pages: int, base: int) -> None:
+        self._on = _OneByOne(stub)
+        self._init = stub.pid
+        self._tree = tree
+        self._pages = pages
+        self._start = base
+        self._opened: list[int] = []
+        self._root = self._open(syscalls.openat2(self._on, b"/", os.O_PATH | os.O_DIRECTORY))
+        self._stage = -1
+        self._givens: dict[Given, int] = {}
+        self._bases: dict[int, int] = {}
+        self._nodes: dict[int, int] = {}
+        self._leaders: dict[int, int] = {}
+        self._names = 0
+
+    def _open(self, descriptor: int) -> int:
+        self._opened.append(descriptor)
+        return descriptor
+
+    def set_up(self) -> None:
+        """Put up the stage, and take away what was removed and moved."""
+        there = _Givens(self._init)
+        # One that was removed may be lacking here, too.
+        removed = [given for given in self._tree.removed if given in there]
+        for given in dict.fromkeys((*self._tree.needed(), *removed)):
+            with while_(f"looking for the mount at {os.fsdecode(given.point)}"):
+                self._givens[given] = self._find(there.find(given))
+        self._stage = self._open(m.new_mount(self._on, "tmpfs", _STAGE_ATTRIBUTES))
+        m.attach(self._on, self._stage, self._root)
+        for index, base in enumerate(self._tree.bases):
+            if base.given is not None:
+                self._bases[index] = self._on_stage(self._copy(self._givens[base.given]))
+        for node in self._tree.nodes:
+            if node.given is not None and node.parent >= 0:
+                self._on_stage(self._givens[node.given])
+        for given in sorted(removed, key=lambda one: (len(one.point), one.nth)):
+            # What was in it may have gone with it.
+            if self._is_at(self._givens[given], given.point):
+                flags = m.MNT_DETACH | m.UMOUNT_NOFOLLOW
+                m.umount(self._on, given.point, flags)
+
+    def _find(self, mount: Mount) -> int:
+        resolve = m.RESOLVE_NO_SYMLINKS | m.RESOLVE_NO_MAGICLINKS
+        found = self._open(syscalls.openat2(self._on, mount.point, _PATH, resolve=resolve))
+        if self._mount_of(found) != mount.mnt_id:
+            raise UnsupportedResource(
+                f"the new container's mount at {os.fsdecode(mount.point)} is covered by another"
+            )
+        return found
+
+    def _is_at(self, mount: int, point: bytes) -> bool:
+        resolve = m.RESOLVE_NO_SYMLINKS | m.RESOLVE_NO_MAGICLINKS
+        try:
+            found = syscalls.openat2(self._on, point, _PATH, resolve=resolve)
+        except FileNotFoundError:
+            return False
+        try:
+            return self._mount_of(found) == self._mount_of(mount)
+        finally:
+            syscalls.close(self._on, found)
+
+    def _mount_of(self, descriptor: int) -> int:
+        with open(f"/proc/{self._init}/fdinfo/{descriptor}", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+
+    def _copy(self, place: int) -> int:
+        return self._open(m.clone_mount(self._on, place))
+
+    def _new_name(self, *, directory: bool) -> bytes:
+        self._names += 1
+        name = str(self._names).encode()
+        if directory:
+            self._on.call(SYS.MKDIRAT, self._stage, name + b"\0", 0o700)
+        else:
+            self._on.call(SYS.MKNODAT, self._stage, name + b"\0", stat.S_IFREG | 0o600, 0)
+        return name
+
+    def _on_stage(self, mount: int) -> int:
+        """Move a mount to the stage; its descriptor stays the same."""
+        is_directory = stat.S_ISDIR(os.stat(f"/proc/{self._init}/fd/{mount}").st_mode)
+        name = self._new_name(directory=is_directory)
+        place = syscalls.openat2(self._on, name, _PATH, directory=self._stage)
+        m.attach(self._on, mount, place)
+        syscalls.close(self._on, place)
+        return mount
+
+    def _base(self, index: int) -> int:
+        """Return the root of what is to be mounted; a new file system is made when it is needed."""
+        if index not in self._bases:
+            base = self._tree.bases[index]
+            name = self._new_name(directory=True)
+            self._on.call(SYS.FCHDIR, self._stage)
+            for layer in options.layers(base.options) if base.type == "overlay" else ():
+                # Found without magic links, which could lead to what only the stub has.
+                found = m.open_in_root(self._on, self._root, layer, os.O_PATH | os.O_DIRECTORY)
+                syscalls.close(self._on, found)
+            # It must be filled first.
+            late = m.MS_RDONLY if base.type == "tmpfs" else 0
+            self._mount(base, name, base.flags & ~late)
+            root = self._open(syscalls.openat2(self._on, name, _PATH, directory=self._stage))
+            if base.entries:
+                self._fill(root, base)
+            if base.flags & late:
+                self._mount(base, name, base.flags | m.MS_REMOUNT)
+            self._bases[index] = root
+        return self._bases[index]
+
+    def _mount(self, base: Base, name: bytes, flags: int) -> None:
+        data = os.fsdecode(base.options)
+        m.mount(self._on, base.source, name, base.type, flags, data)
+
+    def _fill(self, root: int, base: Base) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        directory = os.open(f"/proc/{self._init}/fd/{root}", flags)
+        try:
+            maker = Maker(Tree(directory), self._pages, self._start)
+            namespaces.as_its_root(self._init, lambda: maker.make(base.entries))
+        finally:
+            os.close(directory)
+
+    def make(self, index: int, node: Node) -> None:
+        """Make or change one mount."""
+        if node.given is not None:
+            mount = self._givens[node.given]
+            if node.flags != UNCHANGED:
+                self._on.call(SYS.FCHDIR, mount)
+                data = os.fsdecode(node.options)
+                m.mount(self._on, None, ".", None, node.flags | m.MS_REMOUNT, data)
+        else:
+            base = self._base(node.base)
+            source = base
+            if node.root != ROOT:
+                source = self._within(base, node.root)
+            mount = self._copy(source)
+        self._nodes[index] = mount
+        if node.attributes != UNCHANGED:
+            # The kernel wants to know each way of access times as a change of all.
+            clear = options.ATTRIBUTES | m.MOUNT_ATTR__ATIME
+            m.mount_setattr(self._on, mount, set_=node.attributes, clear=clear)
+        if node.parent >= 0:
+            above = self._nodes[node.parent]
+            place = above if node.place == ROOT else self._within(above, node.place)
+            m.attach(self._on, mount, place)
+
+    def _within(self, mount: int, path: bytes) -> int:
+        """Open a path in a mount, past what else is mounted there, and no link leads away."""
+        found = syscalls.openat2(self._on, path, _PATH, directory=mount, resolve=_STAY)
+        return self._open(found)
+
+    def finish(self) -> None:
+        """Let mounts spread what happens in them, and take the stage away."""
+        for index, node in enumerate(self._tree.nodes):
+            mount = self._nodes[index]
+            if node.group:
+                leader = self._leader(node.group)
+                if leader != mount:
+                    self._set(mount, m.MS_PRIVATE)
+                    m.join_group(self._on, leader, mount)
+            elif node.master or node.propagation in (PRIVATE, UNBINDABLE):
+                self._follow(mount, node.master)
+            if node.propagation == UNBINDABLE:
+                self._set(mount, m.MS_UNBINDABLE)
+        self._on.call(SYS.FCHDIR, self._stage)
+        m.umount(self._on, ".", m.MNT_DETACH)
+        self._on.call(SYS.FCHDIR, self._root)
+        for descriptor in dict.fromkeys(self._opened):
+            syscalls.close(self._on, descriptor)
+
+    def _leader(self, group: int) -> int:
+        """Return a mount that is in a group; it shows all that others of the group show."""
+        if group not in self._leaders:
+            index, node = next(
+                (index, node)
+                for index, node in sorted(
+                    enumerate(self._tree.nodes), key=lambda one: one[1].given is None
+                )
+                if node.group == group
+            )
+            mount = self._nodes[index]
+            if node.given is None:
+                mount = self._on_stage(self._copy(self._base(node.base)))
+            self._follow(mount, node.master)
+            self._set(mount, m.MS_SHARED)
+            self._leaders[group] = mount
+        return self._leaders[group]
+
+    def _follow(self, mount: int, master: int) -> None:
+        """Let a mount be told by a group; with OUTSIDE by whom its base is, which it is already."""
+        if master != OUTSIDE:
+            self._set(mount, m.MS_PRIVATE)
+        if master > 0:
+            m.join_group(self._on, self._leader(master), mount)
+            self._set(mount, m.MS_SLAVE)
+
+    def _set(self, mount: int, propagation: int) -> None:
+        m.mount_setattr(self._on, mount, propagation=propagation)

@@ -1,0 +1,129 @@
+"""Which file systems programs may have mounted, and with which options.
+
+What a mount table shows is what mount(2) is given at a restore, so each option is one of a list.
+"""
+
+import re
+
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.kernel import mounts as m
+from woodfrog.kernel.procfs.id_maps import IdMaps
+
+# A mount's own attributes, as a mount table calls them.
+_NAMES = {
+    "ro": m.MOUNT_ATTR_RDONLY,
+    "nosuid": m.MOUNT_ATTR_NOSUID,
+    "nodev": m.MOUNT_ATTR_NODEV,
+    "noexec": m.MOUNT_ATTR_NOEXEC,
+    "noatime": m.MOUNT_ATTR_NOATIME,
+    "nodiratime": m.MOUNT_ATTR_NODIRATIME,
+    "nosymfollow": m.MOUNT_ATTR_NOSYMFOLLOW,
+}
+ATTRIBUTES = sum(_NAMES.values()) | m.MOUNT_ATTR_STRICTATIME
+
+_FLAGS = {
+    "rw": 0,
+    "ro": m.MS_RDONLY,
+    "sync": m.MS_SYNCHRONOUS,
+    "dirsync": m.MS_DIRSYNC,
+    "mand": m.MS_MANDLOCK,
+    "lazytime": m.MS_LAZYTIME,
+    # The label of a security module belongs to the machine.
+    "seclabel": 0,
+}
+_SIZE = r"\d+[kmg%]?"
+_PATHS = r"/[^,]*"
+# The options of each type, as patterns. Those that are empty belong to the whole machine.
+_ALLOWED = {
+    "tmpfs": rf"(size|nr_blocks|nr_inodes)={_SIZE}|mode=[0-7]+|[ug]id=\d+|huge=\w+|inode(32|64)"
+    r"|noswap",
+    "proc": r"hidepid=\w+|gid=\d+|subset=pid",
+    "devpts": r"[ug]id=\d+|(ptmx)?mode=[0-7]+|max=\d+",
+    "mqueue": "",
+    "sysfs": "",
+    "debugfs": "",
+    "tracefs": "",
+    "securityfs": "",
+    "configfs": "",
+    "cgroup2": "nsdelegate|memory_recursiveprot|memory_localevents|favordynmods",
+    "cgroup": r"[a-z_]+|name=[\w.-]+",
+    "overlay": rf"(lowerdir|upperdir|workdir)={_PATHS}|redirect_dir=(on|off|follow|nofollow)"
+    r"|(metacopy|index|nfs_export|xino)=(on|off|auto)|userxattr|volatile|uuid=(on|off|auto|null)",
+}
+_PATTERNS = {kind: re.compile(pattern) for kind, pattern in _ALLOWED.items()}
+_SEPARATOR = re.compile(r"(?<!\\),")
+_COLON = re.compile(rb"(?<!\\):")
+# By which an overlay knows files again that are others after a restore.
+_TIED = ("index=on", "nfs_export=on")
+
+
+def attributes(text: str) -> int:
+    """Return the attributes of a mount that a mount table shows, as mount_setattr(2) takes them."""
+    words = text.split(",")
+    if "idmapped" in words:
+        raise UnsupportedResource("maps ids, which cannot be saved yet")
+    found = sum(_NAMES.get(word, 0) for word in words)
+    if not {"relatime", "noatime"} & set(words):
+        found |= m.MOUNT_ATTR_STRICTATIME
+    return found
+
+
+def split(kind: str, shown: str) -> tuple[int, bytes]:
+    """Return flags and data for mount(2), by what a mount table shows of a file system."""
+    if kind not in _PATTERNS:
+        raise UnsupportedResource(
+            f"is a mount of {kind}, which cannot be made again",
+            hint="have the runtime mount it: in the mounts of config.json, or by the engine",
+        )
+    flags = 0
+    data = []
+    for option in _SEPARATOR.split(shown):
+        if option in _FLAGS:
+            flags |= _FLAGS[option]
+        elif not _PATTERNS[kind].fullmatch(option) or option in _TIED:
+            raise UnsupportedResource(
+                f"is mounted with the option {option} ({kind}), which cannot be saved"
+            )
+        elif kind != "cgroup2":
+            data.append(option)
+    # Options of cgroup2 belong to the whole machine.
+    return flags, ",".join(data).encode("utf-8", "surrogateescape")
+
+
+def inside(data: bytes, maps: IdMaps) -> bytes:
+    """Return options whose users and groups are those of the container's user namespace."""
+    found = []
+    for option in data.decode("utf-8", "surrogateescape").split(","):
+        name, _, number = option.partition("=")
+        if name in ("uid", "gid"):
+            one = (maps.users if name == "uid" else maps.groups).inside(int(number))
+            if one is not None:
+                found.append(f"{name}={one}")
+        else:
+            found.append(option)
+    return ",".join(found).encode("utf-8", "surrogateescape")
+
+
+def check(kind: str, flags: int, data: bytes) -> None:
+    """Check a file system of an image before it is made."""
+    text = data.decode("utf-8", "surrogateescape")
+    allowed = kind in _PATTERNS and all(
+        _PATTERNS[kind].fullmatch(option) and option not in _TIED
+        for option in (_SEPARATOR.split(text) if text else ())
+    )
+    if not allowed or flags & ~sum(_FLAGS.values()) or len(data) >= 4096 or b"\0" in data:
+        raise ImageError("the image mounts what no image does")
+
+
+def layers(data: bytes) -> list[bytes]:
+    """Return the directories that an overlay is made of."""
+    found = []
+    for option in _SEPARATOR.split(data.decode("utf-8", "surrogateescape")):
+        name, _, value = option.partition("=")
+        if name in ("lowerdir", "upperdir", "workdir"):
+            paths = value.encode("utf-8", "surrogateescape")
+            found += [
+                re.sub(rb"\\(.)", rb"\1", path)
+                for path in (_COLON.split(paths) if name == "lowerdir" else [paths])
+            ]
+    return found

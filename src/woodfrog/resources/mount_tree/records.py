@@ -1,0 +1,167 @@
+"""The records of changed mounts, and what must be true of those from an image."""
+
+import os
+import stat
+from collections.abc import Iterator
+
+from woodfrog.errors import ImageError
+from woodfrog.image.record import Part, Record
+from woodfrog.resources import file_entry
+from woodfrog.resources.file_entry import PATH_MAX, ROOT, Entry
+from woodfrog.resources.mount_tree import options
+
+# How a mount's changes spread, if not by groups of mounts.
+AS_IT_COMES, PRIVATE, UNBINDABLE = "", "private", "unbindable"
+# A mount takes part in what its base's master tells, which is outside.
+OUTSIDE = -1
+UNCHANGED = -1
+
+_MOST_MOUNTS = 10_000
+
+
+class Given(Part, frozen=True, array_like=True):
+    """A mount that `create` makes: which one of those at its mount point, from below."""
+
+    point: bytes
+    nth: int
+
+
+class Base(Part, frozen=True):
+    """What can be mounted: a file system of the container's own, or one that `create` mounts."""
+
+    given: Given | None = None
+    type: str = ""
+    source: bytes = b""
+    flags: int = 0
+    options: bytes = b""
+    entries: list[Entry] = []
+
+
+class Node(Part, frozen=True):
+    """A mount that was made, or one that `create` makes and that was changed or mounted upon.
+
+    It stands at `place` in its parent, unless `create` has put it where it is (no parent), and
+    shows `root` of its base. Those of a `group` tell each other what is mounted in them; those of
+    `master` tell it, too.
+    """
+
+    given: Given | None = None
+    base: int = -1
+    root: bytes = ROOT
+    parent: int = -1
+    place: bytes = ROOT
+    attributes: int = UNCHANGED
+    propagation: str = AS_IT_COMES
+    group: int = 0
+    master: int = 0
+    flags: int = UNCHANGED
+    options: bytes = b""
+
+
+class MountTree(Record, frozen=True, tag="mount-tree"):
+    """All that differs from what `create` made; parents come before what is mounted in them."""
+
+    bases: list[Base]
+    nodes: list[Node]
+    removed: list[Given]
+
+    def path(self, node: Node) -> bytes:
+        """Return where a mount is seen, if nothing covers it."""
+        if node.parent < 0:
+            assert node.given
+            return node.given.point
+        above = self.path(self.nodes[node.parent])
+        return above if node.place == ROOT else above.rstrip(b"/") + b"/" + node.place
+
+    def is_brought(self, path: bytes) -> bool:
+        """Tell whether the image has the file at a path that a changed mount shows."""
+        base = self._base_at(path)
+        return base is not None and base.given is None and base.type == "tmpfs"
+
+    def shows(self, path: bytes) -> bool:
+        """Tell whether a path leads elsewhere than in a container that was just created."""
+        return self._base_at(path) is not None or any(
+            _is_at_or_below(path, given.point) for given in self.removed
+        )
+
+    def _base_at(self, path: bytes) -> Base | None:
+        found = None
+        for node in self.nodes:
+            if node.base >= 0 and _is_at_or_below(path, self.path(node)):
+                found = self.bases[node.base]
+        return found
+
+    @property
+    def may_be_from_outside(self) -> bool:
+        """Tell whether all this can have happened because of what was unmounted outside."""
+        return all(
+            node.given is not None
+            and node == Node(given=node.given, propagation=node.propagation)
+            and node.propagation in (AS_IT_COMES, PRIVATE)
+            for node in self.nodes
+        )
+
+    def needed(self) -> Iterator[Given]:
+        """Go through all mounts of `create` that the new container must have."""
+        yield from (base.given for base in self.bases if base.given is not None)
+        yield from (node.given for node in self.nodes if node.given is not None)
+
+
+def _is_at_or_below(path: bytes, point: bytes) -> bool:
+    return path == point or path.startswith(point.rstrip(b"/") + b"/")
+
+
+def check(tree: MountTree, page_bytes: int) -> None:
+    """Check a tree from an image before anything is made of it."""
+    what = "the mounts of the image"
+    if len(tree.nodes) > _MOST_MOUNTS or len(tree.bases) > _MOST_MOUNTS:
+        raise ImageError(f"{what} are too many")
+    for given in (*tree.needed(), *tree.removed):
+        if not given.point.startswith(b"/") or b"\0" in given.point or given.nth < 0:
+            raise ImageError(f"{what} are at an impossible path")
+        if given.point != b"/":
+            file_entry.check_path(given.point[1:], what)
+    for base in tree.bases:
+        if base.given is None:
+            _check_base(base, page_bytes)
+    for index, node in enumerate(tree.nodes):
+        for path in (node.root, node.place):
+            file_entry.check_path(path, what)
+        if not -1 <= node.parent < index or not -1 <= node.base < len(tree.bases):
+            raise ImageError(f"{what} are in an impossible order")
+        # A mount is one of create's or shows a base; and only one of create's has a place already.
+        if (node.given is None) != (node.base >= 0) or (node.given is None and node.parent < 0):
+            raise ImageError(f"{what} are of no kind")
+        if node.attributes != UNCHANGED and node.attributes & ~options.ATTRIBUTES:
+            raise ImageError(f"{what} have impossible attributes")
+        if node.propagation not in (AS_IT_COMES, PRIVATE, UNBINDABLE):
+            raise ImageError(f"{what} have an impossible propagation")
+        if node.group < 0 or node.master < OUTSIDE:
+            raise ImageError(f"{what} have impossible groups")
+    _check_groups(tree)
+
+
+def _check_base(base: Base, page_bytes: int) -> None:
+    if b"\0" in base.source or len(base.source) >= PATH_MAX:
+        raise ImageError("a mount of the image has an impossible source")
+    options.check(base.type, base.flags, base.options)
+    if base.entries and base.type != "tmpfs":
+        raise ImageError(f"a {base.type} of the image has files")
+    file_entry.check(base.entries, f"a {base.type} of the image", page_bytes)
+    if base.entries and not stat.S_ISDIR(base.entries[0].mode):
+        raise ImageError(f"{os.fsdecode(base.entries[0].path)} of the image is no root")
+
+
+def _check_groups(tree: MountTree) -> None:
+    """Check that groups of mounts have one master each, and none is its own."""
+    masters: dict[int, int] = {}
+    for node in tree.nodes:
+        if node.group and masters.setdefault(node.group, node.master) != node.master:
+            raise ImageError("the mounts of the image have impossible groups")
+    for node in tree.nodes:
+        master, seen = node.master, 0
+        while master > 0:
+            seen += 1
+            if master not in masters or seen > len(masters):
+                raise ImageError("the mounts of the image have impossible groups")
+            master = masters[master]

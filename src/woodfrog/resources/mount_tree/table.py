@@ -1,0 +1,105 @@
+"""What a mount table tells of mounts, and in which order they can be made and seen."""
+
+from collections import Counter
+
+from woodfrog.kernel.procfs.mountinfo import Mount
+from woodfrog.resources.file_entry import ROOT
+from woodfrog.resources.mount_tree.records import Given
+
+
+def givens(mounts: list[Mount]) -> dict[int, Given]:
+    """Name the mounts of a container that was just created, by their ids."""
+    found: dict[int, Given] = {}
+    below: Counter[bytes] = Counter()
+    for mount in mounts:
+        found[mount.mnt_id] = Given(point=mount.point, nth=below[mount.point])
+        below[mount.point] += 1
+    return found
+
+
+class Spread:
+    """How a mount's changes spread, by the tags of a mount table."""
+
+    def __init__(self, mount: Mount) -> None:
+        tags = dict(tag.partition(":")[::2] for tag in mount.tags.split())
+        self.group = int(tags.get("shared", 0))
+        self.master = int(tags.get("master", 0))
+        self.unbindable = "unbindable" in tags
+
+
+def making_order(mounts: list[Mount]) -> list[Mount]:
+    """Put mounts in the order of their making, but each after what it stands in or hides."""
+    by_id = {mount.mnt_id: mount for mount in mounts}
+    inside: dict[int, list[Mount]] = {}
+    for mount in mounts:
+        inside.setdefault(mount.parent, []).append(mount)
+    found: dict[int, Mount] = {}
+    waiting = [(mount, False) for mount in reversed(mounts)]
+    while waiting:
+        mount, is_next = waiting.pop()
+        if mount.mnt_id in found:
+            continue
+        if is_next:
+            found[mount.mnt_id] = mount
+            continue
+        waiting.append((mount, True))
+        hidden = mount.point.rstrip(b"/") + b"/"
+        if mount.parent in by_id:
+            waiting += [
+                (one, False) for one in inside[mount.parent] if one.point.startswith(hidden)
+            ]
+            waiting.append((by_id[mount.parent], False))
+    return list(found.values())
+
+
+def is_in(mount: Mount, wider: Mount) -> bool:
+    """Tell whether all that a mount shows can be seen by another of the same file system."""
+    root = wider.root.rstrip(b"/")
+    return mount.root == wider.root or mount.root.startswith(root + b"/")
+
+
+def place(mount: Mount, above: Mount) -> bytes:
+    return relative(mount.point, above.point)
+
+
+def relative(path: bytes, above: bytes) -> bytes:
+    return path[len(above.rstrip(b"/")) :].lstrip(b"/") or ROOT
+
+
+def uncovered_first(mounts: list[Mount]) -> list[Mount]:
+    """Put mounts in an order in which each can be seen once those before it are taken away."""
+    known = {mount.mnt_id for mount in mounts}
+    children: dict[int, list[Mount]] = {}
+    for mount in mounts:
+        children.setdefault(mount.parent if mount.parent in known else -1, []).append(mount)
+    found: list[Mount] = []
+    # What is mounted in a mount comes before it, and of neighbours the one that may hide the other.
+    waiting = [(mount, False) for mount in children.get(-1, [])]
+    while waiting:
+        mount, is_done = waiting.pop()
+        if is_done:
+            found.append(mount)
+            continue
+        waiting.append((mount, True))
+        below = sorted(children.get(mount.mnt_id, []), key=lambda one: len(one.point))
+        waiting += [(one, False) for one in reversed(below)]
+    return found
+
+
+def covering(mounts: list[Mount], wanted: list[Mount]) -> set[int]:
+    """Return the ids of mounts that may hide one of those wanted."""
+    parents = {mount.mnt_id: mount.parent for mount in mounts}
+    found = set()
+    for mount in wanted:
+        above = set()
+        up = mount.mnt_id
+        while up in parents:
+            above.add(up)
+            up = parents[up]
+        found |= {
+            other.mnt_id
+            for other in mounts
+            if other.mnt_id not in above
+            and (mount.point + b"/").startswith(other.point.rstrip(b"/") + b"/")
+        }
+    return found
