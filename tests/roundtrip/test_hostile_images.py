@@ -1,10 +1,13 @@
 """Images that no checkpoint makes: they ask for what the new container could not have itself."""
 
+import ipaddress
 import os
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from test_surroundings import WAIT, frozen, shell
 
@@ -16,7 +19,7 @@ from woodfrog.image.record import Record
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.file_entry import Moment
 from woodfrog.resources.files.deleted import OpenDeletedFile
-from woodfrog.resources.files.inet_datagram import InetDatagramSocket
+from woodfrog.resources.files.inet_datagram import Datagram, InetDatagramSocket
 from woodfrog.resources.files.proc_file import ProcFile
 
 pytestmark = needs("root")
@@ -29,7 +32,7 @@ class Attack:
     """A container that was frozen, and whose image is changed."""
 
     def __init__(self, woodfrog: Woodfrog) -> None:
-        self._woodfrog = woodfrog
+        self.woodfrog = woodfrog
         self.bundle: Bundle = shell(woodfrog, f": > /work/ready; {WAIT}")
         for capabilities in self.bundle.process["capabilities"].values():
             capabilities[:] = [one for one in capabilities if one not in _LACKED]
@@ -37,13 +40,17 @@ class Attack:
         container.wait_for("ready")
         self.image: Path = frozen(container)
 
+    def hostile(self, *more: Record) -> Path:
+        """Make an image with more records."""
+        return doctored(self.image, self.image.with_name("hostile"), more=more)
+
     def refusal(self, *more: Record) -> str:
         """Return why an image with more records is refused."""
-        image = doctored(self.image, self.image.with_name("hostile"), more=more)
+        image = self.hostile(*more)
         self.bundle.save()
         where = f"--bundle={self.bundle.directory}", f"--image-path={image}"
-        self._woodfrog.names.append("attacked")
-        done = self._woodfrog("restore", "--detach", *where, "attacked", status=None)
+        self.woodfrog.names.append("attacked")
+        done = self.woodfrog("restore", "--detach", *where, "attacked", status=None)
         assert done.status == 1, "it was restored"
         return done.stderr
 
@@ -127,3 +134,38 @@ def test_no_files_that_it_may_not_open(attack: Attack, mode: int, flags: int) ->
     opened = OpenDeletedFile(id=ID + 1, flags=flags, deleted=ID, position=0, file_kind=stat.S_IFREG)
 
     assert "ermission denied" in attack.refusal(linked, opened)
+
+
+@needs("command ip")
+def test_nothing_is_sent_into_the_network(attack: Attack) -> None:
+    number = os.getpid() * 4 % (1 << 16)  # what runs beside us has a network of its own
+    network = ipaddress.IPv4Network(f"10.214.{number >> 8}.{number & 255}/30")
+    outside, inside = network.hosts()
+    link = f"wf-{os.getpid()}"
+    script = f"""
+pid=$(sed 's/.*"pid": *\\([0-9]*\\).*/\\1/')
+ip link add {link} address 02:00:00:00:00:01 type veth peer name eth0 netns $pid
+ip address add {outside}/30 dev {link}
+ip link set {link} up
+nsenter -t $pid -n ip address add {inside}/30 dev eth0
+nsenter -t $pid -n ip link set eth0 up
+nsenter -t $pid -n ip neighbour add {outside} lladdr 02:00:00:00:00:01 dev eth0
+"""
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=" + os.environ["PATH"]]}
+    attack.bundle.config["hooks"] = {"createRuntime": [hook]}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as victim:
+        victim.bind(("0.0.0.0", 0))
+        port = victim.getsockname()[1]
+        plain = datagram_socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+        forged = Datagram(source=inside.packed, port=7, data=b"forged")
+        sender = msgspec.structs.replace(plain, local=outside.packed, port=port, queue=[forged])
+        # With two addresses of its own, neither becomes the new one.
+        other = msgspec.structs.replace(plain, id=ID + 1, local=bytes((10, 0, 0, 1)), port=port)
+
+        restored = attack.woodfrog.restore(attack.bundle, attack.hostile(sender, other))
+
+        with pytest.raises(BlockingIOError):
+            victim.recv(100, socket.MSG_DONTWAIT)
+        (attack.bundle.work / "check").touch()
+        assert restored.wait() == 0
+    subprocess.run(["ip", "link", "delete", link], stderr=subprocess.DEVNULL)

@@ -14,6 +14,7 @@ from woodfrog.engine import root_stub
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.addresses import read_addresses
 from woodfrog.remote import descriptors
 from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Placeholder, Program
@@ -73,6 +74,7 @@ class Making:
         self._root = -1
         self._kept: dict[object, Any] = {}
         self._spare: list[int] = []
+        self._addresses: frozenset[bytes] | None = None
         self._at_end: list[Callable[[base.Making], None]] = []
         self._stdio = [syscalls.duplicate_above(self.program, number, high) for number in range(3)]
         self.run()
@@ -380,6 +382,12 @@ class Making:
             return self.send(ours)
         finally:
             os.close(ours)
+
+    def has_address(self, address: bytes) -> bool:
+        """See the protocol."""
+        if self._addresses is None:
+            self._addresses = frozenset(read_addresses(self.stub.pid))
+        return address in self._addresses
 
     def open_namespace(self, name: str, flags: int) -> int:
         """See the protocol."""

@@ -176,6 +176,9 @@ class Making(Protocol):
     def open_namespace(self, name: str, flags: int) -> int:
         """Open one of the new container's namespaces, by its name in /proc/PID/ns."""
 
+    def has_address(self, address: bytes) -> bool:
+        """Tell whether the network namespace has an internet address."""
+
     def by_all_rights(self) -> AbstractContextManager[None]:
         """Have calls made with capabilities that the new container may lack."""
 

@@ -14,7 +14,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWNET, setns
 from woodfrog.remote.program import Program
-from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.files.base import Making, OpenFile
 from woodfrog.resources.files.socket_options import Option
 
 # What comes from a peer's place, while all else that comes for a connection may be dropped.
@@ -131,11 +131,15 @@ def missing_address(descriptor: int, local: End, family: int) -> str:
     return ""
 
 
-def arrive(program: Program, family: int, packet: bytes, target: bytes) -> int:
+def arrive(making: Making, family: int, packet: bytes, target: bytes) -> int | None:
     """Have an IP packet arrive at one of the container's own addresses, whoever sent it.
 
-    Returns the result of the call that sends it.
+    Returns the result of the call that sends it. To all others it would go out into the network, by
+    a right that the container may lack: it is lost.
     """
+    if not (is_loopback(target) or making.has_address(target)):
+        return None
+    program = making.program
     raw = program.call(SYS.SOCKET, family, socket.SOCK_RAW, socket.IPPROTO_RAW)
     mark = MARK.to_bytes(4, "little")
     program.call(SYS.SETSOCKOPT, raw, socket.SOL_SOCKET, _SO_MARK, mark, 4)

@@ -135,7 +135,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         multicast.restore(program, fd, self.memberships)
         if making.new_network:
             for datagram in self.queue:
-                _arrive(program, datagram, local)
+                _arrive(making, datagram, local)
         socket_filter.restore(program, fd, self.filter)
         set_flags(program, fd, self.flags)
         return fd
@@ -189,7 +189,7 @@ def _peek(one: socket.socket) -> list[Datagram]:
     return found
 
 
-def _arrive(program: Program, datagram: Datagram, local: End) -> None:
+def _arrive(making: Making, datagram: Datagram, local: End) -> None:
     source, target = End(datagram.source, datagram.port).unmapped(), local.unmapped().address
     if not any(local.address):
         # Where it was sent to isn't known; any address of ours will do.
@@ -200,5 +200,6 @@ def _arrive(program: Program, datagram: Datagram, local: End) -> None:
     length = 8 + len(datagram.data)
     segment = struct.pack(">4H", source.port, local.port, length, 0) + datagram.data
     packet = inet.packet(socket.IPPROTO_UDP, source.address, target, segment, _CHECKSUM_OFFSET)
-    # The address may not be there any more: then it is lost, as packets may be.
-    program.may_fail(inet.arrive(program, family, packet, target))
+    sent = inet.arrive(making, family, packet, target)
+    if sent is not None:
+        making.program.may_fail(sent)

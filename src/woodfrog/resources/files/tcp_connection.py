@@ -22,6 +22,7 @@ from woodfrog.kernel.netlink.sock_diag import (
 )
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import inet, socket_options
+from woodfrog.resources.files.base import Making
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.socket_options import Option
 
@@ -176,9 +177,10 @@ def begin(program: Program, fd: int, record: Connection, *, force: bool) -> None
 
 
 def restore(
-    program: Program, fd: int, record: Connection, family: int, state: int, local: End
+    making: Making, fd: int, record: Connection, family: int, state: int, local: End
 ) -> None:
     """Connect a socket under repair that has its name, and put it into its state."""
+    program = making.program
     _set_sequence(program, fd, _RECEIVE_QUEUE, record.received_to - len(record.receive))
     _set_sequence(program, fd, _SEND_QUEUE, record.sent_to - len(record.send))
     remote = End(record.remote, record.remote_port)
@@ -193,15 +195,15 @@ def restore(
     _fill(program, fd, _SEND_QUEUE, record.send[:sent])
     acknowledged = record.sent_to - len(record.send)
     if state in _PEER_FINISHED and state != TCP_CLOSING:
-        _receive_from_peer(program, remote, local, _FIN | _ACK, record.received_to, acknowledged)
+        _receive_from_peer(making, remote, local, _FIN | _ACK, record.received_to, acknowledged)
     if state in _WE_FINISHED:
         # As if the FIN had been sent.
         _set(program, fd, _TCP_REPAIR_QUEUE, _SEND_QUEUE)
         program.call(SYS.SHUTDOWN, fd, _SHUT_WR)
     if state == TCP_CLOSING:
-        _receive_from_peer(program, remote, local, _FIN | _ACK, record.received_to, acknowledged)
+        _receive_from_peer(making, remote, local, _FIN | _ACK, record.received_to, acknowledged)
     if state in (TCP_FIN_WAIT2, TCP_CLOSE):
-        _receive_from_peer(program, remote, local, _ACK, record.received_to, record.sent_to + 1)
+        _receive_from_peer(making, remote, local, _ACK, record.received_to, record.sent_to + 1)
     _set(program, fd, _TCP_REPAIR_QUEUE, _NO_QUEUE)
     if record.window:
         program.call(
@@ -275,7 +277,7 @@ def _fill(program: Program, fd: int, queue: int, data: bytes) -> None:
 
 
 def _receive_from_peer(
-    program: Program, remote: End, local: End, flags: int, sequence: int, acknowledged: int
+    making: Making, remote: End, local: End, flags: int, sequence: int, acknowledged: int
 ) -> None:
     """Have a segment without data arrive as if the peer had sent it."""
     source, target = remote.unmapped(), local.unmapped()
@@ -290,4 +292,4 @@ def _receive_from_peer(
     # Twice: the acknowledgement of a repeated segment isn't delayed, and so sent while all is
     # dropped. Later, a peer that is gone would answer it by a reset.
     for _ in range(2):
-        inet.arrive(program, family, packet, target.address)
+        inet.arrive(making, family, packet, target.address)

@@ -118,7 +118,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 tcp_connection.begin(program, fd, connection, force=making.may_force_buffers)
                 address = local.packed(self.family)
                 program.call(SYS.BIND, fd, address, len(address))
-                tcp_connection.restore(program, fd, connection, self.family, self.state, local)
+                tcp_connection.restore(making, fd, connection, self.family, self.state, local)
             elif self.port:
                 # Connections that ended with the container's former life may linger on its port.
                 _reuse_address(program, fd, True)
