@@ -30,6 +30,7 @@ from woodfrog.resources.files.base import (
 TIOCSPTLCK = 0x40045431
 _TIOCGPTN, _TIOCGDEV = 0x80045430, 0x80045432
 _MAJORS = range(136, 144)
+_DEV_TTY = os.makedev(5, 0)
 _N_TTY = 0
 _MOST = 4096
 
@@ -173,7 +174,7 @@ class ControllingTerminal(FileRecord, frozen=True, tag="controlling-terminal"):
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
-        if file.flags & O_PATH or file.stat.st_rdev != os.makedev(5, 0):
+        if file.flags & O_PATH or file.stat.st_rdev != _DEV_TTY:
             return False
         return world.controls_sessions(_real_index(file))
 
@@ -183,7 +184,15 @@ class ControllingTerminal(FileRecord, frozen=True, tag="controlling-terminal"):
 
     def restore_late(self, late: Late) -> int:
         flags = self.flags & ~CREATION_FLAGS | os.O_NOCTTY | os.O_NONBLOCK
-        return late.open_in_session(self.index, self.path, flags, self.flags)
+        fd = late.open_in_session(self.index, self.path, flags, self.flags)
+        found = os.fstat(fd)
+        # Opened by more rights than the container may have, so it must be nothing else.
+        if not stat.S_ISCHR(found.st_mode) or not (
+            found.st_rdev == _DEV_TTY or os.major(found.st_rdev) in _MAJORS
+        ):
+            os.close(fd)
+            raise ImageError(f"{os.fsdecode(self.path)} is not a terminal")
+        return fd
 
 
 class HungUpTerminal(FileRecord, frozen=True, tag="hung-up-terminal"):
