@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_surroundings import WAIT, frozen, shell
+from test_surroundings import frozen, shell
 
 from bundles import Bundle, bind
 from containers import Woodfrog
@@ -20,7 +20,11 @@ from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.file_entry import Moment
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.inet_datagram import Datagram, InetDatagramSocket
+from woodfrog.resources.files.pidfd import PidFd
 from woodfrog.resources.files.proc_file import ProcFile
+from woodfrog.resources.files.pty import ControllingTerminal, PtyMaster
+from woodfrog.resources.process import Process, Zombie
+from woodfrog.resources.timers import PosixTimer
 
 pytestmark = needs("root")
 
@@ -33,20 +37,25 @@ class Attack:
 
     def __init__(self, woodfrog: Woodfrog) -> None:
         self.woodfrog = woodfrog
-        self.bundle: Bundle = shell(woodfrog, f": > /work/ready; {WAIT}")
+        self._made = 0
+        # The shell waits by itself: there is but one process.
+        self.bundle: Bundle = shell(woodfrog, ": > /work/ready; read line <> /work/check")
+        os.mkfifo(self.bundle.work / "check")
         for capabilities in self.bundle.process["capabilities"].values():
             capabilities[:] = [one for one in capabilities if one not in _LACKED]
         container = woodfrog.run(self.bundle)
         container.wait_for("ready")
         self.image: Path = frozen(container)
 
-    def hostile(self, *more: Record) -> Path:
-        """Make an image with more records."""
-        return doctored(self.image, self.image.with_name("hostile"), more=more)
+    def hostile(self, *more: Record, **fields: object) -> Path:
+        """Make an image with more records, and other fields of its processes."""
+        self._made += 1
+        target = self.image.with_name(f"hostile{self._made}")
+        return doctored(self.image, target, Process, more=more, **fields)
 
-    def refusal(self, *more: Record) -> str:
-        """Return why an image with more records is refused."""
-        image = self.hostile(*more)
+    def refusal(self, *more: Record, **fields: object) -> str:
+        """Return why such an image is refused."""
+        image = self.hostile(*more, **fields)
         self.bundle.save()
         where = f"--bundle={self.bundle.directory}", f"--image-path={image}"
         self.woodfrog.names.append("attacked")
@@ -166,6 +175,68 @@ nsenter -t $pid -n ip neighbour add {outside} lladdr 02:00:00:00:00:01 dev eth0
 
         with pytest.raises(BlockingIOError):
             victim.recv(100, socket.MSG_DONTWAIT)
-        (attack.bundle.work / "check").touch()
+        (attack.bundle.work / "check").write_text("go on\n")
         assert restored.wait() == 0
     subprocess.run(["ip", "link", "delete", link], stderr=subprocess.DEVNULL)
+
+
+def timer(number: int, clock: int) -> PosixTimer:
+    return PosixTimer(
+        timer=number,
+        clock=clock,
+        signal=14,
+        value=0,
+        notify=0,
+        thread=0,
+        interval_ns=0,
+        left_ns=0,
+    )
+
+
+def test_no_timers_out_of_reach(attack: Attack) -> None:
+    assert "out of reach" in attack.refusal(posix_timers=[timer(1 << 30, 0), timer(1 << 29, 0)])
+
+
+def test_no_timers_that_wake_the_machine(attack: Attack) -> None:
+    assert "CAP_WAKE_ALARM" in attack.refusal(posix_timers=[timer(0, 8)])
+
+
+@pytest.mark.parametrize("signal", [17, 18, 65])
+def test_no_stops_that_never_come(attack: Attack, signal: int) -> None:
+    assert "impossible signal" in attack.refusal(stopped_by=signal)
+
+
+@pytest.mark.parametrize("status", [17, 19, 0x7F, -1, 1 << 16])
+def test_no_ends_that_never_come(attack: Attack, status: int) -> None:
+    zombie = Zombie(pid=500, parent=1, group=1, session=1, name=b"dead", status=status)
+
+    assert "impossible way" in attack.refusal(zombie)
+    assert "impossible way" in attack.refusal(PidFd(id=ID, flags=2, pid=0, status=status))
+
+
+def test_nothing_is_opened_as_a_terminal_that_is_none(attack: Attack) -> None:
+    secret = attack.bundle.work / "secret"
+    secret.write_text("another's")
+    os.chown(secret, 1234, 1234)
+    secret.chmod(0o600)
+    master = PtyMaster(
+        id=ID,
+        flags=2,
+        path=b"/dev/pts/ptmx",
+        index=0,
+        terminal=b"/dev/pts/0",
+        uid=0,
+        gid=0,
+        mode=0o600,
+        settings=bytes(36),
+        size=bytes(8),
+        locked=False,
+        packet_mode=False,
+        opened=True,
+        input=[],
+        output=b"",
+        stopped=False,
+    )
+    opened = ControllingTerminal(id=ID + 1, flags=0, path=b"/work/secret", index=0)
+
+    assert "is not a terminal" in attack.refusal(master, opened, controlling=0)

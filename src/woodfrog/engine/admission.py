@@ -24,6 +24,7 @@ from woodfrog.resources import (
     sysv_ipc,
     sysv_memory,
     threads,
+    timers,
     tmpfs,
 )
 from woodfrog.resources.container import ContainerRecord
@@ -274,6 +275,8 @@ def _check_tree(plan: Plan) -> None:
     tids = [t.tid for p in plan.processes for t in p.threads] + [z.pid for z in plan.zombies]
     if len(set(tids)) != len(tids) or any(not 0 < tid < _HIGHEST_PID for tid in tids):
         raise ImageError("the image has impossible process ids")
+    if not all(signals.can_end_by(zombie.status) for zombie in plan.zombies):
+        raise ImageError("the image has a zombie that ended in an impossible way")
     known = {process.pid for process in plan.processes}
     if 1 not in known:
         raise ImageError("the image has no first process")
@@ -309,6 +312,9 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     memory.check(process.memory, plan.page_bytes)
     if not process.threads or process.threads[0].tid != process.pid:
         raise ImageError(f"{who} has no first thread")
+    if process.stopped_by not in (0, *signals.STOPPING):
+        raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")
+    timers.refuse_wider(who, process.posix_timers, bounds.bounding)
     for thread in process.threads:
         threads.check(thread)
         credentials.refuse_wider(who, thread.credentials, bounds.bounding)

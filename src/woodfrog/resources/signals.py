@@ -11,6 +11,10 @@ from woodfrog.remote.program import Program
 SIGKILL, SIGCHLD, SIGSTOP = 9, 17, 19
 SIGNALS = range(1, 65)
 UNCATCHABLE = (SIGKILL, SIGSTOP)
+# By default those that stop: SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU.
+STOPPING = range(SIGSTOP, 23)
+# And what doesn't end either: SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
+_HARMLESS = (SIGCHLD, 18, 23, 28)
 
 _ACTION = struct.Struct("<4Q")
 _SIGINFO_BYTES = 128
@@ -24,6 +28,13 @@ class Action(Part, frozen=True):
     flags: int
     restorer: int
     mask: int
+
+
+def can_end_by(status: int) -> bool:
+    """Tell whether a process can have this wait status (wait(2)) when it has ended."""
+    signal = status & 0x7F
+    ending = signal == 0 or (signal in SIGNALS and signal not in (*STOPPING, *_HARMLESS))
+    return ending and 0 <= status <= 0xFFFF
 
 
 def ask(program: Program) -> Callable[[], list[Action]]:

@@ -17,6 +17,8 @@ _SIGEV_SIGNAL, _SIGEV_NONE, _SIGEV_THREAD_ID = 0, 1, 4
 _PR_TIMER_CREATE_RESTORE_IDS = 77
 # Without PR_TIMER_CREATE_RESTORE_IDS a timer gets its id by making and deleting those before it.
 _HIGHEST_ID = 100_000
+_ALARM_CLOCKS = (8, 9)  # CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM
+_CAP_WAKE_ALARM = 35
 
 _ENTRY = re.compile(
     r"ID: (-?\d+)\nsignal: (\d+)/([0-9a-f]+)\nnotify: (\w+)/(pid|tid)\.(-?\d+)\nClockID: (-?\d+)"
@@ -122,12 +124,21 @@ def without_rung(pending: list[bytes], intervals: list[IntervalTimer]) -> list[b
     ]
 
 
+def refuse_wider(who: str, timers: list[PosixTimer], bounding: int) -> None:
+    """Refuse ids that are out of reach, and timers that the new container could not make."""
+    if any(not 0 <= one.timer <= _HIGHEST_ID for one in timers):
+        raise ImageError(f"{who} has a POSIX timer whose id is out of reach")
+    if any(one.clock in _ALARM_CLOCKS for one in timers) and not bounding >> _CAP_WAKE_ALARM & 1:
+        raise UnsupportedResource(
+            f"{who} has a timer that wakes the machine, which the new container may not do",
+            hint="add CAP_WAKE_ALARM to process.capabilities.bounding of the bundle's config.json",
+        )
+
+
 def create_posix_timers(program: Program, timers: list[PosixTimer]) -> None:
     """Make the timers, not armed yet, under the ids that the program knows."""
     if not timers:
         return
-    if timers[-1].timer > _HIGHEST_ID:
-        raise ImageError(f"a POSIX timer has the id {timers[-1].timer}, which is out of reach")
     restores_ids = features.timer_restore_ids()
     if restores_ids:
         syscalls.prctl(program, _PR_TIMER_CREATE_RESTORE_IDS, 1)

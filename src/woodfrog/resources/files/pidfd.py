@@ -5,7 +5,8 @@ import os
 import struct
 from typing import ClassVar, Self
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.resources import signals
 from woodfrog.resources.files.base import FileRecord, Late, OpenFile, World
 
 _PIDFD_THREAD = os.O_EXCL
@@ -33,6 +34,10 @@ class PidFd(FileRecord, frozen=True, tag="pidfd"):
             raise UnsupportedResource("is a pidfd of a process outside the container")
         status = 0 if pid else _exit_status(file.descriptor)
         return cls(id=number, flags=file.flags, pid=pid, status=status)
+
+    def refuse_wider(self, bounding: int) -> None:
+        if not signals.can_end_by(self.status):
+            raise ImageError("the image has a process that ended in an impossible way")
 
     def is_of_ended(self) -> bool:
         return not self.pid
