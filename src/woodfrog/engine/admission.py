@@ -12,6 +12,7 @@ from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.container_file import Reader
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
+    cgroups,
     cpu,
     credentials,
     deleted_files,
@@ -27,6 +28,7 @@ from woodfrog.resources import (
     timers,
     tmpfs,
 )
+from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu, CpuCheck
 from woodfrog.resources.deleted_files import DeletedFile
@@ -50,7 +52,15 @@ from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.tmpfs import Tmpfs
 
 _CONTENTS = (
-    SharedMemory | DeletedFile | AnyObject | PosixQueue | Tmpfs | Layer | MountTree | KnownFile
+    SharedMemory
+    | DeletedFile
+    | AnyObject
+    | PosixQueue
+    | Tmpfs
+    | Layer
+    | MountTree
+    | Hierarchy
+    | KnownFile
 )
 RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
 
@@ -68,6 +78,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     oom_score_adj: int | None
     spec_hostname: str
     terminal: bool
+    cgroups: dict[str, str]
     tmpfs: tuple[str, ...]
     new_namespaces: frozenset[str]
     tcp_established: bool = False  # TCP connections to outside are taken over
@@ -89,6 +100,7 @@ class Plan:
         self.tmpfs: list[Tmpfs] = []
         self.layer: Layer | None = None
         self.mounts: MountTree | None = None
+        self.cgroups: list[Hierarchy] = []
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
         containers: list[ContainerRecord] = []
@@ -110,6 +122,8 @@ class Plan:
                     self.layer = record
                 case Layer():
                     raise ImageError("the image has changes of two root file systems")
+                case Hierarchy():
+                    self.cgroups.append(record)
                 case MountTree() if self.mounts is None:
                     self.mounts = record
                 case MountTree():
@@ -233,6 +247,8 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
     posix_queues.check(plan.posix_queues)
     if plan.layer:
         layer.check(plan.layer, plan.page_bytes)
+    cgroups.check(plan.cgroups)
+    cgroups.refuse_lacking(plan.cgroups, bounds.cgroups)
     if plan.mounts:
         mount_records.check(plan.mounts, plan.page_bytes)
     for one in plan.tmpfs:

@@ -16,7 +16,8 @@ from woodfrog.engine.world import World
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import namespaces
+from woodfrog.resources import cgroups, namespaces
+from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.netlink_socket import NetlinkSocket
@@ -48,6 +49,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     spec_hostname: str
     spec_domainname: str = ""
     tmpfs: tuple[str, ...]
+    cgroups: dict[str, str] = {}  # its directories, by the names of their hierarchies
     mounts: list[str] | None = None  # the lines of its mount table when `create` was done
     stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
     suspended: list[int] = []  # our pids of those whose GPU state is in their memory
@@ -60,6 +62,7 @@ class Looked(NamedTuple):
 
     tree: Held
     vdso: Vdso
+    cgroups: list[Hierarchy]
     mounts: ChangedMounts | None
     overlay: Overlay | None
     world: World
@@ -121,6 +124,9 @@ def look(
         world.look_at_posix_queues()
     with obstacles.at("the container"):
         world.look_at_sysv_ipc()
+    groups: list[Hierarchy] = []
+    with obstacles.at("the container"):
+        groups = cgroups.collect(container.cgroups, world.identify)
     files = Files(tree)
     undo.callback(files.close)
     world.look_at(files.files)
@@ -130,7 +136,7 @@ def look(
     # After all timers and waits have been read: their times must not seem to run out early.
     clocks = namespaces.clocks(init)
     return Looked(
-        tree, vdso, mounts, overlay, world, files, file_records, processes, clocks, stopped
+        tree, vdso, groups, mounts, overlay, world, files, file_records, processes, clocks, stopped
     )
 
 

@@ -27,6 +27,7 @@ from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
+    cgroups,
     ids,
     known_files,
     layer,
@@ -328,6 +329,12 @@ def _restore(
     mark(Stage.CONNECT)
 
     # LIMITS
+    tasks = {
+        thread.tid: task.pid
+        for body in bodies.values()
+        for thread, task in zip(body.record.threads, body.tasks, strict=True)
+    }
+    cgroups.restore(plan.cgroups, bounds.cgroups, tasks)
     for body in bodies.values():
         finishing.restore_limits(body, bounds, default)
     mark(Stage.LIMITS)

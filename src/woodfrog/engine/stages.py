@@ -12,5 +12,5 @@ class Stage(Enum):
     TREE = "all processes exist, with their sessions and groups; zombies have died"
     BODY = "descriptors, mappings, memory, threads and signals are as they were; timers wait"
     CONNECT = "files that point at others do: epoll, locks, foreground groups"
-    LIMITS = "limits, credentials, capabilities, seccomp: then only the process's own rights"
+    LIMITS = "cgroups, limits, credentials, seccomp: then only the process's own rights"
     GO = "timers run, interrupted calls wait for the time that was left, everyone is let go"

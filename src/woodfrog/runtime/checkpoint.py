@@ -128,6 +128,7 @@ def _known(
         config=spec.read(container.path("config.json")),
         spec_hostname=config.get("hostname") or "",
         tmpfs=spec.tmpfs_destinations(config),
+        cgroups=container.state["cgroup"]["paths"],
         mounts=container.state.get("mounts"),
         memory_room=memory_room(container.state["cgroup"]),
         stdio=[(device, inode) for device, inode in container.state.get("stdio", ())],

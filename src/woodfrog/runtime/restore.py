@@ -161,7 +161,7 @@ def _restore(
         statistics = engine.restore(
             container.pid,
             directory,
-            bounds=bounds(created.config, engine.Bounds, options),
+            bounds=bounds(created, engine.Bounds, options),
             clock=options.clock,
             cpu_check=options.cpu_check,
             file_validation=options.file_validation,
@@ -231,8 +231,9 @@ def _profile(config: dict[str, Any]) -> bytes | None:
     return profile.filter if profile else None
 
 
-def bounds(config: dict[str, Any], kind: type[Bounds], options: Options) -> Bounds:
+def bounds(created: Created, kind: type[Bounds], options: Options) -> Bounds:
     """Return what the container's own config allows; nothing restored is wider."""
+    config = created.config
     wanted = config["process"]
     masks, _ = process.capability_masks(wanted)
     return kind(
@@ -245,6 +246,7 @@ def bounds(config: dict[str, Any], kind: type[Bounds], options: Options) -> Boun
         oom_score_adj=wanted.get("oomScoreAdj"),
         spec_hostname=config.get("hostname") or "",
         terminal=bool(wanted.get("terminal")),
+        cgroups=created.container.state["cgroup"]["paths"],
         tmpfs=spec.tmpfs_destinations(config),
         new_namespaces=frozenset(
             name for name, path in spec.namespaces(config).items() if not path

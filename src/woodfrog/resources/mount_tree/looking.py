@@ -10,7 +10,7 @@ import msgspec
 
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount, read_mounts
-from woodfrog.resources import ids
+from woodfrog.resources import ids, namespaces
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_tree import Collector, Tree, WritePages, join
 from woodfrog.resources.mount_tree import copies, options, table
@@ -52,6 +52,7 @@ class ChangedMounts:
         `view` is a process that sees the container from its root, `own` are the mount points of
         the container's own tmpfs.
         """
+        self._init, self._view = init, view
         self._maps = ids.maps_of(init)
         self._created = [parse_mount(os.fsencode(line)) for line in created]
         self._own = {os.fsencode(os.path.normpath(path)) for path in own}
@@ -263,7 +264,18 @@ class ChangedMounts:
             self._bases.append(
                 Base(type=mount.type, source=mount.source, flags=flags, options=data)
             )
-        return self._shown[mount.device], table.relative(mount.root, b"/")
+        return self._shown[mount.device], table.relative(self._root(mount), b"/")
+
+    def _root(self, mount: Mount) -> bytes:
+        """Return which part of its file system a mount shows, as the container sees it."""
+        if not mount.type.startswith("cgroup"):
+            return mount.root
+        with namespaces.inside(self._init, "cgroup"):
+            seen = {one.mnt_id: one.root for one in read_mounts(self._view)}
+        root = seen.get(mount.mnt_id, mount.root)
+        if root.startswith(b"/.."):
+            raise UnsupportedResource("shows cgroups that are not the container's own")
+        return root
 
     def _options(self, mount: Mount) -> tuple[int, bytes]:
         flags, data = options.split(mount.type, mount.super_options)
