@@ -29,7 +29,7 @@ from woodfrog.resources import (
 from woodfrog.resources.files.base import DescriptorTable
 from woodfrog.resources.memory import PageRange
 from woodfrog.resources.other_vdso import OtherVdso
-from woodfrog.resources.process import Process
+from woodfrog.resources.process import Lock, Process
 from woodfrog.resources.sysv_memory import Segment
 
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
@@ -226,7 +226,7 @@ class Body:
             with while_(f"restoring the signals of thread {thread.tid} of {self.name}"):
                 task.run(program)
 
-    def lock_files(self, locked: set[object]) -> None:
+    def lock_files(self, locked: set[object], making: Making) -> None:
         """Take the locks that the process held."""
         files = {d.number: d.file for d in self.record.descriptors}
         program = self.stub.program()
@@ -237,8 +237,7 @@ class Body:
                     continue
                 locked.add(key)
             if lock.how == "lease":
-                kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
-                program.call(SYS.FCNTL, lock.descriptor, fcntl.F_SETLEASE, kind)
+                self._take_lease(program, lock, making)
                 continue
             if lock.how == "flock":
                 how = (fcntl.LOCK_EX if lock.write else fcntl.LOCK_SH) | fcntl.LOCK_NB
@@ -250,6 +249,16 @@ class Body:
             program.call(SYS.FCNTL, lock.descriptor, command, request)
         with while_(f"taking the file locks of {self.name}"):
             self.stub.run(program)
+
+    def _take_lease(self, program: Program, lock: Lock, making: Making) -> None:
+        """Take a lease as the file's owner, or by a right that the container has itself."""
+        kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
+        credentials.set_effective(program, making.capabilities, making.permitted)
+        for user in (self.record.threads[0].credentials.uids[3], 0):
+            program.call(SYS.SETFSUID, user)
+            program.may_fail(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_SETLEASE, kind))
+        credentials.set_effective(program, making.permitted, making.permitted)
+        program.expect(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_GETLEASE, 0), kind)
 
     def own_files(self, plan: Plan) -> None:
         """Have files send their signals to whom they sent them."""

@@ -325,7 +325,7 @@ def _restore(
     locked: set[object] = set()
     for body in bodies.values():
         body.own_files(plan)
-        body.lock_files(locked)
+        body.lock_files(locked, making)
     mark(Stage.CONNECT)
 
     # LIMITS
