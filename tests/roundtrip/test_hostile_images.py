@@ -262,3 +262,12 @@ def test_no_leases_of_the_files_of_others(attack: Attack) -> None:
     slots = [*attack.process.descriptors, Descriptor(number=9, file=ID, cloexec=False)]
 
     assert "taking the file locks" in attack.refusal(opened, descriptors=slots, locks=[lease])
+
+
+def test_no_advice_that_no_mapping_keeps(attack: Attack) -> None:
+    memory = attack.process.memory
+    dont_need = 4
+    mappings = [msgspec.structs.replace(one, advice=[dont_need]) for one in memory.mappings]
+    hostile = msgspec.structs.replace(memory, mappings=mappings)
+
+    assert "unknown advice" in attack.refusal(memory=hostile)

@@ -37,6 +37,7 @@ _ADVICE = (
     ("nh", 15),
     ("mg", 12),
 )
+_KNOWN_ADVICE = frozenset(advice for _, advice in _ADVICE)
 _REFUSED = {
     "ht": "uses huge pages of hugetlbfs",
     "io": "maps a device's memory",
@@ -291,6 +292,9 @@ def check(space: AddressSpace, page_bytes: int) -> None:
             raise ImageError(f"a mapping at {mapping.start:#x} is not made of whole pages")
         if not end <= mapping.start < mapping.end <= TASK_SIZE:
             raise ImageError(f"the mapping at {mapping.start:#x} overlaps another, or has no place")
+        if not _KNOWN_ADVICE.issuperset(mapping.advice):
+            # Some of it does harm to pages that others have, too.
+            raise ImageError(f"the mapping at {mapping.start:#x} has been given unknown advice")
         end = mapping.end
     position, at = 0, 0
     for extent in space.pages:
