@@ -13,6 +13,7 @@ from entering import Entered
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE, Caller
+from woodfrog.kernel.mounts import RESOLVE_IN_ROOT
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.kernel.procfs.maps import Mapping, read_smaps
 from woodfrog.kernel.procfs.status import read_status
@@ -108,7 +109,7 @@ def test_no_path_goes_through_a_magic_link(place: Place, memfd: int) -> None:
 def test_a_path_is_taken_from_a_directory_and_its_root(place: Place) -> None:
     directory = syscalls.openat2(place.on, b"/dev", os.O_PATH | os.O_DIRECTORY)
     fd = syscalls.openat2(
-        place.on, b"/null", os.O_RDONLY, directory=directory, resolve=syscalls.RESOLVE_IN_ROOT
+        place.on, b"/null", os.O_RDONLY, directory=directory, resolve=RESOLVE_IN_ROOT
     )
     assert place.target(fd) == "/dev/null"
 

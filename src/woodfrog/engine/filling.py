@@ -18,11 +18,10 @@ from woodfrog.image.pages import Chunks
 from woodfrog.kernel import features
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.process import close_all_from, pidfd_open, pidfd_send_signal
+from woodfrog.kernel.namespaces import CLONE_FILES
+from woodfrog.kernel.process import PR_SET_NAME, close_all_from, pidfd_open, pidfd_send_signal
 from woodfrog.resources.missing_memory import Missing
 
-_CLONE_FILES = 0x400
-_PR_SET_NAME = 15
 _NAME_OF_SERVER, _NAME_OF_HOLDER = b"woodfrog-pages\0", b"woodfrog-holder\0"
 _FIRST_NOT_TO_DIE = -999  # oom_score_adj: the end of the server would be the container's
 _STANDS = b"1"
@@ -92,10 +91,10 @@ def _become_holder(
         wake_up = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         _leave_everything(but={init, *spaces, chunks.fd, tells, wake_up})
         signal.signal(signal.SIGUSR1, lambda *_: os.eventfd_write(wake_up, 1))
-        server = HERE.call(SYS.CLONE, _CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0)
+        server = HERE.call(SYS.CLONE, CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0)
         if server == 0:
             _serve(init, spaces, chunks, keeper, tells, wake_up)
-        HERE.call(SYS.PRCTL, _PR_SET_NAME, _NAME_OF_HOLDER, 0, 0, 0)
+        HERE.call(SYS.PRCTL, PR_SET_NAME, _NAME_OF_HOLDER, 0, 0, 0)
         status = os.waitstatus_to_exitcode(os.waitpid(server, 0)[1])
         if status not in (0, _HAS_TOLD):
             how = f"was killed by signal {-status}" if status < 0 else "failed"
@@ -118,7 +117,7 @@ def _serve(
 ) -> NoReturn:
     status = _HAS_TOLD
     try:
-        HERE.call(SYS.PRCTL, _PR_SET_NAME, _NAME_OF_SERVER, 0, 0, 0)
+        HERE.call(SYS.PRCTL, PR_SET_NAME, _NAME_OF_SERVER, 0, 0, 0)
         total = sum(missing.bytes for missing in spaces.values())
         server = PageServer(
             spaces,

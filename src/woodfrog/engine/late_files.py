@@ -16,6 +16,12 @@ from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import (
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_XDEV,
+)
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
@@ -23,11 +29,8 @@ from woodfrog.resources import namespaces
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
 
-_PROC_SUPER_MAGIC = 0x9FA0
 _RIGHTS_AT_ONCE = 200
-_WITHIN_PROCESS = (
-    syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_MAGICLINKS
-)
+_WITHIN_PROCESS = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS
 
 
 class LateFiles:
@@ -137,7 +140,7 @@ class LateFiles:
     def _process_directory(self, point: bytes, pid: int) -> int:
         """Open a process's directory; by our rights, that must be one of the container's own."""
         path = os.path.join(point, b"%d" % pid)
-        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         fd = syscalls.openat2(HERE, path, flags, directory=self._directory, resolve=resolve)
         # Another proc that is mounted in the container may have the host's processes.
@@ -147,7 +150,7 @@ class LateFiles:
         return fd
 
     def _is_own_process(self, directory: int) -> bool:
-        if mounts.file_system_type(HERE, directory) != _PROC_SUPER_MAGIC:
+        if mounts.file_system_type(HERE, directory) != mounts.PROC_SUPER_MAGIC:
             return False
         try:
             found = os.readlink("ns/pid", dir_fd=directory)

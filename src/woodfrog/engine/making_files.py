@@ -14,6 +14,7 @@ from woodfrog.engine import root_stub
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.mounts import AT_EMPTY_PATH
 from woodfrog.kernel.procfs.addresses import read_addresses
 from woodfrog.remote import descriptors
 from woodfrog.remote.address import page_up
@@ -366,7 +367,7 @@ class Making:
     def _refuse_forbidden(self, fd: int, flags: int) -> None:
         """Have a file that is opened by our rights be one that the container may open so."""
         wanted = _ACCESS[flags & base.ACCESS_MODE]
-        how = syscalls.AT_EMPTY_PATH | _AT_EACCESS
+        how = AT_EMPTY_PATH | _AT_EACCESS
         self.program.call(SYS.FACCESSAT2, fd, b"", wanted, how)
 
     def reopen_descriptor(self, fd: int, flags: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS
 from woodfrog.kernel.procfs.mountinfo import Mount
 
 # How many names to look at.
@@ -102,7 +103,7 @@ class Names:
     def _opened_path(self, path: bytes) -> Iterator[int]:
         root = os.open(self._root, _PATH)
         try:
-            resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
+            resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
             flags = _PATH | os.O_NOFOLLOW
             fd = syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
         except OSError:

@@ -10,11 +10,11 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.netlink import nftables, sock_diag
 from woodfrog.kernel.pagemap import Pagemap
-from woodfrog.kernel.process import pidfd_exit_status, pidfd_getfd, pidfd_open
+from woodfrog.kernel.process import PR_SET_MM, pidfd_exit_status, pidfd_getfd, pidfd_open
 from woodfrog.remote.tracee import room_needed
 from woodfrog.remote.vdso import Vdso
 
-_PR_SET_MM, _PR_SET_MM_MAP_SIZE = 35, 15
+_PR_SET_MM_MAP_SIZE = 15
 _KCMP_FILE = 0
 
 
@@ -84,7 +84,7 @@ def _works(probe: Callable[[], object]) -> bool:
 
 def _set_mm() -> bool:
     size = bytearray(4)
-    HERE.call(SYS.PRCTL, _PR_SET_MM, _PR_SET_MM_MAP_SIZE, size, 0, 0)
+    HERE.call(SYS.PRCTL, PR_SET_MM, _PR_SET_MM_MAP_SIZE, size, 0, 0)
     return any(size)
 
 

@@ -14,6 +14,7 @@ from woodfrog.errors import WoodfrogError
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import CLONE_NEWTIME, CLONE_NEWUSER
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.kernel.user_namespace import become_root
 from woodfrog.remote import descriptors
@@ -23,8 +24,6 @@ from woodfrog.resources import namespaces
 
 # CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWPID | NEWNET
 _NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x20000000 | 0x40000000
-_CLONE_NEWTIME = 0x80
-_CLONE_NEWUSER = 0x10000000
 _SIGCHLD = 17
 _RIGHTS_AT_ONCE = 200
 
@@ -98,8 +97,8 @@ def _become_helper(
         for path in cgroups:
             with open(path, "w", encoding="ascii") as file:
                 file.write("0")
-        HERE.call(SYS.SETNS, time_namespace, _CLONE_NEWTIME)
-        HERE.call(SYS.SETNS, pidfd, _NAMESPACES | (_CLONE_NEWUSER if has_users else 0))
+        HERE.call(SYS.SETNS, time_namespace, CLONE_NEWTIME)
+        HERE.call(SYS.SETNS, pidfd, _NAMESPACES | (CLONE_NEWUSER if has_users else 0))
         if has_users:
             become_root()
         ids = bytearray(pid.to_bytes(4, "little"))

@@ -6,8 +6,11 @@ import struct
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import checked
+from woodfrog.kernel.mounts import AT_EMPTY_PATH
+from woodfrog.kernel.namespaces import CLONE_NEWTIME
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.ptrace import Event
+from woodfrog.kernel.syscalls import F_DUPFD
 from woodfrog.remote import descriptors, stub
 from woodfrog.remote.program import LOOP, Program
 from woodfrog.remote.stub import Stub
@@ -16,9 +19,6 @@ from woodfrog.resources import namespaces
 from woodfrog.resources.container import ContainerRecord
 
 _RLIMIT_NOFILE = 7
-_CLONE_NEWTIME = 0x80
-_AT_EMPTY_PATH = 0x1000
-_F_DUPFD = 0
 _PRIVATE_ANONYMOUS, _MAP_FIXED = 0x22, 0x10
 _MEMFD_CLOEXEC, _MFD_EXEC = 1, 0x10
 
@@ -49,7 +49,7 @@ class Injection:
         empty = self.put(bytes(8))
         name = self.put(b"woodfrog-stub\0", 64)
         argv = self.put(struct.pack("<2Q", name, 0), 128)
-        arguments = (fd, empty, argv, empty, _AT_EMPTY_PATH)
+        arguments = (fd, empty, argv, empty, AT_EMPTY_PATH)
         stub.exec_into(self.pid, self._registers, self.instruction, arguments)
         os.close(self.memory)
 
@@ -84,7 +84,7 @@ def make(
     injection = Injection(init, vdso)
     raise_descriptor_limit(injection)
     if time_offsets is not None:
-        injection.call(SYS.UNSHARE, _CLONE_NEWTIME)
+        injection.call(SYS.UNSHARE, CLONE_NEWTIME)
         with open(f"/proc/{init}/timens_offsets", "wb", buffering=0) as file:
             file.write(time_offsets)
     program = executable(base, size)
@@ -94,7 +94,7 @@ def make(
         )
     finally:
         os.close(program)
-    store = injection.call(SYS.FCNTL, store, _F_DUPFD, high)
+    store = injection.call(SYS.FCNTL, store, F_DUPFD, high)
     injection.execute(theirs)
     return settle(init, base, size, vdso), store
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from woodfrog.engine.collecting import CollectedProcess, scratch_in
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.namespaces import CLONE_FILES
+from woodfrog.kernel.process import PR_SET_NAME
 from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.held import Held, HeldProcess, Zombie
@@ -25,10 +27,7 @@ from woodfrog.resources import memory
 # What /proc/PID/comm says of a copy; `tidying` looks for it.
 NAME = b"woodfrog-copy"
 
-_CLONE_FILES = 0x400
-_PR_SET_NAME = 15
 _CLOSE_RANGE_UNSHARE = 2
-_WALL = 0x40000000
 _SIGKILL = 9
 _MOST_CALLS = 100
 # A fork takes as long as writing so much memory, which doesn't matter for a few.
@@ -82,7 +81,7 @@ class Snapshots:
         options = ptrace.O_SUSPEND_SECCOMP if process.leader.seccomp else 0
         with scratch_in(process, self._vdso) as scratch:
             program = scratch.program()
-            program.end_child(program.call(SYS.CLONE, _CLONE_FILES, 0, 0, 0, 0))
+            program.end_child(program.call(SYS.CLONE, CLONE_FILES, 0, 0, 0, 0))
             ptrace.set_options(process.leader.pid, options | ptrace.O_TRACECLONE)
             try:
                 scratch.run(program)
@@ -101,7 +100,7 @@ class Snapshots:
         program = stub.program()
         # Before its process runs on: an end of a pipe that it keeps open would be noticed.
         program.call(SYS.CLOSE_RANGE, 0, (1 << 32) - 1, _CLOSE_RANGE_UNSHARE)
-        syscalls.prctl(program, _PR_SET_NAME, NAME + b"\0")
+        syscalls.prctl(program, PR_SET_NAME, NAME + b"\0")
         stub.run(program)
 
     def let_go_of_shared_memory(self, process: HeldProcess, mappings: list[memory.Mapping]) -> None:
@@ -151,7 +150,7 @@ def reap(tree: Held, vdso: Vdso) -> int:
         if parent is not None:
             with scratch_in(parent, vdso) as scratch:
                 program = scratch.program()
-                program.call(SYS.WAIT4, zombie.namespace_pid, 0, _WALL, 0)
+                program.call(SYS.WAIT4, zombie.namespace_pid, 0, ptrace.WALL, 0)
                 scratch.run(program)
     return len(ended)
 

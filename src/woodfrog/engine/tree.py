@@ -9,6 +9,7 @@ from woodfrog.engine.admission import Plan
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.namespaces import CLONE_FILES, CLONE_FS
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub, StubError, await_birth
@@ -18,8 +19,6 @@ from woodfrog.resources.process import Process, Zombie
 
 _SIGCHLD, _SIGKILL = 17, 9
 _RLIMIT_CORE = 4
-_CLONE_FS, _CLONE_FILES = 0x200, 0x400
-_WALL = 0x40000000
 
 Member = Process | Zombie
 
@@ -113,8 +112,8 @@ class Tree:
     def _clone(self, program: Program, child: Member) -> None:
         flags = 0
         if isinstance(child, Process):
-            flags |= _CLONE_FILES if child.shares_descriptors else 0
-            flags |= _CLONE_FS if child.shares_directory else 0
+            flags |= CLONE_FILES if child.shares_descriptors else 0
+            flags |= CLONE_FS if child.shares_directory else 0
         syscalls.clone3(program, flags, _SIGCHLD, child.pid)
 
     def _stand(self, parent: Stub, child: Member, pid: int) -> Stub:
@@ -186,7 +185,7 @@ class Tree:
         _end(passing, status)
         passing.close()
         program = maker.program()
-        program.call(SYS.WAIT4, pid, 0, _WALL, 0)
+        program.call(SYS.WAIT4, pid, 0, ptrace.WALL, 0)
         maker.run(program)
 
     def _join_groups(self) -> None:

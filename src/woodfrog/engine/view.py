@@ -8,8 +8,8 @@ from woodfrog.errors import WoodfrogError
 from woodfrog.kernel import namespaces, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import PR_SET_PDEATHSIG
 
-_PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 
 
@@ -43,7 +43,7 @@ def view_of(init: int) -> Iterator[int]:
 def _stand_at_the_root(mounts: int, tell: int) -> None:
     """Enter a mount namespace, which leads to its root, and wait for the end. Never returns."""
     try:
-        syscalls.prctl(HERE, _PR_SET_PDEATHSIG, _SIGKILL)
+        syscalls.prctl(HERE, PR_SET_PDEATHSIG, _SIGKILL)
         namespaces.setns(HERE, mounts, namespaces.CLONE_NEWNS)
         os.write(tell, b"x")
         # Pipes that others wait for the end of must not stay open here.

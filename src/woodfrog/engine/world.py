@@ -11,9 +11,9 @@ from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.remote.held import Held
 from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_ipc
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
+from woodfrog.resources.files.pty import MAJORS
 from woodfrog.resources.memory import Extent
 
-_PTS_MAJORS = range(136, 144)
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
 _SYSV = -1
 
@@ -116,7 +116,7 @@ class World:
                 inode = int(file.target[8:-1])
                 self.sockets.inside.add(inode)
                 self._sockets[inode] = file
-            elif os.major(file.stat.st_rdev) in _PTS_MAJORS and file.mnt_id in self.mounts:
+            elif os.major(file.stat.st_rdev) in MAJORS and file.mnt_id in self.mounts:
                 self.terminals[os.minor(file.stat.st_rdev)] = file.target
             if "tty-index" in file.fdinfo and file.mnt_id in self.mounts:
                 self.pty_masters.add(file.fdinfo["tty-index"])
@@ -286,4 +286,4 @@ def _own_terminal(root: str) -> int:
         device = os.stat(f"{root}/dev/console").st_rdev
     except OSError:
         return -1
-    return os.minor(device) if os.major(device) in _PTS_MAJORS else -1
+    return os.minor(device) if os.major(device) in MAJORS else -1

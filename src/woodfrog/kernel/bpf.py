@@ -53,7 +53,7 @@ _JGE = 0x35
 _RETURN = 0x06
 _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16
 _MAX_INSTRUCTIONS = 4096
-_SET_MODE_FILTER = 1
+SET_MODE_FILTER = 1
 
 # (code, jump if true, jump if false, operand)
 Instruction = tuple[int, int, int, int]
@@ -165,4 +165,4 @@ def install(on: Caller, filter: bytes, flags: int) -> int:
     """Put a filter over the calling thread, for good; returns the listener if flags ask for one."""
     buffer = ctypes.create_string_buffer(filter, len(filter))
     header = struct.pack("H6xQ", len(filter) // 8, ctypes.addressof(buffer))
-    return on.call(SYS.SECCOMP, _SET_MODE_FILTER, flags, header)
+    return on.call(SYS.SECCOMP, SET_MODE_FILTER, flags, header)

@@ -60,10 +60,10 @@ CAP_SYS_RESOURCE = NAMES.index("CAP_SYS_RESOURCE")
 
 _VERSION_3 = 0x20080522
 _PR_CAPBSET_READ = 23
-_PR_CAPBSET_DROP = 24
-_PR_CAP_AMBIENT = 47
-_PR_CAP_AMBIENT_RAISE = 2
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
+PR_CAPBSET_DROP = 24
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 
 def capget(on: Caller) -> tuple[int, int, int]:
@@ -98,7 +98,7 @@ def limit_bounding_set(on: Caller, mask: int) -> None:
     for number in range(64):
         if not mask >> number & 1:
             try:
-                prctl(on, _PR_CAPBSET_DROP, number)
+                prctl(on, PR_CAPBSET_DROP, number)
             except OSError:
                 if number < len(NAMES) and prctl(on, _PR_CAPBSET_READ, number):
                     raise
@@ -107,7 +107,7 @@ def limit_bounding_set(on: Caller, mask: int) -> None:
 
 def set_ambient(on: Caller, mask: int) -> None:
     """Make `mask` the ambient set; each must be permitted and inheritable."""
-    prctl(on, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    prctl(on, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for number in range(64):
         if mask >> number & 1:
-            prctl(on, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
+            prctl(on, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)

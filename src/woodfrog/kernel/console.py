@@ -12,18 +12,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_TIOCGPTPEER = 0x5441
-_TIOCSPTLCK = 0x40045431
+TIOCGPTPEER = 0x5441
+TIOCSPTLCK = 0x40045431
 
 
 def unlock(master: int) -> None:
     """Let the other end of a new pseudo-terminal be opened."""
-    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
 
 
 def open_peer(master: int) -> int:
     """Open the terminal end that belongs to a master, without going through a path."""
-    return int(fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    return int(fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
 
 
 def window_size(terminal: int) -> tuple[int, int]:

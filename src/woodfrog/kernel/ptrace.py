@@ -30,8 +30,8 @@ O_TRACEFORK, O_TRACEVFORK, O_TRACECLONE, O_TRACEEXEC = 2, 4, 8, 16
 O_EXITKILL, O_SUSPEND_SECCOMP = 0x100000, 0x200000
 
 _EVENT_STOP = 128
-_WALL = 0x40000000
-_SIGINFO_BYTES = 128
+WALL = 0x40000000
+SIGINFO_BYTES = 128
 
 # fmt: off
 _REGISTERS = (
@@ -206,19 +206,19 @@ def pending_signals(pid: int, *, shared: bool) -> list[bytes]:
     class Arguments(ctypes.Structure):
         _fields_ = (("off", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("nr", ctypes.c_int32))
 
-    buffer = ctypes.create_string_buffer(32 * _SIGINFO_BYTES)
+    buffer = ctypes.create_string_buffer(32 * SIGINFO_BYTES)
     found: list[bytes] = []
     while True:
         arguments = Arguments(len(found), 1 if shared else 0, 32)
         count = _request(_PEEKSIGINFO, pid, ctypes.addressof(arguments), ctypes.addressof(buffer))
-        found += [buffer.raw[i * _SIGINFO_BYTES : (i + 1) * _SIGINFO_BYTES] for i in range(count)]
+        found += [buffer.raw[i * SIGINFO_BYTES : (i + 1) * SIGINFO_BYTES] for i in range(count)]
         if count < 32:
             return found
 
 
 def signal_info(pid: int) -> bytes:
     """Read the siginfo_t of the signal that the task is stopped for."""
-    buffer = ctypes.create_string_buffer(_SIGINFO_BYTES)
+    buffer = ctypes.create_string_buffer(SIGINFO_BYTES)
     _request(_GETSIGINFO, pid, 0, ctypes.addressof(buffer))
     return buffer.raw
 
@@ -286,13 +286,13 @@ def parse_status(pid: int, status: int) -> Status:
 
 def wait(pid: int) -> Status:
     """Wait until the task stops or ends. `pid` -1 means any."""
-    found, status = os.waitpid(pid, _WALL)
+    found, status = os.waitpid(pid, WALL)
     return parse_status(found, status)
 
 
 def poll(pid: int) -> Status | None:
     """Return how the task stopped or ended, or None if it runs."""
-    found, status = os.waitpid(pid, _WALL | os.WNOHANG)
+    found, status = os.waitpid(pid, WALL | os.WNOHANG)
     return parse_status(found, status) if found else None
 
 

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-TIOCGPTPEER = 0x5441
-_TIOCGPTN, _TIOCGPTLCK, _TIOCGPKT = 0x80045430, 0x80045439, 0x80045438
+from woodfrog.kernel.console import TIOCGPTPEER
+
+TIOCGPTN, _TIOCGPTLCK, _TIOCGPKT = 0x80045430, 0x80045439, 0x80045438
 _TERMIOS = struct.Struct("<4IB19s")  # struct termios of the kernel
 SETTINGS_BYTES, SIZE_BYTES = _TERMIOS.size, 8
 _VEOF, _VEOL, _VSTART, _VSTOP, _VEOL2 = 4, 11, 8, 9, 16
@@ -52,7 +53,7 @@ def number(master: int, request: int) -> int:
 
 def index(master: int) -> int:
     """Return N of /dev/pts/N."""
-    return number(master, _TIOCGPTN)
+    return number(master, TIOCGPTN)
 
 
 def is_locked(master: int) -> bool:

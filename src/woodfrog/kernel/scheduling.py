@@ -45,8 +45,8 @@ MEMORY_FLAGS = {
 }
 
 # struct sched_attr up to sched_period (SCHED_ATTR_SIZE_VER0).
-_ATTRIBUTES = struct.Struct("<IIQiI3Q")
-_IOPRIO_WHO_PROCESS = 1
+ATTRIBUTES = struct.Struct("<IIQiI3Q")
+IOPRIO_WHO_PROCESS = 1
 _IOPRIO_CLASS_SHIFT = 13
 # More processors or memory nodes than any kernel has; it ignores those that aren't there.
 _MASK_BYTES = 1024
@@ -61,15 +61,15 @@ def set_scheduler(
     times: tuple[int, int, int],
 ) -> None:
     """Set the scheduling policy of the calling thread; times are runtime, deadline, period."""
-    size = _ATTRIBUTES.size
-    attributes = _ATTRIBUTES.pack(size, policy, flags, nice, priority, *times)
+    size = ATTRIBUTES.size
+    attributes = ATTRIBUTES.pack(size, policy, flags, nice, priority, *times)
     on.call(SYS.SCHED_SETATTR, 0, attributes, 0)
 
 
 def set_io_priority(on: Caller, io_class: int, priority: int) -> None:
     """Set the I/O priority of the calling thread."""
     value = io_class << _IOPRIO_CLASS_SHIFT | priority
-    on.call(SYS.IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, value)
+    on.call(SYS.IOPRIO_SET, IOPRIO_WHO_PROCESS, 0, value)
 
 
 def set_affinity(on: Caller, pid: int, processors: int) -> None:

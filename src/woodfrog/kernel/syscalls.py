@@ -9,15 +9,14 @@ import struct
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Caller
-from woodfrog.kernel.mounts import look_up
+from woodfrog.kernel.mounts import (
+    AT_FDCWD,
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    look_up,
+)
 
-AT_FDCWD = -100
-AT_EMPTY_PATH = 0x1000
-RESOLVE_NO_XDEV = 0x01
-RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
-RESOLVE_IN_ROOT = 0x10
 F_DUPFD, F_SETFL = 0, 4
 
 

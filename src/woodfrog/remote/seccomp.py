@@ -3,7 +3,8 @@
 import struct
 from collections.abc import Iterable, Sequence
 
-AUDIT_ARCH_X86_64 = 0xC000003E
+from woodfrog.kernel.bpf import AUDIT_ARCH_X86_64
+
 _ALLOW = 0x7FFF0000
 _LOG = 0x7FFC0000
 _WORD = 0xFFFFFFFF

@@ -6,6 +6,7 @@ from woodfrog.errors import KernelTooOld
 from woodfrog.kernel.procfs.maps import read_maps
 
 SYSCALL_INSTRUCTION = b"\x0f\x05"
+ARCH_MAP_VDSO_64 = 0x2003
 VDSO_NAMES = (b"[vvar]", b"[vvar_vclock]", b"[vdso]")
 
 

@@ -11,12 +11,13 @@ from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from woodfrog.resources import file_entry
 from woodfrog.resources.file_entry import ROOT
 
 _MOST_GROUPS = 1000
 _MOST_BYTES = 4096
-_STAY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
+_STAY = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TYPE, _CONTROLLERS = "cgroup.type", "cgroup.subtree_control"
 # What is kept of each group; all others count, tell, or act at once.

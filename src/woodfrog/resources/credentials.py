@@ -7,12 +7,17 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.capability import NAMES
+from woodfrog.kernel.capability import (
+    NAMES,
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_CAP_AMBIENT_RAISE,
+    PR_CAPBSET_DROP,
+)
+from woodfrog.kernel.process import PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS
 from woodfrog.remote.program import Program
 
-_PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 8, 24, 27, 28
-_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 38, 47, 2
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
 _SECBIT_KEEP_CAPS = 1 << 4
 _CAPABILITY_VERSION_3 = 0x20080522
 CAPABILITIES = range(64)
@@ -95,7 +100,7 @@ def restore(
     """
     for number in CAPABILITIES:
         if present >> number & 1 and not credentials.bounding >> number & 1:
-            syscalls.prctl(program, _PR_CAPBSET_DROP, number)
+            syscalls.prctl(program, PR_CAPBSET_DROP, number)
     groups = struct.pack(f"<{len(credentials.groups)}I", *credentials.groups)
     program.call(SYS.SETGROUPS, len(credentials.groups), groups)
     # A flag that keeps the permitted set over the change of ids, and is taken back below.
@@ -112,11 +117,11 @@ def restore(
             for field in (credentials.effective, credentials.permitted, credentials.inheritable)
         ]
     program.call(SYS.CAPSET, header, struct.pack("<6I", *words))
-    syscalls.prctl(program, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    syscalls.prctl(program, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for number in CAPABILITIES:
         if credentials.ambient >> number & 1:
-            syscalls.prctl(program, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
+            syscalls.prctl(program, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)
     if not credentials.securebits & _SECBIT_KEEP_CAPS:
-        syscalls.prctl(program, _PR_SET_KEEPCAPS, 0)
+        syscalls.prctl(program, PR_SET_KEEPCAPS, 0)
     if no_new_privs:
-        syscalls.prctl(program, _PR_SET_NO_NEW_PRIVS, 1)
+        syscalls.prctl(program, PR_SET_NO_NEW_PRIVS, 1)

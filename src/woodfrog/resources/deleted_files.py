@@ -15,6 +15,13 @@ from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import (
+    AT_EMPTY_PATH,
+    FSCONFIG_CMD_CREATE,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+)
 from woodfrog.remote.program import Program
 from woodfrog.resources import file_entry, shared_memory
 from woodfrog.resources.file_entry import Attribute, Moment
@@ -33,9 +40,8 @@ _FLAGS = {
 _O_TMPFILE = 0o20200000
 _AT_REMOVEDIR = 0x200
 _UTIME_OMIT = (1 << 30) - 2
-_FSCONFIG_CMD_CREATE = 6
 _PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_RESOLVE_NO_LINKS = syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_SYMLINKS
+_RESOLVE_NO_LINKS = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 # Marks what stands in a file system of ours, since the container has no place to put it.
 PLACELESS = b"trusted.woodfrog.placeless"
 
@@ -155,7 +161,7 @@ def _look_for_place(init: int, one: DeletedFile) -> _Place:
     try:
         for depth in range(len(parts), -1, -1):
             parent = b"/" + b"/".join(parts[:depth])
-            resolve = _RESOLVE_NO_LINKS | syscalls.RESOLVE_IN_ROOT
+            resolve = _RESOLVE_NO_LINKS | RESOLVE_IN_ROOT
             try:
                 fd = syscalls.openat2(HERE, parent, _PARENT, directory=root, resolve=resolve)
             except (FileNotFoundError, NotADirectoryError):
@@ -217,7 +223,7 @@ def make(making: Maker, one: DeletedFile, init: int, ways: Sequence[int]) -> Mad
     else:
         _make_special(program, one, directory, place.name)
         fd = _open(program, directory, place.name, one.kind)
-    program.call(SYS.FCHOWNAT, fd, b"", one.uid, one.gid, syscalls.AT_EMPTY_PATH)
+    program.call(SYS.FCHOWNAT, fd, b"", one.uid, one.gid, AT_EMPTY_PATH)
     if one.unnamed:
         program.call(SYS.FCHMOD, fd, stat.S_IMODE(one.mode))
     elif one.kind != stat.S_IFLNK:
@@ -251,7 +257,7 @@ def finish(program: Program, one: DeletedFile, fd: int) -> None:
         value = attribute.value
         program.call(SYS.FSETXATTR, fd, attribute.name, value, len(value), 0)
     times = struct.pack("<4q", 0, _UTIME_OMIT, one.mtime.seconds, one.mtime.nanoseconds)
-    program.call(SYS.UTIMENSAT, fd, b"", times, syscalls.AT_EMPTY_PATH)
+    program.call(SYS.UTIMENSAT, fd, b"", times, AT_EMPTY_PATH)
 
 
 def _link(making: Maker, one: DeletedFile, place: _Place) -> int:
@@ -292,7 +298,7 @@ def _open_place(program: Program, place: _Place) -> tuple[list[int], int]:
         directory = syscalls.openat2(program, place.parent, _PARENT, resolve=_RESOLVE_NO_LINKS)
     else:
         context = program.call(SYS.FSOPEN, b"tmpfs", 1)
-        program.call(SYS.FSCONFIG, context, _FSCONFIG_CMD_CREATE, 0, 0, 0)
+        program.call(SYS.FSCONFIG, context, FSCONFIG_CMD_CREATE, 0, 0, 0)
         directory = program.call(SYS.FSMOUNT, context, 1, 0)
         syscalls.close(program, context)
     above = []

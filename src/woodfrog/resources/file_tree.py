@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from woodfrog.kernel.process_memory import FileContents, SharableFile
 from woodfrog.remote.address import PAGE, page_up
 from woodfrog.resources.file_entry import (
@@ -25,8 +26,7 @@ from woodfrog.resources.file_entry import (
 from woodfrog.resources.memory import Extent
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-_RESOLVE_NO_XDEV, _RESOLVE_BENEATH = 0x01, 0x08
-_STAY = _RESOLVE_BENEATH | _RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS
+_STAY = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS
 
 # Smaller files lie in a few blocks, whose sharing would cost more than their copying.
 _LEAST_SHARED = 1 << 20

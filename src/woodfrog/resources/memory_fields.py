@@ -5,12 +5,13 @@ import struct
 
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.process import PR_SET_MM
 from woodfrog.remote.program import Program
+from woodfrog.remote.vdso import ARCH_MAP_VDSO_64
 from woodfrog.resources.memory import AddressSpace
 
 _MCL_FUTURE = 2
-_PR_SET_MM, _PR_SET_MM_MAP = 35, 14
-_ARCH_MAP_VDSO_64 = 0x2003
+_PR_SET_MM_MAP = 14
 _MM_MAP = struct.Struct("<12QIi")
 
 
@@ -30,7 +31,7 @@ def write_core_dump_filter(pid: int, value: int) -> None:
 def map_vdso(program: Program, space: AddressSpace) -> None:
     """Map the kernel's vDSO where the process had it."""
     if space.vdso:
-        program.call(SYS.ARCH_PRCTL, _ARCH_MAP_VDSO_64, space.vdso)
+        program.call(SYS.ARCH_PRCTL, ARCH_MAP_VDSO_64, space.vdso)
 
 
 def lock_future(program: Program, space: AddressSpace) -> None:
@@ -69,6 +70,6 @@ def restore_fields(program: Program, space: AddressSpace, nameless: int | None) 
     )
     at = program.address_of(bytes(fields))
     program.store(at + _MM_MAP.size - 4, executable)
-    syscalls.prctl(program, _PR_SET_MM, _PR_SET_MM_MAP, at, _MM_MAP.size, 0)
+    syscalls.prctl(program, PR_SET_MM, _PR_SET_MM_MAP, at, _MM_MAP.size, 0)
     if nameless is None:
         syscalls.close(program, executable)

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from woodfrog.errors import UnsupportedResource, WoodfrogError
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import CLONE_NEWUSER
 from woodfrog.kernel.user_namespace import become_root
 
 _FLAGS = {"uts": 0x04000000, "ipc": 0x08000000, "cgroup": 0x02000000}
 _OFFSET = re.compile(r"(monotonic|boottime)\s+(-?\d+)\s+(-?\d+)")
 _NS = 1_000_000_000
-_CLONE_NEWUSER = 0x10000000
 
 
 def pid_namespace(pid: int) -> str:
@@ -76,7 +76,7 @@ def as_its_root(init: int, work: Callable[[], None]) -> None:
     child = os.fork()
     if child == 0:
         try:
-            HERE.call(SYS.SETNS, namespace, _CLONE_NEWUSER)
+            HERE.call(SYS.SETNS, namespace, CLONE_NEWUSER)
             become_root()
             work()
         except BaseException as error:

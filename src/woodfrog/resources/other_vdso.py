@@ -13,7 +13,7 @@ from woodfrog.kernel import elf, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.address import free_range
 from woodfrog.remote.program import Program
-from woodfrog.remote.vdso import Vdso
+from woodfrog.remote.vdso import ARCH_MAP_VDSO_64, Vdso
 from woodfrog.resources import threads
 from woodfrog.resources.memory import MAP_ANONYMOUS, MAP_FIXED_NOREPLACE, MAP_PRIVATE, AddressSpace
 from woodfrog.resources.process import Process
@@ -21,7 +21,6 @@ from woodfrog.resources.process import Process
 MOST_BYTES = 1 << 16
 
 _PROT_READ_EXEC = 5
-_ARCH_MAP_VDSO_64 = 0x2003
 # Room for this kernel's vDSO with its data.
 _SPAN = 1 << 18
 _PREFIX = b"__vdso_"
@@ -85,7 +84,7 @@ class OtherVdso:
         used = [(one.start, one.end) for one in space.mappings]
         used += [keep, (space.vdso, space.vdso_text + len(self._image))]
         place = free_range(used, _SPAN).start
-        program.call(SYS.ARCH_PRCTL, _ARCH_MAP_VDSO_64, place)
+        program.call(SYS.ARCH_PRCTL, ARCH_MAP_VDSO_64, place)
         flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
         syscalls.mmap(program, space.vdso_text, len(self._image), _PROT_READ_EXEC, flags)
         patched = bytearray(self._patched)

@@ -14,11 +14,11 @@ from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.capability import CAP_SYS_RESOURCE
+from woodfrog.kernel.mounts import FSCONFIG_CMD_CREATE, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces
 
-_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
-_CAP_SYS_RESOURCE = 24
 _MQ_ATTR = struct.Struct("<8q")  # mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs
 _NOTIFIED = re.compile(rb"NOTIFY_PID:([1-9]\d*)")
 _NAME_MAX = 255
@@ -64,12 +64,12 @@ def _open_file_system(init: int) -> int:
     """Return the directory of all queues, through a mount that nobody sees; -1 if there is none."""
     with namespaces.inside(init, "ipc"):
         try:
-            context = HERE.call(SYS.FSOPEN, b"mqueue", _FSOPEN_CLOEXEC)
+            context = HERE.call(SYS.FSOPEN, b"mqueue", FSOPEN_CLOEXEC)
         except OSError:
             return -1  # ENODEV: the kernel has no such queues
         try:
-            HERE.call(SYS.FSCONFIG, context, _FSCONFIG_CMD_CREATE, 0, 0, 0)
-            mounted = HERE.call(SYS.FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+            HERE.call(SYS.FSCONFIG, context, FSCONFIG_CMD_CREATE, 0, 0, 0)
+            mounted = HERE.call(SYS.FSMOUNT, context, FSMOUNT_CLOEXEC, 0)
         finally:
             os.close(context)
     try:
@@ -128,7 +128,7 @@ def refuse_wider(init: int, queues: Sequence[PosixQueue], *, new: bool, bounding
             "the image has POSIX message queues, but the new container joins an ipc namespace",
             hint='give it one of its own: "ipc" without a path in linux.namespaces of config.json',
         )
-    if bounding >> _CAP_SYS_RESOURCE & 1:
+    if bounding >> CAP_SYS_RESOURCE & 1:
         return
     with namespaces.inside(init, "ipc"):
         most, longest = _setting("msg_max"), _setting("msgsize_max")

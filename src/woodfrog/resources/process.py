@@ -6,6 +6,7 @@ from collections.abc import Callable
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.process import PR_GET_CHILD_SUBREAPER, PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE
 from woodfrog.remote.program import Program
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.limits import Limit
@@ -14,8 +15,7 @@ from woodfrog.resources.signals import Action
 from woodfrog.resources.threads import Thread
 from woodfrog.resources.timers import IntervalTimer, PosixTimer
 
-_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
-_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
+_PR_GET_DUMPABLE = 3
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 _PR_SET_MDWE, _PR_GET_MDWE = 65, 66
 _PR_MCE_KILL, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 1, 34
@@ -98,7 +98,7 @@ def ask(program: Program) -> Callable[[], dict[str, object]]:
     """Add the calls that tell of a process what /proc doesn't."""
     subreaper = bytearray(4)
     dumpable = syscalls.prctl(program, _PR_GET_DUMPABLE)
-    syscalls.prctl(program, _PR_GET_CHILD_SUBREAPER, subreaper)
+    syscalls.prctl(program, PR_GET_CHILD_SUBREAPER, subreaper)
     machine_check = program.may_fail(syscalls.prctl(program, _PR_MCE_KILL_GET))
     thp = program.may_fail(syscalls.prctl(program, _PR_GET_THP_DISABLE))
     mdwe = program.may_fail(syscalls.prctl(program, _PR_GET_MDWE))
@@ -167,7 +167,7 @@ def restore_directories(program: Program, process: Process, deleted: Callable[[i
 def restore_attributes(program: Program, process: Process) -> None:
     """Set what doesn't depend on who the process is."""
     if process.child_subreaper:
-        syscalls.prctl(program, _PR_SET_CHILD_SUBREAPER, 1)
+        syscalls.prctl(program, PR_SET_CHILD_SUBREAPER, 1)
     if process.machine_check_kill in (0, 1):
         syscalls.prctl(program, _PR_MCE_KILL, _PR_MCE_KILL_SET, process.machine_check_kill)
     if process.thp_disable:
@@ -180,4 +180,4 @@ def restore_last(program: Program, process: Process) -> None:
     if process.mdwe:
         syscalls.prctl(program, _PR_SET_MDWE, process.mdwe)
     # A change of ids resets it; 2 (suidsafe) can only be had by such a change.
-    syscalls.prctl(program, _PR_SET_DUMPABLE, 1 if process.dumpable == 1 else 0)
+    syscalls.prctl(program, PR_SET_DUMPABLE, 1 if process.dumpable == 1 else 0)

@@ -1,16 +1,14 @@
 """How a thread is scheduled: policy, nice, real-time parameters, affinity, I/O priority."""
 
 import os
-import struct
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.scheduling import ATTRIBUTES, IOPRIO_WHO_PROCESS
 
 # struct sched_attr up to sched_period (SCHED_ATTR_SIZE_VER0).
-_ATTRIBUTES = struct.Struct("<IIQiI3Q")
-_IOPRIO_WHO_PROCESS = 1
 
 
 class Scheduling(Part, frozen=True):
@@ -29,9 +27,9 @@ class Scheduling(Part, frozen=True):
 
 def collect(pid: int) -> Scheduling:
     """Read how a thread is scheduled, by its id as we see it."""
-    attributes = bytearray(_ATTRIBUTES.size)
+    attributes = bytearray(ATTRIBUTES.size)
     HERE.call(SYS.SCHED_GETATTR, pid, attributes, len(attributes), 0)
-    _, policy, flags, nice, priority, runtime, deadline, period = _ATTRIBUTES.unpack(attributes)
+    _, policy, flags, nice, priority, runtime, deadline, period = ATTRIBUTES.unpack(attributes)
     return Scheduling(
         policy=policy,
         flags=flags,
@@ -41,7 +39,7 @@ def collect(pid: int) -> Scheduling:
         deadline=deadline,
         period=period,
         affinity=sorted(os.sched_getaffinity(pid)),
-        io_priority=HERE.call(SYS.IOPRIO_GET, _IOPRIO_WHO_PROCESS, pid),
+        io_priority=HERE.call(SYS.IOPRIO_GET, IOPRIO_WHO_PROCESS, pid),
     )
 
 
@@ -76,11 +74,11 @@ def restore(pid: int, recorded: Scheduling, default: Scheduling) -> None:
         if allowed:
             os.sched_setaffinity(pid, allowed)
     if recorded.io_priority != default.io_priority:
-        HERE.call(SYS.IOPRIO_SET, _IOPRIO_WHO_PROCESS, pid, recorded.io_priority)
+        HERE.call(SYS.IOPRIO_SET, IOPRIO_WHO_PROCESS, pid, recorded.io_priority)
     ours = (recorded.policy, recorded.flags, recorded.nice, recorded.priority)
     if ours != (default.policy, default.flags, default.nice, default.priority):
-        attributes = _ATTRIBUTES.pack(
-            _ATTRIBUTES.size,
+        attributes = ATTRIBUTES.pack(
+            ATTRIBUTES.size,
             recorded.policy,
             recorded.flags,
             recorded.nice,

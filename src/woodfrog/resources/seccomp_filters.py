@@ -6,10 +6,11 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.bpf import SET_MODE_FILTER
 from woodfrog.remote.program import Program
 
 STRICT, FILTER = 1, 2
-_SET_MODE_STRICT, _SET_MODE_FILTER = 0, 1
+_SET_MODE_STRICT = 0
 _FLAG_LOG = 2
 _BPF_MAXINSNS = 4096
 _BPF_RET_K, _RET_USER_NOTIF, _RET_ACTION = 0x06, 0x7FC00000, 0xFFFF0000
@@ -66,4 +67,4 @@ def restore(program: Program, mode: int, filters: list[Filter], *, inherited: in
             raise ImageError("a seccomp filter in the image has an impossible length")
         address = program.address_of(one.instructions)
         program_struct = struct.pack("<HxxxxxxQ", count, address)
-        program.call(SYS.SECCOMP, _SET_MODE_FILTER, _FLAG_LOG if one.log else 0, program_struct)
+        program.call(SYS.SECCOMP, SET_MODE_FILTER, _FLAG_LOG if one.log else 0, program_struct)

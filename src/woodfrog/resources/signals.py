@@ -17,7 +17,6 @@ STOPPING = range(SIGSTOP, 23)
 _HARMLESS = (SIGCHLD, 18, 23, 28)
 
 _ACTION = struct.Struct("<4Q")
-_SIGINFO_BYTES = 128
 
 
 class Action(Part, frozen=True):
@@ -100,6 +99,6 @@ def restore_pending(program: Program, process: int, thread: int | None, queue: l
 def check_pending(queue: list[bytes]) -> bool:
     """Tell whether queued signals from an image are well-formed."""
     return all(
-        len(info) == _SIGINFO_BYTES and struct.unpack_from("<i", info)[0] in SIGNALS
+        len(info) == ptrace.SIGINFO_BYTES and struct.unpack_from("<i", info)[0] in SIGNALS
         for info in queue
     )

@@ -15,6 +15,7 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.capability import CAP_SYS_RESOURCE
 from woodfrog.remote.address import PAGE, TASK_SIZE
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
@@ -36,7 +37,7 @@ from woodfrog.resources.sysv_object import (
 _IPC_NOWAIT = 0o4000
 _GETALL, _SETALL = 13, 17
 _MSG_COPY = 0o40000
-_CAP_IPC_LOCK, _CAP_SYS_RESOURCE = 14, 24
+_CAP_IPC_LOCK = 14
 _SEMID_DS, _MSQID_DS = 104, 120
 _QBYTES = 88  # offset of msg_qbytes in struct msqid64_ds
 _LONGEST_TEXT = 16 << 20
@@ -207,7 +208,7 @@ def refuse_wider(
         if (
             isinstance(one, MessageQueue)
             and _room(one) > allowed
-            and not bounding >> _CAP_SYS_RESOURCE & 1
+            and not bounding >> CAP_SYS_RESOURCE & 1
         ):
             raise UnsupportedResource(
                 f"the System V message queue {one.id} takes {_room(one)} bytes,"

@@ -6,12 +6,12 @@ from typing import Any
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.process import PR_SET_DUMPABLE
 from woodfrog.remote.program import Program
 
 IPC_RMID, IPC_SET, IPC_STAT = 0, 1, 2
 PERMISSIONS = 0o777
 _IPC_CREAT, _IPC_EXCL = 0o1000, 0o2000
-_PR_SET_DUMPABLE = 4
 # struct ipc64_perm: key, uid, gid, cuid, cgid, mode, seq
 _PERMISSION = struct.Struct("<i5IHHxxxx2Q")
 
@@ -64,7 +64,7 @@ def make(program: Program, one: Object, next_id: int, get: int, key: int, *size:
         if who:
             program.call(number, -1, 0, -1)
     if one.cgid or one.cuid:
-        syscalls.prctl(program, _PR_SET_DUMPABLE, 1)  # another id resets it
+        syscalls.prctl(program, PR_SET_DUMPABLE, 1)  # another id resets it
 
 
 def owned(one: Object, size: int) -> bytes:

@@ -10,6 +10,8 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import CLONE_FS
+from woodfrog.kernel.process import PR_SET_NAME, PR_SET_PDEATHSIG
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.program import Program
 from woodfrog.resources import credentials as credentials_of
@@ -18,11 +20,10 @@ from woodfrog.resources.scheduling import Scheduling
 from woodfrog.resources.seccomp_filters import Filter
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
-_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_NAME = 1, 2, 15
+_PR_GET_PDEATHSIG = 2
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK, _PR_GET_TID_ADDRESS = 29, 30, 40
 _ARCH_GET_XCOMP_PERM, _ARCH_REQ_XCOMP_PERM = 0x1022, 0x1023
 _XFEATURE_AMX = 18
-_CLONE_FS = 0x200
 _STACK = struct.Struct("<QixxxxQ")
 _XSTATE_HEADER_AT, _XSTATE_LEAST = 512, 576
 _XSTATE_LARGEST = 1 << 16
@@ -144,7 +145,7 @@ def restore(program: Program, thread: Thread) -> None:
         # Asked for once by any thread, it holds for the whole process; and before alternate stacks
         # are set, since the kernel wants them larger then.
         program.call(SYS.ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_AMX)
-    syscalls.prctl(program, _PR_SET_NAME, thread.name)
+    syscalls.prctl(program, PR_SET_NAME, thread.name)
     program.call(SYS.SET_TID_ADDRESS, thread.tid_address)
     if thread.robust_list.head:
         program.call(SYS.SET_ROBUST_LIST, thread.robust_list.head, thread.robust_list.length)
@@ -156,7 +157,7 @@ def restore(program: Program, thread: Thread) -> None:
     if thread.timer_slack:
         syscalls.prctl(program, _PR_SET_TIMERSLACK, thread.timer_slack)
     if thread.directory:
-        program.call(SYS.UNSHARE, _CLONE_FS)
+        program.call(SYS.UNSHARE, CLONE_FS)
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         directory = syscalls.openat2(program, thread.directory, flags)
         program.call(SYS.FCHDIR, directory)
@@ -177,7 +178,7 @@ def register_rseq(program: Program, thread: Thread) -> None:
 
 def restore_pdeath_signal(program: Program, thread: Thread) -> None:
     """Set the signal for the parent's death, which a change of ids resets."""
-    syscalls.prctl(program, _PR_SET_PDEATHSIG, thread.pdeath_signal)
+    syscalls.prctl(program, PR_SET_PDEATHSIG, thread.pdeath_signal)
 
 
 def set_state(pid: int, thread: Thread) -> None:

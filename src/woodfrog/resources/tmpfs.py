@@ -9,6 +9,7 @@ from woodfrog.errors import while_
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.resources import file_entry, file_maker, namespaces
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
@@ -34,7 +35,7 @@ def _mounted(init: int, destination: str) -> Iterator[Tree]:
     try:
         path = os.fsencode(destination.lstrip("/") or ".")
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
         mount = syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
     finally:
         os.close(root)

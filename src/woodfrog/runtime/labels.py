@@ -15,7 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_PROC_SUPER_MAGIC = 0x9FA0
 
 # What is written to the first of some files in /proc/thread-self that is there.
 Labels = list[tuple[tuple[str, ...], str]]
@@ -82,7 +81,7 @@ def _write(places: tuple[str, ...], value: str) -> None:
             continue
         try:
             # A container could have put a file of its own there, and stay unconfined.
-            if m.file_system_type(HERE, descriptor) != _PROC_SUPER_MAGIC:
+            if m.file_system_type(HERE, descriptor) != m.PROC_SUPER_MAGIC:
                 raise WoodfrogError("the container's /proc is no procfs: its label can't be set")
             os.write(descriptor, value.encode())
         finally:

@@ -32,7 +32,6 @@ _MAY_BE_COVERED = (
     "/proc/sys/kernel/ns_last_pid",
     "/proc/uptime",
 )
-_PROC_SUPER_MAGIC = 0x9FA0
 # File systems that take no label for their files.
 _UNLABELLED = ("proc", "sysfs", "mqueue", "cgroup2")
 
@@ -103,7 +102,7 @@ def refuse_in_proc(root: Root, at: int, source: int | None) -> None:
     if place == "/":
         raise SpecError("a mount's destination is the root itself")
     if place == "/proc":
-        if source is not None and m.file_system_type(HERE, source) == _PROC_SUPER_MAGIC:
+        if source is not None and m.file_system_type(HERE, source) == m.PROC_SUPER_MAGIC:
             return
         raise SpecError(f'"{place}" cannot be mounted because it is not of type proc')
     if place.startswith("/proc/") and place not in _MAY_BE_COVERED:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import CLONE_NEWNET
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
@@ -16,7 +17,6 @@ HEADER = struct.Struct("<IHHII")  # length, type, flags, sequence, port
 
 _ATTRIBUTE = struct.Struct("<HH")
 _NESTED = 0x8000
-_CLONE_NEWNET = 0x40000000
 
 
 @contextmanager
@@ -35,11 +35,11 @@ def socket_at(namespace: int, family: int, kind: int, protocol: int) -> socket.s
     """Open a socket in the network namespace that a descriptor names."""
     ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        HERE.call(SYS.SETNS, namespace, _CLONE_NEWNET)
+        HERE.call(SYS.SETNS, namespace, CLONE_NEWNET)
         try:
             return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
         finally:
-            HERE.call(SYS.SETNS, ours, _CLONE_NEWNET)
+            HERE.call(SYS.SETNS, ours, CLONE_NEWNET)
     finally:
         os.close(ours)
 

@@ -20,7 +20,7 @@ from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, s
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.multicast import Membership
 from woodfrog.resources.files.socket_filter import SocketFilter
-from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.socket_options import CAP_NET_RAW, Option
 
 _KINDS = frozenset(
     (
@@ -29,7 +29,6 @@ _KINDS = frozenset(
         (socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6),
     )
 )
-_CAP_NET_RAW = 1 << 13
 _SO_PEEK_OFF = 42
 _UDP_ENCAP = 100
 _SIOCOUTQ = 0x5411
@@ -102,7 +101,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         if self.type != socket.SOCK_RAW and (self.type, self.protocol) not in _KINDS:
             raise ImageError("the image has an internet socket of an unknown type")
         socket_options.refuse_wider(self.options, self.family, self.type, self.protocol, bounding)
-        if self.type == socket.SOCK_RAW and not bounding & _CAP_NET_RAW:
+        if self.type == socket.SOCK_RAW and not bounding & CAP_NET_RAW:
             raise UnsupportedResource(
                 "the image has a raw socket, which needs CAP_NET_RAW in the new container",
                 hint="add it to process.capabilities.bounding in the bundle's config.json",

@@ -12,10 +12,11 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.inotify import IN_DELETE_SELF
+from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
 
 _SETNEXTWD = 0x40044900  # INOTIFY_IOC_SETNEXTWD
-_IN_DELETE_SELF = 0x400
 _EVENT_BYTES = 16  # struct inotify_event without a name
 _MOST_EVENTS = "/proc/sys/fs/inotify/max_queued_events"
 _MINOR_BITS = 20
@@ -92,7 +93,7 @@ def _watch(line: str, world: World) -> InotifyWatch:
 
 
 def _open(root: int, path: bytes) -> int:
-    resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
     flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
@@ -117,7 +118,7 @@ def _overflow(descriptor: int) -> None:
     try:
         for _ in range(most + 1):
             # A watch that is removed says so.
-            _add(descriptor, fd, 1, _IN_DELETE_SELF)
+            _add(descriptor, fd, 1, IN_DELETE_SELF)
             HERE.call(SYS.INOTIFY_RM_WATCH, descriptor, 1)
     finally:
         os.close(fd)

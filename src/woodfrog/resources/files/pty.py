@@ -16,6 +16,7 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import pty, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.console import TIOCGPTPEER, TIOCSPTLCK
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
     O_PATH,
@@ -27,9 +28,8 @@ from woodfrog.resources.files.base import (
     set_flags,
 )
 
-TIOCSPTLCK = 0x40045431
-_TIOCGPTN, _TIOCGDEV = 0x80045430, 0x80045432
-_MAJORS = range(136, 144)
+_TIOCGDEV = 0x80045432
+MAJORS = range(136, 144)
 _DEV_TTY = os.makedev(5, 0)
 _N_TTY = 0
 _MOST = 4096
@@ -112,7 +112,7 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
         if self.opened:
             flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
             with making.by_all_rights():
-                terminal = program.call(SYS.IOCTL, fd, pty.TIOCGPTPEER, flags)
+                terminal = program.call(SYS.IOCTL, fd, TIOCGPTPEER, flags)
                 program.call(SYS.FCHOWN, terminal, self.uid, self.gid)
                 program.call(SYS.FCHMOD, terminal, self.mode)
             syscalls.close(program, terminal)
@@ -142,7 +142,7 @@ class Pty(FileRecord, frozen=True, tag="pty"):
         return (
             not file.flags & O_PATH
             and stat.S_ISCHR(file.stat.st_mode)
-            and os.major(file.stat.st_rdev) in _MAJORS
+            and os.major(file.stat.st_rdev) in MAJORS
             and file.mnt_id in world.mounts
             and str(os.minor(file.stat.st_rdev)) in world.pty_masters
             and not is_hung_up(file)
@@ -188,7 +188,7 @@ class ControllingTerminal(FileRecord, frozen=True, tag="controlling-terminal"):
         found = os.fstat(fd)
         # Opened by more rights than the container may have, so it must be nothing else.
         if not stat.S_ISCHR(found.st_mode) or not (
-            found.st_rdev == _DEV_TTY or os.major(found.st_rdev) in _MAJORS
+            found.st_rdev == _DEV_TTY or os.major(found.st_rdev) in MAJORS
         ):
             os.close(fd)
             raise ImageError(f"{os.fsdecode(self.path)} is not a terminal")
@@ -205,7 +205,7 @@ class HungUpTerminal(FileRecord, frozen=True, tag="hung-up-terminal"):
         return (
             not file.flags & O_PATH
             and stat.S_ISCHR(file.stat.st_mode)
-            and os.major(file.stat.st_rdev) in _MAJORS
+            and os.major(file.stat.st_rdev) in MAJORS
             and file.mnt_id in world.mounts
             and is_hung_up(file)
         )
@@ -223,7 +223,7 @@ class HungUpTerminal(FileRecord, frozen=True, tag="hung-up-terminal"):
         master = making.spare(syscalls.openat2(making.program, self.master, flags))
         making.program.call(SYS.IOCTL, master, TIOCSPTLCK, bytes(4))
         flags |= self.flags & ~CREATION_FLAGS
-        fd = making.program.call(SYS.IOCTL, master, pty.TIOCGPTPEER, flags)
+        fd = making.program.call(SYS.IOCTL, master, TIOCGPTPEER, flags)
         set_flags(making.program, fd, self.flags)
         return fd
 
@@ -243,7 +243,7 @@ def _real_index(file: OpenFile) -> int:
         device = pty.number(file.descriptor, _TIOCGDEV)
     except OSError:
         return -1
-    return os.minor(device) if os.major(device) in _MAJORS else -1
+    return os.minor(device) if os.major(device) in MAJORS else -1
 
 
 def _path_of_terminal(file: OpenFile, index: int, world: World) -> bytes:
@@ -267,7 +267,7 @@ def open_master(making: Making, path: bytes, index: int) -> int:
     while index not in spare:
         found = bytearray(4)
         fd = syscalls.openat2(making.program, path, flags)
-        making.program.call(SYS.IOCTL, fd, _TIOCGPTN, found)
+        making.program.call(SYS.IOCTL, fd, pty.TIOCGPTN, found)
         fd = making.settle(fd)
         got = int.from_bytes(found, "little")
         if got > index or len(spare) > _MOST:

@@ -10,11 +10,11 @@ from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Caller
 
-_CAP_NET_ADMIN, _CAP_NET_RAW = 1 << 12, 1 << 13
-_SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
+_CAP_NET_ADMIN, CAP_NET_RAW = 1 << 12, 1 << 13
+SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 # Which of the two buffers were set by the program, and so aren't tuned by the kernel.
 SO_BUF_LOCK = 72
-_FORCED = {socket.SO_RCVBUF: _SO_RCVBUFFORCE, socket.SO_SNDBUF: _SO_SNDBUFFORCE}
+_FORCED = {socket.SO_RCVBUF: SO_RCVBUFFORCE, socket.SO_SNDBUF: SO_SNDBUFFORCE}
 _SOL_RAW = 255
 # SO_PRIORITY up to this needs no right.
 _HIGHEST_PRIORITY = 6
@@ -53,12 +53,12 @@ _UNIX = _table(socket.SOL_SOCKET, socket.SO_PASSCRED, 76)  # SO_PASSPIDFD
 _INET = (
     _Known(socket.SOL_SOCKET, 15, early=True),  # SO_REUSEPORT
     _Known(socket.SOL_SOCKET, 25, 16, early=True),  # SO_BINDTODEVICE
-    _Known(socket.SOL_SOCKET, 36, rights=_CAP_NET_ADMIN | _CAP_NET_RAW),  # SO_MARK
+    _Known(socket.SOL_SOCKET, 36, rights=_CAP_NET_ADMIN | CAP_NET_RAW),  # SO_MARK
     _Known(socket.SOL_SOCKET, 60),  # SO_ZEROCOPY
 )
 _IP = (
     _Known(socket.IPPROTO_IP, 15, early=True),  # IP_FREEBIND
-    _Known(socket.IPPROTO_IP, 19, early=True, rights=_CAP_NET_ADMIN | _CAP_NET_RAW),  # …TRANSPARENT
+    _Known(socket.IPPROTO_IP, 19, early=True, rights=_CAP_NET_ADMIN | CAP_NET_RAW),  # …TRANSPARENT
     _Known(socket.IPPROTO_IP, 24, early=True),  # IP_BIND_ADDRESS_NO_PORT
     # IP_TOS, IP_TTL, IP_RECVOPTS, IP_RETOPTS, IP_PKTINFO, IP_MTU_DISCOVER, IP_RECVERR, IP_RECVTTL,
     # IP_RECVTOS, IP_RECVORIGDSTADDR, IP_MINTTL, IP_RECVFRAGSIZE
@@ -72,7 +72,7 @@ _IPV6 = (
     _Known(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, early=True),
     _Known(socket.IPPROTO_IPV6, 78, early=True),  # IPV6_FREEBIND
     # IPV6_TRANSPARENT
-    _Known(socket.IPPROTO_IPV6, 75, early=True, rights=_CAP_NET_ADMIN | _CAP_NET_RAW),
+    _Known(socket.IPPROTO_IPV6, 75, early=True, rights=_CAP_NET_ADMIN | CAP_NET_RAW),
     # IPV6_UNICAST_HOPS, IPV6_MTU_DISCOVER, IPV6_RECVERR
     *_table(socket.IPPROTO_IPV6, 16, 23, 25),
     # IPV6_RECVPKTINFO, …_RECVHOPLIMIT, …_RECVHOPOPTS, …_RECVRTHDR, …_RECVDSTOPTS, …_RECVPATHMTU,

@@ -24,7 +24,7 @@ from woodfrog.remote.program import Program
 from woodfrog.resources.files import inet, socket_options
 from woodfrog.resources.files.base import Making
 from woodfrog.resources.files.inet import End
-from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE, Option
 
 STATES = frozenset(
     (TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING)
@@ -39,7 +39,6 @@ _REPAIR_ON, _REPAIR_OFF, _REPAIR_OFF_QUIETLY = 1, 0, -1
 _NO_QUEUE, _RECEIVE_QUEUE, _SEND_QUEUE = 0, 1, 2
 _SIOCINQ, _SIOCOUTQ, _SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
 _WINDOW_BYTES = 20
-_SO_SNDBUFFORCE = 32
 _SHUT_WR = 1
 # Bits of tcp_info.tcpi_options, and the TCP options that they stand for.
 _TIMESTAMPS, _SACK, _WINDOW_SCALE = 1, 2, 4
@@ -222,7 +221,7 @@ def resume(descriptor: int, record: Connection, state: int, options: Iterable[Op
         try:
             one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_OFF)
             if unsent:
-                one.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(record.send) + _ROOM)
+                one.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * len(record.send) + _ROOM)
                 one.send(unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except ConnectionError:
             pass  # the peer is gone already: its program will hear of it

@@ -8,6 +8,7 @@ from typing import Self
 
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.console import TIOCSPTLCK
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
     O_PATH,
@@ -17,10 +18,9 @@ from woodfrog.resources.files.base import (
     World,
     set_flags,
 )
-from woodfrog.resources.files.pty import TIOCSPTLCK, open_master
+from woodfrog.resources.files.pty import MAJORS, open_master
 
 _WINSIZE_BYTES = 8
-_PTS_MAJORS = range(136, 144)
 _TERMIOS_BYTES = 36  # struct termios of the kernel: four words, line discipline, 19 characters
 
 
@@ -44,7 +44,7 @@ class Terminal(FileRecord, frozen=True, tag="terminal"):
         return (
             not file.flags & O_PATH
             and stat.S_ISCHR(file.stat.st_mode)
-            and os.major(file.stat.st_rdev) in _PTS_MAJORS
+            and os.major(file.stat.st_rdev) in MAJORS
             and file.mnt_id in world.mounts
         )
 

@@ -11,6 +11,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.resources.files.base import Making, World
 
 _O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -75,7 +76,7 @@ def _stat_inside(path: bytes, world: World) -> os.stat_result | None:
 def _open_inside(path: bytes, flags: int, world: World) -> int:
     root = os.open(world.root, os.O_PATH | os.O_CLOEXEC)
     try:
-        resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
         return syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
     finally:
         os.close(root)

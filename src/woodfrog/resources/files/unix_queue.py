@@ -12,8 +12,9 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
+from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE
 
-_SO_PEEK_OFF, _SO_SNDBUFFORCE = 42, 32
+_SO_PEEK_OFF = 42
 _LARGE_BUFFER = 1 << 26
 _MOST_EMPTY = 64
 _MOST_RIGHTS = 253  # SCM_MAX_FD
@@ -113,7 +114,7 @@ def are_whole(pieces: list[bytes], sender: int) -> bool:
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _LARGE_BUFFER)
+        ours.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, _LARGE_BUFFER)
         for piece in pieces:
             ours.sendall(piece)
         return _taken(ours.fileno()) == _taken(sender)
