@@ -125,17 +125,20 @@ def test_a_signal_stops_its_task_and_is_told(held: int) -> None:
 
 def test_a_signal_that_comes_before_the_stop_is_not_lost() -> None:
     # The shell is stopped by whichever comes first.
-    command = ["sh", "-c", "trap 'echo taken' USR1; echo ready; while read line; do :; done"]
+    # (A trap ends its `read`, which is not to be its end.)
+    command = ["sh", "-c", "trap 'echo taken' USR1; echo ready; until read line; do :; done"]
     for _ in range(10):
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            os.kill(process.pid, USR1)
-            with ptrace.seized(process.pid):
-                pass
-            assert process.stdout.readline() == "taken\n"
-            process.kill()
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                os.kill(process.pid, USR1)
+                with ptrace.seized(process.pid):
+                    pass
+                assert process.stdout.readline() == "taken\n"
+            finally:
+                process.kill()
 
 
 def test_a_detached_task_takes_the_signal_it_is_given(sleeper: int) -> None:
