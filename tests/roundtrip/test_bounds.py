@@ -119,6 +119,30 @@ def test_mounts_that_the_new_config_does_not_allow_are_refused(
     woodfrog("state", "narrower", status=1)
 
 
+@pytest.mark.parametrize("lacking", ["/proc/sys", "(ipc)"])
+def test_settings_that_the_new_config_does_not_allow_are_refused(
+    lacking: str, woodfrog: Woodfrog
+) -> None:
+    bundle = shell(woodfrog, f"echo 12345 > /proc/sys/kernel/msgmax; : > /work/ready; {WAIT}")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    if lacking == "/proc/sys":
+        bundle.config["linux"]["readonlyPaths"] = ["/proc/sys"]
+    else:
+        own = {"type": "ipc"}
+        bundle.config["linux"]["namespaces"].remove(own)
+        bundle.config["linux"]["namespaces"].append(own | {"path": "/proc/self/ns/ipc"})
+    bundle.save()
+    flags = ("--detach", "--restore-spec-validation=ignore", f"--bundle={bundle.directory}")
+
+    refused = woodfrog("restore", *flags, f"--image-path={image}", "narrower", status=1)
+
+    assert "kernel.msgmax" in refused.stderr
+    assert lacking in refused.stderr
+    woodfrog("state", "narrower", status=1)
+
+
 def test_what_is_unmounted_outside_is_no_business_of_the_container(woodfrog: Woodfrog) -> None:
     bundle = shell(woodfrog, f": > /work/ready; {WAIT}; ls /volume/in > /work/out")
     volume = woodfrog.directory / "volume"

@@ -20,7 +20,7 @@ PROGRAMS = (
     *("capabilities", "credentials", "file_signals", "limits", "memfd", "pidfd", "posix_queue"),
     *("process_image", "proc_files", "seccomp_filter", "sysv_ipc", "timer_rung", "tree"),
     *("mounts tmpfs", "mounts part", "mounts file", "mounts remount", "mounts removed"),
-    *("mounts moved", "mounts shared", "mounts slave", "mounts overlay"),
+    *("mounts moved", "mounts shared", "mounts slave", "mounts overlay", "sysctls"),
     *("tcp_connections 4", "unix_names", "unix_pair stream", "working_directory"),
 )
 

@@ -22,6 +22,7 @@ from woodfrog.resources import (
     scheduling,
     shared_memory,
     signals,
+    sysctls,
     sysv_ipc,
     sysv_memory,
     threads,
@@ -47,6 +48,7 @@ from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.shared_memory import SharedMemory
+from woodfrog.resources.sysctls import Sysctls
 from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores
 from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.tmpfs import Tmpfs
@@ -59,6 +61,7 @@ _CONTENTS = (
     | Tmpfs
     | Layer
     | MountTree
+    | Sysctls
     | Hierarchy
     | KnownFile
 )
@@ -101,6 +104,7 @@ class Plan:
         self.layer: Layer | None = None
         self.mounts: MountTree | None = None
         self.cgroups: list[Hierarchy] = []
+        self.sysctls: Sysctls | None = None
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
         containers: list[ContainerRecord] = []
@@ -122,6 +126,8 @@ class Plan:
                     self.layer = record
                 case Layer():
                     raise ImageError("the image has changes of two root file systems")
+                case Sysctls():
+                    self.sysctls = record
                 case Hierarchy():
                     self.cgroups.append(record)
                 case MountTree() if self.mounts is None:
@@ -247,6 +253,8 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
     posix_queues.check(plan.posix_queues)
     if plan.layer:
         layer.check(plan.layer, plan.page_bytes)
+    if plan.sysctls:
+        sysctls.check(plan.sysctls)
     cgroups.check(plan.cgroups)
     cgroups.refuse_lacking(plan.cgroups, bounds.cgroups)
     if plan.mounts:

@@ -195,6 +195,8 @@ def _write(
         image.add(shared.record(store))
     for one_of_ipc in (*world.posix_queues.queues, *world.sysv.records()):
         image.add(one_of_ipc)
+    if looked.sysctls:
+        image.add(looked.sysctls)
     for hierarchy in looked.cgroups:
         image.add(hierarchy)
     mounts = looked.mounts

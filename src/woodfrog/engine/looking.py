@@ -16,7 +16,7 @@ from woodfrog.engine.world import World
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import cgroups, namespaces
+from woodfrog.resources import cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.inotify import Inotify
@@ -25,6 +25,7 @@ from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.mount_tree.looking import ChangedMounts
 from woodfrog.resources.overlay import Overlay
+from woodfrog.resources.sysctls import Sysctls
 
 
 class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     spec_hostname: str
     spec_domainname: str = ""
     tmpfs: tuple[str, ...]
+    namespaces: frozenset[str] = frozenset()  # that were made for it, by their names in a config
+    sysctls: dict[str, str] = {}  # those of its config
     cgroups: dict[str, str] = {}  # its directories, by the names of their hierarchies
     mounts: list[str] | None = None  # the lines of its mount table when `create` was done
     stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
@@ -62,6 +65,7 @@ class Looked(NamedTuple):
 
     tree: Held
     vdso: Vdso
+    sysctls: Sysctls | None
     cgroups: list[Hierarchy]
     mounts: ChangedMounts | None
     overlay: Overlay | None
@@ -124,6 +128,7 @@ def look(
         world.look_at_posix_queues()
     with obstacles.at("the container"):
         world.look_at_sysv_ipc()
+    settings = sysctls.collect(init, view, container.namespaces, container.sysctls)
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
         groups = cgroups.collect(container.cgroups, world.identify)
@@ -136,7 +141,18 @@ def look(
     # After all timers and waits have been read: their times must not seem to run out early.
     clocks = namespaces.clocks(init)
     return Looked(
-        tree, vdso, groups, mounts, overlay, world, files, file_records, processes, clocks, stopped
+        tree,
+        vdso,
+        settings,
+        groups,
+        mounts,
+        overlay,
+        world,
+        files,
+        file_records,
+        processes,
+        clocks,
+        stopped,
     )
 
 

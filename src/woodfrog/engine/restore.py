@@ -34,6 +34,7 @@ from woodfrog.resources import (
     namespaces,
     posix_queues,
     scheduling,
+    sysctls,
     sysv_ipc,
     tmpfs,
 )
@@ -121,6 +122,8 @@ def restore(
             for files in plan.tmpfs:
                 if files.destination in bounds.tmpfs:
                     tmpfs.refuse_wider(init, files, bounds.bounding)
+            if plan.sysctls:
+                sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces)
             if plan.mounts:
                 mount_making.refuse_wider(
                     init,
@@ -246,6 +249,8 @@ def _restore(
         if files.destination in bounds.tmpfs:
             tmpfs.restore(init, files, pages, base)
     permitted = finishing.permitted_set(init)
+    if plan.sysctls:
+        sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
     if plan.mounts:
         mount_making.restore(
             root,

@@ -12,7 +12,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWUSER
 from woodfrog.kernel.user_namespace import become_root
 
-_FLAGS = {"uts": 0x04000000, "ipc": 0x08000000, "cgroup": 0x02000000}
+_FLAGS = {"uts": 0x04000000, "ipc": 0x08000000, "cgroup": 0x02000000, "net": 0x40000000}
 _OFFSET = re.compile(r"(monotonic|boottime)\s+(-?\d+)\s+(-?\d+)")
 _NS = 1_000_000_000
 
@@ -98,7 +98,7 @@ def as_its_root(init: int, work: Callable[[], None]) -> None:
 
 @contextmanager
 def inside(pid: int, kind: str) -> Iterator[None]:
-    """Be in a process's uts, ipc or cgroup namespace; our other threads stay where they are."""
+    """Be in one of another process's namespaces; our other threads stay where they are."""
     ours = os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         theirs = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)

@@ -128,6 +128,8 @@ def _known(
         config=spec.read(container.path("config.json")),
         spec_hostname=config.get("hostname") or "",
         tmpfs=spec.tmpfs_destinations(config),
+        namespaces=spec.new_namespaces(config),
+        sysctls=(config.get("linux") or {}).get("sysctl") or {},
         cgroups=container.state["cgroup"]["paths"],
         mounts=container.state.get("mounts"),
         memory_room=memory_room(container.state["cgroup"]),

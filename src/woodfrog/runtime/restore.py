@@ -248,7 +248,5 @@ def bounds(created: Created, kind: type[Bounds], options: Options) -> Bounds:
         terminal=bool(wanted.get("terminal")),
         cgroups=created.container.state["cgroup"]["paths"],
         tmpfs=spec.tmpfs_destinations(config),
-        new_namespaces=frozenset(
-            name for name, path in spec.namespaces(config).items() if not path
-        ),
+        new_namespaces=spec.new_namespaces(config),
     )

@@ -249,6 +249,11 @@ def rootfs(config: Object, bundle: str) -> str:
     return path
 
 
+def new_namespaces(config: Object) -> frozenset[str]:
+    """Return the kinds of namespaces that are made for the container."""
+    return frozenset(name for name, path in namespaces(config).items() if not path)
+
+
 def tmpfs_destinations(config: Object) -> tuple[str, ...]:
     """Return where the config mounts file systems in memory that belong to the container."""
     return tuple(

@@ -1,0 +1,41 @@
+/* Settings of the kernel that were changed in the container's own ipc and network namespaces. */
+// capabilities: CAP_SYS_ADMIN CAP_NET_ADMIN CAP_SYS_RESOURCE
+#include "wait.h"
+
+static const char *const changes[][2] = {
+	{"kernel/shmmax", "12345678"},
+	{"kernel/sem", "250\t32000\t32\t77"},
+	{"kernel/msgmnb", "10000"},
+	{"fs/mqueue/msg_max", "7"},
+	{"net/ipv4/ip_local_port_range", "20000\t30000"},
+	{"net/ipv4/ip_forward", "1"},
+	{"net/ipv4/tcp_keepalive_time", "77"},
+	{"net/ipv4/conf/all/arp_ignore", "1"},
+	{"net/ipv4/conf/lo/forwarding", "0"},
+	{"net/core/somaxconn", "99"},
+};
+
+static int path(char *into, int i) {
+	sprintf(into, "/proc/sys/%s", changes[i][0]);
+	return open(into, O_RDWR);
+}
+
+int main(void) {
+	char name[200], text[200];
+	for (unsigned i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+		int file = must(path(name, i));
+		must(write(file, changes[i][1], strlen(changes[i][1])));
+		close(file);
+	}
+	freeze_here();
+	spoil(must(write(path(name, 0), "23456789", 8)););
+	for (unsigned i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+		memset(text, 0, sizeof text);
+		int file = must(path(name, i));
+		must(read(file, text, sizeof text - 1));
+		text[strcspn(text, "\n")] = 0;
+		expect(!strcmp(text, changes[i][1]), "%s was %s, is %s", name, changes[i][1], text);
+		close(file);
+	}
+	return report();
+}
