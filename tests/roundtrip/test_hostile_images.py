@@ -271,3 +271,12 @@ def test_no_advice_that_no_mapping_keeps(attack: Attack) -> None:
     hostile = msgspec.structs.replace(memory, mappings=mappings)
 
     assert "unknown advice" in attack.refusal(memory=hostile)
+
+
+def test_no_more_locked_memory_than_it_may_lock(attack: Attack) -> None:
+    memory = attack.process.memory
+    mappings = [msgspec.structs.replace(one, locked=True) for one in memory.mappings]
+    attack.bundle.process["rlimits"] = [{"type": "RLIMIT_MEMLOCK", "soft": 4096, "hard": 4096}]
+    hostile = msgspec.structs.replace(memory, mappings=mappings)
+
+    assert "bytes of locked memory" in attack.refusal(memory=hostile)

@@ -336,6 +336,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     memory.check(process.memory, plan.page_bytes)
     if not process.threads or process.threads[0].tid != process.pid:
         raise ImageError(f"{who} has no first thread")
+    memory.refuse_wider(who, process.memory, bounds.rlimits, bounds.bounding)
     if process.stopped_by not in (0, *signals.STOPPING):
         raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")
     timers.refuse_wider(who, process.posix_timers, bounds.bounding)

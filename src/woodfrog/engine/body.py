@@ -93,11 +93,11 @@ class Body:
         sysv_memory.attach(program, space, segments, keep)
         credentials.set_effective(program, making.capabilities, making.permitted)
         memory.restore_mappings(program, space.mappings, space.pages, making.mapped)
-        credentials.set_effective(program, making.permitted, making.permitted)
         memory.advise(program, space.mappings)
         memory.fill(program, self._pages, pages, base)
         memory.install_guards(program, space)
         memory.protect(program, space.mappings, space.pages)
+        credentials.set_effective(program, making.permitted, making.permitted)
         executable = space.executable_object
         memory_fields.restore_fields(program, space, making.objects.get(executable))
         if not self._waits_for_others:

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 
@@ -21,6 +22,7 @@ PROT_WRITE = 2
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x02, 0x20, 0x100
 MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x4000, 0x100000
 _MLOCK_ONFAULT = 1
+_CAP_IPC_LOCK = 14
 _MADV_GUARD_INSTALL = 102
 _IOVEC = struct.Struct("<2Q")
 _IOV_MAX = 1024
@@ -319,6 +321,22 @@ def check(space: AddressSpace, page_bytes: int) -> None:
         position = extent.start + extent.length
     if len(space.auxv) > 1024:
         raise ImageError("an auxiliary vector in the image is too long")
+
+
+def refuse_wider(
+    who: str, space: AddressSpace, rlimits: abc.Mapping[str, tuple[int, int]], bounding: int
+) -> None:
+    """Refuse more locked memory than the new container's config allows, if it says so.
+
+    Else the limit in force holds: mappings are made without CAP_IPC_LOCK, if it lacks that.
+    """
+    locked = sum(one.end - one.start for one in space.mappings if one.locked)
+    _, most = rlimits.get("RLIMIT_MEMLOCK", (0, locked))
+    if locked > most and not bounding >> _CAP_IPC_LOCK & 1:
+        raise UnsupportedResource(
+            f"{who} has {locked} bytes of locked memory, more than the new container allows",
+            hint="raise RLIMIT_MEMLOCK or allow CAP_IPC_LOCK in the bundle's config.json",
+        )
 
 
 def unmap_all(program: Program, keep: tuple[int, int]) -> None:
