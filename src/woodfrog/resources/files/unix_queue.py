@@ -19,6 +19,8 @@ _LARGE_BUFFER = 1 << 26
 _MOST_EMPTY = 64
 _MOST_RIGHTS = 253  # SCM_MAX_FD
 _READ_AT_ONCE = 1 << 20
+# For files in flight, and what else comes with them (SO_PASSCRED and the like).
+_ROOM_BESIDE = socket.CMSG_SPACE(_MOST_RIGHTS * 4) + 512
 
 
 class Message(NamedTuple):
@@ -87,11 +89,15 @@ def close(messages: list[Message]) -> None:
 
 def _look(one: socket.socket, length: int) -> tuple[bytes, list[int], object]:
     flags = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    data, ancillary, _, address = one.recvmsg(length, socket.CMSG_SPACE(_MOST_RIGHTS * 4), flags)
+    data, ancillary, told, address = one.recvmsg(length, _ROOM_BESIDE, flags)
     descriptors: list[int] = []
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors += struct.unpack(f"<{len(content) // 4}i", content[: len(content) & -4])
+    if told & socket.MSG_CTRUNC:
+        for fd in descriptors:
+            os.close(fd)
+        raise UnsupportedResource("has more files in flight than we can have open")
     return data, descriptors, address
 
 
