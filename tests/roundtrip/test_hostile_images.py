@@ -26,6 +26,9 @@ from woodfrog.resources.files.pidfd import PidFd
 from woodfrog.resources.files.proc_file import ProcFile
 from woodfrog.resources.files.pty import ControllingTerminal, PtyMaster
 from woodfrog.resources.files.regular import RegularFile
+from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.stdio import Stdio
+from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.process import Descriptor, Lock, Process, Zombie
 from woodfrog.resources.timers import PosixTimer
 
@@ -280,3 +283,29 @@ def test_no_more_locked_memory_than_it_may_lock(attack: Attack) -> None:
     hostile = msgspec.structs.replace(memory, mappings=mappings)
 
     assert "bytes of locked memory" in attack.refusal(memory=hostile)
+
+
+def test_no_congestion_control_but_what_is_allowed(attack: Attack) -> None:
+    name = Option(level=socket.IPPROTO_TCP, name=socket.TCP_CONGESTION, value=b"unknown")
+    hostile = TcpSocket(
+        id=ID,
+        flags=2,
+        family=socket.AF_INET,
+        state=7,
+        local=bytes(4),
+        port=0,
+        backlog=0,
+        reset=False,
+        connection=None,
+        connecting=b"",
+        options=[name],
+        filter=None,
+    )
+
+    assert "CAP_NET_ADMIN" in attack.refusal(hostile)
+
+
+def test_no_other_standard_streams(attack: Attack) -> None:
+    hostile = Stdio(id=ID, flags=0, number=7, was=b"", opened_inside=False)
+
+    assert "standard stream" in attack.refusal(hostile)

@@ -16,6 +16,7 @@ SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 SO_BUF_LOCK = 72
 _FORCED = {socket.SO_RCVBUF: SO_RCVBUFFORCE, socket.SO_SNDBUF: SO_SNDBUFFORCE}
 _SOL_RAW = 255
+_ALLOWED_CONGESTION_CONTROL = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
 # SO_PRIORITY up to this needs no right.
 _HIGHEST_PRIORITY = 6
 
@@ -174,11 +175,20 @@ def refuse_wider(
         if (option.level, option.name) == (socket.SOL_SOCKET, socket.SO_PRIORITY):
             value = int.from_bytes(option.value, "little")
             rights = _CAP_NET_ADMIN if value > _HIGHEST_PRIORITY else 0
+        if (option.level, option.name) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION):
+            algorithm = option.value.partition(b"\0")[0]
+            rights = 0 if algorithm in _allowed_congestion_control() else _CAP_NET_ADMIN
         if rights and not rights & bounding:
             raise UnsupportedResource(
                 f"the image has {what}, which needs CAP_NET_ADMIN in the new container",
                 hint="add it to process.capabilities.bounding in the bundle's config.json",
             )
+
+
+def _allowed_congestion_control() -> list[bytes]:
+    """Return the algorithms that need no right."""
+    with open(_ALLOWED_CONGESTION_CONTROL, "rb") as file:
+        return file.read().split()
 
 
 def early(options: Iterable[Option], family: int, kind: int, protocol: int) -> list[Option]:

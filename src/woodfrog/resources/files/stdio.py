@@ -3,6 +3,7 @@
 import stat
 from typing import Self
 
+from woodfrog.errors import ImageError
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World
 from woodfrog.resources.files.pipe import other_end_is_open
 
@@ -32,6 +33,10 @@ class Stdio(FileRecord, frozen=True, tag="stdio"):
             was=file.target,
             opened_inside=world.is_stdio_opened_inside(file),
         )
+
+    def refuse_wider(self, bounding: int) -> None:
+        if not 0 <= self.number <= 2:
+            raise ImageError("the image has a standard stream of an impossible number")
 
     def restore(self, making: Making) -> int:
         if self.opened_inside and making.stdio_can_be_opened(self.number):
