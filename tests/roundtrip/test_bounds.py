@@ -1,5 +1,6 @@
 """A restored process has no more rights than the new container's own config gives."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,7 +10,10 @@ from test_surroundings import WAIT, frozen, shell
 
 from bundles import bind
 from containers import Woodfrog
+from images import doctored
 from needs import needs
+from woodfrog.resources.cgroups import Group, Hierarchy, Value
+from woodfrog.resources.mount_tree.records import Base, Given, MountTree, Node
 
 pytestmark = needs("root")
 
@@ -141,6 +145,56 @@ def test_settings_that_the_new_config_does_not_allow_are_refused(
     assert "kernel.msgmax" in refused.stderr
     assert lacking in refused.stderr
     woodfrog("state", "narrower", status=1)
+
+
+def test_a_restore_that_fails_leaves_no_cgroups(woodfrog: Woodfrog) -> None:
+    bundle = shell(woodfrog, f": > /work/ready; {WAIT}")
+    path = f"/frog-{os.getpid()}"
+    bundle.config["linux"]["cgroupsPath"] = path
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    container.delete()
+    name = "" if list(Path("/sys/fs/cgroup").rglob("cgroup.controllers")) else "pids"
+    value = Value(name="pids.max" if name else "cgroup.max.depth", text=b"frog")
+    groups = [Group(path=b"."), Group(path=b"a"), Group(path=b"a/b", values=[value])]
+    hostile = doctored(image, image / "hostile", more=[Hierarchy(name=name, groups=groups)])
+    bundle.save()
+    flags = ("--detach", f"--bundle={bundle.directory}", f"--image-path={hostile}")
+
+    refused = woodfrog("restore", *flags, "hostile", status=1)
+
+    assert "frog" in refused.stderr
+    assert "a/b" in refused.stderr
+    assert not list(Path("/sys/fs/cgroup").glob(f"**{path}"))
+    woodfrog("state", "hostile", status=1)
+
+
+@pytest.mark.parametrize("place", [b"link/in", b"link", b"tmp/in"], ids=os.fsdecode)
+def test_a_mount_of_an_image_follows_no_link_and_hides_nothing_of_another(
+    place: bytes, woodfrog: Woodfrog
+) -> None:
+    bundle = shell(woodfrog, f": > /work/ready; {WAIT}")
+    bundle.add_capabilities("CAP_SYS_ADMIN")
+    (bundle.rootfs / "elsewhere" / "in").mkdir(parents=True)
+    (bundle.rootfs / "link").symlink_to("elsewhere")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    container.delete()
+    root = Node(given=Given(point=b"/", nth=0))
+    tree = MountTree(
+        bases=[Base(type="tmpfs", source=b"none")],
+        nodes=[root, Node(base=0, parent=0, place=place, attributes=0)],
+        removed=[],
+    )
+    hostile = doctored(image, image / "hostile", more=[tree])
+    flags = ("--detach", f"--bundle={bundle.directory}", f"--image-path={hostile}")
+
+    refused = woodfrog("restore", *flags, "hostile", status=1)
+
+    assert os.fsdecode(place) in refused.stderr
+    woodfrog("state", "hostile", status=1)
 
 
 def test_what_is_unmounted_outside_is_no_business_of_the_container(woodfrog: Woodfrog) -> None:
