@@ -272,6 +272,15 @@ class Woodfrog:
         return found
 
 
+def verdict(container: Container) -> str:
+    """Let the program look whether all is well, and return what it says."""
+    (container.bundle.work / "check").touch()
+    status = container.wait()
+    out = container.bundle.work / "out"
+    said = out.read_text(errors="replace") if out.exists() else ""
+    return said if status == 0 else f"ended with {status}: {container.told()}"
+
+
 def thaw(name: str) -> None:
     """Let a cgroup that is paused run: what is frozen doesn't die."""
     for file, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):

@@ -13,7 +13,7 @@ import test_user_ids as user_ids
 from test_programs import cases
 
 from bundles import Bundle, bind
-from containers import Container, Woodfrog, eventually, is_gone
+from containers import Container, Woodfrog, eventually, is_gone, verdict
 from needs import needs
 
 pytestmark = needs("root", "command gcc")
@@ -60,13 +60,6 @@ def helpers() -> dict[str, int]:
     return found
 
 
-def verdict(container: Container) -> str:
-    (container.bundle.work / "check").touch()
-    status = container.wait()
-    out = container.bundle.work / "out"
-    return f"{out.read_text() if out.exists() else ''}{status}"
-
-
 @pytest.mark.parametrize("act", sorted(ACTS))
 @pytest.mark.parametrize("environment", [TOUCHED_ONLY, {}], ids=["touched", "filled"])
 def test_memory_that_is_missing_behaves_like_any(
@@ -74,7 +67,7 @@ def test_memory_that_is_missing_behaves_like_any(
 ) -> None:
     image = frozen(woodfrog, build, act)
     container = thawed(woodfrog, image, environment)
-    assert verdict(container) == "ok\n0"
+    assert verdict(container) == "ok\n"
 
 
 def told_of(container: Container) -> dict[str, object]:
@@ -93,7 +86,7 @@ def test_an_image_is_of_no_use_any_more_when_all_is_in(
     (image[1] / "checkpoint.img").unlink()
     assert told_of(container) == {}
     assert helpers() == {}
-    assert verdict(container) == "ok\n0"
+    assert verdict(container) == "ok\n"
 
 
 def test_an_image_may_lose_its_name_at_once(woodfrog: Woodfrog, build: Build) -> None:
@@ -104,7 +97,7 @@ def test_an_image_may_lose_its_name_at_once(woodfrog: Woodfrog, build: Build) ->
     assert isinstance(progress["of"], int)
     assert progress["of"] >= 4 << 20
     assert sorted(helpers()) == ["woodfrog-holder", "woodfrog-pages"]
-    assert verdict(container) == "ok\n0"
+    assert verdict(container) == "ok\n"
     eventually(lambda: not helpers(), "those who fill end with the container")
 
 
@@ -125,7 +118,7 @@ def test_a_container_without_its_page_server_ends(woodfrog: Woodfrog, build: Bui
 def test_a_page_server_without_its_holder_goes_on(woodfrog: Woodfrog, build: Build) -> None:
     container = thawed(woodfrog, frozen(woodfrog, build, "forks"), TOUCHED_ONLY)
     os.kill(helpers()["woodfrog-holder"], signal.SIGKILL)
-    assert verdict(container) == "ok\n0"
+    assert verdict(container) == "ok\n"
     eventually(lambda: not helpers(), "the server ends with the container")
 
 
@@ -167,7 +160,7 @@ def test_a_checkpoint_waits_until_all_is_in(woodfrog: Woodfrog, build: Build) ->
     assert told_of(container) == {}
     container.delete()
     again = thawed(woodfrog, (image[0], woodfrog.directory / "second"))
-    assert verdict(again) == "ok\n0"
+    assert verdict(again) == "ok\n"
 
 
 def test_a_paused_container_is_filled_and_frozen(woodfrog: Woodfrog, build: Build) -> None:
@@ -176,7 +169,7 @@ def test_a_paused_container_is_filled_and_frozen(woodfrog: Woodfrog, build: Buil
     woodfrog("pause", container.name)
     container.checkpoint(woodfrog.directory / "second", "--sync=none")
     container.delete()
-    assert verdict(woodfrog.restore(image[0], woodfrog.directory / "second")) == "ok\n0"
+    assert verdict(woodfrog.restore(image[0], woodfrog.directory / "second")) == "ok\n"
 
 
 def test_children_that_have_gone_are_forgotten(woodfrog: Woodfrog, build: Build) -> None:
@@ -185,7 +178,7 @@ def test_children_that_have_gone_are_forgotten(woodfrog: Woodfrog, build: Build)
     container.wait_for("forked")
     assert len(list(Path(f"/proc/{helpers()['woodfrog-pages']}/fd").iterdir())) < 150
     (container.bundle.work / "on").touch()
-    assert verdict(container) == "ok\n0"
+    assert verdict(container) == "ok\n"
 
 
 def test_delete_ends_those_who_fill(woodfrog: Woodfrog, build: Build) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bundles import Bundle, bind
-from containers import Container, Woodfrog
+from containers import Container, Woodfrog, verdict
 from needs import needs
 
 pytestmark = needs("root")
@@ -72,13 +72,6 @@ def thawed(container: Container, image: Path) -> Container:
     return container.woodfrog.restore(container.bundle, image)
 
 
-def said(container: Container) -> str:
-    """Let the shell go on, and return what it read."""
-    (container.bundle.work / "check").touch()
-    assert container.wait() == 0, container.told()
-    return (container.bundle.work / "out").read_text()
-
-
 def test_a_file_deleted_on_a_read_only_mount_is_kept(woodfrog: Woodfrog, outside: Path) -> None:
     container = reader(woodfrog, outside)
     (outside / "file").unlink()
@@ -86,7 +79,7 @@ def test_a_file_deleted_on_a_read_only_mount_is_kept(woodfrog: Woodfrog, outside
     once = thawed(container, woodfrog.directory / "image")
     twice = thawed(once, woodfrog.directory / "image of the restored")
 
-    assert said(twice) == "one, two, /outside/file (deleted)\n"
+    assert verdict(twice) == "one, two, /outside/file (deleted)\n"
     assert list(outside.iterdir()) == [], "the restore wrote to a read-only mount"
 
 
@@ -97,7 +90,7 @@ def test_a_file_replaced_on_a_read_only_mount_stays_the_old_one(
     (outside / "new").write_text("new\nnew\n")
     (outside / "new").rename(outside / "file")
 
-    assert said(thawed(container, woodfrog.directory / "image")).startswith("one, two, ")
+    assert verdict(thawed(container, woodfrog.directory / "image")).startswith("one, two, ")
 
 
 @needs("command gcc")
@@ -114,7 +107,7 @@ def test_files_of_an_overlay_are_kept(
     once = thawed(container, woodfrog.directory / "image")
     twice = thawed(once, woodfrog.directory / "image of the restored")
 
-    assert said(twice) == "ok\n"
+    assert verdict(twice) == "ok\n"
 
 
 def test_a_file_whose_other_name_is_out_of_reach_is_refused(
@@ -130,4 +123,4 @@ def test_a_file_whose_other_name_is_out_of_reach_is_refused(
     assert "descriptor 7" in refused.stderr
     assert "another name" in refused.stderr
     assert "running as before" in refused.stderr
-    assert said(container).startswith("one, two, ")
+    assert verdict(container).startswith("one, two, ")

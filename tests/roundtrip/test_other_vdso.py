@@ -7,7 +7,7 @@ import pytest
 from test_surroundings import frozen
 
 from bundles import Bundle
-from containers import Container, Woodfrog
+from containers import Container, Woodfrog, verdict
 from images import doctored
 from needs import needs
 from woodfrog.engine.admission import RECORDS
@@ -50,12 +50,6 @@ def container(woodfrog: Woodfrog) -> Container:
     started = woodfrog.run(bundle)
     started.wait_for("ready")
     return started
-
-
-def verdict(container: Container) -> str:
-    (container.bundle.work / "check").touch()
-    assert container.wait() == 0, container.told()
-    return (container.bundle.work / "out").read_text()
 
 
 def of_another_kernel(image: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bundles import Bundle, bind
-from containers import REPOSITORY, Container, Woodfrog
+from containers import REPOSITORY, Container, Woodfrog, verdict
 from needs import needs, require
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -63,15 +63,6 @@ def start(case: Case, woodfrog: Woodfrog, build: Build, *flags: str) -> Containe
     bundle.add_mount(bind(program.parent, "/programs"))
     bundle.add_capabilities(*case.wishes.get("capabilities", "").split())
     return woodfrog.run(bundle)
-
-
-def verdict(container: Container) -> str:
-    """Let the program look, and return what it found."""
-    (container.bundle.work / "check").touch()
-    status = container.wait()
-    out = container.bundle.work / "out"
-    said = out.read_text(errors="replace") if out.exists() else ""
-    return said if status == 0 else f"ended with {status}: {container.told()}"
 
 
 # The ways that a program can be frozen; each returns the container in which it goes on.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bundles import Bundle, bind
-from containers import Container, Woodfrog
+from containers import Container, Woodfrog, verdict
 from needs import needs
 
 pytestmark = needs("root", "command gcc")
@@ -29,13 +29,6 @@ def start(
     namespaces[:] = [entry for entry in namespaces if entry["type"] != joined]
     bundle.add_capabilities("CAP_PERFMON", "CAP_SYS_ADMIN")
     return woodfrog.run(bundle)
-
-
-def verdict(container: Container) -> str:
-    """Let the program look, and return what it found."""
-    (container.bundle.work / "check").touch()
-    assert container.wait() == 0, container.told()
-    return (container.bundle.work / "out").read_text()
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from test_programs import Build, Case, cases, restored, verdict
+from test_programs import Build, Case, cases, restored
 from test_surroundings import WAIT, frozen, shell
 
 from bundles import Bundle, bind
-from containers import Container, Woodfrog
+from containers import Container, Woodfrog, verdict
 from needs import needs
 
 pytestmark = needs("root", "command gcc")

@@ -64,15 +64,6 @@ def thaw_again(
     return restored
 
 
-def verdict(container: Container) -> str:
-    """Let a program look whether all is well, and return what it says."""
-    (container.bundle.work / "check").touch()
-    status = container.wait()
-    out = container.bundle.work / "out"
-    said = out.read_text(errors="replace") if out.exists() else ""
-    return said if status == 0 else f"ended with {status}: {container.told()}"
-
-
 def changes(before: object, after: object, where: str = "") -> list[str]:
     """Return every place in which two nested values differ, in words."""
     if isinstance(before, dict) and isinstance(after, dict):

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from real_programs import KILLS, changes, compiled, verdict
+from real_programs import KILLS, changes, compiled
 
-from containers import Container, Woodfrog, eventually
+from containers import Container, Woodfrog, eventually, verdict
 from needs import needs
 
 pytestmark = needs("root", "command gcc")

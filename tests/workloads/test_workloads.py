@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from real_programs import MOMENTS, compiled, compiled_go, program, thaw_again, verdict
+from real_programs import MOMENTS, compiled, compiled_go, program, thaw_again
 
 from bundles import Bundle
-from containers import Woodfrog
+from containers import Woodfrog, verdict
 from needs import needs
 
 pytestmark = needs("root")
