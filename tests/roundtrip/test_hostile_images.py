@@ -18,6 +18,7 @@ from needs import needs
 from woodfrog.engine.admission import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.image.record import Record
+from woodfrog.resources.cgroups import Group, Hierarchy
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.file_entry import Moment
 from woodfrog.resources.files.deleted import OpenDeletedFile
@@ -309,3 +310,9 @@ def test_no_other_standard_streams(attack: Attack) -> None:
     hostile = Stdio(id=ID, flags=0, number=7, was=b"", opened_inside=False)
 
     assert "standard stream" in attack.refusal(hostile)
+
+
+def test_no_more_cgroups_by_repeating_them(attack: Attack) -> None:
+    hostile = Hierarchy(name="pids", groups=[Group(path=b".")])
+
+    assert "two hierarchies" in attack.refusal(hostile, hostile)

@@ -191,6 +191,8 @@ def _group(groups: _Groups, path: bytes, identify: Callable[[int], int]) -> Grou
 
 def check(hierarchies: Sequence[Hierarchy]) -> None:
     """Check the groups of an image before any is made."""
+    if len({one.name for one in hierarchies}) != len(hierarchies):
+        raise ImageError("the image has two hierarchies of cgroups of one name")
     for one in hierarchies:
         what = "the cgroups of the image"
         if not 1 <= len(one.groups) <= _MOST_GROUPS or one.groups[0].path != ROOT:
