@@ -17,8 +17,8 @@ from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import (
     credentials,
     file_signals,
-    memory,
     memory_fields,
+    memory_making,
     process,
     seccomp_filters,
     signals,
@@ -85,18 +85,18 @@ class Body:
                 syscalls.duplicate_to(program, made, descriptor.number, cloexec=descriptor.cloexec)
         space = record.memory
         keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
-        memory.unmap_all(program, keep)
+        memory_making.unmap_all(program, keep)
         if self._other_vdso is None:
             memory_fields.map_vdso(program, space)
         elif space.vdso_text:
             self._vdso_text = self._other_vdso.map(program, space, keep)
         sysv_memory.attach(program, space, segments, keep)
         credentials.set_effective(program, making.capabilities, making.permitted)
-        memory.restore_mappings(program, space.mappings, space.pages, making.mapped)
-        memory.advise(program, space.mappings)
-        memory.fill(program, self._pages, pages, base)
-        memory.install_guards(program, space)
-        memory.protect(program, space.mappings, space.pages)
+        memory_making.restore_mappings(program, space.mappings, space.pages, making.mapped)
+        memory_making.advise(program, space.mappings)
+        memory_making.fill(program, self._pages, pages, base)
+        memory_making.install_guards(program, space)
+        memory_making.protect(program, space.mappings, space.pages)
         credentials.set_effective(program, making.permitted, making.permitted)
         executable = space.executable_object
         memory_fields.restore_fields(program, space, making.objects.get(executable))

@@ -1,0 +1,169 @@
+"""An address space made again in a task: its mappings, their pages, advice and protections."""
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote.address import TASK_SIZE
+from woodfrog.remote.program import Program
+from woodfrog.resources.memory import (
+    MAP_ANONYMOUS,
+    MAP_FIXED_NOREPLACE,
+    MAP_GROWSDOWN,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_WRITE,
+    AddressSpace,
+    Mapping,
+    PageRange,
+    Source,
+)
+
+_MLOCK_ONFAULT = 1
+_MADV_GUARD_INSTALL = 102
+_IOVEC = struct.Struct("<2Q")
+_IOV_MAX = 1024
+_LARGEST_READ = 1 << 30
+
+
+def unmap_all(program: Program, keep: tuple[int, int]) -> None:
+    """Unmap all but the stub's own area."""
+    syscalls.munmap(program, 0x10000, keep[0] - 0x10000)
+    syscalls.munmap(program, keep[1], TASK_SIZE - keep[1])
+
+
+def _with_pages(mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> set[int]:
+    """Return the starts of the mappings that have pages of their own; both are in order."""
+    found = set()
+    at = 0
+    for page in pages:
+        while at < len(mappings) and mappings[at].end <= page.start:
+            at += 1
+        look = at
+        while look < len(mappings) and mappings[look].start < page.start + page.length:
+            found.add(mappings[look].start)
+            look += 1
+    return found
+
+
+def restore_mappings(
+    program: Program,
+    mappings: Sequence[Mapping],
+    pages: Sequence[PageRange],
+    descriptor_of: Callable[[int, bool], int],
+) -> None:
+    """Map everything, writable where pages have to be filled in.
+
+    And only there: what is writable counts as promised memory, and a program may reserve terabytes.
+    `descriptor_of` gives the stub's descriptor of a mapping's object, perhaps for writing.
+    """
+    filled = _with_pages(mappings, pages)
+    opened: dict[tuple[bytes, bool], int] = {}
+    for mapping in mappings:
+        if mapping.source is Source.SYSV:
+            continue  # attached before
+        flags = MAP_FIXED_NOREPLACE | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
+        protection = mapping.protection
+        if not mapping.shared and mapping.start in filled:
+            protection |= PROT_WRITE
+        if mapping.no_reserve:
+            flags |= MAP_NORESERVE
+        fd = -1
+        match mapping.source:
+            case Source.ANONYMOUS:
+                flags |= MAP_ANONYMOUS
+                if mapping.grows_down:
+                    # Not MAP_STACK: since Linux 6.7 (commit c4608d1bf7c6) it means MADV_NOHUGEPAGE.
+                    flags |= MAP_GROWSDOWN
+            case Source.SHARED:
+                fd = descriptor_of(mapping.object, mapping.writable)
+            case Source.FILE:
+                key = (mapping.path, mapping.writable)
+                if key not in opened:
+                    access = os.O_RDWR if mapping.writable else os.O_RDONLY
+                    opened[key] = syscalls.openat2(
+                        program, mapping.path, access | os.O_CLOEXEC | os.O_NONBLOCK
+                    )
+                fd = opened[key]
+        address = syscalls.mmap(
+            program,
+            mapping.start,
+            mapping.end - mapping.start,
+            protection,
+            flags,
+            fd,
+            0 if fd == -1 else mapping.offset,
+        )
+        program.expect(address, mapping.start)
+    for fd in opened.values():
+        syscalls.close(program, fd)
+
+
+def advise(program: Program, mappings: Sequence[Mapping]) -> None:
+    """Give the advice that changes how pages are made; run it before pages are filled in."""
+    for mapping in mappings:
+        for advice in mapping.advice:
+            syscalls.madvise(program, mapping.start, mapping.end - mapping.start, advice)
+
+
+def fill(program: Program, extents: Sequence[PageRange], pages: int, base: int) -> None:
+    """Read pages from the page store, descriptor `pages`, whose offset 0 is at `base`."""
+    vectors = bytearray()
+    offset = length = 0
+
+    def read() -> None:
+        nonlocal offset, length
+        if vectors:
+            count = len(vectors) // _IOVEC.size
+            got = syscalls.preadv(program, pages, bytes(vectors), count, base + offset)
+            program.expect(got, length)
+            vectors.clear()
+        offset, length = offset + length, 0
+
+    for extent in extents:
+        start, left = extent.start, extent.length
+        if offset + length != extent.store:
+            read()
+            offset = extent.store
+        while left:
+            if len(vectors) == _IOV_MAX * _IOVEC.size or length >= _LARGEST_READ:
+                read()
+            piece = min(left, _LARGEST_READ - length)
+            vectors += _IOVEC.pack(start, piece)
+            start, left, length = start + piece, left - piece, length + piece
+    read()
+
+
+def protect(program: Program, mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> None:
+    """Set the final protections, and lock what was locked."""
+    filled = _with_pages(mappings, pages)
+    for mapping in mappings:
+        written = not mapping.shared and mapping.start in filled
+        if written and not mapping.protection & PROT_WRITE:
+            syscalls.mprotect(
+                program, mapping.start, mapping.end - mapping.start, mapping.protection
+            )
+        if mapping.locked:
+            # Pages that were never touched must stay so: lock what is there, and the rest when it
+            # comes. Which of mlock() and MLOCK_ONFAULT it was can't be told.
+            present = sum(
+                min(mapping.end, extent.start + extent.length) - max(mapping.start, extent.start)
+                for extent in pages
+                if extent.start < mapping.end and mapping.start < extent.start + extent.length
+            )
+            whole = present == mapping.end - mapping.start
+            program.call(
+                SYS.MLOCK2,
+                mapping.start,
+                mapping.end - mapping.start,
+                0 if whole else _MLOCK_ONFAULT,
+            )
+
+
+def install_guards(program: Program, space: AddressSpace) -> None:
+    """Make guard regions (MADV_GUARD_INSTALL) again."""
+    for extent in space.guards:
+        syscalls.madvise(program, extent.start, extent.length, _MADV_GUARD_INSTALL)
