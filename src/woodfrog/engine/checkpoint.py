@@ -131,7 +131,7 @@ def _checkpoint(
                 image.seal()
                 files, records = looked.files.files, looked.file_records
                 times.note("write")
-                connections.end_silently(init, container.id, files, records)
+                connections.end_silently(init, files, records)
                 end_all(looked.tree, init)
         times.note("write")
         times.note_frozen()

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Self
 
+import xxhash
+
 from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel.netlink import nftables
+from woodfrog.kernel.netlink import nftables, sock_diag
 from woodfrog.resources.files import inet, tcp_connection
 from woodfrog.resources.files.base import FileRecord, OpenFile
 from woodfrog.resources.files.tcp_socket import TcpSocket
@@ -32,15 +34,13 @@ def hushed(init: int, sockets: Sockets) -> Iterator[None]:
         yield
 
 
-def end_silently(
-    init: int, id: str, files: Iterable[OpenFile], records: Iterable[FileRecord]
-) -> None:
+def end_silently(init: int, files: Iterable[OpenFile], records: Iterable[FileRecord]) -> None:
     """Have connections that were saved end with their processes, and their peers not notice.
 
     Until a restore takes its connections over, a network namespace that others keep drops what
     comes for those to outside: nobody there would answer but by a reset.
     """
-    outside = []
+    outside: list[TcpSocket] = []
     for file, record in zip(files, records, strict=True):
         if isinstance(record, TcpSocket) and record.connection is not None:
             with socket.socket(fileno=os.dup(file.descriptor)) as one:
@@ -49,21 +49,23 @@ def end_silently(
                 outside.append(record)
     if outside:
         with _needs_nftables():
-            nftables.block(init, _table(id), _ends(outside))
+            nftables.block(init, _table(outside), _ends(outside))
 
 
 class Silence:
     """What comes for the connections of an image is dropped until all of the container stands.
 
-    If we end, in whatever way, so does this.
+    If we end, in whatever way, so does this. In a network namespace that others have, too, no image
+    can have it for connections of theirs.
     """
 
-    def __init__(self, init: int, id: str, records: Iterable[FileRecord]) -> None:
+    def __init__(self, init: int, records: Iterable[FileRecord], *, new_network: bool) -> None:
         self._init = init
-        self._id = id
         self._found = [
             one for one in records if isinstance(one, TcpSocket) and one.connection is not None
         ]
+        if not new_network:
+            _refuse_others(init, _ends(self._found))
         self._undo = ExitStack()
         if self._found:
             ends = _ends(self._found)
@@ -79,12 +81,30 @@ class Silence:
     def end(self) -> None:
         """Let them hear, also those that the checkpoint's `end_silently` went on to block."""
         self._undo.close()
-        if any(one.connection is not None and one.connection.outside for one in self._found):
-            nftables.unblock(self._init, _table(self._id))
+        outside = [one for one in self._found if one.connection and one.connection.outside]
+        if outside:
+            nftables.unblock(self._init, _table(outside))
 
 
-def _table(id: str) -> str:
-    return f"woodfrog-{id}"
+def _refuse_others(init: int, ends: list[nftables.Connection]) -> None:
+    """Refuse connections that somebody has here."""
+    if not ends:
+        return
+    with sock_diag.diag_socket(init) as diag:
+        there = {(one.local, one.remote) for one in sock_diag.tcp_sockets(diag)}
+    for local, remote in ends:
+        if (local, remote) in there:
+            raise UnsupportedResource(
+                f"a TCP connection of the image, from port {local[1]} to port {remote[1]}, is in"
+                " use by somebody here",
+                hint=_HINT,
+            )
+
+
+def _table(records: Iterable[TcpSocket]) -> str:
+    """Return the name of a table that blocks just these connections: an image can tell no other."""
+    text = repr(sorted(_ends(records))).encode()
+    return f"woodfrog-{xxhash.xxh3_64_hexdigest(text)}"
 
 
 def _ends(records: Iterable[TcpSocket]) -> list[nftables.Connection]:

@@ -151,7 +151,9 @@ def restore(
         try:
             if plan.layer and overlay:
                 layer.restore(plan.layer, overlay, pages, base)
-            silence = silence or connections.Silence(init, plan.container.id, plan.files.values())
+            silence = silence or connections.Silence(
+                init, plan.files.values(), new_network="network" in bounds.new_namespaces
+            )
             with silence:
                 statistics = _restore(
                     init,
@@ -187,11 +189,11 @@ def restore(
 def silence_for(init: int, directory: str) -> connections.Silence:
     """Drop what comes for an image's connections, before a new container can be reached.
 
-    Its network namespace is that of `init`, which has no network yet.
+    Its network namespace is that of `init`: a new one, without a network yet.
     """
     with Reader(directory) as reader:
         plan = Plan(reader)
-    return connections.Silence(init, plan.container.id, plan.files.values())
+    return connections.Silence(init, plan.files.values(), new_network=True)
 
 
 def _cannot_open(error: ProgramError) -> UnsupportedResource:

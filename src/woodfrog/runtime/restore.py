@@ -71,7 +71,9 @@ def restore(
     if isinstance(into, Request):
         into.to_be_restored = True
         into.meanwhile = _load_engine
-        if options.tcp_established:
+        if options.tcp_established and "network" in spec.new_namespaces(
+            spec.parse(into.config_text, "config.json")
+        ):
             into.before_hooks = lambda pid: _begin_silence(options, pid, directory)
         into.relay_console = not into.console_socket and not detach
         created = create.create(into)
@@ -106,7 +108,10 @@ def _load_engine() -> None:
 
 
 def _begin_silence(options: Options, pid: int, directory: str) -> None:
-    """Have nobody answer for connections that aren't there yet, once hooks set up the network."""
+    """Have nobody answer for connections that aren't there yet, once hooks set up the network.
+
+    That is, in a new network namespace.
+    """
     from woodfrog.engine import restore as engine
 
     options.silence = engine.silence_for(pid, directory)

@@ -14,6 +14,8 @@ _CAP_NET_ADMIN, CAP_NET_RAW = 1 << 12, 1 << 13
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 # Which of the two buffers were set by the program, and so aren't tuned by the kernel.
 SO_BUF_LOCK = 72
+# Beyond what any system's limits let programs have; and no more than the kernel's own limit.
+_LARGEST_BUFFER = 1 << 28
 _FORCED = {socket.SO_RCVBUF: SO_RCVBUFFORCE, socket.SO_SNDBUF: SO_SNDBUFFORCE}
 _SOL_RAW = 255
 _ALLOWED_CONGESTION_CONTROL = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
@@ -169,7 +171,7 @@ def refuse_wider(
     for option in options:
         what = f"socket option {option.name} of level {option.level}"
         one = known.get((option.level, option.name))
-        if one is None or len(option.value) > one.size:
+        if one is None or len(option.value) > one.size or _is_too_large(option):
             raise ImageError(f"the image has an impossible {what}")
         rights = one.rights
         if (option.level, option.name) == (socket.SOL_SOCKET, socket.SO_PRIORITY):
@@ -189,6 +191,11 @@ def _allowed_congestion_control() -> list[bytes]:
     """Return the algorithms that need no right."""
     with open(_ALLOWED_CONGESTION_CONTROL, "rb") as file:
         return file.read().split()
+
+
+def _is_too_large(option: Option) -> bool:
+    is_buffer = option.level == socket.SOL_SOCKET and option.name in _FORCED
+    return is_buffer and int.from_bytes(option.value, "little") > _LARGEST_BUFFER
 
 
 def early(options: Iterable[Option], family: int, kind: int, protocol: int) -> list[Option]:
