@@ -316,3 +316,9 @@ def test_no_more_cgroups_by_repeating_them(attack: Attack) -> None:
     hostile = Hierarchy(name="pids", groups=[Group(path=b".")])
 
     assert "two hierarchies" in attack.refusal(hostile, hostile)
+
+
+def test_no_cgroups_for_a_container_that_could_make_none(attack: Attack) -> None:
+    hostile = Hierarchy(name="pids", groups=[Group(path=b"."), Group(path=b"more")])
+
+    assert "may not make" in attack.refusal(hostile)

@@ -82,6 +82,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     spec_hostname: str
     terminal: bool
     cgroups: dict[str, str]
+    may_make_cgroups: bool
     tmpfs: tuple[str, ...]
     new_namespaces: frozenset[str]
     tcp_established: bool = False  # TCP connections to outside are taken over
@@ -256,7 +257,7 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
     if plan.sysctls:
         sysctls.check(plan.sysctls)
     cgroups.check(plan.cgroups)
-    cgroups.refuse_lacking(plan.cgroups, bounds.cgroups)
+    cgroups.refuse_wider(plan.cgroups, bounds.cgroups, writable=bounds.may_make_cgroups)
     if plan.mounts:
         mount_records.check(plan.mounts, plan.page_bytes)
     for one in plan.tmpfs:

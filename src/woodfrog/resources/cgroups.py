@@ -208,8 +208,15 @@ def check(hierarchies: Sequence[Hierarchy]) -> None:
             raise ImageError(f"{what} have limits of the container's own")
 
 
-def refuse_lacking(hierarchies: Sequence[Hierarchy], places: Mapping[str, str]) -> None:
-    """Refuse hierarchies that the new container has no group in."""
+def refuse_wider(
+    hierarchies: Sequence[Hierarchy], places: Mapping[str, str], *, writable: bool
+) -> None:
+    """Refuse hierarchies that the new container has no group in, or could not change itself."""
+    if hierarchies and not writable:
+        raise UnsupportedResource(
+            "the image has cgroups that programs made, which the new container may not make",
+            hint="mount cgroups read-write in the bundle's config.json, or allow CAP_SYS_ADMIN",
+        )
     for one in hierarchies:
         if one.name not in places:
             kind = f"of {one.name}" if one.name else "of version 2"

@@ -252,6 +252,7 @@ def bounds(created: Created, kind: type[Bounds], options: Options) -> Bounds:
         spec_hostname=config.get("hostname") or "",
         terminal=bool(wanted.get("terminal")),
         cgroups=created.container.state["cgroup"]["paths"],
+        may_make_cgroups=spec.may_make_cgroups(config),
         tmpfs=spec.tmpfs_destinations(config),
         new_namespaces=spec.new_namespaces(config),
     )

@@ -254,6 +254,15 @@ def new_namespaces(config: Object) -> frozenset[str]:
     return frozenset(name for name, path in namespaces(config).items() if not path)
 
 
+def may_make_cgroups(config: Object) -> bool:
+    """Tell whether programs in the container may make control groups below its own."""
+    bounding = (config["process"].get("capabilities") or {}).get("bounding") or ()
+    return "CAP_SYS_ADMIN" in bounding or any(
+        mount.get("type") in ("cgroup", "cgroup2") and "ro" not in (mount.get("options") or ())
+        for mount in config.get("mounts") or ()
+    )
+
+
 def tmpfs_destinations(config: Object) -> tuple[str, ...]:
     """Return where the config mounts file systems in memory that belong to the container."""
     return tuple(
