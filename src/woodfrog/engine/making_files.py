@@ -138,7 +138,7 @@ class Making:
                 if one.link:
                     self._linked.add(one.id)
                     self._set_capabilities(self.capabilities)
-                    self._refuse_forbidden(fd, os.O_RDWR if one.id in written else os.O_RDONLY)
+                    self.refuse_forbidden(fd, os.O_RDWR if one.id in written else os.O_RDONLY)
                     self._set_capabilities(self.permitted)
                 for file, early in zip(wanted, by_name[1:], strict=False):
                     self._kept[file.early] = early
@@ -361,11 +361,11 @@ class Making:
         """See the protocol."""
         fd = self.memory_object(memory)
         if memory in self._linked and not flags & base.O_PATH:
-            self._refuse_forbidden(fd, flags)
+            self.refuse_forbidden(fd, flags)
         return self.reopen_descriptor(fd, flags)
 
-    def _refuse_forbidden(self, fd: int, flags: int) -> None:
-        """Have a file that is opened by our rights be one that the container may open so."""
+    def refuse_forbidden(self, fd: int, flags: int) -> None:
+        """See the protocol."""
         wanted = _ACCESS[flags & base.ACCESS_MODE]
         how = AT_EMPTY_PATH | _AT_EACCESS
         self.program.call(SYS.FACCESSAT2, fd, b"", wanted, how)

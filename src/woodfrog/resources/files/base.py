@@ -170,6 +170,9 @@ class Making(Protocol):
     def reopen(self, memory: int, flags: int) -> int:
         """Open shared memory or a deleted file once more, as by its magic link in /proc."""
 
+    def refuse_forbidden(self, fd: int, flags: int) -> None:
+        """Have a file that we open by our rights be one that the container may open so."""
+
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """Open what a descriptor of the stub names once more, likewise."""
 

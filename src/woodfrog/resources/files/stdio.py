@@ -40,6 +40,7 @@ class Stdio(FileRecord, frozen=True, tag="stdio"):
 
     def restore(self, making: Making) -> int:
         if self.opened_inside and making.stdio_can_be_opened(self.number):
+            making.refuse_forbidden(making.stdio(self.number), self.flags)
             return making.reopen_descriptor(making.stdio(self.number), self.flags)
         return making.stdio(self.number)
 
