@@ -57,14 +57,16 @@ def resources_with_update(woodfrog: Woodfrog, name: str, resources: dict[str, An
 
 
 def test_a_container_lives_in_the_v2_tree(woodfrog: WoodfrogOnV2, make_bundle: Make) -> None:
-    bundle = make_bundle("cat /sys/fs/cgroup/cgroup.procs > /work/up; exec sleep 1000")
+    bundle = make_bundle(
+        "cat /sys/fs/cgroup/cgroup.procs > /work/procs; : > /work/up; exec sleep 1000"
+    )
     bundle.add_mount({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"})
     bundle.config["linux"]["resources"] = {"devices": [{"allow": False, "access": "rwm"}]}
     container = woodfrog.run(bundle)
     container.wait_for("up")
     group = V2 / container.name
     assert Path(f"/proc/{container.init}/cgroup").read_text().endswith(f"0::/{container.name}\n")
-    assert "1\n" in (bundle.work / "up").read_text()
+    assert "1\n" in (bundle.work / "procs").read_text()
     woodfrog("pause", container.name)
     assert container.state()["status"] == "paused"
     assert "frozen 1" in (group / "cgroup.events").read_text()
