@@ -50,10 +50,6 @@ __all__ = ["Bounds", "restore"]
 _STUB_BYTES = 32 << 20
 
 
-def _nothing() -> None:
-    pass
-
-
 def _anything(container: ContainerRecord) -> None:
     pass
 
@@ -89,7 +85,6 @@ def restore(
     cpu_check: str = CpuCheck.STRICT,
     file_validation: str = FileValidation.BUILD_ID,
     accept: Callable[[ContainerRecord], None] = _anything,
-    before_go: Callable[[], None] = _nothing,
     silence: connections.Silence | None = None,
     keeper: Keeper | None = None,
 ) -> dict[str, object]:
@@ -161,7 +156,6 @@ def restore(
                     bounds,
                     clock,
                     validation,
-                    before_go,
                     vdso,
                     pages,
                     base,
@@ -215,7 +209,6 @@ def _restore(
     bounds: Bounds,
     clock: str,
     validation: FileValidation,
-    before_go: Callable[[], None],
     vdso: Vdso,
     pages: int,
     base: int,
@@ -349,7 +342,6 @@ def _restore(
     # GO
     check.result()
     background.confirm()
-    before_go()
     releases = [Release(body, vdso) for body in bodies.values()]
     for release in releases:
         release.arm()
