@@ -149,6 +149,7 @@ def test_settings_that_the_new_config_does_not_allow_are_refused(
 
 def test_a_restore_that_fails_leaves_no_cgroups(woodfrog: Woodfrog) -> None:
     bundle = shell(woodfrog, f": > /work/ready; {WAIT}")
+    bundle.add_capabilities("CAP_SYS_ADMIN")
     path = f"/frog-{os.getpid()}"
     bundle.config["linux"]["cgroupsPath"] = path
     container = woodfrog.run(bundle)

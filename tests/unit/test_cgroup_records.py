@@ -45,9 +45,9 @@ def test_impossible_groups_are_refused(groups: tuple[Group, ...]) -> None:
 
 def test_a_hierarchy_that_the_new_container_lacks_is_named(tmp_path: Path) -> None:
     pids = Hierarchy(name="pids", groups=[TOP])
-    cgroups.refuse_lacking([pids], {"pids": str(tmp_path)})
+    cgroups.refuse_wider([pids], {"pids": str(tmp_path)}, writable=True)
     with pytest.raises(UnsupportedResource, match="of pids"):
-        cgroups.refuse_lacking([pids], {"": str(tmp_path)})
+        cgroups.refuse_wider([pids], {"": str(tmp_path)}, writable=True)
 
 
 def test_nothing_is_made_through_a_link(tmp_path: Path) -> None:
