@@ -99,6 +99,13 @@ _NETWORK = (
         for name in names
     ),
 )
+# What sets all devices (devinet_sysctl_forward(), addrconf_fixup_forwarding(), …_disable_ipv6()).
+_SPREADING = {
+    "net/ipv4/ip_forward": "net/ipv4/conf/{}/forwarding",
+    "net/ipv4/conf/all/forwarding": "net/ipv4/conf/{}/forwarding",
+    "net/ipv6/conf/all/forwarding": "net/ipv6/conf/{}/forwarding",
+    "net/ipv6/conf/all/disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
+}
 # By the names that /proc/PID/ns and config.json have for their namespaces.
 _KINDS = (("ipc", "ipc", _IPC), ("net", "network", _NETWORK))
 
@@ -127,11 +134,14 @@ def collect(
         changed[name] = []
         if name in own:
             with namespaces.inside(init, kind):
-                changed[name] = [
-                    (path, value)
-                    for path, value in _read(paths)
-                    if value.split() != usual.get(path, b"").split()
-                ]
+                found = dict(_read(paths))
+            differ = {p for p, value in found.items() if value.split() != usual.get(p, b"").split()}
+            differ |= {
+                _SPREADING[path].format(device)
+                for path in differ & _SPREADING.keys()
+                for device in ("default", "lo")
+            }
+            changed[name] = [(path, value) for path, value in found.items() if path in differ]
     return Sysctls(**changed) if any(changed.values()) else None
 
 
