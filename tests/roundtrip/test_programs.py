@@ -19,6 +19,7 @@ import pytest
 from bundles import Bundle, bind
 from containers import REPOSITORY, Container, Woodfrog, verdict
 from needs import needs, require
+from records import differences
 
 PROGRAMS = Path(__file__).parent / "programs"
 Build = Callable[..., Path]
@@ -65,6 +66,11 @@ def start(case: Case, woodfrog: Woodfrog, build: Build, *flags: str) -> Containe
     return woodfrog.run(bundle)
 
 
+def image_of(container: Container) -> Path:
+    """Return where a container's image goes."""
+    return container.woodfrog.directory / f"image of {container.name}"
+
+
 # The ways that a program can be frozen; each returns the container in which it goes on.
 
 
@@ -76,7 +82,7 @@ def left_alone(container: Container, apart: float) -> Container:
 def restored(container: Container, apart: float) -> Container:
     """Frozen, ended, and thawed in a new container."""
     woodfrog = container.woodfrog
-    image = woodfrog.directory / f"image of {container.name}"
+    image = image_of(container)
     container.checkpoint(image)
     container.wait()
     assert [path.name for path in image.iterdir()] == ["checkpoint.img"]
@@ -205,6 +211,9 @@ def test_a_program_finds_everything_as_it_was(
     time.sleep(case.seconds("after"))
 
     assert verdict(way(container, case.seconds("apart"))) == "ok\n"
+    if way is restored_twice:
+        first, second, _ = map(image_of, woodfrog.containers)
+        assert differences(first, second, case.source.stem) == []
 
 
 @needs("root", "command gcc")

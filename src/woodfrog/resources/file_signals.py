@@ -18,7 +18,8 @@ O_ASYNC = 0o20000
 class FileSignals(Part, frozen=True):
     """The owner of the file behind a descriptor, and who made it that (uid, euid).
 
-    `kind` is F_OWNER_*; owner 0: none, or one that has ended. Signal 0: SIGIO.
+    `kind` is F_OWNER_*; owner 0: none, or one that has ended, of which the kind is left. Signal 0:
+    SIGIO.
     """
 
     descriptor: int
@@ -64,11 +65,13 @@ def restore(program: Program, one: FileSignals, flags: int) -> None:
     """
     if one.signal:
         program.call(SYS.FCNTL, one.descriptor, _F_SETSIG, one.signal)
+    owner = struct.pack("<2i", one.kind, one.owner)
     if one.owner:
         # Saved id 0 is the way back.
         program.call(SYS.SETRESUID, one.uid, one.euid, 0)
-        owner = struct.pack("<2i", one.kind, one.owner)
         program.call(SYS.FCNTL, one.descriptor, _F_SETOWN_EX, owner)
         program.call(SYS.SETRESUID, 0, 0, 0)
+    elif one.kind:
+        program.call(SYS.FCNTL, one.descriptor, _F_SETOWN_EX, owner)
     if flags & O_ASYNC:
         syscalls.set_status_flags(program, one.descriptor, flags)

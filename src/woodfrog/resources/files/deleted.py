@@ -72,6 +72,9 @@ class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
             fd = syscalls.duplicate_above(making.program, original, 0)
         elif (early := making.shared(self.early)) is not None:
             fd = early
+        elif self.file_kind == stat.S_IFLNK and self.flags & os.O_NOFOLLOW:
+            # Its flags can be had by a name only; what O_PATH opened has nothing else of its own.
+            fd = syscalls.duplicate_above(making.program, making.memory_object(self.deleted), 0)
         else:
             fd = making.reopen(self.deleted, self.way)
         if self.flags & O_PATH:

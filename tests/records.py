@@ -1,0 +1,121 @@
+"""Two images of one container, compared record by record: what a restore has changed."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64_intdigest
+
+from woodfrog.image.container_file import Reader
+from woodfrog.image.layout import PAGE
+
+# What may differ, by program (any, if there is none) and place in a record, and why.
+_MAY_DIFFER = (
+    ("", r"container\.(id|config)", "the new container's own"),
+    ("", r"container\.(monotonic|boottime)_ns", "clocks go on"),
+    ("", r"process\.(interval|posix)_timers\[\]\.left_.s|timerfd\.left_ns", "clocks go on"),
+    ("", r"process\.threads\[\]\.(registers|xstate)", "the program waits, and counts"),
+    ("", r"process\.threads\[\]\.socket_wait\.left_us", "README: a resumed wait"),
+    ("", r"stdio\.was", "what came from outside is another's"),
+    ("", r"tmpfs\.entries\[\]\.[am]time.*", "/dev is made anew by `create`"),
+    ("deleted_directory", r"deleted-file\.mtime.*", "to fill a FIFO is to write to it"),
+    ("deleted_file", r"deleted-file\.path", "another has the name by now; O_TMPFILE numbers"),
+    ("epoll", r"epoll\.watches\[\]\.events", "a disarmed one-shot is asked for errors again"),
+    ("huge_pages", r"process\.memory\.pages.*", "what was given back of one is zeros in one"),
+    ("timer_rung", r"process\.pending.*", "the timer rings once more"),
+    ("mounts", r"mount-tree\.bases\[\]\.entries.*", "the work directory is the overlay's own"),
+    ("unix_names", r"unix-socket\.accepted", "nobody listens there, who would share the name"),
+    ("tcp_connections", r"tcp-socket\.options.*", "buffers grow with what is in them"),
+    ("tcp_connections", r"tcp-socket\.state", "who is being closed may be done"),
+    (
+        "tcp_connections",
+        r"tcp-socket\.connection\.(timestamp|window|send|unsent|receive|received_to)",
+        "data arrive",
+    ),
+)
+# Numbers that the kernel gives: it only counts that they are the same at several records.
+_NUMBERED = {("pipe", "pipe"), ("fifo", "inode"), ("unix-socket", "inode"), ("unix-socket", "pair")}
+# Lists without an order of their own, and what tells their elements apart.
+_UNORDERED = {"watches": ("descriptor", "data"), "options": ("level", "name"), "entries": ("path",)}
+
+
+def differences(before: Path, after: Path, program: str) -> list[str]:
+    """Return where two images of a program's container differ, and must not."""
+    first, second = _facts(before), _facts(after)
+    found = []
+    for place in dict.fromkeys([*first, *second]):
+        was, now = first.get(place, "absent"), second.get(place, "absent")
+        if was != now and not _may_differ(place, program):
+            found.append(f"{place}: {was!r:.200} became {now!r:.200}")
+    return found
+
+
+def _may_differ(place: str, program: str) -> bool:
+    general = re.sub(r":[^.]*", "", re.sub(r"\[[^\]]*\]", "[]", place), count=1)
+    return any(
+        which in ("", program) and re.fullmatch(pattern, general)
+        for which, pattern, _ in _MAY_DIFFER
+    )
+
+
+def _facts(image: Path) -> dict[str, object]:
+    """Return all that an image says, by its place."""
+    with Reader(str(image)) as reader:
+        facts: dict[str, object] = {}
+        numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for record in reader.raw_records():
+            kind = record["kind"]
+            for field, value in record.items():
+                if (kind, field) in _NUMBERED and value:
+                    seen = numbers[kind, field]
+                    seen += [] if value in seen else [value]
+                    record[field] = seen.index(value)
+            name = "" if kind == "container" else record.get("pid", record.get("id", ""))
+            facts.update(_flat(_with_contents(record, reader), f"{kind}:{name}"))
+    return facts
+
+
+def _with_contents(value: Any, reader: Reader) -> Any:
+    """Put what is in the page store in the place of where it is there."""
+    if isinstance(value, list):
+        return [_with_contents(one, reader) for one in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _with_contents(one, reader) for key, one in value.items() if key != "store"}
+    if "store" in value and "extents" in value:
+        at = value["store"]
+        found["extents"] = {}
+        for start, length in value["extents"]:
+            found["extents"] |= _pages(reader, start, length, at)
+            at += length
+    if "pages" in value:
+        # Where there are some; what is in them the program itself has to look at.
+        pages = [range(start, start + length, PAGE) for start, length, _ in value["pages"]]
+        found["pages"] = {f"{page:x}": True for some in pages for page in some}
+    return found
+
+
+def _pages(reader: Reader, start: int, length: int, at: int) -> dict[str, int]:
+    """Return a digest of each page."""
+    memory = reader.read_memory(at, length)
+    return {
+        f"{start + page:x}": xxh3_64_intdigest(memory[page : page + PAGE])
+        for page in range(0, length, PAGE)
+    }
+
+
+def _flat(value: Any, place: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _flat(one, f"{place}.{key}")
+    elif isinstance(value, list):
+        yield f"{place}.length", len(value)
+        keys = _UNORDERED.get(place.rpartition(".")[2], ())
+        for position, one in enumerate(value):
+            if keys and isinstance(one, dict):
+                position = ",".join(f"{one.get(key)}" for key in keys)
+            yield from _flat(one, f"{place}[{position}]")
+    else:
+        yield place, value
