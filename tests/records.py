@@ -22,7 +22,6 @@ _MAY_DIFFER = (
     ("", r"tmpfs\.entries\[\]\.[am]time.*", "/dev is made anew by `create`"),
     ("deleted_directory", r"deleted-file\.mtime.*", "to fill a FIFO is to write to it"),
     ("deleted_file", r"deleted-file\.path", "another has the name by now; O_TMPFILE numbers"),
-    ("epoll", r"epoll\.watches\[\]\.events", "a disarmed one-shot is asked for errors again"),
     ("huge_pages", r"process\.memory\.pages.*", "what was given back of one is zeros in one"),
     ("timer_rung", r"process\.pending.*", "the timer rings once more"),
     ("mounts", r"mount-tree\.bases\[\]\.entries.*", "the work directory is the overlay's own"),

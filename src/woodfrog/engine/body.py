@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.making_files import Making
-from woodfrog.errors import ImageError, while_
+from woodfrog.errors import while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Event
@@ -26,7 +26,6 @@ from woodfrog.resources import (
     threads,
     timers,
 )
-from woodfrog.resources.files.base import DescriptorTable
 from woodfrog.resources.memory import PageRange
 from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.process import Lock, Process
@@ -321,31 +320,3 @@ def fill(
             body.finish()
     for body in bodies:
         body.leave_stub_behind(making)
-
-
-def connect_files(plan: Plan, bodies: Mapping[int, Body]) -> None:
-    """Tie files to others, each in a process that holds it."""
-    done: set[int] = set()
-    for body in bodies.values():
-        program = body.stub.program()
-        numbers: dict[int, int] = {}
-        for descriptor in body.record.descriptors:
-            numbers.setdefault(descriptor.file, descriptor.number)
-        table = DescriptorTable(
-            {descriptor.number: descriptor.file for descriptor in body.record.descriptors},
-            frozenset(d.number for d in body.record.descriptors if d.cloexec),
-        )
-        for file, number in numbers.items():
-            if file not in done and plan.files[file].may_connect(table):
-                done.add(file)
-                with while_(f"connecting descriptor {number} of {body.name}"):
-                    plan.files[file].connect(program, number, table)
-        if len(program):
-            with while_(f"connecting the files of {body.name}"):
-                body.stub.run(program)
-    for body in bodies.values():
-        for descriptor in body.record.descriptors:
-            if descriptor.file not in done:
-                raise ImageError(
-                    f"nobody can connect descriptor {descriptor.number} of {body.name}"
-                )

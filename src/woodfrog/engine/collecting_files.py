@@ -20,7 +20,7 @@ from woodfrog.resources import file_signals
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.files import KINDS, unix_queue
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
-from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches
+from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches, tell_told
 from woodfrog.resources.process import Descriptor, Lock
 
 _KCMP_FILE = 0
@@ -138,20 +138,14 @@ class Files:
         watches = []
         for number, events, data, inode in parse_watches(file.lines):
             found = self._watched(file, number, inode)
-            if found is None:
+            if found is None or id(found) in self._where:
                 raise UnsupportedResource(
                     f"is an epoll that watches what was descriptor {number},"
                     " which no process of the container has any more; it cannot be saved yet"
                 )
-            watches.append(Watch(descriptor=number, file=found.number, events=events, data=data))
-        watched = {watch.file for watch in watches}
-        for pid, _ in file.holders:
-            if watched <= {one.number for _, one, _ in self._tables[pid]}:
-                return watches
-        raise UnsupportedResource(
-            "is an epoll that watches files which no one process that has it has all;"
-            " it cannot be saved yet"
-        )
+            watch = Watch(descriptor=number, file=found.number, events=events, data=data)
+            watches.append((watch, found.descriptor))
+        return tell_told(file.descriptor, watches)
 
     def _watched(self, epoll: OpenFile, number: int, inode: int) -> OpenFile | None:
         """Find the file that an epoll watches under a number, which may have been closed since."""

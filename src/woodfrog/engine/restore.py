@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from woodfrog.engine import body as body_module
-from woodfrog.engine import connections, finishing, outsiders, root_stub
+from woodfrog.engine import connections, finishing, outsiders, root_stub, tying
 from woodfrog.engine.admission import Bounds, Plan, admit
 from woodfrog.engine.background import Background
 from woodfrog.engine.body import Body
@@ -321,7 +321,7 @@ def _restore(
     for body in bodies.values():
         body.take_terminal(plan)
     late.open_and_hand_out(bodies.values())
-    body_module.connect_files(plan, bodies)
+    tying.connect_files(plan, bodies)
     locked: set[object] = set()
     for body in bodies.values():
         body.own_files(plan)

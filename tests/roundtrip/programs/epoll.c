@@ -1,7 +1,8 @@
-/* epoll: what is watched, for what, with which data; nested; a description that was closed under its first number. */
+/* epoll: what is watched, for what, with which data; nested; what was told already; files that were closed under their first number, or altogether, but for a child. */
 #include "wait.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 
 static void add(int epoll, int file, uint32_t events, uint64_t data) {
 	must(epoll_ctl(epoll, EPOLL_CTL_ADD, file, &(struct epoll_event){.events = events, .data.u64 = data}));
@@ -13,7 +14,8 @@ static uint64_t next(int epoll) {
 }
 
 int main(void) {
-	int outer = must(epoll_create1(EPOLL_CLOEXEC)), inner = must(epoll_create1(0)), counter[6], pipes[2];
+	int outer = must(epoll_create1(EPOLL_CLOEXEC)), inner = must(epoll_create1(0)), counter[6], pipes[2], pair[2], lent[2];
+	int lone = must(epoll_create1(0));
 	for (int i = 0; i < 6; i++)
 		counter[i] = must(eventfd(0, EFD_NONBLOCK));
 	must(pipe(pipes));
@@ -25,6 +27,21 @@ int main(void) {
 	add(outer, pipes[0], EPOLLIN | EPOLLRDHUP, 6);
 	must(eventfd_write(counter[2], 1));
 	same("the one-shot's only event", 4, next(outer)); /* disarmed now */
+	must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	add(outer, pair[0], EPOLLIN | EPOLLONESHOT, 8);
+	must(write(pair[1], "x", 1));
+	same("another one-shot's only event", 8, next(outer));
+	add(outer, counter[4], EPOLLIN | EPOLLET, 9);
+	must(eventfd_write(counter[4], 1));
+	same("the edge", 9, next(outer)); /* told, and still ready */
+	must(pipe(lent));
+	add(lone, lent[0], EPOLLIN, 10);
+	pid_t child = must(fork());
+	if (child == 0) {
+		wait_for("done");
+		_exit(0);
+	}
+	close(lent[0]);
 	int moved = must(dup(counter[3]));
 	close(counter[3]); /* still watched: its description is open as `moved` */
 
@@ -33,6 +50,15 @@ int main(void) {
 
 	same("close-on-exec", FD_CLOEXEC, fcntl(outer, F_GETFD));
 	same("an event without a cause", 0, next(outer));
+	close(pair[1]);
+	same("the end of what is watched no more", 0, next(outer));
+	must(eventfd_write(counter[4], 1));
+	same("another edge", 9, next(outer));
+	same("an event of what the child has", 0, next(lone));
+	must(write(lent[1], "x", 1));
+	same("what the child has", 10, next(lone));
+	say("done");
+	join(child);
 	must(eventfd_write(counter[2], 1));
 	same("the one-shot's event", 0, next(outer));
 	must(epoll_ctl(outer, EPOLL_CTL_MOD, counter[2], &(struct epoll_event){.events = EPOLLIN | EPOLLONESHOT, .data.u64 = 7}));

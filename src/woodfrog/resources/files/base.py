@@ -272,10 +272,9 @@ class FileRecord(Record, frozen=True):
     def connect(self, program: Program, fd: int, table: "DescriptorTable") -> None:
         """Tie the file to others, in a process that has it as `fd`, once all processes stand."""
 
-    def may_connect(self, table: "DescriptorTable") -> bool:
-        """Tell whether `connect` finds all it needs in a process with these descriptors."""
-        del table
-        return True
+    def ties(self) -> set[int]:
+        """Return the ids of the files that `connect` must find in the process's table."""
+        return set()
 
     def refuse_wider(self, bounding: int) -> None:
         """Refuse what needs a capability that the container lacks; raises UnsupportedResource."""

@@ -1,7 +1,12 @@
 """epoll(7): a set of files that are watched."""
 
+import select
 import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Self
+
+import msgspec
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
@@ -10,17 +15,31 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files.base import DescriptorTable, FileRecord, Making, OpenFile, World
 
-_EPOLL_CTL_ADD = 1
+_EPOLL_CTL_ADD, _EPOLL_CTL_MOD = 1, 3
+_EPOLLIN, _EPOLLOUT, _EPOLLET = 0x1, 0x4, 1 << 31
+# What epoll_ctl(2) takes and no file reports: EPOLLEXCLUSIVE, WAKEUP, ONESHOT, ET.
+_PRIVATE = 0xF0000000
+_EVENT = struct.Struct("<IQ")
+_EVENTS_AT_ONCE = 64
 KCMP_EPOLL_TFD = 7
 
 
 class Watch(Part, frozen=True):
-    """One watched file: the descriptor that it was added by, what for, and the program's data."""
+    """One watched file: the descriptor that it was added by, what for, and the program's data.
+
+    `told`: it is edge-triggered, and the program knows already that the file is ready.
+    """
 
     descriptor: int
     file: int
     events: int
     data: int
+    told: bool = False
+
+    @property
+    def is_disarmed(self) -> bool:
+        """Tell whether it is a one-shot (EPOLLONESHOT) that has told its only event."""
+        return not self.events & ~_PRIVATE
 
 
 class Epoll(FileRecord, frozen=True, tag="epoll"):
@@ -39,34 +58,96 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
     def restore(self, making: Making) -> int:
         return making.program.call(SYS.EPOLL_CREATE1, 0)
 
-    def may_connect(self, table: DescriptorTable) -> bool:
-        present = set(table.files.values())
-        return all(watch.file in present for watch in self.watches)
+    def ties(self) -> set[int]:
+        return {watch.file for watch in self.watches}
 
     def connect(self, program: Program, fd: int, table: DescriptorTable) -> None:
+        told, disarmed, others = list[Watch](), list[Watch](), list[Watch]()
         for watch in self.watches:
-            # The number is part of what is watched: a file under two numbers is two watches.
-            # It may have been closed since, or name another file now, while the file lives on.
-            event = struct.pack("<IQ", watch.events, watch.data)
-            if table.files.get(watch.descriptor) == watch.file:
-                program.call(SYS.EPOLL_CTL, fd, _EPOLL_CTL_ADD, watch.descriptor, event)
-                continue
-            other = next((n for n, file in table.files.items() if file == watch.file), None)
-            if other is None:
-                raise UnsupportedResource(
-                    "an epoll watches a file that the process which holds the epoll has not"
-                )
-            aside = None
-            if watch.descriptor in table.files:
-                aside = syscalls.duplicate_above(program, watch.descriptor, max(table.files) + 1)
-            syscalls.duplicate_to(program, other, watch.descriptor, cloexec=True)
-            program.call(SYS.EPOLL_CTL, fd, _EPOLL_CTL_ADD, watch.descriptor, event)
-            if aside is None:
-                syscalls.close(program, watch.descriptor)
-            else:
-                cloexec = watch.descriptor in table.cloexec
-                syscalls.duplicate_to(program, aside, watch.descriptor, cloexec=cloexec)
-                syscalls.close(program, aside)
+            (disarmed if watch.is_disarmed else told if watch.told else others).append(watch)
+        # While nothing else is there to be told.
+        for watch in disarmed:
+            with _named(program, watch, table):
+                _disarm(program, fd, watch)
+        for watch in told:
+            with _named(program, watch, table):
+                _add(program, fd, watch.descriptor, watch.events, watch.data)
+        room = program.address_of(bytes(_EVENT.size * min(len(told), _EVENTS_AT_ONCE)))
+        for _ in range(0, len(told), _EVENTS_AT_ONCE):
+            program.call(SYS.EPOLL_WAIT, fd, room, min(len(told), _EVENTS_AT_ONCE), 0)
+        for watch in others:
+            with _named(program, watch, table):
+                _add(program, fd, watch.descriptor, watch.events, watch.data)
+
+
+def _add(program: Program, fd: int, number: int, events: int, data: int) -> None:
+    program.call(SYS.EPOLL_CTL, fd, _EPOLL_CTL_ADD, number, _EVENT.pack(events, data))
+
+
+def _disarm(program: Program, fd: int, watch: Watch) -> None:
+    """Add a one-shot and have it tell its event now.
+
+    If the file is ready for nothing, it can't; it waits for errors then, as the kernel has every
+    watch do.
+    """
+    # What is told overwrites the operation of the last call, which fails then.
+    told = program.address_of(_EVENT.pack(_EPOLL_CTL_MOD, 0))
+    _add(program, fd, watch.descriptor, watch.events | _EPOLLIN | _EPOLLOUT, watch.data)
+    program.call(SYS.EPOLL_WAIT, fd, told, 1, 0)
+    event = _EVENT.pack(watch.events, watch.data)
+    operation = program.load(told)
+    program.may_fail(program.call(SYS.EPOLL_CTL, fd, operation, watch.descriptor, event))
+
+
+@contextmanager
+def _named(program: Program, watch: Watch, table: DescriptorTable) -> Iterator[None]:
+    """Have a watched file be there under the number by which it was added.
+
+    The number is part of what is watched: a file under two numbers is two watches. It may have been
+    closed since, or name another file now, while the file lives on.
+    """
+    if table.files.get(watch.descriptor) == watch.file:
+        yield
+        return
+    other = next((n for n, file in table.files.items() if file == watch.file), None)
+    if other is None:
+        raise UnsupportedResource(
+            "an epoll watches a file that the process which holds the epoll has not"
+        )
+    aside = None
+    if watch.descriptor in table.files:
+        aside = syscalls.duplicate_above(program, watch.descriptor, max(table.files) + 1)
+    syscalls.duplicate_to(program, other, watch.descriptor, cloexec=True)
+    yield
+    if aside is None:
+        syscalls.close(program, watch.descriptor)
+    else:
+        cloexec = watch.descriptor in table.cloexec
+        syscalls.duplicate_to(program, aside, watch.descriptor, cloexec=cloexec)
+        syscalls.close(program, aside)
+
+
+def tell_told(epoll: int, watches: Iterable[tuple[Watch, int]]) -> list[Watch]:
+    """Mark what the program has been told; descriptors of ours of the epoll and what it watches.
+
+    Nobody can ask an epoll what is left to be told of one file, but whether there is anything.
+    """
+    marked = [
+        msgspec.structs.replace(one, told=True)
+        if one.events & _EPOLLET and not one.is_disarmed and _is_ready(fd, one.events & ~_PRIVATE)
+        else one
+        for one, fd in watches
+    ]
+    # Asked last: what becomes ready meanwhile is news.
+    if any(one.told for one in marked) and _is_ready(epoll, _EPOLLIN):
+        return [msgspec.structs.replace(one, told=False) for one in marked]
+    return marked
+
+
+def _is_ready(descriptor: int, events: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return bool(poll.poll(0))
 
 
 def parse_watches(lines: list[str]) -> list[tuple[int, int, int, int]]:
