@@ -2,7 +2,8 @@
 
 The comments at the top of a program are its needs: `// arguments: a | b` makes two cases of it,
 `// capabilities:` adds to the container's, `// after:` and `// apart:` are seconds before the
-checkpoint and between it and the restore.
+checkpoint and between it and the restore, `// hugepages:` how many of which size there must be,
+`// mount:` the type of a file system that is mounted for it, and where.
 """
 
 import compileall
@@ -10,14 +11,15 @@ import os
 import re
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from bundles import Bundle, bind
+from bundles import Bundle, bind, mount
 from containers import REPOSITORY, Container, Woodfrog, verdict
+from huge_pages import set_aside
 from needs import needs, require
 from records import differences
 
@@ -62,6 +64,10 @@ def start(case: Case, woodfrog: Woodfrog, build: Build, *flags: str) -> Containe
     bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, *case.arguments])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(program.parent, "/programs"))
+    if case.wishes.get("mount"):
+        kind, destination = case.wishes["mount"].split()
+        (bundle.rootfs / destination.lstrip("/")).mkdir()
+        bundle.add_mount(mount(destination, kind))
     bundle.add_capabilities(*case.wishes.get("capabilities", "").split())
     return woodfrog.run(bundle)
 
@@ -197,12 +203,23 @@ def pairs() -> list[tuple[Callable[[Container, float], Container], Case]]:
     ]
 
 
+@pytest.fixture
+def huge_pages(case: Case) -> Iterator[None]:
+    """Those that a program wishes for; longer than its containers, which would keep some."""
+    with set_aside(case.wishes.get("hugepages", "")):
+        yield
+
+
 @needs("root", "command gcc")
 @pytest.mark.parametrize(
     ("way", "case"), pairs(), ids=[f"{way.__name__}-{case.name}" for way, case in pairs()]
 )
 def test_a_program_finds_everything_as_it_was(
-    way: Callable[[Container, float], Container], case: Case, woodfrog: Woodfrog, build: Build
+    way: Callable[[Container, float], Container],
+    case: Case,
+    huge_pages: None,
+    woodfrog: Woodfrog,
+    build: Build,
 ) -> None:
     for need in case.wishes.get("needs", "").split(","):
         require(need.strip())
@@ -218,7 +235,9 @@ def test_a_program_finds_everything_as_it_was(
 
 @needs("root", "command gcc")
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_a_program_notices_what_it_watches(case: Case, woodfrog: Woodfrog, build: Build) -> None:
+def test_a_program_notices_what_it_watches(
+    case: Case, huge_pages: None, woodfrog: Woodfrog, build: Build
+) -> None:
     for need in case.wishes.get("needs", "").split(","):
         require(need.strip())
     container = start(case, woodfrog, build, "-DSPOILED")

@@ -16,6 +16,7 @@ from woodfrog.resources import (
     cpu,
     credentials,
     deleted_files,
+    huge_pages,
     layer,
     memory,
     posix_queues,
@@ -251,6 +252,9 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
     for deleted in plan.deleted.values():
         deleted_files.check(deleted, plan.page_bytes)
     sysv_ipc.check(plan.sysv, plan.shared)
+    huge_pages.refuse_too_many(
+        plan.shared.values(), plan.segments.values(), (one.memory for one in plan.processes)
+    )
     posix_queues.check(plan.posix_queues)
     if plan.layer:
         layer.check(plan.layer, plan.page_bytes)

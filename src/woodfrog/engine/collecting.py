@@ -177,7 +177,17 @@ def collect_processes(
     for one in tree.processes:
         with obstacles.at(one.name), while_(f"collecting {one.name}"):
             found.append(_collect(one, world, files, vdso))
+    _note_inherited(found)
     return found
+
+
+def _note_inherited(processes: list[CollectedProcess]) -> None:
+    """Note which huge pages a process got by fork(2), which reserves none for it."""
+    by_pid = {one.held.pid: one for one in processes}
+    for one in processes:
+        parent = by_pid.get(one.held.leader.stat.parent)
+        if parent is not None:
+            one.space.note_inherited(parent.space)
 
 
 def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> CollectedProcess:

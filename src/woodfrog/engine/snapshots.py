@@ -6,7 +6,7 @@ its process does, by a call of ours.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from woodfrog.engine.collecting import CollectedProcess, scratch_in
 from woodfrog.kernel import ptrace, syscalls
@@ -75,9 +75,9 @@ class Snapshots:
         if room is not None and room < sum(_own_bytes(one.held) for one in wanted):
             return
         for one in wanted:
-            self._copy(one.held)
+            self._copy(one.held, one.space.mappings)
 
-    def _copy(self, process: HeldProcess) -> None:
+    def _copy(self, process: HeldProcess, mappings: Sequence[memory.Mapping]) -> None:
         options = ptrace.O_SUSPEND_SECCOMP if process.leader.seccomp else 0
         with scratch_in(process, self._vdso) as scratch:
             program = scratch.program()
@@ -102,18 +102,12 @@ class Snapshots:
         program.call(SYS.CLOSE_RANGE, 0, (1 << 32) - 1, _CLOSE_RANGE_UNSHARE)
         syscalls.prctl(program, PR_SET_NAME, NAME + b"\0")
         stub.run(program)
+        # Nor must who writes to a huge page find that its copy takes the last one.
+        _unmap(stub, (mapping for mapping in mappings if mapping.is_private_huge))
 
     def let_go_of_shared_memory(self, process: HeldProcess, mappings: list[memory.Mapping]) -> None:
         """Unmap what a copy shares with others, who may count (shmctl(2) does)."""
-        snapshot = self._taken[process.pid]
-        program = snapshot.stub.program()
-        for mapping in mappings:
-            if mapping.shared:
-                syscalls.munmap(program, mapping.start, mapping.end - mapping.start)
-            if len(program) == _MOST_CALLS:
-                snapshot.stub.run(program)
-                program = snapshot.stub.program()
-        snapshot.stub.run(program)
+        _unmap(self._taken[process.pid].stub, (mapping for mapping in mappings if mapping.shared))
 
     def end(self, resumed: Mapping[int, Resumed] | None = None) -> None:
         """End all copies, and have those whose children they are wait for them.
@@ -133,6 +127,16 @@ class Snapshots:
                 reap(tree, self._vdso)
         except (ProcessLookupError, FileNotFoundError):
             pass  # the container has ended, and they with it
+
+
+def _unmap(stub: Stub, mappings: Iterable[memory.Mapping]) -> None:
+    program = stub.program()
+    for mapping in mappings:
+        syscalls.munmap(program, mapping.start, mapping.end - mapping.start)
+        if len(program) == _MOST_CALLS:
+            stub.run(program)
+            program = stub.program()
+    stub.run(program)
 
 
 def _own_bytes(process: HeldProcess) -> int:

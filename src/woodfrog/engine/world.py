@@ -7,6 +7,7 @@ from collections import defaultdict
 from woodfrog.engine.names import Names
 from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.huge_pages import page_size
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.remote.held import Held
 from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_ipc
@@ -27,6 +28,7 @@ class SharedObject:
         self.memfd = memfd
         self.size, self.extents = shared_memory.extents(fd)
         self.seals = shared_memory.seals(fd) if self.memfd is not None else 0
+        self.huge_page = page_size(fd)
 
     def record(self, store: int) -> shared_memory.SharedMemory:
         """Return the record, once the store's offset of the first page is known."""
@@ -37,6 +39,7 @@ class SharedObject:
             seals=self.seals,
             extents=[Extent(start=e.start, length=e.length) for e in self.extents],
             store=store,
+            huge_page=self.huge_page,
         )
 
 

@@ -49,5 +49,5 @@ class PageWriter:
 
 
 def _is_unforked(mapping: Mapping) -> bool:
-    """Tell whether fork(2) leaves a mapping out or empties it."""
-    return not _NOT_FORKED.isdisjoint(mapping.advice)
+    """Tell whether a copy of the process lacks a mapping, or has it empty."""
+    return mapping.is_private_huge or not _NOT_FORKED.isdisjoint(mapping.advice)

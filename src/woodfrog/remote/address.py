@@ -20,10 +20,15 @@ class RemoteRange(NamedTuple):
 
 def page_up(number: int) -> int:
     """Round up to whole pages."""
-    return (number + PAGE - 1) & -PAGE
+    return round_up(number, PAGE)
 
 
-def free_range(used: list[tuple[int, int]], length: int) -> RemoteRange:
+def round_up(number: int, unit: int) -> int:
+    """Round up to whole units, a power of two."""
+    return (number + unit - 1) & -unit
+
+
+def free_range(used: list[tuple[int, int]], length: int, alignment: int = PAGE) -> RemoteRange:
     """Find addresses that none of the (start, end) ranges touches, with room on both sides.
 
     Raises ValueError if there are none.
@@ -32,8 +37,8 @@ def free_range(used: list[tuple[int, int]], length: int) -> RemoteRange:
     # Above what mmap_min_addr and non-PIE programs use, far below the stack.
     previous = 0x1_0000_0000
     for start, end in [*sorted(used), (TASK_SIZE, TASK_SIZE)]:
-        if start - previous >= length + 2 * margin:
-            base = page_up(previous + margin)
+        base = round_up(previous + margin, alignment)
+        if start - base >= length + margin:
             return RemoteRange(base, base + length)
         previous = max(previous, end)
     raise ValueError(f"no free range of {length} bytes")

@@ -15,6 +15,7 @@ from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.huge_pages import page_size
 from woodfrog.kernel.mounts import (
     AT_EMPTY_PATH,
     FSCONFIG_CMD_CREATE,
@@ -67,6 +68,7 @@ class DeletedFile(Record, frozen=True, tag="deleted-file"):
     size: int
     extents: list[Extent]
     store: int
+    huge_page: int = 0  # the size of its pages, if it is in a hugetlbfs
 
     @property
     def kind(self) -> int:
@@ -82,9 +84,10 @@ class Found:
         self._path = path
         self.number = number
         self._unnamed = unnamed
-        self.size, self.extents = 0, list[Extent]()
+        self.size, self.extents, self._huge_page = 0, list[Extent](), 0
         if stat.S_ISREG(os.fstat(fd).st_mode) and not link:
             self.size, self.extents = shared_memory.extents(fd)
+            self._huge_page = page_size(fd)
 
     def record(self, store: int) -> DeletedFile:
         """Return the record, once the store's offset of the first page is known."""
@@ -105,6 +108,7 @@ class Found:
             size=self.size,
             extents=self.extents,
             store=store,
+            huge_page=self._huge_page,
         )
 
 
@@ -143,6 +147,7 @@ def check(one: DeletedFile, page_bytes: int) -> None:
         raise ImageError("a deleted file is of a kind that is never saved")
     file_entry.check_attributes(one.attributes, "a deleted file")
     file_entry.check_moment(one.mtime, "a deleted file")
+    shared_memory.check_huge_page(one.huge_page, one.size, one.extents)
     shared_memory.check_extents(one.extents, one.size, one.store, page_bytes)
 
 
@@ -244,6 +249,9 @@ def fill(program: Program, one: DeletedFile, fd: int, pages: int, base: int) -> 
     """Give a new file its size and its contents from the page store, as for shared memory."""
     syscalls.ftruncate(program, fd, one.size)
     offset = base + one.store
+    if one.huge_page:
+        shared_memory.fill_huge(program, one.extents, fd, pages, offset)
+        return
     shared_memory.fill_extents(program, one.extents, one.size, fd, pages, offset)
     syscalls.lseek(program, fd, 0)
 

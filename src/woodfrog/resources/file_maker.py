@@ -1,10 +1,14 @@
 """Files made from the entries of an image, below a directory and nowhere else."""
 
+import errno
+import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
+from woodfrog.image.pages import read_exactly
+from woodfrog.kernel.huge_pages import page_size, pool_directory
 from woodfrog.resources.file_entry import NS, ROOT, Entry
 from woodfrog.resources.file_tree import Tree, join, place_of
 
@@ -183,9 +187,12 @@ class Maker:
             os.close(source)
 
     def _write(self, entry: Entry) -> None:
-        file = self._tree.open(entry.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        file = self._tree.open(entry.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             os.ftruncate(file, entry.size)
+            if page_size(file):
+                self._write_huge(entry, file)
+                return
             offset = self._base + entry.store
             for extent in entry.extents:
                 end = min(extent.start + extent.length, entry.size)
@@ -200,6 +207,25 @@ class Maker:
                 offset += extent.length
         finally:
             os.close(file)
+
+    def _write_huge(self, entry: Entry, file: int) -> None:
+        """Fill a file of hugetlbfs, which can't be written, only mapped."""
+        offset = self._base + entry.store
+        for extent in entry.extents:
+            try:
+                mapped = mmap.mmap(file, extent.length, offset=extent.start)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                raise UnsupportedResource(
+                    f"too few huge pages are free for {os.fsdecode(entry.path)}",
+                    hint=f"set more aside in {pool_directory(page_size(file))}/nr_hugepages",
+                ) from error
+            with mapped as pages, memoryview(pages) as view:
+                for position in range(0, extent.length, _COPY):
+                    with view[position : position + _COPY] as piece:
+                        read_exactly(self._pages, piece, offset + position)
+            offset += extent.length
 
     def _set_attributes(self, directory: int, name: bytes, entry: Entry) -> None:
         """Set what the entry has, and nothing else: a default ACL above may have given more."""

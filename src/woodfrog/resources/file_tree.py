@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.huge_pages import page_size
 from woodfrog.kernel.mounts import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from woodfrog.kernel.process_memory import FileContents, SharableFile
 from woodfrog.remote.address import PAGE, page_up
+from woodfrog.resources import shared_memory
 from woodfrog.resources.file_entry import (
     KEPT_ATTRIBUTES,
     PATH_MAX,
@@ -193,9 +195,13 @@ class Collector:
         file = self._tree.open(path, os.O_RDONLY | os.O_NOATIME)
         blocks = -1
         try:
-            extents = [
-                Extent(start=start, length=end - start) for start, end in data_ranges(file, size)
-            ]
+            if page_size(file):
+                _, extents = shared_memory.extents(file)
+            else:
+                extents = [
+                    Extent(start=first, length=end - first)
+                    for first, end in data_ranges(file, size)
+                ]
             contents = FileContents(file)
             if size >= _LEAST_SHARED and (blocks := self._open_blocks(path)) >= 0:
                 contents = SharableFile(file, blocks)

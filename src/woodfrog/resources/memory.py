@@ -5,6 +5,8 @@ from collections import abc
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 
+import msgspec
+
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.pagemap import Pagemap
@@ -32,7 +34,6 @@ _ADVICE = (
 )
 _KNOWN_ADVICE = frozenset(advice for _, advice in _ADVICE)
 _REFUSED = {
-    "ht": "uses huge pages of hugetlbfs",
     "io": "maps a device's memory",
     "pf": "maps a device's memory",
     "dp": "is droppable memory (MAP_DROPPABLE)",
@@ -70,6 +71,18 @@ class Mapping(Part, frozen=True):
     grows_down: bool = False
     no_reserve: bool = False
     locked: bool = False
+    huge_page: int = 0  # bytes of a page of hugetlbfs, else 0
+    inherited: bool = False  # private pages of hugetlbfs: a parent may have reserved them
+
+    @property
+    def reserves(self) -> bool:
+        """Tell whether memory is promised to it when it is made."""
+        return not (self.no_reserve or self.inherited)
+
+    @property
+    def is_private_huge(self) -> bool:
+        """Tell whether it has huge pages of hugetlbfs for itself."""
+        return bool(self.huge_page) and not self.shared
 
 
 class Extent(Part, frozen=True, array_like=True):
@@ -134,6 +147,16 @@ class Collected:
                     for start, end in pagemap.guard_regions(one.start, one.end):
                         self._guards.append(Extent(start=start, length=end - start))
         return extents
+
+    def note_inherited(self, parent: "Collected") -> None:
+        """Note which private mappings of huge pages came from the parent."""
+        theirs = {(one.object, one.path) for one in parent.mappings if one.is_private_huge}
+        self.mappings = [
+            msgspec.structs.replace(one, inherited=True)
+            if one.is_private_huge and (one.object, one.path) in theirs
+            else one
+            for one in self.mappings
+        ]
 
     @property
     def mapped_paths(self) -> set[bytes]:
@@ -266,7 +289,13 @@ def _mapping(
         grows_down="gd" in found.flags,
         no_reserve="nr" in found.flags,
         locked="lo" in found.flags,
+        huge_page=_huge_page(pid, found) if "ht" in found.flags else 0,
     )
+
+
+def _huge_page(pid: int, found: KernelMapping) -> int:
+    """Return the size of the huge pages that a mapping is made of."""
+    return os.statvfs(f"/proc/{pid}/map_files/{found.start:x}-{found.end:x}").f_bsize
 
 
 def _exists(root: str, found: KernelMapping) -> bool:

@@ -69,7 +69,7 @@ def restore_mappings(
         protection = mapping.protection
         if not mapping.shared and mapping.start in filled:
             protection |= PROT_WRITE
-        if mapping.no_reserve:
+        if not mapping.reserves:
             flags |= MAP_NORESERVE
         fd = -1
         match mapping.source:

@@ -2,27 +2,35 @@
 
 import fcntl
 import os
+from collections.abc import Iterable, Iterator
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.huge_pages import MAP_HUGETLB, page_size, size_flag
 from woodfrog.remote.address import PAGE, page_up
 from woodfrog.remote.program import Program
-from woodfrog.resources.memory import Extent
+from woodfrog.resources.memory import MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED, Extent
 
-_MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
+_MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_HUGETLB = 1, 2, 4
+_PROT_READ_WRITE = 3
 _F_ADD_SEALS = 1033
 _MEMFD = b"/memfd:"
 _DELETED = b" (deleted)"
-_ANONYMOUS = b"/dev/zero (deleted)"
+# Shared anonymous memory; and all anonymous memory of huge pages, private one, too.
+_ANONYMOUS = (b"/dev/zero (deleted)", b"/anon_hugepage (deleted)")
 _LARGEST_COPY = 1 << 30
+_LARGEST_PAGE = 1 << 30
+_PIECE = 2 << 20
+_NOTHING = bytes(_PIECE)
 
 
 class SharedMemory(Record, frozen=True, tag="shared-memory"):
     """A file without a name, whose pages (by offset) stand in the page store from `store` on.
 
-    `memfd` is its name if memfd_create(2) made it, else None.
+    `memfd` is its name if memfd_create(2) made it, else None; `huge_page` is the size of its pages,
+    if they are those of hugetlbfs.
     """
 
     id: int
@@ -31,18 +39,19 @@ class SharedMemory(Record, frozen=True, tag="shared-memory"):
     seals: int
     extents: list[Extent]
     store: int
+    huge_page: int = 0
 
 
 def is_one(name: bytes) -> bool:
     """Tell whether a link of /proc, which reads `name`, leads to shared memory."""
-    return name == _ANONYMOUS or (name.startswith(_MEMFD) and name.endswith(_DELETED))
+    return name in _ANONYMOUS or (name.startswith(_MEMFD) and name.endswith(_DELETED))
 
 
 def describe(name: bytes) -> bytes | None:
     """Return a memfd's name, or None for a shared anonymous mapping; refuse all else."""
     if name.startswith(_MEMFD) and name.endswith(_DELETED):
         return name[len(_MEMFD) : -len(_DELETED)]
-    if name == _ANONYMOUS:
+    if name in _ANONYMOUS:
         return None
     raise UnsupportedResource(
         f"a mapping shows unknown shared memory, {os.fsdecode(name)}, which cannot be saved yet"
@@ -52,6 +61,8 @@ def describe(name: bytes) -> bytes | None:
 def extents(fd: int) -> tuple[int, list[Extent]]:
     """Return the size of a shared memory file, and the ranges that it has pages for."""
     size = os.fstat(fd).st_size
+    if huge_page := page_size(fd):
+        return size, list(_written(fd, size, huge_page))
     found: list[Extent] = []
     position = 0
     while position < size:
@@ -63,6 +74,16 @@ def extents(fd: int) -> tuple[int, list[Extent]]:
         first = start & -PAGE
         found.append(Extent(start=first, length=page_up(position) - first))
     return size, found
+
+
+def _written(fd: int, size: int, huge_page: int) -> Iterator[Extent]:
+    """Look for pages that aren't zero in a file of hugetlbfs, which tells nothing of its holes."""
+    if not os.fstat(fd).st_blocks:
+        return
+    for start in range(0, size, huge_page):
+        pieces = range(start, start + huge_page, _PIECE)
+        if any(os.pread(fd, _PIECE, position) != _NOTHING for position in pieces):
+            yield Extent(start=start, length=huge_page)
 
 
 def seals(fd: int) -> int:
@@ -86,17 +107,34 @@ def check_extents(extents: list[Extent], size: int, store: int, page_bytes: int)
         raise ImageError("the pages of shared memory or a deleted file are outside the page store")
 
 
+def check_huge_page(huge_page: int, size: int, extents: Iterable[Extent]) -> None:
+    """Check what an image says of the pages of hugetlbfs that a file is made of."""
+    if huge_page and (
+        huge_page & (huge_page - 1)
+        or not PAGE < huge_page <= _LARGEST_PAGE
+        or size % huge_page
+        or any(one.start % huge_page or one.length % huge_page for one in extents)
+    ):
+        raise ImageError("memory of huge pages has an impossible size")
+
+
 def check(memory: SharedMemory, page_bytes: int) -> None:
     """Check a record from an image before anything is made of it."""
+    check_huge_page(memory.huge_page, memory.size, memory.extents)
     check_extents(memory.extents, memory.size, memory.store, page_bytes)
 
 
 def create(program: Program, memory: SharedMemory) -> int:
     """Make the file; a shared anonymous mapping is mapped instead, and its address returned."""
     if memory.memfd is None:
-        shared_anonymous = 0x21
-        return syscalls.mmap(program, 0, page_up(memory.size), 3, shared_anonymous)
+        how = MAP_SHARED | MAP_ANONYMOUS
+        if memory.huge_page:
+            # Who maps it reserves pages for himself.
+            how |= MAP_HUGETLB | MAP_NORESERVE | size_flag(memory.huge_page)
+        return syscalls.mmap(program, 0, page_up(memory.size), _PROT_READ_WRITE, how)
     flags = _MFD_CLOEXEC | (0 if memory.seals == 1 else _MFD_ALLOW_SEALING)
+    if memory.huge_page:
+        flags |= _MFD_HUGETLB | size_flag(memory.huge_page)
     fd = syscalls.memfd_create(program, memory.memfd, flags)
     syscalls.ftruncate(program, fd, memory.size)
     return fd
@@ -104,7 +142,11 @@ def create(program: Program, memory: SharedMemory) -> int:
 
 def fill(program: Program, memory: SharedMemory, fd: int, pages: int, base: int) -> None:
     """Copy the contents from the page store, descriptor `pages`, then seal the file."""
-    fill_extents(program, memory.extents, memory.size, fd, pages, base + memory.store)
+    offset = base + memory.store
+    if memory.huge_page:
+        fill_huge(program, memory.extents, fd, pages, offset)
+    else:
+        fill_extents(program, memory.extents, memory.size, fd, pages, offset)
     if memory.memfd is not None and memory.seals > 1:
         program.call(SYS.FCNTL, fd, _F_ADD_SEALS, memory.seals)
 
@@ -124,3 +166,15 @@ def fill_extents(
             program.expect(got, piece)
             at, left = at + piece, left - piece
         offset += extent.length
+
+
+def fill_huge(program: Program, extents: list[Extent], fd: int, pages: int, offset: int) -> None:
+    """Copy a file's contents, if it is one of hugetlbfs: those can't be written, only mapped."""
+    how = MAP_SHARED | MAP_NORESERVE
+    for extent in extents:
+        for start in range(extent.start, extent.start + extent.length, _LARGEST_COPY):
+            piece = min(_LARGEST_COPY, extent.start + extent.length - start)
+            at = syscalls.mmap(program, 0, piece, _PROT_READ_WRITE, how, fd, start)
+            program.expect(program.call(SYS.PREAD64, pages, at, piece, offset), piece)
+            syscalls.munmap(program, at, piece)
+            offset += piece

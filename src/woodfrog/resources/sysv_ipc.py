@@ -173,7 +173,9 @@ def check(objects: Sequence[AnyObject], memory: MappingOf[int, SharedMemory]) ->
                     raise ImageError(f"the System V message queue {one.id} is impossible")
             case Segment():
                 contents = memory.get(one.contents)
-                if contents is None or contents.size != one.size:
+                if contents is None or contents.huge_page != one.huge_page:
+                    raise ImageError(f"the System V shared memory {one.id} lacks its contents")
+                if contents.size not in (one.size, one.length):
                     raise ImageError(f"the System V shared memory {one.id} lacks its contents")
                 if not 0 < one.size < TASK_SIZE // 2:
                     raise ImageError(f"the System V shared memory {one.id} has an impossible size")

@@ -11,8 +11,9 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.huge_pages import page_size, size_flag
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.address import PAGE, free_range, page_up
+from woodfrog.remote.address import PAGE, free_range, round_up
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources.memory import AddressSpace, Mapping, Source
@@ -20,6 +21,7 @@ from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysv_object import IPC_RMID, IPC_SET, Object, common, make, owned, setting
 
 _SHM_LOCK = 11
+_SHM_HUGETLB = 0o4000
 _SHM_RDONLY, _SHM_DEST, _SHM_LOCKED = 0o10000, 0o1000, 0o2000
 _SHMID_DS = 112
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
@@ -32,13 +34,20 @@ _T = TypeVar("_T", bound=Object)
 class Segment(Object, frozen=True, tag="sysv-shared-memory"):
     """A segment of shared memory; `contents` is the id of the record of its pages.
 
-    `removed` (IPC_RMID): it ends with its last attachment.
+    `removed` (IPC_RMID): it ends with its last attachment; `huge_page`: the size of
+    its pages, if they are those of hugetlbfs (SHM_HUGETLB).
     """
 
     size: int
     locked: bool
     removed: bool
     contents: int
+    huge_page: int = 0
+
+    @property
+    def length(self) -> int:
+        """Return how much is mapped where it is attached."""
+        return round_up(self.size, self.huge_page or PAGE)
 
 
 class OpenSegment:
@@ -88,7 +97,9 @@ def collect(row: dict[str, str]) -> OpenSegment:
             " (kernel.shm_rmid_forced), which cannot be saved yet",
             hint="set kernel.shm_rmid_forced to 0 in the container",
         )
-    return OpenSegment(fields, _open_segment(fields["id"]))
+    fd = _open_segment(fields["id"])
+    fields["huge_page"] = page_size(fd)
+    return OpenSegment(fields, fd)
 
 
 def _open_segment(identifier: int) -> int:
@@ -99,12 +110,6 @@ def _open_segment(identifier: int) -> int:
         fd = os.open(f"/proc/self/map_files/{start:x}-{end:x}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         HERE.call(SYS.SHMDT, start)
-    if os.fstatvfs(fd).f_bsize != PAGE:
-        os.close(fd)
-        raise UnsupportedResource(
-            f"has System V shared memory, {identifier}, of huge pages (SHM_HUGETLB),"
-            " which cannot be saved yet"
-        )
     return fd
 
 
@@ -118,7 +123,7 @@ def check_mapping(mapping: Mapping, segments: MappingOf[int, Segment]) -> None:
     if segment is None:
         raise ImageError(f"the mapping at {mapping.start:#x} shows memory that the image lacks")
     length = mapping.end - mapping.start
-    if not mapping.shared or not 0 <= mapping.offset <= page_up(segment.size) - length:
+    if not mapping.shared or not 0 <= mapping.offset <= segment.length - length:
         raise ImageError(f"the mapping at {mapping.start:#x} is not one of shared memory")
 
 
@@ -132,12 +137,13 @@ def restore(
 ) -> None:
     """Make a segment and read what is in it; it counts as the container's memory."""
     program = stub.program()
-    make(program, segment, next_id, SYS.SHMGET, segment.key, segment.size)
+    flags = _SHM_HUGETLB | size_flag(segment.huge_page) if segment.huge_page else 0
+    make(program, segment, next_id, SYS.SHMGET, segment.key, segment.size, flags=flags)
     program.call(SYS.SHMCTL, segment.id, IPC_SET, owned(segment, _SHMID_DS))
     if segment.locked:
         program.call(SYS.SHMCTL, segment.id, _SHM_LOCK, 0)
     used = [(row[0], row[1]) for row in read_maps(stub.pid)]
-    at = free_range(used, page_up(segment.size)).start
+    at = free_range(used, segment.length, segment.huge_page or PAGE).start
     program.expect(program.call(SYS.SHMAT, segment.id, at, 0), at)
     offset = base + memory.store
     for extent in memory.extents:
@@ -170,7 +176,8 @@ def attach(
             key = (mapping.object, mapping.start - mapping.offset, mapping.writable)
             attachments.setdefault(key, []).append(mapping)
     for (identifier, _, writable), pieces in attachments.items():
-        size = page_up(segments[identifier].size)
+        segment = segments[identifier]
+        size = segment.length
         flags = 0 if writable else _SHM_RDONLY
         first = pieces[0]
         if first.end - first.start == size:
@@ -178,7 +185,7 @@ def attach(
         else:
             used = [keep, *((one.start, one.end) for one in space.mappings)]
             used.append((space.vdso, space.vdso + _VDSO_SPAN))
-            at = free_range(used, size).start
+            at = free_range(used, size, segment.huge_page or PAGE).start
             program.expect(program.call(SYS.SHMAT, identifier, at, flags), at)
             for piece in pieces:
                 _move(program, at + piece.offset, piece)

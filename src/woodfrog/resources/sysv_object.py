@@ -51,14 +51,16 @@ def setting(name: str) -> int:
         return int(file.read())
 
 
-def make(program: Program, one: Object, next_id: int, get: int, key: int, *size: int) -> None:
+def make(
+    program: Program, one: Object, next_id: int, get: int, key: int, *size: int, flags: int = 0
+) -> None:
     """Make an object by its creator, for whoever makes it is that for good."""
     text = str(one.id).encode()
     program.expect(program.call(SYS.PWRITE64, next_id, text, len(text), 0), len(text))
     for number, who in ((SYS.SETRESGID, one.cgid), (SYS.SETRESUID, one.cuid)):
         if who:
             program.call(number, -1, who, -1)
-    made = program.call(get, key, *size, one.mode | _IPC_CREAT | _IPC_EXCL)
+    made = program.call(get, key, *size, one.mode | _IPC_CREAT | _IPC_EXCL | flags)
     program.expect(made, one.id)
     for number, who in ((SYS.SETRESUID, one.cuid), (SYS.SETRESGID, one.cgid)):
         if who:

@@ -268,5 +268,6 @@ def tmpfs_destinations(config: Object) -> tuple[str, ...]:
     return tuple(
         mount["destination"]
         for mount in config.get("mounts") or ()
-        if mount.get("type") == "tmpfs" and "bind" not in (mount.get("options") or ())
+        if mount.get("type") in ("tmpfs", "hugetlbfs")
+        and "bind" not in (mount.get("options") or ())
     )

@@ -1,0 +1,50 @@
+/* Files in a hugetlbfs of the container's own: named, open, mapped; with holes; removed while in use. */
+// hugepages: 2048kB 12
+// mount: hugetlbfs /huge
+#include "memory.h"
+
+static const size_t size = 2048 << 10;
+
+static char *shown(const char *name, size_t pages, int *file) {
+	*file = must(open(name, O_RDWR | O_CREAT, 0640));
+	must(ftruncate(*file, pages * size));
+	return must(mmap(NULL, pages * size, PROT_READ | PROT_WRITE, MAP_SHARED, *file, 0));
+}
+
+int main(void) {
+	int named, removed, closed, unnamed;
+	char *one = shown("/huge/named", 3, &named), *two = shown("/huge/removed", 2, &removed), *three = shown("/huge/closed", 1, &closed);
+	fill(one + size, PAGE, 1), fill(two, size, 2), fill(three, PAGE, 3);
+	char *own = must(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, closed, 0));
+	own[0] = 4;
+	must(close(closed));
+	must(munmap(three, size));
+	must(unlink("/huge/removed"));
+	unnamed = must(open("/huge", O_RDWR | O_TMPFILE, 0600));
+	must(ftruncate(unnamed, size));
+	must(lseek(named, 77, SEEK_SET));
+	freeze_here();
+	spoil(two[0]++; must(unlink("/huge/closed")););
+	expect(one[0] == 0 && is_filled(one + size, PAGE, 1) && one[2 * size] == 0, "the named file holds something else");
+	expect(is_filled(two, size, 2), "the removed file holds something else");
+	expect(own[0] == 4 && is_filled(own + 8, PAGE - 8, 4), "the copied page");
+	same("position", 77, lseek(named, 0, SEEK_CUR));
+	struct stat found;
+	must(fstat(removed, &found));
+	same("size of the removed file", 2 * size, found.st_size);
+	same("its names", 0, found.st_nlink);
+	must(fstat(unnamed, &found));
+	same("size of the unnamed file", size, found.st_size);
+	must(linkat(AT_FDCWD, ({ static char path[64]; snprintf(path, 64, "/proc/self/fd/%d", unnamed); path; }), AT_FDCWD, "/huge/late", AT_SYMLINK_FOLLOW));
+	if (stat("/huge/closed", &found) != 0)
+		differs("the closed file is gone");
+	else {
+		same("mode of the closed file", 0640 | S_IFREG, found.st_mode);
+		three = shown("/huge/closed", 1, &closed);
+		expect(is_filled(three, PAGE, 3), "the closed file holds something else");
+	}
+	fill(one + 2 * size, PAGE, 5);
+	char *again = must(mmap(NULL, 3 * size, PROT_READ, MAP_SHARED, named, 0));
+	expect(is_filled(again + 2 * size, PAGE, 5), "what is mapped isn't the file");
+	return report();
+}
