@@ -18,7 +18,7 @@ from woodfrog.remote.held import KCMP_FILES, Held, HeldProcess
 from woodfrog.remote.program import Program
 from woodfrog.resources import file_signals
 from woodfrog.resources.file_signals import FileSignals
-from woodfrog.resources.files import KINDS, unix_queue
+from woodfrog.resources.files import KINDS, REFUSED, unix_queue
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
 from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches, tell_told
 from woodfrog.resources.process import Descriptor, Lock
@@ -232,8 +232,12 @@ def _parse_lock(number: int, line: str) -> Lock:
 
 def _kind_of(file: OpenFile) -> str:
     """Say what an open file is, for people: of a socket, its family and protocol."""
+    target = os.fsdecode(file.target)
+    for beginning, name in REFUSED.items():
+        if file.target.startswith(beginning):
+            return target if target == name else f"{name} ({target})"
     if not file.target.startswith(b"socket:"):
-        return os.fsdecode(file.target)
+        return target
     with socket.socket(fileno=os.dup(file.descriptor)) as one:
         family = getattr(one.family, "name", f"AF {one.family}")
         return f"a socket of {family}, protocol {one.proto}"

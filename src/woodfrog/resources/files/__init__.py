@@ -50,3 +50,18 @@ KINDS: tuple[type[FileRecord], ...] = (
     InetDatagramSocket,
     NetlinkSocket,
 )
+
+# What no kind recognises, as far as it has a name, by how its link in /proc begins.
+REFUSED = {
+    b"anon_inode:[fanotify]": "fanotify",
+    b"anon_inode:[io_uring]": "io_uring",
+    b"anon_inode:[userfaultfd]": "userfaultfd",
+    b"anon_inode:[perf_event]": "a perf event",
+    b"anon_inode:bpf": "BPF",
+    b"anon_inode:[landlock-ruleset]": "a Landlock ruleset",
+    b"/dev/nvidia": "a GPU (/dev/nvidia…)",
+    b"/dev/dri/": "a GPU (/dev/dri)",
+    b"/dev/kvm": "/dev/kvm",
+    b"/dev/fuse": "/dev/fuse",
+    b"/dev/net/tun": "/dev/net/tun",
+}

@@ -223,8 +223,18 @@ class Late(Protocol):
         """
 
 
+class Row(NamedTuple):
+    """What the README says of a kind: what such files are, and what of them is kept or refused."""
+
+    called: str
+    kept: tuple[str, ...]
+    refused: tuple[str, ...] = ()
+
+
 class FileRecord(Record, frozen=True):
     """An open file description. Descriptors refer to it by `id`."""
+
+    row: ClassVar[Row]
 
     id: int
     flags: int

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError
 from woodfrog.kernel import syscalls
@@ -15,6 +15,7 @@ from woodfrog.resources.files.base import (
     FileRecord,
     Making,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -26,6 +27,14 @@ _ONLY_BY_PATH = (stat.S_IFLNK, stat.S_IFIFO)
 class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
     """A position in a deleted file."""
 
+    row: ClassVar[Row] = Row(
+        called="deleted files, directories, links, devices, and those of O_TMPFILE",
+        kept=(
+            "what is in them, positions, mappings",
+            "a name that is left to them elsewhere (a hard link)",
+        ),
+        refused=("whose other name is not found",),
+    )
     deleted: int
     position: int
     file_kind: int

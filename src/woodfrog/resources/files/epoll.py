@@ -4,7 +4,7 @@ import select
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -13,7 +13,7 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
-from woodfrog.resources.files.base import DescriptorTable, FileRecord, Making, OpenFile, World
+from woodfrog.resources.files.base import DescriptorTable, FileRecord, Making, OpenFile, Row, World
 
 _EPOLL_CTL_ADD, _EPOLL_CTL_MOD = 1, 3
 _EPOLLIN, _EPOLLOUT, _EPOLLET = 0x1, 0x4, 1 << 31
@@ -45,6 +45,15 @@ class Watch(Part, frozen=True):
 class Epoll(FileRecord, frozen=True, tag="epoll"):
     """The watched files. Their ids are known only once all files are: see `collect_watches`."""
 
+    row: ClassVar[Row] = Row(
+        called="epoll",
+        kept=(
+            "what is watched, for what",
+            "edges and one-shots that were told",
+            "files that only others hold by now",
+        ),
+        refused=("files in flight that no process has",),
+    )
     watches: list[Watch] = []
 
     @classmethod

@@ -1,15 +1,19 @@
 """eventfd(2): a kernel counter behind a descriptor."""
 
 import os
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.kernel import features, syscalls
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 
 
 class EventFd(FileRecord, frozen=True, tag="eventfd"):
     """An event counter."""
 
+    row: ClassVar[Row] = Row(
+        called="eventfd",
+        kept=("counters",),
+    )
     counter: int
     semaphore: bool
 

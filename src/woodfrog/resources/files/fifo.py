@@ -3,7 +3,7 @@
 import fcntl
 import os
 import stat
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError
 from woodfrog.kernel import syscalls
@@ -15,6 +15,7 @@ from woodfrog.resources.files.base import (
     FileRecord,
     Making,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -27,6 +28,13 @@ class Fifo(FileRecord, frozen=True, tag="fifo"):
     `deleted` is the id of its DeletedFile if it has no name any more, else 0.
     """
 
+    row: ClassVar[Row] = Row(
+        called="FIFOs",
+        kept=(
+            "contents, packets, sizes",
+            "deleted ones",
+        ),
+    )
     path: bytes
     inode: int
     capacity: int

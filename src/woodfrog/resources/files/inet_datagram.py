@@ -7,7 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -16,7 +16,7 @@ from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import inet, multicast, socket_filter, socket_options
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.multicast import Membership
 from woodfrog.resources.files.socket_filter import SocketFilter
@@ -49,6 +49,11 @@ class Datagram(Part, frozen=True):
 class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
     """A UDP, ICMP or raw socket. `peer` is empty unless it is connected."""
 
+    row: ClassVar[Row] = Row(
+        called="UDP, UDP-Lite, ICMP and raw sockets",
+        kept=("addresses, what waits (but raw sockets), options, multicast groups, filters",),
+        refused=("corked data, encapsulation (UDP_ENCAP), eBPF",),
+    )
     family: int
     type: int
     protocol: int

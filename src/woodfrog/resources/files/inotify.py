@@ -5,7 +5,7 @@ import fcntl
 import os
 import termios
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
@@ -14,7 +14,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.inotify import IN_DELETE_SELF
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 
 _SETNEXTWD = 0x40044900  # INOTIFY_IOC_SETNEXTWD
 _EVENT_BYTES = 16  # struct inotify_event without a name
@@ -37,6 +37,10 @@ class Inotify(FileRecord, frozen=True, tag="inotify"):
     inotify(7) has programs expect that at any time, and look anew by themselves.
     """
 
+    row: ClassVar[Row] = Row(
+        called="inotify",
+        kept=("watches, by their numbers",),
+    )
     watches: list[InotifyWatch]
     overflow: bool
 

@@ -1,6 +1,6 @@
 """memfd_create(2): memory behind a descriptor. The contents are a SharedMemory record."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.kernel import syscalls
 from woodfrog.resources.files.base import (
@@ -8,6 +8,7 @@ from woodfrog.resources.files.base import (
     FileRecord,
     Making,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -16,6 +17,10 @@ from woodfrog.resources.files.base import (
 class MemFd(FileRecord, frozen=True, tag="memfd"):
     """A position in a piece of shared memory."""
 
+    row: ClassVar[Row] = Row(
+        called="memfd",
+        kept=("name, contents, seals, positions",),
+    )
     memory: int
     position: int
 

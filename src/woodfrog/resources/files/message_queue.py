@@ -2,7 +2,7 @@
 
 import os
 import stat
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -11,6 +11,7 @@ from woodfrog.resources.files.base import (
     FileRecord,
     Making,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -19,6 +20,11 @@ from woodfrog.resources.files.base import (
 class MessageQueueFile(FileRecord, frozen=True, tag="message-queue"):
     """A message queue, opened by its name."""
 
+    row: ClassVar[Row] = Row(
+        called="POSIX message queues",
+        kept=("by name",),
+        refused=("unlinked while open",),
+    )
     name: bytes
 
     @classmethod

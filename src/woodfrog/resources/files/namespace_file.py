@@ -2,10 +2,10 @@
 
 import os
 import re
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World
 
 _TARGET = re.compile(rb"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]")
 
@@ -13,6 +13,11 @@ _TARGET = re.compile(rb"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]")
 class NamespaceFile(FileRecord, frozen=True, tag="namespace-file"):
     """One of the container's own namespaces; `name` as in /proc/PID/ns."""
 
+    row: ClassVar[Row] = Row(
+        called="the container's namespaces",
+        kept=("as the new container's",),
+        refused=("others",),
+    )
     name: str
 
     @classmethod

@@ -4,12 +4,12 @@ import os
 import socket
 import stat
 import struct
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources.files import socket_filter, socket_options
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_options import SOL_NETLINK, Option
 
@@ -25,6 +25,11 @@ _FOR_ALL = (0, 15)
 class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
     """A netlink socket. `port` and `peer` are 0 if it has none; `lost` if news were unread."""
 
+    row: ClassVar[Row] = Row(
+        called="netlink sockets",
+        kept=("ports, groups, options, filters",),
+        refused=("with an answer that has not been read",),
+    )
     type: int
     protocol: int
     port: int

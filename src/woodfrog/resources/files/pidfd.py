@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.resources import signals
-from woodfrog.resources.files.base import FileRecord, Late, OpenFile, World
+from woodfrog.resources.files.base import FileRecord, Late, OpenFile, Row, World
 
 _PIDFD_THREAD = os.O_EXCL
 _GET_INFO = 0xC040FF0B  # PIDFD_GET_INFO with the 64 bytes of Linux 6.13
@@ -18,6 +18,11 @@ _INFO_EXIT = 1 << 3
 class PidFd(FileRecord, frozen=True, tag="pidfd"):
     """`pid` is the container's id of a task; 0: it has ended, by `status`, and was waited for."""
 
+    row: ClassVar[Row] = Row(
+        called="pidfd",
+        kept=("of processes and threads, of ended ones with their status",),
+        refused=("of processes outside",),
+    )
     pid: int
     status: int
     late: ClassVar[bool] = True

@@ -5,7 +5,7 @@ import fcntl
 import os
 import select
 import termios
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
@@ -16,6 +16,7 @@ from woodfrog.resources.files.base import (
     FileRecord,
     Making,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -27,6 +28,11 @@ _LARGEST = 1 << 31
 class PipeEnd(FileRecord, frozen=True, tag="pipe"):
     """One end of a pipe. `packets` are its contents, in one piece unless in packet mode."""
 
+    row: ClassVar[Row] = Row(
+        called="pipes",
+        kept=("contents, packets, sizes",),
+        refused=("with the other end outside, but as descriptor 0, 1 or 2",),
+    )
     pipe: int
     capacity: int
     packets: list[bytes]

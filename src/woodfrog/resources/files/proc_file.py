@@ -12,6 +12,7 @@ from woodfrog.resources.files.base import (
     FileRecord,
     Late,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -29,6 +30,11 @@ _OPEN_TO_ALL = frozenset(
 class ProcFile(FileRecord, frozen=True, tag="proc-file"):
     """A file of the process with this id, which may have ended; `point` is where proc is."""
 
+    row: ClassVar[Row] = Row(
+        called="/proc, and the files of processes in it",
+        kept=("those of ended processes, too",),
+        refused=("of ended threads",),
+    )
     point: bytes
     pid: int
     name: bytes

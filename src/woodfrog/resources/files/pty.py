@@ -24,6 +24,7 @@ from woodfrog.resources.files.base import (
     Late,
     Making,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -48,6 +49,17 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
     `terminal` is the path of the other end, which was `opened` at some time.
     """
 
+    row: ClassVar[Row] = Row(
+        called="pseudoterminals with both ends inside (tmux, script, sshd)",
+        kept=(
+            "settings, size, locks, packet mode, sessions, foreground groups, what is queued",
+            "hung up",
+        ),
+        refused=(
+            "in packet mode with news that nobody has read",
+            "another line discipline than N_TTY",
+        ),
+    )
     path: bytes
     index: int
     terminal: bytes
@@ -134,6 +146,7 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
 class Pty(FileRecord, frozen=True, tag="pty"):
     """An open file of the terminal end."""
 
+    row: ClassVar[Row] = PtyMaster.row
     path: bytes
     index: int
 
@@ -168,6 +181,7 @@ class Pty(FileRecord, frozen=True, tag="pty"):
 class ControllingTerminal(FileRecord, frozen=True, tag="controlling-terminal"):
     """/dev/tty, opened by a process of a session, but for that of the container's own terminal."""
 
+    row: ClassVar[Row] = PtyMaster.row
     path: bytes
     index: int
     late: ClassVar[bool] = True
@@ -198,6 +212,7 @@ class ControllingTerminal(FileRecord, frozen=True, tag="controlling-terminal"):
 class HungUpTerminal(FileRecord, frozen=True, tag="hung-up-terminal"):
     """A terminal whose other end was closed. `master` is a path to make another such one by."""
 
+    row: ClassVar[Row] = PtyMaster.row
     master: bytes
 
     @classmethod

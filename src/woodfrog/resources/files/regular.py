@@ -2,7 +2,7 @@
 
 import os
 import stat
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
@@ -12,6 +12,7 @@ from woodfrog.resources.files.base import (
     FileRecord,
     Making,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -23,6 +24,14 @@ DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)))
 class RegularFile(FileRecord, frozen=True, tag="regular"):
     """A file that is opened again by its path. `file_kind` is its S_IFMT."""
 
+    row: ClassVar[Row] = Row(
+        called="files, directories, /dev/null, zero, full, random, urandom and tty",
+        kept=("path, position, flags; anything by O_PATH but sockets",),
+        refused=(
+            "that something else was mounted over",
+            "from outside the container's mounts",
+        ),
+    )
     path: bytes
     position: int
     file_kind: int

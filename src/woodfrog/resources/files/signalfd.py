@@ -1,14 +1,18 @@
 """signalfd(2): signals read from a descriptor."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 
 
 class SignalFd(FileRecord, frozen=True, tag="signalfd"):
     """The set of signals that can be read; bit N-1 is signal N."""
 
+    row: ClassVar[Row] = Row(
+        called="signalfd",
+        kept=("masks",),
+    )
     mask: int
 
     @classmethod

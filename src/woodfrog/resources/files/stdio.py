@@ -1,10 +1,10 @@
 """What came from outside as standard input, output or error, and is replaced by the new one."""
 
 import stat
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World
 from woodfrog.resources.files.pipe import other_end_is_open
 
 
@@ -14,6 +14,12 @@ class Stdio(FileRecord, frozen=True, tag="stdio"):
     Programs open it once more by /dev/stdout, or keep it elsewhere and give the number away.
     """
 
+    row: ClassVar[Row] = Row(
+        called="what came from outside as descriptor 0, 1 or 2",
+        kept=(
+            "becomes the new container's, also where it was opened again by /dev/stdout, or moved",
+        ),
+    )
     number: int
     was: bytes
     opened_inside: bool

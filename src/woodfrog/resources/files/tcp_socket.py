@@ -4,7 +4,7 @@ import os
 import select
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -13,7 +13,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, InetSocket
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import inet, socket_filter, socket_options, tcp_connection
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_options import Option
@@ -29,6 +29,19 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     `connecting` is the address that it is being connected to.
     """
 
+    row: ClassVar[Row] = Row(
+        called="TCP sockets",
+        kept=(
+            "listeners",
+            "connections within the container, in every state and with what is on its way",
+            "common options, filters",
+        ),
+        refused=(
+            "connections to outside, and those that nobody has accepted, without a flag",
+            "MPTCP",
+            "TLS in the kernel, eBPF",
+        ),
+    )
     family: int
     state: int
     local: bytes

@@ -4,7 +4,7 @@ import fcntl
 import os
 import stat
 import termios
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -15,6 +15,7 @@ from woodfrog.resources.files.base import (
     FileRecord,
     Making,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -32,6 +33,13 @@ class Terminal(FileRecord, frozen=True, tag="terminal"):
     end, and is hung up when all processes run.
     """
 
+    row: ClassVar[Row] = Row(
+        called="the container's own terminal, and that of an `exec`",
+        kept=(
+            "settings, size, foreground group",
+            "it is the new container's",
+        ),
+    )
     path: bytes
     index: int
     own: bool

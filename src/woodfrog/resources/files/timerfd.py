@@ -2,7 +2,7 @@
 
 import re
 import struct
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
@@ -11,6 +11,7 @@ from woodfrog.resources.files.base import (
     FileRecord,
     Making,
     OpenFile,
+    Row,
     World,
     set_flags,
 )
@@ -22,6 +23,10 @@ _PAIR = re.compile(r"\((\d+), (\d+)\)")
 class TimerFd(FileRecord, frozen=True, tag="timerfd"):
     """A timer, with its expirations that nobody has read; times in nanoseconds."""
 
+    row: ClassVar[Row] = Row(
+        called="timerfd",
+        kept=("the time left, and what has expired",),
+    )
     clock: int
     ticks: int
     left_ns: int

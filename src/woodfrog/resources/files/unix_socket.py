@@ -5,7 +5,7 @@ import select
 import socket
 import stat
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
@@ -13,7 +13,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN, UnixSocket
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import socket_options, unix_names, unix_queue
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.unix_queue import Rights
 
@@ -32,6 +32,22 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     without having read all.
     """
 
+    row: ClassVar[Row] = Row(
+        called="unix sockets",
+        kept=(
+            "connections within the container, names, modes, options",
+            "what is queued, with files in flight (SCM_RIGHTS)",
+            "listeners",
+        ),
+        refused=(
+            "connected to outside, or waiting to be accepted, without `--ext-unix-close`",
+            "datagrams of senders with names",
+            "bound to a relative path, or in a removed directory",
+            "with an error that nobody has read",
+            "datagram sockets connected to one without a name",
+            "in flight an epoll, timerfd or pidfd that no process has",
+        ),
+    )
     type: int
     state: int
     inode: int
