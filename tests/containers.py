@@ -52,7 +52,9 @@ def is_gone(pid: int) -> bool:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return True
-    return stat.rpartition(")")[2].split()[0] in "ZX"
+    fields = stat.rpartition(")")[2].split()
+    # One whose first thread has ended while others live looks like a zombie.
+    return fields[0] in "ZX" and int(fields[17]) <= 1
 
 
 def remove_cgroups(name: str) -> None:

@@ -145,17 +145,18 @@ def test_ties_that_cannot_be_saved_are_refused_by_name(
     assert verdict(container) == "ok\n"
 
 
-def test_a_process_whose_main_thread_has_ended_is_refused_by_name(
+def test_an_ended_first_thread_is_refused_where_its_process_cannot_be_reached(
     woodfrog: Woodfrog, build: Build
 ) -> None:
-    container = start(woodfrog, build, "dead_leader.c")
+    container = start(woodfrog, build, "../programs/ended_leader.c")
     container.wait_for("ready")
 
-    refused = container.checkpoint(woodfrog.directory / "image", status=None)
+    refused = container.checkpoint(
+        woodfrog.directory / "image", environment={"WOODFROG_WITHOUT": "pidfd_thread"}, status=None
+    )
 
     assert refused.status not in (0, None)
-    assert "first thread" in refused.stderr
-    assert str(container.init) in refused.stderr
+    assert f"the first thread of process {container.init} has ended" in refused.stderr
     assert "running as before" in refused.stderr
     assert verdict(container) == "ok\n"
 

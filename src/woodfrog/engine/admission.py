@@ -302,6 +302,7 @@ def _check_rights(file: UnixSocketFile, plan: Plan) -> None:
 
 def _check_tree(plan: Plan) -> None:
     tids = [t.tid for p in plan.processes for t in p.threads] + [z.pid for z in plan.zombies]
+    tids += [one.pid for one in plan.processes if one.ended_thread]
     if len(set(tids)) != len(tids) or any(not 0 < tid < _HIGHEST_PID for tid in tids):
         raise ImageError("the image has impossible process ids")
     if not all(signals.can_end_by(zombie.status) for zombie in plan.zombies):
@@ -339,8 +340,11 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
 def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     who = f"process {process.pid} of the image"
     memory.check(process.memory, plan.page_bytes)
-    if not process.threads or process.threads[0].tid != process.pid:
-        raise ImageError(f"{who} has no first thread")
+    if ended := process.ended_thread:
+        threads.check_ended(ended)
+        credentials.refuse_wider(who, ended.credentials, bounds.bounding)
+    if not process.threads or (process.threads[0].tid == process.pid) == (ended is not None):
+        raise ImageError(f"{who} has no first thread, or two")
     memory.refuse_wider(who, process.memory, bounds.rlimits, bounds.bounding)
     if process.stopped_by not in (0, *signals.STOPPING):
         raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")

@@ -11,6 +11,7 @@ from woodfrog.engine.making_files import Making
 from woodfrog.errors import while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.process import PR_SET_NAME
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import OPTIONS, Stub, await_birth
@@ -38,7 +39,7 @@ _F_OFD_SETLK = 37
 
 
 class Body:
-    """A process on its way from a stub to itself. `tasks[0]` is its first thread.
+    """A process on its way from a stub to itself. `tasks[0]`, the stub, is its first thread.
 
     `profile` is the new container's own seccomp filter; `other_vdso` that of the image's kernel, if
     it isn't this one's. `pages` are those that it gets before it runs.
@@ -138,18 +139,48 @@ class Body:
 
     def make_threads(self) -> None:
         """Make all threads; filters that all of them share are installed first, and inherited."""
+        if self.record.ended_thread:
+            self._replace_first_thread(self.record.ended_thread)
         if any(thread.seccomp or self.filters(thread) for thread in self.record.threads):
             ptrace.set_options(self.stub.pid, OPTIONS | ptrace.O_SUSPEND_SECCOMP)
         program = self.stub.program()
         seccomp_filters.restore(program, seccomp_filters.FILTER, self.common_filters, inherited=0)
-        self.stub.born.clear()
         for thread in self.record.threads[1:]:
             syscalls.clone3(program, _THREAD, 0, thread.tid)
         with while_(f"making the threads of {self.name}"):
-            self.stub.run(program)
-            for born in self.stub.born:
-                await_birth(born)
-                self.tasks.append(self.stub.task(born))
+            self.tasks += self._born_of(program)
+
+    def _born_of(self, program: Program) -> list[Stub]:
+        """Run a program that makes threads, and return those."""
+        self.stub.born.clear()
+        self.stub.run(program)
+        for born in self.stub.born:
+            await_birth(born)
+        return [self.stub.task(born) for born in self.stub.born]
+
+    def _replace_first_thread(self, ended: threads.EndedThread) -> None:
+        """Have the first thread end, once it has made the second one, which stands for it now.
+
+        It must not be held when it ends: only then its parent can wait for the process. Filters are
+        installed later, so that they don't forbid its end.
+        """
+        first = self.stub
+        program = first.program()
+        syscalls.clone3(program, _THREAD, 0, self.record.threads[0].tid)
+        with while_(f"making the end of the first thread of {self.name}"):
+            self.tasks = self._born_of(program)
+            self.stub = self.tasks[0]
+            program = first.program()
+            syscalls.prctl(program, PR_SET_NAME, ended.name)
+            bounding = credentials.bounding_set(first.pid)
+            credentials.restore(
+                program,
+                ended.credentials,
+                present=bounding,
+                no_new_privs=ended.credentials.no_new_privs,
+            )
+            first.run(program)
+            first.exit(ended.status >> 8)
 
     def filters(self, thread: threads.Thread) -> list[seccomp_filters.Filter]:
         """Return a thread's filters, oldest first, below the new container's own if it lacks that.
@@ -183,15 +214,17 @@ class Body:
         mask = ptrace.signal_mask(pid)
         ptrace.set_signal_mask(pid, 0)
         os.kill(pid, signal)
-        ptrace.resume(pid)
-        while True:
-            status = ptrace.wait(pid)
-            if status.event is Event.SIGNAL:
-                ptrace.resume(pid, status.signal)
-            elif status.event is Event.STOPPED and status.signal == signal:
-                break
-            else:
-                ptrace.resume(pid)
+        # The process has stopped, and its parent hears of it, when all its threads have.
+        for task in self.tasks:
+            ptrace.resume(task.pid)
+            while True:
+                status = ptrace.wait(task.pid)
+                if status.event is Event.SIGNAL:
+                    ptrace.resume(task.pid, status.signal)
+                elif status.event is Event.STOPPED and status.signal == signal:
+                    break
+                else:
+                    ptrace.resume(task.pid)
         ptrace.set_signal_mask(pid, mask)
 
     def forget_stops(self, bodies: Mapping[int, "Body"]) -> None:
@@ -217,10 +250,11 @@ class Body:
             program = task.program()
             threads.restore(program, thread)
             if task is self.stub:
+                # Any signal may be sent only by a thread to itself, be it for the whole process.
                 signals.restore_actions(program, record.actions, skip=_SIGTRAP)
                 timers.create_posix_timers(program, record.posix_timers)
                 queue = timers.without_rung(record.pending, record.interval_timers)
-                signals.restore_pending(program, record.pid, None, queue)
+                signals.restore_pending(program, thread.tid, None, queue)
             signals.restore_pending(program, record.pid, thread.tid, thread.pending)
             with while_(f"restoring the signals of thread {thread.tid} of {self.name}"):
                 task.run(program)

@@ -15,6 +15,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Writer
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
+from woodfrog.remote.held import living_task
 from woodfrog.remote.hold import Pause, end_all, processes_in
 from woodfrog.remote.tracee import EndedError, RanOnError
 from woodfrog.resources import ids, known_files, layer, namespaces, tmpfs
@@ -45,7 +46,8 @@ def checkpoint(
     """
 
     def work(guardian: Guardian) -> dict[str, object]:
-        return _checkpoint(init, directory, container, options, pause, guardian)
+        first = living_task(init)
+        return _checkpoint(first, directory, container, options, pause, guardian)
 
     return guarded(lambda guardian: _try(lambda: work(guardian)))
 
@@ -68,7 +70,7 @@ def examine(
         statistics: dict[str, object] = {"processes": 0, "threads": 0, "losses": []}
         with obstacles.at("the container"), ExitStack() as undo:
             statistics = look(
-                undo, init, container, options, pause, obstacles, guardian
+                undo, living_task(init), container, options, pause, obstacles, guardian
             ).statistics()
         held_us = int((time.monotonic() - began) * 1e6)
         return {"obstacles": obstacles.found, "frozen_us": held_us} | statistics
@@ -219,7 +221,7 @@ def _write(
     for known in known_files.collect(world.view, opened, mapped):
         image.add(known)
     for zombie in tree.zombies:
-        image.add(collecting.zombie_record(zombie, world, tree))
+        image.add(collecting.zombie_record(zombie, world))
     image.add(_container_record(init, container, looked))
 
 

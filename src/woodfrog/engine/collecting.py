@@ -95,7 +95,7 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
     """Note what processes share with their parents by clone(2), and refuse what else is shared."""
     for kind, what in _SHARED_BY_CLONE:
         _note_shared(tree, obstacles, kind, what)
-    held_pids = {one.pid for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
+    held_pids = {one.group for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
     for one in tree.processes:
         if one.has_kernel_threads:
             with obstacles.at(one.name):
@@ -136,7 +136,7 @@ _SHARED_BY_CLONE = (
 
 
 def _note_shared(tree: Held, obstacles: Obstacles, kind: int, what: str) -> None:
-    by_pid = {one.pid: one for one in tree.processes}
+    by_pid = {one.group: one for one in tree.processes}
     alone: list[HeldProcess] = []
     for one in tree.processes:
         parent = by_pid.get(one.leader.stat.parent)
@@ -255,6 +255,9 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         descriptors=files.descriptors(held, inherited()),
         locks=files.locks(held, world),
         file_signals=files.signals(held),
+        ended_thread=threads.ended(f"/proc/{held.group}/task/{held.group}")
+        if held.is_headless
+        else None,
     )
     return CollectedProcess(held, space, fields)
 
@@ -322,27 +325,26 @@ def _stripped(xstate: bytes) -> bytes:
 
 def parents_first(processes: list[CollectedProcess]) -> list[CollectedProcess]:
     """Order processes so that each comes after its parent."""
-    by_pid = {one.held.pid: one for one in processes}
+    by_pid = {one.held.group: one for one in processes}
     ordered: dict[int, CollectedProcess] = {}
 
     def place(one: CollectedProcess) -> None:
         parent = by_pid.get(one.held.leader.stat.parent)
-        if parent is not None and parent.held.pid not in ordered:
+        if parent is not None and parent.held.group not in ordered:
             place(parent)
-        ordered[one.held.pid] = one
+        ordered[one.held.group] = one
 
     for one in processes:
-        if one.held.pid not in ordered:
+        if one.held.group not in ordered:
             place(one)
     return list(ordered.values())
 
 
-def zombie_record(zombie: Zombie, world: World, tree: Held) -> process.Zombie:
+def zombie_record(zombie: Zombie, world: World) -> process.Zombie:
     """Return the record of an ended process."""
-    parents = {one.pid: one.namespace_pid for one in tree.processes}
     return process.Zombie(
         pid=zombie.namespace_pid,
-        parent=parents.get(zombie.stat.parent, world.identify(zombie.stat.parent)),
+        parent=world.identify(zombie.stat.parent),
         group=_last_id(zombie.status["NSpgid"]),
         session=_last_id(zombie.status["NSsid"]),
         name=zombie.stat.comm,

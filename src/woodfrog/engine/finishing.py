@@ -27,21 +27,6 @@ from woodfrog.resources import (
 _SIGTRAP = 5
 
 
-def bounding_set(pid: int) -> int:
-    """Return the capability bounding set that a stub has."""
-    return _capabilities(pid, "CapBnd:")
-
-
-def permitted_set(pid: int) -> int:
-    """Return the capabilities that a stub is permitted."""
-    return _capabilities(pid, "CapPrm:")
-
-
-def _capabilities(pid: int, name: str) -> int:
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        return next(int(line.split()[1], 16) for line in file if line.startswith(name))
-
-
 def limits_in_force(stub: Stub) -> list[tuple[int, int]]:
     """Return the resource limits that a stub has."""
     program = stub.program()
@@ -59,7 +44,7 @@ def restore_limits(body: Body, bounds: Bounds, default: scheduling.Scheduling) -
         if score != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
             _set_oom_score_adj(body.stub.pid, score)
         present = limits_in_force(body.stub)
-        bounding = bounding_set(body.stub.pid)
+        bounding = credentials.bounding_set(body.stub.pid)
         inherited = len(body.common_filters)
         for task, thread in zip(body.tasks, record.threads, strict=True):
             scheduling.restore(task.pid, thread.scheduling, default)

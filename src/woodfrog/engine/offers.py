@@ -68,6 +68,11 @@ def offers() -> list[Offer]:
             "`wait` doesn't know how a container has ended that another process reaped",
         ),
         Offer(
+            "PIDFD_THREAD (Linux 6.9)",
+            features.pidfd_thread(),
+            "processes whose first thread has ended before others are refused",
+        ),
+        Offer(
             "eventfd tells its mode (Linux 6.5)",
             _works(_eventfd_mode),
             "it is found by reading",

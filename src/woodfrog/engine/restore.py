@@ -28,6 +28,7 @@ from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     cgroups,
+    credentials,
     ids,
     known_files,
     layer,
@@ -243,7 +244,7 @@ def _restore(
     for files in plan.tmpfs:
         if files.destination in bounds.tmpfs:
             tmpfs.restore(init, files, pages, base)
-    permitted = finishing.permitted_set(init)
+    permitted = credentials.permitted_set(init)
     if plan.sysctls:
         sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
     if plan.mounts:

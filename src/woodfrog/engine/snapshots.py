@@ -150,7 +150,7 @@ def reap(tree: Held, vdso: Vdso) -> int:
     ended = [zombie for zombie in tree.zombies if _is_ours(zombie)]
     for zombie in ended:
         tree.zombies.remove(zombie)
-        parent = next((one for one in tree.processes if one.pid == zombie.stat.parent), None)
+        parent = next((one for one in tree.processes if one.group == zombie.stat.parent), None)
         if parent is not None:
             with scratch_in(parent, vdso) as scratch:
                 program = scratch.program()

@@ -40,7 +40,7 @@ class Tree:
             if one.pid != 1:
                 self._children[one.parent].append(one)
         used = {thread.tid for one in plan.processes for thread in one.threads}
-        used |= {z.pid for z in plan.zombies}
+        used |= set(self._members)
         used |= {one.session for one in self._members.values()}
         used |= {one.group for one in self._members.values()}
         self._spare_pid = max(used)

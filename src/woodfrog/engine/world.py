@@ -86,6 +86,7 @@ class World:
             if one.leader.stopped_by
         ]
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
+        self._ids |= {one.group: one.namespace_pid for one in tree.processes}
         self._ids |= {zombie.pid: zombie.namespace_pid for zombie in tree.zombies}
         self._processes = {one.namespace_pid for one in tree.processes}
         self._processes |= {zombie.namespace_pid for zombie in tree.zombies}

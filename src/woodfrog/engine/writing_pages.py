@@ -35,7 +35,7 @@ class PageWriter:
         own, pages = sharing.split(pid, extents, parent)
         pages += self._write(memory, own)
         pages.sort(key=lambda page: page.start)
-        self._stored[one.held.pid] = sharing.Ranges(pid, pages)
+        self._stored[one.held.group] = sharing.Ranges(pid, pages)
         return sorted([*pages, *(early or ())], key=lambda page: page.start)
 
     def _write(self, memory: ProcessMemory, extents: list[tuple[int, int]]) -> list[PageRange]:

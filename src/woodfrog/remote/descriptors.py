@@ -1,6 +1,7 @@
 """Send a descriptor over to a held task, fetch one back."""
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -9,14 +10,26 @@ from collections.abc import Callable
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 
+_PIDFD_THREAD = os.O_EXCL  # Linux 6.9
+
 
 def fetch(pid: int, fd: int) -> int:
     """Return a descriptor of ours for a file that the process has open."""
-    pidfd = HERE.call(SYS.PIDFD_OPEN, pid, 0)
+    pidfd = _open(pid)
     try:
         return HERE.call(SYS.PIDFD_GETFD, pidfd, fd, 0)
     finally:
         os.close(pidfd)
+
+
+def _open(pid: int) -> int:
+    try:
+        return HERE.call(SYS.PIDFD_OPEN, pid, 0)
+    except OSError as error:
+        # Not the first thread of a process, which has ended then (before Linux 6.15 EINVAL).
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+        return HERE.call(SYS.PIDFD_OPEN, pid, _PIDFD_THREAD)
 
 
 def send(

@@ -156,16 +156,31 @@ def _filters(pid: int) -> tuple[bytes, ...]:
 
 
 class HeldProcess:
-    """A process all of whose tasks are held; `tasks[0]` is the leader."""
+    """A process all of whose tasks are held; `tasks[0]` is its first living one.
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.path = f"/proc/{pid}"
+    `group` is its id as we see it; `pid` is that of a living task, by which all of the process can
+    be reached, the same unless its first thread has ended: that has no memory and files any more.
+    """
+
+    def __init__(self, group: int) -> None:
+        self.group = group
         self.tasks: list[HeldTask] = []
+        self.reach_by(living_task(group))
         self.has_kernel_threads = False
         # What it shares with its parent: KCMP_*.
         self.shares: set[int] = set()
-        self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self.memory = os.open(f"{self.path}/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    def reach_by(self, pid: int) -> None:
+        """Reach the process by this living task of it."""
+        self.pid = pid
+        # Leads to the process by any of its tasks, though only those of first ones are listed.
+        self.path = f"/proc/{pid}"
+
+    @property
+    def is_headless(self) -> bool:
+        """Whether the first thread has ended."""
+        return self.pid != self.group
 
     @cached_property
     def vdso(self) -> tuple[int, int]:
@@ -184,13 +199,21 @@ class HeldProcess:
 
     @property
     def namespace_pid(self) -> int:
-        return self.leader.namespace_pid
+        return int(self.leader.status["NStgid"].split()[-1])
 
     @property
     def name(self) -> str:
         """How messages call it."""
         comm = os.fsdecode(self.leader.stat.comm)
         return f"process {self.namespace_pid} ({comm})"
+
+
+def living_task(group: int) -> int:
+    """Return the first task of a process that has not ended, by our ids."""
+    for tid in sorted(map(int, os.listdir(f"/proc/{group}/task")), key=lambda tid: tid != group):
+        if read_stat(f"/proc/{group}/task/{tid}").state not in "ZX":
+            return tid
+    raise ProcessLookupError(f"process {group} has ended")
 
 
 class Zombie:

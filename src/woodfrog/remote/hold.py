@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource, WoodfrogError
-from woodfrog.kernel import ptrace
+from woodfrog.kernel import features, ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.status import read_stat, read_status
@@ -115,9 +115,6 @@ def _stop_all(
         fresh: list[HeldTask] = []
         for pid in processes_in(namespace):
             try:
-                if read_stat(f"/proc/{pid}").state in "ZX" and pid not in processes:
-                    _refuse_headless(pid)
-                    continue
                 process = processes.get(pid)
                 if process is None:
                     process = processes[pid] = HeldProcess(pid)
@@ -139,13 +136,23 @@ def _stop_all(
     for process in processes.values():
         process.tasks = [task for task in process.tasks if task.pid in seized]
         if process.tasks:
-            process.tasks.sort(key=lambda task: (task.pid != process.pid, task.pid))
+            process.tasks.sort(key=lambda task: (task.pid != process.group, task.pid))
+            process.reach_by(process.tasks[0].pid)
+            _refuse_unreachable(process)
             tree.processes.append(process)
         else:
             os.close(process.memory)
     # Only now can nobody wait for them any more.
-    living = {process.pid for process in tree.processes}
+    living = {process.group for process in tree.processes}
     tree.zombies = list(_zombies(pid for pid in processes_in(namespace) if pid not in living))
+
+
+def _refuse_unreachable(process: HeldProcess) -> None:
+    if process.is_headless and not features.pidfd_thread():
+        raise UnsupportedResource(
+            f"the first thread of process {process.group} has ended while others run on, whose"
+            " files only a newer kernel (Linux 6.9) shows"
+        )
 
 
 def _is_stopped(task: HeldTask) -> bool:
@@ -161,15 +168,6 @@ def _zombies(pids: Iterable[int]) -> Iterator[Zombie]:
             yield Zombie(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue  # a parent outside has waited for it
-
-
-def _refuse_headless(pid: int) -> None:
-    """Refuse a process whose first thread has ended while others live on."""
-    if len(os.listdir(f"/proc/{pid}/task")) > 1:
-        raise UnsupportedResource(
-            f"the first thread of process {pid} has ended while others run on,"
-            " which cannot be saved yet"
-        )
 
 
 def _seize_tasks(
@@ -205,7 +203,7 @@ def _seize_tasks(
                 continue
             if tracer != "0":
                 raise UnsupportedResource(
-                    f"process {process.pid} is being traced by process {tracer}",
+                    f"process {process.group} is being traced by process {tracer}",
                     hint="let the debugger detach first",
                 ) from None
             raise

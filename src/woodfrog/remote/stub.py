@@ -6,10 +6,12 @@ single calls may be traced (design law 3).
 
 import os
 import struct
+import time
 
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import checked
+from woodfrog.kernel.procfs.status import read_stat
 from woodfrog.kernel.ptrace import NO_CALL, Event, Registers
 from woodfrog.remote.program import LOOP, Program
 
@@ -27,6 +29,8 @@ SIGSTOP = 19
 MASK = ((1 << 64) - 1) & ~(1 << (SIGTRAP - 1))
 
 _CODE_BYTES = 4096
+_SYSCALL = b"\x0f\x05"
+_PATIENCE_S = 10.0
 # ldtilecfg [rax]; tilezero tmm0; tilerelease; int3
 _TOUCH_TILES = bytes.fromhex("c4e2784900 c4e27b49c0 c4e27849c0 cc")
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -135,6 +139,19 @@ class Stub:
             status = ptrace.wait(self.pid)
         if status.event is not Event.SIGNAL or status.signal != SIGTRAP:
             raise StubError(f"process {self.pid} cannot use AMX tiles: {status}")
+
+    def exit(self, status: int) -> None:
+        """Let go of this task, which is its process's first thread, and have it exit(2)."""
+        registers = ptrace.registers(self.pid)
+        registers.rip = self.base + LOOP.index(_SYSCALL)
+        registers.rax, registers.rdi, registers.orig_rax = SYS.EXIT, status, NO_CALL
+        ptrace.set_registers(self.pid, registers)
+        ptrace.detach(self.pid)
+        deadline = time.monotonic() + _PATIENCE_S
+        while read_stat(f"/proc/{self.pid}/task/{self.pid}").state != "Z":
+            if time.monotonic() > deadline:
+                raise StubError(f"thread {self.pid} did not end")
+            time.sleep(50e-6)
 
     def call_at(self, instruction: int, number: int, *arguments: int) -> int:
         """Make one call with a system call instruction at any address, and return its result."""

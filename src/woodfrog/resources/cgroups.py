@@ -4,7 +4,7 @@ A value that is set below the container's group can only be narrower than what t
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
@@ -233,6 +233,7 @@ def restore(
 
     Limits come last: what is not needed any more after a restore must fit, too.
     """
+    ours = frozenset(tasks.values())
     for one in hierarchies:
         with _opened(os.path.realpath(places[one.name])) as groups:
             for group in one.groups[1:]:
@@ -242,7 +243,7 @@ def restore(
                     groups.write(group.path, _TYPE, b"threaded")
             for group in one.groups[1:]:
                 for thread in group.threads:
-                    if thread in tasks and _leads(tasks[thread]):
+                    if thread in tasks and _leads(tasks[thread], ours):
                         groups.write(group.path, "cgroup.procs", b"%d" % tasks[thread])
             for group in one.groups:
                 members = (groups.read(group.path, groups.members) or b"").split()
@@ -271,7 +272,8 @@ def _set(groups: _Groups, group: Group, values: Sequence[Value]) -> None:
             groups.write(group.path, value.name, value.text)
 
 
-def _leads(pid: int) -> bool:
-    """Tell whether a thread is the first of its process."""
+def _leads(pid: int, tasks: Set[int]) -> bool:
+    """Tell whether a thread is the first of its process, or that has ended."""
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("Tgid:")) == pid
+        first = next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
+    return first == pid or first not in tasks

@@ -42,22 +42,39 @@ def ask(program: Program, status: dict[str, str]) -> Callable[[], Credentials]:
     """Add the call that tells what /proc/PID/task/TID/status, given as `status`, doesn't."""
     securebits = syscalls.prctl(program, _PR_GET_SECUREBITS)
 
-    def answered() -> Credentials:
-        uids, gids = (tuple(map(int, status[name].split())) for name in ("Uid", "Gid"))
-        return Credentials(
-            uids=(uids[0], uids[1], uids[2], uids[3]),
-            gids=(gids[0], gids[1], gids[2], gids[3]),
-            groups=[int(group) for group in status["Groups"].split()],
-            inheritable=int(status["CapInh"], 16),
-            permitted=int(status["CapPrm"], 16),
-            effective=int(status["CapEff"], 16),
-            bounding=int(status["CapBnd"], 16),
-            ambient=int(status["CapAmb"], 16),
-            securebits=program[securebits],
-            no_new_privs=status["NoNewPrivs"] == "1",
-        )
+    return lambda: shown(status, securebits=program[securebits])
 
-    return answered
+
+def shown(status: dict[str, str], *, securebits: int) -> Credentials:
+    """Return the credentials that /proc/PID/task/TID/status shows; it lacks the securebits."""
+    uids, gids = (tuple(map(int, status[name].split())) for name in ("Uid", "Gid"))
+    return Credentials(
+        uids=(uids[0], uids[1], uids[2], uids[3]),
+        gids=(gids[0], gids[1], gids[2], gids[3]),
+        groups=[int(group) for group in status["Groups"].split()],
+        inheritable=int(status["CapInh"], 16),
+        permitted=int(status["CapPrm"], 16),
+        effective=int(status["CapEff"], 16),
+        bounding=int(status["CapBnd"], 16),
+        ambient=int(status["CapAmb"], 16),
+        securebits=securebits,
+        no_new_privs=status["NoNewPrivs"] == "1",
+    )
+
+
+def bounding_set(pid: int) -> int:
+    """Return the capability bounding set that a stub has."""
+    return _capabilities(pid, "CapBnd:")
+
+
+def permitted_set(pid: int) -> int:
+    """Return the capabilities that a stub is permitted."""
+    return _capabilities(pid, "CapPrm:")
+
+
+def _capabilities(pid: int, name: str) -> int:
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith(name))
 
 
 def set_effective(program: Program, effective: int, permitted: int) -> None:

@@ -12,7 +12,7 @@ from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.limits import Limit
 from woodfrog.resources.memory import AddressSpace
 from woodfrog.resources.signals import Action
-from woodfrog.resources.threads import Thread
+from woodfrog.resources.threads import EndedThread, Thread
 from woodfrog.resources.timers import IntervalTimer, PosixTimer
 
 _PR_GET_DUMPABLE = 3
@@ -92,6 +92,7 @@ class Process(Record, frozen=True, tag="process"):
     file_signals: list[FileSignals] = []
     directory_deleted: int = 0
     root_deleted: int = 0
+    ended_thread: EndedThread | None = None  # the first one, if it is not among the threads
 
 
 def ask(program: Program) -> Callable[[], dict[str, object]]:

@@ -12,6 +12,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_FS
 from woodfrog.kernel.process import PR_SET_NAME, PR_SET_PDEATHSIG
+from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.program import Program
 from woodfrog.resources import credentials as credentials_of
@@ -70,6 +71,24 @@ class Thread(Part, frozen=True):
     socket_wait: WaitAtSocket | None
     directory: bytes = b""
     umask: int = 0
+
+
+class EndedThread(Part, frozen=True):
+    """The first thread of a process, which has ended before others. `status` as in wait(2)."""
+
+    name: bytes
+    status: int
+    credentials: Credentials
+
+
+def ended(path: str) -> EndedThread:
+    """Read what is left of an ended thread whose directory in /proc is `path`."""
+    stat = read_stat(path)
+    return EndedThread(
+        name=stat.comm,
+        status=stat.exit_code,
+        credentials=credentials_of.shown(read_status(path), securebits=0),
+    )
 
 
 class Answers:
@@ -132,6 +151,12 @@ def check(thread: Thread) -> None:
         raise ImageError(f"the XSAVE state of thread {thread.tid} has an impossible size")
     if len(thread.alternate_stack) != _STACK.size or len(thread.name) > 15:
         raise ImageError(f"thread {thread.tid} has an impossible stack or name")
+
+
+def check_ended(thread: EndedThread) -> None:
+    """Check a thread that has ended, from an image."""
+    if not 0 <= thread.status <= 0xFFFF or thread.status & 0xFF or len(thread.name) > 15:
+        raise ImageError("a first thread has ended in an impossible way")
 
 
 def components(xstate: bytes) -> int:
