@@ -235,6 +235,18 @@ def test_a_restore_that_fails_lets_the_next_one_have_the_connection(
     assert client.answer() == 11
 
 
+def test_a_port_that_somebody_has_here_is_told_and_its_socket_answers_errors(
+    server: Container, port: int
+) -> None:
+    image = frozen(server)
+    with socket.create_server(("0.0.0.0", port)):
+        restored = server.woodfrog.restore(server.bundle, image)
+
+        eventually(lambda: "Invalid argument" in restored.told(), "the program sees the error")
+        told = server.woodfrog.output(restored.name)
+        assert f"nothing reaches port {port}: somebody has it here" in told
+
+
 def test_nobody_answers_a_client_before_the_new_container_stands(
     woodfrog: Woodfrog, bundle: Bundle, port: int
 ) -> None:

@@ -3,7 +3,8 @@
 The comments at the top of a program are its needs: `// arguments: a | b` makes two cases of it,
 `// capabilities:` adds to the container's, `// after:` and `// apart:` are seconds before the
 checkpoint and between it and the restore, `// hugepages:` how many of which size there must be,
-`// mount:` the type of a file system that is mounted for it, and where.
+`// mount:` the type of a file system that is mounted for it, and where, `// sysctl: name=value`
+sets one.
 """
 
 import compileall
@@ -69,6 +70,9 @@ def start(case: Case, woodfrog: Woodfrog, build: Build, *flags: str) -> Containe
         (bundle.rootfs / destination.lstrip("/")).mkdir()
         bundle.add_mount(mount(destination, kind))
     bundle.add_capabilities(*case.wishes.get("capabilities", "").split())
+    if sysctl := case.wishes.get("sysctl"):
+        name, _, value = sysctl.partition("=")
+        bundle.config["linux"].setdefault("sysctl", {})[name] = value
     return woodfrog.run(bundle)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from woodfrog.engine import root_stub
 from woodfrog.errors import ImageError, UnsupportedResource, while_
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import netdevice, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.mounts import AT_EMPTY_PATH
+from woodfrog.kernel.netlink.messages import socket_in
 from woodfrog.kernel.procfs.addresses import read_addresses
 from woodfrog.remote import descriptors
 from woodfrog.remote.address import page_up
@@ -389,6 +390,11 @@ class Making:
         if self._addresses is None:
             self._addresses = frozenset(read_addresses(self.stub.pid))
         return address in self._addresses
+
+    def device_number(self, name: bytes) -> int:
+        """See the protocol."""
+        with socket_in(self.stub.pid, socket.AF_INET, socket.SOCK_DGRAM, 0) as one:
+            return netdevice.number_of(one.fileno(), name)
 
     def open_namespace(self, name: str, flags: int) -> int:
         """See the protocol."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _AF_INET = 2
 _SOCK_DGRAM_CLOEXEC = 2 | 0o2000000
+_SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -29,3 +31,23 @@ def set_up(on: Caller, name: str) -> None:
         on.call(SYS.IOCTL, socket, _SIOCSIFFLAGS, request)
     finally:
         os.close(socket)
+
+
+def name_of(socket: int, number: int) -> bytes:
+    """Return the name of a device in the network namespace of a socket; empty if it has none."""
+    request = bytearray(struct.pack("16si20x", b"", number))
+    try:
+        fcntl.ioctl(socket, _SIOCGIFNAME, request)
+    except OSError:
+        return b""
+    return bytes(request[:16]).partition(b"\0")[0]
+
+
+def number_of(socket: int, name: bytes) -> int:
+    """Return the number of a device in the network namespace of a socket; 0 if there is none."""
+    request = bytearray(struct.pack("15sxi20x", name, 0))
+    try:
+        fcntl.ioctl(socket, _SIOCGIFINDEX, request)
+    except OSError:
+        return 0
+    return int.from_bytes(request[16:20], "little")

@@ -1,5 +1,6 @@
-/* UDP, raw and ICMP sockets, of both families: names, peers, options, filters, groups, and what waits with its senders. */
+/* UDP, UDP-Lite, raw and ICMP sockets, of both families: names, peers, options, filters, groups, and what waits with its senders. */
 // arguments: 4 | 6
+// sysctl: net.ipv4.ping_group_range=0 1000
 #include "wait.h"
 #include <arpa/inet.h>
 #include <linux/filter.h>
@@ -8,6 +9,8 @@
 union address { struct sockaddr any; struct sockaddr_in four; struct sockaddr_in6 six; };
 /* linux/icmp.h can't be included together with net/if.h. */
 enum { ICMP_FILTER_OPTION = 1, NO_ECHO_REPLIES = 1 };
+/* linux/udp.h can't, either. */
+enum { UDPLITE = 136, SEND_CSCOV = 10, SEGMENT = 103, GRO = 104 };
 static bool four;
 static socklen_t size;
 
@@ -103,6 +106,25 @@ int main(int count, char **arguments) {
 	struct group_req joined = group(7), never = group(8);
 	must(setsockopt(member, level, MCAST_JOIN_GROUP, &joined, sizeof joined));
 
+	/* UDP-Lite, which newer kernels lack, and several packets that wait as one (UDP_GRO). */
+	int lite = socket(name.any.sa_family, SOCK_DGRAM, UDPLITE), gathering = bound(SOCK_DGRAM, 0, 6006);
+	if (lite >= 0) {
+		name = at(6007);
+		must(bind(lite, &name.any, size));
+		set(lite, UDPLITE, SEND_CSCOV, 8);
+		must(sendto(lite, "lightly", 7, 0, &name.any, size));
+	}
+	set(gathering, IPPROTO_UDP, GRO, 1);
+	set(other, IPPROTO_UDP, SEGMENT, 4);
+	send_to(other, 6006, "one,two,thr");
+	set(other, IPPROTO_UDP, SEGMENT, 0);
+
+	/* The kernel answers a ping; the answer waits. */
+	int ping = must(socket(name.any.sa_family, SOCK_DGRAM, four ? IPPROTO_ICMP : IPPROTO_ICMPV6));
+	unsigned char request[16] = {four ? 8 : 128, [7] = 9, [8] = 'p', 'i', 'n', 'g'}, answer[32] = {0};
+	name = at(0);
+	must(sendto(ping, request, sizeof request, 0, &name.any, size));
+
 	int raw = must(socket(name.any.sa_family, SOCK_RAW, four ? IPPROTO_ICMP : IPPROTO_ICMPV6));
 	if (four)
 		must(setsockopt(raw, SOL_RAW, ICMP_FILTER_OPTION, &(int){NO_ECHO_REPLIES}, sizeof(int)));
@@ -140,6 +162,19 @@ int main(int count, char **arguments) {
 	send_to(other, 6004, "b, dropped");
 	send_to(other, 6004, "a, taken");
 	receive(filtered, "a, taken", 6002);
+
+	if (lite >= 0) {
+		receive(lite, "lightly", 6007);
+		same("UDPLITE_SEND_CSCOV", 8, get(lite, UDPLITE, SEND_CSCOV));
+	}
+	char found[32] = {0};
+	size_t gathered = 0;
+	for (ssize_t got; gathered < 11 && (got = recv(gathering, found + gathered, sizeof found - gathered, MSG_DONTWAIT)) > 0;)
+		gathered += got;
+	same("what was gathered", 0, strcmp(found, "one,two,thr"));
+	same("the answer to a ping", 16, recv(ping, answer, sizeof answer, MSG_DONTWAIT));
+	same("its sequence number", 9, answer[7]);
+	same("its text", 0, memcmp(answer + 8, "ping", 4));
 
 	same("leaving a group that was never joined", -1, setsockopt(member, level, MCAST_LEAVE_GROUP, &never, sizeof never));
 	same("leaving the group", 0, setsockopt(member, level, MCAST_LEAVE_GROUP, &joined, sizeof joined));

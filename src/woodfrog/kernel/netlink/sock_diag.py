@@ -22,7 +22,9 @@ _UDIAG_SHOW = 0x01 | 0x02 | 0x04 | 0x08 | 0x10  # name, vfs, peer, icons, rqlen
 _UNIX_NAME, _UNIX_VFS, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN, _UNIX_SHUTDOWN = 0, 1, 2, 3, 4, 6
 
 # linux/inet_diag.h
-_INET_DIAG_SHUTDOWN = 8
+# With INFO, which we have no use for, come the keys of MD5SIG.
+_INET_DIAG_INFO, _INET_DIAG_SHUTDOWN, _INET_DIAG_MD5SIG = 2, 8, 18
+_MD5SIG = struct.Struct("<BBH16s80s")  # struct tcp_diag_md5sig
 
 # net/tcp_states.h
 TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 2, 3, 4, 5
@@ -44,6 +46,14 @@ class UnixSocket(NamedTuple):
     shutdown: int
 
 
+class Md5Key(NamedTuple):
+    """A key of TCP_MD5SIG, for peers with an address that begins with some bits."""
+
+    address: bytes
+    prefix: int
+    key: bytes
+
+
 class InetSocket(NamedTuple):
     """One TCP socket; of an orphan, or one that nobody has accepted yet, the inode is 0."""
 
@@ -55,6 +65,7 @@ class InetSocket(NamedTuple):
     receive_queue: int
     send_queue: int  # for a listener: the backlog
     shutdown: int  # 1: for reading, 2: for writing
+    md5_keys: tuple[Md5Key, ...] = ()
 
 
 @contextmanager
@@ -103,7 +114,7 @@ def tcp_sockets(diag: socket.socket) -> list[InetSocket]:
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
         # struct inet_diag_req_v2: family, protocol, extensions, states, and an empty id.
-        extensions = 1 << _INET_DIAG_SHUTDOWN - 1
+        extensions = 1 << _INET_DIAG_SHUTDOWN - 1 | 1 << _INET_DIAG_INFO - 1
         request = struct.pack("<BBBBI48x", family, socket.IPPROTO_TCP, extensions, 0, 0xFFFFFFFF)
         for answer in _dump(diag, request):
             state = answer[1]
@@ -111,6 +122,7 @@ def tcp_sockets(diag: socket.socket) -> list[InetSocket]:
             size = 4 if family == socket.AF_INET else 16
             local, remote = bytes(answer[8 : 8 + size]), bytes(answer[24 : 24 + size])
             _, receive, send, _, inode = struct.unpack_from("<5I", answer, 52)
+            attributes = attributes_of(answer[72:])
             found.append(
                 InetSocket(
                     family=family,
@@ -120,7 +132,14 @@ def tcp_sockets(diag: socket.socket) -> list[InetSocket]:
                     remote=(remote, remote_port),
                     receive_queue=receive,
                     send_queue=send,
-                    shutdown=attributes_of(answer[72:]).get(_INET_DIAG_SHUTDOWN, b"\0")[0],
+                    shutdown=attributes.get(_INET_DIAG_SHUTDOWN, b"\0")[0],
+                    md5_keys=tuple(_md5_keys(attributes.get(_INET_DIAG_MD5SIG, b""))),
                 )
             )
     return found
+
+
+def _md5_keys(table: bytes | memoryview) -> Iterator[Md5Key]:
+    for family, prefix, length, address, key in _MD5SIG.iter_unpack(table):
+        size = 4 if family == socket.AF_INET else 16
+        yield Md5Key(address[:size], prefix, key[:length])

@@ -182,6 +182,9 @@ class Making(Protocol):
     def has_address(self, address: bytes) -> bool:
         """Tell whether the network namespace has an internet address."""
 
+    def device_number(self, name: bytes) -> int:
+        """Return the number of a network device; 0 if the network namespace has none such."""
+
     def by_all_rights(self) -> AbstractContextManager[None]:
         """Have calls made with capabilities that the new container may lack."""
 

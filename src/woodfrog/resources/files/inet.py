@@ -13,7 +13,6 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWNET, setns
-from woodfrog.remote.program import Program
 from woodfrog.resources.files.base import Making, OpenFile
 from woodfrog.resources.files.socket_options import Option
 
@@ -89,11 +88,15 @@ def protocol_of(file: OpenFile) -> tuple[int, int] | None:
         return one.type, one.proto
 
 
-def bind(program: Program, fd: int, local: End, family: int, options: Iterable[Option]) -> None:
+def bind(
+    making: Making, fd: int, local: End, family: int, options: Iterable[Option]
+) -> tuple[int, bool]:
     """Give a socket its name, also one with an address that the new container doesn't have (yet).
 
-    Such a socket hears nothing until the address is there.
+    Such a socket hears nothing until the address is there. In a network namespace that others have,
+    too, somebody may have the port. Returns the socket, and whether it has its name.
     """
+    program = making.program
     level, name = (
         (socket.IPPROTO_IP, _IP_FREEBIND)
         if family == socket.AF_INET
@@ -102,13 +105,22 @@ def bind(program: Program, fd: int, local: End, family: int, options: Iterable[O
     free = any((option.level, option.name) == (level, name) for option in options)
     program.call(SYS.SETSOCKOPT, fd, level, name, (1).to_bytes(4, "little"), 4)
     address = local.packed(family)
-    program.call(SYS.BIND, fd, address, len(address))
+    bound = program.call(SYS.BIND, fd, address, len(address))
+    if not making.new_network:
+        program.may_fail(bound)
     if not free:
         program.call(SYS.SETSOCKOPT, fd, level, name, bytes(4), 4)
+    if making.new_network:
+        return fd, True
+    number = making.settle(fd)
+    return number, program[bound] == 0
 
 
 def missing_address(descriptor: int, local: End, family: int) -> str:
-    """Say so if a socket's address is none of those in its network namespace."""
+    """Say so if a socket's address is none of those in its network namespace, or its port taken."""
+    with socket.socket(fileno=os.dup(descriptor)) as one:
+        if local.port and one.type != socket.SOCK_RAW and not one.getsockname()[1]:
+            return f"nothing reaches port {local.port}: somebody has it here"
     if not any(local.address):
         return ""
     ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -152,6 +164,8 @@ def arrive(making: Making, family: int, packet: bytes, target: bytes) -> int | N
 def packet(protocol: int, source: bytes, target: bytes, segment: bytes, checksum_at: int) -> bytes:
     """Return an IP packet; the checksum of what is in it goes to that offset."""
     pseudo = source + target + struct.pack(">II", len(segment), protocol)
+    if protocol == socket.IPPROTO_ICMP:
+        pseudo = b""
     checksum = _checksum(pseudo + segment)
     segment = segment[:checksum_at] + checksum + segment[checksum_at + 2 :]
     if len(source) == 4:

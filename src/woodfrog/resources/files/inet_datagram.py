@@ -1,4 +1,4 @@
-"""udp(7), raw(7) and icmp(7) sockets: those of the internet that make no connections."""
+"""udp(7), udplite(7), raw(7) and icmp(7) sockets: those of the internet without connections."""
 
 import fcntl
 import os
@@ -14,26 +14,28 @@ import msgspec
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.remote.program import Program
 from woodfrog.resources.files import inet, multicast, socket_filter, socket_options
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.multicast import Membership
 from woodfrog.resources.files.socket_filter import SocketFilter
-from woodfrog.resources.files.socket_options import CAP_NET_RAW, Option
+from woodfrog.resources.files.socket_option_table import CAP_NET_RAW, IPPROTO_UDPLITE
+from woodfrog.resources.files.socket_options import Option
 
 _KINDS = frozenset(
     (
         (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+        (socket.SOCK_DGRAM, IPPROTO_UDPLITE),
         (socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
         (socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6),
     )
 )
 _SO_PEEK_OFF = 42
-_UDP_ENCAP = 100
+_UDP_GRO = 104
+_ECHO_REPLY, _ECHO_REPLY_6 = 0, 129
 _SIOCOUTQ = 0x5411
-_CHECKSUM_OFFSET = 6
-_LARGEST = 1 << 16
+_CHECKSUM_OFFSET, _ICMP_CHECKSUM_OFFSET = 6, 2
+_LARGEST, _ROOM_BESIDE = 1 << 16, 1 << 12
 # So long does a packet at most stay in a device's queue while we look.
 _SENDING_S = 0.2
 
@@ -51,8 +53,11 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
 
     row: ClassVar[Row] = Row(
         called="UDP, UDP-Lite, ICMP and raw sockets",
-        kept=("addresses, what waits (but raw sockets), options, multicast groups, filters",),
-        refused=("corked data, encapsulation (UDP_ENCAP), eBPF",),
+        kept=(
+            "addresses, all options, multicast groups, filters",
+            "what waits at UDP sockets, and an ICMP socket's first answer",
+        ),
+        refused=("corked data, tunnels of the kernel's (UDP_ENCAP), IPV6_ROUTER_ALERT, eBPF",),
     )
     family: int
     type: int
@@ -74,10 +79,9 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
-            is_udp = one.proto == socket.IPPROTO_UDP and one.type == socket.SOCK_DGRAM
-            if is_udp and one.getsockopt(socket.IPPROTO_UDP, _UDP_ENCAP):
-                raise UnsupportedResource("is a UDP socket that decapsulates packets (UDP_ENCAP)")
-            _refuse_unsent(one)
+            socket_options.refuse_unknown(one)
+            if one.proto not in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6):
+                _refuse_unsent(one)  # the others hold nothing back
             local = inet.end(one.getsockname())
             try:
                 peer = inet.end(one.getpeername())
@@ -93,8 +97,8 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
                 port=local.port,
                 peer=peer.address,
                 peer_port=peer.port,
-                queue=_peek(one) if is_udp else [],
-                options=socket_options.collect(one),
+                queue=_peek(one) if one.type == socket.SOCK_DGRAM else [],
+                options=socket_options.collect(one, connected=bool(peer.address)),
                 filter=socket_filter.collect(one),
                 memberships=multicast.collect(one, world.init),
             )
@@ -113,50 +117,85 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             )
 
     def own_addresses(self) -> set[bytes]:
-        return set() if self.peer else inet.own_address(self.local)
+        named = socket_options.own_addresses(self.options)
+        return named if self.peer else named | inet.own_address(self.local)
 
     def moved(self, moves: Mapping[bytes, bytes]) -> Self:
         if not self.own_addresses():
             return self
-        return msgspec.structs.replace(self, local=inet.move(self.local, moves))
+        local = self.local if self.peer else inet.move(self.local, moves)
+        options = socket_options.moved(self.options, moves)
+        return msgspec.structs.replace(self, local=local, options=options)
 
     def restore(self, making: Making) -> int:
         program = making.program
         kind = self.family, self.type, self.protocol
-        fd = program.call(SYS.SOCKET, *kind)
+        fd: int = program.call(SYS.SOCKET, *kind)
         socket_options.restore(
             program, fd, socket_options.early(self.options, *kind), force=making.may_force_buffers
         )
         local = End(self.local, self.port)
         if any(self.local) or (self.port and self.type != socket.SOCK_RAW):
-            self._bind(program, fd, local)
+            fd = self._bind(making, fd, local)
+            program = making.program
         if self.peer:
             address = End(self.peer, self.peer_port).packed(self.family)
             program.call(SYS.CONNECT, fd, address, len(address))
-        socket_options.restore(
-            program, fd, socket_options.late(self.options, *kind), force=making.may_force_buffers
-        )
+        late = socket_options.late(self.options, *kind)
+        socket_options.restore_all(making, fd, late, *kind)
         multicast.restore(program, fd, self.memberships)
         if making.new_network:
             for datagram in self.queue:
-                _arrive(making, datagram, local)
+                self._arrive(making, datagram)
         socket_filter.restore(program, fd, self.filter)
         set_flags(program, fd, self.flags)
         return fd
 
-    def _bind(self, program: Program, fd: int, local: End) -> None:
+    def _bind(self, making: Making, fd: int, local: End) -> int:
         if not self.peer:
-            inet.bind(program, fd, local, self.family, self.options)
-            return
+            return inet.bind(making, fd, local, self.family, self.options)[0]
+        program = making.program
         # Most have got their address from connecting; in a new place that is another one.
         for name in (local, End(bytes(len(local.address)), local.port)):
             address = name.packed(self.family)
             program.may_fail(program.call(SYS.BIND, fd, address, len(address)))
+        return fd
 
     def missing(self, descriptor: int) -> str:
-        if self.peer:
-            return ""
+        kind = self.family, self.type, self.protocol
+        lacks = socket_options.missing(descriptor, self.options, *kind)
+        if lacks or self.peer:
+            return lacks
         return inet.missing_address(descriptor, End(self.local, self.port), self.family)
+
+    def _arrive(self, making: Making, datagram: Datagram) -> None:
+        """Have a recorded packet arrive once more."""
+        source, target = End(datagram.source, datagram.port).unmapped(), End(self.local, 0)
+        address = target.unmapped().address
+        if not any(self.local):
+            # Where it was sent to isn't known; any address of ours will do.
+            address = bytes((127, 0, 0, 1)) if len(source.address) == 4 else bytes(15) + b"\1"
+        if len(source.address) != len(address):
+            return
+        family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+        packet = self._packet(datagram, source, address)
+        sent = inet.arrive(making, family, packet, address) if packet else None
+        if sent is not None:
+            making.program.may_fail(sent)
+
+    def _packet(self, datagram: Datagram, source: End, target: bytes) -> bytes:
+        """Return the IP packet that brought a datagram; empty if it may not be repeated."""
+        data, checksum_at = datagram.data, _CHECKSUM_OFFSET
+        if self.protocol in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6):
+            # The kernel hands over answers to a ping with their head; all else it would answer.
+            if data[:1] not in (bytes((_ECHO_REPLY,)), bytes((_ECHO_REPLY_6,))) or len(data) < 8:
+                return b""
+            segment, checksum_at = data[:2] + bytes(2) + data[4:], _ICMP_CHECKSUM_OFFSET
+        else:
+            # To UDP-Lite no length, but 0 bytes that the checksum covers are all of them.
+            length = 0 if self.protocol == IPPROTO_UDPLITE else 8 + len(data)
+            segment = struct.pack(">4H", source.port, self.port, length, 0) + data
+        return inet.packet(self.protocol, source.address, target, segment, checksum_at)
 
 
 def _refuse_unsent(one: socket.socket) -> None:
@@ -172,38 +211,42 @@ def _refuse_unsent(one: socket.socket) -> None:
         time.sleep(0.001)
 
 
+def _is_gro(message: tuple[int, int, bytes]) -> bool:
+    return message[:2] == (socket.IPPROTO_UDP, _UDP_GRO)
+
+
 def _peek(one: socket.socket) -> list[Datagram]:
     """Read what waits at a socket and leave it there."""
     poll = select.poll()
     poll.register(one.fileno(), 0)
     if any(events & select.POLLERR for _, events in poll.poll(0)):
         return []  # the first look would take the error away
-    found = []
-    offset = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
+    try:
+        offset = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
+    except OSError:
+        return _look(one)  # an ICMP socket shows only its first one
+    found: list[Datagram] = []
     one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
     try:
-        while True:
-            data, name = one.recvfrom(_LARGEST, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            source = inet.end(name)
-            found.append(Datagram(source=source.address, port=source.port, data=data))
-    except OSError:
-        pass  # that was all
+        while more := _look(one):
+            found += more
     finally:
         one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset)
     return found
 
 
-def _arrive(making: Making, datagram: Datagram, local: End) -> None:
-    source, target = End(datagram.source, datagram.port).unmapped(), local.unmapped().address
-    if not any(local.address):
-        # Where it was sent to isn't known; any address of ours will do.
-        target = bytes((127, 0, 0, 1)) if len(source.address) == 4 else bytes(15) + b"\1"
-    if len(source.address) != len(target):
-        return
-    family = socket.AF_INET if len(target) == 4 else socket.AF_INET6
-    length = 8 + len(datagram.data)
-    segment = struct.pack(">4H", source.port, local.port, length, 0) + datagram.data
-    packet = inet.packet(socket.IPPROTO_UDP, source.address, target, segment, _CHECKSUM_OFFSET)
-    sent = inet.arrive(making, family, packet, target)
-    if sent is not None:
-        making.program.may_fail(sent)
+def _look(one: socket.socket) -> list[Datagram]:
+    """Return what waits, from SO_PEEK_OFF on; nothing if there is no more."""
+    try:
+        flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+        data, beside, _, name = one.recvmsg(_LARGEST, _ROOM_BESIDE, flags)
+    except OSError:
+        return []
+    source = inet.end(name)
+    # Several packets of a sender can wait as one, which tells the length of each (UDP_GRO).
+    lengths = (int.from_bytes(word[:4], "little") for *_, word in filter(_is_gro, beside))
+    length = next(lengths, 0) or max(len(data), 1)
+    return [
+        Datagram(source=source.address, port=source.port, data=data[start : start + length])
+        for start in range(0, max(len(data), 1), length)
+    ]

@@ -11,7 +11,8 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources.files import socket_filter, socket_options
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.socket_filter import SocketFilter
-from woodfrog.resources.files.socket_options import SOL_NETLINK, Option
+from woodfrog.resources.files.socket_option_table import SOL_NETLINK
+from woodfrog.resources.files.socket_options import Option
 
 _ADDRESS = struct.Struct("<HxxII")  # struct sockaddr_nl
 _NETLINK_ADD_MEMBERSHIP, _NETLINK_LIST_MEMBERSHIPS = 1, 9

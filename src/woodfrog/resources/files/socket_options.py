@@ -1,149 +1,67 @@
-"""Socket options (socket(7), ip(7), ipv6(7), tcp(7), udp(7)) that programs expect to find again."""
+"""Socket options that programs expect to find again: those in socket_option_table.py."""
 
 import errno
+import os
 import socket
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
+from woodfrog.kernel import netdevice
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import Caller
+from woodfrog.kernel.caller import HERE, Caller
+from woodfrog.remote.program import Program
+from woodfrog.resources.files import socket_option_table as table
+from woodfrog.resources.files.base import Making
+from woodfrog.resources.files.socket_option_table import CAP_NET_ADMIN, CAP_NET_RAW, Known
 
-_CAP_NET_ADMIN, CAP_NET_RAW = 1 << 12, 1 << 13
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 # Which of the two buffers were set by the program, and so aren't tuned by the kernel.
 SO_BUF_LOCK = 72
 # Beyond what any system's limits let programs have; and no more than the kernel's own limit.
 _LARGEST_BUFFER = 1 << 28
 _FORCED = {socket.SO_RCVBUF: SO_RCVBUFFORCE, socket.SO_SNDBUF: SO_SNDBUFFORCE}
-_SOL_RAW = 255
 _ALLOWED_CONGESTION_CONTROL = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
 # SO_PRIORITY up to this needs no right.
 _HIGHEST_PRIORITY = 6
-
-
-class _Known(NamedTuple):
-    """An option: level, name, bytes of its value; `early` if it matters to bind(2).
-
-    `rights` are the capabilities one of which setting it needs.
-    """
-
-    level: int
-    name: int
-    size: int = 4
-    early: bool = False
-    rights: int = 0
-
-
-def _table(level: int, *names: int) -> tuple[_Known, ...]:
-    return tuple(_Known(level, name) for name in names)
-
-
-# The numbers without names here are those of asm-generic/socket.h, linux/in.h and linux/in6.h.
-_GENERAL = (
-    _Known(socket.SOL_SOCKET, socket.SO_REUSEADDR, early=True),
-    *_table(socket.SOL_SOCKET, socket.SO_KEEPALIVE, socket.SO_BROADCAST, socket.SO_OOBINLINE),
-    *_table(socket.SOL_SOCKET, socket.SO_PRIORITY, socket.SO_RCVLOWAT),
-    _Known(socket.SOL_SOCKET, socket.SO_LINGER, 8),
-    _Known(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16),
-    _Known(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16),
-    # SO_TIMESTAMP, SO_TIMESTAMPNS, SO_TIMESTAMPING, SO_RXQ_OVFL
-    *_table(socket.SOL_SOCKET, 29, 35, 37, 40),
-    *_table(socket.SOL_SOCKET, socket.SO_RCVBUF, socket.SO_SNDBUF),
-)
-_UNIX = _table(socket.SOL_SOCKET, socket.SO_PASSCRED, 76)  # SO_PASSPIDFD
-_INET = (
-    _Known(socket.SOL_SOCKET, 15, early=True),  # SO_REUSEPORT
-    _Known(socket.SOL_SOCKET, 25, 16, early=True),  # SO_BINDTODEVICE
-    _Known(socket.SOL_SOCKET, 36, rights=_CAP_NET_ADMIN | CAP_NET_RAW),  # SO_MARK
-    _Known(socket.SOL_SOCKET, 60),  # SO_ZEROCOPY
-)
-_IP = (
-    _Known(socket.IPPROTO_IP, 15, early=True),  # IP_FREEBIND
-    _Known(socket.IPPROTO_IP, 19, early=True, rights=_CAP_NET_ADMIN | CAP_NET_RAW),  # …TRANSPARENT
-    _Known(socket.IPPROTO_IP, 24, early=True),  # IP_BIND_ADDRESS_NO_PORT
-    # IP_TOS, IP_TTL, IP_RECVOPTS, IP_RETOPTS, IP_PKTINFO, IP_MTU_DISCOVER, IP_RECVERR, IP_RECVTTL,
-    # IP_RECVTOS, IP_RECVORIGDSTADDR, IP_MINTTL, IP_RECVFRAGSIZE
-    *_table(socket.IPPROTO_IP, 1, 2, 6, 7, 8, 10, 11, 12, 13, 20, 21, 25),
-)
-_IP_MULTICAST = (
-    # IP_MULTICAST_IF, IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IP_MULTICAST_ALL, IP_UNICAST_IF
-    *_table(socket.IPPROTO_IP, 32, 33, 34, 49, 50),
-)
-_IPV6 = (
-    _Known(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, early=True),
-    _Known(socket.IPPROTO_IPV6, 78, early=True),  # IPV6_FREEBIND
-    # IPV6_TRANSPARENT
-    _Known(socket.IPPROTO_IPV6, 75, early=True, rights=_CAP_NET_ADMIN | CAP_NET_RAW),
-    # IPV6_UNICAST_HOPS, IPV6_MTU_DISCOVER, IPV6_RECVERR
-    *_table(socket.IPPROTO_IPV6, 16, 23, 25),
-    # IPV6_RECVPKTINFO, …_RECVHOPLIMIT, …_RECVHOPOPTS, …_RECVRTHDR, …_RECVDSTOPTS, …_RECVPATHMTU,
-    # …_DONTFRAG, …_RECVTCLASS, …_TCLASS, …_AUTOFLOWLABEL, …_MINHOPCOUNT, …_RECVORIGDSTADDR,
-    # …_RECVFRAGSIZE
-    *_table(socket.IPPROTO_IPV6, 49, 51, 53, 56, 58, 60, 62, 66, 67, 70, 73, 74, 77),
-)
-# IPV6_MULTICAST_IF, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_LOOP, IPV6_MULTICAST_ALL
-_IPV6_MULTICAST = _table(socket.IPPROTO_IPV6, 17, 18, 19, 29)
-_TCP = (
-    *_table(socket.IPPROTO_TCP, socket.TCP_NODELAY, socket.TCP_CORK, socket.TCP_KEEPIDLE),
-    *_table(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_SYNCNT),
-    *_table(socket.IPPROTO_TCP, socket.TCP_LINGER2, socket.TCP_DEFER_ACCEPT),
-    *_table(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, socket.TCP_NOTSENT_LOWAT),
-    _Known(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16),
-    # TCP_THIN_LINEAR_TIMEOUTS, TCP_SAVE_SYN, TCP_FASTOPEN_CONNECT, TCP_INQ
-    *_table(socket.IPPROTO_TCP, 16, 27, 30, 36),
-)
-# UDP_CORK, UDP_NO_CHECK6_TX, UDP_NO_CHECK6_RX, UDP_SEGMENT, UDP_GRO
-_UDP = (_Known(socket.SOL_SOCKET, 11), *_table(socket.IPPROTO_UDP, 1, 101, 102, 103, 104))
-_RAW = (
-    _Known(socket.IPPROTO_IP, 3),  # IP_HDRINCL
-    _Known(socket.IPPROTO_IP, 22),  # IP_NODEFRAG
-    _Known(_SOL_RAW, 1),  # ICMP_FILTER
-    _Known(socket.IPPROTO_IPV6, 36),  # IPV6_HDRINCL
-    _Known(socket.IPPROTO_ICMPV6, 1, 32),  # ICMPV6_FILTER
-)
-
-
-SOL_NETLINK = 270
-# NETLINK_PKTINFO, …_BROADCAST_ERROR, …_NO_ENOBUFS, …_CAP_ACK, …_EXT_ACK, …_GET_STRICT_CHK
-_NETLINK = _table(SOL_NETLINK, 3, 4, 5, 10, 11, 12)
+_ICMP = (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
+_CLOCK_MONOTONIC = 1
+# More, socket.getsockopt doesn't take.
+_MOST_OF_PYTHON = 1024
+# Options in IP packets that need no right: end, padding, record route, the two source routes,
+# router alert.
+_PLAIN_IP_OPTIONS = frozenset((0, 1, 7, 131, 137, 148))
 
 
 class Option(Part, frozen=True):
-    """One option whose value is not that of a new socket."""
+    """One option whose value is not that of a new socket.
+
+    Where the kernel has the number of a network device, it is the device's name.
+    """
 
     level: int
     name: int
     value: bytes
 
-
-def _known(family: int, kind: int, protocol: int) -> list[_Known]:
-    known = list(_GENERAL)
-    if family == socket.AF_UNIX:
-        return [*known, *_UNIX]
-    if family == socket.AF_NETLINK:
-        return [*known, *_NETLINK]
-    datagrams = kind != socket.SOCK_STREAM
-    known += _INET + _IP + (_IP_MULTICAST if datagrams else ())
-    if family == socket.AF_INET6:
-        known += _IPV6 + (_IPV6_MULTICAST if datagrams else ())
-    if kind == socket.SOCK_RAW:
-        known += _RAW
-    elif protocol in (0, socket.IPPROTO_TCP) and kind == socket.SOCK_STREAM:
-        known += _TCP
-    elif protocol in (0, socket.IPPROTO_UDP):
-        known += _UDP
-    return known
+    @property
+    def place(self) -> tuple[int, int]:
+        """Return level and name."""
+        return self.level, self.name
 
 
-def collect(one: socket.socket) -> list[Option]:
+def collect(one: socket.socket, *, connected: bool = False) -> list[Option]:
     """Return the options of a socket that differ from those of a new one."""
     found = []
-    with socket.socket(one.family, one.type, one.proto) as fresh:
-        for known in _known(one.family, one.type, one.proto):
+    # To have an ICMP socket takes a group of those in net.ipv4.ping_group_range.
+    is_icmp = one.type == socket.SOCK_DGRAM and one.proto in _ICMP
+    with socket.socket(one.family, one.type, 0 if is_icmp else one.proto) as fresh:
+        for known in table.known(one.family, one.type, one.proto):
+            if known.unconnected and connected:
+                continue
             value = _value(one, known)
             if value is not None and value != _value(fresh, known):
+                if known.device:
+                    value = _device_name(one, value, known.device)
                 found.append(Option(level=known.level, name=known.name, value=value))
     if any(option.level == socket.SOL_SOCKET and option.name in _FORCED for option in found):
         # To be set last: setting a size locks it.
@@ -152,39 +70,94 @@ def collect(one: socket.socket) -> list[Option]:
     return found
 
 
-def _value(one: socket.socket, known: _Known) -> bytes | None:
+def _value(one: socket.socket, known: Known) -> bytes | None:
     """Return an option's value; None if this kernel, or this kind of socket, doesn't have it."""
     try:
-        return one.getsockopt(known.level, known.name, known.size)
+        if known.size <= _MOST_OF_PYTHON:
+            return one.getsockopt(known.level, known.name, known.size)
+        value, length = bytearray(known.size), bytearray(known.size.to_bytes(4, "little"))
+        HERE.call(SYS.GETSOCKOPT, one.fileno(), known.level, known.name, value, length)
+        return bytes(value[: int.from_bytes(length, "little")])
     except OSError as error:
         if error.errno in (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOTCONN, errno.EINVAL):
             return None
         raise
 
 
+def _device_name(one: socket.socket, number: bytes, order: str) -> bytes:
+    """Return the name of a device by its number, in an order of bytes; empty if it is gone."""
+    index = int.from_bytes(number, "big" if order == "network" else "little")
+    return netdevice.name_of(one.fileno(), index)
+
+
+def refuse_unknown(one: socket.socket) -> None:
+    """Refuse what options tell of that can't be made again."""
+    stream = one.type == socket.SOCK_STREAM
+    if stream and one.getsockopt(socket.IPPROTO_TCP, table.TCP_ULP, 16).rstrip(b"\0"):
+        raise UnsupportedResource("is a TCP connection with TLS in the kernel (TCP_ULP)")
+    authenticated = Known(socket.IPPROTO_TCP, table.TCP_AO_INFO, 64)
+    try:
+        if stream and _value(one, authenticated) is not None:
+            raise UnsupportedResource("is a TCP socket with keys of TCP-AO (RFC 5925)")
+    except FileNotFoundError:
+        pass  # the kernel could, but the socket has none
+    router_alert = Known(socket.IPPROTO_IPV6, table.IPV6_ROUTER_ALERT)
+    if one.family == socket.AF_INET6 and any(_value(one, router_alert) or b""):
+        raise UnsupportedResource("is a socket that gets packets for routers (IPV6_ROUTER_ALERT)")
+    if one.proto == socket.IPPROTO_UDP and one.type == socket.SOCK_DGRAM:
+        tunnel = one.getsockopt(socket.IPPROTO_UDP, table.UDP_ENCAP)
+        if tunnel not in (0, table.UDP_ENCAP_ESPINUDP):
+            raise UnsupportedResource(
+                f"is a UDP socket that is the kernel's end of a tunnel (UDP_ENCAP {tunnel})"
+            )
+
+
 def refuse_wider(
     options: Iterable[Option], family: int, kind: int, protocol: int, bounding: int
 ) -> None:
     """Refuse an image's options that nobody knows, or that need a right the container lacks."""
-    known = {(one.level, one.name): one for one in _known(family, kind, protocol)}
-    known[socket.SOL_SOCKET, SO_BUF_LOCK] = _Known(socket.SOL_SOCKET, SO_BUF_LOCK)
+    known = {(one.level, one.name): one for one in table.known(family, kind, protocol)}
+    known[socket.SOL_SOCKET, SO_BUF_LOCK] = Known(socket.SOL_SOCKET, SO_BUF_LOCK)
     for option in options:
         what = f"socket option {option.name} of level {option.level}"
-        one = known.get((option.level, option.name))
-        if one is None or len(option.value) > one.size or _is_too_large(option):
+        one = known.get(option.place)
+        size = 0 if one is None else 16 if one.device else one.size
+        if one is None or len(option.value) > size or _is_too_large(option):
             raise ImageError(f"the image has an impossible {what}")
-        rights = one.rights
-        if (option.level, option.name) == (socket.SOL_SOCKET, socket.SO_PRIORITY):
-            value = int.from_bytes(option.value, "little")
-            rights = _CAP_NET_ADMIN if value > _HIGHEST_PRIORITY else 0
-        if (option.level, option.name) == (socket.IPPROTO_TCP, socket.TCP_CONGESTION):
-            algorithm = option.value.partition(b"\0")[0]
-            rights = 0 if algorithm in _allowed_congestion_control() else _CAP_NET_ADMIN
+        rights = _rights(one, option)
         if rights and not rights & bounding:
+            name = "CAP_NET_ADMIN" if rights & CAP_NET_ADMIN else "CAP_NET_RAW"
             raise UnsupportedResource(
-                f"the image has {what}, which needs CAP_NET_ADMIN in the new container",
+                f"the image has {what}, which needs {name} in the new container",
                 hint="add it to process.capabilities.bounding in the bundle's config.json",
             )
+
+
+def _rights(known: Known, option: Option) -> int:
+    """Return the capabilities one of which setting an option to its value needs; 0 if none."""
+    value = int.from_bytes(option.value[:4], "little", signed=True)
+    match option.place:
+        case (socket.SOL_SOCKET, socket.SO_PRIORITY):
+            return 0 if 0 <= value <= _HIGHEST_PRIORITY else CAP_NET_ADMIN
+        case (socket.SOL_SOCKET, table.SO_TXTIME):
+            return 0 if value == _CLOCK_MONOTONIC else CAP_NET_ADMIN
+        case (socket.IPPROTO_TCP, socket.TCP_CONGESTION):
+            algorithm = option.value.partition(b"\0")[0]
+            return 0 if algorithm in _allowed_congestion_control() else CAP_NET_ADMIN
+        case (socket.IPPROTO_IP, table.IP_OPTIONS):
+            return 0 if _are_plain(option.value) else CAP_NET_RAW
+    return known.rights
+
+
+def _are_plain(ip_options: bytes) -> bool:
+    """Tell whether anybody may set these options of IP packets (ip_options_compile())."""
+    at = 0
+    while at < len(ip_options):
+        kind = ip_options[at]
+        if kind not in _PLAIN_IP_OPTIONS:
+            return False
+        at += 1 if kind in (0, 1) else max(ip_options[at + 1] if at + 1 < len(ip_options) else 1, 1)
+    return True
 
 
 def _allowed_congestion_control() -> list[bytes]:
@@ -198,10 +171,27 @@ def _is_too_large(option: Option) -> bool:
     return is_buffer and int.from_bytes(option.value, "little") > _LARGEST_BUFFER
 
 
+def own_addresses(options: Iterable[Option]) -> set[bytes]:
+    """Return the addresses that options name."""
+    place = socket.IPPROTO_IP, table.IP_MULTICAST_IF
+    return {option.value for option in options if option.place == place and any(option.value)}
+
+
+def moved(options: Iterable[Option], moves: Mapping[bytes, bytes]) -> list[Option]:
+    """Return options for a container that has other addresses."""
+    named = own_addresses(options)
+    return [
+        Option(level=option.level, name=option.name, value=moves.get(option.value, option.value))
+        if option.value in named
+        else option
+        for option in options
+    ]
+
+
 def early(options: Iterable[Option], family: int, kind: int, protocol: int) -> list[Option]:
     """Return the options that must be set before the socket is bound."""
-    first = {(one.level, one.name) for one in _known(family, kind, protocol) if one.early}
-    return [option for option in options if (option.level, option.name) in first]
+    first = {(one.level, one.name) for one in table.known(family, kind, protocol) if one.early}
+    return [option for option in options if option.place in first]
 
 
 def late(options: Iterable[Option], family: int, kind: int, protocol: int) -> list[Option]:
@@ -210,8 +200,7 @@ def late(options: Iterable[Option], family: int, kind: int, protocol: int) -> li
     return [
         option
         for option in options
-        if option not in first
-        or (option.level, option.name) == (socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        if option not in first or option.place == (socket.SOL_SOCKET, socket.SO_REUSEADDR)
     ]
 
 
@@ -220,6 +209,46 @@ def restore(on: Caller, fd: int, options: Iterable[Option], *, force: bool) -> N
     for option in options:
         name, value = _halved(option, force)
         on.call(SYS.SETSOCKOPT, fd, option.level, name, value, len(value))
+
+
+def restore_all(
+    making: Making, fd: int, options: Iterable[Option], family: int, kind: int, protocol: int
+) -> None:
+    """Likewise, those that name devices, or that may be refused here, included."""
+    known = {(one.level, one.name): one for one in table.known(family, kind, protocol)}
+    for option in options:
+        one = known.get(option.place)
+        name, value = _halved(option, making.may_force_buffers)
+        if one is not None and one.device:
+            number = making.device_number(value)
+            value = number.to_bytes(4, "big" if one.device == "network" else "little")
+        program: Program = making.program
+        set_ = program.call(SYS.SETSOCKOPT, fd, option.level, name, value, len(value))
+        if one is not None and one.uncertain:
+            program.may_fail(set_)
+
+
+def missing(
+    descriptor: int, options: Iterable[Option], family: int, kind: int, protocol: int
+) -> str:
+    """Say which options a socket of ours does without here."""
+    uncertain = {
+        (one.level, one.name): one for one in table.known(family, kind, protocol) if one.uncertain
+    }
+    with socket.socket(fileno=os.dup(descriptor)) as one:
+        for option in options:
+            known = uncertain.get(option.place)
+            if known is None:
+                continue
+            value = _value(one, known)
+            if value is not None and known.device:
+                value = _device_name(one, value, known.device)
+            if value != option.value:
+                return (
+                    f"a socket does without its option {option.name} of level {option.level}"
+                    f" ({option.value!r}), which cannot be set here"
+                )
+    return ""
 
 
 def restore_here(one: socket.socket, option: Option) -> None:

@@ -38,6 +38,7 @@ _TCP_TIMESTAMP, _TCP_REPAIR_WINDOW = 24, 29
 _REPAIR_ON, _REPAIR_OFF, _REPAIR_OFF_QUIETLY = 1, 0, -1
 _NO_QUEUE, _RECEIVE_QUEUE, _SEND_QUEUE = 0, 1, 2
 _SIOCINQ, _SIOCOUTQ, _SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
+_SO_PEEK_OFF = 42
 _WINDOW_BYTES = 20
 _SHUT_WR = 1
 # Bits of tcp_info.tcpi_options, and the TCP options that they stand for.
@@ -159,7 +160,18 @@ def _queue(one: socket.socket, queue: int, length: int) -> tuple[int, bytes]:
 
 
 def _peek(one: socket.socket, length: int) -> bytes:
-    return one.recv(length, socket.MSG_PEEK | socket.MSG_DONTWAIT) if length else b""
+    if not length:
+        return b""
+    try:
+        offset = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
+        one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, -1)
+    except OSError:
+        offset = -1  # TCP has it since Linux 6.9
+    try:
+        return one.recv(length, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    finally:
+        if offset >= 0:
+            one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset)
 
 
 def _ask(one: socket.socket, request: int) -> int:

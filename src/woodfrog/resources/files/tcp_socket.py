@@ -12,15 +12,15 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, InetSocket
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import inet, socket_filter, socket_options, tcp_connection
+from woodfrog.resources.files import inet, socket_filter, socket_options, tcp_connection, tcp_md5
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.tcp_connection import Connection
+from woodfrog.resources.files.tcp_md5 import Signature
 
 _KIND = socket.SOCK_STREAM, socket.IPPROTO_TCP
-_TCP_ULP = 31
 
 
 class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
@@ -34,12 +34,12 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         kept=(
             "listeners",
             "connections within the container, in every state and with what is on its way",
-            "common options, filters",
+            "options, keys (TCP_MD5SIG), filters",
         ),
         refused=(
             "connections to outside, and those that nobody has accepted, without a flag",
             "MPTCP",
-            "TLS in the kernel, eBPF",
+            "TLS in the kernel, TCP-AO, eBPF",
         ),
     )
     family: int
@@ -52,6 +52,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     connecting: bytes
     options: list[Option]
     filter: SocketFilter | None
+    signatures: list[Signature] = []
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -62,12 +63,10 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         found = world.sockets.tcp(file.stat.st_ino)
         state = found.state if found is not None else TCP_CLOSE
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
-            options = socket_options.collect(one)
+            socket_options.refuse_unknown(one)
             attached = socket_filter.collect(one)
             family = int(one.family)
             local = inet.end(one.getsockname())
-            if one.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0"):
-                raise UnsupportedResource("is a TCP connection with TLS in the kernel (TCP_ULP)")
             connection, reset = None, False
             if found is not None and state not in (TCP_CLOSE, TCP_LISTEN):
                 connection = _connection(one, found, world)
@@ -77,6 +76,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 reset = bool(events & select.POLLERR)
                 if events & select.POLLRDHUP and not reset:
                     connection = tcp_connection.collect_ended(one, local.address)
+            was_connected = connection is not None or reset or state == TCP_SYN_SENT
+            options = socket_options.collect(one, connected=was_connected)
         waiting = found.receive_queue if state == TCP_LISTEN and found is not None else 0
         if waiting and not (world.tcp_close or world.tcp_skip_in_flight):
             raise UnsupportedResource(
@@ -100,6 +101,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             connecting=connecting,
             options=options,
             filter=attached,
+            signatures=tcp_md5.collect(found.md5_keys) if found is not None else [],
         )
 
     def own_addresses(self) -> set[bytes]:
@@ -120,6 +122,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     def restore(self, making: Making) -> int:
         program = making.program
         connection = self.connection
+        named = True
         if self.reset or (connection is not None and connection.outside and making.tcp_close):
             fd = making.reset_connection(self.family)
         else:
@@ -135,12 +138,14 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             elif self.port:
                 # Connections that ended with the container's former life may linger on its port.
                 _reuse_address(program, fd, True)
-                inet.bind(program, fd, local, self.family, self.options)
+                fd, named = inet.bind(making, fd, local, self.family, self.options)
+                program = making.program
                 _reuse_address(program, fd, False)
         late = socket_options.late(self.options, self.family, *_KIND)
-        socket_options.restore(program, fd, late, force=making.may_force_buffers)
+        socket_options.restore_all(making, fd, late, self.family, *_KIND)
+        tcp_md5.restore(program, fd, self.family, self.signatures)
         socket_filter.restore(program, fd, self.filter)
-        if self.state == TCP_LISTEN:
+        if self.state == TCP_LISTEN and named:
             program.call(SYS.LISTEN, fd, self.backlog)
         set_flags(program, fd, self.flags)
         return fd
@@ -150,10 +155,12 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         if self.connection is not None:
             inet.check(self.family, End(self.connection.remote, self.connection.remote_port))
         socket_options.refuse_wider(self.options, self.family, *_KIND, bounding)
+        tcp_md5.check(self.signatures)
 
     def missing(self, descriptor: int) -> str:
-        if self.reset or not self.port:
-            return ""
+        lacks = socket_options.missing(descriptor, self.options, self.family, *_KIND)
+        if lacks or self.reset or not self.port:
+            return lacks
         return inet.missing_address(descriptor, End(self.local, self.port), self.family)
 
     def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
