@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from operator import or_
 
@@ -19,6 +19,7 @@ from woodfrog.resources import (
     huge_pages,
     layer,
     memory,
+    nested,
     posix_queues,
     scheduling,
     shared_memory,
@@ -45,6 +46,13 @@ from woodfrog.resources.known_files import KnownFile
 from woodfrog.resources.layer import Layer
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree.records import MountTree
+from woodfrog.resources.nested import (
+    AnyNamespace,
+    IpcNamespace,
+    NetworkNamespace,
+    TimeNamespace,
+    UtsNamespace,
+)
 from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.process import Process, Zombie
@@ -58,6 +66,7 @@ _CONTENTS = (
     SharedMemory
     | DeletedFile
     | AnyObject
+    | AnyNamespace
     | PosixQueue
     | Tmpfs
     | Layer
@@ -100,6 +109,7 @@ class Plan:
         self.shared: dict[int, SharedMemory] = {}
         self.deleted: dict[int, DeletedFile] = {}
         self.has_terminal = False  # the new container
+        self.namespaces: dict[int, AnyNamespace] = {}
         self.sysv: list[AnyObject] = []
         self.posix_queues: list[PosixQueue] = []
         self.tmpfs: list[Tmpfs] = []
@@ -110,6 +120,7 @@ class Plan:
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
         containers: list[ContainerRecord] = []
+        namespaces: list[AnyNamespace] = []
         for record in reader.records(RECORDS):
             match record:
                 case Process():
@@ -122,6 +133,8 @@ class Plan:
                     self.deleted[record.id] = record
                 case Semaphores() | MessageQueue() | Segment():
                     self.sysv.append(record)
+                case UtsNamespace() | IpcNamespace() | NetworkNamespace() | TimeNamespace():
+                    namespaces.append(record)
                 case PosixQueue():
                     self.posix_queues.append(record)
                 case Layer() if self.layer is None:
@@ -147,13 +160,31 @@ class Plan:
         if len(containers) != 1:
             raise ImageError("the image does not describe one container")
         self.container = containers[0]
+        self.namespaces = nested.by_id(namespaces)
         self.page_bytes = reader.page_bytes
-        self.segments = {one.id: one for one in self.sysv if isinstance(one, Segment)}
+        # By the ids of ipc namespaces; 0: the container's own.
+        self.segments = {number: sysv_memory.by_id(objects) for number, _, objects in self.ipc()}
+
+    def ipc(self) -> Iterator[tuple[int, list[PosixQueue], list[AnyObject]]]:
+        """Yield what is in each ipc namespace, by its id; 0 is the container's own."""
+        yield 0, self.posix_queues, self.sysv
+        for one in self.namespaces.values():
+            if isinstance(one, IpcNamespace):
+                yield one.id, one.queues, list(one.objects)
+
+    def segments_of(self, process: Process) -> Mapping[int, Segment]:
+        """Return the System V shared memory of a process's ipc namespace, by ids."""
+        return self.segments[process.namespaces.get("ipc", 0)]
+
+    def all_segments(self) -> Iterator[Segment]:
+        """Yield the System V shared memory of all ipc namespaces."""
+        for segments in self.segments.values():
+            yield from segments.values()
 
     @property
     def files_in_memory(self) -> list[SharedMemory]:
         """Return the shared memory that is not System V's."""
-        segments = {segment.contents for segment in self.segments.values()}
+        segments = {segment.contents for segment in self.all_segments()}
         return [one for one in self.shared.values() if one.id not in segments]
 
     def terminal(self, number: int) -> bytes:
@@ -245,6 +276,8 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
     _check_tree(plan)
     for process in plan.processes:
         _check_process(process, plan, bounds)
+    nested.check(plan.namespaces.values(), plan.shared)
+    nested.check_made_for_children(process.namespaces for process in plan.processes)
     for shared in plan.shared.values():
         shared_memory.check(shared, plan.page_bytes)
     if not plan.deleted.keys().isdisjoint(plan.shared):
@@ -253,7 +286,7 @@ def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pl
         deleted_files.check(deleted, plan.page_bytes)
     sysv_ipc.check(plan.sysv, plan.shared)
     huge_pages.refuse_too_many(
-        plan.shared.values(), plan.segments.values(), (one.memory for one in plan.processes)
+        plan.shared.values(), plan.all_segments(), (one.memory for one in plan.processes)
     )
     posix_queues.check(plan.posix_queues)
     if plan.layer:
@@ -351,6 +384,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     timers.refuse_wider(who, process.posix_timers, bounds.bounding)
     for thread in process.threads:
         threads.check(thread)
+        nested.check_membership(who, thread.namespaces, plan.namespaces)
         credentials.refuse_wider(who, thread.credentials, bounds.bounding)
         scheduling.refuse_wider(who, thread.scheduling, bounds.bounding)
         if not signals.check_pending(thread.pending):
@@ -362,7 +396,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         if mapping.source is memory.Source.SHARED:
             nameless.add(mapping.object)
         if mapping.source is memory.Source.SYSV:
-            sysv_memory.check_mapping(mapping, plan.segments)
+            sysv_memory.check_mapping(mapping, plan.segments_of(process))
     if not nameless <= {0, *plan.shared, *plan.deleted}:
         raise ImageError(f"{who} has shared memory or deleted files that the image lacks")
     if process.shares_descriptors and process.descriptors:

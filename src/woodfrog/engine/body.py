@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.making_files import Making
+from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.errors import while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -52,10 +53,12 @@ class Body:
         profile: bytes | None,
         other_vdso: OtherVdso | None,
         pages: Sequence[PageRange],
+        namespaces: MadeNamespaces,
         *,
         waits_for_others: bool,
     ) -> None:
         self._waits_for_others = waits_for_others
+        self._namespaces = namespaces
         self._profile = profile
         self._other_vdso = other_vdso
         self._vdso_text = b""
@@ -149,6 +152,10 @@ class Body:
             syscalls.clone3(program, _THREAD, 0, thread.tid)
         with while_(f"making the threads of {self.name}"):
             self.tasks += self._born_of(program)
+            for task, thread in zip(self.tasks, self.record.threads, strict=True):
+                self._namespaces.join_by_thread(
+                    self.stub, task, thread.namespaces, self.record.namespaces
+                )
 
     def _born_of(self, program: Program) -> list[Stub]:
         """Run a program that makes threads, and return those."""
@@ -332,25 +339,19 @@ class Body:
         self.stub.run(program)
 
 
-def fill(
-    bodies: Iterable[Body],
-    making: Making,
-    segments: Mapping[int, Segment],
-    pages: int,
-    base: int,
-) -> None:
+def fill(plan: Plan, bodies: Iterable[Body], making: Making, pages: int, base: int) -> None:
     """Make descriptors, mappings and memory of all processes, side by side.
 
     Those that share a table of descriptors come after its owner, one by one: each opens files.
     """
     owners = [body for body in bodies if not body.record.shares_descriptors]
     for body in owners:
-        body.start(making, segments, pages, base)
+        body.start(making, plan.segments_of(body.record), pages, base)
     for body in owners:
         body.finish()
     for body in bodies:
         if body.record.shares_descriptors:
-            body.start(making, segments, pages, base)
+            body.start(making, plan.segments_of(body.record), pages, base)
             body.finish()
     for body in bodies:
         body.leave_stub_behind(making)

@@ -195,8 +195,10 @@ def _write(
             [(contents, extent.start, extent.length) for extent in shared.extents]
         )
         image.add(shared.record(store))
-    for one_of_ipc in (*world.posix_queues.queues, *world.sysv.records()):
+    for one_of_ipc in world.ipc_objects(0):
         image.add(one_of_ipc)
+    for namespace in looked.namespaces.records:
+        image.add(world.furnished(namespace))
     if looked.sysctls:
         image.add(looked.sysctls)
     for hierarchy in looked.cgroups:
@@ -253,12 +255,14 @@ def _estimated_bytes(init: int) -> int:
 def _container_record(init: int, container: Container, looked: Looked) -> ContainerRecord:
     monotonic, boottime = looked.clocks
     maps = ids.maps_of(init)
+    with namespaces.inside(init, "uts"):
+        hostname, domainname = namespaces.names()
     return ContainerRecord(
         id=container.id,
         config=container.config,
-        hostname=namespaces.hostname(init),
+        hostname=hostname,
         spec_hostname=container.spec_hostname.encode(),
-        domainname=namespaces.domainname(init),
+        domainname=domainname,
         spec_domainname=container.spec_domainname.encode(),
         vdso=looked.vdso.image,
         monotonic_ns=monotonic,

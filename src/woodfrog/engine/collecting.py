@@ -40,9 +40,6 @@ from woodfrog.resources import (
 )
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
-# Namespaces that every process must share with the first one.
-_NAMESPACES = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time", "pid_for_children")
-
 
 class CollectedProcess:
     """A process without its pages: `space` says which, `fields` are all others of the record."""
@@ -66,29 +63,6 @@ def scratch_in(held: HeldProcess, vdso: Vdso) -> Iterator[Scratch]:
         raise UnsupportedResource("has no vDSO, through which woodfrog enters a process")
     with Scratch(held.leader.tracee, held.memory, start, vdso, SCRATCH_BYTES) as scratch:
         yield scratch
-
-
-def refuse_other_namespaces(tree: Held, init: int, obstacles: Obstacles) -> None:
-    """Refuse processes that have left the container's own namespaces."""
-
-    def of(pid: int) -> list[str]:
-        found = []
-        for name in _NAMESPACES:
-            try:
-                found.append(os.readlink(f"/proc/{pid}/ns/{name}"))
-            except FileNotFoundError:
-                found.append("")
-        return found
-
-    wanted = of(init)
-    for one in tree.processes:
-        with obstacles.at(one.name):
-            for name, ours, theirs in zip(_NAMESPACES, wanted, of(one.pid), strict=True):
-                if ours != theirs:
-                    raise UnsupportedResource(
-                        f"is in another {name} namespace than the container's first process,"
-                        " which cannot be saved yet"
-                    )
 
 
 def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
@@ -288,6 +262,7 @@ def _thread(task: HeldTask, told: dict[str, Any], world: World) -> threads.Threa
     wait = task.socket_wait
     return threads.Thread(
         tid=task.namespace_pid,
+        namespaces=dict(world.namespaces.of(task.pid)),
         name=task.stat.comm,
         registers=threads.packed_registers(task.tracee.registers),
         xstate=_stripped(ptrace.xstate(task.pid)),

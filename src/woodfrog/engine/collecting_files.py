@@ -128,6 +128,7 @@ class Files:
             if kind.recognises(file, world):
                 if id(file) in self._where:
                     _refuse_in_flight(kind, file)
+                _refuse_nested(file, world)
                 return kind.collect(file.number, file, world)
         hint = ""
         if file.target.startswith(b"/dev/nvidia"):
@@ -228,6 +229,20 @@ def _parse_lock(number: int, line: str) -> Lock:
         start=start,
         length=0 if words[8] == "EOF" else int(words[8]) - start + 1,
     )
+
+
+def _refuse_nested(file: OpenFile, world: World) -> None:
+    """Refuse what can be made again only in a namespace other than the container's own."""
+    if file.target.startswith(b"socket:") and world.namespaces.of_socket(file.descriptor):
+        raise UnsupportedResource(
+            "is a socket in another network namespace than the container's own, which cannot be"
+            " saved yet"
+        )
+    if world.queue_devices.get(file.stat.st_dev):
+        raise UnsupportedResource(
+            "is a POSIX message queue of another ipc namespace than the container's own, which"
+            " cannot be saved yet"
+        )
 
 
 def _kind_of(file: OpenFile) -> str:

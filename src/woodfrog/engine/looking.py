@@ -9,6 +9,7 @@ import msgspec
 from woodfrog.engine import collecting, connections, tidying
 from woodfrog.engine.collecting import CollectedProcess
 from woodfrog.engine.collecting_files import Files
+from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.view import view_of
@@ -69,6 +70,7 @@ class Looked(NamedTuple):
     cgroups: list[Hierarchy]
     mounts: ChangedMounts | None
     overlay: Overlay | None
+    namespaces: Namespaces
     world: World
     files: Files
     file_records: list[FileRecord]
@@ -111,12 +113,14 @@ def look(
     if container.rootfs:
         with obstacles.at("the container"):
             overlay = undo.enter_context(Overlay(view))
-    collecting.refuse_other_namespaces(tree, init, obstacles)
+    nested = Namespaces(init, tree, obstacles)
+    undo.callback(nested.close)
     collecting.refuse_shared_parts(tree, obstacles)
     world = World(
         init,
         view,
         tree,
+        nested,
         {inode: number for number, inode in enumerate(container.stdio)},
         unix_close=options.unix_close,
         tcp_close=options.tcp_close,
@@ -132,6 +136,7 @@ def look(
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
         groups = cgroups.collect(container.cgroups, world.identify)
+    nested.collect(init)
     files = Files(tree)
     undo.callback(files.close)
     world.look_at(files.files)
@@ -147,6 +152,7 @@ def look(
         groups,
         mounts,
         overlay,
+        nested,
         world,
         files,
         file_records,

@@ -16,10 +16,12 @@ from woodfrog.engine.filling import Keeper
 from woodfrog.engine.finishing import Release
 from woodfrog.engine.late_files import LateFiles
 from woodfrog.engine.making_files import Making
+from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.stages import Stage
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Reader
+from woodfrog.kernel.capability import CAP_SYS_RESOURCE
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
 from woodfrog.remote.program import ProgramError
@@ -33,6 +35,7 @@ from woodfrog.resources import (
     known_files,
     layer,
     namespaces,
+    nested,
     posix_queues,
     scheduling,
     sysctls,
@@ -104,16 +107,9 @@ def restore(
             plan = admit(reader, bounds, vdso, CpuCheck(cpu_check))
             accept(plan.container)
             ids.refuse_others(plan.container.uid_map, plan.container.gid_map, ids.maps_of(init))
-            new_ipc = "ipc" in bounds.new_namespaces
-            posix_queues.refuse_wider(
-                init, plan.posix_queues, new=new_ipc, bounding=bounds.bounding
-            )
-            sysv_ipc.refuse_wider(
-                init,
-                plan.sysv,
-                new=new_ipc,
-                bounding=bounds.bounding,
-                may_lock=bounds.rlimits.get("RLIMIT_MEMLOCK", (None,))[0],
+            _refuse_wider_ipc(init, plan, bounds)
+            nested.refuse_wider(
+                plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
             )
             for files in plan.tmpfs:
                 if files.destination in bounds.tmpfs:
@@ -179,6 +175,21 @@ def restore(
     statistics["page_bytes"] = reader.page_bytes
     statistics["losses"] = plan.container.losses
     return statistics
+
+
+def _refuse_wider_ipc(init: int, plan: Plan, bounds: Bounds) -> None:
+    for number, queues, objects in plan.ipc():
+        new = number != 0 or "ipc" in bounds.new_namespaces
+        # In a namespace that a program has made, it may set the limits, too.
+        bounding = bounds.bounding | (1 << CAP_SYS_RESOURCE if number else 0)
+        posix_queues.refuse_wider(init, queues, new=new, bounding=bounding)
+        sysv_ipc.refuse_wider(
+            init,
+            objects,
+            new=new,
+            bounding=bounding,
+            may_lock=bounds.rlimits.get("RLIMIT_MEMLOCK", (None,))[0],
+        )
 
 
 def silence_for(init: int, directory: str) -> connections.Silence:
@@ -270,8 +281,12 @@ def _restore(
         new_network="network" in bounds.new_namespaces,
         may_force_buffers=namespaces.is_ours(init, "user"),
     )
-    posix_queues.restore(root, plan.posix_queues)
-    sysv_ipc.restore(root, plan.sysv, plan.shared, making.send, store, base)
+    made = MadeNamespaces(root, undo)
+    made.make(plan.namespaces.values())
+    for number, queues, objects in plan.ipc():
+        with made.visited(root, "ipc", number):
+            posix_queues.restore(root, queues)
+            sysv_ipc.restore(root, objects, plan.shared, making.send, store, base)
     making.make_shared_memory(plan.files_in_memory, store, base)
     making.make_deleted_files(
         plan.deleted.values(), plan.opened_deleted, plan.written_by_mapping, store, base
@@ -288,7 +303,7 @@ def _restore(
     def bring_in(pid: int) -> Stub:
         return outsiders.make(init, pid, root, vdso, files_of_root, store)
 
-    tree = Tree(plan, root, bring_in)
+    tree = Tree(plan, root, made, bring_in)
     tree.build()
     late = LateFiles(root, tree, plan, making, undo)
     late.open_those_of_ended()
@@ -299,6 +314,7 @@ def _restore(
             bounds.seccomp,
             plan.other_vdso,
             background.at_once(record),
+            made,
             waits_for_others=plan.has_sharers,
         )
         for record in plan.processes
@@ -306,9 +322,11 @@ def _restore(
     mark(Stage.TREE)
 
     # BODY
-    body_module.fill(bodies.values(), making, plan.segments, store, base)
+    body_module.fill(plan, bodies.values(), making, store, base)
     background.begin(bodies.values(), check.result)
-    bodies[1].remove_segments(plan.segments)
+    for number, segments in plan.segments.items():
+        with made.visited(root, "ipc", number):
+            bodies[1].remove_segments(segments)
     for body in bodies.values():
         body.make_threads()
     for body in bodies.values():

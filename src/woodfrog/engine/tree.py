@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from woodfrog.engine.admission import Plan
+from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -15,6 +16,7 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub, StubError, await_birth
 from woodfrog.resources import process as process_module
 from woodfrog.resources import signals
+from woodfrog.resources.nested import Membership
 from woodfrog.resources.process import Process, Zombie
 
 _SIGCHLD, _SIGKILL = 17, 9
@@ -29,8 +31,11 @@ class Tree:
     `bring_in` makes a process whose parent is outside, by its id.
     """
 
-    def __init__(self, plan: Plan, root: Stub, bring_in: Callable[[int], Stub]) -> None:
+    def __init__(
+        self, plan: Plan, root: Stub, namespaces: MadeNamespaces, bring_in: Callable[[int], Stub]
+    ) -> None:
         self._make_outside = bring_in
+        self._namespaces = namespaces
         self.stubs: dict[int, Stub] = {1: root}
         self._plan = plan
         members: list[Member] = [*plan.processes, *plan.zombies]
@@ -66,6 +71,9 @@ class Tree:
         if missing:
             raise UnsupportedResource(f"cannot find a way to make processes {sorted(missing)}")
         self._join_groups()
+        self._namespaces.set_clocks(
+            (self.stubs[one.pid], one.namespaces) for one in self._plan.processes
+        )
         self._bury()
 
     def _beget(self, parent: Member, inherited: int) -> None:
@@ -91,7 +99,7 @@ class Tree:
             stub.born.clear()
             stub.run(program)
         for child, pid in zip(before + after, stub.born, strict=True):
-            self._stand(stub, child, pid)
+            self._stand(stub, child, pid, _membership(parent))
         for child in before:
             self._beget(child, inherited)
         for child in after:
@@ -101,6 +109,7 @@ class Tree:
         """Make a process that `exec` had brought in, and its descendants."""
         with while_(f"making process {one.pid}, which exec had brought in"):
             stub = self.stubs[one.pid] = self._make_outside(one.pid)
+        self._namespaces.join(stub, _membership(one), {})
         program = stub.program()
         if isinstance(one, Process):
             process_module.restore_attributes(program, one)
@@ -116,10 +125,11 @@ class Tree:
             flags |= CLONE_FS if child.shares_directory else 0
         syscalls.clone3(program, flags, _SIGCHLD, child.pid)
 
-    def _stand(self, parent: Stub, child: Member, pid: int) -> Stub:
-        """Take a newborn process over."""
+    def _stand(self, parent: Stub, child: Member, pid: int, born_in: Membership) -> Stub:
+        """Take a newborn process over, and have it join its namespaces."""
         await_birth(pid)
         stub = self.stubs[child.pid] = Stub(pid, parent.base, parent.size)
+        self._namespaces.join(stub, _membership(child), born_in)
         if isinstance(child, Process):
             program = stub.program()
             process_module.restore_attributes(program, child)
@@ -141,6 +151,7 @@ class Tree:
             if other.session == one.session and other.parent == one.parent
         ]
         maker = leader or self.stubs[one.parent]
+        born_in = _membership(self._members[one.session if leader else one.parent])
         pid = self._next_spare() if leader else one.session
         with while_(f"making process {one.pid}, whose former parent has ended"):
             passing = self._passing_process(maker, pid)
@@ -151,7 +162,7 @@ class Tree:
                 self._clone(program, member)
             passing.run(program)
             for member, born in zip(family, passing.born, strict=True):
-                self._stand(passing, member, born)
+                self._stand(passing, member, born, born_in)
             self._end_passing(maker, passing, pid)
             for member in family:
                 self._beget(member, member.session)
@@ -232,6 +243,11 @@ class Tree:
             program = stub.program()
             signals.forget_children(program)
             stub.run(program)
+
+
+def _membership(one: Member) -> Membership:
+    """Return the nested namespaces of a process; one that has ended has none."""
+    return one.namespaces if isinstance(one, Process) else {}
 
 
 def _end(stub: Stub, status: int) -> None:

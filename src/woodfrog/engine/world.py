@@ -3,7 +3,11 @@
 import os
 import stat
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
+import msgspec
+
+from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.names import Names
 from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
@@ -14,6 +18,9 @@ from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.files.pty import MAJORS
 from woodfrog.resources.memory import Extent
+from woodfrog.resources.namespaces import is_ours
+from woodfrog.resources.nested import AnyNamespace, IpcNamespace
+from woodfrog.resources.posix_queues import PosixQueue
 
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
 _SYSV = -1
@@ -51,6 +58,7 @@ class World:
         init: int,
         view: int,
         tree: Held,
+        namespaces: Namespaces,
         stdio: dict[tuple[int, int], int],
         *,
         unix_close: bool,
@@ -60,6 +68,7 @@ class World:
     ) -> None:
         self.init = init
         self.view = view
+        self.namespaces = namespaces
         self.root = f"/proc/{view}/root"
         self.unix_close = unix_close
         self.tcp_close = tcp_close
@@ -75,9 +84,9 @@ class World:
         self.own_terminal = _own_terminal(self.root)
         self.packet_pipes: set[int] = set()
         self.objects: dict[tuple[int, int], SharedObject | deleted_files.Found] = {}
-        self.sysv = sysv_ipc.Found()
-        self.posix_queues = posix_queues.Found()
-        self.queue_device = 0
+        # By the ids of ipc namespaces; 0 is the container's own.
+        self.sysv: dict[int, sysv_ipc.Found] = {}
+        self.posix_queues: dict[int, posix_queues.Found] = {}
         # Stopped processes whose parent has already waited for that news.
         self.stops_heard: set[int] = set()
         self._stopped = [
@@ -182,28 +191,58 @@ class World:
 
     def look_at_posix_queues(self) -> None:
         """Collect POSIX message queues."""
-        try:
-            posix_queues.collect(self.init, self.posix_queues)
-        finally:
-            self.queue_device = self.posix_queues.device
+        for number, descriptor in self._ipc_namespaces():
+            found = self.posix_queues[number] = posix_queues.Found()
+            posix_queues.collect(descriptor, found)
 
     def look_at_sysv_ipc(self) -> None:
         """Collect System V objects."""
-        sysv_ipc.collect(self.init, self.sysv)
-        for number, segment in self.sysv.segments.items():
-            one = SharedObject(len(self.objects) + 1, os.dup(segment.fd), None)
-            self.objects[_SYSV, number] = one
-            segment.contents = one.number
+        for number, descriptor in self._ipc_namespaces():
+            found = self.sysv[number] = sysv_ipc.Found()
+            sysv_ipc.collect(descriptor, found)
+            for identifier, segment in found.segments.items():
+                one = SharedObject(len(self.objects) + 1, os.dup(segment.fd), None)
+                self.objects[_SYSV - number, identifier] = one
+                segment.contents = one.number
 
-    def _segment(self, fd: int, name: bytes) -> int:
-        number = os.fstat(fd).st_ino
-        segment = self.sysv.segments.get(number)
+    def ipc_objects(self, namespace: int) -> list[PosixQueue | sysv_ipc.AnyObject]:
+        """Return what is in an ipc namespace, once all processes have been collected."""
+        queues, objects = self.posix_queues.get(namespace), self.sysv.get(namespace)
+        return [*(queues.queues if queues else ()), *(objects.records() if objects else ())]
+
+    def furnished(self, namespace: AnyNamespace) -> AnyNamespace:
+        """Return the record of a nested namespace with what is in it."""
+        if not isinstance(namespace, IpcNamespace):
+            return namespace
+        return msgspec.structs.replace(
+            namespace,
+            queues=self.posix_queues[namespace.id].queues,
+            objects=self.sysv[namespace.id].records(),
+        )
+
+    def _ipc_namespaces(self) -> Iterator[tuple[int, int]]:
+        if not is_ours(self.init, "ipc"):
+            own = os.open(f"/proc/{self.init}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield 0, own
+            finally:
+                os.close(own)
+        yield from self.namespaces.descriptors("ipc")
+
+    @property
+    def queue_devices(self) -> Mapping[int, int]:
+        """See the protocol."""
+        return {found.device: number for number, found in self.posix_queues.items()}
+
+    def _refuse_other_segment(self, pid: int, fd: int, name: bytes) -> None:
+        """Refuse a mapping that doesn't show a segment of its process's ipc namespace."""
+        found = self.sysv.get(self.namespaces.of(pid).get("ipc", 0))
+        segment = found.segments.get(os.fstat(fd).st_ino) if found else None
         if segment is None or not segment.is_shown_by(fd, name):
             raise UnsupportedResource(
                 f"a mapping, {os.fsdecode(name)}, shows System V memory of another ipc namespace"
-                " than the container's own, or a deleted file, which cannot be saved yet"
+                " than the process's, or a deleted file, which cannot be saved yet"
             )
-        return number
 
     def mapped_object(self, pid: int, start: int, end: int, name: bytes) -> int:
         """Return the id of the shared memory or deleted file behind a mapping."""
@@ -211,7 +250,8 @@ class World:
         if name.startswith(b"/SYSV"):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return self._segment(fd, name)
+                self._refuse_other_segment(pid, fd, name)
+                return os.fstat(fd).st_ino
             finally:
                 os.close(fd)
         return self.linked_object(path, name)
@@ -281,7 +321,8 @@ class World:
         for one in self.objects.values():
             os.close(one.fd)
         self.objects.clear()
-        self.sysv.close()
+        for found in self.sysv.values():
+            found.close()
 
 
 def _own_terminal(root: str) -> int:

@@ -1,4 +1,4 @@
-"""Namespaces: unshare(2), setns(2), and the names that UTS namespaces hold."""
+"""Namespaces: unshare(2), setns(2), ioctl_ns(2), and the names that UTS namespaces hold."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
+# By the names that /proc/PID/ns has for them.
+FLAGS = {
+    "cgroup": CLONE_NEWCGROUP,
+    "ipc": CLONE_NEWIPC,
+    "mnt": CLONE_NEWNS,
+    "net": CLONE_NEWNET,
+    "pid": CLONE_NEWPID,
+    "time": CLONE_NEWTIME,
+    "user": CLONE_NEWUSER,
+    "uts": CLONE_NEWUTS,
+}
+_NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704
+
 
 def unshare(on: Caller, flags: int) -> None:
     """Leave the named namespaces for new ones (a pid namespace: for future children)."""
@@ -28,6 +41,26 @@ def unshare(on: Caller, flags: int) -> None:
 def setns(on: Caller, descriptor: int, flags: int) -> None:
     """Enter the namespace of a /proc/PID/ns file, or those of a pidfd's process."""
     on.call(SYS.SETNS, descriptor, flags)
+
+
+def owner_of(on: Caller, descriptor: int) -> int:
+    """Return a descriptor of the user namespace that owns a namespace.
+
+    Raises PermissionError if that is none of ours, nor below it.
+    """
+    return on.call(SYS.IOCTL, descriptor, _NS_GET_USERNS, 0)
+
+
+def parent_of(on: Caller, descriptor: int) -> int:
+    """Return a descriptor of the namespace above a pid or user namespace; raises likewise."""
+    return on.call(SYS.IOCTL, descriptor, _NS_GET_PARENT, 0)
+
+
+def maker_of(on: Caller, descriptor: int) -> int:
+    """Return the user, by our ids, who made a user namespace and has all rights in it."""
+    uid = bytearray(4)
+    on.call(SYS.IOCTL, descriptor, _NS_GET_OWNER_UID, uid)
+    return int.from_bytes(uid, "little")
 
 
 def sethostname(on: Caller, name: str) -> None:

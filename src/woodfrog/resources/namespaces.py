@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from woodfrog.errors import UnsupportedResource, WoodfrogError
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.namespaces import CLONE_NEWUSER
+from woodfrog.kernel.namespaces import CLONE_NEWTIME, CLONE_NEWUSER, FLAGS
 from woodfrog.kernel.user_namespace import become_root
 
-_FLAGS = {"uts": 0x04000000, "ipc": 0x08000000, "cgroup": 0x02000000, "net": 0x40000000}
 _OFFSET = re.compile(r"(monotonic|boottime)\s+(-?\d+)\s+(-?\d+)")
 _NS = 1_000_000_000
 
@@ -31,32 +30,74 @@ def refuse_shared_pid_namespace(init: int) -> None:
         )
 
 
-def clocks(pid: int) -> tuple[int, int]:
-    """Return CLOCK_MONOTONIC and CLOCK_BOOTTIME as a process sees them, in nanoseconds."""
-    offsets = {"monotonic": 0, "boottime": 0}
-    ours = {"monotonic": 0, "boottime": 0}
-    for where, into in ((str(pid), offsets), ("self", ours)):
+def offsets(pid: int | str) -> tuple[int, int]:
+    """Return how far CLOCK_MONOTONIC and CLOCK_BOOTTIME of a process's future children are ahead.
+
+    In nanoseconds, of those that the host has.
+    """
+    found = {"monotonic": 0, "boottime": 0}
+    try:
+        with open(f"/proc/{pid}/timens_offsets", encoding="ascii") as file:
+            for name, seconds, nanoseconds in _OFFSET.findall(file.read()):
+                found[name] = int(seconds) * _NS + int(nanoseconds)
+    except FileNotFoundError:
+        pass  # no time namespaces in this kernel
+    return found["monotonic"], found["boottime"]
+
+
+def offsets_in(descriptor: int) -> tuple[int, int]:
+    """Return that for the time namespace that a descriptor names."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
         try:
-            with open(f"/proc/{where}/timens_offsets", encoding="ascii") as file:
-                for name, seconds, nanoseconds in _OFFSET.findall(file.read()):
-                    into[name] = int(seconds) * _NS + int(nanoseconds)
-        except FileNotFoundError:
-            pass  # no time namespaces in this kernel
+            HERE.call(SYS.SETNS, descriptor, CLONE_NEWTIME)
+            os.write(tell, b"%d %d" % offsets("self"))
+        finally:
+            os._exit(0)
+    os.close(tell)
+    with os.fdopen(told, "rb") as file:
+        words = file.read().split()
+    os.waitpid(child, 0)
+    if len(words) != 2:
+        raise WoodfrogError("cannot read the offsets of a time namespace")
+    return int(words[0]), int(words[1])
+
+
+def clocks(init: int) -> tuple[int, int]:
+    """Return CLOCK_MONOTONIC and CLOCK_BOOTTIME as a process sees them, in nanoseconds."""
+    theirs, ours = own_offsets(init), offsets("self")
     return (
-        time.clock_gettime_ns(time.CLOCK_MONOTONIC) - ours["monotonic"] + offsets["monotonic"],
-        time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ours["boottime"] + offsets["boottime"],
+        time.clock_gettime_ns(time.CLOCK_MONOTONIC) - ours[0] + theirs[0],
+        time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ours[1] + theirs[1],
     )
+
+
+def own_offsets(pid: int) -> tuple[int, int]:
+    """Return that for a process's own clocks, which its children may not have."""
+    try:
+        if os.readlink(f"/proc/{pid}/ns/time") == os.readlink(f"/proc/{pid}/ns/time_for_children"):
+            return offsets(pid)
+    except FileNotFoundError:
+        return 0, 0
+    descriptor = os.open(f"/proc/{pid}/ns/time", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return offsets_in(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def time_offsets(monotonic_ns: int, boottime_ns: int) -> bytes:
     """Return what to write to /proc/PID/timens_offsets so that the clocks go on from there."""
     now = clocks(os.getpid())
+    return offsets_text(monotonic_ns - now[0], boottime_ns - now[1])
+
+
+def offsets_text(monotonic_ns: int, boottime_ns: int) -> bytes:
+    """Return what to write to /proc/PID/timens_offsets for these offsets."""
     lines = []
-    for name, wanted, is_now in (
-        ("monotonic", monotonic_ns, now[0]),
-        ("boottime", boottime_ns, now[1]),
-    ):
-        seconds, nanoseconds = divmod(wanted - is_now, _NS)
+    for name, offset in (("monotonic", monotonic_ns), ("boottime", boottime_ns)):
+        seconds, nanoseconds = divmod(offset, _NS)
         lines.append(f"{name} {seconds} {nanoseconds}\n")
     return "".join(lines).encode()
 
@@ -99,33 +140,33 @@ def as_its_root(init: int, work: Callable[[], None]) -> None:
 @contextmanager
 def inside(pid: int, kind: str) -> Iterator[None]:
     """Be in one of another process's namespaces; our other threads stay where they are."""
+    theirs = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with within(theirs, kind):
+            yield
+    finally:
+        os.close(theirs)
+
+
+@contextmanager
+def within(descriptor: int, kind: str) -> Iterator[None]:
+    """Be in the namespace that a descriptor names; our other threads stay where they are."""
     ours = os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        theirs = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            HERE.call(SYS.SETNS, theirs, _FLAGS[kind])
-        finally:
-            os.close(theirs)
+        HERE.call(SYS.SETNS, descriptor, FLAGS[kind])
         try:
             yield
         finally:
-            HERE.call(SYS.SETNS, ours, _FLAGS[kind])
+            HERE.call(SYS.SETNS, ours, FLAGS[kind])
     finally:
         os.close(ours)
 
 
-def hostname(pid: int) -> bytes:
-    """Return the host name that a process sees."""
-    with inside(pid, "uts"):
-        return os.fsencode(os.uname().nodename)
-
-
-def domainname(pid: int) -> bytes:
-    """Return the NIS domain name that a process sees."""
-    names = bytearray(6 * 65)  # struct new_utsname
-    with inside(pid, "uts"):
-        HERE.call(SYS.UNAME, names)
-    return bytes(names[5 * 65 :]).split(b"\0")[0]
+def names() -> tuple[bytes, bytes]:
+    """Return the host name and the NIS domain name of the uts namespace that we are in."""
+    found = bytearray(6 * 65)  # struct new_utsname
+    HERE.call(SYS.UNAME, found)
+    return bytes(found[65:]).split(b"\0")[0], bytes(found[5 * 65 :]).split(b"\0")[0]
 
 
 def set_domainname(pid: int, name: bytes) -> None:

@@ -44,11 +44,9 @@ class Found:
         self.queues: list[PosixQueue] = []
 
 
-def collect(init: int, found: Found) -> None:
-    """Read all queues of a process's ipc namespace, unless that is ours."""
-    if namespaces.is_ours(init, "ipc"):
-        return
-    root = _open_file_system(init)
+def collect(namespace: int, found: Found) -> None:
+    """Read all queues of the ipc namespace that a descriptor names."""
+    root = _open_file_system(namespace)
     if root < 0:
         return
     try:
@@ -60,9 +58,9 @@ def collect(init: int, found: Found) -> None:
         os.close(root)
 
 
-def _open_file_system(init: int) -> int:
+def _open_file_system(namespace: int) -> int:
     """Return the directory of all queues, through a mount that nobody sees; -1 if there is none."""
-    with namespaces.inside(init, "ipc"):
+    with namespaces.within(namespace, "ipc"):
         try:
             context = HERE.call(SYS.FSOPEN, b"mqueue", FSOPEN_CLOEXEC)
         except OSError:

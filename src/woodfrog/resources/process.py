@@ -11,6 +11,7 @@ from woodfrog.remote.program import Program
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.limits import Limit
 from woodfrog.resources.memory import AddressSpace
+from woodfrog.resources.nested import Membership
 from woodfrog.resources.signals import Action
 from woodfrog.resources.threads import EndedThread, Thread
 from woodfrog.resources.timers import IntervalTimer, PosixTimer
@@ -93,6 +94,11 @@ class Process(Record, frozen=True, tag="process"):
     directory_deleted: int = 0
     root_deleted: int = 0
     ended_thread: EndedThread | None = None  # the first one, if it is not among the threads
+
+    @property
+    def namespaces(self) -> Membership:
+        """The nested namespaces that it is in, by its first thread."""
+        return self.threads[0].namespaces
 
 
 def ask(program: Program) -> Callable[[], dict[str, object]]:

@@ -145,6 +145,22 @@ def collect(
     return Sysctls(**changed) if any(changed.values()) else None
 
 
+def changed_here() -> list[tuple[str, bytes]]:
+    """Compare the settings of the ipc namespace that we are in with those of a new one."""
+    usual = _usual()
+    return [(path, value) for path, value in _read(_IPC) if value.split() != usual[path].split()]
+
+
+def change_here(settings: Collection[tuple[str, bytes]]) -> None:
+    """Change settings of the ipc namespace that we are in."""
+    for path, value in settings:
+        with (
+            while_(f"setting {path.replace('/', '.')} to {os.fsdecode(value)}"),
+            open(f"/proc/sys/{path}", "wb", buffering=0) as file,
+        ):
+            file.write(value)
+
+
 def _is_read_only(view: int) -> bool:
     found = [mount for mount in read_mounts(view) if mount.point in (b"/proc", b"/proc/sys")]
     return not found or "ro" in max(found, key=lambda one: len(one.point)).options.split(",")
@@ -181,9 +197,18 @@ def _usual() -> dict[str, bytes]:
 
 def check(sysctls: Sysctls) -> None:
     """Check that an image sets nothing but what is on the list."""
-    for found, allowed in ((sysctls.ipc, _IPC), (sysctls.network, _NETWORK)):
-        if any(path not in allowed or len(value) > _MOST_BYTES for path, value in found):
-            raise ImageError("the image sets what no image does (sysctl)")
+    check_ipc(sysctls.ipc)
+    _check(sysctls.network, _NETWORK)
+
+
+def check_ipc(settings: Collection[tuple[str, bytes]]) -> None:
+    """Check that for the settings of an ipc namespace."""
+    _check(settings, _IPC)
+
+
+def _check(settings: Collection[tuple[str, bytes]], allowed: Collection[str]) -> None:
+    if any(path not in allowed or len(value) > _MOST_BYTES for path, value in settings):
+        raise ImageError("the image sets what no image does (sysctl)")
 
 
 def refuse_wider(init: int, sysctls: Sysctls, new: Collection[str]) -> None:

@@ -89,11 +89,9 @@ class Found:
         return [*self.objects, *(segment.record() for segment in self.segments.values())]
 
 
-def collect(init: int, found: Found) -> None:
-    """Read all objects of a process's ipc namespace, unless that is ours."""
-    if namespaces.is_ours(init, "ipc"):
-        return
-    with namespaces.inside(init, "ipc"):
+def collect(namespace: int, found: Found) -> None:
+    """Read all objects of the ipc namespace that a descriptor names."""
+    with namespaces.within(namespace, "ipc"):
         for row in rows("sem"):
             with while_(f"reading System V semaphores {row['semid']}"):
                 found.objects.append(_semaphores(row))

@@ -117,6 +117,11 @@ def _signed(key: int) -> int:
     return key - ((key & 0x80000000) << 1)
 
 
+def by_id(objects: Iterable[Object]) -> dict[int, Segment]:
+    """Return the segments among the objects of a namespace by their ids."""
+    return {one.id: one for one in objects if isinstance(one, Segment)}
+
+
 def check_mapping(mapping: Mapping, segments: MappingOf[int, Segment]) -> None:
     """Check a mapping from an image that shows a segment."""
     segment = segments.get(mapping.object)

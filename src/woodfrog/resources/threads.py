@@ -71,6 +71,7 @@ class Thread(Part, frozen=True):
     socket_wait: WaitAtSocket | None
     directory: bytes = b""
     umask: int = 0
+    namespaces: dict[str, int] = {}  # nested ones: see nested.Membership
 
 
 class EndedThread(Part, frozen=True):

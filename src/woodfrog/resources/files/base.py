@@ -31,8 +31,6 @@ class World(Protocol):
     # Leads to the container's root directory.
     root: str
     mounts: dict[int, Mount]
-    # The device of the ipc namespace's POSIX message queues, or 0.
-    queue_device: int
     sockets: Any
     unix_close: bool
     tcp_close: bool
@@ -46,6 +44,10 @@ class World(Protocol):
     own_terminal: int
     # Inodes of the pipes that are written to in packet mode.
     packet_pipes: set[int]
+
+    @property
+    def queue_devices(self) -> Mapping[int, int]:
+        """Return the ids of ipc namespaces, 0 for the own one, by their queues' devices."""
 
     def identify(self, pid: int) -> int:
         """Return the container's id of a process or thread that we see as `pid`, or 0."""

@@ -32,7 +32,7 @@ class MessageQueueFile(FileRecord, frozen=True, tag="message-queue"):
         # What was opened below /dev/mqueue is on a mount of the container: a regular file.
         return (
             file.target.startswith(b"/")
-            and file.stat.st_dev == world.queue_device
+            and file.stat.st_dev in world.queue_devices
             and stat.S_ISREG(file.stat.st_mode)
             and file.mnt_id not in world.mounts
         )

@@ -1,0 +1,191 @@
+"""Which namespaces the tasks of a held container are in, where those are not its own."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+
+from woodfrog.engine.obstacles import Obstacles
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import namespaces as ns
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.netlink.messages import socket_in
+from woodfrog.kernel.procfs.mountinfo import read_mounts
+from woodfrog.remote.held import Held, HeldTask
+from woodfrog.resources import namespaces, nested, sysctls
+from woodfrog.resources.nested import AnyNamespace, Membership
+
+_FUTURE = "_for_children"
+_OF_PROCESSES = ("cgroup", "ipc", "mnt", "net", "time", "user", "uts", "pid")
+# What threads of one process may have each for itself. Threads can't be made while it differs
+# where children would be.
+_OF_THREADS = ("cgroup", "ipc", "mnt", "net", "uts")
+_SIOCGSKNS = 0x894C
+_SO_NETNS_COOKIE = 71
+_KEPT = {one.name for one in AnyNamespace.__args__}
+
+
+class Found:
+    """A nested namespace, by a descriptor of ours; `link` is what /proc/PID/ns reads for it."""
+
+    def __init__(self, number: int, link: str, descriptor: int) -> None:
+        self.number = number
+        self.link = link
+        self.name = link.partition(":")[0]
+        self.descriptor = descriptor
+
+
+class Namespaces:
+    """All nested namespaces of a held container, and who is in which."""
+
+    def __init__(self, init: int, tree: Held, obstacles: Obstacles) -> None:
+        self._own = {name: _link(f"/proc/{init}", name) for name in _OF_PROCESSES}
+        self._inside = {process.pid for process in tree.processes}
+        self._found: dict[str, Found] = {}
+        self._of: dict[int, dict[str, int]] = {}
+        with socket_in(init, socket.AF_UNIX, socket.SOCK_DGRAM, 0) as one:
+            self._cookie = _cookie(one.fileno())
+        self.records: list[AnyNamespace] = []
+        try:
+            for process in tree.processes:
+                with obstacles.at(process.name):
+                    for task in process.tasks:
+                        self._look_at(task)
+        except BaseException:
+            self.close()
+            raise
+
+    def _look_at(self, task: HeldTask) -> None:
+        is_leader = task is task.process.leader
+        of = self._of[task.pid] = dict(self.of(task.process.leader.pid)) if not is_leader else {}
+        for name in _OF_PROCESSES if is_leader else _OF_THREADS:
+            link = _link(task.path, name)
+            if link != self._own[name]:
+                of[name] = self._number(link, f"{task.path}/ns/{name}")
+            else:
+                of.pop(name, None)
+        if is_leader:
+            for name in ("pid", "time"):
+                link = _link(task.path, name + _FUTURE)
+                if link != _link(task.path, name):
+                    of[name + _FUTURE] = self._number(link, f"{task.path}/ns/{name}{_FUTURE}")
+
+    def _number(self, link: str, path: str) -> int:
+        """Return the id of a nested namespace, which `path` leads to."""
+        if link not in self._found:
+            name = link.partition(":")[0]
+            if name not in _KEPT:
+                raise UnsupportedResource(
+                    f"is in another {name or 'pid'} namespace than the container's first process,"
+                    " which cannot be saved yet"
+                )
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._found[link] = Found(len(self._found) + 1, link, descriptor)
+            self._refuse_outside(self._found[link])
+        return self._found[link].number
+
+    def _refuse_outside(self, found: Found) -> None:
+        """Refuse a namespace that somebody outside has, too, or that belongs to somebody else."""
+        owner = ns.owner_of(HERE, found.descriptor)
+        try:
+            is_own = f"user:[{os.fstat(owner).st_ino}]" == self._own["user"]
+        finally:
+            os.close(owner)
+        if not is_own:
+            raise UnsupportedResource(
+                f"is in a {found.name} namespace that belongs to another user namespace than the"
+                " container's, which cannot be saved yet"
+            )
+        if found.link in _links_outside(found.name, self._inside):
+            raise UnsupportedResource(
+                f"is in a {found.name} namespace that others outside the container are in, too",
+                hint="end what has joined it from outside, or take its mount away",
+            )
+
+    def of(self, pid: int) -> Membership:
+        """Return the nested namespaces that a task is in."""
+        return self._of.get(pid, {})  # nothing, if it was refused
+
+    def of_socket(self, descriptor: int) -> int:
+        """Return the id of the network namespace that a socket, by a descriptor of ours, is in.
+
+        0: the container's own, or one of outside, as a socket has that was accepted from there.
+        """
+        if _cookie(descriptor) == self._cookie:
+            return 0
+        namespace = fcntl.ioctl(descriptor, _SIOCGSKNS)
+        try:
+            found = self._found.get(os.readlink(f"/proc/self/fd/{namespace}"))
+            return found.number if found else 0
+        finally:
+            os.close(namespace)
+
+    def descriptors(self, name: str) -> Iterator[tuple[int, int]]:
+        """Yield the id of each nested namespace of a kind, and a descriptor of ours for it."""
+        for found in self._found.values():
+            if found.name == name:
+                yield found.number, found.descriptor
+
+    def collect(self, init: int) -> None:
+        """Read what belongs to the namespaces themselves."""
+        for found in self._found.values():
+            self.records.append(_record(found, init))
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for found in self._found.values():
+            os.close(found.descriptor)
+        self._found.clear()
+
+
+def _record(found: Found, init: int) -> AnyNamespace:
+    match found.name:
+        case "uts":
+            with namespaces.within(found.descriptor, "uts"):
+                hostname, domainname = namespaces.names()
+            return nested.UtsNamespace(
+                id=found.number, owner=0, hostname=hostname, domainname=domainname
+            )
+        case "ipc":
+            with namespaces.within(found.descriptor, "ipc"):
+                settings = sysctls.changed_here()
+            # What is in it is known only when all that shows it has been looked at.
+            return nested.IpcNamespace(
+                id=found.number, owner=0, settings=settings, queues=[], objects=[]
+            )
+        case "net":
+            return nested.NetworkNamespace(id=found.number, owner=0)
+        case _:
+            ours, theirs = namespaces.own_offsets(init), namespaces.offsets_in(found.descriptor)
+            return nested.TimeNamespace(
+                id=found.number,
+                owner=0,
+                monotonic_ns=theirs[0] - ours[0],
+                boottime_ns=theirs[1] - ours[1],
+            )
+
+
+def _cookie(descriptor: int) -> int:
+    """Return the number of a socket's network namespace, which no other ever has."""
+    with socket.socket(fileno=os.dup(descriptor)) as one:
+        cookie = one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    return int.from_bytes(cookie, "little")
+
+
+def _link(path: str, name: str) -> str:
+    try:
+        return os.readlink(f"{path}/ns/{name}")
+    except FileNotFoundError:
+        return ""  # not in this kernel; or a pid namespace in which nobody has been yet
+
+
+def _links_outside(name: str, inside: set[int]) -> set[str]:
+    """Return the namespaces of a kind that others are in, or that are mounted somewhere here."""
+    found = {os.fsdecode(mount.root) for mount in read_mounts("self") if mount.type == "nsfs"}
+    for pid in os.listdir("/proc"):
+        if pid.isdecimal() and int(pid) not in inside:
+            try:
+                found.add(os.readlink(f"/proc/{pid}/ns/{name}"))
+            except OSError:
+                continue  # gone, or a zombie
+    return found

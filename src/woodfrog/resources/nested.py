@@ -1,0 +1,134 @@
+"""Nested namespaces: those that programs in the container made, beside or below its own."""
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.image.record import Record
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.capability import CAP_SYS_ADMIN
+from woodfrog.kernel.namespaces import FLAGS
+from woodfrog.remote.seccomp import Filters
+from woodfrog.resources import posix_queues, sysctls, sysv_ipc
+from woodfrog.resources.posix_queues import PosixQueue
+from woodfrog.resources.shared_memory import SharedMemory
+from woodfrog.resources.sysv_ipc import MessageQueue, Semaphores
+from woodfrog.resources.sysv_memory import Segment
+
+# Who is in which: ids of nested namespaces, by the names that /proc/PID/ns has for their kinds. A
+# kind is missing where it is the container's own.
+Membership = Mapping[str, int]
+
+FUTURE_TIME = "time_for_children"
+_LONGEST_NAME = 64
+_MOST = 10_000
+
+
+class Namespace(Record, frozen=True):
+    """A nested namespace. Others refer to it by its `id`, which none of another kind has either.
+
+    `owner` is the user namespace that it belongs to; 0: the container's own.
+    """
+
+    id: int
+    owner: int
+    # As /proc/PID/ns calls its kind.
+    name: ClassVar[str]
+
+
+class UtsNamespace(Namespace, frozen=True, tag="uts-namespace"):
+    """Host and domain name."""
+
+    name = "uts"
+    hostname: bytes
+    domainname: bytes
+
+
+class IpcNamespace(Namespace, frozen=True, tag="ipc-namespace"):
+    """System V IPC, POSIX message queues, and the settings (sysctl) that were changed."""
+
+    name = "ipc"
+    settings: list[tuple[str, bytes]]
+    queues: list[PosixQueue]
+    objects: list[Semaphores | MessageQueue | Segment]
+
+
+class NetworkNamespace(Namespace, frozen=True, tag="network-namespace"):
+    """A network."""
+
+    name = "net"
+
+
+class TimeNamespace(Namespace, frozen=True, tag="time-namespace"):
+    """How far its clocks are ahead of the container's own, in nanoseconds."""
+
+    name = "time"
+    monotonic_ns: int
+    boottime_ns: int
+
+
+AnyNamespace = UtsNamespace | IpcNamespace | NetworkNamespace | TimeNamespace
+
+
+def by_id(found: Iterable[AnyNamespace]) -> dict[int, AnyNamespace]:
+    """Return the nested namespaces of an image by their ids."""
+    namespaces: dict[int, AnyNamespace] = {}
+    for one in found:
+        if one.id in namespaces or not 0 < one.id <= _MOST:
+            raise ImageError("the image has two namespaces of one id, or too many")
+        namespaces[one.id] = one
+    return namespaces
+
+
+def check(found: Iterable[AnyNamespace], memory: Mapping[int, SharedMemory]) -> None:
+    """Check all nested namespaces of an image; `memory` is its shared memory by ids."""
+    for one in found:
+        match one:
+            case UtsNamespace():
+                if max(len(one.hostname), len(one.domainname)) > _LONGEST_NAME:
+                    raise ImageError("a namespace of the image has an impossible host name")
+            case TimeNamespace():
+                if max(abs(one.monotonic_ns), abs(one.boottime_ns)) >= 1 << 62:
+                    raise ImageError("a namespace of the image has impossible clocks")
+            case IpcNamespace():
+                sysctls.check_ipc(one.settings)
+                posix_queues.check(one.queues)
+                sysv_ipc.check(one.objects, memory)
+            case _:
+                pass
+
+
+def check_membership(who: str, membership: Membership, found: Mapping[int, AnyNamespace]) -> None:
+    """Check that the namespaces that somebody is in are there, and of their kinds."""
+    for name, number in membership.items():
+        kind = name.removesuffix("_for_children")
+        if number not in found or found[number].name != kind:
+            raise ImageError(f"{who} is in a namespace that the image lacks")
+
+
+def check_made_for_children(memberships: Iterable[Membership]) -> None:
+    """Check that nobody but its maker has a time namespace only for future children."""
+    made = [one[FUTURE_TIME] for one in memberships if FUTURE_TIME in one]
+    if len(set(made)) != len(made):
+        raise ImageError("two processes of the image have made one namespace")
+
+
+def refuse_wider(found: Iterable[AnyNamespace], *, bounding: int, seccomp: bytes | None) -> None:
+    """Refuse namespaces that the new container could not make itself."""
+    names = sorted({one.name for one in found})
+    if not names:
+        return
+    if not bounding >> CAP_SYS_ADMIN & 1:
+        raise UnsupportedResource(
+            f"the image has namespaces of its own ({', '.join(names)}), which the new container may"
+            " not make (CAP_SYS_ADMIN)",
+            hint="add CAP_SYS_ADMIN to process.capabilities of config.json",
+        )
+    filters = Filters([seccomp] if seccomp is not None else [], strict=False)
+    for name in names:
+        if not filters.allow(SYS.UNSHARE, [FLAGS[name], 0, 0, 0, 0, 0]):
+            raise UnsupportedResource(
+                f"the image has namespaces of its own ({name}), which the new container's seccomp"
+                " profile forbids",
+                hint="allow unshare(2) in linux.seccomp of config.json",
+            )
