@@ -19,6 +19,7 @@ from woodfrog.resources import (
     huge_pages,
     layer,
     memory,
+    memory_modes,
     nested,
     posix_queues,
     scheduling,
@@ -373,6 +374,7 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
 def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     who = f"process {process.pid} of the image"
     memory.check(process.memory, plan.page_bytes)
+    memory_modes.check(process.modes)
     if ended := process.ended_thread:
         threads.check_ended(ended)
         credentials.refuse_wider(who, ended.credentials, bounds.bounding)

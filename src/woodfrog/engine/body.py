@@ -21,6 +21,7 @@ from woodfrog.resources import (
     file_signals,
     memory_fields,
     memory_making,
+    memory_modes,
     process,
     seccomp_filters,
     signals,
@@ -100,6 +101,7 @@ class Body:
         memory_making.fill(program, self._pages, pages, base)
         memory_making.install_guards(program, space)
         memory_making.protect(program, space.mappings, space.pages)
+        memory_modes.restore(program, record.modes)
         credentials.set_effective(program, making.permitted, making.permitted)
         executable = space.executable_object
         memory_fields.restore_fields(program, space, making.objects.get(executable))

@@ -31,6 +31,8 @@ from woodfrog.resources import (
     limits,
     memory,
     memory_fields,
+    memory_modes,
+    memory_policy,
     process,
     scheduling,
     seccomp_filters,
@@ -38,7 +40,12 @@ from woodfrog.resources import (
     threads,
     timers,
 )
+from woodfrog.resources.memory_modes import MemoryModes
+from woodfrog.resources.memory_policy import Policy
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
+
+# Programs of so many calls, with what they fill, have room in our scratch memory.
+_ASKED_AT_ONCE = 200
 
 
 class CollectedProcess:
@@ -63,6 +70,17 @@ def scratch_in(held: HeldProcess, vdso: Vdso) -> Iterator[Scratch]:
         raise UnsupportedResource("has no vDSO, through which woodfrog enters a process")
     with Scratch(held.leader.tracee, held.memory, start, vdso, SCRATCH_BYTES) as scratch:
         yield scratch
+
+
+def refuse_dispatched(tree: Held) -> None:
+    """Refuse tasks whose system calls, and so ours in them, may become signals (SIGSYS)."""
+    for one in tree.processes:
+        for task in one.tasks:
+            if ptrace.has_syscall_dispatch(task.pid):
+                raise UnsupportedResource(
+                    f"{one.name} has its system calls dispatched to itself"
+                    " (PR_SET_SYSCALL_USER_DISPATCH), which cannot be saved yet"
+                )
 
 
 def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
@@ -174,6 +192,7 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         posix_timers = timers.ask_posix_timers(program, held.path, ids)
         all_limits = limits.ask(program)
         attributes = process.ask(program)
+        modes = memory_modes.ask(program)
         leader = threads.Answers(program, status)
         heard = process.ask_heard_stops(program, world.stopped_children(held.namespace_pid))
         inherited = files.ask_inherited(held, program)
@@ -202,6 +221,9 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         space = memory.collect(
             held.pid, stat, scratch.range, shared_object, world.root, dumped, executable
         )
+        space.find_shared_guards(held.pid)
+        space.set_policies(_policies(scratch, space.mappings))
+        fields["modes"] = _modes(scratch, *modes())
     fields["threads"] = [
         _thread(task, answer, world) for task, answer in zip(held.tasks, told, strict=True)
     ]
@@ -234,6 +256,30 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         else None,
     )
     return CollectedProcess(held, space, fields)
+
+
+def _policies(scratch: Scratch, mappings: list[memory.Mapping]) -> list[Policy | None]:
+    """Ask for the memory policy of each mapping."""
+    found: list[Policy | None] = []
+    for first in range(0, len(mappings), _ASKED_AT_ONCE):
+        program = scratch.program()
+        asked = [
+            memory_policy.ask(program, mapping.start)
+            for mapping in mappings[first : first + _ASKED_AT_ONCE]
+        ]
+        scratch.run(program)
+        found += (answer() for answer in asked)
+    return found
+
+
+def _modes(scratch: Scratch, membarrier: int, merges: bool, has_ldt: bool) -> MemoryModes:
+    ldt = b""
+    if has_ldt:
+        program = scratch.program()
+        table = memory_modes.read_ldt(program)
+        scratch.run(program)
+        ldt = table()
+    return MemoryModes(membarrier=membarrier, merges=merges, ldt=ldt)
 
 
 def _last_id(text: str) -> int:

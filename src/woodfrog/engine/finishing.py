@@ -16,10 +16,12 @@ from woodfrog.resources import (
     credentials,
     limits,
     memory_fields,
+    memory_making,
     process,
     scheduling,
     seccomp_filters,
     signals,
+    thread_controls,
     threads,
     timers,
 )
@@ -35,8 +37,13 @@ def limits_in_force(stub: Stub) -> list[tuple[int, int]]:
     return [(limit.soft, limit.hard) for limit in ask()]
 
 
-def restore_limits(body: Body, bounds: Bounds, default: scheduling.Scheduling) -> None:
-    """LIMITS for one process; from here on it has only its own rights."""
+def restore_limits(
+    body: Body, bounds: Bounds, default: scheduling.Scheduling, missing: list[str]
+) -> None:
+    """LIMITS for one process; from here on it has only its own rights.
+
+    `missing` gets what it is without from now on.
+    """
     record = body.record
     with while_(f"restoring the limits and credentials of {body.name}"):
         # Lower than the config's would be wider.
@@ -61,8 +68,14 @@ def restore_limits(body: Body, bounds: Bounds, default: scheduling.Scheduling) -
                 no_new_privs=bounds.no_new_privs or thread.credentials.no_new_privs,
             )
             threads.restore_pdeath_signal(program, thread)
+            lacks = thread_controls.restore(program, thread.controls) if thread.controls else list
             task.run(program)
+            missing += (f"thread {thread.tid} comes back without its {what}" for what in lacks())
+        missing += (
+            f"{body.name}: {what}" for what in memory_making.lacking(record.memory.mappings)
+        )
         program = body.stub.program()
+        memory_making.seal(program, record.memory.mappings)
         process.restore_last(program, record)
         body.stub.run(program)
 

@@ -100,6 +100,7 @@ def look(
     vdso = Vdso()
     namespaces.refuse_shared_pid_namespace(init)
     tree = undo.enter_context(held(init, pause))
+    collecting.refuse_dispatched(tree)
     tidying.remove_leftovers(tree, vdso)
     stopped = time.monotonic()
     guardian.check()

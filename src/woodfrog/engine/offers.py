@@ -47,6 +47,8 @@ def offers() -> list[Offer]:
             "overlayfs", _has_file_system("overlay"), "neither `do` nor --with-rootfs are possible"
         ),
         Offer("memory files can be run", _runs_memory_files(), "no restore: vm.memfd_noexec is 2"),
+        Offer("mseal (Linux 6.10)", features.mseal(), "sealed memory comes back unsealed"),
+        Offer("MAP_DROPPABLE (Linux 6.11)", features.droppable(), "such memory is never dropped"),
         Offer(
             "PAGEMAP_SCAN (Linux 6.7)",
             _works(lambda: _scan(guards=False)),

@@ -355,7 +355,7 @@ def _restore(
     }
     cgroups.restore(plan.cgroups, bounds.cgroups, tasks)
     for body in bodies.values():
-        finishing.restore_limits(body, bounds, default)
+        finishing.restore_limits(body, bounds, default, making.missing)
     mark(Stage.LIMITS)
 
     # GO

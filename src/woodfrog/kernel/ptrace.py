@@ -22,6 +22,7 @@ _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO = 0x4200, 0x4201, 0x4202
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = 0x4204, 0x4205, 0x4206, 0x4207
 _PEEKSIGINFO, _GETSIGMASK, _SETSIGMASK, _SECCOMP_GET_FILTER = 0x4209, 0x420A, 0x420B, 0x420C
 _SECCOMP_GET_METADATA, _GET_RSEQ_CONFIGURATION = 0x420D, 0x420F
+_GET_SYSCALL_USER_DISPATCH_CONFIG = 0x4211
 
 NT_PRSTATUS = 1
 NT_X86_XSTATE = 0x202
@@ -251,6 +252,20 @@ class Rseq(NamedTuple):
     size: int
     signature: int
     flags: int
+
+
+def has_syscall_dispatch(pid: int) -> bool:
+    """Tell whether a task's system calls may be given to itself (PR_SET_SYSCALL_USER_DISPATCH).
+
+    Before Linux 6.4 nobody tells.
+    """
+    mode_selector_offset_length = (ctypes.c_uint64 * 4)()
+    size, found = ctypes.sizeof(mode_selector_offset_length), mode_selector_offset_length
+    try:
+        _request(_GET_SYSCALL_USER_DISPATCH_CONFIG, pid, size, ctypes.addressof(found))
+    except OSError:
+        return False
+    return found[0] != 0
 
 
 def rseq(pid: int) -> Rseq:

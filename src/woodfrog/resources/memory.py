@@ -2,7 +2,7 @@
 
 import os
 from collections import abc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -15,33 +15,14 @@ from woodfrog.kernel.procfs.maps import read_smaps
 from woodfrog.kernel.procfs.status import Stat
 from woodfrog.remote.address import PAGE, TASK_SIZE
 from woodfrog.remote.vdso import VDSO_NAMES
+from woodfrog.resources import memory_flags, memory_policy
+from woodfrog.resources.memory_policy import Policy
 
 PROT_WRITE = 2
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x02, 0x20, 0x100
 MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x4000, 0x100000
 _CAP_IPC_LOCK = 14
 
-# VmFlags of smaps and the advice that brings them back, in an order that works.
-_ADVICE = (
-    ("sr", 2),
-    ("rr", 1),
-    ("dc", 10),
-    ("dd", 16),
-    ("wf", 18),
-    ("hg", 14),
-    ("nh", 15),
-    ("mg", 12),
-)
-_KNOWN_ADVICE = frozenset(advice for _, advice in _ADVICE)
-_REFUSED = {
-    "io": "maps a device's memory",
-    "pf": "maps a device's memory",
-    "dp": "is droppable memory (MAP_DROPPABLE)",
-    "sl": "is sealed (mseal)",
-    "um": "is registered with a userfaultfd",
-    "uw": "is registered with a userfaultfd",
-    "ss": "is a shadow stack",
-}
 _SYSV = b"/SYSV"
 _IGNORED_NAMES = (b"[vsyscall]", b"[uprobes]")
 
@@ -73,6 +54,11 @@ class Mapping(Part, frozen=True):
     locked: bool = False
     huge_page: int = 0  # bytes of a page of hugetlbfs, else 0
     inherited: bool = False  # private pages of hugetlbfs: a parent may have reserved them
+    lock_on_fault: bool | None = None  # None: the kernel didn't tell
+    droppable: bool = False
+    sealed: bool = False
+    name: bytes = b""  # PR_SET_VMA_ANON_NAME
+    policy: Policy | None = None
 
     @property
     def reserves(self) -> bool:
@@ -124,6 +110,7 @@ class AddressSpace(Part, frozen=True):
     auxv: bytes
     executable: bytes
     executable_object: int = 0  # as `object` of a mapping
+    lock_future_on_fault: bool = False
 
 
 class Collected:
@@ -144,9 +131,27 @@ class Collected:
             for one in mappings:
                 if not one.shared:
                     extents += pagemap.own_pages(one.start, one.end)
-                    for start, end in pagemap.guard_regions(one.start, one.end):
-                        self._guards.append(Extent(start=start, length=end - start))
+                    self._note_guards(pagemap, one)
         return extents
+
+    def find_shared_guards(self, pid: int) -> None:
+        """Note guard pages in shared mappings, which a copy of the process doesn't have."""
+        shared = [one for one in self.mappings if one.shared]
+        if shared:
+            with Pagemap(pid) as pagemap:
+                for one in shared:
+                    self._note_guards(pagemap, one)
+
+    def _note_guards(self, pagemap: Pagemap, mapping: Mapping) -> None:
+        for start, end in pagemap.guard_regions(mapping.start, mapping.end):
+            self._guards.append(Extent(start=start, length=end - start))
+
+    def set_policies(self, policies: Sequence[Policy | None]) -> None:
+        """Note the memory policy of each mapping."""
+        self.mappings = [
+            msgspec.structs.replace(one, policy=policy) if policy else one
+            for one, policy in zip(self.mappings, policies, strict=True)
+        ]
 
     def note_inherited(self, parent: "Collected") -> None:
         """Note which private mappings of huge pages came from the parent."""
@@ -186,13 +191,14 @@ def collect(
     """
     mappings: list[Mapping] = []
     refused: list[UnsupportedResource] = []
-    lock_future = False
+    lock_future = lock_future_on_fault = False
     vdso_start = vdso_text = 0
     brk = stat.start_brk
     for found in _without(read_smaps(pid), ours):
         if found.start == ours[0]:
             # New memory is locked as mlockall(MCL_FUTURE) has it, which nothing else tells.
             lock_future = "lo" in found.flags
+            lock_future_on_fault = "lf" in found.flags
             continue
         if found.name in _IGNORED_NAMES:
             continue
@@ -204,7 +210,7 @@ def collect(
         if found.name == b"[heap]":
             brk = found.end
         try:
-            _refuse(found)
+            memory_flags.refuse(found)
             mappings.append(_mapping(pid, found, shared_object, root))
         except UnsupportedResource as error:
             refused.append(error)
@@ -214,6 +220,7 @@ def collect(
         auxv = file.read()
     fields: dict[str, object] = {
         "lock_future": lock_future,
+        "lock_future_on_fault": lock_future_on_fault,
         "core_dump_filter": core_dump_filter,
         "vdso": vdso_start,
         "vdso_text": vdso_text,
@@ -252,15 +259,6 @@ def _without(mappings: list[KernelMapping], ours: tuple[int, int]) -> Iterator[K
             yield found._replace(start=ours[1], offset=found.offset)
 
 
-def _refuse(found: KernelMapping) -> None:
-    for flag in found.flags:
-        if flag in _REFUSED:
-            raise UnsupportedResource(
-                f"the mapping at {found.start:#x} ({os.fsdecode(found.name) or 'anonymous'})"
-                f" {_REFUSED[flag]}, which cannot be saved yet"
-            )
-
-
 def _mapping(
     pid: int,
     found: KernelMapping,
@@ -269,7 +267,8 @@ def _mapping(
 ) -> Mapping:
     source, path, object_id = Source.ANONYMOUS, b"", 0
     if found.inode or found.name.startswith(_SYSV):  # whose inode number is its id, 0 at first
-        if found.name.endswith(b" (deleted)") and not _exists(root, found):
+        deleted = found.name.endswith(b" (deleted)") and not _exists(root, found)
+        if deleted or found.name.startswith(memory_flags.NAMED_SHARED):
             source, object_id = Source.SHARED, shared_object(pid, found)
             if found.name.startswith(_SYSV):
                 source = Source.SYSV
@@ -285,17 +284,16 @@ def _mapping(
         path=path,
         writable=found.shared and "mw" in found.flags,
         object=object_id,
-        advice=[advice for flag, advice in _ADVICE if flag in found.flags],
+        advice=[advice for flag, advice in memory_flags.ADVICE if flag in found.flags],
         grows_down="gd" in found.flags,
         no_reserve="nr" in found.flags,
         locked="lo" in found.flags,
-        huge_page=_huge_page(pid, found) if "ht" in found.flags else 0,
+        lock_on_fault=memory_flags.locks_on_fault(found),
+        droppable="dp" in found.flags,
+        sealed="sl" in found.flags,
+        name=memory_flags.given_name(found.name),
+        huge_page=memory_flags.huge_page(pid, found),
     )
-
-
-def _huge_page(pid: int, found: KernelMapping) -> int:
-    """Return the size of the huge pages that a mapping is made of."""
-    return os.statvfs(f"/proc/{pid}/map_files/{found.start:x}-{found.end:x}").f_bsize
 
 
 def _exists(root: str, found: KernelMapping) -> bool:
@@ -314,9 +312,11 @@ def check(space: AddressSpace, page_bytes: int) -> None:
             raise ImageError(f"a mapping at {mapping.start:#x} is not made of whole pages")
         if not end <= mapping.start < mapping.end <= TASK_SIZE:
             raise ImageError(f"the mapping at {mapping.start:#x} overlaps another, or has no place")
-        if not _KNOWN_ADVICE.issuperset(mapping.advice):
+        if not memory_flags.KNOWN_ADVICE.issuperset(mapping.advice):
             # Some of it does harm to pages that others have, too.
             raise ImageError(f"the mapping at {mapping.start:#x} has been given unknown advice")
+        if mapping.policy:
+            memory_policy.check(mapping.policy)
         end = mapping.end
     position, at = 0, 0
     for extent in space.pages:

@@ -10,7 +10,7 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.vdso import ARCH_MAP_VDSO_64
 from woodfrog.resources.memory import AddressSpace
 
-_MCL_FUTURE = 2
+_MCL_FUTURE, _MCL_ONFAULT = 2, 4
 _PR_SET_MM_MAP = 14
 _MM_MAP = struct.Struct("<12QIi")
 
@@ -37,7 +37,8 @@ def map_vdso(program: Program, space: AddressSpace) -> None:
 def lock_future(program: Program, space: AddressSpace) -> None:
     """Have new mappings locked, if they were."""
     if space.lock_future:
-        program.call(SYS.MLOCKALL, _MCL_FUTURE)
+        on_fault = _MCL_ONFAULT if space.lock_future_on_fault else 0
+        program.call(SYS.MLOCKALL, _MCL_FUTURE | on_fault)
 
 
 def restore_fields(program: Program, space: AddressSpace, nameless: int | None) -> None:

@@ -2,12 +2,13 @@
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import features, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.address import TASK_SIZE
 from woodfrog.remote.program import Program
+from woodfrog.resources import memory_policy
 from woodfrog.resources.memory import (
     MAP_ANONYMOUS,
     MAP_FIXED_NOREPLACE,
@@ -22,7 +23,9 @@ from woodfrog.resources.memory import (
     Source,
 )
 
+MAP_DROPPABLE = 0x08
 _MLOCK_ONFAULT = 1
+_PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 _MADV_GUARD_INSTALL = 102
 _IOVEC = struct.Struct("<2Q")
 _IOV_MAX = 1024
@@ -75,6 +78,8 @@ def restore_mappings(
         match mapping.source:
             case Source.ANONYMOUS:
                 flags |= MAP_ANONYMOUS
+                if mapping.droppable and features.droppable():
+                    flags = flags & ~MAP_PRIVATE | MAP_DROPPABLE
                 if mapping.grows_down:
                     # Not MAP_STACK: since Linux 6.7 (commit c4608d1bf7c6) it means MADV_NOHUGEPAGE.
                     flags |= MAP_GROWSDOWN
@@ -103,8 +108,18 @@ def restore_mappings(
 
 
 def advise(program: Program, mappings: Sequence[Mapping]) -> None:
-    """Give the advice that changes how pages are made; run it before pages are filled in."""
+    """Say how pages are to be made, before they are filled in; and what the memory is called."""
     for mapping in mappings:
+        length = mapping.end - mapping.start
+        if mapping.policy:
+            # A machine without these nodes does without.
+            program.may_fail(
+                memory_policy.set_of_range(program, mapping.start, length, mapping.policy)
+            )
+        if mapping.name:
+            # Not every kernel has names (CONFIG_ANON_VMA_NAME).
+            named = (_PR_SET_VMA_ANON_NAME, mapping.start, length, mapping.name)
+            program.may_fail(syscalls.prctl(program, _PR_SET_VMA, *named))
         for advice in mapping.advice:
             syscalls.madvise(program, mapping.start, mapping.end - mapping.start, advice)
 
@@ -147,20 +162,42 @@ def protect(program: Program, mappings: Sequence[Mapping], pages: Sequence[PageR
                 program, mapping.start, mapping.end - mapping.start, mapping.protection
             )
         if mapping.locked:
-            # Pages that were never touched must stay so: lock what is there, and the rest when it
-            # comes. Which of mlock() and MLOCK_ONFAULT it was can't be told.
-            present = sum(
-                min(mapping.end, extent.start + extent.length) - max(mapping.start, extent.start)
-                for extent in pages
-                if extent.start < mapping.end and mapping.start < extent.start + extent.length
-            )
-            whole = present == mapping.end - mapping.start
-            program.call(
-                SYS.MLOCK2,
-                mapping.start,
-                mapping.end - mapping.start,
-                0 if whole else _MLOCK_ONFAULT,
-            )
+            on_fault = mapping.lock_on_fault
+            if on_fault is None:
+                on_fault = not _is_whole(mapping, pages)
+            flags = _MLOCK_ONFAULT if on_fault else 0
+            locked = program.call(SYS.MLOCK2, mapping.start, mapping.end - mapping.start, flags)
+            if not mapping.protection or mapping.source is not Source.ANONYMOUS:
+                # Locked it is, even if not all of it can be touched: as it was.
+                program.may_fail(locked)
+
+
+def _is_whole(mapping: Mapping, pages: Sequence[PageRange]) -> bool:
+    """Tell whether all pages are there, where nobody knows if they are locked as they come.
+
+    Those that were never touched must stay so.
+    """
+    present = sum(
+        min(mapping.end, extent.start + extent.length) - max(mapping.start, extent.start)
+        for extent in pages
+        if extent.start < mapping.end and mapping.start < extent.start + extent.length
+    )
+    return present == mapping.end - mapping.start
+
+
+def seal(program: Program, mappings: Sequence[Mapping]) -> None:
+    """Seal what was sealed (mseal(2)): from then on nobody changes it."""
+    for mapping in mappings:
+        if mapping.sealed and features.mseal():
+            program.call(SYS.MSEAL, mapping.start, mapping.end - mapping.start, 0)
+
+
+def lacking(mappings: Sequence[Mapping]) -> Iterator[str]:
+    """Tell what this kernel can't do for a process's memory."""
+    if any(one.sealed for one in mappings) and not features.mseal():
+        yield "its sealed memory is no longer sealed: this kernel has no mseal(2)"
+    if any(one.droppable for one in mappings) and not features.droppable():
+        yield "its droppable memory is never dropped: this kernel has no MAP_DROPPABLE"
 
 
 def install_guards(program: Program, space: AddressSpace) -> None:

@@ -11,6 +11,7 @@ from woodfrog.remote.program import Program
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.limits import Limit
 from woodfrog.resources.memory import AddressSpace
+from woodfrog.resources.memory_modes import MemoryModes
 from woodfrog.resources.nested import Membership
 from woodfrog.resources.signals import Action
 from woodfrog.resources.threads import EndedThread, Thread
@@ -91,6 +92,8 @@ class Process(Record, frozen=True, tag="process"):
     shares_directory: bool = False
     controlling: int = -1  # the number of its session's terminal, if not the container's own
     file_signals: list[FileSignals] = []
+    thp_disable_flags: int = 0
+    modes: MemoryModes = MemoryModes()
     directory_deleted: int = 0
     root_deleted: int = 0
     ended_thread: EndedThread | None = None  # the first one, if it is not among the threads
@@ -115,7 +118,8 @@ def ask(program: Program) -> Callable[[], dict[str, object]]:
             "dumpable": program[dumpable],
             "child_subreaper": any(subreaper),
             "machine_check_kill": program[machine_check],
-            "thp_disable": program[thp] == 1,
+            "thp_disable": program[thp] > 0,
+            "thp_disable_flags": max(program[thp], 0) & ~1,
             "mdwe": max(0, program[mdwe]),
         }
 
@@ -178,7 +182,14 @@ def restore_attributes(program: Program, process: Process) -> None:
     if process.machine_check_kill in (0, 1):
         syscalls.prctl(program, _PR_MCE_KILL, _PR_MCE_KILL_SET, process.machine_check_kill)
     if process.thp_disable:
-        syscalls.prctl(program, _PR_SET_THP_DISABLE, 1)
+        _disable_thp(program, process.thp_disable_flags)
+
+
+def _disable_thp(program: Program, flags: int) -> None:
+    syscalls.prctl(program, _PR_SET_THP_DISABLE, 1, 0)
+    if flags:
+        # Since Linux 6.18 not where they are advised; before, nowhere.
+        program.may_fail(syscalls.prctl(program, _PR_SET_THP_DISABLE, 1, flags))
 
 
 def restore_last(program: Program, process: Process) -> None:

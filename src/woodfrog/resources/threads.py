@@ -16,9 +16,11 @@ from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.program import Program
 from woodfrog.resources import credentials as credentials_of
+from woodfrog.resources import thread_controls
 from woodfrog.resources.credentials import Credentials
 from woodfrog.resources.scheduling import Scheduling
 from woodfrog.resources.seccomp_filters import Filter
+from woodfrog.resources.thread_controls import Controls
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
 _PR_GET_PDEATHSIG = 2
@@ -71,6 +73,7 @@ class Thread(Part, frozen=True):
     socket_wait: WaitAtSocket | None
     directory: bytes = b""
     umask: int = 0
+    controls: Controls | None = None
     namespaces: dict[str, int] = {}  # nested ones: see nested.Membership
 
 
@@ -106,6 +109,7 @@ class Answers:
         syscalls.prctl(program, _PR_GET_PDEATHSIG, self._pdeath)
         self._slack = syscalls.prctl(program, _PR_GET_TIMERSLACK)
         program.may_fail(program.call(SYS.ARCH_PRCTL, _ARCH_GET_XCOMP_PERM, self._xcomp))
+        self._controls = thread_controls.ask(program)
         self._credentials: Callable[[], Credentials] = credentials_of.ask(program, status)
 
     def fields(self) -> dict[str, object]:
@@ -117,6 +121,7 @@ class Answers:
             "timer_slack": self._program[self._slack],
             "amx": bool(int.from_bytes(self._xcomp, "little") >> _XFEATURE_AMX & 1),
             "credentials": self._credentials(),
+            "controls": self._controls(),
         }
 
 
@@ -152,6 +157,8 @@ def check(thread: Thread) -> None:
         raise ImageError(f"the XSAVE state of thread {thread.tid} has an impossible size")
     if len(thread.alternate_stack) != _STACK.size or len(thread.name) > 15:
         raise ImageError(f"thread {thread.tid} has an impossible stack or name")
+    if thread.controls:
+        thread_controls.check(thread.controls)
 
 
 def check_ended(thread: EndedThread) -> None:

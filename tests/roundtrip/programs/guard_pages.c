@@ -1,4 +1,5 @@
-/* Guard pages inside a mapping, which madvise made (since Linux 6.13): touching them is a fault. */
+/* Guard pages inside a mapping, which madvise made (since Linux 6.13; in shared memory 6.15): touching them is a fault. */
+// arguments: private | shared
 // feature: pagemap_guard
 #include "memory.h"
 #include <setjmp.h>
@@ -9,8 +10,9 @@ static void handler(int number) { siglongjmp(back, number); }
 
 static bool faults(volatile char *place) { return sigsetjmp(back, 1) ? true : (*place = 1, false); }
 
-int main(void) {
-	char *memory = anonymous(20 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+int main(int count, char **arguments) {
+	bool shared = count > 1 && arguments[1][0] == 's';
+	char *memory = anonymous(20 * PAGE, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE);
 	signal(SIGSEGV, handler);
 	fill(memory, 20 * PAGE, 1);
 	bool guards = madvise(memory + 4 * PAGE, 3 * PAGE, 102 /* MADV_GUARD_INSTALL */) == 0;

@@ -1,5 +1,5 @@
 /* Locked memory: by mlock, on fault, and all that is mapped in the future. */
-// arguments: parts | future
+// arguments: parts | future | on_fault
 #include "memory.h"
 
 int main(int count, char **arguments) {
@@ -14,6 +14,8 @@ int main(int count, char **arguments) {
 	fill(places[1], PAGE, 2);
 	if (count > 1 && arguments[1][0] == 'f')
 		must(mlockall(MCL_FUTURE));
+	if (count > 1 && arguments[1][0] == 'o')
+		must(mlockall(MCL_FUTURE | MCL_ONFAULT));
 	for (int i = 0; i < 3; i++)
 		smaps_flags(places[i], was[i]);
 
@@ -29,6 +31,8 @@ int main(int count, char **arguments) {
 	expect(is_filled(places[0], PAGE, 1) && is_filled(places[1], PAGE, 2), "it holds something else");
 	char *more = anonymous(2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
 	smaps_flags(more, is);
-	same("new memory is locked", count > 1 && arguments[1][0] == 'f', strstr(is, " lo") != NULL);
+	same("new memory is locked", count > 1 && arguments[1][0] != 'p', strstr(is, " lo") != NULL);
+	if (strstr(was[1], " lf"))
+		same("as it is touched", count > 1 && arguments[1][0] == 'o', strstr(is, " lf") != NULL);
 	return report();
 }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# What smaps prints per mapping besides VmFlags is not read: only the head line and the flags.
+# Of what smaps prints per mapping, only the head line, the flags and the protection key are read.
 
 
 class Mapping(NamedTuple):
@@ -18,6 +18,7 @@ class Mapping(NamedTuple):
     inode: int
     name: bytes
     flags: frozenset[str]
+    protection_key: int = 0
 
 
 def parse_head(line: bytes) -> tuple[int, int, int, bool, int, tuple[int, int], int, bytes]:
@@ -53,16 +54,20 @@ def parse_smaps(lines: Iterable[bytes]) -> list[Mapping]:
     """Parse the lines of a whole smaps."""
     found: list[Mapping] = []
     head = b""
+    key = 0
     for line in lines:
         if line.startswith(b"VmFlags:"):
             flags = frozenset(line[8:].decode().split())
-            found.append(Mapping(*parse_head(head), flags))
+            found.append(Mapping(*parse_head(head), flags, key))
+            key = 0
         elif line[:1] in b"0123456789abcdef":
             head = line
+        elif line.startswith(b"ProtectionKey:"):
+            key = int(line[14:])
     return found
 
 
-def read_smaps(pid: int) -> list[Mapping]:
+def read_smaps(pid: int | str) -> list[Mapping]:
     """Read all mappings of a process, lowest address first."""
     with open(f"/proc/{pid}/smaps", "rb") as file:
         return parse_smaps(file)
