@@ -22,7 +22,7 @@ class Controls(Part, frozen=True):
     """Each as the kernel tells it."""
 
     tsc: int
-    faults_cpuid: bool
+    cpu_id_faults: bool
     speculation: list[int]
     policy: Policy | None
 
@@ -41,7 +41,7 @@ def ask(program: Program) -> Callable[[], Controls]:
     def answered() -> Controls:
         return Controls(
             tsc=int.from_bytes(tsc, "little"),
-            faults_cpuid=program[cpuid] == 0,
+            cpu_id_faults=program[cpuid] == 0,
             speculation=[max(program[one], 0) for one in speculation],
             policy=policy(),
         )
@@ -68,7 +68,7 @@ def restore(program: Program, controls: Controls) -> Callable[[], list[str]]:
     if controls.policy:
         wish = memory_policy.set_of_thread(program, controls.policy)
         wishes.append((wish, "memory policy (set_mempolicy)"))
-    if controls.faults_cpuid:
+    if controls.cpu_id_faults:
         wish = program.call(SYS.ARCH_PRCTL, _ARCH_SET_CPUID, 0)
         wishes.append((wish, "faults at CPUID (ARCH_SET_CPUID)"))
     for wish, _ in wishes:
