@@ -36,7 +36,6 @@ class Background:
             _require(plan)
             for record in plan.processes:
                 self._divisions[record.pid] = missing_memory.divide(record.memory)
-            reader.leave_out(missing_memory.only_later(self._divisions.values()))
 
     def at_once(self, record: Process) -> Sequence[PageRange]:
         """Return the pages that a process needs at once."""

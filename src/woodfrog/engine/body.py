@@ -4,12 +4,14 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from woodfrog.engine import reading_pages
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.errors import while_
+from woodfrog.image.container_file import Reader
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_SET_NAME
@@ -63,7 +65,7 @@ class Body:
         self._profile = profile
         self._other_vdso = other_vdso
         self._vdso_text = b""
-        self._pages = pages
+        self.pages = pages
         self.record = record
         self.stub = stub
         self.tasks: list[Stub] = [stub]
@@ -77,8 +79,8 @@ class Body:
     def highest_descriptor(self) -> int:
         return max((descriptor.number for descriptor in self.record.descriptors), default=2)
 
-    def start(self, making: Making, segments: Mapping[int, Segment], pages: int, base: int) -> None:
-        """Set the making of descriptors, mappings and memory going."""
+    def start(self, making: Making, segments: Mapping[int, Segment]) -> None:
+        """Set the making of descriptors and mappings going."""
         record, program = self.record, self.stub.program()
         high = making.high
         if not record.shares_descriptors:
@@ -98,7 +100,13 @@ class Body:
         credentials.set_effective(program, making.capabilities, making.permitted)
         memory_making.restore_mappings(program, space.mappings, space.pages, making.mapped)
         memory_making.advise(program, space.mappings)
-        memory_making.fill(program, self._pages, pages, base)
+        credentials.set_effective(program, making.permitted, making.permitted)
+        self._run(program)
+
+    def complete(self, making: Making) -> None:
+        """Set going what is done to memory that has its pages."""
+        space, program = self.record.memory, self.stub.program()
+        credentials.set_effective(program, making.capabilities, making.permitted)
         memory_making.install_guards(program, space)
         memory_making.protect(program, space.mappings, space.pages)
         memory_modes.restore(program, record.modes)
@@ -107,6 +115,9 @@ class Body:
         memory_fields.restore_fields(program, space, making.objects.get(executable))
         if not self._waits_for_others:
             self._leave_stub_behind(program, making)
+        self._run(program)
+
+    def _run(self, program: Program) -> None:
         with while_(f"making the memory of {self.name}"):
             self.stub.start(program)
         self._running = program
@@ -127,14 +138,18 @@ class Body:
                 self.stub.run(program)
 
     def finish(self) -> None:
-        """Wait until that is done."""
+        """Wait until what was set going is done."""
         assert self._running is not None
         with while_(f"making the memory of {self.name}"):
             self.stub.finish(self._running)
-            if self._vdso_text:
-                os.pwrite(self.stub.memory, self._vdso_text, self.record.memory.vdso_text)
-            memory_fields.write_core_dump_filter(self.stub.pid, self.record.memory.core_dump_filter)
         self._running = None
+
+    def write_memory_fields(self) -> None:
+        """Write what is written from outside."""
+        space = self.record.memory
+        if self._vdso_text:
+            os.pwrite(self.stub.memory, self._vdso_text, space.vdso_text)
+        memory_fields.write_core_dump_filter(self.stub.pid, space.core_dump_filter)
 
     def remove_segments(self, segments: Mapping[int, Segment]) -> None:
         """Remove the System V shared memory that had been, now that it is attached."""
@@ -341,19 +356,29 @@ class Body:
         self.stub.run(program)
 
 
-def fill(plan: Plan, bodies: Iterable[Body], making: Making, pages: int, base: int) -> None:
+def fill(plan: Plan, bodies: Collection[Body], making: Making, reader: Reader) -> None:
     """Make descriptors, mappings and memory of all processes, side by side.
 
     Those that share a table of descriptors come after its owner, one by one: each opens files.
     """
     owners = [body for body in bodies if not body.record.shares_descriptors]
     for body in owners:
-        body.start(making, plan.segments_of(body.record), pages, base)
+        body.start(making, plan.segments_of(body.record))
     for body in owners:
         body.finish()
     for body in bodies:
         if body.record.shares_descriptors:
-            body.start(making, plan.segments_of(body.record), pages, base)
+            body.start(making, plan.segments_of(body.record))
             body.finish()
+    reading_pages.fill(reader, {body.stub.pid: body.pages for body in bodies})
+    for body in owners:
+        body.complete(making)
+    for body in owners:
+        body.finish()
+    for body in bodies:
+        if body.record.shares_descriptors:
+            body.complete(making)
+            body.finish()
+        body.write_memory_fields()
     for body in bodies:
         body.leave_stub_behind(making)

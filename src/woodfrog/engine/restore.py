@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from woodfrog.engine import body as body_module
-from woodfrog.engine import connections, finishing, outsiders, root_stub, tying
+from woodfrog.engine import connections, finishing, outsiders, reading_pages, root_stub, tying
 from woodfrog.engine.admission import Bounds, Plan, admit
 from woodfrog.engine.background import Background
 from woodfrog.engine.body import Body
@@ -134,6 +134,9 @@ def restore(
                 # What can't be undone begins only with an image that is right to the last byte.
                 reader.verify_pages()
             background = Background(init, reader, plan, keeper, undo)
+            # Whoever fills pages in checks them, too.
+            processes = plan.processes
+            reader.leave_out(reading_pages.ranges(p for one in processes for p in one.memory.pages))
         except Exception as error:
             error.touched = False  # type: ignore[attr-defined]
             raise
@@ -149,6 +152,7 @@ def restore(
             with silence:
                 statistics = _restore(
                     init,
+                    reader,
                     plan,
                     bounds,
                     clock,
@@ -217,6 +221,7 @@ def _cannot_open(error: ProgramError) -> UnsupportedResource:
 
 def _restore(
     init: int,
+    reader: Reader,
     plan: Plan,
     bounds: Bounds,
     clock: str,
@@ -322,7 +327,7 @@ def _restore(
     mark(Stage.TREE)
 
     # BODY
-    body_module.fill(plan, bodies.values(), making, store, base)
+    body_module.fill(plan, bodies.values(), making, reader)
     background.begin(bodies.values(), check.result)
     for number, segments in plan.segments.items():
         with made.visited(root, "ipc", number):

@@ -4,7 +4,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from woodfrog.image import layout, page_file, pages
 from woodfrog.image.compression import COMPRESSIONS
 from woodfrog.image.layout import CHUNK, IMAGE_NAME, PAGE, Header, Trailer
 from woodfrog.image.new_file import NewFile
-from woodfrog.image.pages import Source
+from woodfrog.image.pages import Job, Source
 from woodfrog.image.record import Record
 
 __all__ = ["COMPRESSIONS", "SYNCS", "Header", "Reader", "Source", "Writer"]
@@ -229,8 +229,14 @@ class Reader:
             pages.verify(self._fd, self._table, self._wanted)
             self._verified = True
 
+    def each_chunk(
+        self, jobs: Iterable[tuple[int, Job]], use: Callable[[Job, memoryview], None]
+    ) -> None:
+        """Read chunks and check them, by several threads; see pages.each_chunk."""
+        pages.each_chunk(self._fd, self._table, jobs, use)
+
     def leave_out(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Leave chunks that lie within (start, end) ranges of the page store to `chunks`.
+        """Leave chunks that lie within (start, end) ranges to `chunks` and `each_chunk`.
 
         The ranges are in order and apart.
         """

@@ -6,7 +6,7 @@ without gaps, so the index needs of each only its length in the file and its che
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from xxhash import xxh3_128_digest as checksum
@@ -351,18 +351,40 @@ class ChunkTable:
             raise ImageError(f"{IMAGE_NAME}: page chunk {number}: {error}") from error
 
 
+def each_chunk(
+    fd: int,
+    table: ChunkTable,
+    jobs: Iterable[tuple[int, Job]],
+    use: Callable[[Job, memoryview], None],
+) -> None:
+    """Read chunks and check them, by several threads: (number, what to do with it).
+
+    `use` gets the latter with the memory that the chunk holds, to read until it returns.
+    """
+
+    def worker() -> Callable[[tuple[int, Job]], None]:
+        buffer = memoryview(bytearray(CHUNK))
+
+        def read(one: tuple[int, Job]) -> None:
+            number, job = one
+            stored = table.read(fd, number, buffer)
+            memory = table.memory_of(number, stored)
+            if memory is not stored:
+                buffer[: len(memory)] = memory
+            use(job, buffer[: len(memory)])
+
+        return read
+
+    in_parallel(iter(jobs), worker, threads=min(usable_cpus(), len(table) or 1))
+
+
 def verify(fd: int, table: ChunkTable, chunks: Sequence[int]) -> None:
     """Read chunks and check them, also that they can be decompressed."""
 
-    def worker() -> Callable[[int], None]:
-        buffer = memoryview(bytearray(CHUNK))
+    def nothing(number: int, memory: memoryview) -> None:
+        pass
 
-        def check(number: int) -> None:
-            table.memory_of(number, table.read(fd, number, buffer))
-
-        return check
-
-    in_parallel(iter(chunks), worker, threads=min(usable_cpus(), len(chunks) or 1))
+    each_chunk(fd, table, zip(chunks, chunks, strict=True), nothing)
 
 
 def read_memory(fd: int, table: ChunkTable, offset: int, length: int) -> bytes:
@@ -381,16 +403,10 @@ def read_memory(fd: int, table: ChunkTable, offset: int, length: int) -> bytes:
 def unpack_chunks(fd: int, table: ChunkTable, chunks: Sequence[int], into: int) -> None:
     """Check chunks and write their memory to another file, each to its own offset."""
 
-    def worker() -> Callable[[int], None]:
-        buffer = memoryview(bytearray(CHUNK))
+    def copy(number: int, memory: memoryview) -> None:
+        write_all(into, memory, number * CHUNK)
 
-        def copy(number: int) -> None:
-            stored = table.read(fd, number, buffer)
-            write_all(into, table.memory_of(number, stored), number * CHUNK)
-
-        return copy
-
-    in_parallel(iter(chunks), worker, threads=min(usable_cpus(), len(chunks) or 1))
+    each_chunk(fd, table, zip(chunks, chunks, strict=True), copy)
 
 
 class Chunks:

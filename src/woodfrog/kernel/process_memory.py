@@ -1,11 +1,17 @@
-"""Reading memory and files in bulk, from any thread."""
+"""Reading and writing memory and files in bulk, from any thread."""
 
+import ctypes
+import errno
 import fcntl
 import os
 import struct
 from collections.abc import Sequence
 
-_EFAULT = 14
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+
+_IOVEC = struct.Struct("<2Q")
+_IOV_MAX = 1024
 _FICLONERANGE = 0x4020940D
 
 
@@ -27,9 +33,27 @@ class ProcessMemory:
             while got < length:
                 count = os.preadv(self._memory, [into[at + got : at + length]], address + got)
                 if count == 0:
-                    raise OSError(_EFAULT, f"memory at {address + got:#x} is gone")
+                    raise OSError(errno.EFAULT, f"memory at {address + got:#x} is gone")
                 got += count
             at += length
+
+
+def write_memory(pid: int, source: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
+    """Write `source`, which is not read-only, to these (address, length) ranges of a process.
+
+    By process_vm_writev(2), which makes pages that are not there yet, and needs the right to
+    ptrace the process. Raises OSError, also where its memory can't be written.
+    """
+    at = ctypes.addressof(ctypes.c_char.from_buffer(source))
+    for first in range(0, len(ranges), _IOV_MAX):
+        some = ranges[first : first + _IOV_MAX]
+        length = sum(part for _, part in some)
+        local = _IOVEC.pack(at, length)
+        remote = b"".join(_IOVEC.pack(*one) for one in some)
+        done = HERE.call(SYS.PROCESS_VM_WRITEV, pid, local, 1, remote, len(some), 0)
+        if done != length:
+            raise OSError(errno.EFAULT, f"memory at {some[0][0]:#x} or behind can't be written")
+        at += length
 
 
 class FileContents:

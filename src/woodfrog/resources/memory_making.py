@@ -1,7 +1,6 @@
 """An address space made again in a task: its mappings, their pages, advice and protections."""
 
 import os
-import struct
 from collections.abc import Callable, Iterator, Sequence
 
 from woodfrog.kernel import features, syscalls
@@ -27,9 +26,6 @@ MAP_DROPPABLE = 0x08
 _MLOCK_ONFAULT = 1
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 _MADV_GUARD_INSTALL = 102
-_IOVEC = struct.Struct("<2Q")
-_IOV_MAX = 1024
-_LARGEST_READ = 1 << 30
 
 
 def unmap_all(program: Program, keep: tuple[int, int]) -> None:
@@ -122,34 +118,6 @@ def advise(program: Program, mappings: Sequence[Mapping]) -> None:
             program.may_fail(syscalls.prctl(program, _PR_SET_VMA, *named))
         for advice in mapping.advice:
             syscalls.madvise(program, mapping.start, mapping.end - mapping.start, advice)
-
-
-def fill(program: Program, extents: Sequence[PageRange], pages: int, base: int) -> None:
-    """Read pages from the page store, descriptor `pages`, whose offset 0 is at `base`."""
-    vectors = bytearray()
-    offset = length = 0
-
-    def read() -> None:
-        nonlocal offset, length
-        if vectors:
-            count = len(vectors) // _IOVEC.size
-            got = syscalls.preadv(program, pages, bytes(vectors), count, base + offset)
-            program.expect(got, length)
-            vectors.clear()
-        offset, length = offset + length, 0
-
-    for extent in extents:
-        start, left = extent.start, extent.length
-        if offset + length != extent.store:
-            read()
-            offset = extent.store
-        while left:
-            if len(vectors) == _IOV_MAX * _IOVEC.size or length >= _LARGEST_READ:
-                read()
-            piece = min(left, _LARGEST_READ - length)
-            vectors += _IOVEC.pack(start, piece)
-            start, left, length = start + piece, left - piece, length + piece
-    read()
 
 
 def protect(program: Program, mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> None:

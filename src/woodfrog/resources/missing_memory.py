@@ -61,18 +61,6 @@ def _may_wait(mapping: Mapping) -> bool:
     )
 
 
-def only_later(divisions: Iterable[Division]) -> list[tuple[int, int]]:
-    """Return the ranges of the page store that nobody needs at once, as (start, end), in order."""
-    ranges = sorted((one.store, one.store + one.length) for d in divisions for one in d.later)
-    merged: list[tuple[int, int]] = []
-    for start, end in ranges:
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
-
-
 class Missing:
     """The pages that an address space lacks, and where they stand in the page store."""
 
