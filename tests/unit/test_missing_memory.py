@@ -2,8 +2,9 @@
 
 import random
 
+from woodfrog.engine.reading_pages import ranges
 from woodfrog.resources.memory import AddressSpace, Mapping, PageRange, Source
-from woodfrog.resources.missing_memory import Missing, divide, only_later
+from woodfrog.resources.missing_memory import Missing, divide, large, may_wait
 
 PAGE = 4096
 MADV_DONTFORK, MADV_WIPEONFORK = 10, 18
@@ -36,15 +37,38 @@ def test_only_what_the_kernel_tells_all_about_comes_later() -> None:
         mapping(14, 16, protection=0),
     ]
     # One range over all but the two last mappings, and a page of the last.
-    division = divide(space(mappings, [page(0, 12, 100), page(15, 1, 112)]))
+    pages = [page(0, 12, 100), page(15, 1, 112)]
+    division = divide(space(mappings, pages), pages, may_wait)
 
     assert division.later == [page(0, 2, 100), page(10, 2, 110), page(15, 1, 112)]
     assert division.mappings == [(0, 2 * PAGE), (10 * PAGE, 12 * PAGE), (14 * PAGE, 16 * PAGE)]
     at_once = [(one.start, one.length, one.store) for one in division.at_once]
     wanted = [page(number, 2, 100 + number) for number in (2, 4, 6, 8)]
     assert at_once == [(one.start, one.length, one.store) for one in wanted]
-    ranges = [(100 * PAGE, 102 * PAGE), (110 * PAGE, 113 * PAGE)]
-    assert only_later([division, division]) == ranges
+    assert ranges([*division.later, *division.at_once, page(0, 1, 200)]) == [
+        (100 * PAGE, 113 * PAGE),
+        (200 * PAGE, 201 * PAGE),
+    ]
+
+
+def test_large_mappings_are_those_with_many_pages_in_few_pieces() -> None:
+    madv_hugepage, madv_nohugepage = 14, 15
+    mappings = [
+        mapping(0, 1000),
+        mapping(1000, 2000, advice=[madv_nohugepage]),
+        mapping(2000, 3000, advice=[madv_hugepage]),
+        mapping(3000, 4000, locked=True),
+        mapping(4000, 5000, source=Source.FILE),
+        mapping(5000, 6000),
+        mapping(6000, 7000),
+    ]
+    pieces = [page(5000 + 2 * number, 1, 5000 + number) for number in range(500)]
+    # One piece lies in five mappings, the last mapping has less than 1 MiB.
+    pages = [page(0, 5000, 0), *pieces, page(6000, 255, 5500)]
+    for huge_by_default, wanted in ((False, [0, 1000]), (True, [1000])):
+        memory = space(mappings, pages)
+        is_large = large(memory, pages, huge_by_default=huge_by_default)
+        assert [one.start // PAGE for one in mappings if is_large(one)] == wanted
 
 
 def test_whatever_is_taken_and_moved_the_rest_is_missing() -> None:

@@ -10,10 +10,9 @@ from woodfrog.engine.body import Body
 from woodfrog.engine.filling import Filling, Keeper
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.image.container_file import Reader
-from woodfrog.kernel import syscalls, userfaultfd
+from woodfrog.kernel import userfaultfd
 from woodfrog.kernel.caller import HERE
-from woodfrog.remote import descriptors
-from woodfrog.remote.stub import Stub
+from woodfrog.remote import userfaults
 from woodfrog.resources import missing_memory
 from woodfrog.resources.memory import PageRange
 from woodfrog.resources.missing_memory import Division, Missing
@@ -35,7 +34,10 @@ class Background:
         if keeper:
             _require(plan)
             for record in plan.processes:
-                self._divisions[record.pid] = missing_memory.divide(record.memory)
+                space = record.memory
+                self._divisions[record.pid] = missing_memory.divide(
+                    space, space.pages, missing_memory.may_wait
+                )
 
     def at_once(self, record: Process) -> Sequence[PageRange]:
         """Return the pages that a process needs at once."""
@@ -53,7 +55,7 @@ class Background:
                 division = self._divisions.get(body.record.pid)
                 if division and division.later:
                     with while_(f"preparing the memory of {body.name}"):
-                        descriptor = _register(body.stub, division)
+                        descriptor = userfaults.register(body.stub, division.mappings, waits=True)
                     failed.callback(os.close, descriptor)
                     spaces[descriptor] = Missing(division.later)
             if spaces and self._keeper:
@@ -82,28 +84,9 @@ def _require(plan: Plan) -> None:
             hint="restore it without",
         )
     try:
-        os.close(userfaultfd.create(HERE))
+        os.close(userfaultfd.create(HERE, kernel_too=True))
     except OSError as error:
         raise UnsupportedResource(
             f"--background is not possible here: {error}",
             hint="it needs the kernel's userfaultfd, and CAP_SYS_PTRACE on the host",
         ) from error
-
-
-def _register(stub: Stub, division: Division) -> int:
-    """Have who touches pages that come later wait for them; only we keep the descriptor."""
-    program = stub.program()
-    theirs = userfaultfd.create(program)
-    stub.run(program)
-    ours = descriptors.fetch(stub.pid, program[theirs])
-    try:
-        end = stub.program()
-        syscalls.close(end, program[theirs])
-        stub.run(end)
-        userfaultfd.begin(HERE, ours)
-        for start, stop in division.mappings:
-            userfaultfd.register(HERE, ours, start, stop - start)
-    except BaseException:
-        os.close(ours)
-        raise
-    return ours

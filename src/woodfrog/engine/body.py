@@ -370,7 +370,8 @@ def fill(plan: Plan, bodies: Collection[Body], making: Making, reader: Reader) -
         if body.record.shares_descriptors:
             body.start(making, plan.segments_of(body.record))
             body.finish()
-    reading_pages.fill(reader, {body.stub.pid: body.pages for body in bodies})
+    spaces = [reading_pages.Space(one.stub, one.record.memory, one.pages) for one in bodies]
+    reading_pages.fill(reader, spaces)
     for body in owners:
         body.complete(making)
     for body in owners:

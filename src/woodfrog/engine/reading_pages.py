@@ -4,27 +4,63 @@ Several threads of ours do that, each with a chunk that it has just checked and 
 still has at hand.
 """
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import NamedTuple
 
 from woodfrog.errors import while_
 from woodfrog.image.container_file import Reader
 from woodfrog.image.layout import CHUNK
+from woodfrog.kernel import userfaultfd
+from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process_memory import write_memory
-from woodfrog.resources.memory import PageRange
+from woodfrog.remote import userfaults
+from woodfrog.remote.stub import Stub
+from woodfrog.resources import missing_memory
+from woodfrog.resources.memory import AddressSpace, PageRange
+from woodfrog.resources.missing_memory import Division
+
+_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
+class Space(NamedTuple):
+    """Mapped memory that may be written to, the pages that it lacks, and whose it is."""
+
+    stub: Stub
+    memory: AddressSpace
+    pages: Sequence[PageRange]
+
+
+class _Target(NamedTuple):
+    """Where pages go: a process, or an open userfaultfd of it."""
+
+    pid: int
+    descriptor: int = -1
+
 
 # A piece of a chunk: whose it is, its offset in the chunk, its address there, its length.
-_Piece = tuple[int, int, int, int]
+_Piece = tuple[_Target, int, int, int]
 
 
-def fill(reader: Reader, spaces: Mapping[int, Sequence[PageRange]]) -> None:
-    """Fill in pages of processes, by pid on this host.
+def fill(reader: Reader, spaces: Iterable[Space]) -> None:
+    """Fill in pages of processes that nobody uses yet.
 
-    They are mapped, may be written to, and nobody uses them yet. Raises ImageError if a chunk is
-    damaged, OSError if there is no memory.
+    Raises ImageError if a chunk is damaged, OSError if there is no memory.
     """
-    with while_("filling in the processes' memory"):
-        reader.each_chunk(sorted(_by_chunk(spaces).items()), _copy)
+    chunks: dict[int, list[_Piece]] = defaultdict(list)
+    with while_("filling in the processes' memory"), ExitStack() as registered:
+        for space in spaces:
+            huge = _huge_by_default()
+            large = missing_memory.large(space.memory, space.pages, huge_by_default=huge)
+            division = missing_memory.divide(space.memory, space.pages, large)
+            descriptor = registered.enter_context(_registered(space, division))
+            pid = space.stub.pid
+            _cut(division.at_once, _Target(pid), chunks)
+            _cut(division.later, _Target(pid, descriptor), chunks)
+        reader.each_chunk(sorted(chunks.items()), _copy)
 
 
 def ranges(pages: Iterable[PageRange]) -> list[tuple[int, int]]:
@@ -38,29 +74,59 @@ def ranges(pages: Iterable[PageRange]) -> list[tuple[int, int]]:
     return merged
 
 
-def _by_chunk(spaces: Mapping[int, Sequence[PageRange]]) -> dict[int, list[_Piece]]:
-    chunks: dict[int, list[_Piece]] = defaultdict(list)
-    for pid, pages in spaces.items():
-        for page in pages:
-            address, store, end = page.start, page.store, page.store + page.length
-            while store < end:
-                offset = store % CHUNK
-                length = min(end - store, CHUNK - offset)
-                chunks[store // CHUNK].append((pid, offset, address, length))
-                address, store = address + length, store + length
-    return chunks
+@contextmanager
+def _registered(space: Space, division: Division) -> Iterator[int]:
+    """Give a userfaultfd of what is large, or -1 if there is no such memory or descriptor."""
+    descriptor = -1
+    if division.mappings:
+        try:
+            descriptor = userfaults.register(space.stub, division.mappings, waits=False)
+        except OSError:
+            pass  # the kernel has none, or sets limits: it is written, like the rest
+    try:
+        yield descriptor
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _cut(pages: Sequence[PageRange], to: _Target, chunks: dict[int, list[_Piece]]) -> None:
+    """Cut pages into pieces that lie in one chunk each."""
+    for page in pages:
+        address, store, end = page.start, page.store, page.store + page.length
+        while store < end:
+            offset = store % CHUNK
+            length = min(end - store, CHUNK - offset)
+            chunks[store // CHUNK].append((to, offset, address, length))
+            address, store = address + length, store + length
 
 
 def _copy(pieces: list[_Piece], memory: memoryview) -> None:
-    """Write what a chunk holds to where it belongs: what stands together, with one call."""
-    process = begin = end = 0
-    ranges: list[tuple[int, int]] = []
-    for pid, offset, address, length in sorted(pieces):
-        if ranges and (pid != process or offset != end):
-            write_memory(process, memory[begin:end], ranges)
-            ranges = []
-        if not ranges:
-            process, begin, end = pid, offset, offset
-        ranges.append((address, length))
+    """Bring what a chunk holds to where it belongs: what is written as one, with one call."""
+    writer, begin, end = _Target(0), 0, 0
+    places: list[tuple[int, int]] = []
+    for to, offset, address, length in sorted(pieces):
+        if to.descriptor >= 0:
+            done = userfaultfd.copy(HERE, to.descriptor, address, memory, offset, length)
+            if done != length:
+                raise OSError(-done, f"memory at {address:#x} can't be filled in")
+            continue
+        if places and (to != writer or offset != end):
+            write_memory(writer.pid, memory[begin:end], places)
+            places = []
+        if not places:
+            writer, begin, end = to, offset, offset
+        places.append((address, length))
         end += length
-    write_memory(process, memory[begin:end], ranges)
+    if places:
+        write_memory(writer.pid, memory[begin:end], places)
+
+
+@cache
+def _huge_by_default() -> bool:
+    """Tell whether private memory has huge pages unasked (Documentation: transhuge)."""
+    try:
+        with open(_HUGE_PAGES, "rb") as file:
+            return b"[always]" in file.read()
+    except FileNotFoundError:
+        return False

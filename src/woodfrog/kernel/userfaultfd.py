@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PAGEFAULT, FORK, REMAP, REMOVE, UNMAP = 0x12, 0x13, 0x14, 0x15, 0x16
 
+_USER_MODE_ONLY = 1
 _API = 0xAA
 _FEATURE_EVENT_FORK, _FEATURE_EVENT_REMAP = 1 << 1, 1 << 2
 _FEATURE_EVENT_REMOVE, _FEATURE_EVENT_UNMAP = 1 << 3, 1 << 6
@@ -36,17 +37,19 @@ _MESSAGE = struct.Struct("<B7x3Q")
 _MESSAGES_AT_ONCE = 64
 
 
-def create(on: Caller) -> int:
+def create(on: Caller, *, kernel_too: bool) -> int:
     """Return a descriptor for the memory of the process where this runs, not waiting when read.
 
-    It is for faults in the kernel, too, which needs CAP_SYS_PTRACE.
+    If it is for faults in the kernel, too, that needs CAP_SYS_PTRACE.
     """
-    return on.call(SYS.USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK)
+    only = 0 if kernel_too else _USER_MODE_ONLY
+    return on.call(SYS.USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | only)
 
 
-def begin(on: Caller, descriptor: int) -> None:
-    """Ask for all events; comes before everything else, and needs CAP_SYS_PTRACE."""
-    on.call(SYS.IOCTL, descriptor, _IOCTL_API, bytearray(_API_CALL.pack(_API, _EVENTS, 0)))
+def begin(on: Caller, descriptor: int, *, events: bool) -> None:
+    """Comes before everything else; asking for all events needs CAP_SYS_PTRACE."""
+    features = _EVENTS if events else 0
+    on.call(SYS.IOCTL, descriptor, _IOCTL_API, bytearray(_API_CALL.pack(_API, features, 0)))
 
 
 def register(on: Caller, descriptor: int, start: int, length: int) -> None:
@@ -56,7 +59,12 @@ def register(on: Caller, descriptor: int, start: int, length: int) -> None:
 
 
 def copy(
-    on: Caller, descriptor: int, start: int, source: bytearray, offset: int, length: int
+    on: Caller,
+    descriptor: int,
+    start: int,
+    source: bytearray | memoryview,
+    offset: int,
+    length: int,
 ) -> int:
     """Bring pages, and wake who waits for them; returns how many bytes, or a negative errno.
 

@@ -1,18 +1,20 @@
 """Memory that a process may be without for a while: it is filled in while the process runs."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from woodfrog.resources.memory import AddressSpace, Mapping, PageRange, Source
 
-_MADV_WIPEONFORK = 18
+_MADV_HUGEPAGE, _MADV_NOHUGEPAGE, _MADV_WIPEONFORK = 14, 15, 18
+_LARGE, _LARGE_PIECE = 1 << 20, 64 << 10
 
 
 class Division(NamedTuple):
     """The pages of an address space: those that it needs at once, and those that may come later.
 
-    `mappings` are those whose pages may.
+    `mappings` are those whose pages may, as (start, end).
     """
 
     at_once: list[PageRange]
@@ -20,24 +22,22 @@ class Division(NamedTuple):
     mappings: list[tuple[int, int]]
 
 
-def divide(space: AddressSpace) -> Division:
-    """Divide an address space; only mappings that userfaultfd(2) knows as a whole may wait.
-
-    It takes none of files. Locked memory must be there, a stack holds arguments that others read,
-    and of memory that is empty after a fork the kernel doesn't tell.
-    """
+def divide(
+    space: AddressSpace, pages: Iterable[PageRange], may_wait: Callable[[Mapping], bool]
+) -> Division:
+    """Divide pages, which are in order, by the mappings that they lie in."""
     at_once: list[PageRange] = []
     later: list[PageRange] = []
     mappings: list[tuple[int, int]] = []
-    waiting = iter(space.pages)
+    waiting = iter(pages)
     page = next(waiting, None)
     for mapping in space.mappings:
-        may_wait = _may_wait(mapping)
+        waits = may_wait(mapping)
         before = len(later)
         while page is not None and page.start < mapping.end:
             length = min(page.start + page.length, mapping.end) - page.start
             part = PageRange(start=page.start, length=length, store=page.store)
-            (later if may_wait else at_once).append(part)
+            (later if waits else at_once).append(part)
             if length == page.length:
                 page = next(waiting, None)
             else:
@@ -51,7 +51,12 @@ def divide(space: AddressSpace) -> Division:
     return Division(at_once=at_once, later=later, mappings=mappings)
 
 
-def _may_wait(mapping: Mapping) -> bool:
+def may_wait(mapping: Mapping) -> bool:
+    """Tell whether pages may come while the process runs: userfaultfd(2) knows of all that happens.
+
+    It takes none of files. Locked memory must be there, a stack holds arguments that others read,
+    and of memory that is empty after a fork the kernel doesn't tell.
+    """
     return (
         mapping.source is Source.ANONYMOUS
         and not mapping.shared
@@ -59,6 +64,37 @@ def _may_wait(mapping: Mapping) -> bool:
         and not mapping.grows_down
         and _MADV_WIPEONFORK not in mapping.advice
     )
+
+
+def large(
+    space: AddressSpace, pages: Iterable[PageRange], *, huge_by_default: bool
+) -> Callable[[Mapping], bool]:
+    """Return what tells the mappings that userfaultfd(2) fills in faster than a write would.
+
+    They have many pages in few pieces, and none of their pages would be a transparent huge one:
+    what comes by userfaultfd never is. `huge_by_default` tells whether memory is, unasked.
+    """
+
+    def has_small_pages(mapping: Mapping) -> bool:
+        if huge_by_default and _MADV_NOHUGEPAGE not in mapping.advice:
+            return False
+        return _MADV_HUGEPAGE not in mapping.advice and may_wait(mapping)
+
+    division = divide(space, pages, has_small_pages)
+    ends = iter(division.mappings)
+    sizes: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    start = end = 0
+    for page in division.later:
+        while page.start >= end:
+            start, end = next(ends)
+        pieces, length = sizes[start]
+        sizes[start] = (pieces + 1, length + page.length)
+
+    def is_large(mapping: Mapping) -> bool:
+        pieces, length = sizes[mapping.start]
+        return length >= max(_LARGE, pieces * _LARGE_PIECE)
+
+    return is_large
 
 
 class Missing:
