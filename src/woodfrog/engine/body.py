@@ -109,7 +109,7 @@ class Body:
         credentials.set_effective(program, making.capabilities, making.permitted)
         memory_making.install_guards(program, space)
         memory_making.protect(program, space.mappings, space.pages)
-        memory_modes.restore(program, record.modes)
+        memory_modes.restore(program, self.record.modes)
         credentials.set_effective(program, making.permitted, making.permitted)
         executable = space.executable_object
         memory_fields.restore_fields(program, space, making.objects.get(executable))
