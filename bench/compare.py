@@ -3,7 +3,7 @@
 
     bench/compare.py                         16, 256 and 1024 MiB, 7 rounds
     bench/compare.py --sizes 16 --rounds 3
-    bench/compare.py --only commands         the short commands alone (or: memory, docker)
+    bench/compare.py --only commands         alone (or: memory, incremental, docker)
 
 Peers are measured when they are installed: runc and crun for the short commands; runsc, and runc
 with a working criu, for checkpoint and restore; runc for `docker run`. Needs root and gcc. Every
@@ -216,6 +216,34 @@ def measure_cycle(
         shutil.rmtree(image, ignore_errors=True)
 
 
+def measure_chain(
+    runtime: Runtime, where: Path, images: Path, times: dict[str, Times], number: int
+) -> None:
+    """Freeze a holder twice: all of it, then what has changed, by noting it or by comparing."""
+    name = f"bench-{os.getpid()}-{number}-chain"
+    first, second = images / "first", images / "second"
+    runtime.output.write_text("")
+    runtime("run", "--detach", "--bundle", str(where), name)
+    try:
+        runtime.wait_for("ready")
+        for way, flags in (("noted", ["--track-changes"]), ("compared", [])):
+            runtime.output.write_text("")
+            save = ("checkpoint", "--leave-running", "--sync=none")
+            whole = runtime(*save, *flags, f"--image-path={first}", name)
+            runtime("kill", name, "USR2")
+            runtime.wait_for("changed")
+            without = () if flags else ("--track-changes",)
+            part = runtime(*save, *without, f"--image-path={second}", f"--parent={first}", name)
+            sizes = [(image / "checkpoint.img").stat().st_size for image in (first, second)]
+            times["the whole"][way].append(whole)
+            times["what changed"][way].append(part)
+            times["size ratio"][way].append(sizes[1] / sizes[0])
+            shutil.rmtree(images)
+    finally:
+        runtime.remove(name)
+        shutil.rmtree(images, ignore_errors=True)
+
+
 def plain_pwrite(memory: mmap.mmap, path: Path) -> float:
     """Return the seconds that writing memory to a new file takes, MiB by MiB."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -315,8 +343,7 @@ def compare_commands(rounds: int, work: Path, runners: list[Runtime]) -> None:
 
 def compare_memory(sizes: list[int], rounds: int, work: Path, woodfrog: Runtime) -> None:
     """Freezing, thawing, and the pause for a snapshot, by the memory of one process."""
-    holder = work / "holder"
-    subprocess.run(["gcc", "-O2", "-static", "-o", str(holder), str(HERE / "holder.c")], check=True)
+    holder = built_holder(work)
     syncing = Runtime("woodfrog, synced", work, WOODFROG, "--sync=full")
     peers: list[Runtime] | None = None
     for size in sizes:
@@ -340,6 +367,33 @@ def compare_memory(sizes: list[int], rounds: int, work: Path, woodfrog: Runtime)
         report(f"pause of {size} MiB for checkpoint --leave-running", pauses)
 
 
+def compare_changes(sizes: list[int], rounds: int, work: Path, woodfrog: Runtime) -> None:
+    """What a checkpoint costs when there is one already, and a page in a hundred has changed."""
+    holder = built_holder(work)
+    for size in sizes:
+        where = bundle(work / f"chain-{size}", ["/bin/holder", str(size)], holder)
+        times: dict[str, Times] = defaultdict(lambda: defaultdict(list))
+        for number in range(rounds):
+            measure_chain(woodfrog, where, work / "images", times, number)
+        print(f"\ncheckpoint --leave-running of {size} MiB, then --parent with 1 % changed")
+        for way in ("noted", "compared"):
+            whole, part = (
+                statistics.median(times[what][way]) for what in ("the whole", "what changed")
+            )
+            ratio = statistics.median(times["size ratio"][way])
+            print(
+                f"  {way:10} {whole * 1000:8.1f} ms, then {part * 1000:8.1f} ms"
+                f"   {part / whole:6.1%} of the time, {ratio:6.1%} of the size"
+            )
+
+
+def built_holder(work: Path) -> Path:
+    """Compile the program that holds memory."""
+    holder = work / "holder"
+    subprocess.run(["gcc", "-O2", "-static", "-o", str(holder), str(HERE / "holder.c")], check=True)
+    return holder
+
+
 def compare(sizes: list[int], rounds: int, work: Path, only: str) -> None:
     print(f"{os.uname().sysname} {os.uname().release}, {os.cpu_count()} CPUs, {rounds} rounds")
     woodfrog = Runtime("woodfrog", work, WOODFROG, "--sync=none")
@@ -354,6 +408,8 @@ def compare(sizes: list[int], rounds: int, work: Path, only: str) -> None:
         compare_commands(rounds, work, runners)
     if only in ("", "memory"):
         compare_memory(sizes, rounds, work, woodfrog)
+    if only in ("", "incremental"):
+        compare_changes(sizes, rounds, work, woodfrog)
     if only in ("", "docker") and shutil.which("dockerd"):
         measure_docker(rounds, work)
 
@@ -373,7 +429,9 @@ def main() -> None:
     )
     parser.add_argument("--sizes", default="16,256,1024", help="MiB, by commas")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", default="", choices=("commands", "memory", "docker"))
+    parser.add_argument(
+        "--only", default="", choices=("commands", "memory", "incremental", "docker")
+    )
     parser.add_argument("--work", help="directory for images (default: a new one in TMPDIR)")
     options = parser.parse_args()
     if os.geteuid() or not shutil.which("gcc"):

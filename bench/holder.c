@@ -1,5 +1,5 @@
 // Holds so many MiB of fresh random bytes, says that it does, and counts until it is killed.
-// SIGUSR1 makes it check that the bytes are still those.
+// SIGUSR1 makes it check that the bytes are still those; SIGUSR2 makes it change a page in a hundred.
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,12 +38,21 @@ int main(int argc, char **argv)
 	before = sum();
 	sigemptyset(&asked);
 	sigaddset(&asked, SIGUSR1);
+	sigaddset(&asked, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &asked, 0);
 	printf("ready\n");
 	fflush(stdout);
 	for (;;) {
 		int signal;
 		sigwait(&asked, &signal);
+		if (signal == SIGUSR2) {
+			for (size_t at = 0; at < count; at += 100 * 4096 / sizeof *words)
+				words[at] ^= at | 1;
+			before = sum();
+			printf("changed\n");
+			fflush(stdout);
+			continue;
+		}
 		printf(sum() == before ? "intact\n" : "BROKEN\n");
 		fflush(stdout);
 	}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from woodfrog.kernel import features, syscalls
+from woodfrog.kernel import features, syscalls, userfaultfd
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.pagemap import Pagemap, Ranges
 from woodfrog.kernel.procfs.maps import read_smaps
@@ -161,3 +161,30 @@ def test_another_process_is_read_by_its_id(without: str, sleeper: int) -> None:
     with Pagemap(sleeper) as pagemap:
         own = pagemap.own_pages(stack.start, stack.end)
     assert own[-1][1] == stack.end
+
+
+def test_what_is_written_to_is_noted_page_by_page(area: Area) -> None:
+    if not features.wanted(features.PAGEMAP_SCAN):
+        pytest.skip("needs PAGEMAP_SCAN")
+    for page in range(4):
+        area.write(page)
+    end = area.start + area.length
+    descriptor = userfaultfd.create(HERE, kernel_too=False)
+    try:
+        userfaultfd.begin_to_note(HERE, descriptor)
+        with Pagemap(os.getpid()) as pagemap:
+            assert pagemap.unwritten(area.start, end) == []
+            userfaultfd.note(HERE, descriptor, area.start, area.length)
+            pagemap.protect(area.start, end)
+            area.write(1)
+            area.write(5)
+            area.look(2)
+            found = pagemap.unwritten(area.start, end)
+        assert found == [
+            (area.start, area.start + PAGE),
+            (area.start + 2 * PAGE, area.start + 4 * PAGE),
+        ]
+    finally:
+        os.close(descriptor)
+    with Pagemap(os.getpid()) as pagemap:
+        assert pagemap.unwritten(area.start, end) == []

@@ -26,12 +26,11 @@ def run(arguments: Arguments) -> int:
 
         return check.examine(arguments)
     directory, _ = image_directory(arguments)
-    if arguments["parent_path"] is not None:
-        _check_parent(directory, arguments["parent_path"])
+    parent = _parent(arguments, directory)
     ready = _status_descriptor(arguments["status_fd"])
     warn = warner(arguments.common)
     if arguments["pre_dump"]:
-        _pre_dump(arguments, directory, warn)
+        _show(arguments, _pre_dump(arguments, directory, parent, ready, warn))
         return 0
     container = found(arguments)
     container.require("checkpoint")
@@ -40,7 +39,7 @@ def run(arguments: Arguments) -> int:
     if announcement:
         announcement.tell(container, "save")
     try:
-        statistics = _checkpoint(arguments, directory, ready, warn)
+        statistics = _checkpoint(arguments, directory, parent, ready, warn)
     except BaseException as error:
         log_failure(arguments, "dump.log", container.state["annotations"], error)
         if announcement:
@@ -57,15 +56,19 @@ def run(arguments: Arguments) -> int:
     losses = statistics.get("losses")
     for loss in losses if isinstance(losses, (list, tuple)) else ():
         warn(f"not kept: {loss}")
+    _show(arguments, statistics)
+    return 0
+
+
+def _show(arguments: Arguments, statistics: dict[str, object]) -> None:
     if arguments["stats"]:
         from woodfrog.runtime import jsontext
 
         sys.stdout.write(jsontext.write(statistics, 2) + "\n")
-    return 0
 
 
 def _checkpoint(
-    arguments: Arguments, directory: str, ready: int, warn: Callable[[str], None]
+    arguments: Arguments, directory: str, parent: str, ready: int, warn: Callable[[str], None]
 ) -> dict[str, object]:
     engine = bool(arguments["work_path"])
     with held(arguments) as container:
@@ -74,28 +77,33 @@ def _checkpoint(
         from woodfrog.runtime.checkpoint import checkpoint
         from woodfrog.runtime.state import STOPPED
 
-        options = options_of(arguments, leave_running=arguments["leave_running"], replace=engine)
+        leave_running = arguments["leave_running"]
+        options = options_of(arguments, leave_running=leave_running, replace=engine, parent=parent)
         statistics = checkpoint(container, directory, options, around.gpus(arguments))
-        if (parent := arguments["parent_path"]) and not os.path.lexists(f"{directory}/parent"):
-            os.symlink(parent, f"{directory}/parent")  # as CRIU leaves it, for whoever looks
         if engine:
             from woodfrog.runtime import criu_files
 
             log = criu_files.log_name("dump.log", container.state["annotations"])
             criu_files.after_checkpoint(directory, arguments["work_path"], log, statistics, warn)
-        if ready >= 0:
-            try:
-                os.write(ready, b"\0")
-            except OSError:
-                pass  # nobody wants to hear of it any more
-            os.close(ready)
+        _tell_ready(ready)
         if engine and not options.leave_running:
             # As engines know it of runc: they have their own record of the container.
             lifecycle.destroy(container, STOPPED, warn)
     return statistics
 
 
-def options_of(arguments: Arguments, *, leave_running: bool, replace: bool) -> CheckpointOptions:
+def _tell_ready(descriptor: int) -> None:
+    if descriptor >= 0:
+        try:
+            os.write(descriptor, b"\0")
+        except OSError:
+            pass  # nobody wants to hear of it any more
+        os.close(descriptor)
+
+
+def options_of(
+    arguments: Arguments, *, leave_running: bool, replace: bool, parent: str = ""
+) -> CheckpointOptions:
     """Return what the policies come to for the engine."""
     from woodfrog.engine.checkpoint import CheckpointOptions
 
@@ -109,19 +117,34 @@ def options_of(arguments: Arguments, *, leave_running: bool, replace: bool) -> C
         tcp_skip_in_flight=arguments["tcp_skip_in_flight"] or arguments["skip_in_flight"],
         unix_close=arguments["ext_unix_close"] or arguments["ext_unix_sk"],
         with_rootfs=arguments["with_rootfs"],
+        parent=parent,
+        # Who has built on an image is likely to go on so.
+        track_changes=arguments["track_changes"] or bool(parent),
     )
 
 
-def _pre_dump(arguments: Arguments, directory: str, warn: Callable[[str], None]) -> None:
-    """Make the directory that engines expect; nothing is in it, as the next image is whole."""
+def _pre_dump(
+    arguments: Arguments, directory: str, parent: str, ready: int, warn: Callable[[str], None]
+) -> dict[str, object]:
+    """Store the memory alone."""
+    engine = bool(arguments["work_path"])
     with held(arguments) as container:
         container.require("checkpoint")
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-    if arguments["work_path"]:
-        from woodfrog.runtime import criu_files
+        policies.settle(arguments, container.state["annotations"], "checkpoint")
+        from woodfrog.runtime.checkpoint import pre_dump
 
-        criu_files.write_dump_statistics(arguments["work_path"], {}, warn)
-    warn("--pre-dump saves nothing yet: the checkpoint after it is whole, and takes its time")
+        options = options_of(arguments, leave_running=True, replace=engine, parent=parent)
+        try:
+            statistics = pre_dump(container, directory, options)
+        except BaseException as error:
+            log_failure(arguments, "dump.log", container.state["annotations"], error)
+            raise
+        if engine:
+            from woodfrog.runtime import criu_files
+
+            criu_files.write_dump_statistics(arguments["work_path"], statistics, warn)
+        _tell_ready(ready)
+    return statistics
 
 
 def log_failure(
@@ -148,17 +171,23 @@ def image_directory(arguments: Arguments) -> tuple[str, bool]:
     return directory, engine
 
 
-def _check_parent(directory: str, parent: str) -> None:
-    """Refuse a parent image that can't be, as runc does; one that can be isn't needed."""
-    if os.path.isabs(parent):
-        raise UsageError(
-            f"--parent-path must be relative to the image's directory, and is {parent}"
-        )
-    # The image's own directory needn't be there yet.
-    if not os.path.isdir(os.path.normpath(os.path.join(directory, parent))):
-        raise UsageError(
-            f"--parent-path={parent}: there is no such directory, seen from {directory}"
-        )
+def _parent(arguments: Arguments, directory: str) -> str:
+    """Return the directory of the image to build on; empty if there is none."""
+    parent: str = arguments["parent"] or ""
+    if (relative := arguments["parent_path"]) is not None:
+        if os.path.isabs(relative):
+            raise UsageError(
+                f"--parent-path must be relative to the image's directory, and is {relative}"
+            )
+        # The image's own directory needn't be there yet.
+        parent = os.path.normpath(os.path.join(directory, relative))
+        if not os.path.isdir(parent):
+            raise UsageError(
+                f"--parent-path={relative}: there is no such directory, seen from {directory}"
+            )
+    if parent and os.path.realpath(parent) == os.path.realpath(directory):
+        raise UsageError("the parent image and the new one need directories of their own")
+    return parent
 
 
 def _status_descriptor(number: int | None) -> int:
@@ -180,6 +209,13 @@ IMAGE_FLAGS = (
         " replaced, and a container that stops is deleted, too",
         value="DIR",
     ),
+)
+PARENT_FLAG = Flag(
+    "parent",
+    "a directory with an image that this one builds on, unless `parent` beside it leads there"
+    " (repeat it for more)",
+    value="DIR",
+    many=True,
 )
 COMMAND = Command(
     "checkpoint",
@@ -204,8 +240,17 @@ COMMAND = Command(
         ),
         Flag("lazy-pages", "", refused=NOT_YET),
         Flag("page-server", "", value="ADDRESS", refused=NOT_YET),
-        Flag("pre-dump", "no effect yet, but for a warning; the container runs on"),
-        Flag("parent-path", "no effect: each image is whole", value="DIR"),
+        Flag(
+            "pre-dump",
+            "store its memory only, and let it run on; a checkpoint with that image as its parent"
+            " then has little to store",
+        ),
+        Flag(
+            "parent",
+            "store only what has changed since the image in that directory; a restore needs both",
+            value="DIR",
+        ),
+        Flag("parent-path", "the same, seen from the image's directory: runc's name", value="DIR"),
     ),
     run,
 )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from woodfrog.cli.checkpoint import PARENT_FLAG
 from woodfrog.cli.flags import Arguments, Command, Flag
 
 
 def run(arguments: Arguments) -> None:
     """Show an image."""
-    from woodfrog.image.container_file import Reader
+    from woodfrog.image.chain import Chain
     from woodfrog.image.inspect import render
 
-    with Reader(arguments.rest[0]) as reader:
+    with Chain(arguments.rest[0], arguments["parent"]) as reader:
         sys.stdout.write(render(reader, arguments["json"]))
 
 
@@ -22,6 +23,6 @@ COMMAND = Command(
     "Show what is in the image DIR/checkpoint.img: processes with their commands, threads, memory\n"
     "and descriptors, sizes, when and where it was made.",
     ("woodfrog inspect /srv/images/web", "woodfrog inspect --json /srv/images/web"),
-    (Flag("json", "everything, as JSON"),),
+    (Flag("json", "everything, as JSON"), PARENT_FLAG),
     run,
 )

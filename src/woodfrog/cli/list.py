@@ -12,6 +12,9 @@ from woodfrog.runtime.state import Container, all_containers
 def run(arguments: Arguments) -> None:
     """List the containers."""
     containers = all_containers(arguments.common.root)
+    if arguments["helpers"]:
+        _show_helpers(containers, as_json=arguments["format"] == "json")
+        return
     if arguments["quiet"]:
         sys.stdout.write("".join(f"{container.id}\n" for container in containers))
         return
@@ -21,14 +24,32 @@ def run(arguments: Arguments) -> None:
 
         sys.stdout.write(jsontext.write(reports or None) + "\n")
         return
-    rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
-    for report in reports:
-        names = ("id", "pid", "status", "bundle", "created", "owner")
-        rows.append(tuple(str(report[name]) for name in names))  # type: ignore[arg-type]
-    widths = [max(12, *(len(row[column]) + 3 for row in rows)) for column in range(5)]
+    _write_table(("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"), reports)
+
+
+def _show_helpers(containers: list[Container], *, as_json: bool) -> None:
+    """List the processes of ours that stay beside containers."""
+    helpers: list[dict[str, object]] = [
+        {"container": container.id, "pid": pid, "purpose": purpose}
+        for container in containers
+        for pid, purpose in container.helpers()
+    ]
+    if as_json:
+        from woodfrog.runtime import jsontext
+
+        sys.stdout.write(jsontext.write(helpers or None) + "\n")
+        return
+    _write_table(("CONTAINER", "PID", "PURPOSE"), helpers)
+
+
+def _write_table(titles: tuple[str, ...], reports: list[dict[str, object]]) -> None:
+    """Write a line for each report, with what it has under each title."""
+    rows = [titles]
+    rows += [tuple(str(report[title.lower()]) for title in titles) for report in reports]
+    widths = [max(12, *(len(row[at]) + 3 for row in rows)) for at in range(len(titles) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        sys.stdout.write("".join(cells) + row[5] + "\n")
+        sys.stdout.write("".join(cells) + row[-1] + "\n")
 
 
 def _report(container: Container) -> dict[str, object]:
@@ -48,6 +69,7 @@ COMMAND = Command(
             "format", "how", short="f", value="FORMAT", default="table", choices=("table", "json")
         ),
         Flag("quiet", "only the ids", short="q"),
+        Flag("helpers", "the processes of woodfrog's own that stay beside containers, instead"),
     ),
     run,
     least=0,

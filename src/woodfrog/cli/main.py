@@ -35,6 +35,7 @@ COMMANDS = {
     "spec": "write a config.json to start from",
     "inspect": "show what is in an image",
     "verify": "check every byte of an image",
+    "merge": "make one image of one that builds on others",
     "features": "show what this runtime can do, for engines",
     "cpu-features": "show what this CPU offers programs",
     "docker": "what `docker woodfrog` does",

@@ -182,6 +182,12 @@ POLICIES = (
         "restore",
     ),
     Policy(
+        "track-changes",
+        "have the kernel note what is written to from now on: a checkpoint with this image as"
+        " --parent then takes little time. A small process of ours stays meanwhile",
+        "checkpoint",
+    ),
+    Policy(
         "tcp-skip-in-flight",
         "give up TCP connections that nobody has accepted: restored, a listener is without them",
         "checkpoint",

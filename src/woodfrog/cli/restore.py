@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from woodfrog.cli import around, creating, policies
-from woodfrog.cli.checkpoint import IMAGE_FLAGS, image_directory, log_failure
+from woodfrog.cli.checkpoint import IMAGE_FLAGS, PARENT_FLAG, image_directory, log_failure
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
 from woodfrog.cli.policies import NOT_YET
@@ -49,6 +49,7 @@ def run(arguments: Arguments) -> int:
     options.announcement = around.announcement(arguments)
     options.spec_validation = arguments["restore_spec_validation"]
     options.background = arguments["background"]
+    options.parents = arguments["parent"]
     options.complain = lambda text: log("error", text, arguments.common)
     if arguments["do"]:
         options.spec_validation = "ignore"  # the config is made up here
@@ -99,6 +100,7 @@ COMMAND = Command(
     ),
     (
         *IMAGE_FLAGS,
+        PARENT_FLAG,
         *creating.FLAGS,
         Flag("detach", "don't wait for its end", short="d"),
         Flag("keep", "don't delete it at its end"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from woodfrog.cli.checkpoint import PARENT_FLAG
 from woodfrog.cli.flags import Arguments, Command
 
 
 def run(arguments: Arguments) -> None:
     """Check an image."""
-    from woodfrog.image.container_file import Reader
+    from woodfrog.image.chain import Chain
 
-    with Reader(arguments.rest[0]) as reader:
+    with Chain(arguments.rest[0], arguments["parent"]) as reader:
         reader.verify_pages()
     sys.stdout.write(f"{arguments.rest[0]}: the image is complete and undamaged\n")
 
@@ -21,6 +22,6 @@ COMMAND = Command(
     "DIR",
     "Check every byte of the image DIR/checkpoint.img against its checksums.",
     ("woodfrog verify /srv/images/web", "woodfrog verify . && echo good"),
-    (),
+    (PARENT_FLAG,),
     run,
 )

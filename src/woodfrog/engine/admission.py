@@ -4,12 +4,13 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import reduce
+from itertools import chain
 from operator import or_
 
 import msgspec
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
-from woodfrog.image.container_file import Reader
+from woodfrog.image.chain import Chain
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     cgroups,
@@ -45,6 +46,7 @@ from woodfrog.resources.files.terminal import Terminal
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.known_files import KnownFile
 from woodfrog.resources.layer import Layer
+from woodfrog.resources.memory import PageRange
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.nested import (
@@ -56,6 +58,7 @@ from woodfrog.resources.nested import (
 )
 from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.posix_queues import PosixQueue
+from woodfrog.resources.pre_dumped import PreDumped
 from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysctls import Sysctls
@@ -75,6 +78,7 @@ _CONTENTS = (
     | Sysctls
     | Hierarchy
     | KnownFile
+    | PreDumped
 )
 RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
 
@@ -103,7 +107,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 class Plan:
     """An admitted image, by kind of record."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Chain) -> None:
         self.processes: list[Process] = []
         self.zombies: list[Zombie] = []
         self.files: dict[int, FileRecord] = {}
@@ -154,6 +158,11 @@ class Plan:
                     self.tmpfs.append(record)
                 case KnownFile():
                     self.known.append(record)
+                case PreDumped():
+                    raise ImageError(
+                        "the image is a pre-dump: it has memory, and nothing else of a container",
+                        hint="restore the checkpoint that was made after it",
+                    )
                 case ContainerRecord():
                     containers.append(record)
                 case _:
@@ -163,6 +172,7 @@ class Plan:
         self.container = containers[0]
         self.namespaces = nested.by_id(namespaces)
         self.page_bytes = reader.page_bytes
+        self.store_bytes = reader.store_bytes
         # By the ids of ipc namespaces; 0: the container's own.
         self.segments = {number: sysv_memory.by_id(objects) for number, _, objects in self.ipc()}
 
@@ -259,6 +269,11 @@ class Plan:
         return growing
 
     @property
+    def pages(self) -> Iterator[PageRange]:
+        """Go through the pages of all processes."""
+        return chain.from_iterable(process.memory.pages for process in self.processes)
+
+    @property
     def highest_descriptor(self) -> int:
         return max((d.number for p in self.processes for d in p.descriptors), default=2)
 
@@ -270,7 +285,7 @@ class Plan:
         return used
 
 
-def admit(reader: Reader, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Plan:
+def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Plan:
     """Check an image against itself, this machine and the new container; nothing is made yet."""
     plan = Plan(reader)
     plan.has_terminal = bounds.terminal
@@ -373,7 +388,7 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
 
 def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     who = f"process {process.pid} of the image"
-    memory.check(process.memory, plan.page_bytes)
+    memory.check(process.memory, plan.store_bytes)
     memory_modes.check(process.modes)
     if ended := process.ended_thread:
         threads.check_ended(ended)

@@ -9,7 +9,7 @@ from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
 from woodfrog.engine.filling import Filling, Keeper
 from woodfrog.errors import UnsupportedResource, while_
-from woodfrog.image.container_file import Reader
+from woodfrog.image.chain import Chain
 from woodfrog.kernel import userfaultfd
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote import userfaults
@@ -23,7 +23,7 @@ class Background:
     """The pages that come later; without a keeper there are none."""
 
     def __init__(
-        self, init: int, reader: Reader, plan: Plan, keeper: Keeper | None, undo: ExitStack
+        self, init: int, reader: Chain, plan: Plan, keeper: Keeper | None, undo: ExitStack
     ) -> None:
         self._init = init
         self._reader = reader

@@ -11,7 +11,7 @@ from woodfrog.engine.admission import Plan
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.errors import while_
-from woodfrog.image.container_file import Reader
+from woodfrog.image.chain import Chain
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_SET_NAME
@@ -356,7 +356,7 @@ class Body:
         self.stub.run(program)
 
 
-def fill(plan: Plan, bodies: Collection[Body], making: Making, reader: Reader) -> None:
+def fill(plan: Plan, bodies: Collection[Body], making: Making, reader: Chain) -> None:
     """Make descriptors, mappings and memory of all processes, side by side.
 
     Those that share a table of descriptors come after its owner, one by one: each opens files.

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from woodfrog.engine import collecting, connections
+from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look, losses_of
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.snapshots import Snapshots
+from woodfrog.engine.tracking import Tracker, Tracking, still_noted
 from woodfrog.engine.writing_pages import PageWriter
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Writer
@@ -37,17 +39,18 @@ def checkpoint(
     container: Container,
     options: CheckpointOptions,
     pause: Pause | None = None,
+    tracker: Tracker | None = None,
 ) -> dict[str, object]:
     """Write the container whose first process is `init` to directory/checkpoint.img.
 
     On any failure the container runs on as before. Without leave_running its processes are ended
-    after the image is complete. `pause` is given for a container that is paused. Returns
-    statistics.
+    after the image is complete. `pause` is given for a container that is paused; `tracker` knows
+    what is noted of it. Returns statistics.
     """
 
     def work(guardian: Guardian) -> dict[str, object]:
         first = living_task(init)
-        return _checkpoint(first, directory, container, options, pause, guardian)
+        return _checkpoint(first, directory, container, options, pause, tracker, guardian)
 
     return guarded(lambda guardian: _try(lambda: work(guardian)))
 
@@ -58,6 +61,7 @@ def examine(
     container: Container,
     options: CheckpointOptions,
     pause: Pause | None = None,
+    tracker: Tracker | None = None,
 ) -> dict[str, object]:
     """Hold the container for a look, and let it run on: everything that keeps it from being saved.
 
@@ -70,7 +74,14 @@ def examine(
         statistics: dict[str, object] = {"processes": 0, "threads": 0, "losses": []}
         with obstacles.at("the container"), ExitStack() as undo:
             statistics = look(
-                undo, living_task(init), container, options, pause, obstacles, guardian
+                undo,
+                living_task(init),
+                container,
+                options,
+                pause,
+                obstacles,
+                guardian,
+                still_noted(tracker.known() if tracker else None).keys(),
             ).statistics()
         held_us = int((time.monotonic() - began) * 1e6)
         return {"obstacles": obstacles.found, "frozen_us": held_us} | statistics
@@ -97,11 +108,13 @@ def _checkpoint(
     container: Container,
     options: CheckpointOptions,
     pause: Pause | None,
+    tracker: Tracker | None,
     guardian: Guardian,
 ) -> dict[str, object]:
     times = _Times()
     maps = ids.maps_of(init)
     with ExitStack() as undo:
+        parent = ParentImage(undo, options, tracker)
         image = undo.enter_context(
             Writer(
                 directory,
@@ -110,22 +123,30 @@ def _checkpoint(
                 replace=options.replace,
                 check=guardian.check,
                 turn=lambda record: ids.inside(record, maps),
+                parent=parent.name,
             )
         )
-        image.check_space(_estimated_bytes(init))
-        pages = PageWriter(image)
+        image.check_space(0 if parent.name else _estimated_bytes(init))
+        pages = PageWriter(image, parent.changes)
+        tracking = undo.enter_context(Tracking())
         with ExitStack() as hold:
             times.begin()
             obstacles = Obstacles()
-            looked = look(hold, init, container, options, pause, obstacles, guardian)
+            noted = still_noted(parent.known)
+            looked = look(hold, init, container, options, pause, obstacles, guardian, noted.keys())
             obstacles.raise_if_any()
             guardian.check()
             times.note("stop", looked.stopped)
             times.note("collect")
             statistics = looked.statistics()
+            parent.look(looked.processes)
             snapshots = undo.enter_context(Snapshots(init, looked.vdso))
             if options.leave_running and pause is None:
-                snapshots.take(looked.processes, container.memory_room)
+                snapshots.take(pages.keep_changed(looked.processes), container.memory_room)
+            if options.leave_running and options.track_changes and tracker:
+                tracking.take_over(tracker)
+                for one in looked.processes:
+                    tracking.begin(one, looked.vdso)
             times.note("snapshot")
             _write(image, init, container, looked, snapshots, pages)
             guardian.check()
@@ -141,9 +162,17 @@ def _checkpoint(
             _write_snapshots(image, looked, snapshots, pages)
             snapshots.end(looked.tree.resumed)
             guardian.check()
+            tracking.hold(init)
             image.seal()
+            if tracker:
+                tracking.settle(tracker, image.digest)
             times.note("write")
-    counts: dict[str, object] = {"page_bytes": pages.bytes, "snapshots": snapshots.count}
+    counts: dict[str, object] = {
+        "page_bytes": pages.bytes,
+        "unchanged_bytes": pages.unchanged,
+        "compared_bytes": parent.changes.compared if parent.changes else 0,
+        "snapshots": snapshots.count,
+    }
     return times.statistics() | counts | statistics
 
 
@@ -184,6 +213,8 @@ def _write(
     """Write everything to the image but the memory that is in snapshots."""
     tree, world = looked.tree, looked.world
     for one in parents_first(looked.processes):
+        if pages.has_kept(one):
+            continue
         if snapshots.of(one.held) is None:
             written = pages.write(one, one.held.pid, ProcessMemory(one.held.memory))
             image.add(one.record(written, world.stops_heard))
@@ -232,8 +263,9 @@ def _write_snapshots(
 ) -> None:
     """Write the memory that is in snapshots, while the container runs on."""
     for one in parents_first(looked.processes):
-        snapshot = snapshots.of(one.held)
-        if snapshot is not None:
+        if pages.has_kept(one):
+            image.add(one.record(pages.write_kept(one), looked.world.stops_heard))
+        elif snapshot := snapshots.of(one.held):
             snapshots.let_go_of_shared_memory(one.held, one.space.mappings)
             written = pages.write(one, snapshot.pid, snapshot.memory)
             image.add(one.record(written, looked.world.stops_heard))

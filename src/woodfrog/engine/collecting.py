@@ -219,7 +219,14 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         dumped = memory_fields.read_core_dump_filter(held.pid)
         executable = world.object_at(f"{held.path}/exe")
         space = memory.collect(
-            held.pid, stat, scratch.range, shared_object, world.root, dumped, executable
+            held.pid,
+            stat,
+            scratch.range,
+            shared_object,
+            world.root,
+            dumped,
+            executable,
+            noted=held.pid in world.noted,
         )
         space.find_shared_guards(held.pid)
         space.set_policies(_policies(scratch, space.mappings))

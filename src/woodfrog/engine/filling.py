@@ -6,20 +6,20 @@ only after that lets go.
 """
 
 import os
-import resource
 import select
 import signal
 from collections.abc import Mapping
 from typing import NoReturn, Protocol
 
 from woodfrog.engine.page_server import PageServer
+from woodfrog.engine.staying import leave_everything
 from woodfrog.errors import WoodfrogError
 from woodfrog.image.pages import Chunks
 from woodfrog.kernel import features
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_FILES
-from woodfrog.kernel.process import PR_SET_NAME, close_all_from, pidfd_open, pidfd_send_signal
+from woodfrog.kernel.process import PR_SET_NAME, pidfd_open, pidfd_send_signal
 from woodfrog.resources.missing_memory import Missing
 
 _NAME_OF_SERVER, _NAME_OF_HOLDER = b"woodfrog-pages\0", b"woodfrog-holder\0"
@@ -89,7 +89,8 @@ def _become_holder(
     """Start the server and stay until it ends, in a process of its own."""
     try:
         wake_up = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        _leave_everything(but={init, *spaces, chunks.fd, tells, wake_up})
+        leave_everything(but={init, *spaces, *chunks.descriptors, tells, wake_up})
+        _be_the_last_to_die()
         signal.signal(signal.SIGUSR1, lambda *_: os.eventfd_write(wake_up, 1))
         server = HERE.call(SYS.CLONE, CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0)
         if server == 0:
@@ -138,19 +139,7 @@ def _serve(
         os._exit(status)
 
 
-def _leave_everything(but: set[int]) -> None:
-    """Be of no session, directory, terminal or file of the command that we come from."""
-    os.setsid()
-    os.chdir("/")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    close_all_from(HERE, 3, but)
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for stdio in range(3):
-        os.dup2(null, stdio, inheritable=False)
-    # Each child that is forked meanwhile is one descriptor more.
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _be_the_last_to_die() -> None:
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(_FIRST_NOT_TO_DIE))

@@ -1,6 +1,7 @@
 """Hold a container and look at everything in it; what can't be kept is noted."""
 
 import time
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -41,6 +42,8 @@ class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
     tcp_skip_in_flight: bool = False
     unix_close: bool = False
     with_rootfs: bool = False
+    parent: str = ""  # the directory of an image to build on
+    track_changes: bool = False  # note from now on what is written to
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +98,12 @@ def look(
     pause: Pause | None,
     obstacles: Obstacles,
     guardian: Guardian,
+    noted: AbstractSet[int] = frozenset(),
 ) -> Looked:
-    """Hold a container until `undo` unwinds, and look at everything; note what can't be kept."""
+    """Hold a container until `undo` unwinds, and look at everything; note what can't be kept.
+
+    `noted` are the processes of which the kernel notes for us what is written to.
+    """
     vdso = Vdso()
     namespaces.refuse_shared_pid_namespace(init)
     tree = undo.enter_context(held(init, pause))
@@ -127,6 +134,7 @@ def look(
         tcp_close=options.tcp_close,
         tcp_established=options.tcp_established,
         tcp_skip_in_flight=options.tcp_skip_in_flight,
+        noted=noted,
     )
     undo.callback(world.close)
     with obstacles.at("the container"):

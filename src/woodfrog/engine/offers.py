@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from woodfrog.errors import WoodfrogError
-from woodfrog.kernel import features
+from woodfrog.kernel import features, userfaultfd
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.netlink import nftables, sock_diag
@@ -58,6 +58,11 @@ def offers() -> list[Offer]:
             "PAGEMAP_SCAN of guards (Linux 6.16)",
             _works(lambda: _scan(guards=True)),
             "guard regions (MADV_GUARD_INSTALL) aren't found: they are restored without a guard",
+        ),
+        Offer(
+            "userfaultfd notes what is written to (Linux 6.7)",
+            _works(_noted_writes),
+            "a checkpoint with --parent compares all memory with the parent's",
         ),
         Offer(
             "PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15)",
@@ -158,6 +163,17 @@ def _runs_memory_files() -> bool:
 def _scan(*, guards: bool) -> bool:
     with Pagemap(os.getpid()) as pagemap:
         return pagemap.scans_guards() if guards else pagemap.scans()
+
+
+def _noted_writes() -> bool:
+    if not features.wanted(features.NOTED_WRITES):
+        return False
+    descriptor = userfaultfd.create(HERE, kernel_too=False)
+    try:
+        userfaultfd.begin_to_note(HERE, descriptor)
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def _eventfd_mode() -> bool:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 from woodfrog.errors import while_
-from woodfrog.image.container_file import Reader
+from woodfrog.image.chain import Chain, merged
 from woodfrog.image.layout import CHUNK
 from woodfrog.kernel import userfaultfd
 from woodfrog.kernel.caller import HERE
@@ -45,7 +45,7 @@ class _Target(NamedTuple):
 _Piece = tuple[_Target, int, int, int]
 
 
-def fill(reader: Reader, spaces: Iterable[Space]) -> None:
+def fill(reader: Chain, spaces: Iterable[Space]) -> None:
     """Fill in pages of processes that nobody uses yet.
 
     Raises ImageError if a chunk is damaged, OSError if there is no memory.
@@ -65,13 +65,7 @@ def fill(reader: Reader, spaces: Iterable[Space]) -> None:
 
 def ranges(pages: Iterable[PageRange]) -> list[tuple[int, int]]:
     """Return the (start, end) ranges of the page store that pages have, in order and apart."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted((one.store, one.store + one.length) for one in pages):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
+    return merged((one.store, one.store + one.length) for one in pages)
 
 
 @contextmanager

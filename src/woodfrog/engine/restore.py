@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from woodfrog.engine import body as body_module
@@ -20,7 +20,7 @@ from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.stages import Stage
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
-from woodfrog.image.container_file import Reader
+from woodfrog.image.chain import Chain
 from woodfrog.kernel.capability import CAP_SYS_RESOURCE
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
@@ -61,7 +61,7 @@ def _anything(container: ContainerRecord) -> None:
 class _PageCheck:
     """Checks the page store beside the copying."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Chain) -> None:
         self._failure: BaseException | None = None
         self._reader = reader
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -69,7 +69,7 @@ class _PageCheck:
 
     def _run(self) -> None:
         try:
-            self._reader.verify_pages()
+            self._reader.verify_own_pages()
         except BaseException as error:
             self._failure = error
 
@@ -91,18 +91,20 @@ def restore(
     accept: Callable[[ContainerRecord], None] = _anything,
     silence: connections.Silence | None = None,
     keeper: Keeper | None = None,
+    parents: Sequence[str] = (),
 ) -> dict[str, object]:
     """Turn the waiting init of a created container into the image's processes.
 
     A refusal before anything was touched carries `touched = False`; then init still waits. After
     any other failure all its processes have ended. `accept` may refuse what the image says of its
     container; `silence` is what `silence_for` has begun. With a `keeper` the processes run before
-    their memory is there, which is filled in meanwhile. Returns statistics.
+    their memory is there, which is filled in meanwhile. `parents` are directories in which images
+    may be that this one builds on. Returns statistics.
     """
     began = time.monotonic()
     with ExitStack() as undo:
         try:
-            reader = undo.enter_context(Reader(directory))
+            reader = undo.enter_context(Chain(directory, parents))
             vdso = Vdso()
             plan = admit(reader, bounds, vdso, CpuCheck(cpu_check))
             accept(plan.container)
@@ -135,8 +137,7 @@ def restore(
                 reader.verify_pages()
             background = Background(init, reader, plan, keeper, undo)
             # Whoever fills pages in checks them, too.
-            processes = plan.processes
-            reader.leave_out(reading_pages.ranges(p for one in processes for p in one.memory.pages))
+            reader.leave_out(reading_pages.ranges(plan.pages))
         except Exception as error:
             error.touched = False  # type: ignore[attr-defined]
             raise
@@ -196,12 +197,12 @@ def _refuse_wider_ipc(init: int, plan: Plan, bounds: Bounds) -> None:
         )
 
 
-def silence_for(init: int, directory: str) -> connections.Silence:
+def silence_for(init: int, directory: str, parents: Sequence[str] = ()) -> connections.Silence:
     """Drop what comes for an image's connections, before a new container can be reached.
 
     Its network namespace is that of `init`: a new one, without a network yet.
     """
-    with Reader(directory) as reader:
+    with Chain(directory, parents) as reader:
         plan = Plan(reader)
     return connections.Silence(init, plan.files.values(), new_network=True)
 
@@ -221,7 +222,7 @@ def _cannot_open(error: ProgramError) -> UnsupportedResource:
 
 def _restore(
     init: int,
-    reader: Reader,
+    reader: Chain,
     plan: Plan,
     bounds: Bounds,
     clock: str,

@@ -71,8 +71,8 @@ class Snapshots:
         is written to while it is there, counts twice.
         """
         few = len(processes) <= _FEW
-        wanted = [one for one in processes if few or _own_bytes(one.held) >= _WORTH_A_FORK]
-        if room is not None and room < sum(_own_bytes(one.held) for one in wanted):
+        wanted = [one for one in processes if few or one.held.own_bytes >= _WORTH_A_FORK]
+        if room is not None and room < sum(one.held.own_bytes for one in wanted):
             return
         for one in wanted:
             self._copy(one.held, one.space.mappings)
@@ -138,12 +138,6 @@ def _unmap(stub: Stub, mappings: Iterable[memory.Mapping]) -> None:
             stub.run(program)
             program = stub.program()
     stub.run(program)
-
-
-def _own_bytes(process: HeldProcess) -> int:
-    """Return how much memory a process has for itself, about."""
-    status = process.leader.status
-    return sum(int(status.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "VmSwap"))
 
 
 def reap(tree: Held, vdso: Vdso) -> int:

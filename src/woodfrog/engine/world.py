@@ -4,6 +4,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -65,6 +66,7 @@ class World:
         tcp_close: bool,
         tcp_established: bool,
         tcp_skip_in_flight: bool,
+        noted: AbstractSet[int],
     ) -> None:
         self.init = init
         self.view = view
@@ -74,6 +76,7 @@ class World:
         self.tcp_close = tcp_close
         self.tcp_established = tcp_established
         self.tcp_skip_in_flight = tcp_skip_in_flight
+        self.noted = noted
         self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(view)}
         self._names = Names(self.root, self.mounts)
         self._with_paths: list[OpenFile] = []

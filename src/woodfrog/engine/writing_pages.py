@@ -1,8 +1,13 @@
 """The processes' own pages on their way into the image."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
 from woodfrog.engine import sharing
+from woodfrog.engine.changes import Changes
 from woodfrog.engine.collecting import CollectedProcess
-from woodfrog.image.container_file import Writer
+from woodfrog.image.container_file import Source, Writer
 from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.resources.memory import Mapping, PageRange
 
@@ -10,20 +15,85 @@ from woodfrog.resources.memory import Mapping, PageRange
 _NOT_FORKED = {10, 18}
 
 
+# More than this, and more than this part of a process's memory, is better copied by fork(2).
+_LITTLE, _SMALL_PART = 1 << 20, 64
+
+
+class _Kept:
+    """Pages of a process that we have copied for ourselves; a source by their addresses."""
+
+    def __init__(
+        self, extents: list[tuple[int, int]], same: list[PageRange], contents: bytearray
+    ) -> None:
+        self.extents = extents
+        self.same = same
+        self._contents = contents
+        self._starts = [start for start, _ in extents]
+        lengths = (end - start for start, end in extents)
+        self._places = list(accumulate(lengths, initial=0))
+
+    def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
+        """Fill `into` with these (address, length) ranges, each within one of the extents."""
+        at = 0
+        for address, length in ranges:
+            which = bisect_right(self._starts, address) - 1
+            place = self._places[which] + address - self._starts[which]
+            into[at : at + length] = self._contents[place : place + length]
+            at += length
+
+
 class PageWriter:
     """Writes pages, those that processes share only once; parents come before their children."""
 
-    def __init__(self, image: Writer) -> None:
+    def __init__(self, image: Writer, changes: Changes | None = None) -> None:
+        """`changes` tells which pages need not be written, since a parent image has them."""
         self._image = image
+        self._changes = changes
         self._stored: dict[int, sharing.Ranges] = {}
         self._early: dict[int, list[PageRange]] = {}
-        self.bytes = 0
+        self._kept: dict[int, _Kept] = {}
+        self.bytes = self.unchanged = 0
+
+    def keep_changed(self, processes: list[CollectedProcess]) -> list[CollectedProcess]:
+        """Keep what has changed of held processes, where the kernel knows that this is little.
+
+        Returns those that need a copy of all; `write_kept` writes the others.
+        """
+        if self._changes is None:
+            return processes
+        left = []
+        for one in processes:
+            changed = self._changes.changed_bytes(one)
+            if changed is None or changed > max(_LITTLE, one.held.own_bytes // _SMALL_PART):
+                left.append(one)
+                continue
+            memory = ProcessMemory(one.held.memory)
+            extents = one.space.find_pages(one.held.pid, one.space.mappings)
+            extents, same = self._changes.split(one, extents, memory)
+            contents = bytearray(sum(end - start for start, end in extents))
+            memory.read(memoryview(contents), [(start, end - start) for start, end in extents])
+            self._kept[one.held.pid] = _Kept(extents, same, contents)
+        return left
+
+    def has_kept(self, one: CollectedProcess) -> bool:
+        """Tell whether what has changed of a process was kept."""
+        return one.held.pid in self._kept
+
+    def write_kept(self, one: CollectedProcess) -> list[PageRange]:
+        """Write what was kept of a process."""
+        kept = self._kept.pop(one.held.pid)
+        self.unchanged += sum(page.length for page in kept.same)
+        pages = sorted([*kept.same, *self._write(kept, kept.extents)], key=lambda page: page.start)
+        self._stored[one.held.pid] = sharing.Ranges(one.held.pid, pages)
+        return pages
 
     def write_unforked(self, one: CollectedProcess) -> None:
         """Write from a process itself what its copy doesn't have."""
         mappings = [mapping for mapping in one.space.mappings if _is_unforked(mapping)]
         extents = one.space.find_pages(one.held.pid, mappings)
-        self._early[one.held.pid] = self._write(ProcessMemory(one.held.memory), extents)
+        self._early[one.held.pid] = self._write_changed(
+            one, ProcessMemory(one.held.memory), extents
+        )
 
     def write(self, one: CollectedProcess, pid: int, memory: ProcessMemory) -> list[PageRange]:
         """Write all other pages, from a process or its copy, which is `pid` on the host."""
@@ -33,12 +103,21 @@ class PageWriter:
         extents = one.space.find_pages(pid, mappings)
         parent = self._stored.get(one.held.leader.stat.parent)
         own, pages = sharing.split(pid, extents, parent)
-        pages += self._write(memory, own)
+        pages += self._write_changed(one, memory, own)
         pages.sort(key=lambda page: page.start)
         self._stored[one.held.group] = sharing.Ranges(pid, pages)
         return sorted([*pages, *(early or ())], key=lambda page: page.start)
 
-    def _write(self, memory: ProcessMemory, extents: list[tuple[int, int]]) -> list[PageRange]:
+    def _write_changed(
+        self, one: CollectedProcess, memory: ProcessMemory, extents: list[tuple[int, int]]
+    ) -> list[PageRange]:
+        if self._changes is None:
+            return self._write(memory, extents)
+        changed, same = self._changes.split(one, extents, memory)
+        self.unchanged += sum(page.length for page in same)
+        return sorted([*same, *self._write(memory, changed)], key=lambda page: page.start)
+
+    def _write(self, memory: Source, extents: list[tuple[int, int]]) -> list[PageRange]:
         offset = self._image.write_pages([(memory, start, end - start) for start, end in extents])
         pages = []
         for start, end in extents:

@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 from xxhash import xxh3_128_digest as checksum
@@ -15,7 +15,7 @@ import woodfrog
 from woodfrog.errors import ImageError, while_
 from woodfrog.image import layout, page_file, pages
 from woodfrog.image.compression import COMPRESSIONS
-from woodfrog.image.layout import CHUNK, IMAGE_NAME, PAGE, Header, Trailer
+from woodfrog.image.layout import CHUNK, IMAGE_NAME, PAGE, PARENT_NAME, Header, Trailer
 from woodfrog.image.new_file import NewFile
 from woodfrog.image.pages import Job, Source
 from woodfrog.image.record import Record
@@ -35,6 +35,13 @@ _ARRAY_START = struct.Struct(">BI")
 _ARRAY32 = 0xDD
 
 
+class Parent(NamedTuple):
+    """An image whose pages another one refers to."""
+
+    directory: str
+    digest: str
+
+
 class Writer:
     """An image being written; nothing of it remains unless it is sealed."""
 
@@ -47,12 +54,13 @@ class Writer:
         replace: bool,
         check: Callable[[], None] = lambda: None,
         turn: Callable[[Record], Record] = lambda record: record,
+        parent: Parent | None = None,
     ) -> None:
         """Open a new image for `directory`, which is made if missing.
 
         A `checkpoint.img` that is already there is refused, or with `replace` stays until the new
         one is complete. `check` is called again and again, and may raise. `turn` gives records
-        their last form.
+        their last form. With a `parent` records may refer to its pages.
         """
         if compression not in COMPRESSIONS:
             raise ImageError(f"unknown compression {compression!r}", hint=", ".join(COMPRESSIONS))
@@ -66,6 +74,8 @@ class Writer:
         self._records = bytearray(_ARRAY_START.size)
         self._record_count = 0
         self._encoder = msgspec.msgpack.Encoder()
+        self._parent = parent
+        self._digest = ""
         self._file = NewFile(directory, IMAGE_NAME, replace=replace)
         try:
             node = os.uname()
@@ -76,9 +86,11 @@ class Writer:
                 machine=node.machine,
                 woodfrog=woodfrog.__version__,
                 compression=compression,
+                parent=parent.digest if parent else "",
             )
             fd = self._file.fd
-            pages.write_all(fd, layout.encode_header(facts), 0)
+            self._header = layout.encode_header(facts)
+            pages.write_all(fd, self._header, 0)
             self._pages = pages.PageWriter(
                 fd, compression=compression, writeback=self._sync, check=check
             )
@@ -100,6 +112,11 @@ class Writer:
     def add(self, record: Record) -> None:
         """Append a record; they are kept in order."""
         self._encoder.encode_into(self._turn(record), self._records, -1)
+        self._record_count += 1
+
+    def add_raw(self, record: dict[str, Any]) -> None:
+        """Append a record as `Reader.raw_records` gives it."""
+        self._encoder.encode_into(record, self._records, -1)
         self._record_count += 1
 
     def write_pages(self, extents: Sequence[tuple[Source, int, int]]) -> int:
@@ -145,9 +162,18 @@ class Writer:
                 index_checksum=checksum(index),
             )
             fd = self._file.fd
+            end = layout.encode_trailer(trailer)
             pages.write_all(fd, records, trailer.records_at)
-            pages.write_all(fd, index + layout.encode_trailer(trailer), trailer.index_at)
+            pages.write_all(fd, index + end, trailer.index_at)
+            if self._parent:
+                self._file.link(PARENT_NAME, self._parent.directory)
             self._file.commit(sync=self._sync)
+            self._digest = layout.digest(self._header, end)
+
+    @property
+    def digest(self) -> str:
+        """Return by what other images may name this one, once it is sealed."""
+        return self._digest
 
 
 class Reader:
@@ -157,6 +183,7 @@ class Reader:
         """Open directory/checkpoint.img. Pages are checked later, by whoever reads them."""
         self._fd = self._page_fd = -1
         self._page_base = 0
+        self._digest = ""
         path = os.path.join(directory, IMAGE_NAME)
         try:
             # O_NONBLOCK: a FIFO in its place shall not make us wait.
@@ -200,6 +227,11 @@ class Reader:
     def page_bytes(self) -> int:
         """Return how many bytes of memory the page store holds."""
         return self._trailer.page_bytes
+
+    @property
+    def digest(self) -> str:
+        """Return by what other images name this one."""
+        return self._digest
 
     def records(self, kinds: Any) -> list[Any]:
         """Return all records, in order, as the classes that `kinds` unites, typed and checked."""
@@ -247,9 +279,14 @@ class Reader:
             left_out.update(range(layout.chunk_count(start), last))
         self._wanted = [number for number in self._wanted if number not in left_out]
 
+    @property
+    def store(self) -> tuple[int, pages.ChunkTable]:
+        """Return the open file, and where chunks lie in it."""
+        return self._fd, self._table
+
     def chunks(self) -> pages.Chunks:
         """Return a reader of single chunks, which works on the same open file."""
-        return pages.Chunks(self._fd, self._table)
+        return pages.Chunks([self.store])
 
     def _read_ends(self) -> tuple[Header, Trailer]:
         """Return what stands at both ends of the file, once the file is known to be whole."""
@@ -263,6 +300,7 @@ class Reader:
         size = min(layout.TRAILER_BYTES, status.st_size - PAGE)
         end = self._part("trailer", status.st_size - size, size)
         trailer = layout.decode_trailer(bytes(end), status.st_size)
+        self._digest = layout.digest(bytes(start), bytes(end))
         header = Header(
             version=version,
             made=facts.made,
@@ -271,6 +309,7 @@ class Reader:
             machine=facts.machine,
             woodfrog=facts.woodfrog,
             compression=facts.compression,
+            parent=facts.parent,
             page_bytes=trailer.page_bytes,
             record_count=trailer.record_count,
             file_bytes=status.st_size,

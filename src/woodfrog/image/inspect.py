@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from woodfrog.errors import ImageError
-from woodfrog.image.container_file import Reader
+from woodfrog.image.chain import Chain
 from woodfrog.image.layout import IMAGE_NAME
 from woodfrog.kernel import cpuid
 
@@ -52,7 +52,7 @@ class Process(NamedTuple):
     note: str
 
 
-def render(reader: Reader, as_json: bool) -> str:
+def render(reader: Chain, as_json: bool) -> str:
     """Return what is in an image, as text or as one JSON document."""
     try:
         records = reader.raw_records()
@@ -85,7 +85,7 @@ def size(count: int) -> str:
     return f"{amount:.1f} {unit}" if amount < 100 else f"{amount:.0f} {unit}"
 
 
-def _processes(reader: Reader, records: list[Raw]) -> list[Process]:
+def _processes(reader: Chain, records: list[Raw]) -> list[Process]:
     deleted = {one["id"]: one["path"] for one in records if one["kind"] == "deleted-file"}
     files = {
         record["id"]: record | {"path": deleted[record["deleted"]]}
@@ -105,7 +105,7 @@ def _processes(reader: Reader, records: list[Raw]) -> list[Process]:
     return found
 
 
-def _process(reader: Reader, record: Raw, files: dict[int, Raw]) -> Process:
+def _process(reader: Chain, record: Raw, files: dict[int, Raw]) -> Process:
     memory, threads = record["memory"], record["threads"]
     return Process(
         pid=int(record["pid"]),
@@ -123,7 +123,7 @@ def _process(reader: Reader, record: Raw, files: dict[int, Raw]) -> Process:
     )
 
 
-def _command(reader: Reader, memory: Raw) -> list[str]:
+def _command(reader: Chain, memory: Raw) -> list[str]:
     """Return the arguments as they stand in the process's memory."""
     begin, end = memory["arg_start"], memory["arg_end"]
     length = min(end - begin, _MOST_ARGUMENT_BYTES)
@@ -164,7 +164,7 @@ def _what(file: Raw) -> str:
     return ", ".join(parts)
 
 
-def _json(reader: Reader, records: list[Raw], processes: list[Process]) -> str:
+def _json(reader: Chain, records: list[Raw], processes: list[Process]) -> str:
     document = {
         "image": msgspec.to_builtins(reader.header),
         "cpu": next((one["cpu"] for one in records if one["kind"] == "container"), None),
@@ -177,7 +177,7 @@ def _json(reader: Reader, records: list[Raw], processes: list[Process]) -> str:
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
 
 
-def _text(reader: Reader, records: list[Raw], processes: list[Process]) -> str:
+def _text(reader: Chain, records: list[Raw], processes: list[Process]) -> str:
     lines = [*_heading(reader, records), ""]
     rows = [("PID", "THREADS", "MEMORY", "COMMAND")]
     details: list[list[str]] = [[]]
@@ -199,7 +199,7 @@ def _text(reader: Reader, records: list[Raw], processes: list[Process]) -> str:
     return "\n".join([*lines, "", *_rest(records)]).rstrip() + "\n"
 
 
-def _heading(reader: Reader, records: list[Raw]) -> list[str]:
+def _heading(reader: Chain, records: list[Raw]) -> list[str]:
     header = reader.header
     made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(header.made))
     names = [readable(record["id"]) for record in records if record["kind"] == "container"]
@@ -211,6 +211,7 @@ def _heading(reader: Reader, records: list[Raw]) -> list[str]:
         f"{readable(header.machine)}) by woodfrog {readable(header.woodfrog)}",
         f"{IMAGE_NAME}: {size(header.file_bytes)}, of which memory {size(header.page_bytes)}"
         f"{compressed}; {header.record_count} records; format {version}",
+        *([f"builds on a parent image, whose digest is {header.parent}"] if header.parent else ()),
         *(_cpu_line(record["cpu"], records) for record in records if record["kind"] == "container"),
     ]
 

@@ -27,6 +27,12 @@ CHUNK = 1 << 20
 MOST_RECORD_BYTES = 1 << 30
 MOST_PAGE_BYTES = 16 << 40
 
+# A store offset from here on leads into the store of the parent image, from twice that on into that
+# of the parent's parent, and so on: no store is longer.
+ANCESTOR = MOST_PAGE_BYTES
+MOST_ANCESTORS = 64
+PARENT_NAME = "parent"
+
 # Magic, major, minor and the length of the facts; then the checksum of those and of the facts.
 _HEADER_START = struct.Struct("<8sHHI")
 _FACTS_AT = _HEADER_START.size + 16
@@ -38,7 +44,9 @@ TRAILER_BYTES = _TRAILER.size + 16 + len(END_MAGIC)
 INDEX_ENTRY = struct.Struct("<I16s")
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Facts(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What the header tells about an image besides its version."""
 
     made: int
@@ -48,6 +56,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     machine: str
     woodfrog: str
     compression: str
+    parent: str = ""
+    """Digest of the image that this one needs, in hexadecimal; empty if it stands alone."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +70,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     woodfrog: str
     compression: str
+    parent: str
     page_bytes: int
     """Bytes of memory in the page store, before compression."""
     record_count: int
@@ -132,6 +143,11 @@ def decode_header(page: bytes) -> tuple[tuple[int, int], Facts]:
         return (major, minor), msgspec.msgpack.decode(facts, type=Facts)
     except msgspec.MsgspecError as error:
         raise ImageError(f"{IMAGE_NAME} has a wrong header: {error}") from error
+
+
+def digest(header_page: bytes, encoded_trailer: bytes) -> str:
+    """Return by what an image is named: all else in it has its checksum in one of these."""
+    return checksum(header_page + encoded_trailer).hex()
 
 
 def encode_trailer(trailer: Trailer) -> bytes:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 
 from woodfrog.errors import ImageError
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -23,6 +24,7 @@ class NewFile:
         self._name = name
         self._replace = replace
         self._temporary = ""
+        self._linked = ""
         self._committed = False
         self._made = _make_directories(directory)
         try:
@@ -34,6 +36,24 @@ class NewFile:
         except BaseException:
             self.close()
             raise
+
+    def link(self, name: str, directory: str) -> None:
+        """Make a relative symbolic link to a directory beside the file, in place of another one.
+
+        One that is new is gone again unless the file is committed.
+        """
+        here = os.path.realpath(self._directory)
+        target = os.path.relpath(os.path.realpath(directory), here)
+        try:
+            os.symlink(target, name, dir_fd=self.directory_fd)
+            self._linked = name
+        except FileExistsError:
+            old = os.lstat(name, dir_fd=self.directory_fd)
+            if not stat.S_ISLNK(old.st_mode):
+                raise
+            temporary = self._temporary_name()
+            os.symlink(target, temporary, dir_fd=self.directory_fd)
+            os.rename(temporary, name, src_dir_fd=self.directory_fd, dst_dir_fd=self.directory_fd)
 
     def commit(self, *, sync: bool) -> None:
         """Give the complete file its name; with `sync` only after its bytes are on the disk."""
@@ -55,6 +75,9 @@ class NewFile:
         if self._temporary:
             os.unlink(self._temporary, dir_fd=self.directory_fd)
             self._temporary = ""
+        if self._linked and not self._committed:
+            os.unlink(self._linked, dir_fd=self.directory_fd)
+            self._linked = ""
         for fd in (self.fd, self.directory_fd):
             if fd >= 0:
                 os.close(fd)

@@ -13,7 +13,7 @@ from xxhash import xxh3_128_digest as checksum
 
 from woodfrog.errors import ImageError
 from woodfrog.image.compression import Packer, packer, unpack
-from woodfrog.image.layout import CHUNK, IMAGE_NAME, INDEX_ENTRY, PAGE, chunk_count
+from woodfrog.image.layout import ANCESTOR, CHUNK, IMAGE_NAME, INDEX_ENTRY, PAGE, chunk_count
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process_memory import SharableFile
@@ -410,15 +410,22 @@ def unpack_chunks(fd: int, table: ChunkTable, chunks: Sequence[int], into: int) 
 
 
 class Chunks:
-    """Chunks of an open image, each checked whenever it is read; the last ones stay at hand."""
+    """Chunks of an open image, each checked whenever it is read; the last ones stay at hand.
 
-    def __init__(self, fd: int, table: ChunkTable) -> None:
-        self.fd = fd
-        self._table = table
+    `levels` are the file and index of the image, of its parent, and so on.
+    """
+
+    def __init__(self, levels: Sequence[tuple[int, ChunkTable]]) -> None:
+        self._levels = levels
         self._kept: dict[int, bytearray] = {}
 
+    @property
+    def descriptors(self) -> set[int]:
+        """Return the descriptors that it reads from."""
+        return {fd for fd, _ in self._levels}
+
     def memory(self, number: int) -> bytearray:
-        """Return the memory that a chunk holds; raises ImageError."""
+        """Return the memory that a chunk holds, counted from store offset 0; raises ImageError."""
         if number in self._kept:
             return self._kept[number]
         if len(self._kept) == _CHUNKS_KEPT:
@@ -426,9 +433,11 @@ class Chunks:
             buffer = self._kept.pop(next(iter(self._kept)))
         else:
             buffer = bytearray(CHUNK)
+        level, place = divmod(number, ANCESTOR // CHUNK)
         with memoryview(buffer) as view:
-            stored = self._table.read(self.fd, number, view)
-            memory = self._table.memory_of(number, stored)
+            fd, table = self._levels[level]
+            stored = table.read(fd, place, view)
+            memory = table.memory_of(place, stored)
             if memory is not stored:
                 view[: len(memory)] = memory
         self._kept[number] = buffer

@@ -16,6 +16,7 @@ EVENTFD_SEMAPHORE = "eventfd_semaphore"  # Linux 6.5: fdinfo tells
 MSEAL = "mseal"  # Linux 6.10
 DROPPABLE = "droppable"  # Linux 6.11: MAP_DROPPABLE
 LOCK_ON_FAULT = "lock_on_fault"  # smaps tells of MLOCK_ONFAULT
+NOTED_WRITES = "noted_writes"  # Linux 6.7: UFFD_FEATURE_WP_ASYNC
 # No matter of the kernel: what is restored in the background comes only when it is touched.
 FILLING_AHEAD = "filling_ahead"
 
@@ -28,6 +29,7 @@ NEWER_THAN_6_1 = (
     MSEAL,
     DROPPABLE,
     LOCK_ON_FAULT,
+    NOTED_WRITES,
 )
 
 

@@ -15,6 +15,8 @@ PAGE = 4096
 Ranges: TypeAlias = list[tuple[int, int]]
 
 _PAGEMAP_SCAN = (3 << 30) | (96 << 16) | (ord("f") << 8) | 16
+_IS_NOTED, _IS_WRITTEN = 1 << 0, 1 << 1  # PAGE_IS_WPALLOWED, PAGE_IS_WRITTEN
+_WP_MATCHING = 1
 _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _IS_GUARD = 1 << 8  # since Linux 6.16
 # Of a file, or the shared zero page.
@@ -65,6 +67,23 @@ class Pagemap:
                 self._scans = False
         return self._read(start, end)
 
+    def unwritten(self, start: int, end: int) -> Ranges:
+        """Return the own pages that nobody has written to since they were protected.
+
+        A mapping that isn't noted (userfaultfd.note) has none. Raises OSError before Linux 6.7.
+        """
+        any_of = _IS_PRESENT | _IS_SWAPPED
+        return self._scan(start, end, self._no_pages | _IS_WRITTEN, any_of, required=_IS_NOTED)
+
+    def protect(self, start: int, end: int) -> None:
+        """Have it noted from now on which of a mapping's own pages are written to."""
+        any_of = _IS_PRESENT | _IS_SWAPPED
+        self._scan(start, end, self._no_pages, any_of, required=_IS_WRITTEN, flags=_WP_MATCHING)
+
+    @property
+    def _no_pages(self) -> int:
+        return _NOT_OWN | (_IS_GUARD if self.scans_guards() else 0)
+
     def scans(self) -> bool:
         """Tell whether the kernel finds pages by itself (PAGEMAP_SCAN)."""
         self.own_pages(PAGE, 2 * PAGE)
@@ -83,7 +102,16 @@ class Pagemap:
         data = os.pread(self._fd, (end - start) // PAGE * 8, start // PAGE * 8)
         return memoryview(data).cast("Q")
 
-    def _scan(self, start: int, end: int, excluded: int, any_of: int) -> Ranges:
+    def _scan(
+        self,
+        start: int,
+        end: int,
+        excluded: int,
+        any_of: int,
+        *,
+        required: int = 0,
+        flags: int = 0,
+    ) -> Ranges:
         found: Ranges = []
         position = start
         while position < end:
@@ -91,7 +119,7 @@ class Pagemap:
                 struct.pack(
                     "12Q",
                     96,
-                    0,
+                    flags,
                     position,
                     end,
                     0,
@@ -99,7 +127,7 @@ class Pagemap:
                     _VECTORS,
                     0,
                     excluded,
-                    excluded,
+                    excluded | required,
                     any_of,
                     any_of,
                 )

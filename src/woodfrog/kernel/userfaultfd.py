@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 PAGEFAULT, FORK, REMAP, REMOVE, UNMAP = 0x12, 0x13, 0x14, 0x15, 0x16
 
-_USER_MODE_ONLY = 1
 _API = 0xAA
 _FEATURE_EVENT_FORK, _FEATURE_EVENT_REMAP = 1 << 1, 1 << 2
 _FEATURE_EVENT_REMOVE, _FEATURE_EVENT_UNMAP = 1 << 3, 1 << 6
 _EVENTS = _FEATURE_EVENT_FORK | _FEATURE_EVENT_REMAP | _FEATURE_EVENT_REMOVE | _FEATURE_EVENT_UNMAP
-_REGISTER_MODE_MISSING = 1
+_FEATURE_WP_UNPOPULATED, _FEATURE_WP_ASYNC = 1 << 13, 1 << 15
+_REGISTER_MODE_MISSING, _REGISTER_MODE_WP = 1, 2
+_USER_MODE_ONLY = 1
 
 _IOCTL_API, _IOCTL_REGISTER, _IOCTL_WAKE = 0xC018AA3F, 0xC020AA00, 0x8010AA02
 _IOCTL_COPY, _IOCTL_ZEROPAGE = 0xC028AA03, 0xC020AA04
@@ -50,6 +51,22 @@ def begin(on: Caller, descriptor: int, *, events: bool) -> None:
     """Comes before everything else; asking for all events needs CAP_SYS_PTRACE."""
     features = _EVENTS if events else 0
     on.call(SYS.IOCTL, descriptor, _IOCTL_API, bytearray(_API_CALL.pack(_API, features, 0)))
+
+
+def begin_to_note(on: Caller, descriptor: int) -> None:
+    """Ask for asynchronous write protection; since Linux 6.7, else EINVAL."""
+    features = _FEATURE_WP_ASYNC | _FEATURE_WP_UNPOPULATED
+    on.call(SYS.IOCTL, descriptor, _IOCTL_API, bytearray(_API_CALL.pack(_API, features, 0)))
+
+
+def note(on: Caller, descriptor: int, start: int, length: int) -> None:
+    """Have the kernel note there, page by page, what is written to; `Pagemap.protect` begins it.
+
+    Nobody waits for anything, and a mapping that is already noted stays as it is. EBUSY if a
+    program has registered it for itself.
+    """
+    call = bytearray(_REGISTER.pack(start, length, _REGISTER_MODE_WP, 0))
+    on.call(SYS.IOCTL, descriptor, _IOCTL_REGISTER, call)
 
 
 def register(on: Caller, descriptor: int, start: int, length: int) -> None:

@@ -202,6 +202,12 @@ class HeldProcess:
         return int(self.leader.status["NStgid"].split()[-1])
 
     @property
+    def own_bytes(self) -> int:
+        """About how much memory it has for itself."""
+        status = self.leader.status
+        return sum(int(status.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "VmSwap"))
+
+    @property
     def name(self) -> str:
         """How messages call it."""
         comm = os.fsdecode(self.leader.stat.comm)

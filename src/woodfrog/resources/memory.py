@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.image.layout import ANCESTOR
 from woodfrog.image.record import Part
 from woodfrog.kernel.pagemap import Pagemap
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
@@ -79,7 +80,10 @@ class Extent(Part, frozen=True, array_like=True):
 
 
 class PageRange(Part, frozen=True, array_like=True):
-    """Pages of a process, and where the first of them stands in the page store."""
+    """Pages of a process, and where the first of them stands in the page store.
+
+    From `layout.ANCESTOR` on that is the page store of the parent image, and so on.
+    """
 
     start: int
     length: int
@@ -182,12 +186,14 @@ def collect(
     root: str,
     core_dump_filter: int,
     executable: tuple[bytes, int],
+    *,
+    noted: bool,
 ) -> Collected:
     """Read the mappings of a held process.
 
     `ours` are the addresses of our scratch area, `shared_object` gives the id of what is behind a
     mapping and has no path, `root` leads to the container's root for checking paths; `executable`
-    is a path and such an id, or 0.
+    is a path and such an id, or 0. `noted` if we have the kernel note what is written to.
     """
     mappings: list[Mapping] = []
     refused: list[UnsupportedResource] = []
@@ -210,7 +216,7 @@ def collect(
         if found.name == b"[heap]":
             brk = found.end
         try:
-            memory_flags.refuse(found)
+            memory_flags.refuse(found, noted=noted)
             mappings.append(_mapping(pid, found, shared_object, root))
         except UnsupportedResource as error:
             refused.append(error)
@@ -304,8 +310,11 @@ def _exists(root: str, found: KernelMapping) -> bool:
         return False
 
 
-def check(space: AddressSpace, page_bytes: int) -> None:
-    """Check an address space from an image before anything is made of it."""
+def check(space: AddressSpace, store_bytes: abc.Sequence[int]) -> None:
+    """Check an address space from an image before anything is made of it.
+
+    `store_bytes` are the lengths of the page stores of the image, its parent, and so on.
+    """
     end = 0
     for mapping in space.mappings:
         if mapping.start % PAGE or mapping.end % PAGE or mapping.offset % PAGE:
@@ -318,14 +327,9 @@ def check(space: AddressSpace, page_bytes: int) -> None:
         if mapping.policy:
             memory_policy.check(mapping.policy)
         end = mapping.end
-    position, at = 0, 0
+    check_pages(space.pages, store_bytes)
+    at = 0
     for extent in space.pages:
-        if extent.start % PAGE or extent.length % PAGE or extent.length <= 0:
-            raise ImageError(f"the pages at {extent.start:#x} are not whole")
-        if extent.store % PAGE or not 0 <= extent.store <= page_bytes - extent.length:
-            raise ImageError(f"the pages at {extent.start:#x} lie outside the page store")
-        if extent.start < position:
-            raise ImageError(f"the pages at {extent.start:#x} are out of order")
         while at < len(space.mappings) and space.mappings[at].end <= extent.start:
             at += 1
         covered = extent.start
@@ -338,9 +342,23 @@ def check(space: AddressSpace, page_bytes: int) -> None:
             look += 1
         if covered < extent.start + extent.length:
             raise ImageError(f"the pages at {extent.start:#x} belong to no mapping")
-        position = extent.start + extent.length
     if len(space.auxv) > 1024:
         raise ImageError("an auxiliary vector in the image is too long")
+
+
+def check_pages(pages: abc.Sequence[PageRange], store_bytes: abc.Sequence[int]) -> None:
+    """Check that pages are whole, in order, and in a page store; see `check`."""
+    position = 0
+    for extent in pages:
+        if extent.start % PAGE or extent.length % PAGE or extent.length <= 0:
+            raise ImageError(f"the pages at {extent.start:#x} are not whole")
+        level, place = divmod(extent.store, ANCESTOR)
+        page_bytes = store_bytes[level] if 0 <= level < len(store_bytes) else 0
+        if place % PAGE or place > page_bytes - extent.length:
+            raise ImageError(f"the pages at {extent.start:#x} lie outside the page store")
+        if extent.start < position:
+            raise ImageError(f"the pages at {extent.start:#x} are out of order")
+        position = extent.start + extent.length
 
 
 def refuse_wider(

@@ -32,9 +32,13 @@ _NAMED, NAMED_SHARED = b"[anon:", b"[anon_shmem:"
 _PROT_EXEC = 4
 
 
-def refuse(found: Mapping) -> None:
-    """Refuse a mapping that can't be made again."""
-    reasons = [_REFUSED[flag] for flag in found.flags if flag in _REFUSED]
+def refuse(found: Mapping, *, noted: bool) -> None:
+    """Refuse a mapping that can't be made again.
+
+    `noted` if we have the kernel note what is written to in this process, by a userfaultfd.
+    """
+    ours = ("uw",) if noted else ()
+    reasons = [_REFUSED[flag] for flag in found.flags if flag in _REFUSED and flag not in ours]
     if found.name == _SECRET:
         reasons.append("is secret memory (memfd_secret), which nobody else can read")
     # One that may only be executed has a key of the kernel's own.

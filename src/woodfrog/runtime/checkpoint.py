@@ -7,7 +7,7 @@ import os
 from woodfrog.errors import ImageError, StateError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
-from woodfrog.runtime import filling, interrupted, lifecycle, pausing, spec
+from woodfrog.runtime import filling, interrupted, lifecycle, pausing, spec, tracking
 from woodfrog.runtime import state as states
 from woodfrog.runtime.cgroups.memory import memory_room
 from woodfrog.runtime.state import PAUSED, Container
@@ -46,6 +46,7 @@ def checkpoint(
             container=_known(container, options, suspended),
             options=options,
             pause=at_work.pause,
+            tracker=tracking.Tracker(container),
         )
         at_work.has_ended = not options.leave_running
     container.state["checkpoint"] = {"image": image, "time": states.now()}
@@ -70,6 +71,23 @@ def examine(container: Container, options: CheckpointOptions) -> dict[str, objec
             container=_known(container, options, []),
             options=options,
             pause=at_work.pause,
+            tracker=tracking.Tracker(container),
+        )
+
+
+def pre_dump(container: Container, directory: str, options: CheckpointOptions) -> dict[str, object]:
+    """Write a container's memory to directory/checkpoint.img; its lock is held."""
+    from woodfrog.engine.pre_dump import pre_dump
+
+    filling.finish(container)
+    with _AtWork(container) as at_work:
+        return pre_dump(
+            container.pid,
+            directory,
+            options=options,
+            room=memory_room(container.state["cgroup"]),
+            pause=at_work.pause,
+            tracker=tracking.Tracker(container),
         )
 
 

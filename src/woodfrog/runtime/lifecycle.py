@@ -187,6 +187,10 @@ def destroy(container: Container, status: str, warn: Callable[[str], None]) -> N
         from woodfrog.runtime import filling
 
         filling.end(container)
+    if container.tracking():
+        from woodfrog.runtime import tracking
+
+        tracking.Tracker(container).forget()
     cgroups.remove(groups)
     for place in ("scratch", "mountedOnHost"):
         if place in container.state:

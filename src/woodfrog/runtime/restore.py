@@ -22,7 +22,7 @@ from woodfrog.runtime.state import Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -44,6 +44,7 @@ class Options:
     spec_validation: str | None = None
     gpus: Toggle | None = None
     announcement: Announcement | None = None
+    parents: Sequence[str] = ()  # directories of images that the image may build on
     background = False  # most of the memory comes when the container runs
     complain: Callable[[str], None]  # writes to the log when the command has ended
     silence: Silence | None = None  # of connections, since before there was a network
@@ -114,7 +115,7 @@ def _begin_silence(options: Options, pid: int, directory: str) -> None:
     """
     from woodfrog.engine import restore as engine
 
-    options.silence = engine.silence_for(pid, directory)
+    options.silence = engine.silence_for(pid, directory, options.parents)
 
 
 def _take_console(container: Container, console_socket: str, detach: bool) -> int:
@@ -173,6 +174,7 @@ def _restore(
             accept=accept,
             silence=options.silence,
             keeper=filling.Keeper(container, options.complain) if options.background else None,
+            parents=options.parents,
         )
     except Exception as error:
         if failure := filling.failure(container):

@@ -18,6 +18,7 @@ DEFAULT_ROOT = "/run/woodfrog"
 
 # In the state directory while restored memory is still being filled in: by whom, and how far.
 FILLING = "filling"
+TRACKING = "tracking"
 
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 
@@ -282,8 +283,29 @@ class Container:
 
     def filling(self) -> dict[str, Any] | None:
         """Return what is known of memory that is being filled in, or that this has failed."""
+        return self._told(FILLING)
+
+    def tracking(self) -> dict[str, Any] | None:
+        """Return what is known of the noting of what its processes write to."""
+        return self._told(TRACKING)
+
+    def helpers(self) -> list[tuple[int, str]]:
+        """Return the processes of ours that stay beside it, and what for."""
+        filling, tracking = self.filling() or {}, self.tracking() or {}
+        known = (
+            (filling.get("server"), "brings the memory that it was restored without"),
+            (filling.get("holder"), "ends it if that goes wrong"),
+            (tracking.get("holder"), "has the kernel note what it writes to"),
+        )
+        return [
+            (one[0], purpose)
+            for one, purpose in known
+            if one and (start_time(one[0]) or ("", ""))[1] == one[1]
+        ]
+
+    def _told(self, name: str) -> dict[str, Any] | None:
         try:
-            with open(self.path(FILLING), "rb", buffering=0) as file:
+            with open(self.path(name), "rb", buffering=0) as file:
                 found: dict[str, Any] = jsontext.parse(file.readall().decode())
                 return found
         except FileNotFoundError:

@@ -1,0 +1,227 @@
+"""What has changed since a parent image: a checkpoint stores only that.
+
+Where the kernel has noted what was written to since then (engine/tracking.py), it says so. Where it
+has not, each page is compared with what the parent has at its place.
+"""
+
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import ExitStack
+
+import msgspec
+
+from woodfrog.engine.collecting import CollectedProcess
+from woodfrog.engine.looking import CheckpointOptions
+from woodfrog.engine.tracking import Tracker, still_noted
+from woodfrog.errors import ImageError
+from woodfrog.image.chain import Chain
+from woodfrog.image.container_file import Parent
+from woodfrog.image.layout import ANCESTOR, CHUNK
+from woodfrog.image.pages import Source, in_parallel, usable_cpus
+from woodfrog.kernel.comparing import equal_pages
+from woodfrog.kernel.pagemap import Pagemap, Ranges
+from woodfrog.resources import memory
+from woodfrog.resources.memory import PageRange
+
+
+class _Space(msgspec.Struct):
+    pages: list[PageRange]
+
+
+class _Any(msgspec.Struct):
+    """A record of which only this matters; in others these fields may be anything."""
+
+    kind: str
+    pid: msgspec.Raw = msgspec.Raw()
+    memory: msgspec.Raw = msgspec.Raw()
+
+
+class Changes:
+    """The pages of a parent image, and which of a container's are still the same."""
+
+    def __init__(self, parent: Chain) -> None:
+        self._parent = parent
+        self._pages: dict[int, list[PageRange]] = pages_by_process(parent)
+        self._unwritten: dict[int, Ranges] = {}
+        self.compared = 0
+
+    def look(self, processes: Iterable[CollectedProcess], noted: Container[int]) -> None:
+        """Ask the kernel what has not been written to since the parent was made.
+
+        The processes are held; `noted` are those of which it knows, by their pids.
+        """
+        for one in processes:
+            if one.held.pid not in noted:
+                continue
+            found: Ranges = []
+            try:
+                with Pagemap(one.held.pid) as pagemap:
+                    for mapping in one.space.mappings:
+                        if not mapping.shared:
+                            found += pagemap.unwritten(mapping.start, mapping.end)
+            except OSError:
+                continue
+            self._unwritten[one.held.pid] = found
+
+    def changed_bytes(self, one: CollectedProcess) -> int | None:
+        """Return about how much of a process has changed, if the kernel has told."""
+        unwritten = self._unwritten.get(one.held.pid)
+        if unwritten is None:
+            return None
+        return max(one.held.own_bytes - sum(end - start for start, end in unwritten), 0)
+
+    def split(
+        self, one: CollectedProcess, extents: Ranges, contents: Source
+    ) -> tuple[Ranges, list[PageRange]]:
+        """Divide a process's pages into those that have changed, and where the others stand."""
+        stored = self._pages.get(one.held.namespace_pid, [])
+        unwritten = self._unwritten.get(one.held.pid)
+        if unwritten is not None:
+            same = list(_in_both(stored, _common(extents, unwritten)))
+        else:
+            same = self._compare(list(_in_both(stored, extents)), contents)
+        return without(extents, same), [_of_parent(page) for page in same]
+
+    def _compare(self, candidates: list[PageRange], contents: Source) -> list[PageRange]:
+        """Return the pages that are as in the parent, by their contents."""
+        same: list[PageRange] = []
+        self.compared += sum(one.length for one in candidates)
+
+        def worker() -> Callable[[PageRange], None]:
+            theirs = bytearray(CHUNK)
+            chunks = self._parent.chunks()
+
+            def compare(piece: PageRange) -> None:
+                start, length, store = piece.start, piece.length, piece.store
+                with memoryview(theirs) as view:
+                    contents.read(view[:length], [(start, length)])
+                ours = chunks.memory(store // CHUNK)
+                equal = equal_pages(theirs, 0, ours, store % CHUNK, length)
+                same.extend(
+                    [
+                        PageRange(start=start + begin, length=end - begin, store=store + begin)
+                        for begin, end in equal
+                    ]
+                )
+
+            return compare
+
+        in_parallel(_in_chunks(candidates), worker, threads=min(2, usable_cpus()))
+        same.sort(key=lambda page: page.start)
+        return _joined(same)
+
+
+class ParentImage:
+    """The image that a checkpoint builds on, if there is one, and what is noted of the container.
+
+    It stays open until `undo` unwinds.
+    """
+
+    def __init__(
+        self, undo: ExitStack, options: CheckpointOptions, tracker: Tracker | None
+    ) -> None:
+        self.known = tracker.known() if tracker else None
+        self.name: Parent | None = None
+        self.changes: Changes | None = None
+        if options.parent:
+            chain = undo.enter_context(Chain(options.parent))
+            self.name = chain.as_parent
+            self.changes = Changes(chain)
+
+    def look(self, processes: Iterable[CollectedProcess]) -> None:
+        """Ask the kernel what it has noted since this image was made, while all is held."""
+        known, name = self.known, self.name
+        if self.changes and known and name and known.image == name.digest:
+            self.changes.look(processes, still_noted(known))
+
+
+def pages_by_process(image: Chain) -> dict[int, list[PageRange]]:
+    """Return where an image has the pages of its processes, by their ids; raises ImageError."""
+    found: dict[int, list[PageRange]] = {}
+    try:
+        for record in image.records(_Any):
+            if record.kind in ("process", "pre-dump"):
+                pid = msgspec.msgpack.decode(record.pid, type=int)
+                found[pid] = msgspec.msgpack.decode(record.memory, type=_Space).pages
+    except msgspec.MsgspecError as error:
+        raise ImageError(f"the parent image has records that make no sense: {error}") from error
+    for pages in found.values():
+        memory.check_pages(pages, image.store_bytes)
+    return found
+
+
+def without(extents: Ranges, pages: Iterable[PageRange]) -> Ranges:
+    """Return what is left of ranges when pages are taken out; both are in order."""
+    left: Ranges = []
+    rest = iter(pages)
+    page = next(rest, None)
+    for start, end in extents:
+        while page is not None and page.start < end:
+            if start < page.start:
+                left.append((start, page.start))
+            start = max(start, page.start + page.length)
+            if start > end:
+                break  # it goes on in the next range
+            page = next(rest, None)
+        if start < end:
+            left.append((start, end))
+    return left
+
+
+def _of_parent(page: PageRange) -> PageRange:
+    return PageRange(start=page.start, length=page.length, store=page.store + ANCESTOR)
+
+
+def _common(one: Ranges, other: Ranges) -> Ranges:
+    """Return what two lists of ranges, each in order, have in common."""
+    common: Ranges = []
+    at = 0
+    for start, end in one:
+        while at < len(other) and other[at][1] <= start:
+            at += 1
+        look = at
+        while look < len(other) and other[look][0] < end:
+            common.append((max(start, other[look][0]), min(end, other[look][1])))
+            look += 1
+        at = max(at, look - 1)
+    return common
+
+
+def _in_both(stored: list[PageRange], extents: Ranges) -> Iterator[PageRange]:
+    """Go through the pages that are stored and lie in ranges; both are in order."""
+    at = 0
+    for start, end in extents:
+        while at < len(stored) and stored[at].start + stored[at].length <= start:
+            at += 1
+        look = at
+        while look < len(stored) and stored[look].start < end:
+            one = stored[look]
+            first, last = max(start, one.start), min(end, one.start + one.length)
+            yield PageRange(start=first, length=last - first, store=one.store + first - one.start)
+            look += 1
+        at = max(at, look - 1)
+
+
+def _in_chunks(pages: Iterable[PageRange]) -> Iterator[PageRange]:
+    """Cut pages so that each piece lies in one chunk of the store."""
+    for page in pages:
+        done = 0
+        while done < page.length:
+            step = min(page.length - done, CHUNK - (page.store + done) % CHUNK)
+            yield PageRange(start=page.start + done, length=step, store=page.store + done)
+            done += step
+
+
+def _joined(pages: list[PageRange]) -> list[PageRange]:
+    """Make one of neighbours that are neighbours in the store, too."""
+    joined: list[PageRange] = []
+    for page in pages:
+        last = joined[-1] if joined else None
+        if last and (last.start + last.length, last.store + last.length) == (
+            page.start,
+            page.store,
+        ):
+            length = last.length + page.length
+            joined[-1] = PageRange(start=last.start, length=length, store=last.store)
+        else:
+            joined.append(page)
+    return joined
