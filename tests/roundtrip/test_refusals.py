@@ -122,7 +122,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
 @pytest.mark.parametrize(
     ("program", "named"),
     [
-        ("clone.c memory", "shares its memory with its parent"),
+        ("clone.c vfork", "waits in vfork(2) for its child"),
         ("clone.c namespace", "has a child in another pid namespace"),
         ("memory.c secret", "is secret memory (memfd_secret)"),
         ("memory.c dispatch", "has its system calls dispatched to itself"),

@@ -9,6 +9,7 @@ from operator import or_
 
 import msgspec
 
+from woodfrog.engine import kinship
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.chain import Chain
 from woodfrog.remote.vdso import Vdso
@@ -222,8 +223,8 @@ class Plan:
 
     @property
     def has_sharers(self) -> bool:
-        """Tell whether processes share their descriptors or directory with their parents."""
-        return any(one.shares_descriptors or one.shares_directory for one in self.processes)
+        """Tell whether processes share something since clone(2)."""
+        return any(any(one.shares.owners) for one in self.processes)
 
     @property
     def written_by_mapping(self) -> set[int]:
@@ -360,7 +361,12 @@ def _check_tree(plan: Plan) -> None:
     if 1 not in known:
         raise ImageError("the image has no first process")
     members: list[Process | Zombie] = [*plan.processes, *plan.zombies]
+    unmade = {one.pid for one in members if one.pid != 1} - kinship.makers(members).keys()
+    if unmade:
+        raise ImageError(f"processes {sorted(unmade)} share what nobody has who could make them")
     for one in members:
+        if not signals.can_tell_end(one.exit_signal):
+            raise ImageError(f"the end of process {one.pid} is told by an impossible signal")
         if one.parent not in known and one.parent != 0:
             raise ImageError(f"process {one.pid} has an unknown parent, {one.parent}")
         if one.parent == one.pid:
@@ -416,10 +422,13 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
             sysv_memory.check_mapping(mapping, plan.segments_of(process))
     if not nameless <= {0, *plan.shared, *plan.deleted}:
         raise ImageError(f"{who} has shared memory or deleted files that the image lacks")
-    if process.shares_descriptors and process.descriptors:
-        raise ImageError(f"{who} has descriptors of its own and of its parent")
-    if process.parent == 0 and (process.shares_descriptors or process.shares_directory):
-        raise ImageError(f"{who} shares what nobody has")
+    shares = process.shares
+    if (shares.descriptors and process.descriptors) or (
+        shares.memory and process.memory != memory.NONE
+    ):
+        raise ImageError(f"{who} has something of its own and of another")
+    if shares.actions and not shares.memory:
+        raise ImageError(f"{who} shares signal actions, but no memory")
     numbers = [descriptor.number for descriptor in process.descriptors]
     if len(set(numbers)) != len(numbers) or any(
         not 0 <= number < _MOST_DESCRIPTORS for number in numbers

@@ -38,7 +38,6 @@ from woodfrog.resources.sysv_memory import Segment
 
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
 _THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
-_SIGTRAP = 5
 _F_OFD_SETLK = 37
 
 
@@ -76,6 +75,11 @@ class Body:
         return f"process {self.record.pid}"
 
     @property
+    def shares_much(self) -> bool:
+        """Whether it must not be made beside others: it has another's memory or descriptors."""
+        return bool(self.record.shares.memory or self.record.shares.descriptors)
+
+    @property
     def highest_descriptor(self) -> int:
         return max((descriptor.number for descriptor in self.record.descriptors), default=2)
 
@@ -83,13 +87,18 @@ class Body:
         """Set the making of descriptors and mappings going."""
         record, program = self.record, self.stub.program()
         high = making.high
-        if not record.shares_descriptors:
+        if not record.shares.descriptors:
             syscalls.close_range(program, 0, high - 1)
         for descriptor in record.descriptors:
             made = making.files.get(descriptor.file)
             if made is not None:  # else it comes later
                 syscalls.duplicate_to(program, made, descriptor.number, cloexec=descriptor.cloexec)
-        space = record.memory
+        if not record.shares.memory:
+            self._map(program, making, segments)
+        self._run(program)
+
+    def _map(self, program: Program, making: Making, segments: Mapping[int, Segment]) -> None:
+        space = self.record.memory
         keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
         memory_making.unmap_all(program, keep)
         if self._other_vdso is None:
@@ -101,11 +110,18 @@ class Body:
         memory_making.restore_mappings(program, space.mappings, space.pages, making.mapped)
         memory_making.advise(program, space.mappings)
         credentials.set_effective(program, making.permitted, making.permitted)
-        self._run(program)
 
     def complete(self, making: Making) -> None:
         """Set going what is done to memory that has its pages."""
-        space, program = self.record.memory, self.stub.program()
+        program = self.stub.program()
+        if not self.record.shares.memory:
+            self._protect(program, making)
+        if not self._waits_for_others:
+            self._leave_stub_behind(program, making)
+        self._run(program)
+
+    def _protect(self, program: Program, making: Making) -> None:
+        space = self.record.memory
         credentials.set_effective(program, making.capabilities, making.permitted)
         memory_making.install_guards(program, space)
         memory_making.protect(program, space.mappings, space.pages)
@@ -113,9 +129,6 @@ class Body:
         credentials.set_effective(program, making.permitted, making.permitted)
         executable = space.executable_object
         memory_fields.restore_fields(program, space, making.objects.get(executable))
-        if not self._waits_for_others:
-            self._leave_stub_behind(program, making)
-        self._run(program)
 
     def _run(self, program: Program) -> None:
         with while_(f"making the memory of {self.name}"):
@@ -124,9 +137,9 @@ class Body:
 
     def _leave_stub_behind(self, program: Program, making: Making) -> None:
         """Go to the working directory, and close what only stubs need."""
-        if not self.record.shares_directory:
+        if not self.record.shares.directory:
             process.restore_directories(program, self.record, making.memory_object)
-        if not self.record.shares_descriptors:
+        if not self.record.shares.descriptors:
             syscalls.close_range(program, making.high, 0xFFFFFFFF)
 
     def leave_stub_behind(self, making: Making) -> None:
@@ -147,6 +160,8 @@ class Body:
     def write_memory_fields(self) -> None:
         """Write what is written from outside."""
         space = self.record.memory
+        if self.record.shares.memory:
+            return
         if self._vdso_text:
             os.pwrite(self.stub.memory, self._vdso_text, space.vdso_text)
         memory_fields.write_core_dump_filter(self.stub.pid, space.core_dump_filter)
@@ -275,7 +290,8 @@ class Body:
             threads.restore(program, thread)
             if task is self.stub:
                 # Any signal may be sent only by a thread to itself, be it for the whole process.
-                signals.restore_actions(program, record.actions, skip=_SIGTRAP)
+                if not record.shares.actions:
+                    signals.restore_actions(program, record.actions, skip=signals.SIGTRAP)
                 timers.create_posix_timers(program, record.posix_timers)
                 queue = timers.without_rung(record.pending, record.interval_timers)
                 signals.restore_pending(program, thread.tid, None, queue)
@@ -359,15 +375,16 @@ class Body:
 def fill(plan: Plan, bodies: Collection[Body], making: Making, reader: Chain) -> None:
     """Make descriptors, mappings and memory of all processes, side by side.
 
-    Those that share a table of descriptors come after its owner, one by one: each opens files.
+    Those that share memory or a table of descriptors come after its owner, one by one: each opens
+    files.
     """
-    owners = [body for body in bodies if not body.record.shares_descriptors]
+    owners = [body for body in bodies if not body.shares_much]
     for body in owners:
         body.start(making, plan.segments_of(body.record))
     for body in owners:
         body.finish()
     for body in bodies:
-        if body.record.shares_descriptors:
+        if body.shares_much:
             body.start(making, plan.segments_of(body.record))
             body.finish()
     spaces = [reading_pages.Space(one.stub, one.record.memory, one.pages) for one in bodies]
@@ -377,7 +394,7 @@ def fill(plan: Plan, bodies: Collection[Body], making: Making, reader: Chain) ->
     for body in owners:
         body.finish()
     for body in bodies:
-        if body.record.shares_descriptors:
+        if body.shares_much:
             body.complete(making)
             body.finish()
         body.write_memory_fields()

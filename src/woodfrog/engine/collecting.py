@@ -1,12 +1,12 @@
 """Read every process of a held container into its record."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cmp_to_key
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
+from woodfrog.engine import kinship
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
@@ -19,6 +19,7 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import (
     KCMP_FILES,
     KCMP_FS,
+    KCMP_SIGHAND,
     KCMP_VM,
     Held,
     HeldProcess,
@@ -84,9 +85,9 @@ def refuse_dispatched(tree: Held) -> None:
 
 
 def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
-    """Note what processes share with their parents by clone(2), and refuse what else is shared."""
-    for kind, what in _SHARED_BY_CLONE:
-        _note_shared(tree, obstacles, kind, what)
+    """Note what processes share by clone(2), and refuse what threads don't share."""
+    for kind in _SHARED_BY_CLONE:
+        _note_shared(kind, tree)
     held_pids = {one.group for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
     for one in tree.processes:
         if one.has_kernel_threads:
@@ -119,37 +120,60 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
                             )
 
 
-# What kcmp(2) calls them, and people.
-_SHARED_BY_CLONE = (
-    (KCMP_VM, "memory"),
-    (KCMP_FILES, "descriptor table"),
-    (KCMP_FS, "working directory and umask"),
-)
+# What processes may share by clone(2); what else they share with threads they can't.
+_SHARED_BY_CLONE = (KCMP_VM, KCMP_SIGHAND, KCMP_FILES, KCMP_FS)
 
 
-def _note_shared(tree: Held, obstacles: Obstacles, kind: int, what: str) -> None:
-    by_pid = {one.group: one for one in tree.processes}
-    alone: list[HeldProcess] = []
-    for one in tree.processes:
-        parent = by_pid.get(one.leader.stat.parent)
-        if parent is None or not _same(kind, parent.pid, one.pid):
-            alone.append(one)
-        elif kind == KCMP_VM:
-            with obstacles.at(one.name):
-                raise UnsupportedResource(
-                    f"shares its {what} with its parent, which cannot be saved yet"
-                )
-        else:
-            one.shares.add(kind)
+class _Kin(NamedTuple):
+    """A held process, as far as it counts for who can make it."""
+
+    pid: int
+    parent: int
+    exit_signal: int
+    child_subreaper: bool = False
+    shares: process.Shares = process.Shares()
+
+
+def _note_shared(kind: int, tree: Held) -> None:
+    """Note who shares a part with whom."""
+    ids = {one.group: one.namespace_pid for one in tree.processes}
+    held = {one.namespace_pid: one for one in tree.processes}
+    kin = {
+        one.group: _Kin(one.namespace_pid, ids.get(one.leader.stat.parent, 0), one.exit_signal)
+        for one in tree.processes
+    }
     # kcmp(2) puts them in an order, in which those that share are neighbours.
     order = {0: 0, 1: -1, 2: 1}
-    alone.sort(key=cmp_to_key(lambda one, two: order[_compare(kind, one.pid, two.pid)]))
-    for one, two in pairwise(alone):
-        if _same(kind, one.pid, two.pid):
-            with obstacles.at(two.name):
+
+    def compare(one: HeldProcess, two: HeldProcess) -> int:
+        return order[_compare(kind, one.pid, two.pid)]
+
+    ordered = sorted(tree.processes, key=cmp_to_key(compare))
+    groups: list[list[HeldProcess]] = []
+    for one in ordered:
+        if groups and _same(kind, groups[-1][0].pid, one.pid):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    for sharers in groups:
+        owner = kinship.owner([kin[one.group] for one in sharers], list(kin.values()))
+        for one in sharers:
+            if one.namespace_pid != owner.pid:
+                one.shares[kind] = held[owner.pid]
+
+
+def refuse_unmade(collected: Sequence[CollectedProcess], obstacles: Obstacles) -> None:
+    """Refuse processes that share something with others who could not make them again."""
+    kin = [_Kin(*(one.fields[name] for name in _Kin._fields)) for one in collected]
+    makers = kinship.makers(kin)
+    for one in collected:
+        shares = one.fields["shares"]
+        if one.fields["pid"] != 1 and any(shares.owners) and one.fields["pid"] not in makers:
+            with obstacles.at(one.held.name):
                 raise UnsupportedResource(
-                    f"shares its {what} with {one.name}, which is not its parent;"
-                    " that cannot be saved yet"
+                    f"shares memory, descriptors or a directory with process"
+                    f" {max(shares.owners)}, which is neither its parent nor a sibling; that"
+                    " cannot be saved yet"
                 )
 
 
@@ -216,21 +240,23 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         def shared_object(pid: int, mapping: KernelMapping) -> int:
             return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
 
-        dumped = memory_fields.read_core_dump_filter(held.pid)
-        executable = world.object_at(f"{held.path}/exe")
-        space = memory.collect(
-            held.pid,
-            stat,
-            scratch.range,
-            shared_object,
-            world.root,
-            dumped,
-            executable,
-            noted=held.pid in world.noted,
-        )
-        space.find_shared_guards(held.pid)
-        space.set_policies(_policies(scratch, space.mappings))
-        fields["modes"] = _modes(scratch, *modes())
+        space = memory.Collected.none()
+        if KCMP_VM not in held.shares:
+            dumped = memory_fields.read_core_dump_filter(held.pid)
+            executable = world.object_at(f"{held.path}/exe")
+            space = memory.collect(
+                held.pid,
+                stat,
+                scratch.range,
+                shared_object,
+                world.root,
+                dumped,
+                executable,
+                noted=held.pid in world.noted,
+            )
+            space.find_shared_guards(held.pid)
+            space.set_policies(_policies(scratch, space.mappings))
+            fields["modes"] = _modes(scratch, *modes())
     fields["threads"] = [
         _thread(task, answer, world) for task, answer in zip(held.tasks, told, strict=True)
     ]
@@ -245,8 +271,8 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         stop_heard=False,
         directory=directory,
         directory_deleted=directory_deleted,
-        shares_descriptors=KCMP_FILES in held.shares,
-        shares_directory=KCMP_FS in held.shares,
+        shares=_shares(held),
+        exit_signal=held.exit_signal,
         root=root_directory,
         root_deleted=root_deleted,
         umask=int(status["Umask"], 8),
@@ -287,6 +313,16 @@ def _modes(scratch: Scratch, membarrier: int, merges: bool, has_ldt: bool) -> Me
         scratch.run(program)
         ldt = table()
     return MemoryModes(membarrier=membarrier, merges=merges, ldt=ldt)
+
+
+def _shares(held: HeldProcess) -> process.Shares:
+    owners = {kind: owner.namespace_pid for kind, owner in held.shares.items()}
+    return process.Shares(
+        memory=owners.get(KCMP_VM, 0),
+        actions=owners.get(KCMP_SIGHAND, 0),
+        descriptors=owners.get(KCMP_FILES, 0),
+        directory=owners.get(KCMP_FS, 0),
+    )
 
 
 def _last_id(text: str) -> int:
@@ -377,4 +413,5 @@ def zombie_record(zombie: Zombie, world: World) -> process.Zombie:
         session=_last_id(zombie.status["NSsid"]),
         name=zombie.stat.comm,
         status=zombie.stat.exit_code,
+        exit_signal=zombie.stat.exit_signal,
     )

@@ -74,9 +74,14 @@ def restore_limits(
         missing += (
             f"{body.name}: {what}" for what in memory_making.lacking(record.memory.mappings)
         )
+
+
+def restore_last(body: Body) -> None:
+    """Set what changes of credentials reset, when nobody changes them any more."""
+    with while_(f"restoring the limits and credentials of {body.name}"):
         program = body.stub.program()
-        memory_making.seal(program, record.memory.mappings)
-        process.restore_last(program, record)
+        memory_making.seal(program, body.record.memory.mappings)
+        process.restore_last(program, body.record)
         body.stub.run(program)
 
 
@@ -93,40 +98,45 @@ class Release:
     """GO for one process: arm, put the registers in place, and then let go."""
 
     def __init__(self, body: Body, vdso: Vdso) -> None:
-        self._body = body
+        self.body = body
         self._vdso = vdso
 
     def arm(self) -> None:
         """Start timers, register rseq areas, and have interrupted calls wait again."""
-        body = self._body
+        body = self.body
         for task, thread in zip(body.tasks, body.record.threads, strict=True):
             program = task.program()
             threads.register_rseq(program, thread)
             if task is body.stub:
                 timers.arm(program, body.record.interval_timers, body.record.posix_timers)
-                trap = next((a for a in body.record.actions if a.signal == _SIGTRAP), None)
-                action = signals.packed(trap)
             task.run(program)
-        instruction = self._instruction()
-        # The breakpoint that ends programs is over; now its signal may have its own action.
-        body.stub.call_at(instruction, SYS.RT_SIGACTION, _SIGTRAP, self._put(action), 0, 8)
-        for task, thread in zip(body.tasks, body.record.threads, strict=True):
             if threads.uses_tiles(thread):
                 task.expand_state()
-        body.stub.call_at(instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096)
+
+    def leave_stub(self) -> None:
+        """Give SIGTRAP its own action, and unmap the stub's memory, for all that have them."""
+        body, shares = self.body, self.body.record.shares
+        instruction = self._instruction()
+        if not shares.actions:
+            # The breakpoint that ends programs is over; now its signal may have its own action.
+            trap = next((a for a in body.record.actions if a.signal == _SIGTRAP), None)
+            action = self._put(signals.packed(trap))
+            body.stub.call_at(instruction, SYS.RT_SIGACTION, _SIGTRAP, action, 0, 8)
+        if not shares.memory:
+            body.stub.call_at(instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096)
 
     def _instruction(self) -> int:
-        start = next(m[0] for m in read_maps(self._body.stub.pid) if m[7] == b"[vdso]")
+        start = next(m[0] for m in read_maps(self.body.stub.pid) if m[7] == b"[vdso]")
         return start + self._vdso.syscall
 
     def _put(self, data: bytes, at: int = 0) -> int:
-        address = self._body.stub.base + 4096 + at
-        os.pwrite(self._body.stub.memory, data, address)
+        address = self.body.stub.base + 4096 + at
+        os.pwrite(self.body.stub.memory, data, address)
         return address
 
     def settle(self) -> None:
         """Bring every task to a stop from which it goes on with its own registers, and set them."""
-        body = self._body
+        body = self.body
         for task, thread in zip(body.tasks, body.record.threads, strict=True):
             # Such a stop is where the kernel also restarts interrupted calls by itself.
             ptrace.interrupt(task.pid)
@@ -144,14 +154,14 @@ class Release:
 
     def waits_at_sockets(self) -> list[SocketWait]:
         """Return the waits whose sockets need the time left while their calls begin."""
-        pid = self._body.stub.pid
+        pid = self.body.stub.pid
         return [
             SocketWait(pid, task.pid, wait.call, wait.descriptor, wait.left_us)
-            for task, thread in zip(self._body.tasks, self._body.record.threads, strict=True)
+            for task, thread in zip(self.body.tasks, self.body.record.threads, strict=True)
             if (wait := thread.socket_wait) is not None
         ]
 
     def let_go(self) -> None:
         """Detach from every task; it runs."""
-        for task in self._body.tasks:
+        for task in self.body.tasks:
             ptrace.detach(task.pid)

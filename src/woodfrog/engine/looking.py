@@ -152,6 +152,7 @@ def look(
     undo.enter_context(connections.hushed(init, world.sockets))
     file_records = files.collect(world, obstacles)
     processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
+    collecting.refuse_unmade(processes, obstacles)
     # After all timers and waits have been read: their times must not seem to run out early.
     clocks = namespaces.clocks(init)
     return Looked(

@@ -339,6 +339,7 @@ def _restore(
         body.stop_again()
     for body in bodies.values():
         body.forget_stops(bodies)
+    for body in bodies.values():
         body.restore_signals()
     mark(Stage.BODY)
 
@@ -362,6 +363,8 @@ def _restore(
     cgroups.restore(plan.cgroups, bounds.cgroups, tasks)
     for body in bodies.values():
         finishing.restore_limits(body, bounds, default, making.missing)
+    for body in bodies.values():
+        finishing.restore_last(body)
     mark(Stage.LIMITS)
 
     # GO
@@ -370,6 +373,9 @@ def _restore(
     releases = [Release(body, vdso) for body in bodies.values()]
     for release in releases:
         release.arm()
+    # Whose the memory is comes last.
+    for release in sorted(releases, key=lambda one: not one.body.record.shares.memory):
+        release.leave_stub()
     for release in releases:
         release.settle()
     shortened = Shortened(wait for release in releases for wait in release.waits_at_sockets())

@@ -15,7 +15,7 @@ from woodfrog.kernel.namespaces import CLONE_FILES
 from woodfrog.kernel.process import PR_SET_NAME
 from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.kernel.ptrace import Event
-from woodfrog.remote.held import Held, HeldProcess, Zombie
+from woodfrog.remote.held import KCMP_VM, Held, HeldProcess, Zombie
 from woodfrog.remote.hold import held
 from woodfrog.remote.program import ProgramError
 from woodfrog.remote.socket_waits import Resumed
@@ -71,7 +71,8 @@ class Snapshots:
         is written to while it is there, counts twice.
         """
         few = len(processes) <= _FEW
-        wanted = [one for one in processes if few or one.held.own_bytes >= _WORTH_A_FORK]
+        having = [one for one in processes if KCMP_VM not in one.held.shares]
+        wanted = [one for one in having if few or one.held.own_bytes >= _WORTH_A_FORK]
         if room is not None and room < sum(one.held.own_bytes for one in wanted):
             return
         for one in wanted:

@@ -4,13 +4,16 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
 
+from woodfrog.engine import kinship
 from woodfrog.engine.admission import Plan
+from woodfrog.engine.kinship import How
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.namespaces import CLONE_FILES, CLONE_FS
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub, StubError, await_birth
@@ -19,7 +22,7 @@ from woodfrog.resources import signals
 from woodfrog.resources.nested import Membership
 from woodfrog.resources.process import Process, Zombie
 
-_SIGCHLD, _SIGKILL = 17, 9
+_SIGKILL = 9
 _RLIMIT_CORE = 4
 
 Member = Process | Zombie
@@ -40,17 +43,24 @@ class Tree:
         self._plan = plan
         members: list[Member] = [*plan.processes, *plan.zombies]
         self._members = {one.pid: one for one in members}
+        # Sessions whose leader has ended: made once, by a process that ends again.
+        self._orphans: list[Member] = []
+        # Those that a process makes: its children, and siblings that share something with it.
         self._children: dict[int, list[Member]] = defaultdict(list)
+        self._makers = kinship.makers(members)
         for one in self._members.values():
-            if one.pid != 1:
-                self._children[one.parent].append(one)
+            if one.pid not in self._makers:
+                continue
+            maker = self._makers[one.pid]
+            if maker.how is How.ORPHAN:
+                self._orphans.append(one)
+            else:
+                self._children[maker.pid].append(one)
         used = {thread.tid for one in plan.processes for thread in one.threads}
         used |= set(self._members)
         used |= {one.session for one in self._members.values()}
         used |= {one.group for one in self._members.values()}
         self._spare_pid = max(used)
-        # Sessions whose leader has ended: made once, by a process that ends again.
-        self._orphans: list[Member] = []
 
     def build(self) -> None:
         """Make all processes, then sort them into their groups, then let the zombies die."""
@@ -119,11 +129,11 @@ class Tree:
         self._beget(one, one.session)
 
     def _clone(self, program: Program, child: Member) -> None:
-        flags = 0
-        if isinstance(child, Process):
-            flags |= CLONE_FILES if child.shares_descriptors else 0
-            flags |= CLONE_FS if child.shares_directory else 0
-        syscalls.clone3(program, flags, _SIGCHLD, child.pid)
+        flags, signal = kinship.flags(child), child.exit_signal
+        if self._makers[child.pid].how is How.SIBLING:
+            # Its exit signal is that of the maker.
+            flags, signal = flags | kinship.CLONE_PARENT, 0
+        syscalls.clone3(program, flags, signal, child.pid)
 
     def _stand(self, parent: Stub, child: Member, pid: int, born_in: Membership) -> Stub:
         """Take a newborn process over, and have it join its namespaces."""
@@ -144,26 +154,33 @@ class Tree:
         """
         if one.pid in self.stubs:
             return
-        leader = self.stubs.get(one.session)
+        way = self._makers[one.pid]
         family = [
             other
             for other in self._orphans
-            if other.session == one.session and other.parent == one.parent
+            if other.session == one.session
+            and other.parent == one.parent
+            and self._makers[other.pid] == way
         ]
-        maker = leader or self.stubs[one.parent]
-        born_in = _membership(self._members[one.session if leader else one.parent])
-        pid = self._next_spare() if leader else one.session
+        maker, pid, flags = one.session, self._next_spare(), 0
+        if way.how is How.ORPHAN:
+            maker, flags = way.pid, reduce(or_, map(kinship.flags, family))
+            if maker not in self.stubs:
+                self._adopt(self._members[maker])
+        elif one.session not in self.stubs:
+            maker, pid = one.parent, one.session
+        born_in = _membership(self._members[maker])
         with while_(f"making process {one.pid}, whose former parent has ended"):
-            passing = self._passing_process(maker, pid)
+            passing = self._passing_process(self.stubs[maker], pid, flags)
             program = passing.program()
-            if leader is None:
+            if pid == one.session:
                 program.call(SYS.SETSID)
             for member in family:
                 self._clone(program, member)
             passing.run(program)
             for member, born in zip(family, passing.born, strict=True):
                 self._stand(passing, member, born, born_in)
-            self._end_passing(maker, passing, pid)
+            self._end_passing(self.stubs[maker], passing, pid)
             for member in family:
                 self._beget(member, member.session)
 
@@ -183,11 +200,11 @@ class Tree:
         self._spare_pid += 1
         return self._spare_pid
 
-    def _passing_process(self, maker: Stub, pid: int) -> Stub:
+    def _passing_process(self, maker: Stub, pid: int, flags: int = 0) -> Stub:
         program = maker.program()
         maker.born.clear()
         # Exit signal 0: its end is not told to anyone.
-        syscalls.clone3(program, 0, 0, pid)
+        syscalls.clone3(program, flags, 0, pid)
         maker.run(program)
         await_birth(maker.born[0])
         return Stub(maker.born[0], maker.base, maker.size)
@@ -241,7 +258,7 @@ class Tree:
             stub.close()
         for stub in self.stubs.values():
             program = stub.program()
-            signals.forget_children(program)
+            signals.forget_children(program, {zombie.exit_signal for zombie in self._plan.zombies})
             stub.run(program)
 
 

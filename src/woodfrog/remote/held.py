@@ -145,7 +145,7 @@ class HeldTask:
 
 
 _SECCOMP_FILTER = 2
-KCMP_VM, KCMP_FILES, KCMP_FS = 1, 2, 3  # kcmp(2)
+KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_SYSVSEM = 1, 2, 3, 4, 6  # kcmp(2)
 
 
 def _filters(pid: int) -> tuple[bytes, ...]:
@@ -167,8 +167,8 @@ class HeldProcess:
         self.tasks: list[HeldTask] = []
         self.reach_by(living_task(group))
         self.has_kernel_threads = False
-        # What it shares with its parent: KCMP_*.
-        self.shares: set[int] = set()
+        # Whose part it has since clone(2), by KCMP_*, if not its own.
+        self.shares: dict[int, HeldProcess] = {}
         self.memory = os.open(f"{self.path}/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def reach_by(self, pid: int) -> None:
@@ -206,6 +206,11 @@ class HeldProcess:
         """About how much memory it has for itself."""
         status = self.leader.status
         return sum(int(status.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "VmSwap"))
+
+    @property
+    def exit_signal(self) -> int:
+        """What its parent gets when it ends (clone(2)); 0: nothing."""
+        return read_stat(f"/proc/{self.group}").exit_signal
 
     @property
     def name(self) -> str:

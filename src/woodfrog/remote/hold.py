@@ -313,18 +313,21 @@ def _run_vfork_children(
     parent: HeldTask, running: list[HeldTask], seized: dict[int, HeldTask]
 ) -> list[HeldTask]:
     """Let the held child of a vfork run on: its parent can't stop before it execs or exits."""
-    try:
-        with open(f"{parent.path}/children") as file:
-            children = [int(word) for word in file.read().split()]
-    except OSError:
-        return []
     started = []
-    for pid in children:
+    for pid in _children(parent):
         task = seized.get(pid)
         if task is not None and task not in running and _same_memory(parent.pid, pid):
             ptrace.resume(pid)
             started.append(task)
     return started
+
+
+def _children(parent: HeldTask) -> list[int]:
+    try:
+        with open(f"{parent.path}/children", encoding="ascii") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
 
 
 def _same_memory(one: int, other: int) -> bool:
@@ -334,6 +337,13 @@ def _same_memory(one: int, other: int) -> bool:
 
 def _refuse_unstoppable(task: HeldTask) -> None:
     stat = read_stat(task.path)
+    for child in _children(task):
+        if _same_memory(task.pid, child):
+            raise UnsupportedResource(
+                f"task {task.pid} ({os.fsdecode(stat.comm)}) waits in vfork(2) for its child"
+                f" {child}, which neither executes another program nor ends",
+                hint="it cannot be held meanwhile; try again when it has gone on",
+            )
     raise UnsupportedResource(
         f"task {task.pid} ({os.fsdecode(stat.comm)}) does not stop (state {stat.state})",
         hint="it may wait for a dead file server or a device; try again when it has gone on",

@@ -117,6 +117,31 @@ class AddressSpace(Part, frozen=True):
     lock_future_on_fault: bool = False
 
 
+# Of a process that has another's.
+NONE = AddressSpace(
+    mappings=[],
+    pages=[],
+    guards=[],
+    lock_future=False,
+    core_dump_filter=0,
+    vdso=0,
+    vdso_text=0,
+    start_code=0,
+    end_code=0,
+    start_data=0,
+    end_data=0,
+    start_brk=0,
+    brk=0,
+    start_stack=0,
+    arg_start=0,
+    arg_end=0,
+    env_start=0,
+    env_end=0,
+    auxv=b"",
+    executable=b"",
+)
+
+
 class Collected:
     """An address space whose pages have not been looked for yet."""
 
@@ -166,6 +191,14 @@ class Collected:
             else one
             for one in self.mappings
         ]
+
+    @classmethod
+    def none(cls) -> "Collected":
+        """Return what is collected of a process that has another's address space."""
+        fields = msgspec.structs.asdict(NONE)
+        return cls(
+            {n: v for n, v in fields.items() if n not in ("mappings", "pages", "guards")}, []
+        )
 
     @property
     def mapped_paths(self) -> set[bytes]:

@@ -13,7 +13,7 @@ from woodfrog.resources.limits import Limit
 from woodfrog.resources.memory import AddressSpace
 from woodfrog.resources.memory_modes import MemoryModes
 from woodfrog.resources.nested import Membership
-from woodfrog.resources.signals import Action
+from woodfrog.resources.signals import SIGCHLD, Action
 from woodfrog.resources.threads import EndedThread, Thread
 from woodfrog.resources.timers import IntervalTimer, PosixTimer
 
@@ -45,6 +45,24 @@ class Lock(Part, frozen=True):
     length: int
 
 
+class Shares(Part, frozen=True):
+    """Whose part a process has as its own since clone(2), by that process's id; 0: nobody's."""
+
+    memory: int = 0
+    actions: int = 0
+    descriptors: int = 0
+    directory: int = 0  # with the root directory and the umask
+
+    @property
+    def owners(self) -> tuple[int, int, int, int]:
+        """All of them."""
+        return self.memory, self.actions, self.descriptors, self.directory
+
+    def of(self, pid: int) -> tuple[int, ...]:
+        """Return whose all parts are of a process with this id that shares these."""
+        return tuple(owner or pid for owner in self.owners)
+
+
 class Zombie(Record, frozen=True, tag="zombie"):
     """A process that has ended and that nobody has waited for. `status` is as wait(2) gives it."""
 
@@ -54,6 +72,17 @@ class Zombie(Record, frozen=True, tag="zombie"):
     session: int
     name: bytes
     status: int
+    exit_signal: int = SIGCHLD
+
+    @property
+    def shares(self) -> Shares:
+        """It has nothing any more."""
+        return Shares()
+
+    @property
+    def child_subreaper(self) -> bool:
+        """It gets no orphans."""
+        return False
 
 
 class Process(Record, frozen=True, tag="process"):
@@ -88,8 +117,8 @@ class Process(Record, frozen=True, tag="process"):
     posix_timers: list[PosixTimer]
     limits: list[Limit]
     threads: list[Thread]
-    shares_descriptors: bool = False  # with its parent; then it has none here
-    shares_directory: bool = False
+    shares: Shares = Shares()  # what it shares it has none of here
+    exit_signal: int = SIGCHLD  # what its parent gets when it ends; 0: none
     controlling: int = -1  # the number of its session's terminal, if not the container's own
     file_signals: list[FileSignals] = []
     thp_disable_flags: int = 0

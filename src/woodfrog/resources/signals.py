@@ -1,14 +1,14 @@
 """Signal actions of a process, and queued signals with their siginfo."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from woodfrog.image.record import Part
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 
-SIGKILL, SIGCHLD, SIGSTOP = 9, 17, 19
+SIGTRAP, SIGKILL, SIGCHLD, SIGSTOP = 5, 9, 17, 19
 SIGNALS = range(1, 65)
 UNCATCHABLE = (SIGKILL, SIGSTOP)
 # By default those that stop: SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU.
@@ -17,6 +17,7 @@ STOPPING = range(SIGSTOP, 23)
 _HARMLESS = (SIGCHLD, 18, 23, 28)
 
 _ACTION = struct.Struct("<4Q")
+_SIG_IGN = 1
 
 
 class Action(Part, frozen=True):
@@ -34,6 +35,11 @@ def can_end_by(status: int) -> bool:
     signal = status & 0x7F
     ending = signal == 0 or (signal in SIGNALS and signal not in (*STOPPING, *_HARMLESS))
     return ending and 0 <= status <= 0xFFFF
+
+
+def can_tell_end(signal: int) -> bool:
+    """Tell whether a restored process may have this exit signal (clone(2)); 0 is none."""
+    return signal == 0 or (signal in SIGNALS and signal not in (*UNCATCHABLE, SIGTRAP))
 
 
 def ask(program: Program) -> Callable[[], list[Action]]:
@@ -57,9 +63,15 @@ def ask(program: Program) -> Callable[[], list[Action]]:
     return answered
 
 
-def forget_children(program: Program) -> None:
-    """Drop the SIGCHLDs that were queued while the tree was built (a default action does that)."""
-    syscalls.rt_sigaction(program, SIGCHLD, bytes(_ACTION.size), None)
+def forget_children(program: Program, others: Iterable[int] = ()) -> None:
+    """Drop the SIGCHLDs that were queued while the tree was built, and `others` for ended children.
+
+    A signal that is ignored is dropped; by default SIGCHLD is.
+    """
+    for signal in {SIGCHLD, *others} - {0}:
+        if signal != SIGCHLD:
+            syscalls.rt_sigaction(program, signal, _ACTION.pack(_SIG_IGN, 0, 0, 0), None)
+        syscalls.rt_sigaction(program, signal, bytes(_ACTION.size), None)
 
 
 def restore_actions(program: Program, actions: list[Action], *, skip: int) -> None:
