@@ -19,6 +19,7 @@ from woodfrog.resources import (
     credentials,
     deleted_files,
     huge_pages,
+    io_uring_mappings,
     layer,
     memory,
     memory_modes,
@@ -381,6 +382,7 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
                 _check_rights(file, plan)
             if file.late:
                 file.refuse_holders(plan.holders(file.id), bounds.bounding)
+    io_uring_mappings.refuse_forbidden(plan.files.values(), bounds.seccomp)
     outside = tcp_socket.count_outside(
         plan.files.values(), new_network="network" in bounds.new_namespaces
     )
@@ -420,6 +422,8 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
             nameless.add(mapping.object)
         if mapping.source is memory.Source.SYSV:
             sysv_memory.check_mapping(mapping, plan.segments_of(process))
+        if mapping.source is memory.Source.IO_URING:
+            io_uring_mappings.check(mapping, plan.files)
     if not nameless <= {0, *plan.shared, *plan.deleted}:
         raise ImageError(f"{who} has shared memory or deleted files that the image lacks")
     shares = process.shares

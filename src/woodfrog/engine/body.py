@@ -21,6 +21,7 @@ from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import (
     credentials,
     file_signals,
+    io_uring_mappings,
     memory_fields,
     memory_making,
     memory_modes,
@@ -101,6 +102,7 @@ class Body:
         space = self.record.memory
         keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
         memory_making.unmap_all(program, keep)
+        io_uring_mappings.restore(program, space, making.files, keep)
         if self._other_vdso is None:
             memory_fields.map_vdso(program, space)
         elif space.vdso_text:

@@ -32,6 +32,7 @@ from woodfrog.resources import (
     limits,
     memory,
     memory_fields,
+    memory_flags,
     memory_modes,
     memory_policy,
     process,
@@ -93,8 +94,7 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
         if one.has_kernel_threads:
             with obstacles.at(one.name):
                 raise UnsupportedResource(
-                    "has the kernel work for it in threads (io_uring, vhost),"
-                    " which cannot be saved yet"
+                    "has the kernel work for it in threads (vhost), which cannot be saved yet"
                 )
         with obstacles.at(one.name):
             alone = [one.leader]
@@ -238,6 +238,8 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         told = [answer.fields() for answer in answers]
 
         def shared_object(pid: int, mapping: KernelMapping) -> int:
+            if mapping.name == memory_flags.IO_URING:
+                return world.ring_number(mapping.inode, mapping.offset)
             return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
 
         space = memory.Collected.none()

@@ -61,6 +61,10 @@ class Files:
             table.append((number, file, found.cloexec))
         return table
 
+    def table(self, process: HeldProcess) -> list[tuple[int, OpenFile, bool]]:
+        """Return a process's descriptors: number, file, and whether it is close-on-exec."""
+        return self._tables[process.pid]
+
     def _known_one(self, found: OpenFile) -> OpenFile:
         """Return the file that was found before and is the same, or else this one, from now on."""
         key = (found.target, found.flags, found.position, found.mnt_id, found.inode)

@@ -13,6 +13,7 @@ from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.rings import Rings
 from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
 from woodfrog.remote.held import Held
@@ -22,6 +23,7 @@ from woodfrog.resources import cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.inotify import Inotify
+from woodfrog.resources.files.io_uring import IoUring
 from woodfrog.resources.files.netlink_socket import NetlinkSocket
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
@@ -150,6 +152,7 @@ def look(
     undo.callback(files.close)
     world.look_at(files.files)
     undo.enter_context(connections.hushed(init, world.sockets))
+    world.rings = Rings(tree, files, vdso)
     file_records = files.collect(world, obstacles)
     processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
     collecting.refuse_unmade(processes, obstacles)
@@ -182,6 +185,9 @@ def losses_of(files: list[FileRecord]) -> list[str]:
     overflows = sum(1 for file in files if isinstance(file, Inotify) and file.overflow)
     if overflows:
         found.append(f"{overflows} inotify queues with unread events are restored as overflown")
+    cancelled = sum(len(file.cancelled) for file in files if isinstance(file, IoUring))
+    if cancelled:
+        found.append(f"{cancelled} requests to io_uring are restored as cancelled")
     unread = sum(1 for file in files if isinstance(file, NetlinkSocket) and file.lost)
     if unread:
         found.append(f"{unread} netlink sockets are restored without the news that were unread")

@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from woodfrog.engine import body as body_module
-from woodfrog.engine import connections, finishing, outsiders, reading_pages, root_stub, tying
+from woodfrog.engine import (
+    connections,
+    finishing,
+    making_rings,
+    outsiders,
+    reading_pages,
+    root_stub,
+    tying,
+)
 from woodfrog.engine.admission import Bounds, Plan, admit
 from woodfrog.engine.background import Background
 from woodfrog.engine.body import Body
@@ -363,6 +371,7 @@ def _restore(
     cgroups.restore(plan.cgroups, bounds.cgroups, tasks)
     for body in bodies.values():
         finishing.restore_limits(body, bounds, default, making.missing)
+    making_rings.restore(plan, bodies)
     for body in bodies.values():
         finishing.restore_last(body)
     mark(Stage.LIMITS)

@@ -5,6 +5,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 import msgspec
 
@@ -90,6 +91,8 @@ class World:
         # By the ids of ipc namespaces; 0 is the container's own.
         self.sysv: dict[int, sysv_ipc.Found] = {}
         self.posix_queues: dict[int, posix_queues.Found] = {}
+        # What is known of io_urings (engine/rings.py).
+        self.rings: Any = None
         # Stopped processes whose parent has already waited for that news.
         self.stops_heard: set[int] = set()
         self._stopped = [
@@ -149,6 +152,14 @@ class World:
     def open_socket(self, inode: int) -> OpenFile | None:
         """See the protocol."""
         return self._sockets.get(inode)
+
+    def ring(self, file: OpenFile) -> dict[str, Any]:
+        """See the protocol."""
+        return self.rings.collect(file)  # type: ignore[no-any-return]
+
+    def ring_number(self, inode: int, offset: int) -> int:
+        """Return the id of the io_uring that a mapping shows."""
+        return self.rings.number_of(inode, offset)  # type: ignore[no-any-return]
 
     def is_process(self, pid: int) -> bool:
         """See the protocol."""

@@ -24,6 +24,7 @@ _TRIES_IN_VDSO = 200
 _A_MOMENT_S = 20e-6
 _SIGTRAP = 5
 _LOOKS = 100
+_IO_URING = b"iou-"
 _PF_IO_WORKER, _PF_USER_WORKER = 0x10, 0x4000
 _PATIENCE_LETTING_GO_S = 1.0
 
@@ -184,8 +185,8 @@ def _seize_tasks(
         if pause and pause.loses_wakeups and _may_be_stopped(path):
             continue
         try:
-            if _is_kernels_own(path):
-                process.has_kernel_threads = True
+            if name := _kernels_own(path):
+                process.has_kernel_threads |= not name.startswith(_IO_URING)
                 continue
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -217,15 +218,16 @@ def _seize_tasks(
     return fresh
 
 
-def _is_kernels_own(path: str) -> bool:
-    """Tell whether a thread is one of the kernel's that works for the process, as for io_uring.
+def _kernels_own(path: str) -> bytes:
+    """Return the name of a thread that is one of the kernel's that works for the process, or b"".
 
-    It can be seized, but never stops.
+    It can be seized, but never stops. Those of io_uring end by themselves.
     """
     with open(f"{path}/comm", "rb") as file:
-        if not file.read().startswith((b"iou-", b"vhost-")):
-            return False
-    return bool(read_stat(path).flags & (_PF_IO_WORKER | _PF_USER_WORKER))
+        name = file.read()
+    if not name.startswith((_IO_URING, b"vhost-")):
+        return b""
+    return name if read_stat(path).flags & (_PF_IO_WORKER | _PF_USER_WORKER) else b""
 
 
 def _may_be_stopped(path: str) -> bool:

@@ -125,12 +125,25 @@ class Stub:
         # palette 1, and one tile of one row of four bytes
         configuration = bytearray(64)
         configuration[0], configuration[16], configuration[48] = 1, 4, 1
-        data = self.base + _CODE_BYTES
-        os.pwrite(self.memory, configuration, data)
-        code = self.base + _CODE_BYTES - 64
-        os.pwrite(self.memory, _TOUCH_TILES, code)
+        os.pwrite(self.memory, configuration, self.spare_word)
+        self.execute(_TOUCH_TILES, rax=self.spare_word)
+
+    @property
+    def spare_word(self) -> int:
+        """The address of memory that programs use, and nothing else while none runs."""
+        return self.base + _CODE_BYTES
+
+    def execute(self, code: bytes, **values: int) -> Registers:
+        """Run machine code, a few instructions that end in int3, with these in its registers.
+
+        Returns the registers at its end.
+        """
+        place = self.base + _CODE_BYTES - 64
+        os.pwrite(self.memory, code, place)
         registers = ptrace.registers(self.pid)
-        registers.rip, registers.rax, registers.orig_rax = code, data, NO_CALL
+        registers.rip, registers.orig_rax = place, NO_CALL
+        for name, value in values.items():
+            setattr(registers, name, value)
         ptrace.set_registers(self.pid, registers)
         ptrace.resume(self.pid)
         status = ptrace.wait(self.pid)
@@ -138,7 +151,8 @@ class Stub:
             ptrace.resume(self.pid)
             status = ptrace.wait(self.pid)
         if status.event is not Event.SIGNAL or status.signal != SIGTRAP:
-            raise StubError(f"process {self.pid} cannot use AMX tiles: {status}")
+            raise StubError(f"process {self.pid} stopped in mid-code: {status}")
+        return ptrace.registers(self.pid)
 
     def exit(self, status: int) -> None:
         """Let go of this task, which is its process's first thread, and have it exit(2)."""

@@ -35,6 +35,7 @@ class Source(StrEnum):
     FILE = "file"
     SHARED = "shared"  # a shared memory object or a deleted file, by its id
     SYSV = "sysv"  # System V shared memory, by its shmid
+    IO_URING = "io_uring"  # the memory of an io_uring, by the id of the file
 
 
 class Mapping(Part, frozen=True):
@@ -305,7 +306,9 @@ def _mapping(
     root: str,
 ) -> Mapping:
     source, path, object_id = Source.ANONYMOUS, b"", 0
-    if found.inode or found.name.startswith(_SYSV):  # whose inode number is its id, 0 at first
+    if found.name == memory_flags.IO_URING:
+        source, object_id = Source.IO_URING, shared_object(pid, found)
+    elif found.inode or found.name.startswith(_SYSV):  # whose inode number is its id, 0 at first
         deleted = found.name.endswith(b" (deleted)") and not _exists(root, found)
         if deleted or found.name.startswith(memory_flags.NAMED_SHARED):
             source, object_id = Source.SHARED, shared_object(pid, found)

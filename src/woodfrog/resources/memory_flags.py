@@ -26,6 +26,8 @@ _REFUSED = {
     "uw": "is registered with a userfaultfd",
     "ss": "is a shadow stack",
 }
+# Before Linux 6.10 its memory looks like a device's.
+IO_URING = b"anon_inode:[io_uring]"
 _SECRET = b"/secretmem (deleted)"
 # How names of anonymous memory look: of private and of shared one.
 _NAMED, NAMED_SHARED = b"[anon:", b"[anon_shmem:"
@@ -39,6 +41,8 @@ def refuse(found: Mapping, *, noted: bool) -> None:
     """
     ours = ("uw",) if noted else ()
     reasons = [_REFUSED[flag] for flag in found.flags if flag in _REFUSED and flag not in ours]
+    if found.name == IO_URING:
+        return
     if found.name == _SECRET:
         reasons.append("is secret memory (memfd_secret), which nobody else can read")
     # One that may only be executed has a key of the kernel's own.

@@ -7,6 +7,7 @@ from woodfrog.resources.files.eventfd import EventFd
 from woodfrog.resources.files.fifo import Fifo
 from woodfrog.resources.files.inet_datagram import InetDatagramSocket
 from woodfrog.resources.files.inotify import Inotify
+from woodfrog.resources.files.io_uring import IoUring
 from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.files.message_queue import MessageQueueFile
 from woodfrog.resources.files.namespace_file import NamespaceFile
@@ -43,6 +44,7 @@ KINDS: tuple[type[FileRecord], ...] = (
     TimerFd,
     SignalFd,
     Inotify,
+    IoUring,
     PidFd,
     NamespaceFile,
     UnixSocketFile,
@@ -54,7 +56,6 @@ KINDS: tuple[type[FileRecord], ...] = (
 # What no kind recognises, as far as it has a name, by how its link in /proc begins.
 REFUSED = {
     b"anon_inode:[fanotify]": "fanotify",
-    b"anon_inode:[io_uring]": "io_uring",
     b"anon_inode:[userfaultfd]": "userfaultfd",
     b"anon_inode:[perf_event]": "a perf event",
     b"anon_inode:bpf": "BPF",

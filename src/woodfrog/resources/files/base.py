@@ -58,6 +58,9 @@ class World(Protocol):
     def open_socket(self, inode: int) -> "OpenFile | None":
         """Return an open socket of the container by its inode."""
 
+    def ring(self, file: "OpenFile") -> dict[str, Any]:
+        """Return the fields of an io_uring's record; raises UnsupportedResource."""
+
     def is_process(self, pid: int) -> bool:
         """Tell whether a process, or zombie, of the container has this id of the container's."""
 

@@ -1,0 +1,327 @@
+"""io_uring(7) in a held container: what rings are, and what of that no file in /proc tells."""
+
+import errno
+import time
+from collections import defaultdict
+from typing import Any
+
+from woodfrog.engine.collecting import scratch_in
+from woodfrog.engine.collecting_files import Files
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import io_uring
+from woodfrog.kernel.procfs.fdinfo import read_fdinfo
+from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.remote.held import Held, HeldProcess, HeldTask
+from woodfrog.remote.tracee import Scratch
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import io_uring_shown
+from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.files.io_uring import Registered, is_one
+from woodfrog.resources.io_uring_memory import Contents, Sample, contents_of
+from woodfrog.resources.io_uring_requests import Unclear, pending
+from woodfrog.resources.io_uring_shown import Shown
+
+_PATIENCE_S = 0.5
+_A_MOMENT_S = 0.005
+_BAD_ADDRESS = 8
+_GROUPS = 64  # of provided buffers that are asked for
+_EVENTFD = b"anon_inode:[eventfd]"
+
+# What a thread is asked about a ring: operation, argument, count. None of it does anything.
+_QUESTIONS = {
+    "probe": (io_uring.REGISTER_PROBE, 0, 0),
+    "buffers": (io_uring.REGISTER_BUFFERS, 0, 0),
+    "files": (io_uring.REGISTER_FILES, 0, 0),
+    "eventfd": (io_uring.REGISTER_EVENTFD, _BAD_ADDRESS, 1),
+    "napi": (io_uring.REGISTER_NAPI, _BAD_ADDRESS, 1),
+    "region": (io_uring.REGISTER_MEM_REGION, _BAD_ADDRESS, 1),
+}
+
+
+class _Ring:
+    """One io_uring: who has it as what, and what the kernel answers their threads."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self.file = file
+        self.holders: dict[int, int] = {}
+        for pid, number in file.holders:
+            self.holders.setdefault(pid, number)
+        self.answers: dict[HeldTask, dict[str, int]] = {}
+        self.registered: list[Registered] = []
+        self.registered_as_one_of_several = False
+
+    def shown(self) -> Shown | None:
+        """Return what the kernel shows now."""
+        pid, number = self.file.holders[0]
+        return io_uring_shown.parse(read_fdinfo(pid, number)[1])
+
+
+class Rings:
+    """All rings of a held container."""
+
+    def __init__(self, tree: Held, files: Files, vdso: Vdso) -> None:
+        self._files = files
+        self._vdso = vdso
+        self._processes = {one.pid: one for one in tree.processes}
+        self._by_inode = {file.inode: _Ring(file) for file in files.files if is_one(file.target)}
+        self._of_process: dict[int, list[_Ring]] = defaultdict(list)
+        for ring in self._by_inode.values():
+            for pid in ring.holders.keys() & self._processes.keys():
+                self._of_process[pid].append(ring)
+
+    def number_of(self, inode: int, offset: int) -> int:
+        """Return the id of the file that a mapping shows; raises UnsupportedResource."""
+        if offset not in (io_uring.OFF_SQ_RING, io_uring.OFF_CQ_RING, io_uring.OFF_SQES):
+            raise UnsupportedResource(
+                f"maps a part of an io_uring, or buffers provided to it (at {offset:#x}),"
+                " which cannot be saved yet"
+            )
+        if inode not in self._by_inode:
+            raise UnsupportedResource(
+                "maps an io_uring of which no process of the container has a descriptor,"
+                " which cannot be saved yet"
+            )
+        return self._by_inode[inode].file.number
+
+    def collect(self, file: OpenFile) -> dict[str, Any]:
+        """Return the fields of a ring's record but `id` and `flags`; raises UnsupportedResource."""
+        ring = self._by_inode[file.inode]
+        self._ask(ring)
+        owner = self._owner(ring)
+        answers = ring.answers[owner]
+        with Sample.like(file) as sample:
+            _refuse_kind(ring, answers, sample)
+            shown, fields = self._state(ring, sample)
+        self._refuse_groups(ring, owner)
+        if fields["reissued"] and len(ring.holders) > 1:
+            raise UnsupportedResource(
+                "is an io_uring with requests on their way that several processes have open,"
+                " which cannot be saved yet"
+            )
+        table = self._files.table(owner.process)
+        _refuse_unmapped(owner.process, shown)
+        return fields | {
+            "owner": owner.namespace_pid,
+            "single_issuer": any(one["probe"] == -errno.EEXIST for one in ring.answers.values())
+            or sample.is_single_issuer(file),
+            "defer_taskrun": sample.defers_task_work(file),
+            "files": [_descriptor(table, name) for name in shown.files],
+            "buffers": shown.buffers,
+            "eventfd": _eventfd(table) if answers["eventfd"] == -errno.EBUSY else -1,
+            "registered": sorted(ring.registered, key=lambda one: (one.tid, one.index)),
+        }
+
+    def _ask(self, ring: _Ring) -> None:
+        """Have all that waits for threads come in, and ask them what only they are told."""
+        ring.registered.clear()
+        for pid, number in ring.holders.items():
+            if pid not in self._processes:
+                continue
+            process = self._processes[pid]
+            several = len(self._of_process[pid]) > 1
+            with scratch_in(process, self._vdso) as scratch:
+                for task in process.tasks:
+                    ring.answers[task], indexes = _ask(task, number, scratch)
+                    ring.registered_as_one_of_several |= several and bool(indexes)
+                    tid = task.namespace_pid
+                    ring.registered += [Registered(tid=tid, index=index) for index in indexes]
+
+    def _owner(self, ring: _Ring) -> HeldTask:
+        """Return the thread that can make the ring whole."""
+        able = [task for task, answers in ring.answers.items() if answers["probe"] != -errno.EEXIST]
+        if not able:
+            raise UnsupportedResource(
+                "is an io_uring for one thread only (IORING_SETUP_SINGLE_ISSUER), which has ended"
+                " or has no descriptor of it; it cannot be saved yet"
+            )
+        for task in able:
+            if _is_mapped(ring, task.process):
+                return task
+        raise UnsupportedResource(
+            "is an io_uring that no process which has it has mapped; it cannot be saved yet"
+        )
+
+    def _state(self, ring: _Ring, sample: Sample) -> tuple[Shown, dict[str, Any]]:
+        """Read the rings when it is clear what is on its way; wait for that for a while."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                shown = ring.shown()
+                if shown is None:
+                    raise Unclear("the kernel is at work in it")
+                _refuse_shown(shown)
+                contents = contents_of(ring.file, shown, sample)
+                _refuse_personalities(shown, contents)
+                found = pending(contents.seen)
+                break
+            except Unclear as reason:
+                if time.monotonic() > deadline:
+                    raise UnsupportedResource(
+                        f"is an io_uring with requests on their way ({reason}), which cannot be"
+                        " saved yet",
+                        hint="let the program finish or cancel them first, or try again",
+                    ) from None
+            time.sleep(_A_MOMENT_S)
+            self._ask(ring)
+        unread = shown.completed - shown.cq_head & 0xFFFFFFFF
+        if unread + len(found.cancelled) > shown.cq_entries:
+            raise UnsupportedResource(
+                "is an io_uring with more requests on their way than it has room for completions;"
+                " it cannot be saved yet",
+                hint="let the program take its completions first",
+            )
+        return shown, {
+            "sq_entries": shown.sq_entries,
+            "cq_entries": shown.cq_entries,
+            "layout": list(sample.layout),
+            "submitted": shown.submitted,
+            "completed": shown.completed,
+            "ring": contents.ring,
+            "requests": contents.requests,
+            "reissued": found.reissued,
+            "cancelled": found.cancelled,
+        }
+
+    def _refuse_groups(self, ring: _Ring, owner: HeldTask) -> None:
+        """Refuse buffers that were provided, of which the kernel tells only that they are there."""
+        number = ring.holders[owner.process.pid]
+        with scratch_in(owner.process, self._vdso) as scratch:
+            program = scratch.program()
+            answers = [
+                program.may_fail(
+                    io_uring.register(
+                        program,
+                        number,
+                        io_uring.REGISTER_PBUF_STATUS,
+                        io_uring.buffer_status(group),
+                        1,
+                    )
+                )
+                for group in range(_GROUPS)
+            ]
+            scratch.run(program, owner.tracee)
+            # A kernel that has no such operation says EINVAL to all.
+            told = program.results(answers)
+        if any(one == 0 for one in told) or (-errno.ENOENT in told and -errno.EINVAL in told):
+            raise UnsupportedResource(
+                "is an io_uring to which buffers were provided, which cannot be saved yet"
+            )
+
+
+def _ask(task: HeldTask, number: int, scratch: Scratch) -> tuple[dict[str, int], list[int]]:
+    """Return the answers, and by which indexes the thread has rings registered."""
+    program = scratch.program()
+    asked = {"enter": io_uring.enter(program, number, 0, io_uring.ENTER_GETEVENTS)}
+    for name, (operation, argument, count) in _QUESTIONS.items():
+        asked[name] = io_uring.register(program, number, operation, argument, count)
+    indexes = [
+        io_uring.enter(program, index, 0, io_uring.ENTER_REGISTERED_RING)
+        for index in range(io_uring.MOST_REGISTERED_RINGS)
+    ]
+    for call in (*asked.values(), *indexes):
+        program.may_fail(call)
+    scratch.run(program, task.tracee)
+    return (
+        {name: program[call] for name, call in asked.items()},
+        [index for index, call in enumerate(indexes) if program[call] == 0],
+    )
+
+
+def _is_mapped(ring: _Ring, process: HeldProcess) -> bool:
+    """Tell whether a process can write to the head of the completions."""
+    return any(
+        row[6] == ring.file.inode
+        and row[2] & 3 == 3
+        and row[4] in (io_uring.OFF_SQ_RING, io_uring.OFF_CQ_RING)
+        for row in read_maps(process.pid)
+        if is_one(row[7])
+    )
+
+
+def _refuse_kind(ring: _Ring, answers: dict[str, int], sample: Sample) -> None:
+    if answers["enter"] == -errno.EBADFD:
+        raise UnsupportedResource(
+            "is an io_uring that has not been enabled yet (IORING_SETUP_R_DISABLED),"
+            " which cannot be saved yet"
+        )
+    if -errno.EACCES in answers.values():
+        raise UnsupportedResource(
+            "is an io_uring with restrictions (IORING_REGISTER_RESTRICTIONS),"
+            " which cannot be saved yet"
+        )
+    if answers["region"] == -errno.EBUSY:
+        raise UnsupportedResource(
+            "is an io_uring with memory for the arguments of waits (IORING_REGISTER_MEM_REGION),"
+            " which cannot be saved yet"
+        )
+    if answers["napi"] == -errno.EINVAL and sample.knows_napi:
+        raise UnsupportedResource(
+            "is an io_uring that polls devices (IORING_SETUP_IOPOLL), which cannot be saved yet"
+        )
+    if ring.registered_as_one_of_several:
+        raise UnsupportedResource(
+            "is one of several io_urings of a process with a thread that has registered one of them"
+            " (IORING_REGISTER_RING_FDS), which cannot be saved yet"
+        )
+
+
+def _refuse_shown(shown: Shown) -> None:
+    if shown.thread != -1:
+        raise UnsupportedResource(
+            "is an io_uring that a thread of the kernel polls (IORING_SETUP_SQPOLL),"
+            " which cannot be saved yet"
+        )
+    if shown.overflown:
+        raise UnsupportedResource(
+            "is an io_uring with more completions than it has room for, which cannot be saved yet",
+            hint="let the program take its completions first",
+        )
+
+
+def _refuse_personalities(shown: Shown, contents: Contents) -> None:
+    """Refuse registered credentials; newer kernels show them no more, but requests name them."""
+    if shown.personalities or contents.personalities:
+        raise UnsupportedResource(
+            "is an io_uring with registered credentials (IORING_REGISTER_PERSONALITY),"
+            " which cannot be saved yet"
+        )
+
+
+def _refuse_unmapped(process: HeldProcess, shown: Shown) -> None:
+    """Refuse registered buffers whose memory the process has not any more."""
+    for buffer in shown.buffers:
+        at, end = buffer.address, buffer.address + buffer.length
+        for row in read_maps(process.pid):
+            if row[0] <= at < row[1] and row[2] & 3 == 3:
+                at = row[1]
+        if at < end:
+            raise UnsupportedResource(
+                f"is an io_uring with a registered buffer at {buffer.address:#x} that the process"
+                " has not mapped any more; it cannot be saved yet"
+            )
+
+
+def _descriptor(table: list[tuple[int, OpenFile, bool]], name: bytes) -> int:
+    """Return as what a process has a registered file open."""
+    if not name:
+        return -1
+    found = {id(file): number for number, file, _ in table if file.target == name}
+    if len(found) != 1:
+        many = "several descriptors" if found else "no descriptor"
+        raise UnsupportedResource(
+            f"is an io_uring with a registered file, {name.decode(errors='replace')}, for which the"
+            f" process has {many}; it cannot be saved yet",
+            hint="a registered file can be saved while the process has it open, once",
+        )
+    return next(iter(found.values()))
+
+
+def _eventfd(table: list[tuple[int, OpenFile, bool]]) -> int:
+    """Return the descriptor of the registered eventfd, if there is but one that it can be."""
+    found = {id(file): number for number, file, _ in table if file.target == _EVENTFD}
+    if len(found) != 1:
+        raise UnsupportedResource(
+            "is an io_uring with a registered eventfd, and the process has"
+            f" {len(found)} that it may be; the kernel does not tell, so it cannot be saved yet"
+        )
+    return next(iter(found.values()))

@@ -1,0 +1,115 @@
+"""io_uring(7): rings of requests and completions. Their memory is what processes map of them."""
+
+from typing import Any, ClassVar, Self
+
+from woodfrog.errors import ImageError
+from woodfrog.image.record import Part
+from woodfrog.kernel import io_uring
+from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World
+
+_WORD = 0xFFFFFFFF
+_MOST_REGISTERED = 1 << 15
+
+
+def is_one(name: bytes) -> bool:
+    """Tell whether a link of /proc, which reads `name`, leads to an io_uring."""
+    return name == b"anon_inode:[io_uring]"
+
+
+class Registered(Part, frozen=True, array_like=True):
+    """A ring that a thread has registered (IORING_REGISTER_RING_FDS)."""
+
+    tid: int
+    index: int
+
+
+class Buffer(Part, frozen=True, array_like=True):
+    """A registered buffer; one of no length is an empty place."""
+
+    address: int
+    length: int
+
+
+class IoUring(FileRecord, frozen=True, tag="io-uring"):
+    """Rings, how many requests and completions have gone through them, and what is on its way.
+
+    `owner` is the thread that makes them whole: the one that may use them, if only one may
+    (`single_issuer`). Requests in `reissued` are made again, those in `cancelled` (their user_data)
+    completed as cancelled. Registered files and the eventfd are descriptors of the owner; -1: none.
+    `layout` and `ring` are as in kernel.io_uring, without zeros at the end.
+    """
+
+    row: ClassVar[Row] = Row(
+        called="io_uring",
+        kept=(
+            "requests that are not submitted and completions that are not taken, at the same"
+            " addresses; registered files that the process has open, buffers, an eventfd",
+            "what is on its way: poll, read, write, recv, send and accept go on, all else is"
+            " completed by ECANCELED",
+        ),
+        refused=(
+            "polled by the kernel (IORING_SETUP_SQPOLL), polling devices (IOPOLL), with large"
+            " entries or in memory of its own; with restrictions, registered credentials or"
+            " provided buffers; with more completions than have room, or requests on their way of"
+            " which the rings do not tell enough",
+        ),
+    )
+    owner: int
+    sq_entries: int
+    cq_entries: int
+    single_issuer: bool
+    defer_taskrun: bool
+    layout: list[int]
+    submitted: int
+    completed: int
+    ring: bytes
+    requests: bytes
+    reissued: list[bytes] = []
+    cancelled: list[int] = []
+    files: list[int] = []
+    buffers: list[Buffer] = []
+    eventfd: int = -1
+    registered: list[Registered] = []
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        return is_one(file.target)
+
+    @classmethod
+    def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        fields: dict[str, Any] = world.ring(file)
+        return cls(id=number, flags=file.flags, **fields)
+
+    def restore(self, making: Making) -> int:
+        # SUBMIT_ALL and TASKRUN_FLAG can't be told from outside; a program that has not asked for
+        # them can do with them, one that has can't do without.
+        flags = io_uring.SETUP_SUBMIT_ALL
+        if self.single_issuer:
+            # The one who may use them is who enables them.
+            flags |= io_uring.SETUP_SINGLE_ISSUER | io_uring.SETUP_R_DISABLED
+        if self.defer_taskrun:
+            flags |= io_uring.SETUP_DEFER_TASKRUN | io_uring.SETUP_TASKRUN_FLAG
+        answer = io_uring.new_answer()
+        return io_uring.setup(making.program, self.sq_entries, self.cq_entries, flags, answer)
+
+    def refuse_wider(self, bounding: int) -> None:
+        sizes = (self.sq_entries, self.cq_entries)
+        if not (
+            all(size > 0 and size & (size - 1) == 0 for size in sizes)
+            and self.sq_entries <= io_uring.MOST_ENTRIES
+            and self.sq_entries <= self.cq_entries <= 2 * io_uring.MOST_ENTRIES
+        ):
+            raise ImageError("an io_uring in the image has impossible sizes")
+        if len(self.layout) != len(io_uring.Layout._fields):
+            raise ImageError("an io_uring in the image has no known layout")
+        counts = (self.submitted, self.completed)
+        if (
+            not all(0 <= count <= _WORD for count in counts)
+            or len(self.reissued) > min(self.sq_entries, self.submitted)
+            or any(len(sqe) != io_uring.SQE_BYTES for sqe in self.reissued)
+            or len(self.cancelled) > self.cq_entries
+            or len(self.files) > _MOST_REGISTERED
+            or len(self.buffers) > _MOST_REGISTERED
+            or len(self.requests) > self.sq_entries * io_uring.SQE_BYTES
+        ):
+            raise ImageError("an io_uring in the image has impossible contents")

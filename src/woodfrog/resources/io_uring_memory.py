@@ -1,0 +1,155 @@
+"""What stands in the memory of an io_uring, and how it differs from one that we make."""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import io_uring
+from woodfrog.kernel.caller import HERE
+from woodfrog.remote.address import page_up
+from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.io_uring_requests import Seen
+from woodfrog.resources.io_uring_shown import Shown
+
+_WORD = 0xFFFFFFFF
+_BAD_ADDRESS = 8
+
+
+class Contents(NamedTuple):
+    """The memory, without zeros at its end, and what it tells of requests on their way.
+
+    `personalities`: a request has been made with other credentials than the thread's.
+    """
+
+    ring: bytes
+    requests: bytes
+    seen: Seen
+    personalities: bool
+
+
+class Sample:
+    """An io_uring of ours with the same sizes and nothing special, to compare others with."""
+
+    def __init__(self, sq_entries: int, cq_entries: int) -> None:
+        answer = io_uring.new_answer()
+        self._fd = io_uring.setup(HERE, sq_entries, cq_entries, 0, answer)
+        self.layout = io_uring.layout_in(answer)
+        self.ring_bytes = self.layout.array + 4 * sq_entries
+        self.request_bytes = io_uring.SQE_BYTES * sq_entries
+        # What rings with completions and requests of twice the size would have.
+        self._most = page_up(self.layout.cqes + 2 * io_uring.CQE.size * cq_entries + 4 * sq_entries)
+        self._most_requests = page_up(2 * self.request_bytes)
+
+    @classmethod
+    def like(cls, file: OpenFile) -> Self:
+        """Make one for a ring that is open in a held process."""
+        mask, completions = (int(file.fdinfo[name], 16) for name in ("SqMask", "CqMask"))
+        return cls(mask + 1, completions + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    @property
+    def knows_napi(self) -> bool:
+        """Tell whether this kernel has IORING_REGISTER_NAPI, which rings that poll refuse."""
+        return self._answer(self._fd, io_uring.REGISTER_NAPI) == errno.EFAULT
+
+    def is_single_issuer(self, file: OpenFile) -> bool:
+        """Tell whether a ring is for one thread only, which is not ours."""
+        return self._answer(file.descriptor, io_uring.REGISTER_NAPI) == errno.EEXIST
+
+    def defers_task_work(self, file: OpenFile) -> bool:
+        """Tell whether only its thread can have its completions come (DEFER_TASKRUN)."""
+        flags = io_uring.ENTER_GETEVENTS
+        return _error(lambda: io_uring.enter(HERE, file.descriptor, 0, flags)) == errno.EEXIST
+
+    def _answer(self, fd: int, operation: int) -> int:
+        return _error(lambda: io_uring.register(HERE, fd, operation, _BAD_ADDRESS, 1))
+
+    def read(self, fd: int) -> tuple[bytes, bytes]:
+        """Return the memory of another ring; raises UnsupportedResource if it is of another kind.
+
+        Where a ring is too small for its kind to show by the number of its pages, something must
+        stand behind the place of smaller entries.
+        """
+        try:
+            ring, requests = self._memory(fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise UnsupportedResource(
+                "is an io_uring in the program's own memory (IORING_SETUP_NO_MMAP),"
+                " which cannot be saved yet"
+            ) from None
+        ours, our_requests = self._memory(self._fd)
+        for has, sample, size in (
+            (ring, ours, self.ring_bytes),
+            (requests, our_requests, self.request_bytes),
+        ):
+            if len(has) > len(sample) or any(has[size:]):
+                raise UnsupportedResource(
+                    "is an io_uring with large entries (IORING_SETUP_SQE128 or IORING_SETUP_CQE32),"
+                    " which cannot be saved yet"
+                )
+        return ring[: self.ring_bytes], requests[: self.request_bytes]
+
+    def _memory(self, fd: int) -> tuple[bytes, bytes]:
+        return (
+            io_uring.accessible(fd, io_uring.OFF_SQ_RING, self._most),
+            io_uring.accessible(fd, io_uring.OFF_SQES, self._most_requests),
+        )
+
+
+def _error(call: Callable[[], int]) -> int:
+    try:
+        call()
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def contents_of(file: OpenFile, shown: Shown, sample: Sample) -> Contents:
+    """Read the memory of a ring whose threads are all held."""
+    ring, requests = sample.read(file.descriptor)
+    layout = sample.layout
+    array = indexes(ring, layout.array, shown.sq_entries)
+
+    def request(at: int) -> bytes:
+        index = array[at % shown.sq_entries] % shown.sq_entries
+        return requests[index * io_uring.SQE_BYTES :][: io_uring.SQE_BYTES]
+
+    def completion(at: int) -> tuple[int, int, int]:
+        place = layout.cqes + at % shown.cq_entries * io_uring.CQE.size
+        data, result, flags = io_uring.CQE.unpack_from(ring, place)
+        return data, result, flags
+
+    # Requests that are not submitted yet stand where the oldest have been.
+    ready = shown.sq_tail - shown.submitted & _WORD
+    last = min(shown.submitted, max(0, shown.sq_entries - ready))
+    whole = shown.submitted + ready <= shown.sq_entries and shown.completed <= shown.cq_entries
+    seen = Seen(
+        requests=[request(shown.submitted - back) for back in range(last, 0, -1)],
+        completions=[
+            completion(shown.completed - back)
+            for back in range(min(shown.completed, shown.cq_entries), 0, -1)
+        ],
+        on_their_way=shown.submitted - shown.completed & _WORD,
+        polled=shown.polled,
+        whole=whole,
+    )
+    places = range(0, len(requests), io_uring.SQE_BYTES)
+    personalities = any(any(requests[at + 42 : at + 44]) for at in places)
+    return Contents(ring.rstrip(b"\0"), requests.rstrip(b"\0"), seen, personalities)
+
+
+def indexes(ring: bytes, at: int, entries: int) -> list[int]:
+    """Return the array of indexes; if there is none (IORING_SETUP_NO_SQARRAY), that of none."""
+    found = ring[at : at + 4 * entries].ljust(4 * entries, b"\0")
+    if not any(found):
+        return list(range(entries))
+    return [int.from_bytes(found[at : at + 4], "little") for at in range(0, len(found), 4)]

@@ -1,0 +1,105 @@
+"""What /proc/PID/fdinfo shows of an io_uring."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from woodfrog.resources.files.io_uring import Buffer
+
+_NUMBERS = frozenset(
+    (
+        "SqMask",
+        "SqHead",
+        "SqTail",
+        "CachedSqHead",
+        "CqMask",
+        "CqHead",
+        "CqTail",
+        "CachedCqTail",
+        "SqThread",
+        "UserFiles",
+        "UserBufs",
+    )
+)
+_ENTRY = re.compile(r"\s*(\d+): (.*)")
+_POLLED = re.compile(r"\s+op=(\d+), task_works=\d+")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+class Shown(NamedTuple):
+    """Sizes and counts of requests and completions, and what is registered.
+
+    `files` are as links in /proc/PID/fd read, empty for a place without one. `polled` counts the
+    operations of requests that wait for a file; `overflown` the completions without a place.
+    """
+
+    sq_entries: int
+    cq_entries: int
+    submitted: int
+    sq_head: int
+    sq_tail: int
+    completed: int
+    cq_head: int
+    cq_tail: int
+    thread: int
+    files: list[bytes]
+    buffers: list[Buffer]
+    personalities: bool
+    polled: Counter[int]
+    overflown: int
+
+
+def parse(lines: Sequence[str]) -> Shown | None:
+    """Read the lines; None if the kernel was at work in the ring and shows nothing."""
+    numbers: dict[str, int] = {}
+    files: list[bytes] = []
+    buffers: list[Buffer] = []
+    polled: Counter[int] = Counter()
+    below = ""
+    overflown = 0
+    for line in lines:
+        name, _, value = line.partition(":")
+        if not line.startswith(" ") and line:
+            below = name
+            value = value.strip()
+            if name in _NUMBERS:
+                numbers[name] = int(value, 0)
+            if name == "UserFiles":
+                files = [b""] * numbers[name]
+            elif name == "UserBufs":
+                buffers = [Buffer(address=0, length=0)] * numbers[name]
+            continue
+        entry = _ENTRY.match(line)
+        if entry and below == "UserFiles" and entry[2] != "<none>":
+            files[int(entry[1])] = _unescaped(entry[2])
+        elif entry and below == "UserBufs" and entry[2] != "<none>":
+            address, _, length = entry[2].partition("/")
+            buffers[int(entry[1])] = Buffer(address=int(address, 16), length=int(length))
+        elif below == "PollList" and (poll := _POLLED.match(line)):
+            polled[int(poll[1])] += 1
+        elif below == "CqOverflowList":
+            overflown += 1
+    if "SqMask" not in numbers:
+        return None
+    return Shown(
+        sq_entries=numbers["SqMask"] + 1,
+        cq_entries=numbers["CqMask"] + 1,
+        submitted=numbers["CachedSqHead"],
+        sq_head=numbers["SqHead"],
+        sq_tail=numbers["SqTail"],
+        completed=numbers["CachedCqTail"],
+        cq_head=numbers["CqHead"],
+        cq_tail=numbers["CqTail"],
+        thread=numbers.get("SqThread", -1),
+        files=files,
+        buffers=buffers,
+        personalities=any(line.startswith("Personalities") for line in lines),
+        polled=polled,
+        overflown=overflown,
+    )
+
+
+def _unescaped(name: str) -> bytes:
+    raw = name.encode("utf-8", "surrogateescape")
+    return _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), raw)

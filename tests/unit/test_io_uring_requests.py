@@ -1,0 +1,89 @@
+"""What is told of an io_uring's requests that are on their way, from its last entries."""
+
+import struct
+from collections import Counter
+
+import pytest
+
+from woodfrog.kernel.io_uring import CQE_F_MORE, SQE_BYTES
+from woodfrog.resources.io_uring_requests import Seen, Unclear, pending
+
+NOP, POLL, TIMEOUT, ACCEPT, LINK_TIMEOUT, READ, RECV = 0, 6, 11, 13, 15, 22, 27
+LINK, SKIP = 1 << 2, 1 << 6
+
+
+def sqe(opcode: int, data: int, *, flags: int = 0, op_flags: int = 0, fd: int = 3) -> bytes:
+    one = struct.pack("<BBHiQQIIQ", opcode, flags, 0, fd, 0, 0, 0, op_flags, data)
+    return one.ljust(SQE_BYTES, b"\0")
+
+
+def seen(
+    requests: list[bytes],
+    completions: list[int | tuple[int, int]],
+    polled: list[int],
+    *,
+    on_their_way: int | None = None,
+) -> Seen:
+    """Make a ring whose history is all there, unless it is said how many are on their way."""
+    return Seen(
+        requests=requests,
+        completions=[
+            (one, 0, 0) if isinstance(one, int) else (one[0], 0, one[1]) for one in completions
+        ],
+        on_their_way=on_their_way or 0,
+        polled=Counter(polled),
+        whole=on_their_way is None,
+    )
+
+
+def test_what_is_answered_is_not_on_its_way() -> None:
+    assert pending(seen([sqe(NOP, 1), sqe(READ, 2)], [2, 1], [])) == ([], [])
+
+
+def test_what_says_all_is_made_again_and_the_rest_is_cancelled() -> None:
+    read, poll = sqe(READ, 2), sqe(POLL, 3)
+    requests = [sqe(NOP, 1), read, poll, sqe(TIMEOUT, 4), sqe(59, 5)]
+
+    assert pending(seen(requests, [1], [READ, POLL, 59])) == ([read, poll], [4, 5])
+
+
+def test_a_chain_is_cancelled() -> None:
+    requests = [sqe(READ, 1, flags=LINK), sqe(LINK_TIMEOUT, 2), sqe(POLL, 3)]
+
+    assert pending(seen(requests, [3], [READ])) == ([], [1, 2])
+
+
+def test_what_is_answered_more_than_once_is_on_its_way_until_the_last_time() -> None:
+    accept = sqe(ACCEPT, 1)
+
+    assert pending(seen([accept], [(1, CQE_F_MORE)] * 2, [ACCEPT])) == ([accept], [])
+    assert pending(seen([accept], [(1, CQE_F_MORE), 1], [])) == ([], [])
+
+
+def test_of_a_long_history_all_that_are_counted_must_be_found() -> None:
+    read = sqe(READ, 2)
+
+    assert pending(seen([sqe(NOP, 1), read], [0, 1], [READ], on_their_way=1)) == ([read], [])
+    with pytest.raises(Unclear):
+        pending(seen([sqe(NOP, 1), read], [0, 1], [READ], on_their_way=2))
+    with pytest.raises(Unclear):
+        pending(seen([sqe(NOP, 1), sqe(NOP, 2)], [1, 2], [ACCEPT], on_their_way=1))
+    with pytest.raises(Unclear):
+        pending(seen([read], [(9, CQE_F_MORE)], [READ], on_their_way=1))
+
+
+@pytest.mark.parametrize(
+    ("requests", "completions", "polled"),
+    [
+        ([sqe(READ, 1, fd=3), sqe(READ, 1, fd=4)], [1], [READ]),  # which of the two?
+        ([sqe(READ, 1)], [], []),  # it is being worked on
+        ([], [], [READ]),  # of which nothing is known
+        ([sqe(RECV, 1, op_flags=0x100)], [], [RECV]),  # some may have been received
+        ([sqe(READ, 1, flags=SKIP), sqe(READ, 2)], [], [READ]),
+    ],
+)
+def test_what_is_unclear_is_not_guessed(
+    requests: list[bytes], completions: list[int | tuple[int, int]], polled: list[int]
+) -> None:
+    with pytest.raises(Unclear):
+        pending(seen(requests, completions, polled))
