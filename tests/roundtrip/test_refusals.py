@@ -123,7 +123,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
     ("program", "named"),
     [
         ("clone.c vfork", "waits in vfork(2) for its child"),
-        ("clone.c namespace", "has a child in another pid namespace"),
+        ("clone.c ended", "children would be in a pid namespace that has ended"),
         ("memory.c secret", "is secret memory (memfd_secret)"),
         ("memory.c dispatch", "has its system calls dispatched to itself"),
         ("unnamed_peer.c", "connected to a datagram socket without a name"),

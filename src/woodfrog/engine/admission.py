@@ -10,6 +10,7 @@ from operator import or_
 import msgspec
 
 from woodfrog.engine import kinship
+from woodfrog.engine.pids import Pids
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.chain import Chain
 from woodfrog.remote.vdso import Vdso
@@ -51,13 +52,7 @@ from woodfrog.resources.layer import Layer
 from woodfrog.resources.memory import PageRange
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree.records import MountTree
-from woodfrog.resources.nested import (
-    AnyNamespace,
-    IpcNamespace,
-    NetworkNamespace,
-    TimeNamespace,
-    UtsNamespace,
-)
+from woodfrog.resources.nested import AnyNamespace, IpcNamespace
 from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.pre_dumped import PreDumped
@@ -140,7 +135,7 @@ class Plan:
                     self.deleted[record.id] = record
                 case Semaphores() | MessageQueue() | Segment():
                     self.sysv.append(record)
-                case UtsNamespace() | IpcNamespace() | NetworkNamespace() | TimeNamespace():
+                case _ if isinstance(record, AnyNamespace):
                     namespaces.append(record)
                 case PosixQueue():
                     self.posix_queues.append(record)
@@ -175,6 +170,7 @@ class Plan:
         self.namespaces = nested.by_id(namespaces)
         self.page_bytes = reader.page_bytes
         self.store_bytes = reader.store_bytes
+        self.pids = Pids([*self.processes, *self.zombies], self.namespaces.values())
         # By the ids of ipc namespaces; 0: the container's own.
         self.segments = {number: sysv_memory.by_id(objects) for number, _, objects in self.ipc()}
 
@@ -358,6 +354,7 @@ def _check_tree(plan: Plan) -> None:
         raise ImageError("the image has impossible process ids")
     if not all(signals.can_end_by(zombie.status) for zombie in plan.zombies):
         raise ImageError("the image has a zombie that ended in an impossible way")
+    plan.pids.check()
     known = {process.pid for process in plan.processes}
     if 1 not in known:
         raise ImageError("the image has no first process")

@@ -183,7 +183,7 @@ class Body:
         program = self.stub.program()
         seccomp_filters.restore(program, seccomp_filters.FILTER, self.common_filters, inherited=0)
         for thread in self.record.threads[1:]:
-            syscalls.clone3(program, _THREAD, 0, thread.tid)
+            syscalls.clone3(program, _THREAD, 0, thread.ids)
         with while_(f"making the threads of {self.name}"):
             self.tasks += self._born_of(program)
             for task, thread in zip(self.tasks, self.record.threads, strict=True):
@@ -207,7 +207,7 @@ class Body:
         """
         first = self.stub
         program = first.program()
-        syscalls.clone3(program, _THREAD, 0, self.record.threads[0].tid)
+        syscalls.clone3(program, _THREAD, 0, self.record.threads[0].ids)
         with while_(f"making the end of the first thread of {self.name}"):
             self.tasks = self._born_of(program)
             self.stub = self.tasks[0]
@@ -222,6 +222,11 @@ class Body:
             )
             first.run(program)
             first.exit(ended.status >> 8)
+
+    def leave_future(self) -> None:
+        """Have threads set in which pid namespace their children will be, but no further thread."""
+        for task, thread in zip(self.tasks, self.record.threads, strict=True):
+            self._namespaces.set_future(self.stub, task, thread.namespaces)
 
     def filters(self, thread: threads.Thread) -> list[seccomp_filters.Filter]:
         """Return a thread's filters, oldest first, below the new container's own if it lacks that.
@@ -271,7 +276,7 @@ class Body:
     def forget_stops(self, bodies: Mapping[int, "Body"]) -> None:
         """Take the news that a child was stopped, as the parent had taken it."""
         stopped = [
-            body.record.pid
+            body.record.ids[len(self.record.ids) - 1]
             for body in bodies.values()
             if body.record.stop_heard and body.record.parent == self.record.pid
         ]
@@ -296,8 +301,8 @@ class Body:
                     signals.restore_actions(program, record.actions, skip=signals.SIGTRAP)
                 timers.create_posix_timers(program, record.posix_timers)
                 queue = timers.without_rung(record.pending, record.interval_timers)
-                signals.restore_pending(program, thread.tid, None, queue)
-            signals.restore_pending(program, record.pid, thread.tid, thread.pending)
+                signals.restore_pending(program, thread.ids[-1], None, queue)
+            signals.restore_pending(program, record.ids[-1], thread.ids[-1], thread.pending)
             with while_(f"restoring the signals of thread {thread.tid} of {self.name}"):
                 task.run(program)
 
@@ -340,7 +345,8 @@ class Body:
         files = {d.number: plan.files[d.file] for d in self.record.descriptors}
         program = self.stub.program()
         for one in self.record.file_signals:
-            file_signals.restore(program, one, files[one.descriptor].flags)
+            owner = plan.pids.seen_by(self.record, one.owner) if one.owner else 0
+            file_signals.restore(program, one, owner, files[one.descriptor].flags)
         with while_(f"setting who gets signals from the files of {self.name}"):
             self.stub.run(program)
 
@@ -348,25 +354,28 @@ class Body:
         """Let a session have its terminal, and that its foreground group."""
         number = self.record.controlling
         path = plan.terminal(number) if number >= 0 else b""
+        foreground = self.record.foreground_group
+        if foreground:
+            foreground = plan.pids.seen_by(self.record, foreground)
         if not path:
-            self._take_foreground()
+            self._take_foreground(foreground)
             return
         program = self.stub.program()
         terminal = syscalls.openat2(program, path, os.O_RDWR | os.O_NOCTTY)
         program.call(SYS.IOCTL, terminal, termios.TIOCSCTTY, 0)
-        if self.record.foreground_group:
-            group = struct.pack("<i", self.record.foreground_group)
+        if foreground:
+            group = struct.pack("<i", foreground)
             program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group)
         syscalls.close(program, terminal)
         with while_(f"giving {self.name} its terminal"):
             self.stub.run(program)
 
-    def _take_foreground(self) -> None:
-        """Make the recorded group the foreground one of the container's own terminal."""
-        if not self.record.foreground_group:
+    def _take_foreground(self, foreground: int) -> None:
+        """Make a group, if there is one, the foreground one of the container's own terminal."""
+        if not foreground:
             return
         program = self.stub.program()
-        group = struct.pack("<i", self.record.foreground_group)
+        group = struct.pack("<i", foreground)
         terminal = syscalls.openat2(program, b"/dev/tty", os.O_RDWR | os.O_CLOEXEC)
         program.may_fail(terminal)
         program.may_fail(program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group))

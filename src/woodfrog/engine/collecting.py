@@ -1,7 +1,7 @@
 """Read every process of a held container into its record."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cmp_to_key
 from typing import Any, NamedTuple
@@ -132,6 +132,7 @@ class _Kin(NamedTuple):
     exit_signal: int
     child_subreaper: bool = False
     shares: process.Shares = process.Shares()
+    is_first: bool = False
 
 
 def _note_shared(kind: int, tree: Held) -> None:
@@ -164,7 +165,12 @@ def _note_shared(kind: int, tree: Held) -> None:
 
 def refuse_unmade(collected: Sequence[CollectedProcess], obstacles: Obstacles) -> None:
     """Refuse processes that share something with others who could not make them again."""
-    kin = [_Kin(*(one.fields[name] for name in _Kin._fields)) for one in collected]
+    kin = [
+        _Kin(*(one.fields[name] for name in _Kin._fields[:-1]))._replace(
+            is_first=one.held.ids[-1] == 1
+        )
+        for one in collected
+    ]
     makers = kinship.makers(kin)
     for one in collected:
         shares = one.fields["shares"]
@@ -208,7 +214,7 @@ def _note_inherited(processes: list[CollectedProcess]) -> None:
 
 def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> CollectedProcess:
     stat, status = held.leader.stat, held.leader.status
-    ids = {task.pid: task.namespace_pid for task in held.tasks}
+    ids = {task.pid: task.ids[-1] for task in held.tasks}
     with scratch_in(held, vdso) as scratch:
         program = scratch.program()
         actions = signals.ask(program)
@@ -218,7 +224,7 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         attributes = process.ask(program)
         modes = memory_modes.ask(program)
         leader = threads.Answers(program, status)
-        heard = process.ask_heard_stops(program, world.stopped_children(held.namespace_pid))
+        heard = process.ask_heard_stops(program, world.stopped_children(held))
         inherited = files.ask_inherited(held, program)
         scratch.run(program)
         world.stops_heard |= heard()
@@ -267,8 +273,9 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
     fields.update(
         pid=held.namespace_pid,
         parent=world.identify(stat.parent),
-        group=_last_id(status["NSpgid"]),
-        session=_last_id(status["NSsid"]),
+        group=held.ids_of(status["NSpgid"])[0],
+        session=held.ids_of(status["NSsid"])[0],
+        nested_ids=_nested_ids(held.ids, held.ids_of, status),
         stopped_by=held.leader.stopped_by,
         stop_heard=False,
         directory=directory,
@@ -327,14 +334,24 @@ def _shares(held: HeldProcess) -> process.Shares:
     )
 
 
-def _last_id(text: str) -> int:
-    return int(text.split()[-1])
+def _nested_ids(
+    ids: list[int], ids_of: Callable[[str], list[int]], status: dict[str, str]
+) -> process.NestedIds | None:
+    if len(ids) == 1:
+        return None
+    return process.NestedIds(
+        pid=ids[1:], group=ids_of(status["NSpgid"])[1:], session=ids_of(status["NSsid"])[1:]
+    )
+
+
+def _leads_session(held: HeldProcess) -> bool:
+    return held.namespace_pid == held.ids_of(held.leader.status["NSsid"])[0]
 
 
 def _foreground_group(held: HeldProcess, world: World) -> int:
     """Return the foreground process group of the session's terminal, for its leader; else 0."""
-    status, stat = held.leader.status, held.leader.stat
-    if not stat.terminal or held.namespace_pid != _last_id(status["NSsid"]):
+    stat = held.leader.stat
+    if not stat.terminal or not _leads_session(held):
         return 0
     with open(f"{held.path}/stat", "rb") as file:
         group = int(file.read().rpartition(b")")[2].split()[5])
@@ -344,7 +361,7 @@ def _foreground_group(held: HeldProcess, world: World) -> int:
 def _controlling(held: HeldProcess, world: World) -> int:
     """Return the number of the pseudoterminal that a session has, for its leader; else -1."""
     device = held.leader.stat.terminal
-    if held.namespace_pid != _last_id(held.leader.status["NSsid"]) or not device:
+    if not _leads_session(held) or not device:
         return -1
     return os.minor(device) if world.controls_sessions(os.minor(device)) else -1
 
@@ -353,6 +370,7 @@ def _thread(task: HeldTask, told: dict[str, Any], world: World) -> threads.Threa
     wait = task.socket_wait
     return threads.Thread(
         tid=task.namespace_pid,
+        nested_tid=task.ids[1:],
         namespaces=dict(world.namespaces.of(task.pid)),
         name=task.stat.comm,
         registers=threads.packed_registers(task.tracee.registers),
@@ -411,8 +429,10 @@ def zombie_record(zombie: Zombie, world: World) -> process.Zombie:
     return process.Zombie(
         pid=zombie.namespace_pid,
         parent=world.identify(zombie.stat.parent),
-        group=_last_id(zombie.status["NSpgid"]),
-        session=_last_id(zombie.status["NSsid"]),
+        group=zombie.ids_of(zombie.status["NSpgid"])[0],
+        session=zombie.ids_of(zombie.status["NSsid"])[0],
+        pid_namespace=world.namespaces.of(zombie.pid).get("pid", 0),
+        nested_ids=_nested_ids(zombie.ids, zombie.ids_of, zombie.status),
         name=zombie.stat.comm,
         status=zombie.stat.exit_code,
         exit_signal=zombie.stat.exit_signal,

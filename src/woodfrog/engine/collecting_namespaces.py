@@ -40,7 +40,8 @@ class Namespaces:
 
     def __init__(self, init: int, tree: Held, obstacles: Obstacles) -> None:
         self._own = {name: _link(f"/proc/{init}", name) for name in _OF_PROCESSES}
-        self._inside = {process.pid for process in tree.processes}
+        self._inside = {process.group for process in tree.processes}
+        self._inside |= {zombie.pid for zombie in tree.zombies}
         self._found: dict[str, Found] = {}
         self._of: dict[int, dict[str, int]] = {}
         with socket_in(init, socket.AF_UNIX, socket.SOCK_DGRAM, 0) as one:
@@ -51,6 +52,12 @@ class Namespaces:
                 with obstacles.at(process.name):
                     for task in process.tasks:
                         self._look_at(task)
+            for zombie in tree.zombies:
+                link = _link(f"/proc/{zombie.pid}", "pid")
+                with obstacles.at(f"process {zombie.namespace_pid}, which has ended"):
+                    if link not in ("", self._own["pid"]):
+                        number = self._number(link, f"/proc/{zombie.pid}/ns/pid")
+                        self._of[zombie.pid] = {"pid": number}
         except BaseException:
             self.close()
             raise
@@ -64,11 +71,21 @@ class Namespaces:
                 of[name] = self._number(link, f"{task.path}/ns/{name}")
             else:
                 of.pop(name, None)
-        if is_leader:
-            for name in ("pid", "time"):
-                link = _link(task.path, name + _FUTURE)
-                if link != _link(task.path, name):
-                    of[name + _FUTURE] = self._number(link, f"{task.path}/ns/{name}{_FUTURE}")
+        for name in ("pid", "time"):
+            of.pop(name + _FUTURE, None)
+            link = _link(task.path, name + _FUTURE)
+            if name == "pid" and not link:
+                of[name + _FUTURE] = self._unborn(task)
+            elif link != _link(task.path, name):
+                of[name + _FUTURE] = self._number(link, f"{task.path}/ns/{name}{_FUTURE}")
+
+    def _unborn(self, task: HeldTask) -> int:
+        """Return the id of a pid namespace that a task has made, in which nobody has been yet."""
+        number = len(self._found) + 1
+        parent = self.of(task.process.leader.pid).get("pid", 0)
+        self._found[f"pid: of the children of {task.pid}"] = Found(number, "pid:", -1)
+        self.records.append(nested.PidNamespace(id=number, owner=0, parent=parent, is_unborn=True))
+        return number
 
     def _number(self, link: str, path: str) -> int:
         """Return the id of a nested namespace, which `path` leads to."""
@@ -129,12 +146,31 @@ class Namespaces:
     def collect(self, init: int) -> None:
         """Read what belongs to the namespaces themselves."""
         for found in self._found.values():
-            self.records.append(_record(found, init))
+            if found.name == "pid" and found.descriptor >= 0:
+                self.records.append(self._pid_namespace(found))
+            elif found.descriptor >= 0:
+                self.records.append(_record(found, init))
+        self.records.sort(key=lambda record: record.id)
+
+    def _pid_namespace(self, found: Found) -> nested.PidNamespace:
+        if not any(of.get("pid") == found.number for of in self._of.values()):
+            raise UnsupportedResource(
+                "has a process whose children would be in a pid namespace that has ended, which"
+                " cannot be saved yet"
+            )
+        above = ns.parent_of(HERE, found.descriptor)
+        try:
+            parent = self._found.get(os.readlink(f"/proc/self/fd/{above}"))
+        finally:
+            os.close(above)
+        number = parent.number if parent else 0
+        return nested.PidNamespace(id=found.number, owner=0, parent=number, is_unborn=False)
 
     def close(self) -> None:
         """Close what was opened."""
         for found in self._found.values():
-            os.close(found.descriptor)
+            if found.descriptor >= 0:
+                os.close(found.descriptor)
         self._found.clear()
 
 

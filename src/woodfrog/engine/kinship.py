@@ -26,6 +26,8 @@ class Relative(Protocol):
     def shares(self) -> Shares: ...
     @property
     def child_subreaper(self) -> bool: ...
+    @property
+    def is_first(self) -> bool: ...
 
 
 class How(Enum):
@@ -122,7 +124,7 @@ def _inherits(maker: Relative, by_pid: Mapping[int, Relative]) -> int:
     """Return who gets the orphans of a passing child of a process; 0 if it is nobody inside."""
     above: Relative | None = maker
     for _ in by_pid:
-        if above is None or above.child_subreaper or above.pid == 1:
+        if above is None or above.child_subreaper or above.is_first:
             break
         above = by_pid.get(above.parent)
     return above.pid if above else 0

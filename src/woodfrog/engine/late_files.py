@@ -22,6 +22,7 @@ from woodfrog.kernel.mounts import (
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_XDEV,
 )
+from woodfrog.kernel.namespaces import is_nested
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
@@ -156,4 +157,5 @@ class LateFiles:
             found = os.readlink("ns/pid", dir_fd=directory)
         except OSError:
             return False
-        return found == namespaces.pid_namespace(self._root.pid)
+        own = namespaces.pid_namespace(self._root.pid)
+        return found == own or is_nested(HERE, f"/proc/self/fd/{directory}/ns/pid", own)

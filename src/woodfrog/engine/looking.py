@@ -147,7 +147,8 @@ def look(
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
         groups = cgroups.collect(container.cgroups, world.identify)
-    nested.collect(init)
+    with obstacles.at("the container"):
+        nested.collect(init)
     files = Files(tree)
     undo.callback(files.close)
     world.look_at(files.files)

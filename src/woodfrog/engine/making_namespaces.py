@@ -12,10 +12,12 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces, sysctls
 from woodfrog.resources.nested import (
+    FUTURE_PID,
     FUTURE_TIME,
     AnyNamespace,
     IpcNamespace,
     Membership,
+    PidNamespace,
     TimeNamespace,
     UtsNamespace,
 )
@@ -31,6 +33,7 @@ class MadeNamespaces:
     def __init__(self, root: Stub, undo: ExitStack) -> None:
         self._root = root
         self._undo = undo
+        self._unborn: set[int] = set()
         self._later: dict[int, TimeNamespace] = {}
         # By name and id; 0: the container's own.
         self._ours: dict[tuple[str, int], int] = {}
@@ -39,11 +42,16 @@ class MadeNamespaces:
         """Make namespaces; the root stub is in none of them afterwards.
 
         Those of time come only when all processes stand: they may belong to a process's future
-        children, which nobody but that process can make so.
+        children, which nobody but that process can make so. Pid namespaces come with their first
+        processes.
         """
         for record in records:
             if isinstance(record, TimeNamespace):
                 self._later[record.id] = record
+                continue
+            if isinstance(record, PidNamespace):
+                if record.is_unborn:
+                    self._unborn.add(record.id)
                 continue
             with while_(f"making a namespace ({record.name})"):
                 self._know(record.name, _OWN, f"/proc/{self._root.pid}/ns/{record.name}")
@@ -99,6 +107,33 @@ class MadeNamespaces:
         if (name, number) not in self._ours:
             ours = self._ours[name, number] = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
             self._undo.callback(os.close, ours)
+
+    def know_pid_namespace(self, number: int, stub: Stub) -> None:
+        """Keep the pid namespace that a stub is in, which may be the container's own."""
+        self._know("pid", number, f"/proc/{stub.pid}/ns/pid")
+
+    def has_pid_namespace(self, number: int) -> bool:
+        """Tell whether a pid namespace has its first process already."""
+        return ("pid", number) in self._ours
+
+    @contextmanager
+    def children_in(self, stub: Stub, number: int, own: int) -> Iterator[None]:
+        """Have a stub's children be in another pid namespace for as long, not in its own."""
+        self._go(stub, stub, {"pid": number})
+        yield
+        self._go(stub, stub, {"pid": own})
+
+    def set_future(self, leader: Stub, task: Stub, membership: Membership) -> None:
+        """Have a task's future children be in the pid namespace where they were to be."""
+        number = membership.get(FUTURE_PID)
+        if number is None:
+            return
+        if number in self._unborn:
+            program = task.program()
+            ns.unshare(program, ns.CLONE_NEWPID)
+            task.run(program)
+        else:
+            self._go(leader, task, {"pid": number})
 
     @contextmanager
     def visited(self, stub: Stub, name: str, number: int) -> Iterator[None]:

@@ -349,6 +349,8 @@ def _restore(
         body.forget_stops(bodies)
     for body in bodies.values():
         body.restore_signals()
+    for body in bodies.values():
+        body.leave_future()
     mark(Stage.BODY)
 
     # CONNECT

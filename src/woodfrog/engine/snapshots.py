@@ -23,6 +23,7 @@ from woodfrog.remote.stub import Stub, await_birth
 from woodfrog.remote.tracee import SCRATCH_BYTES
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import memory
+from woodfrog.resources.nested import FUTURE_PID
 
 # What /proc/PID/comm says of a copy; `tidying` looks for it.
 NAME = b"woodfrog-copy"
@@ -71,7 +72,9 @@ class Snapshots:
         is written to while it is there, counts twice.
         """
         few = len(processes) <= _FEW
-        having = [one for one in processes if KCMP_VM not in one.held.shares]
+        having = [
+            one for one in processes if KCMP_VM not in one.held.shares and not _is_barred(one)
+        ]
         wanted = [one for one in having if few or one.held.own_bytes >= _WORTH_A_FORK]
         if room is not None and room < sum(one.held.own_bytes for one in wanted):
             return
@@ -141,6 +144,11 @@ def _unmap(stub: Stub, mappings: Iterable[memory.Mapping]) -> None:
     stub.run(program)
 
 
+def _is_barred(one: CollectedProcess) -> bool:
+    """Tell whether a process's next child would begin or join a pid namespace."""
+    return FUTURE_PID in one.fields["threads"][0].namespaces
+
+
 def reap(tree: Held, vdso: Vdso) -> int:
     """Have the processes of a held container wait for copies that have ended; returns how many."""
     ended = [zombie for zombie in tree.zombies if _is_ours(zombie)]
@@ -150,7 +158,9 @@ def reap(tree: Held, vdso: Vdso) -> int:
         if parent is not None:
             with scratch_in(parent, vdso) as scratch:
                 program = scratch.program()
-                program.call(SYS.WAIT4, zombie.namespace_pid, 0, ptrace.WALL, 0)
+                # Its id where its parent is, in an outer pid namespace perhaps.
+                pid = zombie.ids[len(parent.ids) - 1]
+                program.call(SYS.WAIT4, pid, 0, ptrace.WALL, 0)
                 scratch.run(program)
     return len(ended)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from operator import or_
@@ -11,21 +11,21 @@ from woodfrog.engine import kinship
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.kinship import How
 from woodfrog.engine.making_namespaces import MadeNamespaces
+from woodfrog.engine.pids import Member
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.namespaces import CLONE_NEWPID
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub, StubError, await_birth
 from woodfrog.resources import process as process_module
 from woodfrog.resources import signals
 from woodfrog.resources.nested import Membership
-from woodfrog.resources.process import Process, Zombie
+from woodfrog.resources.process import Process
 
 _SIGKILL = 9
 _RLIMIT_CORE = 4
-
-Member = Process | Zombie
 
 
 class Tree:
@@ -60,7 +60,11 @@ class Tree:
         used |= set(self._members)
         used |= {one.session for one in self._members.values()}
         used |= {one.group for one in self._members.values()}
+        # No task has one of these ids, whatever pid namespace it is in.
+        used |= {number for one in self._members.values() for number in _nested(one)}
         self._spare_pid = max(used)
+        # Those in another pid namespace than their makers' children otherwise, with their makers.
+        self._strangers: list[tuple[Member, Member]] = []
 
     def build(self) -> None:
         """Make all processes, then sort them into their groups, then let the zombies die."""
@@ -73,8 +77,10 @@ class Tree:
             program.may_fail(program.call(SYS.SETSID))
         root.run(program)
         self._beget(first, inherited=first.session)
+        self._beget_strangers()
         for one in self._children[0]:
             self._bring_in(one)
+        self._beget_strangers()
         for one in list(self._orphans):
             self._adopt(one)
         missing = set(self._members) - set(self.stubs)
@@ -92,7 +98,9 @@ class Tree:
         children = self._children[parent.pid]
         before, after = [], []
         for child in children:
-            if child.session in (child.pid, parent.session):
+            if self._is_stranger(parent, child):
+                self._strangers.append((parent, child))
+            elif child.session in (child.pid, parent.session):
                 after.append(child)
             elif child.session == inherited:
                 before.append(child)
@@ -115,6 +123,33 @@ class Tree:
         for child in after:
             self._beget(child, parent.session)
 
+    def _is_stranger(self, parent: Member, child: Member) -> bool:
+        """Tell whether a child is in another pid namespace, whose first process it isn't."""
+        namespace = child.pid_namespace
+        return namespace != parent.pid_namespace and not child.is_first
+
+    def _beget_strangers(self) -> None:
+        """Make processes in pid namespaces that their parents are not in, and their descendants."""
+        while ready := [
+            (parent, child)
+            for parent, child in self._strangers
+            if self._namespaces.has_pid_namespace(child.pid_namespace)
+        ]:
+            self._strangers = [pair for pair in self._strangers if pair not in ready]
+            for parent, child in ready:
+                stub = self.stubs[parent.pid]
+                self._namespaces.know_pid_namespace(parent.pid_namespace, stub)
+                with (
+                    while_(f"making process {child.pid}, in a pid namespace of others"),
+                    self._namespaces.children_in(stub, child.pid_namespace, parent.pid_namespace),
+                ):
+                    program = stub.program()
+                    self._clone(program, child)
+                    stub.born.clear()
+                    stub.run(program)
+                self._stand(stub, child, stub.born[0], _membership(parent))
+                self._beget(child, parent.session)
+
     def _bring_in(self, one: Member) -> None:
         """Make a process that `exec` had brought in, and its descendants."""
         with while_(f"making process {one.pid}, which exec had brought in"):
@@ -133,17 +168,21 @@ class Tree:
         if self._makers[child.pid].how is How.SIBLING:
             # Its exit signal is that of the maker.
             flags, signal = flags | kinship.CLONE_PARENT, 0
-        syscalls.clone3(program, flags, signal, child.pid)
+        flags |= CLONE_NEWPID if child.is_first else 0
+        syscalls.clone3(program, flags, signal, child.ids)
 
     def _stand(self, parent: Stub, child: Member, pid: int, born_in: Membership) -> Stub:
         """Take a newborn process over, and have it join its namespaces."""
         await_birth(pid)
         stub = self.stubs[child.pid] = Stub(pid, parent.base, parent.size)
         self._namespaces.join(stub, _membership(child), born_in)
+        if child.is_first:
+            self._namespaces.know_pid_namespace(child.pid_namespace, stub)
         if isinstance(child, Process):
             program = stub.program()
             process_module.restore_attributes(program, child)
             stub.run(program)
+        self._set_group_early(child)
         return stub
 
     def _adopt(self, one: Member) -> None:
@@ -162,25 +201,26 @@ class Tree:
             and other.parent == one.parent
             and self._makers[other.pid] == way
         ]
-        maker, pid, flags = one.session, self._next_spare(), 0
+        maker, begins_session, flags = one.session, False, 0
         if way.how is How.ORPHAN:
             maker, flags = way.pid, reduce(or_, map(kinship.flags, family))
             if maker not in self.stubs:
                 self._adopt(self._members[maker])
         elif one.session not in self.stubs:
-            maker, pid = one.parent, one.session
-        born_in = _membership(self._members[maker])
+            maker, begins_session = one.parent, True
+        making = self._members[maker]
+        ids = _session_ids(one) if begins_session else [self._next_spare()] * len(making.ids)
         with while_(f"making process {one.pid}, whose former parent has ended"):
-            passing = self._passing_process(self.stubs[maker], pid, flags)
+            passing = self._passing_process(self.stubs[maker], ids, flags)
             program = passing.program()
-            if pid == one.session:
+            if begins_session:
                 program.call(SYS.SETSID)
             for member in family:
                 self._clone(program, member)
             passing.run(program)
             for member, born in zip(family, passing.born, strict=True):
-                self._stand(passing, member, born, born_in)
-            self._end_passing(self.stubs[maker], passing, pid)
+                self._stand(passing, member, born, _membership(making))
+            self._end_passing(self.stubs[maker], passing, ids[-1])
             for member in family:
                 self._beget(member, member.session)
 
@@ -192,7 +232,7 @@ class Tree:
         """
         pid = pid or self._next_spare()
         maker = self.stubs[1]
-        passing = self._passing_process(maker, pid)
+        passing = self._passing_process(maker, [pid])
         yield pid
         self._end_passing(maker, passing, pid, status)
 
@@ -200,11 +240,11 @@ class Tree:
         self._spare_pid += 1
         return self._spare_pid
 
-    def _passing_process(self, maker: Stub, pid: int, flags: int = 0) -> Stub:
+    def _passing_process(self, maker: Stub, ids: Sequence[int], flags: int = 0) -> Stub:
         program = maker.program()
         maker.born.clear()
         # Exit signal 0: its end is not told to anyone.
-        syscalls.clone3(program, flags, 0, pid)
+        syscalls.clone3(program, flags, 0, ids)
         maker.run(program)
         await_birth(maker.born[0])
         return Stub(maker.born[0], maker.base, maker.size)
@@ -229,23 +269,40 @@ class Tree:
             elif one.group != one.session:
                 ended[one.group].append(one)
         for group, members in ended.items():
-            # The group's first process has ended: one of the same id starts it, and ends again.
-            maker = self.stubs[members[0].pid]
+            # The group's first process has ended: one of the same id starts it, and ends again. It
+            # was in the pid namespace of those who know it.
+            made_by = max(members, key=lambda one: len(_group_ids(one)))
+            ids = _group_ids(made_by)
+            maker = self.stubs[made_by.pid]
             with while_(f"making process group {group}"):
-                passing = self._passing_process(maker, group)
+                passing = self._passing_process(maker, ids)
                 program = passing.program()
                 program.call(SYS.SETPGID, 0, 0)
                 passing.run(program)
                 for member in members:
                     self._set_group(member)
-                self._end_passing(maker, passing, group)
+                self._end_passing(maker, passing, ids[-1])
 
     def _set_group(self, one: Member) -> None:
+        """Set a process's group: by itself, or where it doesn't see that, by its parent."""
         stub = self.stubs[one.pid]
+        who, group = 0, self._plan.pids.seen_by(one, one.group)
+        if not group:
+            leader = self.stubs.get(one.group)
+            if leader and os.getpgid(stub.pid) == leader.pid:
+                return  # it was born in it
+            parent = self._members[one.parent]
+            stub = self.stubs[parent.pid]
+            who, group = one.ids[len(parent.ids) - 1], self._plan.pids.seen_by(parent, one.group)
         program = stub.program()
-        program.call(SYS.SETPGID, 0, one.group)
+        program.call(SYS.SETPGID, who, group)
         with while_(f"setting the process group of process {one.pid}"):
             stub.run(program)
+
+    def _set_group_early(self, one: Member) -> None:
+        """Set the group of a newborn process, if one that doesn't see it may be born in it."""
+        if self._plan.pids.namespaces and one.session != one.pid and one.group in self.stubs:
+            self._set_group(one)
 
     def _bury(self) -> None:
         """Let zombies die, before signal actions exist that would reap them."""
@@ -260,6 +317,26 @@ class Tree:
             program = stub.program()
             signals.forget_children(program, {zombie.exit_signal for zombie in self._plan.zombies})
             stub.run(program)
+
+
+def _nested(one: Member) -> list[int]:
+    """Return all numbers that a process's pid namespaces have for it and what it belongs to."""
+    found = list(one.ids)
+    if one.nested_ids:
+        found += [*one.nested_ids.group, *one.nested_ids.session]
+    if isinstance(one, Process):
+        found += [number for thread in one.threads for number in thread.ids]
+    return found
+
+
+def _group_ids(one: Member) -> list[int]:
+    """Return the ids of a process's group, in the pid namespaces that see it."""
+    return [one.group, *(filter(None, one.nested_ids.group) if one.nested_ids else ())]
+
+
+def _session_ids(one: Member) -> list[int]:
+    """Return those of its session."""
+    return [one.session, *(filter(None, one.nested_ids.session) if one.nested_ids else ())]
 
 
 def _membership(one: Member) -> Membership:
@@ -279,7 +356,8 @@ def _end(stub: Stub, status: int) -> None:
         stub.run(program)
         ptrace.set_signal_mask(stub.pid, 0)
         os.kill(stub.pid, signal)
-        ptrace.resume(stub.pid)
+        if signal != _SIGKILL:
+            ptrace.resume(stub.pid)
     else:
         program.call(SYS.EXIT_GROUP, status >> 8 & 0xFF)
         stub.start(program)

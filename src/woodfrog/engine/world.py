@@ -15,7 +15,7 @@ from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.huge_pages import page_size
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
-from woodfrog.remote.held import Held
+from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_ipc
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.files.pty import MAJORS
@@ -96,9 +96,7 @@ class World:
         # Stopped processes whose parent has already waited for that news.
         self.stops_heard: set[int] = set()
         self._stopped = [
-            (one.namespace_pid, one.leader.stat.parent)
-            for one in tree.processes
-            if one.leader.stopped_by
+            (one.ids, one.leader.stat.parent) for one in tree.processes if one.leader.stopped_by
         ]
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
         self._ids |= {one.group: one.namespace_pid for one in tree.processes}
@@ -108,7 +106,7 @@ class World:
         # Inodes that O_TMPFILE made.
         self._unnamed: set[tuple[int, int]] = set()
         self._groups = {
-            one.leader.stat.group: int(one.leader.status["NSpgid"].split()[-1])
+            one.leader.stat.group: one.ids_of(one.leader.status["NSpgid"])[0]
             for one in tree.processes
         }
         self._pipe_sides: dict[int, set[bool]] = defaultdict(set)
@@ -173,9 +171,17 @@ class World:
         """Tell whether the files of a mount may be read for the image."""
         return mnt_id in self.mounts and self.mounts[mnt_id].type == "tmpfs"
 
-    def stopped_children(self, parent: int) -> list[int]:
-        """Return the stopped children of a process, all by the container's ids."""
-        return [pid for pid, host in self._stopped if self.identify(host) == parent]
+    def stopped_children(self, parent: HeldProcess) -> dict[int, int]:
+        """Return the stopped children of a process by the container's ids, and what it calls them.
+
+        One in a pid namespace deeper than its parent's has an id in that of the parent, too.
+        """
+        level = len(parent.ids) - 1
+        return {
+            ids[0]: ids[level]
+            for ids, host in self._stopped
+            if self.identify(host) == parent.namespace_pid
+        }
 
     def one_sided(self, file: OpenFile) -> bool:
         """See the protocol."""

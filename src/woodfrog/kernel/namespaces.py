@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from woodfrog.kernel.abi.x86_64 import SYS
 
 TYPE_CHECKING = False
@@ -54,6 +56,25 @@ def owner_of(on: Caller, descriptor: int) -> int:
 def parent_of(on: Caller, descriptor: int) -> int:
     """Return a descriptor of the namespace above a pid or user namespace; raises likewise."""
     return on.call(SYS.IOCTL, descriptor, _NS_GET_PARENT, 0)
+
+
+def is_nested(on: Caller, path: str, outer: str) -> bool:
+    """Tell whether the pid or user namespace that a path leads to is nested in another one.
+
+    That is given as /proc/PID/ns reads.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    while True:
+        try:
+            above = parent_of(on, descriptor)
+        except PermissionError:
+            return False  # it is ours
+        finally:
+            os.close(descriptor)
+        if os.readlink(f"/proc/self/fd/{above}") == outer:
+            os.close(above)
+            return True
+        descriptor = above
 
 
 def maker_of(on: Caller, descriptor: int) -> int:

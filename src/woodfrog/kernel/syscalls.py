@@ -6,6 +6,7 @@ has run.
 """
 
 import struct
+from collections.abc import Sequence
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Caller
@@ -160,11 +161,14 @@ def prlimit(on: Caller, pid: int, resource: int, new: bytes | None, old: bytearr
     return on.call(SYS.PRLIMIT64, pid, resource, new or 0, old if old is not None else 0)
 
 
-def clone3(on: Caller, flags: int, exit_signal: int, tid: int) -> int:
-    """Clone the calling task; the child gets the id `tid` in the innermost pid namespace."""
-    ids = struct.pack("<i", tid)
+def clone3(on: Caller, flags: int, exit_signal: int, ids: Sequence[int]) -> int:
+    """Clone the calling task.
+
+    The child gets `ids` in its pid namespaces, outermost first; those above get any.
+    """
+    wanted = struct.pack(f"<{len(ids)}i", *reversed(ids))
     # struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid
     # set_tid_size cgroup. A program gives data an address of its own at once.
-    address = on.address_of(ids)  # type: ignore[attr-defined]
-    arguments = struct.pack("<11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, address, 1, 0)
+    address = on.address_of(wanted)  # type: ignore[attr-defined]
+    arguments = struct.pack("<11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, address, len(ids), 0)
     return on.call(SYS.CLONE3, arguments, len(arguments))

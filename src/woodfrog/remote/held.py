@@ -139,9 +139,14 @@ class HeldTask:
         return int(self.status.get("Seccomp", "0"))
 
     @property
+    def ids(self) -> list[int]:
+        """The task's ids in the container's pid namespace and those below that it is in."""
+        return self.process.ids_of(self.status["NSpid"])
+
+    @property
     def namespace_pid(self) -> int:
-        """The task's id in its own pid namespace."""
-        return int(self.status["NSpid"].split()[-1])
+        """The task's id in the container's pid namespace."""
+        return self.ids[0]
 
 
 _SECCOMP_FILTER = 2
@@ -160,10 +165,12 @@ class HeldProcess:
 
     `group` is its id as we see it; `pid` is that of a living task, by which all of the process can
     be reached, the same unless its first thread has ended: that has no memory and files any more.
+    `depth` tells how many pid namespaces that we see are above the container's.
     """
 
-    def __init__(self, group: int) -> None:
+    def __init__(self, group: int, depth: int) -> None:
         self.group = group
+        self.depth = depth
         self.tasks: list[HeldTask] = []
         self.reach_by(living_task(group))
         self.has_kernel_threads = False
@@ -197,9 +204,18 @@ class HeldProcess:
     def leader(self) -> HeldTask:
         return self.tasks[0]
 
+    def ids_of(self, listed: str) -> list[int]:
+        """Return the ids in a line like NSpid of /proc/PID/status, from the container's on."""
+        return ids_below(listed, self.depth)
+
+    @property
+    def ids(self) -> list[int]:
+        """Its ids in the container's pid namespace and those below that it is in."""
+        return self.ids_of(self.leader.status["NStgid"])
+
     @property
     def namespace_pid(self) -> int:
-        return int(self.leader.status["NStgid"].split()[-1])
+        return self.ids[0]
 
     @property
     def own_bytes(self) -> int:
@@ -230,13 +246,24 @@ def living_task(group: int) -> int:
 class Zombie:
     """A process that has ended, and that its parent has not waited for."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, depth: int) -> None:
         self.pid = pid
+        self.depth = depth
         self.stat = read_stat(f"/proc/{pid}")
         self.status = read_status(f"/proc/{pid}")
         if "NSpid" not in self.status:
             raise ProcessLookupError(f"process {pid} has just been waited for")
-        self.namespace_pid = int(self.status["NSpid"].split()[-1])
+        self.ids = ids_below(self.status["NSpid"], depth)
+        self.namespace_pid = self.ids[0]
+
+    def ids_of(self, listed: str) -> list[int]:
+        """See HeldProcess."""
+        return ids_below(listed, self.depth)
+
+
+def ids_below(listed: str, depth: int) -> list[int]:
+    """Return the ids of a line like NSpid in a pid namespace so far down, and below."""
+    return [int(word) for word in listed.split()[depth:]]
 
 
 class Held:

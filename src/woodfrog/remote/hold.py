@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource, WoodfrogError
-from woodfrog.kernel import features, ptrace
+from woodfrog.kernel import features, namespaces, ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.status import read_stat, read_status
@@ -30,12 +30,19 @@ _PATIENCE_LETTING_GO_S = 1.0
 
 
 def processes_in(pid_namespace: str) -> list[int]:
-    """Return the processes (host pids) of a pid namespace, given as /proc/PID/ns/pid reads."""
+    """Return the processes (host pids) of a pid namespace and all that are nested in it.
+
+    It is given as /proc/PID/ns/pid reads.
+    """
     found = []
+    known = {pid_namespace: True}
     for name in os.listdir("/proc"):
         if name.isdecimal():
             try:
-                if os.readlink(f"/proc/{name}/ns/pid") == pid_namespace:
+                link = os.readlink(f"/proc/{name}/ns/pid")
+                if link not in known:
+                    known[link] = namespaces.is_nested(HERE, f"/proc/{name}/ns/pid", pid_namespace)
+                if known[link]:
                     found.append(int(name))
             except OSError:
                 continue
@@ -78,10 +85,11 @@ def held(
     `resumed` is what an earlier hold of ours, just now, has left of waits.
     """
     namespace = os.readlink(f"/proc/{init}/ns/pid")
+    depth = len(read_status(f"/proc/{init}")["NSpid"].split()) - 1
     seized: dict[int, HeldTask] = {}
     tree = Held()
     try:
-        _stop_all(namespace, seized, tree, pause, resumed or {})
+        _stop_all(namespace, depth, seized, tree, pause, resumed or {})
         tree.processes.sort(key=lambda process: process.namespace_pid)
         yield tree
     finally:
@@ -103,6 +111,7 @@ def held(
 
 def _stop_all(
     namespace: str,
+    depth: int,
     seized: dict[int, HeldTask],
     tree: Held,
     pause: Pause | None,
@@ -118,7 +127,7 @@ def _stop_all(
             try:
                 process = processes.get(pid)
                 if process is None:
-                    process = processes[pid] = HeldProcess(pid)
+                    process = processes[pid] = HeldProcess(pid, depth)
                 for task in _seize_tasks(process, seized, clocks, pause):
                     task.resumed = resumed.get(task.pid)
                     fresh.append(task)
@@ -145,7 +154,9 @@ def _stop_all(
             os.close(process.memory)
     # Only now can nobody wait for them any more.
     living = {process.group for process in tree.processes}
-    tree.zombies = list(_zombies(pid for pid in processes_in(namespace) if pid not in living))
+    tree.zombies = list(
+        _zombies(depth, (pid for pid in processes_in(namespace) if pid not in living))
+    )
 
 
 def _refuse_unreachable(process: HeldProcess) -> None:
@@ -163,10 +174,10 @@ def _is_stopped(task: HeldTask) -> bool:
         return False
 
 
-def _zombies(pids: Iterable[int]) -> Iterator[Zombie]:
+def _zombies(depth: int, pids: Iterable[int]) -> Iterator[Zombie]:
     for pid in pids:
         try:
-            yield Zombie(pid)
+            yield Zombie(pid, depth)
         except (FileNotFoundError, ProcessLookupError):
             continue  # a parent outside has waited for it
 

@@ -58,20 +58,21 @@ def collect(
     )
 
 
-def restore(program: Program, one: FileSignals, flags: int) -> None:
+def restore(program: Program, one: FileSignals, owner: int, flags: int) -> None:
     """Set it again, in a process that has the descriptor and may still be anybody.
 
-    O_ASYNC comes last, and by the right number: the signal tells it.
+    `owner` is what that process calls the owner. O_ASYNC comes last, and by the right number: the
+    signal tells it.
     """
     if one.signal:
         program.call(SYS.FCNTL, one.descriptor, _F_SETSIG, one.signal)
-    owner = struct.pack("<2i", one.kind, one.owner)
-    if one.owner:
+    who = struct.pack("<2i", one.kind, owner)
+    if owner:
         # Saved id 0 is the way back.
         program.call(SYS.SETRESUID, one.uid, one.euid, 0)
-        program.call(SYS.FCNTL, one.descriptor, _F_SETOWN_EX, owner)
+        program.call(SYS.FCNTL, one.descriptor, _F_SETOWN_EX, who)
         program.call(SYS.SETRESUID, 0, 0, 0)
     elif one.kind:
-        program.call(SYS.FCNTL, one.descriptor, _F_SETOWN_EX, owner)
+        program.call(SYS.FCNTL, one.descriptor, _F_SETOWN_EX, who)
     if flags & O_ASYNC:
         syscalls.set_status_flags(program, one.descriptor, flags)

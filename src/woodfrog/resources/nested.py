@@ -19,7 +19,7 @@ from woodfrog.resources.sysv_memory import Segment
 # kind is missing where it is the container's own.
 Membership = Mapping[str, int]
 
-FUTURE_TIME = "time_for_children"
+FUTURE_TIME, FUTURE_PID = "time_for_children", "pid_for_children"
 _LONGEST_NAME = 64
 _MOST = 10_000
 
@@ -67,7 +67,18 @@ class TimeNamespace(Namespace, frozen=True, tag="time-namespace"):
     boottime_ns: int
 
 
-AnyNamespace = UtsNamespace | IpcNamespace | NetworkNamespace | TimeNamespace
+class PidNamespace(Namespace, frozen=True, tag="pid-namespace"):
+    """Process ids; `parent` is the pid namespace above, 0: the container's own.
+
+    `is_unborn`: it is for children that haven't been made yet.
+    """
+
+    name = "pid"
+    parent: int
+    is_unborn: bool
+
+
+AnyNamespace = UtsNamespace | IpcNamespace | NetworkNamespace | TimeNamespace | PidNamespace
 
 
 def by_id(found: Iterable[AnyNamespace]) -> dict[int, AnyNamespace]:

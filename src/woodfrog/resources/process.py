@@ -63,6 +63,17 @@ class Shares(Part, frozen=True):
         return tuple(owner or pid for owner in self.owners)
 
 
+class NestedIds(Part, frozen=True):
+    """What ids are in the nested pid namespaces that a process is in, outermost first.
+
+    0: a group or session that is not seen there.
+    """
+
+    pid: list[int]
+    group: list[int]
+    session: list[int]
+
+
 class Zombie(Record, frozen=True, tag="zombie"):
     """A process that has ended and that nobody has waited for. `status` is as wait(2) gives it."""
 
@@ -73,6 +84,18 @@ class Zombie(Record, frozen=True, tag="zombie"):
     name: bytes
     status: int
     exit_signal: int = SIGCHLD
+    pid_namespace: int = 0  # 0: the container's own
+    nested_ids: NestedIds | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        """See Process."""
+        return [self.pid, *(self.nested_ids.pid if self.nested_ids else ())]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first process of its pid namespace, who gets the orphans there."""
+        return self.ids[-1] == 1
 
     @property
     def shares(self) -> Shares:
@@ -126,11 +149,27 @@ class Process(Record, frozen=True, tag="process"):
     directory_deleted: int = 0
     root_deleted: int = 0
     ended_thread: EndedThread | None = None  # the first one, if it is not among the threads
+    nested_ids: NestedIds | None = None
+
+    @property
+    def pid_namespace(self) -> int:
+        """The id of its pid namespace; 0: the container's own."""
+        return self.namespaces.get("pid", 0)
+
+    @property
+    def ids(self) -> list[int]:
+        """Its ids in all pid namespaces of the container that it is in, outermost first."""
+        return [self.pid, *(self.nested_ids.pid if self.nested_ids else ())]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first process of its pid namespace, who gets the orphans there."""
+        return self.ids[-1] == 1
 
     @property
     def namespaces(self) -> Membership:
         """The nested namespaces that it is in, by its first thread."""
-        return self.threads[0].namespaces
+        return self.threads[0].namespaces if self.threads else {}
 
 
 def ask(program: Program) -> Callable[[], dict[str, object]]:
@@ -155,18 +194,21 @@ def ask(program: Program) -> Callable[[], dict[str, object]]:
     return answered
 
 
-def ask_heard_stops(program: Program, children: list[int]) -> Callable[[], set[int]]:
-    """Add the calls that tell which stops of its children a process has waited for already."""
+def ask_heard_stops(program: Program, children: dict[int, int]) -> Callable[[], set[int]]:
+    """Add the calls that tell which stops of its children a process has waited for already.
+
+    `children` have ids of the container's and what they are for the process.
+    """
     looks = []
-    for pid in children:
+    for child, pid in children.items():
         information = bytearray(128)
-        looks.append((pid, information))
+        looks.append((child, information))
         program.may_fail(
             program.call(SYS.WAITID, _P_PID, pid, information, _WSTOPPED | _WNOHANG | _WNOWAIT, 0)
         )
 
     def answered() -> set[int]:
-        return {pid for pid, information in looks if not any(information)}
+        return {child for child, information in looks if not any(information)}
 
     return answered
 

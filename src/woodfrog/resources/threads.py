@@ -75,6 +75,12 @@ class Thread(Part, frozen=True):
     umask: int = 0
     controls: Controls | None = None
     namespaces: dict[str, int] = {}  # nested ones: see nested.Membership
+    nested_tid: list[int] = []  # what `tid` is in the nested pid namespaces, outermost first
+
+    @property
+    def ids(self) -> list[int]:
+        """Its ids in all pid namespaces of the container that it is in, outermost first."""
+        return [self.tid, *self.nested_tid]
 
 
 class EndedThread(Part, frozen=True):

@@ -5,12 +5,12 @@
 #define MOST 16
 static struct place { char before[64], after[64]; int noted, checked; } *places;
 
-static void await(int *what) {
+static inline void await(int *what) {
 	while (!__atomic_load_n(what, __ATOMIC_SEQ_CST))
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
-static void look(const char *kind, char *link, int *done) {
+static inline void look(const char *kind, char *link, int *done) {
 	char path[64];
 	snprintf(path, sizeof path, "/proc/thread-self/ns/%s", kind);
 	ssize_t length = readlink(path, link, 63);
@@ -18,15 +18,15 @@ static void look(const char *kind, char *link, int *done) {
 	__atomic_store_n(done, 1, __ATOMIC_SEQ_CST);
 }
 
-static void prepare_places(void) {
+static inline void prepare_places(void) {
 	places = must(mmap(NULL, MOST * sizeof *places, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
 }
 
 /* Tell where we are, before and after. */
-static void note_place(int who, const char *kind) { look(kind, places[who].before, &places[who].noted); }
-static void check_place(int who, const char *kind) { look(kind, places[who].after, &places[who].checked); }
+static inline void note_place(int who, const char *kind) { look(kind, places[who].before, &places[who].noted); }
+static inline void check_place(int who, const char *kind) { look(kind, places[who].after, &places[who].checked); }
 
-static void compare_places(const char *kind, int count) {
+static inline void compare_places(const char *kind, int count) {
 	for (int i = 0; i < count; i++) {
 		await(&places[i].checked);
 		expect(*places[i].after, "%d is in no %s namespace", i, kind);
