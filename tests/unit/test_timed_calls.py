@@ -16,11 +16,12 @@ from woodfrog.remote.timed_calls import (
     restarted_call,
     timed_call,
     with_time_left,
+    written,
 )
 
 MS, S = 1_000_000, 1_000_000_000
 WORD = (1 << 64) - 1
-REQUEST, REMAIN = 0x5000, 0x6000
+REQUEST, REMAIN, ARGUMENT = 0x5000, 0x6000, 0x6800
 BLOCK, EINTR = -516, -4
 
 
@@ -29,6 +30,7 @@ def memory(address: int, length: int) -> bytes:
     return {
         REQUEST: struct.pack("<2q", 10, 0),
         REMAIN: struct.pack("<2q", 6, 5),
+        ARGUMENT: struct.pack("<QIIQ", 0x1234, 8, 0, REQUEST),
     }[address][:length]
 
 
@@ -125,6 +127,7 @@ def test_a_call_without_a_timeout_that_runs_down_is_made_again_as_it_was() -> No
         (SYS.RT_SIGTIMEDWAIT, {"rdx": 0}),
         (SYS.SEMOP, {}),
         (SYS.IO_URING_ENTER, {}),
+        (SYS.IO_URING_ENTER, {"r10": 1 | 8 | 32, "r8": ARGUMENT, "r9": 24}),  # absolute
         (SYS.READ, {"rdx": 10}),
     ],
 )
@@ -142,6 +145,17 @@ def test_timeouts_that_do_not_run_down_are_known(number: int, arguments: dict[st
 def test_a_sleep_is_believed_what_it_says_was_left(number: int, arguments: dict[str, int]) -> None:
     call = left(stopped(number, **arguments), slept(number, S))
     assert call == (number, 6 * S + 5)
+
+
+def test_the_timeout_of_io_uring_enter_is_in_its_argument() -> None:
+    registers = stopped(SYS.IO_URING_ENTER, EINTR, r10=1 | 8, r8=ARGUMENT, r9=24)
+    call = left(registers, slept(SYS.IO_URING_ENTER, 3 * S))
+    assert 6 * S < call.left_ns <= 7 * S
+    pieces = dict(written(registers, call, 0x7000, memory))
+    assert pieces[0x7000] == packed_time(call)
+    again = with_time_left(registers, call, 0x7000)
+    assert pieces[again.r8] == struct.pack("<QIIQ", 0x1234, 8, 0, 0x7000)
+    assert not any(again.r8 < at < again.r8 + 24 for at in pieces)
 
 
 def test_nothing_is_known_of_a_task_nobody_looked_at() -> None:

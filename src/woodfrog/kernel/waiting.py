@@ -26,6 +26,7 @@ _TIMED = frozenset(
         SYS.SEMTIMEDOP,
         SYS.IO_GETEVENTS,
         SYS.IO_PGETEVENTS,
+        SYS.IO_URING_ENTER,
         SYS.READ,
         SYS.READV,
         SYS.RECVFROM,

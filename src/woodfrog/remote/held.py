@@ -17,11 +17,11 @@ from woodfrog.remote.socket_waits import Resumed, SocketWait, socket_wait
 from woodfrog.remote.timed_calls import (
     TimedCall,
     is_restartable,
-    packed_time,
     place_for_time,
     restarted_call,
     timed_call,
     with_time_left,
+    written,
 )
 from woodfrog.remote.tracee import Tracee
 from woodfrog.remote.vdso import VDSO_NAMES
@@ -114,17 +114,18 @@ class HeldTask:
             return issue_again(registers)
         place = place_for_time(registers)
         try:
-            os.pwrite(self.process.memory, packed_time(call), place)
+            for address, data in written(registers, call, place, self._read):
+                os.pwrite(self.process.memory, data, address)
         except OSError:
             call = call._replace(left_ns=0)
         return with_time_left(registers, call, place)
 
-    def _timed_call(self, registers: Registers) -> TimedCall | None:
-        def read(address: int, length: int) -> bytes:
-            return os.pread(self.process.memory, length, address)
+    def _read(self, address: int, length: int) -> bytes:
+        return os.pread(self.process.memory, length, address)
 
+    def _timed_call(self, registers: Registers) -> TimedCall | None:
         try:
-            return timed_call(registers, self.waiting, read)
+            return timed_call(registers, self.waiting, self._read)
         except (OSError, struct.error):
             return None  # an address that the call itself would refuse
 

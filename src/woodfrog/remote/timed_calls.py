@@ -32,7 +32,12 @@ _ARGUMENT = {
     SYS.RT_SIGTIMEDWAIT: ("rdx", True),
     SYS.IO_GETEVENTS: ("r8", True),
     SYS.IO_PGETEVENTS: ("r8", True),
+    SYS.IO_URING_ENTER: ("r8", True),
 }
+# There it is in a struct io_uring_getevents_arg, with these flags set and not set.
+_GETEVENTS, _EXT_ARG, _ABS_TIMER, _EXT_ARG_REG = 1 << 0, 1 << 3, 1 << 5, 1 << 6
+_EXT_ARG_BYTES, _EXT_ARG_TIME = 24, 16
+_EXT_ARG_PLACE = -32  # from where the time stands
 
 # Where a sleep takes the address for the time that was left.
 _REMAINING = {SYS.NANOSLEEP: "rsi", SYS.CLOCK_NANOSLEEP: "r10"}
@@ -91,12 +96,22 @@ def _timeout_ns(number: int, registers: Registers, read: Reader) -> int | None:
         return None
     name, by_address = _ARGUMENT[number]
     value: int = getattr(registers, name)
+    if number == SYS.IO_URING_ENTER:
+        value = _time_of_enter(registers, read)
     if not by_address:
         value &= 0xFFFFFFFF
         return None if value >> 31 else value * 1_000_000
     if not value:
         return None
     return _nanoseconds(read(value, _TIMESPEC.size))
+
+
+def _time_of_enter(registers: Registers, read: Reader) -> int:
+    """Return the address of the timeout that io_uring_enter(2) has, or 0."""
+    flags = registers.r10 & (_GETEVENTS | _EXT_ARG | _ABS_TIMER | _EXT_ARG_REG)
+    if flags != _GETEVENTS | _EXT_ARG or registers.r9 != _EXT_ARG_BYTES:
+        return 0
+    return int.from_bytes(read(registers.r8, _EXT_ARG_BYTES)[_EXT_ARG_TIME:], "little")
 
 
 def _nanoseconds(timespec: bytes) -> int:
@@ -107,13 +122,15 @@ def _nanoseconds(timespec: bytes) -> int:
 def with_time_left(registers: Registers, call: TimedCall, address: int) -> Registers:
     """Return registers that make the interrupted call again, with the time left.
 
-    A struct timespec of that time (`packed_time`) must be put at `address`.
+    What `written` returns for `address` must be written.
     """
     again = issue_again(registers)
     again.rax = call.number
     if not call.left_ns:
         return again
     name, by_address = _ARGUMENT[call.number]
+    if call.number == SYS.IO_URING_ENTER:
+        address += _EXT_ARG_PLACE
     # Milliseconds are rounded up, as the kernel does: never wake too early.
     setattr(again, name, address if by_address else -(-call.left_ns // 1_000_000))
     return again
@@ -127,6 +144,17 @@ def place_for_time(registers: Registers) -> int:
 def packed_time(call: TimedCall) -> bytes:
     """Return the time left as a struct timespec."""
     return _TIMESPEC.pack(*divmod(call.left_ns, _NS))
+
+
+def written(
+    registers: Registers, call: TimedCall, address: int, read: Reader
+) -> list[tuple[int, bytes]]:
+    """Return what the call made again reads, and where: the time left, at `address`, and more."""
+    pieces = [(address, packed_time(call))]
+    if call.number == SYS.IO_URING_ENTER and call.left_ns:
+        argument = read(registers.r8, _EXT_ARG_TIME) + struct.pack("<Q", address)
+        pieces.append((address + _EXT_ARG_PLACE, argument))
+    return pieces
 
 
 def is_restartable(registers: Registers) -> bool:

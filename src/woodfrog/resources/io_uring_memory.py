@@ -142,6 +142,8 @@ def contents_of(file: OpenFile, shown: Shown, sample: Sample) -> Contents:
         polled=shown.polled,
         whole=whole,
     )
+    if array == list(range(shown.sq_entries)):
+        ring = ring[: layout.array]  # as if it had none
     places = range(0, len(requests), io_uring.SQE_BYTES)
     personalities = any(any(requests[at + 42 : at + 44]) for at in places)
     return Contents(ring.rstrip(b"\0"), requests.rstrip(b"\0"), seen, personalities)
