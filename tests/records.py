@@ -32,7 +32,6 @@ _MAY_DIFFER = (
         "what was cancelled is completed",
     ),
     ("mounts", r"mount-tree\.bases\[\]\.entries.*", "the work directory is the overlay's own"),
-    ("unix_names", r"unix-socket\.accepted", "nobody listens there, who would share the name"),
     ("tcp_(connections|signed)", r"tcp-socket\.options.*", "buffers grow with what is in them"),
     ("tcp_signed", r"tcp-socket\.connection\.(timestamp|window)", "clocks go on"),
     ("tcp_connections", r"tcp-socket\.state", "who is being closed may be done"),
@@ -43,7 +42,13 @@ _MAY_DIFFER = (
     ),
 )
 # Numbers that the kernel gives: it only counts that they are the same at several records.
-_NUMBERED = {("pipe", "pipe"), ("fifo", "inode"), ("unix-socket", "inode"), ("unix-socket", "pair")}
+_NUMBERED = {
+    ("pipe", "pipe"): "pipe",
+    ("fifo", "inode"): "fifo",
+    ("unix-socket", "inode"): "unix socket",
+    ("unix-socket", "pending"): "unix socket",
+    ("unix-socket", "pair"): "pair of unix sockets",
+}
 # Lists without an order of their own, and what tells their elements apart.
 _UNORDERED = {"watches": ("descriptor", "data"), "options": ("level", "name"), "entries": ("path",)}
 
@@ -71,14 +76,15 @@ def _facts(image: Path) -> dict[str, object]:
     """Return all that an image says, by its place."""
     with Reader(str(image)) as reader:
         facts: dict[str, object] = {}
-        numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
+        numbers: dict[str, list[int]] = defaultdict(list)
         for record in reader.raw_records():
             kind = record["kind"]
             for field, value in record.items():
-                if (kind, field) in _NUMBERED and value:
-                    seen = numbers[kind, field]
-                    seen += [] if value in seen else [value]
-                    record[field] = seen.index(value)
+                if family := _NUMBERED.get((kind, field)):
+                    seen = numbers[family]
+                    several = value if isinstance(value, list) else [value]
+                    seen += [one for one in several if one not in seen]
+                    record[field] = [seen.index(one) for one in several if one]
             name = "" if kind == "container" else record.get("pid", record.get("id", ""))
             facts.update(_flat(_with_contents(record, reader), f"{kind}:{name}"))
     return facts

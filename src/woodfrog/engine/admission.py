@@ -255,6 +255,12 @@ class Plan:
         ]
 
     @property
+    def unheld(self) -> set[int]:
+        """Return the ids of the files that no process has: they are in flight."""
+        held = {one.file for process in self.processes for one in process.descriptors}
+        return self.files.keys() - held
+
+    @property
     def growing_files(self) -> set[bytes]:
         """Return the paths of files that the container writes to."""
         growing = {

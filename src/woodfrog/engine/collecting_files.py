@@ -80,7 +80,7 @@ class Files:
         """Find the files that are in flight in the queue of a unix socket."""
         pid = os.getpid()
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
-            messages = unix_queue.peek(one, "a unix socket", most=unix_queue.waiting(one))
+            messages = unix_queue.peek(one, most=unix_queue.waiting(one))
         for number, message in enumerate(messages):
             for fd in message.descriptors:
                 target = os.readlink(os.fsencode(f"/proc/{pid}/fd/{fd}"))
@@ -121,6 +121,10 @@ class Files:
             fd, file.descriptor, file.flags, world.identify, world.identify_group
         )
         if found is not None:
+            if id(file) in self._where:
+                raise UnsupportedResource(
+                    "sends signals (F_SETOWN), and can be saved only while a process has it"
+                )
             self._signals[pid].append(found)
 
     def signals(self, process: HeldProcess) -> list[FileSignals]:
@@ -130,6 +134,7 @@ class Files:
     def _record(self, file: OpenFile, world: World) -> FileRecord:
         for kind in KINDS:
             if kind.recognises(file, world):
+                file.is_late = kind.late
                 if id(file) in self._where:
                     _refuse_in_flight(kind, file)
                 _refuse_nested(file, world)
@@ -143,10 +148,15 @@ class Files:
         watches = []
         for number, events, data, inode in parse_watches(file.lines):
             found = self._watched(file, number, inode)
-            if found is None or id(found) in self._where:
+            if found is None or (id(found) in self._where and id(file) not in self._where):
                 raise UnsupportedResource(
                     f"is an epoll that watches what was descriptor {number},"
                     " which no process of the container has any more; it cannot be saved yet"
+                )
+            if id(file) in self._where and found.is_late:
+                raise UnsupportedResource(
+                    "is an epoll that watches a file of a process, and can be saved only while a"
+                    " process has it"
                 )
             watch = Watch(descriptor=number, file=found.number, events=events, data=data)
             watches.append((watch, found.descriptor))
@@ -156,7 +166,7 @@ class Files:
         """Find the file that an epoll watches under a number, which may have been closed since."""
         pid, fd = epoll.holders[0]
         slot = struct.pack("<3I", fd, number, 0)
-        candidates = [one for n, one, _ in self._tables[pid] if n == number]
+        candidates = [one for n, one, _ in self._tables.get(pid, ()) if n == number]
         candidates += [one for one in self.files if one not in candidates]
         for one in candidates:
             if one.inode in (inode, 0):
@@ -263,9 +273,8 @@ def _kind_of(file: OpenFile) -> str:
 
 
 def _refuse_in_flight(kind: type[FileRecord], file: OpenFile) -> None:
-    """Refuse what a process must hold to be made again whole, or what only processes have."""
-    is_tied = kind.connect is not FileRecord.connect or kind.late
-    if is_tied or any(line.startswith("lock:") for line in file.lines):
+    """Refuse what can be opened only when processes stand, or what only these have."""
+    if kind.late or any(line.startswith("lock:") for line in file.lines):
         raise UnsupportedResource(
             f"{os.fsdecode(file.target)} can be saved only while a process has it"
         )

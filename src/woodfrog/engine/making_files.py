@@ -24,7 +24,7 @@ from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials, deleted_files, shared_memory
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import base
-from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.base import DescriptorTable, FileRecord
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.shared_memory import SharedMemory
 
@@ -67,6 +67,7 @@ class Making:
         # What files lack in the new container.
         self.missing: list[str] = []
         # Descriptors in the root stub, all at `high` or above.
+        self.records: Sequence[FileRecord] = ()
         self.files: dict[int, int] = {}
         self.objects: dict[int, int] = {}
         self._written: dict[int, int] = {}
@@ -205,15 +206,17 @@ class Making:
         """Give the stub a descriptor of ours."""
         return root_stub.send(self.stub, [ours])[0]
 
-    def make_files(self, records: Iterable[FileRecord]) -> None:
+    def make_files(self, records: Iterable[FileRecord], unheld: Container[int]) -> None:
         """Make all files, then verify what can be verified only on the made ones.
 
+        Those in `unheld` are in flight, and no process will tie them to others.
         No file is opened by a capability that the new container doesn't have; only sockets' queues
         are filled past the limits for it.
         """
         made: list[FileRecord] = []
         self._set_capabilities(self.capabilities | _FOR_SOCKETS & self.permitted)
-        for record in sorted((r for r in records if not r.late), key=lambda r: r.turn()):
+        self.records = sorted((r for r in records if not r.late), key=lambda r: r.turn())
+        for record in self.records:
             with while_(f"opening file {record.id} ({type(record).__name__})"):
                 fd = record.restore(self)
                 self.files[record.id] = self._up(fd)
@@ -226,6 +229,10 @@ class Making:
         for fd in self._spare:
             syscalls.close(self.program, fd)
         self._spare = []
+        table = DescriptorTable({fd: number for number, fd in self.files.items()}, frozenset())
+        for record in made:
+            if record.id in unheld:
+                record.connect(self.program, self.files[record.id], table)
         self._set_capabilities(self.permitted)
         self.run()
         for record in made:

@@ -307,7 +307,7 @@ def _restore(
     )
     records, moves = own_addresses.moved(plan.files.values(), init)
     making.missing += moves
-    making.make_files(records)
+    making.make_files(records, plan.unheld)
     mark(Stage.FILES)
 
     # TREE

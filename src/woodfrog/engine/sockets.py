@@ -24,6 +24,7 @@ class Sockets:
         self._init = init
         self._unix: dict[int, UnixSocket] = {}
         self._unix_asked = False
+        self._waiting: dict[int, int] | None = None
         self._names: Counter[object] | None = None
         self._tcp: list[InetSocket] | None = None
         self._tcp_by_inode: dict[int, InetSocket] = {}
@@ -42,6 +43,15 @@ class Sockets:
                 with sock_diag.diag_socket(pid) as diag:
                     self._unix.update((one.inode, one) for one in sock_diag.unix_sockets(diag))
         return self._unix.get(inode)
+
+    def waits_at(self, client: int) -> int | None:
+        """Return the listening unix socket that has not accepted a client, both by inode."""
+        self.unix(client)
+        if self._waiting is None:
+            self._waiting = {
+                one: found.inode for found in self._unix.values() for one in found.pending
+            }
+        return self._waiting.get(client) if client else None
 
     def shares_name(self, socket: UnixSocket) -> bool:
         """Tell whether another unix socket has the same name, as accepted ones have."""

@@ -1,7 +1,7 @@
 """What all kinds of open files have in common."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -109,6 +109,8 @@ class OpenFile:
         self.holders: list[tuple[int, int]] = [(pid, fd)]
         # Its id in the image; files in the queue of a unix socket, by the number of the message.
         self.number = 0
+        # Its kind is made when processes stand.
+        self.is_late = False
         self.in_flight: dict[int, list[OpenFile]] = {}
 
     @property
@@ -136,6 +138,8 @@ class Making(Protocol):
     """What restoring a file may need of the files around it."""
 
     program: Program
+    # All files that are made before the processes are.
+    records: "Sequence[FileRecord]"
     # The root stub's descriptors of the files that stand, by id.
     files: dict[int, int]
     # TCP connections to outside are to be reset.

@@ -52,7 +52,7 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
             "edges and one-shots that were told",
             "files that only others hold by now",
         ),
-        refused=("files in flight that no process has",),
+        refused=("files in flight that no process has, but for one that is in flight itself",),
     )
     watches: list[Watch] = []
 

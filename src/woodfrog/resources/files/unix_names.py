@@ -1,19 +1,24 @@
 """Names of unix sockets: what they are bound to, and connections through them."""
 
+import fcntl
 import os
 import socket
-import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+from woodfrog.kernel.netlink.sock_diag import UnixSocket
+from woodfrog.resources.deleted_files import DELETED
 from woodfrog.resources.files.base import Making, World
 
+_SIOCUNIXFILE = 0x89E0
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -30,35 +35,57 @@ class BoundPath(NamedTuple):
     """Mode (with the type) and owner of a socket's path; zeros if it was unlinked.
 
     `alias` is its path if that isn't its name any more: renamed, or linked and unlinked.
+    `directory` is where a relative name begins.
     """
 
     mode: int = 0
     owner: tuple[int, int] = (0, 0)
     alias: bytes = b""
+    directory: bytes = b""
 
 
-def bound_path(name: bytes, inode: int, world: World) -> BoundPath:
-    """Look for the path of a socket, by its name and the inode that it was bound to."""
+def bound_path(name: bytes, descriptor: int, world: World) -> BoundPath:
+    """Look for the path of a socket, by its name and a descriptor of ours."""
     if not name or name[:1] == b"\0":
         return BoundPath()
-    what = f"unix socket {os.fsdecode(name)} is bound"
+    path, status = _file_of(descriptor)
     if name[:1] != b"/":
-        raise UnsupportedResource(f"{what} to a relative path, which cannot be saved yet")
+        return _relative_path(name, path, status)
     found = _stat_inside(name, world)
-    if found is None or found.st_ino != inode:
-        for alias in _beside(name, inode, world):
-            other = _stat_inside(alias, world)
-            if other is not None and stat.S_ISSOCK(other.st_mode):
-                return BoundPath(other.st_mode, (other.st_uid, other.st_gid), alias)
-    if found is None:
-        if _stat_inside(os.path.dirname(name), world) is None:
-            raise UnsupportedResource(f"{what} in a removed directory, which cannot be saved yet")
-        return BoundPath()  # unlinked since: it is bound, and unlinked, again
-    if not stat.S_ISSOCK(found.st_mode):
+    if found and (found.st_ino, found.st_dev) == (status.st_ino, status.st_dev):
+        return BoundPath(found.st_mode, (found.st_uid, found.st_gid))
+    for alias in (path, *_beside(name, status.st_ino, world)):
+        other = _stat_inside(alias, world) if alias else None
+        if other and (other.st_ino, other.st_dev) == (status.st_ino, status.st_dev):
+            return BoundPath(other.st_mode, (other.st_uid, other.st_gid), alias)
+    return BoundPath()
+
+
+def _relative_path(name: bytes, path: bytes, status: os.stat_result) -> BoundPath:
+    if not path:
+        return BoundPath()
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    directories, last = path.split(b"/"), parts.pop()
+    basename = directories.pop()
+    above = len(directories) - len(parts)
+    if directories[above:] != parts or b".." in parts:
         raise UnsupportedResource(
-            f"{what} to a path where another file is now, which cannot be saved yet"
+            f"unix socket {os.fsdecode(name)} is bound to a relative path, whose directories are"
+            f" other ones now ({os.fsdecode(path)}); that cannot be saved yet"
         )
-    return BoundPath(found.st_mode, (found.st_uid, found.st_gid))
+    directory = b"/".join(directories[:above]) or b"/"
+    alias = b"" if basename == last else path
+    return BoundPath(status.st_mode, (status.st_uid, status.st_gid), alias, directory)
+
+
+def _file_of(descriptor: int) -> tuple[bytes, os.stat_result]:
+    """Return where the file of a bound socket is, if it is anywhere."""
+    fd = fcntl.ioctl(descriptor, _SIOCUNIXFILE)
+    try:
+        path, status = os.readlink(b"/proc/self/fd/%d" % fd), os.fstat(fd)
+    finally:
+        os.close(fd)
+    return path if status.st_nlink and not path.endswith(DELETED) else b"", status
 
 
 def _stat_inside(path: bytes, world: World) -> os.stat_result | None:
@@ -107,41 +134,60 @@ def address_of(name: bytes) -> bytes:
     return struct.pack("<H", socket.AF_UNIX) + name + tail
 
 
+class Name(NamedTuple):
+    """A socket's name, the directory where a relative one begins, and whether it is to stay.
+
+    A path that nobody finds any more, or whose socket isn't saved, is one of a place apart.
+    """
+
+    name: bytes
+    directory: bytes = b""
+    stands: bool = True
+
+    @property
+    def is_abstract(self) -> bool:
+        """Tell whether it is no path."""
+        return self.name[:1] == b"\0"
+
+    @property
+    def path(self) -> bytes:
+        """Return the whole path."""
+        return os.path.join(self.directory, self.name)
+
+
 class Unfinished:
     """What is done when all sockets stand: until then every path is there, and can be used."""
 
     def __init__(self) -> None:
         self.bound: dict[bytes, None] = {}
         self.paths: dict[bytes, BoundPath] = {}
-        # What fills queues with files, which must all stand.
+        # Datagram sockets by their names.
+        self.senders: dict[bytes, int] = {}
+        # What fills queues, and needs other files or sockets for that.
         self.fills: list[Callable[[Making], None]] = []
         # Those that are connected to a name: file, own name, and that name.
-        self.datagrams: list[tuple[int, bytes, bytes]] = []
+        self.datagrams: list[tuple[int, bytes, Name]] = []
 
     def finish(self, making: Making) -> None:
-        """Send files, connect datagram sockets, and give paths their mode and owner."""
+        """Fill queues, connect datagram sockets, and give paths their mode and owner."""
         for fill in self.fills:
             fill(making)
         program = making.program
         waiting = self.datagrams
         while waiting:
             # One that has a peer lets nobody else connect: first those that nobody waits for.
-            wanted = {peer for _, name, peer in waiting if peer != name}
+            wanted = {peer.name for _, name, peer in waiting if peer.name != name}
             ready = [one for one in waiting if one[1] not in wanted] or waiting
             for number, _, peer in ready:
-                address = address_of(peer)
-                program.call(SYS.CONNECT, making.files[number], address, len(address))
+                connect_to(making, making.files[number], peer)
             waiting = [one for one in waiting if one not in ready]
         for path in self.bound:
             found = self.paths.get(path, BoundPath())
             if found.alias:
                 # In the place of the socket file from before, if that stands there.
                 program.call(SYS.RENAME, path, found.alias)
-            if found.mode:
-                program.call(SYS.CHMOD, found.alias or path, found.mode)
-                program.call(SYS.LCHOWN, found.alias or path, *found.owner)
-            else:
-                program.call(SYS.UNLINK, path)
+            program.call(SYS.CHMOD, found.alias or path, found.mode)
+            program.call(SYS.LCHOWN, found.alias or path, *found.owner)
 
 
 def unfinished(making: Making) -> Unfinished:
@@ -154,43 +200,100 @@ def unfinished(making: Making) -> Unfinished:
     return found
 
 
-def listener(kind: int, name: bytes) -> tuple[str, int, bytes]:
+def listener(kind: int, name: Name) -> tuple[str, int, bytes, bool]:
     """Return the key by which a listening socket is shared."""
-    return "unix listener", kind, name
+    return "unix listener", kind, name.name, name.stands
 
 
-def is_listening(making: Making, kind: int, name: bytes) -> bool:
-    """Tell whether a listening socket of this name has been made."""
-    return making.shared(listener(kind, name)) is not None
-
-
-def bind(making: Making, fd: int, name: bytes) -> None:
+def bind(making: Making, fd: int, name: Name) -> None:
     """Bind to a name; a socket file that stands there was this one's, from before."""
+    with leading(making, name) as address:
+        if not name.is_abstract:
+            making.program.may_fail(making.program.call(SYS.UNLINK, name.name))
+        making.program.call(SYS.BIND, fd, address, len(address))
+    if name.stands and not name.is_abstract:
+        unfinished(making).bound[name.path] = None
+
+
+def connect_to(making: Making, fd: int, name: Name) -> None:
+    """Connect a socket to what is bound to a name."""
+    with leading(making, name) as address:
+        making.program.call(SYS.CONNECT, fd, address, len(address))
+
+
+@contextmanager
+def leading(making: Making, name: Name) -> Iterator[bytes]:
+    """Have the address of a name lead to its place."""
     program = making.program
-    address = address_of(name)
-    if name[:1] == b"/":
-        program.may_fail(program.call(SYS.UNLINK, name))
-        unfinished(making).bound[name] = None
-    program.call(SYS.BIND, fd, address, len(address))
+    if name.is_abstract:
+        yield address_of(name.name)
+    elif not name.stands:
+        with _apart(making, name.name):
+            yield address_of(name.name)
+    elif name.name[:1] == b"/":
+        yield address_of(name.name)
+    else:
+        home = syscalls.openat2(program, b".", _DIRECTORY)
+        directory = syscalls.openat2(program, name.directory, _DIRECTORY)
+        program.call(SYS.FCHDIR, directory)
+        yield address_of(name.name)
+        program.call(SYS.FCHDIR, home)
+        syscalls.close(program, directory)
+        syscalls.close(program, home)
 
 
-def connect(making: Making, kind: int, *, client: bytes, server: bytes) -> tuple[int, int]:
+@contextmanager
+def _apart(making: Making, name: bytes) -> Iterator[None]:
+    """Have calls see a file system of ours, with all directories of a path."""
+    program = making.program
+    with making.by_all_rights():
+        place = making.shared("place for unix sockets")
+        if place is None:
+            place = making.spare(mounts.new_mount(program, "tmpfs", 0))
+            making.share("place for unix sockets", place)
+        home = syscalls.openat2(program, b"/", _DIRECTORY)
+        program.call(SYS.FCHDIR, place)
+        program.call(SYS.CHROOT, b".")
+        parts = name.split(b"/")
+        for depth in range(1, len(parts)):
+            if directory := b"/".join(parts[:depth]):
+                program.may_fail(program.call(SYS.MKDIR, directory, 0o700))
+        yield
+        program.call(SYS.FCHDIR, home)
+        program.call(SYS.CHROOT, b".")
+        syscalls.close(program, home)
+
+
+def connect(making: Making, kind: int, *, client: Name, server: Name) -> tuple[int, int]:
     """Connect through the listener of a name, or one for the moment; returns client and server."""
     program = making.program
     behind = making.shared(listener(kind, server))
-    temporary = behind is None
-    if temporary:
-        behind = program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0)
+    if behind is None:
+        # All that were accepted have one name, and one file.
+        behind = making.spare(program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0))
+        making.share(listener(kind, server), behind)
         bind(making, behind, server)
         program.call(SYS.LISTEN, behind, 1)
     ours = program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0)
-    if client:
+    if client.name:
         bind(making, ours, client)
-    address = address_of(server)
-    program.call(SYS.CONNECT, ours, address, len(address))
+    connect_to(making, ours, server)
     theirs = program.call(SYS.ACCEPT4, behind, 0, 0, 0)
     # It has inherited this one from the listener.
     program.call(SYS.SETSOCKOPT, theirs, socket.SOL_SOCKET, socket.SO_PASSCRED, bytes(4), 4)
-    if temporary:
-        syscalls.close(program, behind)
     return ours, theirs
+
+
+def refuse_lost_peer(
+    what: str, peer_name: bytes, mutual: bool, peer: UnixSocket, world: World
+) -> None:
+    """Refuse a datagram socket whose peer could not be found by its name."""
+    if not (peer_name or mutual):
+        raise UnsupportedResource(
+            f"{what} is connected to a datagram socket without a name, which cannot be saved yet"
+        )
+    if peer_name and world.sockets.has_namesake(peer):
+        raise UnsupportedResource(
+            f"{what} is connected to {os.fsdecode(peer_name)}, which is another socket's name now;"
+            " that cannot be saved yet"
+        )

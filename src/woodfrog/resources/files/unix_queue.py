@@ -15,6 +15,7 @@ from woodfrog.remote.program import Program
 from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE
 
 _SO_PEEK_OFF = 42
+_SIOCATMARK = 0x8905
 _LARGE_BUFFER = 1 << 26
 _MOST_EMPTY = 64
 _MOST_RIGHTS = 253  # SCM_MAX_FD
@@ -24,10 +25,18 @@ _ROOM_BESIDE = socket.CMSG_SPACE(_MOST_RIGHTS * 4) + 512
 
 
 class Message(NamedTuple):
-    """A piece that keeps its bounds, and descriptors of ours for the files that it carries."""
+    """A piece that keeps its bounds, and descriptors of ours for the files that it carries.
+
+    `sender` is the name of the socket that a datagram came from, if it had one.
+    """
 
     data: bytes
     descriptors: list[int]
+    sender: bytes = b""
+
+
+# What the closed end of a connection of packets gives.
+_END = Message(b"", [])
 
 
 class Rights(Part, frozen=True):
@@ -41,7 +50,7 @@ class Rights(Part, frozen=True):
     at_end: bool
 
 
-def peek(one: socket.socket, what: str, *, most: int = 0) -> list[Message]:
+def peek(one: socket.socket, *, most: int = 0) -> list[Message]:
     """Read what waits at a socket and leave it there.
 
     If it has an error, `most` is how much waits: reading on would take the error.
@@ -53,20 +62,15 @@ def peek(one: socket.socket, what: str, *, most: int = 0) -> list[Message]:
         one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
         while True:
             try:
-                data, descriptors, address = _look(one, _READ_AT_ONCE)
+                message = _look(one, _READ_AT_ONCE)
             except OSError:
                 break  # nothing more, or not connected: then nothing can wait
-            message = Message(data, descriptors)
-            if one.type == socket.SOCK_STREAM and not data:
+            if one.type == socket.SOCK_STREAM and not message.data:
                 break  # the other end is closed
             messages.append(message)
-            empty = empty + 1 if not data and not descriptors else 0
+            empty = empty + 1 if message == _END else 0
             if empty > _MOST_EMPTY:
                 break  # likewise
-            if address and one.type == socket.SOCK_DGRAM:
-                raise UnsupportedResource(
-                    f"{what} has datagrams of senders with names, which cannot be saved yet"
-                )
             if most and sum(len(message.data) for message in messages) >= most:
                 break
     except UnsupportedResource:
@@ -74,10 +78,12 @@ def peek(one: socket.socket, what: str, *, most: int = 0) -> list[Message]:
         raise
     finally:
         one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, before)
-    while one.type == socket.SOCK_SEQPACKET and messages and messages[-1] == (b"", []):
+    while one.type == socket.SOCK_SEQPACKET and messages and messages[-1] == _END:
         # A closed end looks like empty messages without end.
         messages.pop()
-    return _joined(messages) if one.type == socket.SOCK_STREAM else messages
+    if one.type != socket.SOCK_STREAM:
+        return messages
+    return _joined(messages)
 
 
 def close(messages: list[Message]) -> None:
@@ -87,7 +93,7 @@ def close(messages: list[Message]) -> None:
             os.close(fd)
 
 
-def _look(one: socket.socket, length: int) -> tuple[bytes, list[int], object]:
+def _look(one: socket.socket, length: int) -> Message:
     flags = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     data, ancillary, told, address = one.recvmsg(length, _ROOM_BESIDE, flags)
     descriptors: list[int] = []
@@ -98,7 +104,10 @@ def _look(one: socket.socket, length: int) -> tuple[bytes, list[int], object]:
         for fd in descriptors:
             os.close(fd)
         raise UnsupportedResource("has more files in flight than we can have open")
-    return data, descriptors, address
+    sender = b""
+    if address and one.type == socket.SOCK_DGRAM:
+        sender = address if isinstance(address, bytes) else os.fsencode(address)
+    return Message(data, descriptors, sender)
 
 
 def _joined(messages: list[Message]) -> list[Message]:
@@ -110,6 +119,27 @@ def _joined(messages: list[Message]) -> list[Message]:
         else:
             joined.append(message)
     return joined
+
+
+def urgent(one: socket.socket, queue: list[Message]) -> tuple[list[Message], int]:
+    """Return a stream's queue with the byte that was sent by MSG_OOB, and where that is, or -1.
+
+    A look stops before it, and then shows it with what follows; if it is the first, it is passed
+    over. With SO_OOBINLINE it is like any other.
+    """
+    try:
+        byte = one.recv(1, socket.MSG_OOB | socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return queue, -1
+    if any(message.descriptors for message in queue):
+        raise UnsupportedResource(
+            "has urgent data (MSG_OOB) and files in flight, which cannot be saved yet"
+        )
+    data = queue[0].data if queue else b""
+    if _number(one.fileno(), _SIOCATMARK):
+        return [Message(byte + data, [])], 0
+    before = len(one.recv(len(data), socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    return queue, before
 
 
 def are_whole(pieces: list[bytes], sender: int) -> bool:
@@ -142,13 +172,18 @@ def _number(fd: int, request: int) -> int:
 
 
 def send(
-    program: Program, fd: int, data: bytes, *, files: list[int] | None = None, address: bytes = b""
+    program: Program,
+    fd: int,
+    data: bytes,
+    *,
+    files: list[int] | None = None,
+    address: bytes = b"",
+    how: int = 0,
 ) -> None:
-    """Send a message, perhaps with descriptors of the task, and to an address."""
+    """Send a message, perhaps with descriptors of the task, to an address, or by MSG_OOB."""
     if not files:
-        sent = program.call(
-            SYS.SENDTO, fd, data, len(data), socket.MSG_DONTWAIT, address or 0, len(address)
-        )
+        flags = socket.MSG_DONTWAIT | how
+        sent = program.call(SYS.SENDTO, fd, data, len(data), flags, address or 0, len(address))
         program.expect(sent, len(data))
         return
     rights = struct.pack(f"<QiI{len(files)}i", 16 + 4 * len(files), 1, socket.SCM_RIGHTS, *files)

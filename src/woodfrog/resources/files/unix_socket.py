@@ -4,21 +4,18 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Mapping
 from typing import ClassVar, Self
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN, UnixSocket
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import socket_options, unix_names, unix_queue
+from woodfrog.resources.files import socket_options, unix_filling, unix_names, unix_queue
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.socket_options import Option
-from woodfrog.resources.files.unix_queue import Rights
-
-_LARGE_BUFFER = 1 << 26
-_PIECE = 512
+from woodfrog.resources.files.unix_names import Name
+from woodfrog.resources.files.unix_queue import Message, Rights
 
 
 class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
@@ -27,25 +24,28 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     `accepted` if it shares its name with a listener or with others that were accepted there;
     `name_alias` is the path that a bound one has now, if not its name any more;
     `peer_name` is what it is connected to. `queue` is what waits to be read, in one piece for a
-    stream, and `rights` the files in flight with it; `takes_more` if it can be written to; `reset`
-    if its peer was outside, and it is restored as closed by it; `broken` if its peer was closed
-    without having read all.
+    stream, and `rights` the files in flight with it; `urgent` is where in a stream a byte stands
+    that came by MSG_OOB, or -1; `senders` are the names that datagrams came from, if any had one.
+    `takes_more` if it can be written to; `reset` if its peer was outside, and it is restored as
+    closed by it; `broken` if its peer was closed without having read all. `pending` are the
+    clients, by `inode`, that a listener has not accepted, which are `unaccepted`.
     """
 
     row: ClassVar[Row] = Row(
         called="unix sockets",
         kept=(
             "connections within the container, names, modes, options",
-            "what is queued, with files in flight (SCM_RIGHTS)",
+            "what is queued, with files in flight (SCM_RIGHTS), senders' names and MSG_OOB",
+            "clients that nobody has accepted",
             "listeners",
         ),
         refused=(
-            "connected to outside, or waiting to be accepted, without `--ext-unix-close`",
-            "datagrams of senders with names",
-            "bound to a relative path, or in a removed directory",
-            "with an error that nobody has read",
+            "connected to outside, without `--ext-unix-close`",
+            "waiting to be accepted with data sent, or closed again, without that flag",
+            "packets or datagrams with an error that nobody has read",
+            "bound to a relative path whose directories are other ones by now",
             "datagram sockets connected to one without a name",
-            "in flight an epoll, timerfd or pidfd that no process has",
+            "in flight a pidfd, or a file with locks, that no process has",
         ),
     )
     type: int
@@ -66,6 +66,11 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     options: list[Option]
     rights: list[Rights] = []
     name_alias: bytes = b""
+    name_directory: bytes = b""
+    senders: list[bytes] = []
+    urgent: int = -1
+    pending: list[int] = []
+    unaccepted: bool = False
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -76,11 +81,21 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         inode = file.stat.st_ino
         found = world.sockets.unix(inode)
         what = f"unix socket {os.fsdecode(found.name) or 'without a name'}"
-        if found.pending and not world.unix_close:
+        pending = [client for client in found.pending if _can_wait_again(client, world)]
+        if len(pending) < len(found.pending) and not world.unix_close:
             raise UnsupportedResource(
-                f"{what} has connections that nobody has accepted, which cannot be saved yet",
+                f"{what} has connections that nobody has accepted, and that have sent data, come"
+                " from outside, or are closed: they cannot be saved yet",
                 hint="--ext-unix-close restores it without them",
             )
+        unaccepted = world.sockets.waits_at(inode)
+        if unaccepted is not None and unaccepted not in world.sockets.inside:
+            if not world.unix_close:
+                raise UnsupportedResource(
+                    f"{what} waits for a process outside the container to accept it",
+                    hint="--ext-unix-close restores it as closed by the other side",
+                )
+            unaccepted = None
         name = found.name if found.name[:1] == b"\0" else found.name.rstrip(b"\0")
         outside = bool(found.peer) and world.sockets.is_outside(inode)
         mutual = bool(found.peer) and not outside and _is_peer_of(inode, found.peer, world)
@@ -95,7 +110,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         # The name of one that was accepted may be a path of others; it is not bound then.
         path = unix_names.BoundPath()
         if not (outside and accepted):
-            path = unix_names.bound_path(name, found.file[0] if found.file else 0, world)
+            path = unix_names.bound_path(name, file.descriptor, world)
         duplicate = os.dup(file.descriptor)
         with socket.socket(fileno=duplicate) as one:
             options = socket_options.collect(one)
@@ -106,15 +121,20 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 raise UnsupportedResource(
                     f"{what} has an error that nobody has read yet, which cannot be saved"
                 )
-            queue = []
+            messages, urgent = list[Message](), -1
             if not (listening or outside or (broken and not found.queued)):
-                messages = unix_queue.peek(one, what, most=found.queued if broken else 0)
+                messages = unix_queue.peek(one, most=found.queued if broken else 0)
                 unix_queue.close(messages)
-                queue = [message.data for message in messages]
+                if found.type == socket.SOCK_STREAM:
+                    messages, urgent = unix_queue.urgent(one, messages)
+            queue = [message.data for message in messages]
         if datagrams and found.peer and not outside:
-            _refuse_lost_peer(what, peer_name, mutual, world.sockets.unix(found.peer), world)
+            unix_names.refuse_lost_peer(
+                what, peer_name, mutual, world.sockets.unix(found.peer), world
+            )
             # Datagram sockets with names find each other by these.
             mutual = mutual and not (name and peer_name)
+        senders = [message.sender for message in messages]
         if datagrams and queue and peer_name and not (name or mutual):
             raise UnsupportedResource(
                 f"{what} has datagrams of another than its peer, which cannot be saved yet"
@@ -140,12 +160,31 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             broken=broken,
             options=options,
             rights=[] if outside else _rights(file, queue, found, world),
+            name_directory=path.directory,
+            senders=senders if any(senders) else [],
+            urgent=urgent,
+            pending=pending,
+            unaccepted=unaccepted is not None and _can_wait_again(inode, world),
         )
 
     @property
     def is_unowned(self) -> bool:
         """Tell whether the socket's name belongs to nobody: it is no path, or was removed."""
         return self.name_mode == 0
+
+    @property
+    def own_name(self) -> Name:
+        """Return what it is bound to."""
+        stands = not self.is_unowned or self.name[:1] == b"\0"
+        return Name(self.name, self.name_directory, stands)
+
+    def refuse_wider(self, bounding: int) -> None:
+        socket_options.refuse_wider(self.options, socket.AF_UNIX, self.type, 0, bounding)
+        if self.senders and len(self.senders) != len(self.queue):
+            raise ImageError("a unix socket has another number of senders than of datagrams")
+        data = self.queue[0] if self.queue else b""
+        if self.urgent != -1 and not 0 <= self.urgent < len(data):
+            raise ImageError("a unix socket has urgent data behind its data")
 
     def turn(self) -> int:
         # Connections go through listeners; a temporary one must not displace what stays.
@@ -155,10 +194,10 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     def restore(self, making: Making) -> int:
         fd = self._restore_end(making) if self._is_connection() else self._restore_single(making)
-        if not self._is_named_by_others:
+        if not (self._is_named_by_others or self.is_unowned):
             paths = unix_names.unfinished(making).paths
             path = unix_names.BoundPath(self.name_mode, self.name_owner, self.name_alias)
-            paths[self.name] = path
+            paths[self.own_name.path] = path
         set_flags(making.program, fd, self.flags)
         return fd
 
@@ -169,6 +208,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     def _is_connection(self) -> bool:
         """Tell whether it has another end, or had one that was closed."""
+        if self.unaccepted:
+            return False
         if self.pair or self.state != TCP_ESTABLISHED:
             return bool(self.pair)
         # Datagram sockets are "established" also when another has connected to them.
@@ -179,25 +220,54 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         program = making.program
         fd = program.call(SYS.SOCKET, socket.AF_UNIX, self.type, 0)
         if self.name:
-            unix_names.bind(making, fd, self.name)
-        socket_options.restore(program, fd, self.options, force=making.may_force_buffers)
+            unix_names.bind(making, fd, self.own_name)
+        unfinished = unix_names.unfinished(making)
+        if self.type == socket.SOCK_DGRAM and self.name:
+            unfinished.senders[self.name] = self.id
         if self.state == TCP_LISTEN:
-            program.call(SYS.LISTEN, fd, self.backlog)
-            making.share(unix_names.listener(self.type, self.name), fd)
+            self._set_options(making, fd)
+            program.call(SYS.LISTEN, fd, max(self.backlog, len(self.pending)))
+            making.share(unix_names.listener(self.type, self.own_name), fd)
+            if self.pending:
+                unfinished.fills.append(self._finish_listener)
             return fd
-        if self.rights:
-            unix_names.unfinished(making).fills.append(self._finish_single)
+        if self.unaccepted:
+            self._set_options(making, fd)
+            making.share(("unaccepted", self.inode), self)
+            return fd
+        if self.rights or self.senders:
+            unfinished.fills.append(self._finish_single)
         else:
-            _requeue(program, fd, self)
+            unix_filling.requeue(making, self)
+            self._set_options(making, fd)
             _shut_down(program, fd, self.shutdown)
         if self.peer_name and not self.reset:
-            unix_names.unfinished(making).datagrams.append((self.id, self.name, self.peer_name))
+            peer = _name_of(making, self.peer_name)
+            unfinished.datagrams.append((self.id, self.name, peer))
         return fd
 
+    def _set_options(self, making: Making, fd: int) -> None:
+        force = making.may_force_buffers
+        socket_options.restore(making.program, fd, self.options, force=force)
+
     def _finish_single(self, making: Making) -> None:
-        """Fill the queue when all files stand, and can be sent."""
-        _requeue(making.program, making.files[self.id], self, making.files)
-        _shut_down(making.program, making.files[self.id], self.shutdown)
+        """Fill the queue when all files and senders stand."""
+        fd = making.files[self.id]
+        unix_filling.requeue(making, self)
+        self._set_options(making, fd)
+        _shut_down(making.program, fd, self.shutdown)
+
+    def _finish_listener(self, making: Making) -> None:
+        """Have those connect that nobody has accepted, in their order."""
+        program = making.program
+        for inode in self.pending:
+            client: UnixSocketFile | None = making.shared(("unaccepted", inode))
+            if client is None:
+                raise ImageError("a listening socket is waited for by one that the image lacks")
+            fd = making.files[client.id]
+            unix_names.connect_to(making, fd, self.own_name)
+            _shut_down(program, fd, client.shutdown)
+        program.call(SYS.LISTEN, making.files[self.id], self.backlog)
 
     def _restore_end(self, making: Making) -> int:
         """Make this end of a connection, or take it if the other end was made before."""
@@ -213,7 +283,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 making.share(("unix peer", self.id), making.spare(theirs))
                 unix_names.unfinished(making).fills.append(self._finish_late)
             else:
-                self._finish(making, ours, theirs, sender_takes_more=True)
+                self._finish(making, ours, theirs)
                 syscalls.close(making.program, theirs)
             return ours
         making.share(key, None)
@@ -222,39 +292,44 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     def _finish_late(self, making: Making) -> None:
         """Finish an end whose other end is not saved, when all files stand, and can be sent."""
         theirs = making.shared(("unix peer", self.id))
-        self._finish(making, making.files[self.id], theirs, sender_takes_more=True)
+        self._finish(making, making.files[self.id], theirs)
 
-    def _finish(self, making: Making, ours: int, theirs: int, *, sender_takes_more: bool) -> None:
+    def _finish(self, making: Making, ours: int, theirs: int) -> None:
         program = making.program
-        self._fill(making, ours, theirs, sender_takes_more=sender_takes_more)
+        unix_filling.fill(making, self, theirs, None)
         if self.broken:
             program.call(SYS.SENDTO, ours, b"-", 1, socket.MSG_DONTWAIT, 0, 0)
-        socket_options.restore(program, ours, self.options, force=making.may_force_buffers)
+        self._set_options(making, ours)
         _shut_down(program, ours, self.shutdown)
         self._bind_datagrams(making, ours)
 
     def _connected(self, making: Making) -> tuple[int, int]:
         """Make both ends, with their names, as far as these are the container's own."""
-        name, peer_name = self.name, self.peer_name
+        name = self.own_name
+        peer = _name_of(making, self.peer_name)
         if not self.pair:
-            # For the name of an end that is not saved nobody may be displaced.
-            if self.accepted or not unix_names.is_listening(making, self.type, peer_name):
-                peer_name = b""
-            listening = unix_names.is_listening(making, self.type, name)
-            if self._is_named_by_others and not listening:
-                name = b""
-        if self.type == socket.SOCK_DGRAM or not (name or peer_name):
+            peer = self._passing_name(making, self.peer_name, is_server=not self.accepted)
+            if self._is_named_by_others:
+                name = self._passing_name(making, self.name, is_server=True)
+        if self.type == socket.SOCK_DGRAM or not (name.name or peer.name):
             return making.pair(self.type)
-        if name and (self.accepted or not peer_name):
-            client, server = unix_names.connect(making, self.type, client=peer_name, server=name)
+        if name.name and (self.accepted or not peer.name):
+            client, server = unix_names.connect(making, self.type, client=peer, server=name)
             return server, client
         # If neither is known to be the accepted end, it makes no difference.
-        return unix_names.connect(making, self.type, client=name, server=peer_name)
+        return unix_names.connect(making, self.type, client=name, server=peer)
+
+    def _passing_name(self, making: Making, name: bytes, *, is_server: bool) -> Name:
+        """Return a name for what is closed at once: nobody may be displaced for it."""
+        known = _name_of(making, name)
+        if is_server and making.shared(unix_names.listener(self.type, known)) is not None:
+            return known
+        return Name(b"" if name[:1] == b"\0" else name, stands=False)
 
     def _bind_datagrams(self, making: Making, fd: int) -> None:
         """Give its name to one of a pair that was not made by connecting."""
         if self.type == socket.SOCK_DGRAM and self.name:
-            unix_names.bind(making, fd, self.name)
+            unix_names.bind(making, fd, self.own_name)
 
     def _join(self, making: Making, ours: int, theirs: int, other: Self) -> int:
         """Complete a pair whose other end is `other`."""
@@ -269,55 +344,12 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         return ours
 
     def _finish_both(self, making: Making, ours: int, theirs: int, other: Self) -> None:
-        program = making.program
-        self._fill(making, ours, theirs, sender_takes_more=other.takes_more)
-        other._fill(making, theirs, ours, sender_takes_more=self.takes_more)
+        unix_filling.fill(making, self, theirs, other)
+        unix_filling.fill(making, other, ours, self)
         for fd, end in ((ours, self), (theirs, other)):
-            socket_options.restore(program, fd, end.options, force=making.may_force_buffers)
-            _shut_down(program, fd, end.shutdown)
+            end._set_options(making, fd)
+            _shut_down(making.program, fd, end.shutdown)
             end._bind_datagrams(making, fd)
-
-    def send(
-        self,
-        program: Program,
-        sender: int,
-        number: int,
-        files: Mapping[int, int],
-        address: bytes = b"",
-    ) -> None:
-        """Send a message of the queue; `files` has the stub's descriptors of those in flight."""
-        data = self.queue[number]
-        carried: list[int] = []
-        for one in self.rights:
-            if one.message == number:
-                carried = [files[file] for file in one.files]
-                if one.at_end and len(data) > 1:
-                    unix_queue.send(program, sender, data[:-1])
-                    data = data[-1:]
-        unix_queue.send(program, sender, data, files=carried, address=address)
-
-    def _fill(self, making: Making, ours: int, theirs: int, *, sender_takes_more: bool) -> None:
-        """Queue what waits at this end: it was sent by the other."""
-        if not self.queue:
-            return
-        program, force = making.program, making.may_force_buffers
-        _set_send_buffer(program, theirs, _LARGE_BUFFER, force=force)
-        if self.type == socket.SOCK_STREAM and not sender_takes_more and not self.rights:
-            # Many small pieces take as much of the sender's buffer as the original ones did or
-            # more: it stays full.
-            data = b"".join(self.queue)
-            for at in range(0, len(data), _PIECE):
-                unix_queue.send(program, theirs, data[at : at + _PIECE])
-        else:
-            for number in range(len(self.queue)):
-                self.send(program, theirs, number, making.files)
-        with socket.socket(socket.AF_UNIX, self.type) as fresh:
-            usual = fresh.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
-            _set_send_buffer(program, theirs, usual, force=force)
-
-
-def _set_send_buffer(program: Program, fd: int, size: int, *, force: bool) -> None:
-    socket_options.set_buffer(program, fd, socket.SO_SNDBUF, size, force=force)
 
 
 def _shut_down(program: Program, fd: int, directions: int) -> None:
@@ -332,6 +364,26 @@ def _events(descriptor: int) -> int:
     return sum(events for _, events in poll.poll(0))
 
 
+def _name_of(making: Making, name: bytes) -> Name:
+    """Return where a name is in the new container, by those who have it."""
+    known: dict[bytes, Name] | None = making.shared("names of unix sockets")
+    if known is None:
+        known = {}
+        for record in making.records:
+            if not isinstance(record, UnixSocketFile) or record._is_named_by_others:
+                continue
+            if record.own_name.stands or record.name not in known:
+                known[record.name] = record.own_name
+        making.share("names of unix sockets", known)
+    return known.get(name) or Name(name, stands=name[:1] == b"\0")
+
+
+def _can_wait_again(client: int, world: World) -> bool:
+    """Tell whether a client that nobody has accepted can be made again: it has sent nothing yet."""
+    found = world.sockets.unix(client) if client in world.sockets.inside else None
+    return found is not None and not found.backlog
+
+
 def _is_socket(file: OpenFile) -> bool:
     return stat.S_ISSOCK(file.stat.st_mode) and file.target.startswith(b"socket:")
 
@@ -339,21 +391,6 @@ def _is_socket(file: OpenFile) -> bool:
 def _is_peer_of(inode: int, peer: int, world: World) -> bool:
     found = world.sockets.unix(peer)
     return found is not None and found.peer == inode
-
-
-def _refuse_lost_peer(
-    what: str, peer_name: bytes, mutual: bool, peer: UnixSocket, world: World
-) -> None:
-    """Refuse a datagram socket whose peer could not be found by its name."""
-    if not (peer_name or mutual):
-        raise UnsupportedResource(
-            f"{what} is connected to a datagram socket without a name, which cannot be saved yet"
-        )
-    if peer_name and world.sockets.has_namesake(peer):
-        raise UnsupportedResource(
-            f"{what} is connected to {os.fsdecode(peer_name)}, which is another socket's name now;"
-            " that cannot be saved yet"
-        )
 
 
 def _rights(file: OpenFile, queue: list[bytes], found: UnixSocket, world: World) -> list[Rights]:
@@ -365,16 +402,3 @@ def _rights(file: OpenFile, queue: list[bytes], found: UnixSocket, world: World)
         Rights(message=number, files=[one.number for one in carried], at_end=at_end)
         for number, carried in file.in_flight.items()
     ]
-
-
-def _requeue(
-    program: Program, fd: int, record: UnixSocketFile, files: Mapping[int, int] | None = None
-) -> None:
-    """Send datagrams without a sender's name to a socket that has only a name of its own."""
-    if not record.queue:
-        return
-    sender = program.call(SYS.SOCKET, socket.AF_UNIX, record.type, 0)
-    address = unix_names.address_of(record.name)
-    for number in range(len(record.queue)):
-        record.send(program, sender, number, files or {}, address)
-    syscalls.close(program, sender)

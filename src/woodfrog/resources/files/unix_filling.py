@@ -1,0 +1,107 @@
+"""Filling the queues of unix sockets again, each message by who had sent it."""
+
+import socket
+from typing import TYPE_CHECKING
+
+from woodfrog.errors import ImageError
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote.program import Program
+from woodfrog.resources.files import socket_options, unix_names, unix_queue
+from woodfrog.resources.files.base import Making
+from woodfrog.resources.files.unix_names import Name
+
+if TYPE_CHECKING:
+    from woodfrog.resources.files.unix_socket import UnixSocketFile
+
+_LARGE_BUFFER = 1 << 26
+_PIECE = 512
+
+
+def fill(
+    making: Making,
+    record: "UnixSocketFile",
+    theirs: int,
+    other: "UnixSocketFile | None",
+) -> None:
+    """Queue what waits at an end of a connection: it was sent by the other, `theirs`."""
+    if not record.queue:
+        return
+    program, force = making.program, making.may_force_buffers
+    _set_send_buffer(program, theirs, _LARGE_BUFFER, force=force)
+    full = other is not None and not other.takes_more
+    if record.urgent >= 0:
+        _send_urgent(making, record, theirs)
+    elif record.type == socket.SOCK_STREAM and full and not record.rights:
+        # Many small pieces take as much of the sender's buffer as the original ones did or
+        # more: it stays full.
+        data = b"".join(record.queue)
+        for at in range(0, len(data), _PIECE):
+            unix_queue.send(program, theirs, data[at : at + _PIECE])
+    else:
+        for number in range(len(record.queue)):
+            _send(making, record, theirs, number, b"")
+    if other is None and record.senders and (name := record.senders[0]):
+        # A datagram tells the name that its sender has by now, or had when it was closed.
+        unix_names.bind(making, theirs, Name(name, stands=name[:1] == b"\0"))
+    with socket.socket(socket.AF_UNIX, record.type) as fresh:
+        usual = fresh.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+        _set_send_buffer(program, theirs, usual, force=force)
+
+
+def requeue(making: Making, record: "UnixSocketFile") -> None:
+    """Queue datagrams at a socket that has only a name of its own, each by its sender.
+
+    A sender that the image lacks is there for the moment.
+    """
+    program = making.program
+    passing: dict[bytes, int] = {}
+    for number in range(len(record.queue)):
+        name = record.senders[number] if record.senders else b""
+        saved = unix_names.unfinished(making).senders.get(name)
+        if saved is not None:
+            sender = making.files[saved]
+        else:
+            if name not in passing:
+                passing[name] = program.call(SYS.SOCKET, socket.AF_UNIX, record.type, 0)
+                force = making.may_force_buffers
+                _set_send_buffer(program, passing[name], _LARGE_BUFFER, force=force)
+                if name:
+                    passing_name = Name(name, stands=name[:1] == b"\0")
+                    unix_names.bind(making, passing[name], passing_name)
+            sender = passing[name]
+        with unix_names.leading(making, record.own_name) as address:
+            _send(making, record, sender, number, address)
+    for sender in passing.values():
+        syscalls.close(program, sender)
+
+
+def _send_urgent(making: Making, record: "UnixSocketFile", sender: int) -> None:
+    """Send a stream with the byte that is out of band in its place."""
+    if len(record.queue) != 1 or record.type != socket.SOCK_STREAM:
+        raise ImageError("a unix socket has urgent data in an impossible place")
+    data, at, program = record.queue[0], record.urgent, making.program
+    if at:
+        unix_queue.send(program, sender, data[:at])
+    unix_queue.send(program, sender, data[at : at + 1], how=socket.MSG_OOB)
+    if data[at + 1 :]:
+        unix_queue.send(program, sender, data[at + 1 :])
+
+
+def _send(
+    making: Making, record: "UnixSocketFile", sender: int, number: int, address: bytes
+) -> None:
+    """Send a message of the queue, with the files that are in flight with it."""
+    program, data = making.program, record.queue[number]
+    carried: list[int] = []
+    for one in record.rights:
+        if one.message == number:
+            carried = [making.files[file] for file in one.files]
+            if one.at_end and len(data) > 1:
+                unix_queue.send(program, sender, data[:-1])
+                data = data[-1:]
+    unix_queue.send(program, sender, data, files=carried, address=address)
+
+
+def _set_send_buffer(program: Program, fd: int, size: int, *, force: bool) -> None:
+    socket_options.set_buffer(program, fd, socket.SO_SNDBUF, size, force=force)
