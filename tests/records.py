@@ -15,7 +15,7 @@ from woodfrog.image.layout import PAGE
 _MAY_DIFFER = (
     ("", r"container\.(id|config)", "the new container's own"),
     ("", r"container\.(monotonic|boottime)_ns", "clocks go on"),
-    ("", r"process\.(interval|posix)_timers\[\]\.left_.s|timerfd\.left_ns", "clocks go on"),
+    ("", r"process\.(interval|posix)_timers\[\]\.left_.s|timerfd\.(left|at)_ns", "clocks go on"),
     ("", r"process\.threads\[\]\.(registers|xstate)", "the program waits, and counts"),
     ("", r"process\.threads\[\]\.socket_wait\.left_us", "README: a resumed wait"),
     ("", r"stdio\.was", "what came from outside is another's"),

@@ -409,7 +409,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     memory.refuse_wider(who, process.memory, bounds.rlimits, bounds.bounding)
     if process.stopped_by not in (0, *signals.STOPPING):
         raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")
-    timers.refuse_wider(who, process.posix_timers, bounds.bounding)
+    timers.refuse_wider(who, process.posix_timers, bounds.bounding, len(process.threads))
     for thread in process.threads:
         threads.check(thread)
         nested.check_membership(who, thread.namespaces, plan.namespaces)

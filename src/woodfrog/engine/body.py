@@ -253,7 +253,7 @@ class Body:
 
     def stop_again(self) -> None:
         """Stop the process by the signal that had stopped it, before its parent listens."""
-        signal = self.record.stopped_by
+        signal = self.record.stopped_by or (signals.SIGSTOP if self.record.continued else 0)
         if not signal:
             return
         pid = self.stub.pid
@@ -271,6 +271,10 @@ class Body:
                     break
                 else:
                     ptrace.resume(task.pid)
+        if self.record.continued:
+            # Taken by the kernel as it is sent; the threads run their next program from where they
+            # are.
+            os.kill(pid, signals.SIGCONT)
         ptrace.set_signal_mask(pid, mask)
 
     def forget_stops(self, bodies: Mapping[int, "Body"]) -> None:
@@ -290,7 +294,7 @@ class Body:
         self.stub.run(program)
 
     def restore_signals(self) -> None:
-        """Set actions and queues, make POSIX timers, and tell the kernel of each thread."""
+        """Set actions and queues, tell the kernel of each thread, and make POSIX timers."""
         record = self.record
         for task, thread in zip(self.tasks, record.threads, strict=True):
             program = task.program()
@@ -299,11 +303,16 @@ class Body:
                 # Any signal may be sent only by a thread to itself, be it for the whole process.
                 if not record.shares.actions:
                     signals.restore_actions(program, record.actions, skip=signals.SIGTRAP)
-                timers.create_posix_timers(program, record.posix_timers)
                 queue = timers.without_rung(record.pending, record.interval_timers)
                 signals.restore_pending(program, thread.ids[-1], None, queue)
             signals.restore_pending(program, record.ids[-1], thread.ids[-1], thread.pending)
             with while_(f"restoring the signals of thread {thread.tid} of {self.name}"):
+                task.run(program)
+        for maker, first, some in timers.by_maker(record.posix_timers):
+            task = self.tasks[maker - 1 if maker else 0]
+            program = task.program()
+            timers.create_posix_timers(program, some, first)
+            with while_(f"making the timers of {self.name}"):
                 task.run(program)
 
     def lock_files(self, locked: set[object], making: Making) -> None:

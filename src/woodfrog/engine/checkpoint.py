@@ -217,7 +217,7 @@ def _write(
             continue
         if snapshots.of(one.held) is None:
             written = pages.write(one, one.held.pid, ProcessMemory(one.held.memory))
-            image.add(one.record(written, world.stops_heard))
+            image.add(one.record(written, world.news))
         else:
             pages.write_unforked(one)
     for shared in world.objects.values():
@@ -264,11 +264,11 @@ def _write_snapshots(
     """Write the memory that is in snapshots, while the container runs on."""
     for one in parents_first(looked.processes):
         if pages.has_kept(one):
-            image.add(one.record(pages.write_kept(one), looked.world.stops_heard))
+            image.add(one.record(pages.write_kept(one), looked.world.news))
         elif snapshot := snapshots.of(one.held):
             snapshots.let_go_of_shared_memory(one.held, one.space.mappings)
             written = pages.write(one, snapshot.pid, snapshot.memory)
-            image.add(one.record(written, looked.world.stops_heard))
+            image.add(one.record(written, looked.world.news))
 
 
 def _estimated_bytes(init: int) -> int:

@@ -58,9 +58,11 @@ class CollectedProcess:
         self.space = space
         self.fields = fields
 
-    def record(self, pages: list[memory.PageRange], stops_heard: set[int]) -> process.Process:
+    def record(self, pages: list[memory.PageRange], news: set[int]) -> process.Process:
         """Return the record, once it is known where the pages are stored."""
-        self.fields["stop_heard"] = self.fields["pid"] in stops_heard
+        stopped, unheard = bool(self.fields["stopped_by"]), self.fields["pid"] in news
+        self.fields["stop_heard"] = stopped and not unheard
+        self.fields["continued"] = unheard and not stopped
         return process.Process(memory=self.space.record(pages), **self.fields)
 
 
@@ -224,10 +226,14 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         attributes = process.ask(program)
         modes = memory_modes.ask(program)
         leader = threads.Answers(program, status)
-        heard = process.ask_heard_stops(program, world.stopped_children(held))
         inherited = files.ask_inherited(held, program)
         scratch.run(program)
-        world.stops_heard |= heard()
+        children = list(world.children(held).items())
+        for first in range(0, len(children), _ASKED_AT_ONCE):
+            program = scratch.program()
+            news = process.ask_news(program, children[first : first + _ASKED_AT_ONCE])
+            scratch.run(program)
+            world.news |= news()
         fields: dict[str, Any] = {
             "actions": actions(),
             "interval_timers": interval_timers(),
@@ -277,7 +283,6 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         session=held.ids_of(status["NSsid"])[0],
         nested_ids=_nested_ids(held.ids, held.ids_of, status),
         stopped_by=held.leader.stopped_by,
-        stop_heard=False,
         directory=directory,
         directory_deleted=directory_deleted,
         shares=_shares(held),

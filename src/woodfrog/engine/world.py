@@ -93,11 +93,9 @@ class World:
         self.posix_queues: dict[int, posix_queues.Found] = {}
         # What is known of io_urings (engine/rings.py).
         self.rings: Any = None
-        # Stopped processes whose parent has already waited for that news.
-        self.stops_heard: set[int] = set()
-        self._stopped = [
-            (one.ids, one.leader.stat.parent) for one in tree.processes if one.leader.stopped_by
-        ]
+        # Processes whose parent has not waited for the news that they stopped or go on.
+        self.news: set[int] = set()
+        self._parents = [(one.ids, one.leader.stat.parent) for one in tree.processes]
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
         self._ids |= {one.group: one.namespace_pid for one in tree.processes}
         self._ids |= {zombie.pid: zombie.namespace_pid for zombie in tree.zombies}
@@ -171,15 +169,15 @@ class World:
         """Tell whether the files of a mount may be read for the image."""
         return mnt_id in self.mounts and self.mounts[mnt_id].type == "tmpfs"
 
-    def stopped_children(self, parent: HeldProcess) -> dict[int, int]:
-        """Return the stopped children of a process by the container's ids, and what it calls them.
+    def children(self, parent: HeldProcess) -> dict[int, int]:
+        """Return the living children of a process by the container's ids, and what it calls them.
 
         One in a pid namespace deeper than its parent's has an id in that of the parent, too.
         """
         level = len(parent.ids) - 1
         return {
             ids[0]: ids[level]
-            for ids, host in self._stopped
+            for ids, host in self._parents
             if self.identify(host) == parent.namespace_pid
         }
 

@@ -21,7 +21,7 @@ _PR_GET_DUMPABLE = 3
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 _PR_SET_MDWE, _PR_GET_MDWE = 65, 66
 _PR_MCE_KILL, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 1, 34
-_P_PID, _WNOHANG, _WSTOPPED, _WNOWAIT = 1, 1, 2, 0x01000000
+_P_PID, _WNOHANG, _WSTOPPED, _WCONTINUED, _WNOWAIT, _WALL = 1, 1, 2, 8, 0x01000000, 0x40000000
 
 
 class Descriptor(Part, frozen=True, array_like=True):
@@ -120,6 +120,7 @@ class Process(Record, frozen=True, tag="process"):
     session: int
     stopped_by: int
     stop_heard: bool
+    continued: bool  # by SIGCONT, and its parent has not heard of it
     directory: bytes
     root: bytes
     umask: int
@@ -194,21 +195,20 @@ def ask(program: Program) -> Callable[[], dict[str, object]]:
     return answered
 
 
-def ask_heard_stops(program: Program, children: dict[int, int]) -> Callable[[], set[int]]:
-    """Add the calls that tell which stops of its children a process has waited for already.
+def ask_news(program: Program, children: list[tuple[int, int]]) -> Callable[[], set[int]]:
+    """Add the calls that tell of which children a process could hear that they stopped or go on.
 
     `children` have ids of the container's and what they are for the process.
     """
     looks = []
-    for child, pid in children.items():
+    for child, pid in children:
         information = bytearray(128)
         looks.append((child, information))
-        program.may_fail(
-            program.call(SYS.WAITID, _P_PID, pid, information, _WSTOPPED | _WNOHANG | _WNOWAIT, 0)
-        )
+        how = _WSTOPPED | _WCONTINUED | _WNOHANG | _WNOWAIT | _WALL
+        program.may_fail(program.call(SYS.WAITID, _P_PID, pid, information, how, 0))
 
     def answered() -> set[int]:
-        return {child for child, information in looks if not any(information)}
+        return {child for child, information in looks if any(information)}
 
     return answered
 

@@ -8,13 +8,13 @@ from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 
-SIGTRAP, SIGKILL, SIGCHLD, SIGSTOP = 5, 9, 17, 19
+SIGTRAP, SIGKILL, SIGCHLD, SIGCONT, SIGSTOP = 5, 9, 17, 18, 19
 SIGNALS = range(1, 65)
 UNCATCHABLE = (SIGKILL, SIGSTOP)
 # By default those that stop: SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU.
 STOPPING = range(SIGSTOP, 23)
 # And what doesn't end either: SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
-_HARMLESS = (SIGCHLD, 18, 23, 28)
+_HARMLESS = (SIGCHLD, SIGCONT, 23, 28)
 
 _ACTION = struct.Struct("<4Q")
 _SIG_IGN = 1

@@ -2,7 +2,8 @@
 
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
@@ -17,6 +18,7 @@ _SIGEV_SIGNAL, _SIGEV_NONE, _SIGEV_THREAD_ID = 0, 1, 4
 _PR_TIMER_CREATE_RESTORE_IDS = 77
 # Without PR_TIMER_CREATE_RESTORE_IDS a timer gets its id by making and deleting those before it.
 _HIGHEST_ID = 100_000
+_OF_A_THREAD = 4  # bit of a CPU clock; the bits above the lowest three are ~pid
 _ALARM_CLOCKS = (8, 9)  # CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM
 _CAP_WAKE_ALARM = 35
 
@@ -34,7 +36,10 @@ class IntervalTimer(Part, frozen=True):
 
 
 class PosixTimer(Part, frozen=True):
-    """One timer of timer_create(2); times in nanoseconds, `thread` 0 if it signals the process."""
+    """One timer of timer_create(2); times in nanoseconds, `thread` 0 if it signals the process.
+
+    `maker` is the thread whose CPU time it takes, counted from 1, or 0 if it takes no maker's.
+    """
 
     timer: int
     clock: int
@@ -44,6 +49,7 @@ class PosixTimer(Part, frozen=True):
     thread: int
     interval_ns: int
     left_ns: int
+    maker: int = 0
 
 
 def ask_interval_timers(program: Program) -> Callable[[], list[IntervalTimer]]:
@@ -92,8 +98,9 @@ def ask_posix_timers(
             notify = {"signal": _SIGEV_SIGNAL, "none": _SIGEV_NONE}.get(how, 2)
             thread = 0
             if target == "tid":
-                notify |= _SIGEV_THREAD_ID
                 thread = threads.get(int(target_id), 0)
+                # Signals to a thread that has ended reach nobody.
+                notify = notify | _SIGEV_THREAD_ID if thread else _SIGEV_NONE
             interval_s, interval_ns, left_s, left_ns = _ITIMERSPEC.unpack(answer)
             found.append(
                 PosixTimer(
@@ -105,12 +112,29 @@ def ask_posix_timers(
                     thread=thread,
                     interval_ns=interval_s * 1_000_000_000 + interval_ns,
                     left_ns=left_s * 1_000_000_000 + left_ns,
+                    maker=_maker(int(clock), thread, list(threads.values())),
                 )
             )
         found.sort(key=lambda one: one.timer)
         return found
 
     return answered
+
+
+def _maker(clock: int, signalled: int, threads: list[int]) -> int:
+    """Return the thread whose own CPU time a timer takes, counted from 1, 0 for other clocks.
+
+    The kernel doesn't tell, but such a timer is for the thread that it signals, as in runtimes that
+    profile themselves.
+    """
+    if clock >= 0 or clock >> 3 != -1 or not clock & _OF_A_THREAD:
+        return 0
+    if not signalled and len(threads) > 1:
+        raise UnsupportedResource(
+            "has a timer of the CPU time of the thread that made it (CLOCK_THREAD_CPUTIME_ID), and"
+            " only the kernel knows which that was"
+        )
+    return threads.index(signalled) + 1 if signalled else 1
 
 
 def without_rung(pending: list[bytes], intervals: list[IntervalTimer]) -> list[bytes]:
@@ -124,8 +148,10 @@ def without_rung(pending: list[bytes], intervals: list[IntervalTimer]) -> list[b
     ]
 
 
-def refuse_wider(who: str, timers: list[PosixTimer], bounding: int) -> None:
+def refuse_wider(who: str, timers: list[PosixTimer], bounding: int, threads: int) -> None:
     """Refuse ids that are out of reach, and timers that the new container could not make."""
+    if any(not 0 <= one.maker <= threads for one in timers):
+        raise ImageError(f"{who} has a POSIX timer that none of its threads can make")
     if any(not 0 <= one.timer <= _HIGHEST_ID for one in timers):
         raise ImageError(f"{who} has a POSIX timer whose id is out of reach")
     if any(one.clock in _ALARM_CLOCKS for one in timers) and not bounding >> _CAP_WAKE_ALARM & 1:
@@ -135,14 +161,23 @@ def refuse_wider(who: str, timers: list[PosixTimer], bounding: int) -> None:
         )
 
 
-def create_posix_timers(program: Program, timers: list[PosixTimer]) -> None:
-    """Make the timers, not armed yet, under the ids that the program knows."""
-    if not timers:
-        return
+def by_maker(timers: list[PosixTimer]) -> Iterator[tuple[int, int, list[PosixTimer]]]:
+    """Yield timers in the order of their ids: the `maker` of some, the first id, and them."""
+    next_id = 0
+    for maker, some in groupby(timers, key=lambda one: one.maker):
+        group = list(some)
+        yield maker, next_id, group
+        next_id = group[-1].timer + 1
+
+
+def create_posix_timers(program: Program, timers: list[PosixTimer], next_id: int) -> None:
+    """Make the timers, not armed yet, under the ids that the program knows.
+
+    Lower ids than `next_id` are taken or have been.
+    """
     restores_ids = features.timer_restore_ids()
     if restores_ids:
         syscalls.prctl(program, _PR_TIMER_CREATE_RESTORE_IDS, 1)
-    next_id = 0
     for timer in timers:
         event = struct.pack("<Qiii", timer.value, timer.signal, timer.notify, timer.thread).ljust(
             64, b"\0"

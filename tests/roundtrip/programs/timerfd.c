@@ -1,4 +1,5 @@
-/* timerfds: relative, absolute, with interval, rung and unread, never set. */
+/* timerfds: relative, absolute, with interval, rung and unread, never set. One set to an absolute time of the world rings then. */
+// apart: 0.2
 #include "wait.h"
 #include <sys/timerfd.h>
 
@@ -32,6 +33,8 @@ int main(void) {
 		must(timerfd_gettime(timers[i], &is));
 		expect(is.it_value.tv_sec <= was[i].it_value.tv_sec && is.it_value.tv_sec > was[i].it_value.tv_sec - 60,
 			"timer %d: %ld s left, were %ld", i, is.it_value.tv_sec, was[i].it_value.tv_sec);
+		double at = now(CLOCK_REALTIME) + is.it_value.tv_sec + is.it_value.tv_nsec / 1e9 - 4e9;
+		expect(i != 2 || (at > -0.05 && at < 0.05), "timer 2 rings %f s late", at);
 		expect(is.it_interval.tv_sec == kinds[i].set.it_interval.tv_sec && is.it_interval.tv_nsec == kinds[i].set.it_interval.tv_nsec, "timer %d: another interval", i);
 		same("close-on-exec", i & 1, fcntl(timers[i], F_GETFD));
 		ticks = 0;

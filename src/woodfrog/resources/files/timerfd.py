@@ -2,9 +2,11 @@
 
 import re
 import struct
+import time
 from typing import ClassVar, Self
 
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.remote.program import Program
 from woodfrog.resources.files.base import (
     DescriptorTable,
@@ -16,6 +18,8 @@ from woodfrog.resources.files.base import (
     set_flags,
 )
 
+_CLOCKS_OF_THE_WORLD = (0, 8)  # CLOCK_REALTIME, CLOCK_REALTIME_ALARM
+_TFD_TIMER_ABSTIME = 1
 _TFD_IOC_SET_TICKS = 0x40085400
 _PAIR = re.compile(r"\((\d+), (\d+)\)")
 
@@ -25,12 +29,14 @@ class TimerFd(FileRecord, frozen=True, tag="timerfd"):
 
     row: ClassVar[Row] = Row(
         called="timerfd",
-        kept=("the time left, and what has expired",),
+        kept=("the time left (or the absolute time), and what has expired",),
     )
     clock: int
     ticks: int
     left_ns: int
     interval_ns: int
+    settime_flags: int = 0
+    at_ns: int = 0  # when it rings, of the world's time, if that is how it was set
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -38,17 +44,25 @@ class TimerFd(FileRecord, frozen=True, tag="timerfd"):
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
+        fdinfo, _ = read_fdinfo(file.pid, file.fd)
+        now = time.time_ns()
+
         def nanoseconds(name: str) -> int:
-            match = _PAIR.search(file.fdinfo[name])
+            match = _PAIR.search(fdinfo[name])
             return int(match[1]) * 1_000_000_000 + int(match[2]) if match else 0
 
+        clock, left = int(fdinfo["clockid"]), nanoseconds("it_value")
+        flags = int(fdinfo["settime flags"], 8)
+        of_world = clock in _CLOCKS_OF_THE_WORLD and flags & _TFD_TIMER_ABSTIME
         return cls(
             id=number,
             flags=file.flags,
-            clock=int(file.fdinfo["clockid"]),
-            ticks=int(file.fdinfo["ticks"]),
-            left_ns=nanoseconds("it_value"),
+            clock=clock,
+            ticks=int(fdinfo["ticks"]),
+            left_ns=left,
             interval_ns=nanoseconds("it_interval"),
+            settime_flags=flags if of_world else 0,
+            at_ns=now + left if of_world and left else 0,
         )
 
     def restore(self, making: Making) -> int:
@@ -62,9 +76,9 @@ class TimerFd(FileRecord, frozen=True, tag="timerfd"):
             value = struct.pack(
                 "<4q",
                 *divmod(self.interval_ns, 1_000_000_000),
-                *divmod(self.left_ns or 1, 1_000_000_000),
+                *divmod(self.at_ns or self.left_ns or 1, 1_000_000_000),
             )
-            program.call(SYS.TIMERFD_SETTIME, fd, 0, value, 0)
+            program.call(SYS.TIMERFD_SETTIME, fd, self.settime_flags, value, 0)
         if self.ticks:
             ticks = self.ticks.to_bytes(8, "little")
             program.call(SYS.IOCTL, fd, _TFD_IOC_SET_TICKS, ticks)
