@@ -25,6 +25,9 @@ _MAY_DIFFER = (
     ("hugetlbfs", r"deleted-file\.path", "O_TMPFILE numbers"),
     ("huge_pages", r"process\.memory\.pages.*", "what was given back of one is zeros in one"),
     ("hugetlb", r"process\.memory\.mappings\[\]\.no_reserve", "a child has none reserved"),
+    ("network", r"network\.added\.addresses\[\]\.attributes", "lifetimes go on"),
+    ("network", r"network\.added\.routes\[\]\.(header|attributes)", "lifetimes go on"),
+    ("network", r"network\.links\[\]\.running", "the kernel tells a moment later"),
     ("timer_rung", r"process\.pending.*", "the timer rings once more"),
     (
         "io_uring",
@@ -51,6 +54,7 @@ _NUMBERED = {
 }
 # Lists without an order of their own, and what tells their elements apart.
 _UNORDERED = {"watches": ("descriptor", "data"), "options": ("level", "name"), "entries": ("path",)}
+_UNORDERED |= {"routes": ("header", "attributes"), "neighbours": ("header", "attributes")}
 
 
 def differences(before: Path, after: Path, program: str) -> list[str]:

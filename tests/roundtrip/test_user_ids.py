@@ -21,6 +21,7 @@ PROGRAMS = (
     *("process_image", "proc_files", "seccomp_filter", "sysv_ipc", "timer_rung", "tree"),
     *("mounts tmpfs", "mounts part", "mounts file", "mounts remount", "mounts removed"),
     *("mounts moved", "mounts shared", "mounts slave", "mounts overlay", "sysctls"),
+    *("network bridge", "network routes", "network loopback", "network settings"),
     *("tcp_connections 4", "unix_names", "unix_pair stream", "working_directory"),
 )
 

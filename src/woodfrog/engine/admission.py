@@ -53,6 +53,8 @@ from woodfrog.resources.memory import PageRange
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.nested import AnyNamespace, IpcNamespace
+from woodfrog.resources.network import records as network_records
+from woodfrog.resources.network.records import Network
 from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.pre_dumped import PreDumped
@@ -73,6 +75,7 @@ _CONTENTS = (
     | Layer
     | MountTree
     | Sysctls
+    | Network
     | Hierarchy
     | KnownFile
     | PreDumped
@@ -119,6 +122,7 @@ class Plan:
         self.mounts: MountTree | None = None
         self.cgroups: list[Hierarchy] = []
         self.sysctls: Sysctls | None = None
+        self.network: Network | None = None
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
         containers: list[ContainerRecord] = []
@@ -145,6 +149,10 @@ class Plan:
                     raise ImageError("the image has changes of two root file systems")
                 case Sysctls():
                     self.sysctls = record
+                case Network() if self.network is None:
+                    self.network = record
+                case Network():
+                    raise ImageError("the image has two networks")
                 case Hierarchy():
                     self.cgroups.append(record)
                 case MountTree() if self.mounts is None:
@@ -313,6 +321,8 @@ def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pla
         layer.check(plan.layer, plan.page_bytes)
     if plan.sysctls:
         sysctls.check(plan.sysctls)
+    if plan.network:
+        network_records.check(plan.network)
     cgroups.check(plan.cgroups)
     cgroups.refuse_wider(plan.cgroups, bounds.cgroups, writable=bounds.may_make_cgroups)
     if plan.mounts:

@@ -8,7 +8,7 @@ from woodfrog.engine import collecting, connections
 from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
-from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look, losses_of
+from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.snapshots import Snapshots
 from woodfrog.engine.tracking import Tracker, Tracking, still_noted
@@ -232,6 +232,8 @@ def _write(
         image.add(world.furnished(namespace))
     if looked.sysctls:
         image.add(looked.sysctls)
+    if looked.network:
+        image.add(looked.network)
     for hierarchy in looked.cgroups:
         image.add(hierarchy)
     mounts = looked.mounts
@@ -302,6 +304,6 @@ def _container_record(init: int, container: Container, looked: Looked) -> Contai
         cpu=Cpu.here(),
         uid_map=maps.users.text if maps else b"",
         gid_map=maps.groups.text if maps else b"",
-        losses=losses_of(looked.file_records),
+        losses=looked.losses,
         cuda=[looked.world.identify(pid) for pid in container.suspended],
     )

@@ -28,6 +28,8 @@ from woodfrog.resources.files.netlink_socket import NetlinkSocket
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.mount_tree.looking import ChangedMounts
+from woodfrog.resources.network import looking as network_looking
+from woodfrog.resources.network.records import Network
 from woodfrog.resources.overlay import Overlay
 from woodfrog.resources.sysctls import Sysctls
 
@@ -58,6 +60,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     tmpfs: tuple[str, ...]
     namespaces: frozenset[str] = frozenset()  # that were made for it, by their names in a config
     sysctls: dict[str, str] = {}  # those of its config
+    network: bytes | None = None  # how its own was when it started; None if none may change it
     cgroups: dict[str, str] = {}  # its directories, by the names of their hierarchies
     mounts: list[str] | None = None  # the lines of its mount table when `create` was done
     stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
@@ -72,6 +75,7 @@ class Looked(NamedTuple):
     tree: Held
     vdso: Vdso
     sysctls: Sysctls | None
+    network: Network | None
     cgroups: list[Hierarchy]
     mounts: ChangedMounts | None
     overlay: Overlay | None
@@ -82,13 +86,14 @@ class Looked(NamedTuple):
     processes: list[CollectedProcess]
     clocks: tuple[int, int]
     stopped: float
+    losses: list[str]
 
     def statistics(self) -> dict[str, object]:
         """Return figures for people."""
         return {
             "processes": len(self.tree.processes),
             "threads": sum(1 for _ in self.tree.tasks()),
-            "losses": losses_of(self.file_records),
+            "losses": self.losses,
         }
 
 
@@ -144,6 +149,10 @@ def look(
     with obstacles.at("the container"):
         world.look_at_sysv_ipc()
     settings = sysctls.collect(init, view, container.namespaces, container.sysctls)
+    network, losses = None, list[str]()
+    if container.network is not None:
+        with obstacles.at("the container"):
+            network, losses = network_looking.collect(init, view, container.network)
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
         groups = cgroups.collect(container.cgroups, world.identify)
@@ -163,6 +172,7 @@ def look(
         tree,
         vdso,
         settings,
+        network,
         groups,
         mounts,
         overlay,
@@ -173,6 +183,7 @@ def look(
         processes,
         clocks,
         stopped,
+        losses_of(file_records) + losses,
     )
 
 

@@ -55,6 +55,7 @@ from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files import own_addresses
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.mount_tree import making as mount_making
+from woodfrog.resources.network import making as network_making
 from woodfrog.resources.overlay import Overlay
 
 __all__ = ["Bounds", "restore"]
@@ -126,6 +127,13 @@ def restore(
                     tmpfs.refuse_wider(init, files, bounds.bounding)
             if plan.sysctls:
                 sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces)
+            if plan.network:
+                network_making.refuse_wider(
+                    init,
+                    plan.network,
+                    new="network" in bounds.new_namespaces,
+                    bounding=bounds.bounding,
+                )
             if plan.mounts:
                 mount_making.refuse_wider(
                     init,
@@ -272,6 +280,11 @@ def _restore(
     permitted = credentials.permitted_set(init)
     if plan.sysctls:
         sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
+    missing: list[str] = []
+    if plan.network:
+        missing = network_making.restore(
+            root, plan.network, bounding=bounds.bounding, permitted=permitted
+        )
     if plan.mounts:
         mount_making.restore(
             root,
@@ -295,6 +308,7 @@ def _restore(
         new_network="network" in bounds.new_namespaces,
         may_force_buffers=namespaces.is_ours(init, "user"),
     )
+    making.missing += missing
     made = MadeNamespaces(root, undo)
     made.make(plan.namespaces.values())
     for number, queues, objects in plan.ipc():

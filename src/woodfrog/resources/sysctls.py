@@ -1,6 +1,7 @@
 """Settings of the kernel (sysctl) that programs changed in the container's own namespaces."""
 
 import os
+import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
@@ -110,6 +111,19 @@ _SPREADING = {
 _KINDS = (("ipc", "ipc", _IPC), ("net", "network", _NETWORK))
 
 
+# Directories of a device's settings, and who in them has what new ones get; the defaults of
+# neighbours are shown in the first network namespace only.
+_OF_DEVICES = {
+    "net/ipv4/conf": "default",
+    "net/ipv6/conf": "default",
+    "net/ipv4/neigh": "lo",
+    "net/ipv6/neigh": "lo",
+}
+# What is another view of what is kept elsewhere.
+_TWICE = {"addr_gen_mode", "base_reachable_time", "mtu", "retrans_time", "unres_qlen_bytes"}
+_SETTING = re.compile(r"[a-z0-9_]+")
+
+
 class Sysctls(Record, frozen=True, tag="sysctls"):
     """What was changed, by paths below /proc/sys, in the order in which it is to be set."""
 
@@ -195,6 +209,46 @@ def _usual() -> dict[str, bytes]:
     return found
 
 
+def of_device(init: int, view: int, device: bytes) -> list[tuple[str, bytes]]:
+    """Return how a network device's settings differ from those that a new one gets."""
+    if _is_read_only(view):
+        return []
+    name = os.fsdecode(device)
+    found = []
+    with namespaces.inside(init, "net"):
+        for place, default in _OF_DEVICES.items():
+            usual = dict(_read_directory(f"{place}/{default}"))
+            found += [
+                (f"{place}/{name}/{setting}", value)
+                for setting, value in _read_directory(f"{place}/{name}")
+                if usual.get(setting, value) != value
+            ]
+    return found
+
+
+def _read_directory(place: str) -> Iterator[tuple[str, bytes]]:
+    try:
+        names = sorted(set(os.listdir(f"/proc/sys/{place}")) - _TWICE)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if os.stat(f"/proc/sys/{place}/{name}").st_mode & 0o200:
+            for _, value in _read([f"{place}/{name}"]):
+                yield name, value
+
+
+def are_of_device(settings: Collection[tuple[str, bytes]], device: bytes) -> bool:
+    """Tell whether settings are such as `of_device` returns."""
+    name = os.fsdecode(device)
+    for path, value in settings:
+        place, _, setting = path.rpartition("/")
+        if place not in {f"{one}/{name}" for one in _OF_DEVICES}:
+            return False
+        if not _SETTING.fullmatch(setting) or len(value) > _MOST_BYTES:
+            return False
+    return True
+
+
 def check(sysctls: Sysctls) -> None:
     """Check that an image sets nothing but what is on the list."""
     check_ipc(sysctls.ipc)
@@ -236,16 +290,21 @@ def restore(stub: Stub, sysctls: Sysctls, *, bounding: int, permitted: int) -> N
         credentials.set_effective(program, bounding, permitted)
         stub.run(program)
         undo.callback(_regain, stub, permitted)
-        for path, value in (*sysctls.ipc, *sysctls.network):
-            program = stub.program()
-            resolve = mounts.RESOLVE_NO_SYMLINKS
-            file = syscalls.openat2(
-                program, b"/proc/sys/" + os.fsencode(path), os.O_WRONLY, resolve=resolve
-            )
-            program.expect(program.call(SYS.WRITE, file, value, len(value)), len(value))
-            syscalls.close(program, file)
-            with while_(f"setting {path.replace('/', '.')} to {os.fsdecode(value)}"):
-                stub.run(program)
+        write(stub, (*sysctls.ipc, *sysctls.network))
+
+
+def write(stub: Stub, settings: Collection[tuple[str, bytes]]) -> None:
+    """Change settings by a stub, with the rights that it has."""
+    for path, value in settings:
+        program = stub.program()
+        resolve = mounts.RESOLVE_NO_SYMLINKS
+        file = syscalls.openat2(
+            program, b"/proc/sys/" + os.fsencode(path), os.O_WRONLY, resolve=resolve
+        )
+        program.expect(program.call(SYS.WRITE, file, value, len(value)), len(value))
+        syscalls.close(program, file)
+        with while_(f"setting {path.replace('/', '.')} to {os.fsdecode(value)}"):
+            stub.run(program)
 
 
 def _regain(stub: Stub, permitted: int) -> None:

@@ -7,7 +7,15 @@ import os
 from woodfrog.errors import ImageError, StateError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
-from woodfrog.runtime import filling, interrupted, lifecycle, pausing, spec, tracking
+from woodfrog.runtime import (
+    filling,
+    given_network,
+    interrupted,
+    lifecycle,
+    pausing,
+    spec,
+    tracking,
+)
 from woodfrog.runtime import state as states
 from woodfrog.runtime.cgroups.memory import memory_room
 from woodfrog.runtime.state import PAUSED, Container
@@ -148,6 +156,7 @@ def _known(
         tmpfs=spec.tmpfs_destinations(config),
         namespaces=spec.new_namespaces(config),
         sysctls=(config.get("linux") or {}).get("sysctl") or {},
+        network=given_network.noted(container, config),
         cgroups=container.state["cgroup"]["paths"],
         mounts=container.state.get("mounts"),
         memory_room=memory_room(container.state["cgroup"]),

@@ -40,6 +40,9 @@ def start(container: Container, config: dict[str, Any]) -> None:
             f"container {container.id} has a terminal, and nobody to hold its other end",
             hint="create it with --console-socket, or use `woodfrog run`",
         )
+    from woodfrog.runtime import given_network
+
+    given_network.note(container, config)
     pidfd = os.pidfd_open(container.pid)
     fifo = os.open(container.path("exec.fifo"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

@@ -10,6 +10,7 @@ from woodfrog.runtime import (
     create,
     delivery,
     filling,
+    given_network,
     lifecycle,
     process,
     run,
@@ -163,6 +164,7 @@ def _restore(
         suspended.extend(image.cuda)
         spec_differences.judge(image.config, created.config, options.spec_validation, warn)
 
+    given_network.note(container, created.config)
     try:
         statistics = engine.restore(
             container.pid,

@@ -15,6 +15,8 @@ NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 HEADER = struct.Struct("<IHHII")  # length, type, flags, sequence, port
 
+_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
+_ACK_IS_SHORT, _ACK_HAS_ATTRIBUTES, _MESSAGE = 0x100, 0x200, 1
 _ATTRIBUTE = struct.Struct("<HH")
 _NESTED = 0x8000
 
@@ -71,6 +73,12 @@ def attributes_of(data: memoryview) -> dict[int, bytes]:
     return found
 
 
+def explain(on: socket.socket) -> None:
+    """Have the kernel say why it refuses something; `answers` tells it."""
+    for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
+        on.setsockopt(_SOL_NETLINK, option, 1)
+
+
 def answers(on: socket.socket, what: str) -> Iterator[tuple[int, memoryview]]:
     """Yield type and payload of each answer, up to the end of a dump or an acknowledgement.
 
@@ -79,13 +87,17 @@ def answers(on: socket.socket, what: str) -> Iterator[tuple[int, memoryview]]:
     while True:
         data = memoryview(on.recv(1 << 18))
         while len(data) >= HEADER.size:
-            length, kind, _, _, _ = HEADER.unpack_from(data)
+            length, kind, flags, _, _ = HEADER.unpack_from(data)
             if kind == NLMSG_DONE:
                 return
             if kind == NLMSG_ERROR:
                 error = -struct.unpack_from("<i", data, HEADER.size)[0]
                 if error == 0:
                     return
-                raise OSError(error, f"{what}: {os.strerror(error)}")
+                reason = os.strerror(error)
+                if flags & _ACK_HAS_ATTRIBUTES and flags & _ACK_IS_SHORT:
+                    told = attributes_of(data[2 * HEADER.size + 4 : length]).get(_MESSAGE, b"")
+                    reason += f" ({told.rstrip(bytes(1)).decode(errors='replace')})" if told else ""
+                raise OSError(error, f"{what}: {reason}")
             yield kind, data[HEADER.size : length]
             data = data[(length + 3) & ~3 :]

@@ -1,0 +1,106 @@
+"""netlink(7): attributes by a layout that says what may be in them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+_HEAD = struct.Struct("<HH")
+_HOP = struct.Struct("<HBBi")  # struct rtnexthop: length, flags, hops, interface
+_NESTED = 0x8000
+_NUMBER = 0x3FFF
+
+
+class Field(NamedTuple):
+    """What an attribute may hold: so many bytes, or attributes."""
+
+    least: int = 0
+    most: int = 0
+    inner: Layout | None = None
+    is_index: bool = False  # the index of an interface
+    is_hops: bool = False  # struct rtnexthop, each with attributes as in `inner`
+
+
+# By number, or ANY for all others; None: what the kernel tells, and nobody sets.
+ANY = -1
+Layout = Mapping[int, "Field | None"]
+
+U8, U16, U32, U64 = (Field(size, size) for size in (1, 2, 4, 8))
+INDEX = Field(4, 4, is_index=True)
+FLAG = Field()
+
+
+def data(most: int, least: int = 0) -> Field:
+    """Return a field of some bytes."""
+    return Field(least, most)
+
+
+def nest(inner: Layout) -> Field:
+    """Return a field of attributes."""
+    return Field(inner=inner)
+
+
+class Visitor(NamedTuple):
+    """What is done with what is met."""
+
+    turn: Callable[[int], int]  # the index of an interface into another
+    unknown: Callable[[int], None]  # an attribute that the layout lacks; it is left out
+    hop_flags: int = 0xFF  # those of struct rtnexthop that are kept
+
+
+def walk(attributes: bytes | memoryview, layout: Layout, visitor: Visitor) -> bytes:
+    """Return attributes again, as far as the layout has them.
+
+    Raises ValueError for what can't be.
+    """
+    rest = memoryview(attributes)
+    found = []
+    while len(rest):
+        if len(rest) < _HEAD.size:
+            raise ValueError("half an attribute")
+        length, number = _HEAD.unpack_from(rest)
+        if not _HEAD.size <= length <= len(rest):
+            raise ValueError("an attribute that ends elsewhere")
+        value, number = rest[_HEAD.size : length], number & _NUMBER
+        rest = rest[(length + 3) & ~3 :]
+        found_in = number if number in layout else ANY
+        if found_in not in layout:
+            visitor.unknown(number)
+            continue
+        field = layout[found_in]
+        if field is None:
+            continue
+        nested = _NESTED if field.inner is not None and not field.is_hops else 0
+        changed = _field(value, field, visitor)
+        head = _HEAD.pack(_HEAD.size + len(changed), number | nested)
+        found.append(head + changed + bytes(-len(changed) % 4))
+    return b"".join(found)
+
+
+def _field(value: memoryview, field: Field, visitor: Visitor) -> bytes:
+    if field.is_hops and field.inner is not None:
+        return _hops(value, field.inner, visitor)
+    if field.inner is not None:
+        return walk(value, field.inner, visitor)
+    if not field.least <= len(value) <= field.most:
+        raise ValueError(f"an attribute of {len(value)} bytes")
+    if field.is_index and (number := int.from_bytes(value, "little")):
+        return visitor.turn(number).to_bytes(4, "little")
+    return bytes(value)
+
+
+def _hops(value: memoryview, inner: Layout, visitor: Visitor) -> bytes:
+    found = []
+    while len(value):
+        if len(value) < _HOP.size:
+            raise ValueError("half a next hop")
+        length, flags, hops, index = _HOP.unpack_from(value)
+        if not _HOP.size <= length <= len(value):
+            raise ValueError("a next hop that ends elsewhere")
+        attributes = walk(value[_HOP.size : length], inner, visitor)
+        index = visitor.turn(index) if index else 0
+        head = _HOP.pack(_HOP.size + len(attributes), flags & visitor.hop_flags, hops, index)
+        found.append(head + attributes)
+        value = value[(length + 3) & ~3 :]
+    return b"".join(found)

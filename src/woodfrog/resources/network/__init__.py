@@ -1,0 +1,1 @@
+"""What programs set up in the container's own network namespace."""

@@ -1,0 +1,64 @@
+"""What an engine has set up in a container's network namespace by the time that it starts.
+
+A checkpoint keeps what programs did to that later. Containers that may not do anything to it
+(CAP_NET_ADMIN), or that join another's, pay nothing for this.
+"""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.runtime import spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from woodfrog.runtime.state import Container
+
+_FILE = "network"
+
+
+def may_change(config: dict[str, Any]) -> bool:
+    """Tell whether programs in a container may set up a network of its own."""
+    bounding = (config["process"].get("capabilities") or {}).get("bounding") or ()
+    return "CAP_NET_ADMIN" in bounding and "network" in spec.new_namespaces(config)
+
+
+def note(container: Container, config: dict[str, Any]) -> None:
+    """Write down how the network namespace is now."""
+    if not may_change(config):
+        return
+    from woodfrog.kernel.caller import HERE
+    from woodfrog.kernel.namespaces import CLONE_NEWNET, setns
+    from woodfrog.kernel.netlink import rtnetlink
+
+    ours = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    theirs = os.open(f"/proc/{container.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(HERE, theirs, CLONE_NEWNET)
+        try:
+            netlink = rtnetlink.open_socket()
+        finally:
+            setns(HERE, ours, CLONE_NEWNET)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    try:
+        container.write(_FILE, rtnetlink.read_all(netlink))
+    finally:
+        netlink.close()
+
+
+def noted(container: Container, config: dict[str, Any]) -> bytes | None:
+    """Return what was written down: None for a container that can't have changed it.
+
+    It is empty if an older woodfrog started the container.
+    """
+    if not may_change(config):
+        return None
+    try:
+        with open(container.path(_FILE), "rb", buffering=0) as file:
+            return file.readall()
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,217 @@
+"""What programs set up in a network namespace, and what the engine gives a container there."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_surroundings import WAIT, frozen, shell
+
+from bundles import Bundle
+from containers import Container, Woodfrog
+from needs import needs
+from woodfrog.engine.admission import RECORDS
+from woodfrog.image.container_file import Reader
+from woodfrog.resources.network.records import Network
+
+pytestmark = needs("root", "command ip")
+
+Give = Callable[[Container, str], None]
+
+
+def bundle_with(woodfrog: Woodfrog, script: str = "") -> Bundle:
+    """Return a bundle whose program may set up its network."""
+    bundle = shell(woodfrog, f"{script}: > /work/ready; {WAIT}; exec sleep 1000")
+    bundle.add_capabilities("CAP_NET_ADMIN")
+    return bundle
+
+
+def inside(container: Container, *command: str) -> str:
+    """Run a command in a container."""
+    return container.woodfrog("exec", container.name, *command).stdout
+
+
+@pytest.fixture
+def give() -> Iterator[Give]:
+    """Give a waiting container a device as engines do: its other end is outside."""
+    made = []
+
+    def give_eth0(container: Container, address: str) -> None:
+        name = f"wf-out{len(made)}"
+        made.append(name)
+        where = ["nsenter", f"--net=/proc/{container.init}/ns/net", "ip"]
+        for words in (
+            ["ip", "link", "add", name, *f"type veth peer eth0 netns {container.init}".split()],
+            [*where, "address", "add", f"{address}/24", "dev", "eth0"],
+            ["ip", "link", "set", name, "up"],
+            [*where, "link", "set", "eth0", "up"],
+            [*where, "route", "add", "default", "via", address.rpartition(".")[0] + ".254"],
+        ):
+            subprocess.run(words, check=True, timeout=60)
+
+    yield give_eth0
+    for name in made:
+        subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+
+
+def started(woodfrog: Woodfrog, bundle: Bundle, give: Give, address: str) -> Container:
+    """Return a running container that its engine has given a network."""
+    container = woodfrog.create(bundle)
+    give(container, address)
+    woodfrog("start", container.name)
+    container.wait_for("ready")
+    return container
+
+
+def test_what_the_engine_gives_is_the_new_ones_and_what_programs_did_is_kept(
+    woodfrog: Woodfrog, give: Give
+) -> None:
+    bundle = bundle_with(woodfrog)
+    container = started(woodfrog, bundle, give, "192.0.2.5")
+    inside(container, "ip", "address", "add", "198.51.100.1/24", "dev", "eth0")
+    inside(container, "ip", "route", "add", "203.0.113.0/24", "via", "198.51.100.9")
+    inside(container, "ip", "link", "set", "eth0", "mtu", "1400")
+    inside(container, "ip", "link", "add", "mac0", "link", "eth0", "type", "macvlan")
+    image = frozen(container)
+
+    thawed = woodfrog.create(bundle)
+    give(thawed, "192.0.2.66")
+    woodfrog("restore", "--detach", f"--image-path={image}", thawed.name)
+
+    addresses = inside(thawed, "ip", "-4", "address", "show", "dev", "eth0")
+    assert "192.0.2.66/24" in addresses
+    assert "198.51.100.1/24" in addresses
+    assert "192.0.2.5/" not in addresses
+    assert "mtu 1400" in addresses
+    assert "mac0@eth0" in inside(thawed, "ip", "link")
+    routes = inside(thawed, "ip", "route")
+    assert "203.0.113.0/24 via 198.51.100.9" in routes
+    assert routes.count("default") == 1
+
+
+def test_a_container_without_changes_has_a_network_of_its_own_only(
+    woodfrog: Woodfrog, give: Give
+) -> None:
+    bundle = bundle_with(woodfrog)
+    image = frozen(started(woodfrog, bundle, give, "192.0.2.5"))
+
+    with Reader(str(image)) as reader:
+        assert not any(isinstance(record, Network) for record in reader.records(RECORDS))
+    thawed = woodfrog.restore(bundle, image)
+    assert "192.0.2.5" not in inside(thawed, "ip", "address")
+
+
+def test_a_device_that_the_new_container_lacks_is_told(woodfrog: Woodfrog, give: Give) -> None:
+    bundle = bundle_with(woodfrog)
+    container = started(woodfrog, bundle, give, "192.0.2.5")
+    inside(container, "ip", "address", "add", "198.51.100.1/24", "dev", "eth0")
+    image = frozen(container)
+
+    thawed = woodfrog.restore(bundle, image)
+
+    assert "has no network device eth0 any more" in woodfrog.output(thawed.name)
+    assert "198.51.100.1" not in inside(thawed, "ip", "address")
+
+
+def refusal(woodfrog: Woodfrog, bundle: Bundle, image: Path) -> str:
+    """Return why a restore is refused."""
+    bundle.save()
+    woodfrog.names.append("refused")
+    where = f"--bundle={bundle.directory}", f"--image-path={image}"
+    return woodfrog("restore", "--detach", *where, "refused", status=1).stderr
+
+
+def test_a_device_over_one_that_the_new_container_lacks_is_refused(
+    woodfrog: Woodfrog, give: Give
+) -> None:
+    bundle = bundle_with(woodfrog)
+    container = started(woodfrog, bundle, give, "192.0.2.5")
+    inside(container, "ip", "link", "add", "mac0", "link", "eth0", "type", "macvlan")
+
+    assert "mac0 that is made over eth0" in refusal(woodfrog, bundle, frozen(container))
+
+
+def test_who_may_not_set_up_a_network_gets_none(woodfrog: Woodfrog) -> None:
+    script = (
+        "ip link add left type veth peer name right; : > /work/ready;"
+        " exec setpriv --bounding-set=-net_admin sleep 1000;"
+    )
+    bundle = bundle_with(woodfrog, script)
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    namespaces = bundle.config["linux"]["namespaces"]
+
+    namespaces[:] = [one for one in namespaces if one["type"] != "network"]
+    namespaces.append({"type": "network", "path": "/proc/self/ns/net"})
+    assert "joins a network namespace" in refusal(woodfrog, bundle, image)
+
+    namespaces[-1] = {"type": "network"}
+    for capabilities in bundle.process["capabilities"].values():
+        capabilities.remove("CAP_NET_ADMIN")
+    assert "may not do (CAP_NET_ADMIN)" in refusal(woodfrog, bundle, image)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("tc qdisc add dev lo root tbf rate 1mbit burst 10kb latency 50ms", "traffic control"),
+        ("ip route add 10.9.0.0/16 encap seg6 mode encap segs fc00::1 dev lo", "encap"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_name(
+    command: str, told: str, woodfrog: Woodfrog
+) -> None:
+    container = woodfrog.run(bundle_with(woodfrog, f"{command} && "))
+    container.wait_for("ready")
+
+    done = container.checkpoint(woodfrog.directory / "image", status=1)
+
+    assert told in done.stderr
+    assert "running as before" in done.stderr
+
+
+def test_iproute2_shows_the_same_before_and_after(woodfrog: Woodfrog) -> None:
+    script = """
+        ip link add br0 type bridge; ip link set br0 up
+        ip link add veth0 type veth peer name port0; ip link set port0 master br0
+        ip link set veth0 up; ip link set port0 up
+        ip address add 10.5.0.1/24 dev br0; ip address add 10.5.0.2/24 dev veth0
+        ip address add fd05::1/64 dev br0 nodad
+        ip route add 10.6.0.0/16 via 10.5.0.9; ip rule add from 10.5.0.0/24 lookup 99
+        ip route add default via 10.5.0.8 table 99
+        ping -c 1 -w 5 -I veth0 10.5.0.1 || true
+        sleep 3;"""
+    bundle = bundle_with(woodfrog, script)
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+
+    def shown(container: Container) -> list[str]:
+        asked = (
+            "-d -o link",
+            "-o address",
+            "route show table all",
+            "-6 route show table all",
+            "rule",
+            "-6 rule",
+        )
+        found = [
+            line for one in asked for line in inside(container, "ip", *one.split()).splitlines()
+        ]
+        # A bridge's timers and what it tells others follow from the rest.
+        words = [line.split() for line in found]
+        return sorted(
+            " ".join(
+                word
+                for before, word in zip(["", *line], line, strict=False)
+                if not before.endswith(("_timer", "lft")) and not word.endswith("sec")
+            )
+            for line in words
+        )
+
+    before = shown(container)
+    thawed = woodfrog.restore(bundle, frozen(container))
+    time.sleep(1)
+
+    assert shown(thawed) == before

@@ -1,0 +1,104 @@
+"""Networks of images: nothing but what layouts have is set up, and at devices that are there."""
+
+import struct
+
+import pytest
+
+from woodfrog.errors import ImageError
+from woodfrog.kernel.netlink.messages import attribute, nested
+from woodfrog.resources.network import layouts, records
+from woodfrog.resources.network.records import Entries, GivenDevice, Link, Network, NetworkEntry
+
+EMPTY = Entries(addresses=[], next_hops=[], routes=[], rules=[], neighbours=[])
+_NET_NS_FD = 28
+
+
+def link(index: int = 2, name: bytes = b"br0", **fields: object) -> Link:
+    """Return a bridge, changed."""
+    usual: dict[str, object] = {
+        "type": "bridge",
+        "running": True,
+        "flags": 1,
+        "lower": 0,
+        "master": 0,
+        "attributes": attribute(layouts.IFLA_MTU, struct.pack("<I", 1500)),
+        "data": b"",
+        "port_of": "",
+        "port": b"",
+        "specific": b"",
+        "names": b"",
+        "uids": [],
+        "gids": [],
+        "settings": [],
+    }
+    return Link(index=index, name=name, **(usual | fields))  # type: ignore[arg-type]
+
+
+def network(
+    *links: Link, given: list[GivenDevice] | None = None, **added: list[NetworkEntry]
+) -> Network:
+    """Return a network with some devices and entries."""
+    entries = {name: getattr(EMPTY, name) for name in EMPTY.__struct_fields__} | added
+    return Network(links=list(links), given=given or [], added=Entries(**entries), removed=EMPTY)
+
+
+def route(index: int) -> NetworkEntry:
+    """Return a route by a device."""
+    return NetworkEntry(
+        header=bytes(12), attributes=attribute(layouts.RTA_OIF, struct.pack("<I", index))
+    )
+
+
+def test_a_network_is_taken() -> None:
+    pair = (
+        link(3, b"left", type="veth", lower=4, master=2, port_of="bridge"),
+        link(4, b"right", type="veth", lower=3),
+    )
+    settings = [("net/ipv4/conf/br0/rp_filter", b"2")]
+    records.check(network(link(settings=settings), *pair, routes=[route(3)]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        network(link(type="netdevsim")),
+        network(link(index=0)),
+        network(link(), link()),
+        network(link(), link(3)),
+        network(link(name=b"a/b")),
+        network(link(name=b"sixteen-bytes-xx")),
+        network(link(flags=-1)),
+        network(link(flags=1 << 32)),
+        network(link(master=9)),
+        network(link(lower=9)),
+        network(link(type="veth")),
+        network(link(type="veth", lower=3), link(3, b"br1")),
+        network(link(attributes=b"\xff\xff\x01\x00")),
+        network(link(attributes=attribute(layouts.IFLA_MTU, bytes(3)))),
+        network(link(data=attribute(99, bytes(4)))),
+        network(link(names=nested(99))),
+        network(link(port_of="bond")),
+        network(link(uids=[1, 2])),
+        network(link(gids=[1 << 40])),
+        network(link(settings=[("kernel/core_pattern", b"|/bin/sh")])),
+        network(link(settings=[("net/ipv4/conf/other/rp_filter", b"2")])),
+        network(link(settings=[("net/ipv4/conf/br0/../../ip_forward", b"2")])),
+        network(link(), routes=[route(9)]),
+        network(link(), routes=[NetworkEntry(header=bytes(11), attributes=b"")]),
+        network(link(), routes=[NetworkEntry(header=bytes(12), attributes=attribute(99, b""))]),
+        network(link(), addresses=[NetworkEntry(header=bytes(8), attributes=b"")]),
+        network(link(), neighbours=[NetworkEntry(header=bytes(12), attributes=b"")]),
+        network(
+            given=[GivenDevice(index=1, name=b"lo", flags=0, master=7, attributes=b"", changed=0)]
+        ),
+    ],
+)
+def test_nothing_else_is_set_up(wrong: Network) -> None:
+    with pytest.raises(ImageError):
+        records.check(wrong)
+
+
+@pytest.mark.parametrize("layout", [layouts.LINK, layouts.CHANGEABLE])
+def test_no_device_is_moved_by_a_descriptor_of_ours(layout: records.Layout) -> None:
+    hostile = attribute(_NET_NS_FD, struct.pack("<I", 3))
+    assert records.translated(hostile, layout, {}) == b""
