@@ -18,6 +18,7 @@ from needs import needs
 from woodfrog.engine.admission import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.image.record import Record
+from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
 from woodfrog.resources.cgroups import Group, Hierarchy
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.file_entry import Moment
@@ -29,6 +30,7 @@ from woodfrog.resources.files.pty import ControllingTerminal, PtyMaster
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.stdio import Stdio
+from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.process import Descriptor, Lock, Process, Zombie
 from woodfrog.resources.timers import PosixTimer
@@ -119,6 +121,37 @@ def datagram_socket(family: int, kind: int, protocol: int) -> InetDatagramSocket
 )
 def test_no_sockets_that_hear_others(attack: Attack, kind: tuple[int, int, int]) -> None:
     assert "internet socket" in attack.refusal(datagram_socket(*kind))
+
+
+def test_no_connections_that_wait_for_nobody(attack: Attack) -> None:
+    waiting = Waiting(
+        file=0,
+        source=bytes(4),
+        port=1,
+        target=bytes((10, 0, 0, 1)),
+        target_port=80,
+        data=b"",
+        finished=False,
+    )
+    plain = TcpSocket(
+        id=ID,
+        flags=2,
+        family=socket.AF_INET,
+        state=TCP_LISTEN,
+        local=bytes(4),
+        port=0,
+        backlog=1,
+        reset=False,
+        connection=None,
+        connecting=b"",
+        options=[],
+        filter=None,
+    )
+    elsewhere = msgspec.structs.replace(plain, waiting=[waiting])
+    calling = msgspec.structs.replace(plain, state=TCP_ESTABLISHED, calls=True)
+
+    assert "wait where nobody listens" in attack.refusal(elsewhere)
+    assert "wait for nobody" in attack.refusal(calling)
 
 
 def proc_file(point: bytes, pid: int, name: bytes) -> ProcFile:

@@ -396,6 +396,7 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
             if file.late:
                 file.refuse_holders(plan.holders(file.id), bounds.bounding)
     io_uring_mappings.refuse_forbidden(plan.files.values(), bounds.seccomp)
+    tcp_socket.check_backlogs(plan.files.values())
     outside = tcp_socket.count_outside(
         plan.files.values(), new_network="network" in bounds.new_namespaces
     )

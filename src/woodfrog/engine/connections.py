@@ -27,7 +27,7 @@ def hushed(init: int, sockets: Sockets) -> Iterator[None]:
     found = [nftables.Connection(one.local, one.remote) for one in sockets.connections()]
     with ExitStack() as undo:
         if found:
-            with _needs_nftables():
+            with needs_nftables():
                 undo.enter_context(nftables.blocked(init, found))
             # What they were before doesn't count.
             sockets.forget_tcp()
@@ -48,7 +48,7 @@ def end_silently(init: int, files: Iterable[OpenFile], records: Iterable[FileRec
             if record.connection.outside:
                 outside.append(record)
     if outside:
-        with _needs_nftables():
+        with needs_nftables():
             nftables.block(init, _table(outside), _ends(outside))
 
 
@@ -69,7 +69,7 @@ class Silence:
         self._undo = ExitStack()
         if self._found:
             ends = _ends(self._found)
-            with _needs_nftables():
+            with needs_nftables():
                 self._undo.enter_context(nftables.blocked(init, ends, mark=inet.MARK))
 
     def __enter__(self) -> Self:
@@ -118,7 +118,8 @@ def _ends(records: Iterable[TcpSocket]) -> list[nftables.Connection]:
 
 
 @contextmanager
-def _needs_nftables() -> Iterator[None]:
+def needs_nftables() -> Iterator[None]:
+    """Say what TCP connections need, if the kernel hasn't got it."""
     try:
         yield
     except OSError as error:

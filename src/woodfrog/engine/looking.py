@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from woodfrog.engine import collecting, connections, tidying
+from woodfrog.engine import backlogs, collecting, connections, tidying
 from woodfrog.engine.collecting import CollectedProcess
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
@@ -161,6 +161,7 @@ def look(
     files = Files(tree)
     undo.callback(files.close)
     world.look_at(files.files)
+    backlogs.look(world, own_network="network" in container.namespaces)
     undo.enter_context(connections.hushed(init, world.sockets))
     world.rings = Rings(tree, files, vdso)
     file_records = files.collect(world, obstacles)

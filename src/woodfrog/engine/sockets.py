@@ -7,11 +7,13 @@ from woodfrog.kernel.netlink import sock_diag
 from woodfrog.kernel.netlink.sock_diag import (
     TCP_CLOSE_WAIT,
     TCP_ESTABLISHED,
+    TCP_LISTEN,
     TCP_SYN_RECV,
     InetSocket,
     UnixSocket,
 )
 from woodfrog.resources.files import inet, tcp_connection
+from woodfrog.resources.files.tcp_backlog import Waiting
 
 # States of connections without an inode that nobody has accepted yet: an orphan has none of them.
 _NOT_ACCEPTED = (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT)
@@ -30,6 +32,10 @@ class Sockets:
         self._tcp_by_inode: dict[int, InetSocket] = {}
         self._tcp_by_ends: dict[object, InetSocket] = {}
         self.inside: set[int] = set()
+        # What waits at listeners to be accepted, all of it from inside, by their inodes.
+        self.backlogs: dict[int, list[Waiting]] = {}
+        # Sockets inside whose other end waits there.
+        self.callers: set[int] = set()
 
     def unix(self, inode: int) -> UnixSocket | None:
         """Return an AF_UNIX socket.
@@ -75,7 +81,7 @@ class Sockets:
             with sock_diag.diag_socket(self._init) as diag:
                 self._tcp = sock_diag.tcp_sockets(diag)
             self._tcp_by_inode = {one.inode: one for one in self._tcp if one.inode}
-            self._tcp_by_ends = {(one.local, one.remote): one for one in self._tcp}
+            self._tcp_by_ends = {_ends(one.local, one.remote): one for one in self._tcp}
         return self._tcp_by_inode.get(inode)
 
     def forget_tcp(self) -> None:
@@ -87,12 +93,34 @@ class Sockets:
 
         The peer of a connection that was closed at the other end may be an orphan, or gone.
         """
-        peer = self._tcp_by_ends.get((socket.remote, socket.local))
+        peer = self.peer_of(socket)
         if peer is None:
             return not inet.is_loopback(socket.remote[0]) and socket.remote[0] != socket.local[0]
         if peer.inode == 0:
             return peer.state in _NOT_ACCEPTED
         return peer.inode not in self.inside
+
+    def peer_of(self, socket: InetSocket) -> InetSocket | None:
+        """Return the other end of a TCP connection, if that is in the same network namespace."""
+        return self._tcp_by_ends.get(_ends(socket.remote, socket.local))
+
+    def listeners(self) -> list[InetSocket]:
+        """Return the TCP sockets of the container that listen."""
+        found = (self.tcp(inode) for inode in sorted(self.inside))
+        return [one for one in found if one is not None and one.state == TCP_LISTEN]
+
+    def not_accepted(self, listener: InetSocket) -> list[InetSocket]:
+        """Return the connections that may wait at a listener; others may have the same name."""
+        address = inet.End(*listener.local).unmapped().address
+        return [
+            one
+            for one in self._tcp or ()
+            if one.inode == 0
+            and one.family == listener.family
+            and one.state in _NOT_ACCEPTED
+            and one.local[1] == listener.local[1]
+            and (not any(address) or inet.End(*one.local).unmapped().address == address)
+        ]
 
     def connections(self) -> list[InetSocket]:
         """Return the TCP connections that processes of the container hold."""
@@ -103,3 +131,8 @@ class Sockets:
         """Tell whether a unix socket is connected to one that no held process has."""
         found = self.unix(inode)
         return found is not None and bool(found.peer) and found.peer not in self.inside
+
+
+def _ends(local: tuple[bytes, int], remote: tuple[bytes, int]) -> object:
+    """Return what tells a connection; its ends may be of two families."""
+    return inet.End(*local).unmapped(), inet.End(*remote).unmapped()

@@ -82,6 +82,27 @@ def begin_repair(one: socket.socket) -> None:
     one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_ON)
 
 
+def end_repair(one: socket.socket) -> None:
+    """Undo `begin_repair`, without a word to the peer; SO_REUSEADDR is 0 then."""
+    one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_OFF_QUIETLY)
+
+
+def set_repair(program: Program, fd: int, *, on: bool) -> None:
+    """Have either done by a program."""
+    _set(program, fd, _TCP_REPAIR, _REPAIR_ON if on else _REPAIR_OFF_QUIETLY)
+
+
+def received(one: socket.socket) -> bytes:
+    """Return what a connection under repair has received, and nobody has read."""
+    return _queue(one, _RECEIVE_QUEUE, _ask(one, _SIOCINQ))[1]
+
+
+def to_be_sent(one: socket.socket) -> bytes:
+    """Return what a connection under repair has sent, or will, and its peer has not received."""
+    finished = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _WE_FINISHED
+    return _queue(one, _SEND_QUEUE, max(_ask(one, _SIOCOUTQ) - finished, 0))[1]
+
+
 def collect(one: socket.socket, found: InetSocket, *, outside: bool) -> Connection:
     """Read a connection that nothing comes for; it is left as it was."""
     reuse = one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
@@ -89,7 +110,7 @@ def collect(one: socket.socket, found: InetSocket, *, outside: bool) -> Connecti
     try:
         return _collect(one, found, outside)
     finally:
-        one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_OFF_QUIETLY)
+        end_repair(one)
         # The end of a repair clears it.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
 

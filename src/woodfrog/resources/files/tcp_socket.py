@@ -8,15 +8,24 @@ from typing import ClassVar, Self
 
 import msgspec
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, InetSocket
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import inet, socket_filter, socket_options, tcp_connection, tcp_md5
+from woodfrog.resources.files import (
+    inet,
+    socket_filter,
+    socket_options,
+    tcp_backlog,
+    tcp_connection,
+    tcp_md5,
+)
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_connection import Connection
 from woodfrog.resources.files.tcp_md5 import Signature
 
@@ -26,7 +35,8 @@ _KIND = socket.SOCK_STREAM, socket.IPPROTO_TCP
 class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     """A TCP socket. `reset` if it was connected, and is restored as a connection that broke.
 
-    `connecting` is the address that it is being connected to.
+    `connecting` is the address that it is being connected to. `waiting` are the connections from
+    within the container that wait at a listener, and `calls` if it is the other end of such a one.
     """
 
     row: ClassVar[Row] = Row(
@@ -34,10 +44,11 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         kept=(
             "listeners",
             "connections within the container, in every state and with what is on its way",
+            "those that nobody has accepted",
             "options, keys (TCP_MD5SIG), filters",
         ),
         refused=(
-            "connections to outside, and those that nobody has accepted, without a flag",
+            "connections to outside without a flag; those of them that nobody has accepted",
             "MPTCP",
             "TLS in the kernel, TCP-AO, eBPF",
         ),
@@ -53,6 +64,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     options: list[Option]
     filter: SocketFilter | None
     signatures: list[Signature] = []
+    waiting: list[Waiting] = []
+    calls: bool = False
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -68,7 +81,10 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             family = int(one.family)
             local = inet.end(one.getsockname())
             connection, reset = None, False
-            if found is not None and state not in (TCP_CLOSE, TCP_LISTEN):
+            calls = found is not None and found.inode in world.sockets.callers
+            if calls:
+                pass  # it is made anew, with its listener's end
+            elif found is not None and state not in (TCP_CLOSE, TCP_LISTEN):
                 connection = _connection(one, found, world)
                 reset = connection is None and state != TCP_SYN_SENT
             elif state == TCP_CLOSE:
@@ -76,13 +92,14 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 reset = bool(events & select.POLLERR)
                 if events & select.POLLRDHUP and not reset:
                     connection = tcp_connection.collect_ended(one, local.address)
-            was_connected = connection is not None or reset or state == TCP_SYN_SENT
+            was_connected = calls or connection is not None or reset or state == TCP_SYN_SENT
             options = socket_options.collect(one, connected=was_connected)
-        waiting = found.receive_queue if state == TCP_LISTEN and found is not None else 0
-        if waiting and not (world.tcp_close or world.tcp_skip_in_flight):
+        waiting = world.sockets.backlogs.get(file.stat.st_ino, [])
+        left = found.receive_queue if state == TCP_LISTEN and found is not None else 0
+        if left and not (waiting or world.tcp_close or world.tcp_skip_in_flight):
             raise UnsupportedResource(
-                f"{waiting} TCP connections to port {local.port} have not been accepted,"
-                " and cannot be saved yet",
+                f"{left} TCP connections to port {local.port} have not been accepted,"
+                " and lead outside, or hold data in a network that others have, too",
                 hint="--tcp-skip-in-flight restores the listener without them",
             )
         connecting = b""
@@ -102,6 +119,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             options=options,
             filter=attached,
             signatures=tcp_md5.collect(found.md5_keys) if found is not None else [],
+            waiting=waiting,
+            calls=calls,
         )
 
     def own_addresses(self) -> set[bytes]:
@@ -117,7 +136,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             remote = inet.move(connection.remote, moves)
             connection = msgspec.structs.replace(connection, remote=remote)
         local = inet.move(self.local, moves)
-        return msgspec.structs.replace(self, local=local, connection=connection)
+        waiting = [tcp_backlog.moved(one, moves) for one in self.waiting]
+        return msgspec.structs.replace(self, local=local, connection=connection, waiting=waiting)
 
     def restore(self, making: Making) -> int:
         program = making.program
@@ -135,20 +155,50 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 address = local.packed(self.family)
                 program.call(SYS.BIND, fd, address, len(address))
                 tcp_connection.restore(making, fd, connection, self.family, self.state, local)
+            elif self.calls:
+                tcp_backlog.begin(program, fd, local, self.family)
+                making.share(("tcp", self.id), self)
+                return fd
             elif self.port:
                 # Connections that ended with the container's former life may linger on its port.
                 _reuse_address(program, fd, True)
                 fd, named = inet.bind(making, fd, local, self.family, self.options)
                 program = making.program
                 _reuse_address(program, fd, False)
-        late = socket_options.late(self.options, self.family, *_KIND)
-        socket_options.restore_all(making, fd, late, self.family, *_KIND)
-        tcp_md5.restore(program, fd, self.family, self.signatures)
-        socket_filter.restore(program, fd, self.filter)
+        self._finish(making, fd)
         if self.state == TCP_LISTEN and named:
             program.call(SYS.LISTEN, fd, self.backlog)
-        set_flags(program, fd, self.flags)
+            if self.waiting:
+                making.at_end(self._have_called)
         return fd
+
+    def _finish(self, making: Making, fd: int) -> None:
+        late = socket_options.late(self.options, self.family, *_KIND)
+        socket_options.restore_all(making, fd, late, self.family, *_KIND)
+        tcp_md5.restore(making.program, fd, self.family, self.signatures)
+        socket_filter.restore(making.program, fd, self.filter)
+        set_flags(making.program, fd, self.flags)
+
+    def _have_called(self, making: Making) -> None:
+        """Have what waits here call, in that order, when all listeners stand."""
+        for one in self.waiting:
+            caller = making.shared(("tcp", one.file))
+            # Where the container has no such address, it would call others.
+            is_here = inet.is_loopback(one.target) or making.has_address(
+                End(one.target, 0).unmapped().address
+            )
+            if caller is None:
+                if is_here:
+                    tcp_backlog.call_for_closed(making, one)
+                continue
+            fd = making.files[one.file]
+            if is_here:
+                tcp_backlog.call(making, fd, caller.family, one)
+            else:
+                broken = making.reset_connection(caller.family)
+                making.program.call(SYS.DUP3, broken, fd, 0)
+                syscalls.close(making.program, broken)
+            caller._finish(making, fd)
 
     def refuse_wider(self, bounding: int) -> None:
         inet.check(self.family, End(self.local, self.port))
@@ -159,6 +209,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
 
     def missing(self, descriptor: int) -> str:
         lacks = socket_options.missing(descriptor, self.options, self.family, *_KIND)
+        if self.calls and _events(descriptor) & select.POLLERR:
+            return f"a TCP connection from port {self.port} is reset: its other address is missing"
         if lacks or self.reset or not self.port:
             return lacks
         return inet.missing_address(descriptor, End(self.local, self.port), self.family)
@@ -168,6 +220,19 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             tcp_connection.resume(descriptor, self.connection, self.state, self.options)
         elif self.connecting:
             tcp_connection.connect_again(descriptor, self.connecting)
+
+
+def check_backlogs(files: Iterable[FileRecord]) -> None:
+    """Check that what waits at listeners of an image, and what calls there, are the same."""
+    sockets = [one for one in files if isinstance(one, TcpSocket)]
+    callers = [one.id for one in sockets if one.calls]
+    if any(
+        waiting.target_port != one.port or one.state != TCP_LISTEN
+        for one in sockets
+        for waiting in one.waiting
+    ):
+        raise ImageError("the image has TCP connections that wait where nobody listens")
+    tcp_backlog.check(callers, (one.waiting for one in sockets))
 
 
 def count_outside(files: Iterable[FileRecord], *, new_network: bool) -> int:

@@ -1,0 +1,139 @@
+"""TCP connections within a held container that nobody has accepted yet: what waits in them."""
+
+import os
+import socket
+from contextlib import ExitStack
+
+import msgspec
+
+from woodfrog.engine.connections import needs_nftables
+from woodfrog.engine.world import World
+from woodfrog.kernel.netlink import nftables
+from woodfrog.kernel.netlink.messages import socket_in
+from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE_WAIT, TCP_SYN_RECV, InetSocket
+from woodfrog.resources.files import inet, tcp_backlog
+from woodfrog.resources.files.inet import End
+from woodfrog.resources.files.tcp_backlog import HungUp, Waiting
+
+# States of an other end that sends no more: FIN_WAIT1, FIN_WAIT2, CLOSING.
+_FINISHED = (4, 5, 11)
+
+
+def look(world: World, *, own_network: bool) -> None:
+    """Note what waits at the container's listeners, if all of it comes from inside.
+
+    If data have come already, the connections are accepted, and made anew at once, by both ends:
+    that is done only where nobody else is in the network namespace.
+    """
+    sockets = world.sockets
+    noted: set[object] = set()
+    touched = False
+    for listener in sockets.listeners():
+        found = [one for one in sockets.not_accepted(listener) if _key(one) not in noted]
+        found = _in_the_queue_first(found, listener.receive_queue)
+        queued = [one for one in found if one.state != TCP_SYN_RECV]
+        if len(queued) != listener.receive_queue or not all(
+            _is_inside(world, one) for one in found
+        ):
+            continue
+        waiting = [_waiting(world, one) for one in found]
+        if any(one.receive_queue > (one.state == TCP_CLOSE_WAIT) for one in queued):
+            if not own_network:
+                continue
+            waiting = _made_anew(world, listener, found, waiting, len(queued))
+            touched = True
+        noted |= {_key(one) for one in found}
+        sockets.backlogs[listener.inode] = waiting
+        callers = (sockets.peer_of(one) for one in found)
+        sockets.callers |= {one.inode for one in callers if one is not None and one.inode}
+    if touched:
+        sockets.forget_tcp()
+
+
+def _key(one: InetSocket) -> object:
+    return one.local, one.remote
+
+
+def _in_the_queue_first(found: list[InetSocket], length: int) -> list[InetSocket]:
+    """Return what may be one listener's: as many as are in its queue, and those on the way to it.
+
+    Listeners that share a port have what is there in any order.
+    """
+    queued = [one for one in found if one.state != TCP_SYN_RECV]
+    return queued[:length] + [one for one in found if one.state == TCP_SYN_RECV]
+
+
+def _is_inside(world: World, one: InetSocket) -> bool:
+    """Tell whether the other end is the container's, or closed and was the container's."""
+    peer = world.sockets.peer_of(one)
+    if peer is not None and peer.inode:
+        return peer.inode in world.sockets.inside
+    return inet.is_loopback(one.remote[0]) or one.remote[0] == one.local[0]
+
+
+def _waiting(world: World, one: InetSocket) -> Waiting:
+    """Describe a connection in which no data have been received."""
+    peer = world.sockets.peer_of(one)
+    caller = world.open_socket(peer.inode) if peer is not None else None
+    if peer is not None and caller:
+        source, target = peer.local, peer.remote
+    else:
+        source, target = End(*one.remote).unmapped(), End(*one.local).unmapped()
+    closed = peer is None or peer.state in _FINISHED or one.state == TCP_CLOSE_WAIT
+    return Waiting(
+        file=caller.number if caller else 0,
+        source=source[0],
+        port=source[1],
+        target=target[0],
+        target_port=target[1],
+        data=b"",
+        finished=closed,
+    )
+
+
+def _made_anew(
+    world: World,
+    listener: InetSocket,
+    found: list[InetSocket],
+    waiting: list[Waiting],
+    queued: int,
+) -> list[Waiting]:
+    """Accept what is in a listener's queue, and have it called again; returns it in its order."""
+    at = {End(*one.remote).unmapped(): number for number, one in enumerate(found)}
+    opened = world.open_socket(listener.inode)
+    assert opened is not None
+    callers = [_caller(world, one) for one in found]
+    held = [nftables.Connection(one.local, one.remote) for one in callers if one is not None]
+    taken: dict[int, Waiting] = {}
+    hung_up: dict[int, HungUp] = {}
+    # Nobody may tell a caller that the end has gone that we have accepted.
+    with ExitStack() as undo:
+        one = undo.enter_context(socket.socket(fileno=os.dup(opened.descriptor)))
+        if held:
+            with needs_nftables():
+                undo.enter_context(nftables.blocked(world.init, held))
+        for _ in range(queued):
+            source, data = tcp_backlog.take(one)
+            number = at[source.unmapped()]
+            taken[number] = msgspec.structs.replace(waiting[number], data=data)
+        for number, one_taken in taken.items():
+            caller = callers[number]
+            file = world.open_socket(caller.inode) if caller is not None else None
+            if caller is not None and file is not None:
+                hung_up[number] = HungUp(file.descriptor, End(*caller.local))
+                data = one_taken.data + hung_up[number].unsent
+                taken[number] = msgspec.structs.replace(one_taken, data=data)
+    for number, called in taken.items():
+        if number in hung_up:
+            hung_up[number].call(called)
+            continue
+        family = socket.AF_INET if len(called.target) == 4 else socket.AF_INET6
+        with socket_in(world.init, family, socket.SOCK_STREAM, 0) as ours:
+            tcp_backlog.call_again_for_closed(ours, called)
+    return [*taken.values(), *(one for n, one in enumerate(waiting) if n not in taken)]
+
+
+def _caller(world: World, waiting: InetSocket) -> InetSocket | None:
+    """Return the other end, if it is not closed."""
+    peer = world.sockets.peer_of(waiting)
+    return peer if peer is not None and peer.inode else None
