@@ -20,11 +20,11 @@ from woodfrog.resources import (
     credentials,
     deleted_files,
     huge_pages,
-    io_uring_mappings,
     layer,
     memory,
     memory_modes,
     nested,
+    placed_mappings,
     posix_queues,
     scheduling,
     shared_memory,
@@ -395,7 +395,7 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
                 _check_rights(file, plan)
             if file.late:
                 file.refuse_holders(plan.holders(file.id), bounds.bounding)
-    io_uring_mappings.refuse_forbidden(plan.files.values(), bounds.seccomp)
+    placed_mappings.refuse_forbidden(plan.files.values(), bounds.seccomp)
     tcp_socket.check_backlogs(plan.files.values())
     outside = tcp_socket.count_outside(
         plan.files.values(), new_network="network" in bounds.new_namespaces
@@ -436,8 +436,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
             nameless.add(mapping.object)
         if mapping.source is memory.Source.SYSV:
             sysv_memory.check_mapping(mapping, plan.segments_of(process))
-        if mapping.source is memory.Source.IO_URING:
-            io_uring_mappings.check(mapping, plan.files)
+    placed_mappings.check(process.memory, plan.files)
     if not nameless <= {0, *plan.shared, *plan.deleted}:
         raise ImageError(f"{who} has shared memory or deleted files that the image lacks")
     shares = process.shares

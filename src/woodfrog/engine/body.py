@@ -19,12 +19,13 @@ from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import (
+    aio,
     credentials,
     file_signals,
-    io_uring_mappings,
     memory_fields,
     memory_making,
     memory_modes,
+    placed_mappings,
     process,
     seccomp_filters,
     signals,
@@ -102,7 +103,7 @@ class Body:
         space = self.record.memory
         keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
         memory_making.unmap_all(program, keep)
-        io_uring_mappings.restore(program, space, making.files, keep)
+        placed_mappings.restore(program, space, making.files, keep)
         if self._other_vdso is None:
             memory_fields.map_vdso(program, space)
         elif space.vdso_text:
@@ -164,6 +165,7 @@ class Body:
         space = self.record.memory
         if self.record.shares.memory:
             return
+        aio.fill(self.stub.memory, space.contexts)
         if self._vdso_text:
             os.pwrite(self.stub.memory, self._vdso_text, space.vdso_text)
         memory_fields.write_core_dump_filter(self.stub.pid, space.core_dump_filter)

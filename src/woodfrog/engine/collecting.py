@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from woodfrog.engine import kinship
 from woodfrog.engine.collecting_files import Files
+from woodfrog.engine.collecting_memory import contexts, modes_of, policies
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource, while_
@@ -34,7 +35,6 @@ from woodfrog.resources import (
     memory_fields,
     memory_flags,
     memory_modes,
-    memory_policy,
     process,
     scheduling,
     seccomp_filters,
@@ -42,8 +42,6 @@ from woodfrog.resources import (
     threads,
     timers,
 )
-from woodfrog.resources.memory_modes import MemoryModes
-from woodfrog.resources.memory_policy import Policy
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
 # Programs of so many calls, with what they fill, have room in our scratch memory.
@@ -269,8 +267,9 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
                 noted=held.pid in world.noted,
             )
             space.find_shared_guards(held.pid)
-            space.set_policies(_policies(scratch, space.mappings))
-            fields["modes"] = _modes(scratch, *modes())
+            space.set_policies(policies(scratch, space.mappings))
+            space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
+            fields["modes"] = modes_of(scratch, *modes())
     fields["threads"] = [
         _thread(task, answer, world) for task, answer in zip(held.tasks, told, strict=True)
     ]
@@ -303,30 +302,6 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         else None,
     )
     return CollectedProcess(held, space, fields)
-
-
-def _policies(scratch: Scratch, mappings: list[memory.Mapping]) -> list[Policy | None]:
-    """Ask for the memory policy of each mapping."""
-    found: list[Policy | None] = []
-    for first in range(0, len(mappings), _ASKED_AT_ONCE):
-        program = scratch.program()
-        asked = [
-            memory_policy.ask(program, mapping.start)
-            for mapping in mappings[first : first + _ASKED_AT_ONCE]
-        ]
-        scratch.run(program)
-        found += (answer() for answer in asked)
-    return found
-
-
-def _modes(scratch: Scratch, membarrier: int, merges: bool, has_ldt: bool) -> MemoryModes:
-    ldt = b""
-    if has_ldt:
-        program = scratch.program()
-        table = memory_modes.read_ldt(program)
-        scratch.run(program)
-        ldt = table()
-    return MemoryModes(membarrier=membarrier, merges=merges, ldt=ldt)
 
 
 def _shares(held: HeldProcess) -> process.Shares:

@@ -17,6 +17,7 @@ from woodfrog.kernel.procfs.status import Stat
 from woodfrog.remote.address import PAGE, TASK_SIZE
 from woodfrog.remote.vdso import VDSO_NAMES
 from woodfrog.resources import memory_flags, memory_policy
+from woodfrog.resources.aio import Context
 from woodfrog.resources.memory_policy import Policy
 
 PROT_WRITE = 2
@@ -36,6 +37,7 @@ class Source(StrEnum):
     SHARED = "shared"  # a shared memory object or a deleted file, by its id
     SYSV = "sysv"  # System V shared memory, by its shmid
     IO_URING = "io_uring"  # the memory of an io_uring, by the id of the file
+    AIO = "aio"  # a context of Linux AIO
 
 
 class Mapping(Part, frozen=True):
@@ -116,6 +118,7 @@ class AddressSpace(Part, frozen=True):
     executable: bytes
     executable_object: int = 0  # as `object` of a mapping
     lock_future_on_fault: bool = False
+    contexts: list[Context] = []
 
 
 # Of a process that has another's.
@@ -306,7 +309,9 @@ def _mapping(
     root: str,
 ) -> Mapping:
     source, path, object_id = Source.ANONYMOUS, b"", 0
-    if found.name == memory_flags.IO_URING:
+    if found.name == memory_flags.AIO:
+        source = Source.AIO
+    elif found.name == memory_flags.IO_URING:
         source, object_id = Source.IO_URING, shared_object(pid, found)
     elif found.inode or found.name.startswith(_SYSV):  # whose inode number is its id, 0 at first
         deleted = found.name.endswith(b" (deleted)") and not _exists(root, found)

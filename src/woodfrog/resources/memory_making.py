@@ -62,7 +62,7 @@ def restore_mappings(
     filled = _with_pages(mappings, pages)
     opened: dict[tuple[bytes, bool], int] = {}
     for mapping in mappings:
-        if mapping.source in (Source.SYSV, Source.IO_URING):
+        if mapping.source in (Source.SYSV, Source.IO_URING, Source.AIO):
             continue  # attached before
         flags = MAP_FIXED_NOREPLACE | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
         protection = mapping.protection

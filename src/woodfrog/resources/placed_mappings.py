@@ -1,7 +1,7 @@
-"""The memory of io_urings, mapped where processes had it.
+"""The memory of io_urings and contexts of Linux AIO, mapped where processes had it.
 
-The kernel lets nobody choose the address (io_uring_get_unmapped_area), neither by mmap(2) nor by
-mremap(2). So it is left no choice: all other places are taken for that moment.
+The kernel lets nobody choose their addresses: for io_urings (io_uring_get_unmapped_area) neither by
+mmap(2) nor by mremap(2). So it is left no choice: all other places are taken for that moment.
 """
 
 from collections.abc import Iterable
@@ -13,6 +13,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.address import PAGE, TASK_SIZE
 from woodfrog.remote.program import Program
 from woodfrog.remote.seccomp import Filters
+from woodfrog.resources import aio
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.io_uring import IoUring
 from woodfrog.resources.memory import (
@@ -33,9 +34,10 @@ def restore(
     program: Program, space: AddressSpace, files: MappingOf[int, int], keep: tuple[int, int]
 ) -> None:
     """Map it, in a process that has nothing mapped but its stub at `keep`."""
-    rings = [mapping for mapping in space.mappings if mapping.source is Source.IO_URING]
+    rings = [one for one in space.mappings if one.source in (Source.IO_URING, Source.AIO)]
     if not rings:
         return
+    contexts = {one.start: one for one in space.contexts}
     taken = sorted([keep, *((one.start, one.end) for one in rings)])
     gaps = []
     position = _LOWEST
@@ -53,12 +55,16 @@ def restore(
     for one in rings:
         length = one.end - one.start
         syscalls.munmap(program, one.start, length)
+        if one.source is Source.AIO:
+            aio.make(program, contexts[one.start])
+            continue
         address = syscalls.mmap(
             program, 0, length, one.protection, MAP_SHARED, files[one.object], one.offset
         )
         program.expect(address, one.start)
     for start, end in ((PAGE, _LOWEST), *gaps):
         syscalls.munmap(program, start, end - start)
+    aio.count(program, space.contexts)
 
 
 def _take(program: Program, start: int, end: int) -> int:
@@ -77,8 +83,19 @@ def refuse_forbidden(files: Iterable[FileRecord], seccomp: bytes | None) -> None
         )
 
 
-def check(mapping: Mapping, files: MappingOf[int, FileRecord]) -> None:
-    """Check a mapping from an image that shows an io_uring."""
+def check(space: AddressSpace, files: MappingOf[int, FileRecord]) -> None:
+    """Check the mappings of an image that show such memory; refuse what is larger here."""
+    contexts = set()
+    for mapping in space.mappings:
+        if mapping.source is Source.AIO:
+            contexts.add((mapping.start, mapping.end))
+        if mapping.source is Source.IO_URING:
+            _check_ring(mapping, files)
+    aio.check(space.contexts, contexts)
+    aio.refuse_larger(space.contexts)
+
+
+def _check_ring(mapping: Mapping, files: MappingOf[int, FileRecord]) -> None:
     if not isinstance(files.get(mapping.object), IoUring):
         raise ImageError(
             f"the mapping at {mapping.start:#x} shows an io_uring that the image lacks"
