@@ -56,6 +56,8 @@ from woodfrog.resources.nested import AnyNamespace, IpcNamespace
 from woodfrog.resources.network import records as network_records
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.other_vdso import OtherVdso
+from woodfrog.resources.packet_filters import nftables
+from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.pre_dumped import PreDumped
 from woodfrog.resources.process import Process, Zombie
@@ -76,6 +78,7 @@ _CONTENTS = (
     | MountTree
     | Sysctls
     | Network
+    | Nftables
     | Hierarchy
     | KnownFile
     | PreDumped
@@ -123,6 +126,7 @@ class Plan:
         self.cgroups: list[Hierarchy] = []
         self.sysctls: Sysctls | None = None
         self.network: Network | None = None
+        self.rules: Nftables | None = None
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
         containers: list[ContainerRecord] = []
@@ -153,6 +157,10 @@ class Plan:
                     self.network = record
                 case Network():
                     raise ImageError("the image has two networks")
+                case Nftables() if self.rules is None:
+                    self.rules = record
+                case Nftables():
+                    raise ImageError("the image has two rulesets")
                 case Hierarchy():
                     self.cgroups.append(record)
                 case MountTree() if self.mounts is None:
@@ -323,6 +331,8 @@ def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pla
         sysctls.check(plan.sysctls)
     if plan.network:
         network_records.check(plan.network)
+    if plan.rules:
+        nftables.check(plan.rules)
     cgroups.check(plan.cgroups)
     cgroups.refuse_wider(plan.cgroups, bounds.cgroups, writable=bounds.may_make_cgroups)
     if plan.mounts:

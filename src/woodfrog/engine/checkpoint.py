@@ -234,6 +234,8 @@ def _write(
         image.add(looked.sysctls)
     if looked.network:
         image.add(looked.network)
+    if looked.rules:
+        image.add(looked.rules)
     for hierarchy in looked.cgroups:
         image.add(hierarchy)
     mounts = looked.mounts

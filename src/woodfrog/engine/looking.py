@@ -31,6 +31,8 @@ from woodfrog.resources.mount_tree.looking import ChangedMounts
 from woodfrog.resources.network import looking as network_looking
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.overlay import Overlay
+from woodfrog.resources.packet_filters import nftables
+from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.sysctls import Sysctls
 
 
@@ -76,6 +78,7 @@ class Looked(NamedTuple):
     vdso: Vdso
     sysctls: Sysctls | None
     network: Network | None
+    rules: Nftables | None
     cgroups: list[Hierarchy]
     mounts: ChangedMounts | None
     overlay: Overlay | None
@@ -149,10 +152,12 @@ def look(
     with obstacles.at("the container"):
         world.look_at_sysv_ipc()
     settings = sysctls.collect(init, view, container.namespaces, container.sysctls)
-    network, losses = None, list[str]()
+    network, rules, losses = None, None, list[str]()
     if container.network is not None:
         with obstacles.at("the container"):
             network, losses = network_looking.collect(init, view, container.network)
+            rules, lost = nftables.collect(init, container.network)
+            losses += lost
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
         groups = cgroups.collect(container.cgroups, world.identify)
@@ -174,6 +179,7 @@ def look(
         vdso,
         settings,
         network,
+        rules,
         groups,
         mounts,
         overlay,

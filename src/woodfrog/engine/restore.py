@@ -25,6 +25,7 @@ from woodfrog.engine.finishing import Release
 from woodfrog.engine.late_files import LateFiles
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
+from woodfrog.engine.making_network import Networking
 from woodfrog.engine.stages import Stage
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
@@ -55,7 +56,6 @@ from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files import own_addresses
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.mount_tree import making as mount_making
-from woodfrog.resources.network import making as network_making
 from woodfrog.resources.overlay import Overlay
 
 __all__ = ["Bounds", "restore"]
@@ -127,13 +127,8 @@ def restore(
                     tmpfs.refuse_wider(init, files, bounds.bounding)
             if plan.sysctls:
                 sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces)
-            if plan.network:
-                network_making.refuse_wider(
-                    init,
-                    plan.network,
-                    new="network" in bounds.new_namespaces,
-                    bounding=bounds.bounding,
-                )
+            networking = Networking(plan, bounds, undo)
+            networking.refuse_wider(init)
             if plan.mounts:
                 mount_making.refuse_wider(
                     init,
@@ -181,6 +176,7 @@ def restore(
                     silence,
                     undo,
                     background,
+                    networking,
                 )
         except BaseException as error:
             root_stub.end(init)
@@ -250,6 +246,7 @@ def _restore(
     silence: connections.Silence,
     undo: ExitStack,
     background: Background,
+    networking: Networking,
 ) -> dict[str, object]:
     started = time.monotonic()
     marks: dict[str, object] = {}
@@ -280,11 +277,7 @@ def _restore(
     permitted = credentials.permitted_set(init)
     if plan.sysctls:
         sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
-    missing: list[str] = []
-    if plan.network:
-        missing = network_making.restore(
-            root, plan.network, bounding=bounds.bounding, permitted=permitted
-        )
+    missing = networking.set_up(root, permitted)
     if plan.mounts:
         mount_making.restore(
             root,
@@ -404,6 +397,7 @@ def _restore(
     for release in releases:
         release.settle()
     shortened = Shortened(wait for release in releases for wait in release.waits_at_sockets())
+    networking.filter()
     silence.end()
     making.complete()
     for release in releases:

@@ -31,23 +31,24 @@ def note(container: Container, config: dict[str, Any]) -> None:
         return
     from woodfrog.kernel.caller import HERE
     from woodfrog.kernel.namespaces import CLONE_NEWNET, setns
-    from woodfrog.kernel.netlink import rtnetlink
+    from woodfrog.kernel.netlink import dumps, nf_messages, rtnetlink
 
     ours = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     theirs = os.open(f"/proc/{container.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(HERE, theirs, CLONE_NEWNET)
         try:
-            netlink = rtnetlink.open_socket()
+            route = dumps.open_socket(rtnetlink.NETLINK_ROUTE)
+            netfilter = nf_messages.open_socket()
         finally:
             setns(HERE, ours, CLONE_NEWNET)
     finally:
         os.close(ours)
         os.close(theirs)
-    try:
-        container.write(_FILE, rtnetlink.read_all(netlink))
-    finally:
-        netlink.close()
+    container.write(_FILE, rtnetlink.read_all(route) + nf_messages.read_all(netfilter))
+    route.close()
+    if netfilter:
+        netfilter.close()
 
 
 def noted(container: Container, config: dict[str, Any]) -> bytes | None:

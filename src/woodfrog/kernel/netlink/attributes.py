@@ -10,6 +10,7 @@ _HEAD = struct.Struct("<HH")
 _HOP = struct.Struct("<HBBi")  # struct rtnexthop: length, flags, hops, interface
 _NESTED = 0x8000
 _NUMBER = 0x3FFF
+_DEEPEST = 20
 
 
 class Field(NamedTuple):
@@ -20,6 +21,10 @@ class Field(NamedTuple):
     inner: Layout | None = None
     is_index: bool = False  # the index of an interface
     is_hops: bool = False  # struct rtnexthop, each with attributes as in `inner`
+    unless_zero: bool = False  # told also where nobody may set it
+    is_fleeting: bool = False  # it changes by itself: a counter
+    kinds: Mapping[bytes, Layout] | None = None  # by the value of the attribute before it
+    never: Mapping[bytes, str] = {}  # values that there is no layout for, and what they are
 
 
 # By number, or ANY for all others; None: what the kernel tells, and nobody sets.
@@ -41,21 +46,31 @@ def nest(inner: Layout) -> Field:
     return Field(inner=inner)
 
 
+class UnknownKindError(ValueError):
+    """There is no layout for an attribute of this kind."""
+
+
 class Visitor(NamedTuple):
     """What is done with what is met."""
 
     turn: Callable[[int], int]  # the index of an interface into another
     unknown: Callable[[int], None]  # an attribute that the layout lacks; it is left out
+    lasting: bool = False  # what changes by itself is left out
     hop_flags: int = 0xFF  # those of struct rtnexthop that are kept
 
 
-def walk(attributes: bytes | memoryview, layout: Layout, visitor: Visitor) -> bytes:
+def walk(
+    attributes: bytes | memoryview, layout: Layout, visitor: Visitor, *, depth: int = 0
+) -> bytes:
     """Return attributes again, as far as the layout has them.
 
     Raises ValueError for what can't be.
     """
     rest = memoryview(attributes)
     found = []
+    before = b""
+    if depth > _DEEPEST:
+        raise ValueError("attributes in attributes without end")
     while len(rest):
         if len(rest) < _HEAD.size:
             raise ValueError("half an attribute")
@@ -69,22 +84,31 @@ def walk(attributes: bytes | memoryview, layout: Layout, visitor: Visitor) -> by
             visitor.unknown(number)
             continue
         field = layout[found_in]
-        if field is None:
+        if field is not None and field.unless_zero and not any(value):
             continue
+        if field is None or (visitor.lasting and field.is_fleeting):
+            continue
+        if field.kinds is not None:
+            if before not in field.kinds:
+                raise UnknownKindError(before.decode(errors="replace"))
+            field = nest(field.kinds[before])
         nested = _NESTED if field.inner is not None and not field.is_hops else 0
-        changed = _field(value, field, visitor)
+        changed = _field(value, field, visitor, depth)
+        before = changed.rstrip(b"\0")
         head = _HEAD.pack(_HEAD.size + len(changed), number | nested)
         found.append(head + changed + bytes(-len(changed) % 4))
     return b"".join(found)
 
 
-def _field(value: memoryview, field: Field, visitor: Visitor) -> bytes:
+def _field(value: memoryview, field: Field, visitor: Visitor, depth: int) -> bytes:
     if field.is_hops and field.inner is not None:
         return _hops(value, field.inner, visitor)
     if field.inner is not None:
-        return walk(value, field.inner, visitor)
+        return walk(value, field.inner, visitor, depth=depth + 1)
     if not field.least <= len(value) <= field.most:
         raise ValueError(f"an attribute of {len(value)} bytes")
+    if field.never and (what := field.never.get(bytes(value).rstrip(b"\0"))):
+        raise UnknownKindError(what)
     if field.is_index and (number := int.from_bytes(value, "little")):
         return visitor.turn(number).to_bytes(4, "little")
     return bytes(value)

@@ -1,4 +1,4 @@
-"""nf_tables (libnftables(3), linux/netfilter/nf_tables.h): keep TCP connections from hearing."""
+"""nf_tables (libnftables(3), linux/netfilter/nf_tables.h); keep TCP connections from hearing."""
 
 import socket
 import struct
@@ -16,19 +16,27 @@ from woodfrog.kernel.netlink.messages import (
     nested,
     socket_in,
 )
+from woodfrog.kernel.netlink.nf_messages import (
+    NETLINK_NETFILTER,
+    NEW_CHAIN,
+    NEW_RULE,
+    NEW_TABLE,
+    SUBSYSTEM,
+)
 
-_NETLINK_NETFILTER = 12
-_SUBSYSTEM = 10 << 8
+_HEAD = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 2, 3, 6
+_DELETE_TABLE = 2
 _GET_GENERATION = 16
 _FAMILY_INET = 1
-_TABLE_OWNER = 2
+TABLE_OWNER = 2
 _LOCAL_IN, _LOCAL_OUT = 1, 3
 _BEFORE_CONNECTION_TRACKING = -300
 _DROP, _ACCEPT = 0, 1
 _NFPROTO_IPV4, _NFPROTO_IPV6 = 2, 10
 # Attributes: enum nft_table_attributes and so on.
+# How our own tables are called.
+OURS = "woodfrog-"
 _TABLE_NAME, _TABLE_FLAGS = 1, 2
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE = 1, 3, 4, 7
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
@@ -60,40 +68,40 @@ def blocked(pid: int, connections: Iterable[Connection], *, mark: int = 0) -> It
 
     Packets with a mark pass. The kernel ends this by itself when we end, in whatever way.
     """
-    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
+    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
         netlink.bind((0, 0))
         port, _ = netlink.getsockname()
-        name = f"woodfrog-of-{port}"
-        _send(netlink, _table(name, _TABLE_OWNER))
+        name = f"{OURS}of-{port}"
+        transact(netlink, _table(name, TABLE_OWNER))
         rules = _mark_rules(name, mark) if mark else []
-        _send(netlink, *_chains(name), *rules, *_rules(name, connections))
+        transact(netlink, *_chains(name), *rules, *_rules(name, connections))
         yield
 
 
 def block(pid: int, name: str, connections: Iterable[Connection]) -> None:
     """Do the same in a table that stays until it is removed by its name."""
-    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
-        _send(netlink, _table(name, 0), *_chains(name), *_rules(name, connections))
+    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+        transact(netlink, _table(name, 0), *_chains(name), *_rules(name, connections))
 
 
 def unblock(pid: int, name: str) -> None:
     """Remove such a table, if it is there."""
-    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
+    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
         try:
-            _send(netlink, _request(_DELETE_TABLE, 0, attribute(_TABLE_NAME, _text(name))))
+            transact(netlink, _request(_DELETE_TABLE, 0, attribute(_TABLE_NAME, _text(name))))
         except FileNotFoundError:
             pass
 
 
 def look(pid: int) -> None:
     """Ask for the number of the rules' generation; raises OSError if there is no nf_tables."""
-    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as netlink:
+    with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
         netlink.send(_request(_GET_GENERATION, NLM_F_ACK))
         for _ in answers(netlink, "nf_tables"):
             pass
 
 
-def _send(netlink: socket.socket, *requests: bytes) -> None:
+def transact(netlink: socket.socket, *requests: bytes) -> None:
     """Have requests done as one transaction."""
     batch = [_batch(_BATCH_BEGIN)]
     *others, last = requests
@@ -110,12 +118,16 @@ def _send(netlink: socket.socket, *requests: bytes) -> None:
 
 
 def _batch(kind: int) -> bytes:
-    return message(kind, 0, struct.pack(">BBH", socket.AF_UNSPEC, 0, _SUBSYSTEM >> 8))
+    return message(kind, 0, struct.pack(">BBH", socket.AF_UNSPEC, 0, SUBSYSTEM >> 8))
+
+
+def request(kind: int, flags: int, family: int, attributes: bytes) -> bytes:
+    """Return a message of nf_tables."""
+    return message(SUBSYSTEM | kind, flags, _HEAD.pack(family, 0, 0) + attributes)
 
 
 def _request(kind: int, flags: int, *attributes: bytes) -> bytes:
-    head = struct.pack(">BBH", _FAMILY_INET, 0, 0)
-    return message(_SUBSYSTEM | kind, flags, head + b"".join(attributes))
+    return request(kind, flags, _FAMILY_INET, b"".join(attributes))
 
 
 def _text(value: str) -> bytes:
@@ -124,7 +136,7 @@ def _text(value: str) -> bytes:
 
 def _table(name: str, flags: int) -> bytes:
     return _request(
-        _NEW_TABLE,
+        NEW_TABLE,
         NLM_F_CREATE,
         attribute(_TABLE_NAME, _text(name)),
         attribute(_TABLE_FLAGS, _word(flags)),
@@ -134,7 +146,7 @@ def _table(name: str, flags: int) -> bytes:
 def _chains(name: str) -> list[bytes]:
     return [
         _request(
-            _NEW_CHAIN,
+            NEW_CHAIN,
             NLM_F_CREATE,
             attribute(_CHAIN_TABLE, _text(name)),
             attribute(_CHAIN_NAME, _text(chain)),
@@ -151,7 +163,7 @@ def _chains(name: str) -> list[bytes]:
 
 def _rule(table: str, chain: str, *expressions: bytes) -> bytes:
     return _request(
-        _NEW_RULE,
+        NEW_RULE,
         NLM_F_CREATE | NLM_F_APPEND,
         attribute(_RULE_TABLE, _text(table)),
         attribute(_RULE_CHAIN, _text(chain)),

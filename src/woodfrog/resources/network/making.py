@@ -49,7 +49,7 @@ _REMOVE = 1
 _ELSEWHERE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN)
 
 
-def refuse_wider(init: int, network: Network, *, new: bool, bounding: int) -> None:
+def refuse_wider(init: int, network: Network | None, *, new: bool, bounding: int) -> None:
     """Refuse what the waiting container may not do, or lacks.
 
     `new` tells whether its network namespace is its own.
@@ -66,6 +66,8 @@ def refuse_wider(init: int, network: Network, *, new: bool, bounding: int) -> No
             " (CAP_NET_ADMIN)",
             hint="add CAP_NET_ADMIN to process.capabilities of config.json",
         )
+    if network is None:
+        return
     there = {seen.name for seen in state.read(init).links.values()}
     lacking = {given.index: given.name for given in network.given if given.name not in there}
     for link in network.links:
@@ -77,25 +79,34 @@ def refuse_wider(init: int, network: Network, *, new: bool, bounding: int) -> No
             )
 
 
-def restore(stub: Stub, network: Network, *, bounding: int, permitted: int) -> list[str]:
-    """Set up a network in a stub's network namespace; returns what the new container lacks."""
+def socket_of(stub: Stub, protocol: int, *, bounding: int, permitted: int) -> socket.socket:
+    """Return a netlink socket that a stub has opened with the container's own rights."""
+    program = stub.program()
+    credentials.set_effective(program, bounding, permitted)
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    theirs = program.call(SYS.SOCKET, socket.AF_NETLINK, kind, protocol)
+    credentials.set_effective(program, permitted, permitted)
+    stub.run(program)
+    number = program[theirs]
+    found = socket.socket(fileno=descriptors.fetch(stub.pid, number))
+    program = stub.program()
+    program.call(SYS.CLOSE, number)
+    stub.run(program)
+    return found
+
+
+def restore(
+    stub: Stub, netlink: socket.socket, network: Network, *, bounding: int, permitted: int
+) -> list[str]:
+    """Set up a network by a socket in a stub's namespace; returns what the new container lacks."""
+    explain(netlink)
     program = stub.program()
     credentials.set_effective(program, bounding, permitted)
     stub.run(program)
     try:
-        program = stub.program()
-        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-        theirs = program.call(SYS.SOCKET, socket.AF_NETLINK, kind, 0)
-        stub.run(program)
-        number = program[theirs]
-        with socket.socket(fileno=descriptors.fetch(stub.pid, number)) as netlink:
-            program = stub.program()
-            program.call(SYS.CLOSE, number)
-            stub.run(program)
-            explain(netlink)
-            making = _Making(network, Devices(stub, network, netlink))
-            making.make()
-            return making.missing
+        making = _Making(network, Devices(stub, network, netlink))
+        making.make()
+        return making.missing
     finally:
         program = stub.program()
         credentials.set_effective(program, permitted, permitted)

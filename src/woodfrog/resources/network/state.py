@@ -4,7 +4,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from woodfrog.kernel.netlink import rtnetlink
+from woodfrog.kernel.netlink import dumps, rtnetlink
 from woodfrog.kernel.netlink.attributes import Visitor, walk
 from woodfrog.kernel.netlink.messages import attributes_of
 from woodfrog.resources import namespaces
@@ -62,7 +62,7 @@ class State:
         self.shaped: set[int] = set()  # indexes of devices whose queues were set
         self.unknown: set[str] = set()
         self.odd: set[str] = set()  # what can't be saved
-        for kind, payload in rtnetlink.messages(told):
+        for kind, payload in dumps.messages(told):
             if kind == rtnetlink.NEW_LINK:
                 seen = _seen(payload)
                 self.links[seen.number] = seen
@@ -219,7 +219,7 @@ def key(kind: str, entry: NetworkEntry) -> object:
 def read(init: int) -> State:
     """Look at the network namespace of a process."""
     with namespaces.inside(init, "net"):
-        netlink = rtnetlink.open_socket()
+        netlink = dumps.open_socket(rtnetlink.NETLINK_ROUTE)
     try:
         return State(rtnetlink.read_all(netlink))
     finally:
