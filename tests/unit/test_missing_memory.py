@@ -3,7 +3,7 @@
 import random
 
 from woodfrog.engine.reading_pages import ranges
-from woodfrog.resources.memory import AddressSpace, Mapping, PageRange, Source
+from woodfrog.resources.memory import Mapping, PageRange, Source
 from woodfrog.resources.missing_memory import Missing, divide, large, may_wait
 
 PAGE = 4096
@@ -20,11 +20,6 @@ def mapping(start: int, end: int, **how: object) -> Mapping:
     return Mapping(start=start * PAGE, end=end * PAGE, **fields)  # type: ignore[arg-type]
 
 
-def space(mappings: list[Mapping], pages: list[PageRange]) -> AddressSpace:
-    numbers = dict.fromkeys(AddressSpace.__struct_fields__, 0)
-    return AddressSpace(**numbers | {"mappings": mappings, "pages": pages})  # type: ignore[arg-type]
-
-
 def test_only_what_the_kernel_tells_all_about_comes_later() -> None:
     mappings = [
         mapping(0, 2),
@@ -38,7 +33,7 @@ def test_only_what_the_kernel_tells_all_about_comes_later() -> None:
     ]
     # One range over all but the two last mappings, and a page of the last.
     pages = [page(0, 12, 100), page(15, 1, 112)]
-    division = divide(space(mappings, pages), pages, may_wait)
+    division = divide(mappings, pages, may_wait)
 
     assert division.later == [page(0, 2, 100), page(10, 2, 110), page(15, 1, 112)]
     assert division.mappings == [(0, 2 * PAGE), (10 * PAGE, 12 * PAGE), (14 * PAGE, 16 * PAGE)]
@@ -66,8 +61,7 @@ def test_large_mappings_are_those_with_many_pages_in_few_pieces() -> None:
     # One piece lies in five mappings, the last mapping has less than 1 MiB.
     pages = [page(0, 5000, 0), *pieces, page(6000, 255, 5500)]
     for huge_by_default, wanted in ((False, [0, 1000]), (True, [1000])):
-        memory = space(mappings, pages)
-        is_large = large(memory, pages, huge_by_default=huge_by_default)
+        is_large = large(mappings, pages, huge_by_default=huge_by_default)
         assert [one.start // PAGE for one in mappings if is_large(one)] == wanted
 
 

@@ -36,8 +36,13 @@ class Background:
             for record in plan.processes:
                 space = record.memory
                 self._divisions[record.pid] = missing_memory.divide(
-                    space, space.pages, missing_memory.may_wait
+                    space.mappings, space.pages, missing_memory.may_wait
                 )
+
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether anything comes later."""
+        return self._keeper is not None
 
     def at_once(self, record: Process) -> Sequence[PageRange]:
         """Return the pages that a process needs at once."""

@@ -6,8 +6,9 @@ import struct
 import termios
 from collections.abc import Collection, Mapping, Sequence
 
-from woodfrog.engine import reading_pages
+from woodfrog.engine import inheriting, reading_pages
 from woodfrog.engine.admission import Plan
+from woodfrog.engine.inheriting import Inherited
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.errors import while_
@@ -47,7 +48,8 @@ class Body:
     """A process on its way from a stub to itself. `tasks[0]`, the stub, is its first thread.
 
     `profile` is the new container's own seccomp filter; `other_vdso` that of the image's kernel, if
-    it isn't this one's. `pages` are those that it gets before it runs.
+    it isn't this one's. `pages` are those that it gets before it runs; `inherited` is what its stub
+    has of them.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Body:
         profile: bytes | None,
         other_vdso: OtherVdso | None,
         pages: Sequence[PageRange],
+        inherited: Inherited,
         namespaces: MadeNamespaces,
         *,
         waits_for_others: bool,
@@ -66,7 +69,8 @@ class Body:
         self._profile = profile
         self._other_vdso = other_vdso
         self._vdso_text = b""
-        self.pages = pages
+        # With what its stub was born with, this is what its memory lacks.
+        self._rest = inheriting.reconcile(inherited, record.memory, pages)
         self.record = record
         self.stub = stub
         self.tasks: list[Stub] = [stub]
@@ -75,6 +79,11 @@ class Body:
     @property
     def name(self) -> str:
         return f"process {self.record.pid}"
+
+    @property
+    def lacking(self) -> reading_pages.Space:
+        """Return the pages that are to be filled in."""
+        return reading_pages.Space(self.stub, self.record.memory.mappings, self._rest.pages)
 
     @property
     def shares_much(self) -> bool:
@@ -100,18 +109,18 @@ class Body:
         self._run(program)
 
     def _map(self, program: Program, making: Making, segments: Mapping[int, Segment]) -> None:
-        space = self.record.memory
-        keep = (self.stub.base, self.stub.base + self.stub.size + 4096)
-        memory_making.unmap_all(program, keep)
-        placed_mappings.restore(program, space, making.files, keep)
+        space, rest, keep = self.record.memory, self._rest, self.stub.area
+        memory_making.unmap_all(program, [keep, *rest.kept])
+        placed_mappings.restore(program, space, making.files, [keep, *rest.kept])
         if self._other_vdso is None:
             memory_fields.map_vdso(program, space)
         elif space.vdso_text:
             self._vdso_text = self._other_vdso.map(program, space, keep)
         sysv_memory.attach(program, space, segments, keep)
         credentials.set_effective(program, making.capabilities, making.permitted)
-        memory_making.restore_mappings(program, space.mappings, space.pages, making.mapped)
+        memory_making.restore_mappings(program, rest.mappings, space.pages, making.mapped)
         memory_making.advise(program, space.mappings)
+        memory_making.drop(program, rest.dropped)
         credentials.set_effective(program, making.permitted, making.permitted)
 
     def complete(self, making: Making) -> None:
@@ -127,7 +136,7 @@ class Body:
         space = self.record.memory
         credentials.set_effective(program, making.capabilities, making.permitted)
         memory_making.install_guards(program, space)
-        memory_making.protect(program, space.mappings, space.pages)
+        memory_making.protect(program, space.mappings, space.pages, self._rest.starts)
         memory_modes.restore(program, self.record.modes)
         credentials.set_effective(program, making.permitted, making.permitted)
         executable = space.executable_object
@@ -409,8 +418,7 @@ def fill(plan: Plan, bodies: Collection[Body], making: Making, reader: Chain) ->
         if body.shares_much:
             body.start(making, plan.segments_of(body.record))
             body.finish()
-    spaces = [reading_pages.Space(one.stub, one.record.memory, one.pages) for one in bodies]
-    reading_pages.fill(reader, spaces)
+    reading_pages.fill(reader, [one.lacking for one in bodies])
     for body in owners:
         body.complete(making)
     for body in owners:

@@ -20,7 +20,7 @@ from woodfrog.kernel.process_memory import write_memory
 from woodfrog.remote import userfaults
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import missing_memory
-from woodfrog.resources.memory import AddressSpace, PageRange
+from woodfrog.resources.memory import Mapping, PageRange
 from woodfrog.resources.missing_memory import Division
 
 _HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
@@ -30,7 +30,7 @@ class Space(NamedTuple):
     """Mapped memory that may be written to, the pages that it lacks, and whose it is."""
 
     stub: Stub
-    memory: AddressSpace
+    mappings: Sequence[Mapping]
     pages: Sequence[PageRange]
 
 
@@ -54,8 +54,8 @@ def fill(reader: Chain, spaces: Iterable[Space]) -> None:
     with while_("filling in the processes' memory"), ExitStack() as registered:
         for space in spaces:
             huge = _huge_by_default()
-            large = missing_memory.large(space.memory, space.pages, huge_by_default=huge)
-            division = missing_memory.divide(space.memory, space.pages, large)
+            large = missing_memory.large(space.mappings, space.pages, huge_by_default=huge)
+            division = missing_memory.divide(space.mappings, space.pages, large)
             descriptor = registered.enter_context(_registered(space, division))
             pid = space.stub.pid
             _cut(division.at_once, _Target(pid), chunks)

@@ -22,6 +22,7 @@ from woodfrog.engine.background import Background
 from woodfrog.engine.body import Body
 from woodfrog.engine.filling import Keeper
 from woodfrog.engine.finishing import Release
+from woodfrog.engine.inheriting import Inheritance, Inherited
 from woodfrog.engine.late_files import LateFiles
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
@@ -324,7 +325,10 @@ def _restore(
     def bring_in(pid: int) -> Stub:
         return outsiders.make(init, pid, root, vdso, files_of_root, store)
 
-    tree = Tree(plan, root, made, bring_in)
+    inheritance = None
+    if not background.is_wanted:
+        inheritance = Inheritance(reader, plan.processes, bounds.bounding, permitted)
+    tree = Tree(plan, root, made, inheritance, bring_in)
     tree.build()
     late = LateFiles(root, tree, plan, making, undo)
     late.open_those_of_ended()
@@ -335,6 +339,7 @@ def _restore(
             bounds.seccomp,
             plan.other_vdso,
             background.at_once(record),
+            inheritance.of(record.pid) if inheritance else Inherited(),
             made,
             waits_for_others=plan.has_sharers,
         )

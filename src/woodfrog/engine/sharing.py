@@ -1,7 +1,6 @@
-"""Pages that a process still shares with its parent since fork(2): stored once.
+"""Pages that a process still shares with its parent or a sibling since fork(2): stored once.
 
-Both have the same page frame at the same address (/proc/PID/pagemap). Other relatives are not
-compared.
+Both have the same page frame at the same address (/proc/PID/pagemap).
 """
 
 from bisect import bisect_right
@@ -24,27 +23,31 @@ class Ranges:
         self.stored = stored
         self._starts = [one.start for one in stored]
 
-    def offset(self, address: int) -> int:
-        """Return where the page at an address, which was stored, stands in the store."""
-        one = self.stored[bisect_right(self._starts, address) - 1]
-        return one.store + address - one.start
+    def between(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Yield what was stored of a range, as (start, end, offset in the store)."""
+        for one in self.stored[max(bisect_right(self._starts, start) - 1, 0) :]:
+            if one.start >= end:
+                return
+            first, last = max(start, one.start), min(end, one.start + one.length)
+            if first < last:
+                yield first, last, one.store + first - one.start
 
 
 def split(
-    pid: int, extents: list[tuple[int, int]], parent: Ranges | None
+    pid: int, extents: list[tuple[int, int]], relative: Ranges | None
 ) -> tuple[list[tuple[int, int]], list[PageRange]]:
-    """Divide a process's pages into those to be stored, and those that its parent's are."""
-    if parent is None or not parent.stored or not extents:
+    """Divide a process's pages into those to be stored, and those that a relative's are."""
+    if relative is None or not relative.stored or not extents:
         return extents, []
     own: list[tuple[int, int]] = []
     same: list[PageRange] = []
-    with Pagemap(pid) as ours, Pagemap(parent.pid) as theirs:
+    with Pagemap(pid) as ours, Pagemap(relative.pid) as theirs:
         for start, end in extents:
             position = start
-            for first, last in _equal_runs(ours, theirs, parent, start, end):
+            for first, last, store in _equal_runs(ours, theirs, relative, start, end):
                 if position < first:
                     own.append((position, first))
-                same.append(PageRange(start=first, length=last - first, store=parent.offset(first)))
+                same.append(PageRange(start=first, length=last - first, store=store))
                 position = last
             if position < end:
                 own.append((position, end))
@@ -52,14 +55,15 @@ def split(
 
 
 def _equal_runs(
-    ours: Pagemap, theirs: Pagemap, parent: Ranges, start: int, end: int
-) -> Iterator[tuple[int, int]]:
-    """Go through the address ranges in which both processes have the same frames."""
-    for one in parent.stored:
-        first, last = max(start, one.start), min(end, one.start + one.length)
+    ours: Pagemap, theirs: Pagemap, relative: Ranges, start: int, end: int
+) -> Iterator[tuple[int, int, int]]:
+    """Go through the address ranges in which both have the same frames, with their offsets."""
+    for first, last, store in relative.between(start, end):
         for begin in range(first, last, _STEP):
             stop = min(last, begin + _STEP)
-            yield from _equal_frames(ours.entries(begin, stop), theirs.entries(begin, stop), begin)
+            frames = ours.entries(begin, stop), theirs.entries(begin, stop)
+            for low, high in _equal_frames(*frames, begin):
+                yield low, high, store + low - first
 
 
 def _equal_frames(one: memoryview, other: memoryview, start: int) -> Iterator[tuple[int, int]]:

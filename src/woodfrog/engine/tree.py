@@ -9,6 +9,7 @@ from operator import or_
 
 from woodfrog.engine import kinship
 from woodfrog.engine.admission import Plan
+from woodfrog.engine.inheriting import Inheritance
 from woodfrog.engine.kinship import How
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.pids import Member
@@ -31,14 +32,21 @@ _RLIMIT_CORE = 4
 class Tree:
     """Builds the processes of a plan under the root stub. `stubs` has them by their own ids.
 
-    `bring_in` makes a process whose parent is outside, by its id.
+    `bring_in` makes a process whose parent is outside, by its id. With `inheritance` children share
+    memory with their parents, as they did.
     """
 
     def __init__(
-        self, plan: Plan, root: Stub, namespaces: MadeNamespaces, bring_in: Callable[[int], Stub]
+        self,
+        plan: Plan,
+        root: Stub,
+        namespaces: MadeNamespaces,
+        inheritance: Inheritance | None,
+        bring_in: Callable[[int], Stub],
     ) -> None:
         self._make_outside = bring_in
         self._namespaces = namespaces
+        self._inheritance = inheritance
         self.stubs: dict[int, Stub] = {1: root}
         self._plan = plan
         members: list[Member] = [*plan.processes, *plan.zombies]
@@ -106,17 +114,15 @@ class Tree:
                 before.append(child)
             else:
                 self._orphans.append(child)
-        program = stub.program()
-        for child in before:
-            self._clone(program, child)
-        if parent.session == parent.pid and parent.pid != 1 and parent.parent:
-            program.call(SYS.SETSID)
-        for child in after:
-            self._clone(program, child)
         with while_(f"making the children of process {parent.pid}"):
             stub.born.clear()
-            stub.run(program)
-        for child, pid in zip(before + after, stub.born, strict=True):
+            made = self._make(stub, parent, before)
+            if parent.session == parent.pid and parent.pid != 1 and parent.parent:
+                program = stub.program()
+                program.call(SYS.SETSID)
+                stub.run(program)
+            made += self._make(stub, parent, after)
+        for child, pid in zip(made, stub.born, strict=True):
             self._stand(stub, child, pid, _membership(parent))
         for child in before:
             self._beget(child, inherited)
@@ -162,6 +168,23 @@ class Tree:
             program.call(SYS.SETSID)
         stub.run(program)
         self._beget(one, one.session)
+
+    def _make(self, stub: Stub, parent: Member, children: Sequence[Member]) -> list[Member]:
+        """Clone children, each with what it inherits; returns them in the order that they come."""
+        wishes = self._inheritance.wishes(parent, children) if self._inheritance else {}
+        # Those that share nothing come first, and without what their siblings share.
+        made = sorted(children, key=lambda child: child.pid in wishes)
+        program = stub.program()
+        for child in made:
+            if self._inheritance and child.pid in wishes:
+                stub.run(program)
+                self._inheritance.prepare(stub, parent, wishes[child.pid])
+                program = stub.program()
+            self._clone(program, child)
+            if self._inheritance:
+                self._inheritance.bear(parent, child)
+        stub.run(program)
+        return made
 
     def _clone(self, program: Program, child: Member) -> None:
         flags, signal = kinship.flags(child), child.exit_signal

@@ -50,6 +50,8 @@ class PageWriter:
         self._image = image
         self._changes = changes
         self._stored: dict[int, sharing.Ranges] = {}
+        # The child of each parent that was written last.
+        self._youngest: dict[int, int] = {}
         self._early: dict[int, list[PageRange]] = {}
         self._kept: dict[int, _Kept] = {}
         self.bytes = self.unchanged = 0
@@ -101,11 +103,14 @@ class PageWriter:
         if early is not None:
             mappings = [mapping for mapping in mappings if not _is_unforked(mapping)]
         extents = one.space.find_pages(pid, mappings)
-        parent = self._stored.get(one.held.leader.stat.parent)
-        own, pages = sharing.split(pid, extents, parent)
-        pages += self._write_changed(one, memory, own)
+        parent = one.held.leader.stat.parent
+        own, pages = sharing.split(pid, extents, self._stored.get(parent))
+        # What the parent has written to since, siblings may share still.
+        own, siblings = sharing.split(pid, own, self._stored.get(self._youngest.get(parent, -1)))
+        pages += [*siblings, *self._write_changed(one, memory, own)]
         pages.sort(key=lambda page: page.start)
         self._stored[one.held.group] = sharing.Ranges(pid, pages)
+        self._youngest[parent] = one.held.group
         return sorted([*pages, *(early or ())], key=lambda page: page.start)
 
     def _write_changed(

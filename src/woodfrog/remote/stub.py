@@ -67,6 +67,11 @@ class Stub:
         self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self.born: list[int] = []
 
+    @property
+    def area(self) -> tuple[int, int]:
+        """Where our own memory is in the process, as (start, end)."""
+        return self.base, self.base + _CODE_BYTES + self.size
+
     def close(self) -> None:
         """Close our descriptor; the task stays held."""
         os.close(self.memory)

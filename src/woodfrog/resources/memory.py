@@ -20,7 +20,7 @@ from woodfrog.resources import memory_flags, memory_policy
 from woodfrog.resources.aio import Context
 from woodfrog.resources.memory_policy import Policy
 
-PROT_WRITE = 2
+PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x02, 0x20, 0x100
 MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x4000, 0x100000
 _CAP_IPC_LOCK = 14

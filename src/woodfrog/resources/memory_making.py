@@ -1,13 +1,13 @@
 """An address space made again in a task: its mappings, their pages, advice and protections."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from woodfrog.kernel import features, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.address import TASK_SIZE
 from woodfrog.remote.program import Program
-from woodfrog.resources import memory_policy
+from woodfrog.resources import memory_policy, page_sets
 from woodfrog.resources.memory import (
     MAP_ANONYMOUS,
     MAP_FIXED_NOREPLACE,
@@ -15,6 +15,7 @@ from woodfrog.resources.memory import (
     MAP_NORESERVE,
     MAP_PRIVATE,
     MAP_SHARED,
+    PROT_READ,
     PROT_WRITE,
     AddressSpace,
     Mapping,
@@ -25,13 +26,13 @@ from woodfrog.resources.memory import (
 MAP_DROPPABLE = 0x08
 _MLOCK_ONFAULT = 1
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
-_MADV_GUARD_INSTALL = 102
+_MADV_DONTNEED, _MADV_GUARD_INSTALL = 4, 102
 
 
-def unmap_all(program: Program, keep: tuple[int, int]) -> None:
-    """Unmap all but the stub's own area."""
-    syscalls.munmap(program, 0x10000, keep[0] - 0x10000)
-    syscalls.munmap(program, keep[1], TASK_SIZE - keep[1])
+def unmap_all(program: Program, keep: Sequence[tuple[int, int]]) -> None:
+    """Unmap all but some (start, end) ranges: the stub's own area, and what it has inherited."""
+    for start, end in page_sets.gaps(0, TASK_SIZE, sorted(keep)):
+        syscalls.munmap(program, start, end - start)
 
 
 def _with_pages(mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> set[int]:
@@ -120,12 +121,21 @@ def advise(program: Program, mappings: Sequence[Mapping]) -> None:
             syscalls.madvise(program, mapping.start, mapping.end - mapping.start, advice)
 
 
-def protect(program: Program, mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> None:
-    """Set the final protections, and lock what was locked."""
+def protect(
+    program: Program,
+    mappings: Sequence[Mapping],
+    pages: Sequence[PageRange],
+    inherited: Container[int],
+) -> None:
+    """Set the final protections, and lock what was locked.
+
+    In `inherited` are the starts of mappings that can be read and written.
+    """
     filled = _with_pages(mappings, pages)
     for mapping in mappings:
         written = not mapping.shared and mapping.start in filled
-        if written and not mapping.protection & PROT_WRITE:
+        is_other = mapping.start in inherited and mapping.protection != PROT_READ | PROT_WRITE
+        if is_other or (written and not mapping.protection & PROT_WRITE):
             syscalls.mprotect(
                 program, mapping.start, mapping.end - mapping.start, mapping.protection
             )
@@ -151,6 +161,12 @@ def _is_whole(mapping: Mapping, pages: Sequence[PageRange]) -> bool:
         if extent.start < mapping.end and mapping.start < extent.start + extent.length
     )
     return present == mapping.end - mapping.start
+
+
+def drop(program: Program, ranges: Sequence[tuple[int, int]]) -> None:
+    """Let go of pages, so that there is what there was before them: nothing, or a file's."""
+    for start, end in ranges:
+        syscalls.madvise(program, start, end - start, _MADV_DONTNEED)
 
 
 def seal(program: Program, mappings: Sequence[Mapping]) -> None:

@@ -2,10 +2,10 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from woodfrog.resources.memory import AddressSpace, Mapping, PageRange, Source
+from woodfrog.resources.memory import Mapping, PageRange, Source
 
 _MADV_HUGEPAGE, _MADV_NOHUGEPAGE, _MADV_WIPEONFORK = 14, 15, 18
 _LARGE, _LARGE_PIECE = 1 << 20, 64 << 10
@@ -23,7 +23,7 @@ class Division(NamedTuple):
 
 
 def divide(
-    space: AddressSpace, pages: Iterable[PageRange], may_wait: Callable[[Mapping], bool]
+    mappings_of: Sequence[Mapping], pages: Iterable[PageRange], may_wait: Callable[[Mapping], bool]
 ) -> Division:
     """Divide pages, which are in order, by the mappings that they lie in."""
     at_once: list[PageRange] = []
@@ -31,7 +31,7 @@ def divide(
     mappings: list[tuple[int, int]] = []
     waiting = iter(pages)
     page = next(waiting, None)
-    for mapping in space.mappings:
+    for mapping in mappings_of:
         waits = may_wait(mapping)
         before = len(later)
         while page is not None and page.start < mapping.end:
@@ -67,7 +67,7 @@ def may_wait(mapping: Mapping) -> bool:
 
 
 def large(
-    space: AddressSpace, pages: Iterable[PageRange], *, huge_by_default: bool
+    mappings_of: Sequence[Mapping], pages: Iterable[PageRange], *, huge_by_default: bool
 ) -> Callable[[Mapping], bool]:
     """Return what tells the mappings that userfaultfd(2) fills in faster than a write would.
 
@@ -80,7 +80,7 @@ def large(
             return False
         return _MADV_HUGEPAGE not in mapping.advice and may_wait(mapping)
 
-    division = divide(space, pages, has_small_pages)
+    division = divide(mappings_of, pages, has_small_pages)
     ends = iter(division.mappings)
     sizes: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
     start = end = 0

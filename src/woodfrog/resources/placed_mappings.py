@@ -31,14 +31,17 @@ _LOWEST = 0x10000  # what vm.mmap_min_addr is at most, as a rule
 
 
 def restore(
-    program: Program, space: AddressSpace, files: MappingOf[int, int], keep: tuple[int, int]
+    program: Program,
+    space: AddressSpace,
+    files: MappingOf[int, int],
+    mapped: Iterable[tuple[int, int]],
 ) -> None:
-    """Map it, in a process that has nothing mapped but its stub at `keep`."""
+    """Map it, in a process that has nothing mapped but the (start, end) ranges in `mapped`."""
     rings = [one for one in space.mappings if one.source in (Source.IO_URING, Source.AIO)]
     if not rings:
         return
     contexts = {one.start: one for one in space.contexts}
-    taken = sorted([keep, *((one.start, one.end) for one in rings)])
+    taken = sorted([*mapped, *((one.start, one.end) for one in rings)])
     gaps = []
     position = _LOWEST
     for start, end in taken:

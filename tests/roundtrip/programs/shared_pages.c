@@ -1,0 +1,68 @@
+/* Pages that children share with their parent since fork, and with each other since the parent has written to them: still shared. */
+#include "memory.h"
+
+enum { CHILDREN = 3, MIB = 1 << 20, SIZE = 32 * MIB };
+
+static struct { long kib[CHILDREN + 1][2]; } *counts;
+
+/* One more, so that 0 is not counted yet. */
+static long shared(char *memory) { return 1 + smaps_number(memory, "Shared_Clean:") + smaps_number(memory, "Shared_Dirty:"); }
+
+static bool is_right(char *memory, int child) {
+	for (int mib = 0; mib < SIZE / MIB; mib++) {
+		/* The parent writes to one more before each fork, and to another at last; each child to its own. */
+		int seed = mib <= child || (child == CHILDREN && mib == 20) ? 100 + mib : child < CHILDREN && mib == 10 + child ? 200 + child : mib;
+		if (!is_filled(memory + mib * MIB, MIB, seed))
+			return differs("process %d: MiB %d holds something else", child, mib), false;
+	}
+	return true;
+}
+
+int main(void) {
+	counts = must(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+	char *memory = anonymous(SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE), name[16];
+	must(madvise(memory, SIZE, MADV_NOHUGEPAGE));
+	pid_t children[CHILDREN];
+	for (int mib = 0; mib < SIZE / MIB; mib++)
+		fill(memory + mib * MIB, MIB, mib);
+	for (int child = 0; child < CHILDREN; child++) {
+		fill(memory + child * MIB, MIB, 100 + child);
+		snprintf(name, sizeof name, "born%d", child);
+		if ((children[child] = must(fork()))) {
+			wait_for(name);
+			continue;
+		}
+		fill(memory + (10 + child) * MIB, MIB, 200 + child);
+		say(name);
+		wait_for("all");
+		counts->kib[child][0] = shared(memory);
+		snprintf(name, sizeof name, "counted%d", child);
+		say(name);
+		wait_for("check");
+		spoil(fill(memory + 21 * MIB, 8 * MIB, 7););
+		counts->kib[child][1] = shared(memory);
+		wait_for("recounted");
+		_exit(!is_right(memory, child));
+	}
+	fill(memory + 3 * MIB, MIB, 103);
+	fill(memory + 20 * MIB, MIB, 120);
+	say("all");
+	counts->kib[CHILDREN][0] = shared(memory);
+	for (int child = 0; child < CHILDREN; child++) {
+		snprintf(name, sizeof name, "counted%d", child);
+		wait_for(name);
+	}
+	freeze_here();
+	counts->kib[CHILDREN][1] = shared(memory);
+	for (int child = 0; child <= CHILDREN; child++) {
+		while (!counts->kib[child][1])
+			nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+		long was = counts->kib[child][0], is = counts->kib[child][1];
+		expect(is * 20 >= was * 19 && was * 20 >= is * 19, "process %d shared %ld kB, and now %ld", child, was, is);
+	}
+	say("recounted");
+	for (int child = 0; child < CHILDREN; child++)
+		join(children[child]);
+	is_right(memory, CHILDREN);
+	return report();
+}
