@@ -296,7 +296,7 @@ IPTABLES = """
         $four -A INPUT -p tcp -m multiport --dports 1,2,70:80 -m comment --comment "a few" -j pond
         $four -A pond -m conntrack --ctstate NEW -m limit --limit 5/min -j RETURN
         $four -A pond -m mark --mark 5/7 -j LOG --log-prefix "pond: "
-        $four -A pond -j REJECT
+        $four -A pond -c 5 70 -j REJECT
         $four -t mangle -A OUTPUT -p udp -j MARK --set-mark 9
         $four -t nat -A POSTROUTING -o lo -j MASQUERADE
     done 2> /work/failed
@@ -304,16 +304,18 @@ IPTABLES = """
 """
 
 
-@needs("command iptables-nft")
-def test_rules_of_iptables_in_nftables_are_the_same(woodfrog: Woodfrog) -> None:
-    bundle = bundle_with(woodfrog, IPTABLES.format(kind="nft"))
+@needs("command iptables-nft", "command iptables-legacy")
+@pytest.mark.parametrize("kind", ["nft", "legacy"])
+def test_rules_of_iptables_are_the_same(kind: str, woodfrog: Woodfrog) -> None:
+    bundle = bundle_with(woodfrog, IPTABLES.format(kind=kind))
     container = woodfrog.run(bundle)
     container.wait_for("ready")
     assert (bundle.work / "failed").read_text() == ""
-    before = saved(container, "nft")
+    before = saved(container, kind)
     assert len(before) > 40
+    assert any("[5:70]" in line for line in before)
 
-    assert saved(woodfrog.restore(bundle, frozen(container)), "nft") == before
+    assert saved(woodfrog.restore(bundle, frozen(container)), kind) == before
 
 
 @needs("command nft")

@@ -7,8 +7,9 @@ import pytest
 from woodfrog.errors import ImageError
 from woodfrog.kernel.netlink import nf_messages
 from woodfrog.kernel.netlink.messages import attribute, nested
-from woodfrog.resources.packet_filters import nftables
+from woodfrog.resources.packet_filters import legacy, nftables
 from woodfrog.resources.packet_filters.compatible import compatibility
+from woodfrog.resources.packet_filters.legacy import LegacyTable
 from woodfrog.resources.packet_filters.nftables import NfMessage, Nftables
 
 
@@ -81,3 +82,51 @@ def test_rules_with_extensions_say_which_protocol_they_are_for() -> None:
     for operator, flags in ((0, 0), (1, 2)):
         made = compatibility(rule(META, compare(operator), match).attributes)
         assert made == nested(5, word(1, 6), word(2, flags))
+
+
+def entry(match: bytes = b"", size: int = 40) -> bytes:
+    """Return an entry of a table of iptables, with a match or without."""
+    matches = struct.pack("<H29sB", size, match, 0).ljust(40, b"\0") if match else b""
+    target = struct.pack("<H29sBi4x", 40, b"", 0, -2)
+    offsets = struct.pack("<IHHI", 0, 112 + len(matches), 152 + len(matches), 0)
+    return bytes(84) + offsets + bytes(16) + matches + target
+
+
+def table(entries: bytes | None = None, **fields: object) -> LegacyTable:
+    """Return a table of iptables, changed."""
+    usual: dict[str, object] = {
+        "family": 2,
+        "name": "filter",
+        "hooks": 14,
+        "begins": [0] * 5,
+        "ends": [0] * 5,
+        "count": 1,
+        "entries": entry() if entries is None else entries,
+    }
+    return LegacyTable(**(usual | fields))  # type: ignore[arg-type]
+
+
+def test_a_table_of_iptables_is_taken() -> None:
+    legacy.check([table(entry(b"tcp")), table(b"", family=10, count=0)])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [table(), table()],
+        [table(family=7)],
+        [table(name="")],
+        [table(name="x" * 32)],
+        [table(begins=[0] * 6)],
+        [table(ends=[-1] * 5)],
+        [table(hooks=1 << 32)],
+        [table(count=2)],
+        [table(entry()[:-1])],
+        [table(entry(b"bpf"))],
+        [table(entry(b"tcp", size=0))],
+        [table(entry(b"tcp", size=41))],
+    ],
+)
+def test_no_other_table_of_iptables_is_made(wrong: list[LegacyTable]) -> None:
+    with pytest.raises(ImageError):
+        legacy.check(wrong)

@@ -56,7 +56,8 @@ from woodfrog.resources.nested import AnyNamespace, IpcNamespace
 from woodfrog.resources.network import records as network_records
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.other_vdso import OtherVdso
-from woodfrog.resources.packet_filters import nftables
+from woodfrog.resources.packet_filters import legacy, nftables
+from woodfrog.resources.packet_filters.legacy import LegacyTable
 from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.pre_dumped import PreDumped
@@ -79,6 +80,7 @@ _CONTENTS = (
     | Sysctls
     | Network
     | Nftables
+    | LegacyTable
     | Hierarchy
     | KnownFile
     | PreDumped
@@ -127,6 +129,7 @@ class Plan:
         self.sysctls: Sysctls | None = None
         self.network: Network | None = None
         self.rules: Nftables | None = None
+        self.tables: list[LegacyTable] = []
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
         containers: list[ContainerRecord] = []
@@ -157,6 +160,8 @@ class Plan:
                     self.network = record
                 case Network():
                     raise ImageError("the image has two networks")
+                case LegacyTable():
+                    self.tables.append(record)
                 case Nftables() if self.rules is None:
                     self.rules = record
                 case Nftables():
@@ -333,6 +338,7 @@ def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pla
         network_records.check(plan.network)
     if plan.rules:
         nftables.check(plan.rules)
+    legacy.check(plan.tables)
     cgroups.check(plan.cgroups)
     cgroups.refuse_wider(plan.cgroups, bounds.cgroups, writable=bounds.may_make_cgroups)
     if plan.mounts:

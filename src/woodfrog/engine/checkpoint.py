@@ -236,6 +236,8 @@ def _write(
         image.add(looked.network)
     if looked.rules:
         image.add(looked.rules)
+    for table in looked.tables:
+        image.add(table)
     for hierarchy in looked.cgroups:
         image.add(hierarchy)
     mounts = looked.mounts

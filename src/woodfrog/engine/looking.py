@@ -31,7 +31,8 @@ from woodfrog.resources.mount_tree.looking import ChangedMounts
 from woodfrog.resources.network import looking as network_looking
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.overlay import Overlay
-from woodfrog.resources.packet_filters import nftables
+from woodfrog.resources.packet_filters import legacy, nftables
+from woodfrog.resources.packet_filters.legacy import LegacyTable
 from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.sysctls import Sysctls
 
@@ -63,6 +64,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: frozenset[str] = frozenset()  # that were made for it, by their names in a config
     sysctls: dict[str, str] = {}  # those of its config
     network: bytes | None = None  # how its own was when it started; None if none may change it
+    tables: frozenset[str] = frozenset()  # of legacy iptables that it had when it started
     cgroups: dict[str, str] = {}  # its directories, by the names of their hierarchies
     mounts: list[str] | None = None  # the lines of its mount table when `create` was done
     stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
@@ -79,6 +81,7 @@ class Looked(NamedTuple):
     sysctls: Sysctls | None
     network: Network | None
     rules: Nftables | None
+    tables: list[LegacyTable]
     cgroups: list[Hierarchy]
     mounts: ChangedMounts | None
     overlay: Overlay | None
@@ -153,10 +156,14 @@ def look(
         world.look_at_sysv_ipc()
     settings = sysctls.collect(init, view, container.namespaces, container.sysctls)
     network, rules, losses = None, None, list[str]()
+    tables: list[LegacyTable] = []
     if container.network is not None:
         with obstacles.at("the container"):
             network, losses = network_looking.collect(init, view, container.network)
             rules, lost = nftables.collect(init, container.network)
+            losses += lost
+        with obstacles.at("the container"):
+            tables, lost = legacy.collect(init, container.tables)
             losses += lost
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
@@ -180,6 +187,7 @@ def look(
         settings,
         network,
         rules,
+        tables,
         groups,
         mounts,
         overlay,

@@ -157,6 +157,7 @@ def _known(
         namespaces=spec.new_namespaces(config),
         sysctls=(config.get("linux") or {}).get("sysctl") or {},
         network=given_network.noted(container, config),
+        tables=given_network.noted_tables(container),
         cgroups=container.state["cgroup"]["paths"],
         mounts=container.state.get("mounts"),
         memory_room=memory_room(container.state["cgroup"]),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from woodfrog.runtime.state import Container
 
-_FILE = "network"
+_FILE, _TABLES = "network", "tables"
 
 
 def may_change(config: dict[str, Any]) -> bool:
@@ -46,9 +46,20 @@ def note(container: Container, config: dict[str, Any]) -> None:
         os.close(ours)
         os.close(theirs)
     container.write(_FILE, rtnetlink.read_all(route) + nf_messages.read_all(netfilter))
+    if tables := [*_tables(container.pid, 2, "ip"), *_tables(container.pid, 10, "ip6")]:
+        container.write(_TABLES, " ".join(tables).encode())
     route.close()
     if netfilter:
         netfilter.close()
+
+
+def _tables(pid: int, family: int, name: str) -> list[str]:
+    """Return the tables of legacy iptables."""
+    try:
+        with open(f"/proc/{pid}/net/{name}_tables_names", "rb", buffering=0) as file:
+            return [f"{family}/{table}" for table in file.readall().decode().split()]
+    except FileNotFoundError:
+        return []
 
 
 def noted(container: Container, config: dict[str, Any]) -> bytes | None:
@@ -63,3 +74,12 @@ def noted(container: Container, config: dict[str, Any]) -> bytes | None:
             return file.readall()
     except FileNotFoundError:
         return b""
+
+
+def noted_tables(container: Container) -> frozenset[str]:
+    """Return the tables of legacy iptables that were there: FAMILY/NAME of each."""
+    try:
+        with open(container.path(_TABLES), "rb", buffering=0) as file:
+            return frozenset(file.readall().decode().split())
+    except FileNotFoundError:
+        return frozenset()

@@ -79,12 +79,13 @@ def refuse_wider(init: int, network: Network | None, *, new: bool, bounding: int
             )
 
 
-def socket_of(stub: Stub, protocol: int, *, bounding: int, permitted: int) -> socket.socket:
-    """Return a netlink socket that a stub has opened with the container's own rights."""
+def socket_of(
+    stub: Stub, family: int, kind: int, protocol: int, *, bounding: int, permitted: int
+) -> socket.socket:
+    """Return a socket that a stub has opened with the container's own rights."""
     program = stub.program()
     credentials.set_effective(program, bounding, permitted)
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-    theirs = program.call(SYS.SOCKET, socket.AF_NETLINK, kind, protocol)
+    theirs = program.call(SYS.SOCKET, family, kind | socket.SOCK_CLOEXEC, protocol)
     credentials.set_effective(program, permitted, permitted)
     stub.run(program)
     number = program[theirs]
