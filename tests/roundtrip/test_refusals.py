@@ -122,6 +122,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
 @pytest.mark.parametrize(
     ("program", "named"),
     [
+        ("undo.c", "has changed System V semaphores with SEM_UNDO"),
         ("clone.c vfork", "waits in vfork(2) for its child"),
         ("clone.c ended", "children would be in a pid namespace that has ended"),
         ("memory.c secret", "is secret memory (memfd_secret)"),

@@ -1,26 +1,20 @@
 """Read every process of a held container into its record."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cmp_to_key
-from typing import Any, NamedTuple
+from typing import Any
 
-from woodfrog.engine import kinship
+from woodfrog.engine import collecting_shares
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_memory import contexts, modes_of, policies
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace
-from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import (
-    KCMP_FILES,
-    KCMP_FS,
-    KCMP_SIGHAND,
     KCMP_VM,
     Held,
     HeldProcess,
@@ -42,6 +36,7 @@ from woodfrog.resources import (
     threads,
     timers,
 )
+from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
 # Programs of so many calls, with what they fill, have room in our scratch memory.
@@ -85,120 +80,22 @@ def refuse_dispatched(tree: Held) -> None:
                 )
 
 
-def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
-    """Note what processes share by clone(2), and refuse what threads don't share."""
-    for kind in _SHARED_BY_CLONE:
-        _note_shared(kind, tree)
-    held_pids = {one.group for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
-    for one in tree.processes:
-        if one.has_kernel_threads:
-            with obstacles.at(one.name):
-                raise UnsupportedResource(
-                    "has the kernel work for it in threads (vhost), which cannot be saved yet"
-                )
-        with obstacles.at(one.name):
-            alone = [one.leader]
-            for task in one.tasks:
-                if not _same(KCMP_FILES, one.pid, task.pid):
-                    raise UnsupportedResource(
-                        "has a thread with a descriptor table of its own, which cannot be saved yet"
-                    )
-                if not _same(KCMP_FS, one.pid, task.pid):
-                    task.has_own_directory = True
-                    if any(_same(KCMP_FS, other.pid, task.pid) for other in alone):
-                        raise UnsupportedResource(
-                            "has threads of which some share a working directory, which cannot be"
-                            " saved yet"
-                        )
-                    alone.append(task)
-                with open(f"{task.path}/children", encoding="ascii") as file:
-                    for child in map(int, file.read().split()):
-                        if child not in held_pids and os.path.exists(f"/proc/{child}"):
-                            raise UnsupportedResource(
-                                f"has a child in another pid namespace ({child} on the host),"
-                                " which cannot be saved yet"
-                            )
-
-
-# What processes may share by clone(2); what else they share with threads they can't.
-_SHARED_BY_CLONE = (KCMP_VM, KCMP_SIGHAND, KCMP_FILES, KCMP_FS)
-
-
-class _Kin(NamedTuple):
-    """A held process, as far as it counts for who can make it."""
-
-    pid: int
-    parent: int
-    exit_signal: int
-    child_subreaper: bool = False
-    shares: process.Shares = process.Shares()
-    is_first: bool = False
-
-
-def _note_shared(kind: int, tree: Held) -> None:
-    """Note who shares a part with whom."""
-    ids = {one.group: one.namespace_pid for one in tree.processes}
-    held = {one.namespace_pid: one for one in tree.processes}
-    kin = {
-        one.group: _Kin(one.namespace_pid, ids.get(one.leader.stat.parent, 0), one.exit_signal)
-        for one in tree.processes
-    }
-    # kcmp(2) puts them in an order, in which those that share are neighbours.
-    order = {0: 0, 1: -1, 2: 1}
-
-    def compare(one: HeldProcess, two: HeldProcess) -> int:
-        return order[_compare(kind, one.pid, two.pid)]
-
-    ordered = sorted(tree.processes, key=cmp_to_key(compare))
-    groups: list[list[HeldProcess]] = []
-    for one in ordered:
-        if groups and _same(kind, groups[-1][0].pid, one.pid):
-            groups[-1].append(one)
-        else:
-            groups.append([one])
-    for sharers in groups:
-        owner = kinship.owner([kin[one.group] for one in sharers], list(kin.values()))
-        for one in sharers:
-            if one.namespace_pid != owner.pid:
-                one.shares[kind] = held[owner.pid]
-
-
-def refuse_unmade(collected: Sequence[CollectedProcess], obstacles: Obstacles) -> None:
-    """Refuse processes that share something with others who could not make them again."""
-    kin = [
-        _Kin(*(one.fields[name] for name in _Kin._fields[:-1]))._replace(
-            is_first=one.held.ids[-1] == 1
-        )
-        for one in collected
-    ]
-    makers = kinship.makers(kin)
-    for one in collected:
-        shares = one.fields["shares"]
-        if one.fields["pid"] != 1 and any(shares.owners) and one.fields["pid"] not in makers:
-            with obstacles.at(one.held.name):
-                raise UnsupportedResource(
-                    f"shares memory, descriptors or a directory with process"
-                    f" {max(shares.owners)}, which is neither its parent nor a sibling; that"
-                    " cannot be saved yet"
-                )
-
-
-def _compare(kind: int, one: int, other: int) -> int:
-    return HERE.call(SYS.KCMP, one, other, kind, 0, 0)
-
-
-def _same(kind: int, one: int, other: int) -> bool:
-    return _compare(kind, one, other) == 0
-
-
 def collect_processes(
-    tree: Held, world: World, files: Files, obstacles: Obstacles, vdso: Vdso
+    tree: Held,
+    world: World,
+    files: Files,
+    records: list[FileRecord],
+    obstacles: Obstacles,
+    vdso: Vdso,
 ) -> list[CollectedProcess]:
-    """Read all processes; refusals are noted, and leave a process out."""
+    """Read all processes; refusals are noted, and leave a process out.
+
+    What only they can tell of their files goes into `records`.
+    """
     found = []
     for one in tree.processes:
         with obstacles.at(one.name), while_(f"collecting {one.name}"):
-            found.append(_collect(one, world, files, vdso))
+            found.append(_collect(one, world, files, records, vdso))
     _note_inherited(found)
     return found
 
@@ -212,7 +109,9 @@ def _note_inherited(processes: list[CollectedProcess]) -> None:
             one.space.note_inherited(parent.space)
 
 
-def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> CollectedProcess:
+def _collect(
+    held: HeldProcess, world: World, files: Files, records: list[FileRecord], vdso: Vdso
+) -> CollectedProcess:
     stat, status = held.leader.stat, held.leader.status
     ids = {task.pid: task.ids[-1] for task in held.tasks}
     with scratch_in(held, vdso) as scratch:
@@ -226,6 +125,11 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         leader = threads.Answers(program, status)
         inherited = files.ask_inherited(held, program)
         scratch.run(program)
+        program = scratch.program()
+        peers = files.ask_peers(held, program, records)
+        if len(program):
+            scratch.run(program)
+            peers()
         children = list(world.children(held).items())
         for first in range(0, len(children), _ASKED_AT_ONCE):
             program = scratch.program()
@@ -284,7 +188,7 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         stopped_by=held.leader.stopped_by,
         directory=directory,
         directory_deleted=directory_deleted,
-        shares=_shares(held),
+        shares=collecting_shares.shares(held),
         exit_signal=held.exit_signal,
         root=root_directory,
         root_deleted=root_deleted,
@@ -302,16 +206,6 @@ def _collect(held: HeldProcess, world: World, files: Files, vdso: Vdso) -> Colle
         else None,
     )
     return CollectedProcess(held, space, fields)
-
-
-def _shares(held: HeldProcess) -> process.Shares:
-    owners = {kind: owner.namespace_pid for kind, owner in held.shares.items()}
-    return process.Shares(
-        memory=owners.get(KCMP_VM, 0),
-        actions=owners.get(KCMP_SIGHAND, 0),
-        descriptors=owners.get(KCMP_FILES, 0),
-        directory=owners.get(KCMP_FS, 0),
-    )
 
 
 def _nested_ids(

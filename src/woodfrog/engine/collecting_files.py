@@ -18,9 +18,10 @@ from woodfrog.remote.held import KCMP_FILES, Held, HeldProcess
 from woodfrog.remote.program import Program
 from woodfrog.resources import file_signals
 from woodfrog.resources.file_signals import FileSignals
-from woodfrog.resources.files import KINDS, REFUSED, unix_queue
+from woodfrog.resources.files import KINDS, REFUSED, unix_peers, unix_queue
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
 from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches, tell_told
+from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.process import Descriptor, Lock
 
 _KCMP_FILE = 0
@@ -185,6 +186,30 @@ class Files:
             )
             for number, file, cloexec in self._tables[process.pid]
         ]
+
+    def ask_peers(
+        self, process: HeldProcess, program: Program, records: list[FileRecord]
+    ) -> Callable[[], None]:
+        """Add the calls that tell which processes, ended since, unix sockets have as their peers.
+
+        Only inside have those a number still. The answer goes into `records`.
+        """
+        places = {record.id: place for place, record in enumerate(records)}
+        asked = []
+        for number, file, _ in self._tables[process.pid] if len(process.ids) == 1 else ():
+            place = places.get(file.number)
+            record = records[place] if place is not None else None
+            if place is not None and isinstance(record, UnixSocketFile):
+                peer = record.peer
+                if peer and not peer.pid:
+                    asked.append((place, record, peer, unix_peers.ask(program, number)))
+
+        def answered() -> None:
+            for place, record, peer, told in asked:
+                known = msgspec.structs.replace(peer, pid=max(told(), 0))
+                records[place] = msgspec.structs.replace(record, peer=known)
+
+        return answered
 
     def ask_inherited(self, process: HeldProcess, program: Program) -> Callable[[], set[int]]:
         """Add the calls that tell which descriptors only seem to be close-on-exec.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from woodfrog.engine import backlogs, collecting, connections, tidying
+from woodfrog.engine import backlogs, collecting, collecting_shares, connections, tidying
 from woodfrog.engine.collecting import CollectedProcess
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
@@ -35,6 +35,7 @@ from woodfrog.resources.packet_filters import legacy, nftables
 from woodfrog.resources.packet_filters.legacy import LegacyTable
 from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.sysctls import Sysctls
+from woodfrog.resources.sysv_ipc import Semaphores
 
 
 class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +137,7 @@ def look(
             overlay = undo.enter_context(Overlay(view))
     nested = Namespaces(init, tree, obstacles)
     undo.callback(nested.close)
-    collecting.refuse_shared_parts(tree, obstacles)
+    collecting_shares.refuse_shared_parts(tree, obstacles)
     world = World(
         init,
         view,
@@ -177,8 +178,10 @@ def look(
     undo.enter_context(connections.hushed(init, world.sockets))
     world.rings = Rings(tree, files, vdso)
     file_records = files.collect(world, obstacles)
-    processes = collecting.collect_processes(tree, world, files, obstacles, vdso)
-    collecting.refuse_unmade(processes, obstacles)
+    processes = collecting.collect_processes(tree, world, files, file_records, obstacles, vdso)
+    collecting_shares.refuse_unmade(processes, obstacles)
+    if any(isinstance(one, Semaphores) for found in world.sysv.values() for one in found.objects):
+        collecting_shares.refuse_undo(tree, obstacles)
     # After all timers and waits have been read: their times must not seem to run out early.
     clocks = namespaces.clocks(init)
     return Looked(

@@ -8,9 +8,10 @@ import struct
 import termios
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from woodfrog.engine import root_stub
+from woodfrog.engine.passing import Delegates
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import netdevice, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -34,6 +35,16 @@ _AT_EACCESS = 0x200
 _ACCESS = (os.R_OK, os.W_OK, os.R_OK | os.W_OK, os.R_OK | os.W_OK)
 # For SO_SNDBUFFORCE and TCP_REPAIR, and for a peer's last segments.
 _FOR_SOCKETS = 1 << 12 | 1 << 13  # CAP_NET_ADMIN, CAP_NET_RAW
+
+
+T = TypeVar("T")
+
+
+def _resolved(program: Program, value: Any) -> Any:
+    """Return a value with numbers instead of placeholders, once their program has run."""
+    if isinstance(value, tuple):
+        return tuple(_resolved(program, one) for one in value)
+    return program[value] if isinstance(value, Placeholder) else value
 
 
 class Making:
@@ -75,6 +86,7 @@ class Making:
         self._linked: set[int] = set()
         self._last: list[tuple[FileRecord, int, dict[int, int]]] = []
         self._root = -1
+        self._delegates = Delegates(stub)
         self._kept: dict[object, Any] = {}
         self._spare: list[int] = []
         self._addresses: frozenset[bytes] | None = None
@@ -86,12 +98,9 @@ class Making:
         """Run what has been collected; placeholders become numbers."""
         program = self.program
         self.stub.run(program)
-        resolve = program.__getitem__
 
         def resolved(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(resolved(one) for one in value)
-            return resolve(value) if isinstance(value, Placeholder) else value
+            return _resolved(program, value)
 
         self.files = {number: resolved(fd) for number, fd in self.files.items()}
         self.objects = {number: resolved(fd) for number, fd in self.objects.items()}
@@ -100,6 +109,31 @@ class Making:
         self._spare = [resolved(fd) for fd in self._spare]
         self._stdio = [resolved(fd) for fd in self._stdio]
         self.program = self.stub.program()
+
+    def acting(self, as_whom: base.Maker | None, make: Callable[[], T]) -> T:
+        """See the protocol."""
+        if as_whom is None:
+            return make()
+        pid = as_whom.pid or 1
+        if pid not in self._delegates:
+            with self.by_all_rights():
+                self.run()
+                self._delegates.make(pid)
+        self.run()
+        root = self.stub
+        self.stub = self._delegates[pid]
+        program = self.program = self.stub.program()
+        credentials.become(program, as_whom, self._effective, self.permitted)
+        made = make()
+        if self.program is not program:
+            raise AssertionError("what is made for another is made at once")
+        if self.stub is root:
+            credentials.become_root_again(program, self._effective, self.permitted)
+        self.run()
+        self.stub = root
+        self.program = root.program()
+        found: T = _resolved(program, made)
+        return found
 
     def make_shared_memory(self, objects: Iterable[SharedMemory], pages: int, base: int) -> None:
         """Make and fill all shared memory."""
@@ -226,6 +260,8 @@ class Making:
         self.run()
         for action in self._at_end:
             action(self)
+        self.run()
+        self._delegates.end()
         for fd in self._spare:
             syscalls.close(self.program, fd)
         self._spare = []

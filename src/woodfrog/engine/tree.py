@@ -8,25 +8,22 @@ from functools import reduce
 from operator import or_
 
 from woodfrog.engine import kinship
+from woodfrog.engine import passing as passing_processes
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.inheriting import Inheritance
 from woodfrog.engine.kinship import How
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.pids import Member
 from woodfrog.errors import UnsupportedResource, while_
-from woodfrog.kernel import ptrace, syscalls
+from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.namespaces import CLONE_NEWPID
-from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
-from woodfrog.remote.stub import Stub, StubError, await_birth
+from woodfrog.remote.stub import Stub, await_birth
 from woodfrog.resources import process as process_module
 from woodfrog.resources import signals
 from woodfrog.resources.nested import Membership
 from woodfrog.resources.process import Process
-
-_SIGKILL = 9
-_RLIMIT_CORE = 4
 
 
 class Tree:
@@ -234,7 +231,7 @@ class Tree:
         making = self._members[maker]
         ids = _session_ids(one) if begins_session else [self._next_spare()] * len(making.ids)
         with while_(f"making process {one.pid}, whose former parent has ended"):
-            passing = self._passing_process(self.stubs[maker], ids, flags)
+            passing = passing_processes.make(self.stubs[maker], ids, flags)
             program = passing.program()
             if begins_session:
                 program.call(SYS.SETSID)
@@ -243,7 +240,7 @@ class Tree:
             passing.run(program)
             for member, born in zip(family, passing.born, strict=True):
                 self._stand(passing, member, born, _membership(making))
-            self._end_passing(self.stubs[maker], passing, ids[-1])
+            passing_processes.end(self.stubs[maker], passing, ids[-1])
             for member in family:
                 self._beget(member, member.session)
 
@@ -255,29 +252,13 @@ class Tree:
         """
         pid = pid or self._next_spare()
         maker = self.stubs[1]
-        passing = self._passing_process(maker, [pid])
+        passing = passing_processes.make(maker, [pid])
         yield pid
-        self._end_passing(maker, passing, pid, status)
+        passing_processes.end(maker, passing, pid, status)
 
     def _next_spare(self) -> int:
         self._spare_pid += 1
         return self._spare_pid
-
-    def _passing_process(self, maker: Stub, ids: Sequence[int], flags: int = 0) -> Stub:
-        program = maker.program()
-        maker.born.clear()
-        # Exit signal 0: its end is not told to anyone.
-        syscalls.clone3(program, flags, 0, ids)
-        maker.run(program)
-        await_birth(maker.born[0])
-        return Stub(maker.born[0], maker.base, maker.size)
-
-    def _end_passing(self, maker: Stub, passing: Stub, pid: int, status: int = 0) -> None:
-        _end(passing, status)
-        passing.close()
-        program = maker.program()
-        program.call(SYS.WAIT4, pid, 0, ptrace.WALL, 0)
-        maker.run(program)
 
     def _join_groups(self) -> None:
         leaders = [one for one in self._members.values() if one.group == one.pid]
@@ -298,13 +279,13 @@ class Tree:
             ids = _group_ids(made_by)
             maker = self.stubs[made_by.pid]
             with while_(f"making process group {group}"):
-                passing = self._passing_process(maker, ids)
+                passing = passing_processes.make(maker, ids)
                 program = passing.program()
                 program.call(SYS.SETPGID, 0, 0)
                 passing.run(program)
                 for member in members:
                     self._set_group(member)
-                self._end_passing(maker, passing, ids[-1])
+                passing_processes.end(maker, passing, ids[-1])
 
     def _set_group(self, one: Member) -> None:
         """Set a process's group: by itself, or where it doesn't see that, by its parent."""
@@ -334,7 +315,7 @@ class Tree:
             program = stub.program()
             syscalls.prctl(program, 15, zombie.name)
             stub.run(program)
-            _end(stub, zombie.status)
+            passing_processes.end_by(stub, zombie.status)
             stub.close()
         for stub in self.stubs.values():
             program = stub.program()
@@ -365,32 +346,3 @@ def _session_ids(one: Member) -> list[int]:
 def _membership(one: Member) -> Membership:
     """Return the nested namespaces of a process; one that has ended has none."""
     return one.namespaces if isinstance(one, Process) else {}
-
-
-def _end(stub: Stub, status: int) -> None:
-    """Have a stub end with a wait status, and take the tracer's part of the news."""
-    signal = status & 0x7F
-    program = stub.program()
-    if signal:
-        if signal != _SIGKILL:
-            program.call(SYS.RT_SIGACTION, signal, bytes(32), 0, 8)
-        # A core dump would be ours.
-        program.call(SYS.PRLIMIT64, 0, _RLIMIT_CORE, bytes(16), 0)
-        stub.run(program)
-        ptrace.set_signal_mask(stub.pid, 0)
-        os.kill(stub.pid, signal)
-        if signal != _SIGKILL:
-            ptrace.resume(stub.pid)
-    else:
-        program.call(SYS.EXIT_GROUP, status >> 8 & 0xFF)
-        stub.start(program)
-    while True:
-        found = ptrace.wait(stub.pid)
-        if found.event in (Event.EXITED, Event.KILLED):
-            return
-        if found.event is Event.SIGNAL and found.signal == signal:
-            ptrace.resume(stub.pid, signal)
-        elif found.event is Event.SIGNAL:
-            raise StubError(f"process {stub.pid} did not end")
-        else:
-            ptrace.resume(stub.pid)

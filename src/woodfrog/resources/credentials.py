@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from typing import Protocol
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
@@ -14,7 +15,7 @@ from woodfrog.kernel.capability import (
     PR_CAP_AMBIENT_RAISE,
     PR_CAPBSET_DROP,
 )
-from woodfrog.kernel.process import PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS
+from woodfrog.kernel.process import PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS
 from woodfrog.remote.program import Program
 
 _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
@@ -84,6 +85,46 @@ def set_effective(program: Program, effective: int, permitted: int) -> None:
     for shift in (0, 32):
         words += [field >> shift & 0xFFFFFFFF for field in (effective & permitted, permitted, 0)]
     program.call(SYS.CAPSET, header, struct.pack("<6I", *words))
+
+
+class Identity(Protocol):
+    """Who is to be seen as the maker of something."""
+
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def groups(self) -> list[int]: ...
+
+
+def become(program: Program, who: Identity, effective: int, permitted: int) -> None:
+    """Have a stub, which is root, be seen as another user; files it makes are root's still.
+
+    A change of the effective user from root takes the effective capabilities away, but not the
+    permitted ones, which bring those back.
+    """
+    set_effective(program, permitted, permitted)
+    groups = struct.pack(f"<{len(who.groups)}I", *who.groups)
+    # Not in a user namespace that has none.
+    program.may_fail(program.call(SYS.SETGROUPS, len(who.groups), groups))
+    program.call(SYS.SETRESGID, -1, who.gid, -1)
+    program.call(SYS.SETRESUID, -1, who.uid, -1)
+    set_effective(program, permitted, permitted)
+    program.call(SYS.SETFSGID, 0)
+    program.call(SYS.SETFSUID, 0)
+    set_effective(program, effective, permitted)
+
+
+def become_root_again(program: Program, effective: int, permitted: int) -> None:
+    """Take `become` back."""
+    set_effective(program, permitted, permitted)
+    program.call(SYS.SETRESUID, -1, 0, -1)
+    program.call(SYS.SETRESGID, -1, 0, -1)
+    program.may_fail(program.call(SYS.SETGROUPS, 0, 0))
+    # That made it undumpable, and its files in /proc another's.
+    syscalls.prctl(program, PR_SET_DUMPABLE, 1)
+    set_effective(program, effective, permitted)
 
 
 def refuse_wider(who: str, credentials: Credentials, allowed: int) -> None:

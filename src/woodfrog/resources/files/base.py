@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
-from woodfrog.image.record import Record
+from woodfrog.image.record import Part, Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import Caller
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
@@ -22,6 +22,9 @@ O_PATH = 0o10000000
 O_TMPFILE = 0o20200000
 _LARGEFILE = 0o100000
 CREATION_FLAGS = 0o100 | 0o200 | 0o400 | 0o1000 | O_CLOEXEC  # CREAT EXCL NOCTTY TRUNC
+
+
+T = TypeVar("T")
 
 
 class World(Protocol):
@@ -89,6 +92,15 @@ class World(Protocol):
 
     def deleted_file(self, link: str, target: bytes) -> int:
         """Return the id of the deleted file that such a link leads to."""
+
+
+class Maker(Part, frozen=True):
+    """Who made a file, as the kernel remembers of some: a process (0: it has ended) and user."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: list[int] = []
 
 
 class OpenFile:
@@ -202,6 +214,12 @@ class Making(Protocol):
 
     def hold_to_the_end(self, fd: int) -> None:
         """Keep a file open, by a descriptor of ours, until all processes run."""
+
+    def acting(self, as_whom: "Maker | None", make: Callable[[], T]) -> T:
+        """Have calls made at once by another process and user; None: by the first process's.
+
+        `make` may use what earlier calls have returned only if that is known (`settle`).
+        """
 
     def spare(self, fd: int) -> int:
         """Have a descriptor closed once all files stand."""

@@ -15,7 +15,8 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.kernel.netlink.sock_diag import UnixSocket
 from woodfrog.resources.deleted_files import DELETED
-from woodfrog.resources.files.base import Making, World
+from woodfrog.resources.files import unix_peers
+from woodfrog.resources.files.base import Maker, Making, World
 
 _SIOCUNIXFILE = 0x89E0
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -264,21 +265,41 @@ def _apart(making: Making, name: bytes) -> Iterator[None]:
         syscalls.close(program, home)
 
 
-def connect(making: Making, kind: int, *, client: Name, server: Name) -> tuple[int, int]:
-    """Connect through the listener of a name, or one for the moment; returns client and server."""
+def connect(
+    making: Making,
+    kind: int,
+    *,
+    client: Name,
+    server: Name,
+    listens: Maker | None,
+    connects: Maker | None,
+) -> tuple[int, int]:
+    """Connect through the listener of a name, or one for the moment; returns client and server.
+
+    `listens` and `connects` are who the client and the server take their peer for.
+    """
     program = making.program
-    behind = making.shared(listener(kind, server))
-    if behind is None:
+    key = listener(kind, server)
+    if making.shared(key) is None:
         # All that were accepted have one name, and one file.
         behind = making.spare(program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0))
-        making.share(listener(kind, server), behind)
+        making.share(key, behind)
+        making.share(("for the moment", key), True)
         bind(making, behind, server)
-        program.call(SYS.LISTEN, behind, 1)
+    if making.shared(("for the moment", key)):
+        making.share(key, unix_peers.listen(making, making.shared(key), 1, listens))
+    return making.acting(
+        unix_peers.needed(connects), lambda: _connect(making, kind, client, server)
+    )
+
+
+def _connect(making: Making, kind: int, client: Name, server: Name) -> tuple[int, int]:
+    program = making.program
     ours = program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0)
     if client.name:
         bind(making, ours, client)
     connect_to(making, ours, server)
-    theirs = program.call(SYS.ACCEPT4, behind, 0, 0, 0)
+    theirs = program.call(SYS.ACCEPT4, making.shared(listener(kind, server)), 0, 0, 0)
     # It has inherited this one from the listener.
     program.call(SYS.SETSOCKOPT, theirs, socket.SOL_SOCKET, socket.SO_PASSCRED, bytes(4), 4)
     return ours, theirs

@@ -11,8 +11,22 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN, UnixSocket
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import socket_options, unix_filling, unix_names, unix_queue
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files import (
+    socket_options,
+    unix_filling,
+    unix_names,
+    unix_peers,
+    unix_queue,
+)
+from woodfrog.resources.files.base import (
+    FileRecord,
+    Maker,
+    Making,
+    OpenFile,
+    Row,
+    World,
+    set_flags,
+)
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.unix_names import Name
 from woodfrog.resources.files.unix_queue import Message, Rights
@@ -71,6 +85,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     urgent: int = -1
     pending: list[int] = []
     unaccepted: bool = False
+    peer: Maker | None = None  # as SO_PEERCRED tells
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -116,6 +131,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             options = socket_options.collect(one)
             listening = found.state == TCP_LISTEN
             peer_name = unix_names.peer_name(one)
+            peer = None if outside else unix_peers.collect(one, world)
             broken = bool(_events(file.descriptor) & select.POLLERR)
             if broken and found.queued and found.type != socket.SOCK_STREAM:
                 raise UnsupportedResource(
@@ -165,6 +181,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             urgent=urgent,
             pending=pending,
             unaccepted=unaccepted is not None and _can_wait_again(inode, world),
+            peer=peer,
         )
 
     @property
@@ -182,6 +199,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         socket_options.refuse_wider(self.options, socket.AF_UNIX, self.type, 0, bounding)
         if self.senders and len(self.senders) != len(self.queue):
             raise ImageError("a unix socket has another number of senders than of datagrams")
+        unix_peers.check(self.peer)
         data = self.queue[0] if self.queue else b""
         if self.urgent != -1 and not 0 <= self.urgent < len(data):
             raise ImageError("a unix socket has urgent data behind its data")
@@ -218,7 +236,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     def _restore_single(self, making: Making) -> int:
         program = making.program
-        fd = program.call(SYS.SOCKET, socket.AF_UNIX, self.type, 0)
+        fd: int = program.call(SYS.SOCKET, socket.AF_UNIX, self.type, 0)
         if self.name:
             unix_names.bind(making, fd, self.own_name)
         unfinished = unix_names.unfinished(making)
@@ -226,7 +244,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             unfinished.senders[self.name] = self.id
         if self.state == TCP_LISTEN:
             self._set_options(making, fd)
-            program.call(SYS.LISTEN, fd, max(self.backlog, len(self.pending)))
+            backlog = max(self.backlog, len(self.pending))
+            fd = unix_peers.listen(making, fd, backlog, self.peer)
             making.share(unix_names.listener(self.type, self.own_name), fd)
             if self.pending:
                 unfinished.fills.append(self._finish_listener)
@@ -267,7 +286,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             fd = making.files[client.id]
             unix_names.connect_to(making, fd, self.own_name)
             _shut_down(program, fd, client.shutdown)
-        program.call(SYS.LISTEN, making.files[self.id], self.backlog)
+        unix_peers.listen(making, making.files[self.id], self.backlog, self.peer)
 
     def _restore_end(self, making: Making) -> int:
         """Make this end of a connection, or take it if the other end was made before."""
@@ -312,12 +331,24 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             if self._is_named_by_others:
                 name = self._passing_name(making, self.name, is_server=True)
         if self.type == socket.SOCK_DGRAM or not (name.name or peer.name):
-            return making.pair(self.type)
+            return making.acting(unix_peers.needed(self.peer), lambda: making.pair(self.type))
+        other = next(
+            (
+                one.peer
+                for one in making.records
+                if isinstance(one, UnixSocketFile) and one.pair == self.pair and one is not self
+            ),
+            None,
+        )
         if name.name and (self.accepted or not peer.name):
-            client, server = unix_names.connect(making, self.type, client=peer, server=name)
+            client, server = unix_names.connect(
+                making, self.type, client=peer, server=name, listens=other, connects=self.peer
+            )
             return server, client
         # If neither is known to be the accepted end, it makes no difference.
-        return unix_names.connect(making, self.type, client=name, server=peer)
+        return unix_names.connect(
+            making, self.type, client=name, server=peer, listens=self.peer, connects=other
+        )
 
     def _passing_name(self, making: Making, name: bytes, *, is_server: bool) -> Name:
         """Return a name for what is closed at once: nobody may be displaced for it."""

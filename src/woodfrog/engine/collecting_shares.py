@@ -1,0 +1,161 @@
+"""What processes share since clone(2): found by kcmp(2)."""
+
+import os
+from collections.abc import Sequence
+from functools import cmp_to_key
+from typing import Any, NamedTuple, Protocol
+
+from woodfrog.engine import kinship
+from woodfrog.engine.obstacles import Obstacles
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.remote.held import (
+    KCMP_FILES,
+    KCMP_FS,
+    KCMP_SIGHAND,
+    KCMP_SYSVSEM,
+    KCMP_VM,
+    Held,
+    HeldProcess,
+)
+from woodfrog.resources import process
+
+
+def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
+    """Note what processes share by clone(2), and refuse what threads don't share."""
+    for kind in _SHARED_BY_CLONE:
+        _note_shared(kind, tree)
+    held_pids = {one.group for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
+    for one in tree.processes:
+        if one.has_kernel_threads:
+            with obstacles.at(one.name):
+                raise UnsupportedResource(
+                    "has the kernel work for it in threads (vhost), which cannot be saved yet"
+                )
+        with obstacles.at(one.name):
+            alone = [one.leader]
+            for task in one.tasks:
+                if not _same(KCMP_FILES, one.pid, task.pid):
+                    raise UnsupportedResource(
+                        "has a thread with a descriptor table of its own, which cannot be saved yet"
+                    )
+                if not _same(KCMP_FS, one.pid, task.pid):
+                    task.has_own_directory = True
+                    if any(_same(KCMP_FS, other.pid, task.pid) for other in alone):
+                        raise UnsupportedResource(
+                            "has threads of which some share a working directory, which cannot be"
+                            " saved yet"
+                        )
+                    alone.append(task)
+                with open(f"{task.path}/children", encoding="ascii") as file:
+                    for child in map(int, file.read().split()):
+                        if child not in held_pids and os.path.exists(f"/proc/{child}"):
+                            raise UnsupportedResource(
+                                f"has a child in another pid namespace ({child} on the host),"
+                                " which cannot be saved yet"
+                            )
+
+
+# What processes may share by clone(2); what else they share with threads they can't.
+_SHARED_BY_CLONE = (KCMP_VM, KCMP_SIGHAND, KCMP_FILES, KCMP_FS)
+
+
+class Collected(Protocol):
+    """A process whose record's fields are known."""
+
+    held: HeldProcess
+    fields: dict[str, Any]
+
+
+class _Kin(NamedTuple):
+    """A held process, as far as it counts for who can make it."""
+
+    pid: int
+    parent: int
+    exit_signal: int
+    child_subreaper: bool = False
+    shares: process.Shares = process.Shares()
+    is_first: bool = False
+
+
+def _note_shared(kind: int, tree: Held) -> None:
+    """Note who shares a part with whom."""
+    ids = {one.group: one.namespace_pid for one in tree.processes}
+    held = {one.namespace_pid: one for one in tree.processes}
+    kin = {
+        one.group: _Kin(one.namespace_pid, ids.get(one.leader.stat.parent, 0), one.exit_signal)
+        for one in tree.processes
+    }
+    # kcmp(2) puts them in an order, in which those that share are neighbours.
+    order = {0: 0, 1: -1, 2: 1}
+
+    def compare(one: HeldProcess, two: HeldProcess) -> int:
+        return order[_compare(kind, one.pid, two.pid)]
+
+    ordered = sorted(tree.processes, key=cmp_to_key(compare))
+    groups: list[list[HeldProcess]] = []
+    for one in ordered:
+        if groups and _same(kind, groups[-1][0].pid, one.pid):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    for sharers in groups:
+        owner = kinship.owner([kin[one.group] for one in sharers], list(kin.values()))
+        for one in sharers:
+            if one.namespace_pid != owner.pid:
+                one.shares[kind] = held[owner.pid]
+
+
+def refuse_unmade(collected: Sequence[Collected], obstacles: Obstacles) -> None:
+    """Refuse processes that share something with others who could not make them again."""
+    kin = [
+        _Kin(*(one.fields[name] for name in _Kin._fields[:-1]))._replace(
+            is_first=one.held.ids[-1] == 1
+        )
+        for one in collected
+    ]
+    makers = kinship.makers(kin)
+    for one in collected:
+        shares = one.fields["shares"]
+        if one.fields["pid"] != 1 and any(shares.owners) and one.fields["pid"] not in makers:
+            with obstacles.at(one.held.name):
+                raise UnsupportedResource(
+                    f"shares memory, descriptors or a directory with process"
+                    f" {max(shares.owners)}, which is neither its parent nor a sibling; that"
+                    " cannot be saved yet"
+                )
+
+
+def shares(held: HeldProcess) -> process.Shares:
+    """Return what a process shares, with whom."""
+    owners = {kind: owner.namespace_pid for kind, owner in held.shares.items()}
+    return process.Shares(
+        memory=owners.get(KCMP_VM, 0),
+        actions=owners.get(KCMP_SIGHAND, 0),
+        descriptors=owners.get(KCMP_FILES, 0),
+        directory=owners.get(KCMP_FS, 0),
+    )
+
+
+def refuse_undo(tree: Held, obstacles: Obstacles) -> None:
+    """Refuse processes for which semaphores may have to be changed when they end.
+
+    Who has never asked for that (SEM_UNDO of semop(2)) has no list of changes, as we have none.
+    What is in one nobody can read.
+    """
+    for one in tree.processes:
+        with obstacles.at(one.name):
+            if not _same(KCMP_SYSVSEM, os.getpid(), one.pid):
+                raise UnsupportedResource(
+                    "has changed System V semaphores with SEM_UNDO, which cannot be saved: the"
+                    " kernel tells nobody what is to be undone"
+                )
+
+
+def _compare(kind: int, one: int, other: int) -> int:
+    return HERE.call(SYS.KCMP, one, other, kind, 0, 0)
+
+
+def _same(kind: int, one: int, other: int) -> bool:
+    return _compare(kind, one, other) == 0

@@ -1,0 +1,70 @@
+"""Who is at the other end of a unix socket, as SO_PEERCRED and SO_PEERGROUPS tell (unix(7)).
+
+The kernel notes who makes a pair, who listens, and who connects.
+"""
+
+import socket
+import struct
+from collections.abc import Callable
+
+from woodfrog.errors import ImageError
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.remote.program import Program
+from woodfrog.resources import namespaces
+from woodfrog.resources.files.base import Maker, Making, World
+
+_SO_PEERGROUPS = 59
+_CREDENTIALS = struct.Struct("<iII")
+_MOST_GROUPS = 65536
+
+
+def collect(one: socket.socket, world: World) -> Maker | None:
+    """Return who was noted as the peer's maker, None if nobody was, or somebody outside."""
+    told = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(told)
+    inside = world.identify(pid) if pid else 0
+    if not inside and (not pid or not namespaces.is_ours(world.init, "user")):
+        return None
+    space = bytearray(4 * _MOST_GROUPS)
+    length = bytearray(len(space).to_bytes(4, "little"))
+    HERE.call(SYS.GETSOCKOPT, one.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, space, length)
+    told = bytes(space)[: int.from_bytes(length, "little")]
+    return Maker(
+        pid=inside,
+        uid=uid,
+        gid=gid,
+        groups=[group for (group,) in struct.iter_unpack("<I", told)],
+    )
+
+
+def ask(program: Program, descriptor: int) -> Callable[[], int]:
+    """Add the call that tells a socket's peer by the id that its process has, or had, inside."""
+    told = bytearray(_CREDENTIALS.size)
+    length = len(told).to_bytes(4, "little")
+    program.call(SYS.GETSOCKOPT, descriptor, socket.SOL_SOCKET, socket.SO_PEERCRED, told, length)
+    return lambda: int(_CREDENTIALS.unpack(told)[0])
+
+
+def check(maker: Maker | None) -> None:
+    """Check one from an image."""
+    if maker and not (0 <= maker.pid < 1 << 22 and len(maker.groups) <= _MOST_GROUPS):
+        raise ImageError("a unix socket has an impossible peer")
+
+
+def needed(maker: Maker | None) -> Maker | None:
+    """Return who must make something, None if the root stub itself is as good."""
+    if maker is None or (maker.uid == maker.gid == 0 and maker.pid in (0, 1)):
+        return None
+    return maker
+
+
+def listen(making: Making, fd: int, backlog: int, maker: Maker | None) -> int:
+    """Have a socket listen for somebody, and return its descriptor."""
+    maker = needed(maker)
+    if maker is None:
+        making.program.call(SYS.LISTEN, fd, backlog)
+        return fd
+    number = making.settle(fd)
+    making.acting(maker, lambda: making.program.call(SYS.LISTEN, number, backlog))
+    return number
