@@ -40,6 +40,7 @@ _MAY_DIFFER = (
         r"tcp-socket\.options.*",
         "buffers grow with what is in them",
     ),
+    ("packets", r"packet-socket\.taking\.contents.*", "of the block that is being filled"),
     ("tcp_signed", r"tcp-socket\.connection\.(timestamp|window)", "clocks go on"),
     ("tcp_connections", r"tcp-socket\.state", "who is being closed may be done"),
     (

@@ -24,6 +24,8 @@ from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.file_entry import Moment
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.inet_datagram import Datagram, InetDatagramSocket
+from woodfrog.resources.files.packet_ring import Ring, RingPage
+from woodfrog.resources.files.packet_socket import PacketSocket
 from woodfrog.resources.files.pidfd import PidFd
 from woodfrog.resources.files.proc_file import ProcFile
 from woodfrog.resources.files.pty import ControllingTerminal, PtyMaster
@@ -152,6 +154,40 @@ def test_no_connections_that_wait_for_nobody(attack: Attack) -> None:
 
     assert "wait where nobody listens" in attack.refusal(elsewhere)
     assert "wait for nobody" in attack.refusal(calling)
+
+
+def test_no_packet_sockets_without_the_right(attack: Attack) -> None:
+    ring = Ring(
+        block_size=4096,
+        blocks=1,
+        frame_size=2048,
+        frames=2,
+        timeout_ms=0,
+        private_bytes=0,
+        features=0,
+        head=0,
+        contents=[RingPage(offset=4096, data=b"outside")],
+    )
+    plain = PacketSocket(
+        id=ID,
+        flags=2,
+        type=socket.SOCK_RAW,
+        protocol=0x0300,
+        device=b"",
+        gone=False,
+        copy_threshold=0,
+        memberships=[],
+        fanout=-1,
+        version=0,
+        taking=None,
+        giving=None,
+        options=[],
+        filter=None,
+    )
+
+    assert "CAP_NET_RAW" in attack.refusal(plain)
+    beyond = msgspec.structs.replace(plain, taking=ring)
+    assert "pages outside a ring" in attack.refusal(beyond)
 
 
 def proc_file(point: bytes, pid: int, name: bytes) -> ProcFile:

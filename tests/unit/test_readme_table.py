@@ -25,7 +25,7 @@ def table() -> str:
     for row in rows():
         lines.append(f"| {row.called} | {'; '.join(row.kept)} | {'; '.join(row.refused)} |")
     others = ", ".join(dict.fromkeys(files.REFUSED.values()))
-    lines.append(f"| all others | | {others}; other devices and sockets (packet, vsock) |")
+    lines.append(f"| all others | | {others}; other devices and sockets (vsock) |")
     return BEGIN + "\n" + "\n".join(lines) + "\n\n" + END
 
 

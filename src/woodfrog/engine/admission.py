@@ -43,6 +43,7 @@ from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import KINDS, tcp_socket
 from woodfrog.resources.files.base import ACCESS_MODE, FileRecord
 from woodfrog.resources.files.deleted import OpenDeletedFile
+from woodfrog.resources.files.packet_socket import PacketSocket
 from woodfrog.resources.files.pty import PtyMaster
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.terminal import Terminal
@@ -87,6 +88,8 @@ _CONTENTS = (
 )
 RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
 
+# Open files that can be mapped, and are nowhere in a file system.
+_WITH_MEMORY = (PacketSocket,)
 _HIGHEST_PID = 1 << 22
 _MOST_DESCRIPTORS = 1 << 20
 
@@ -452,6 +455,10 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
             nameless.add(mapping.object)
         if mapping.source is memory.Source.SYSV:
             sysv_memory.check_mapping(mapping, plan.segments_of(process))
+        if mapping.source is memory.Source.OPENED:
+            shown = plan.files.get(mapping.object)
+            if not mapping.shared or not isinstance(shown, _WITH_MEMORY):
+                raise ImageError(f"{who} maps a file that has no memory")
     placed_mappings.check(process.memory, plan.files)
     if not nameless <= {0, *plan.shared, *plan.deleted}:
         raise ImageError(f"{who} has shared memory or deleted files that the image lacks")

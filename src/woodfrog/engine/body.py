@@ -117,6 +117,7 @@ class Body:
         elif space.vdso_text:
             self._vdso_text = self._other_vdso.map(program, space, keep)
         sysv_memory.attach(program, space, segments, keep)
+        memory_making.map_opened(program, space.mappings, making.files)
         credentials.set_effective(program, making.capabilities, making.permitted)
         memory_making.restore_mappings(program, rest.mappings, space.pages, making.mapped)
         memory_making.advise(program, space.mappings)

@@ -154,6 +154,8 @@ def _collect(
         def shared_object(pid: int, mapping: KernelMapping) -> int:
             if mapping.name == memory_flags.IO_URING:
                 return world.ring_number(mapping.inode, mapping.offset)
+            if mapping.name.startswith(memory_flags.OPENED):
+                return world.mapped_file(mapping.start, mapping.inode)
             return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
 
         space = memory.Collected.none()

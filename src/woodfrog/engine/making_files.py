@@ -449,6 +449,12 @@ class Making:
         self.run()
         return program[fd] if isinstance(fd, Placeholder) else fd
 
+    def ours(self, fd: int) -> int:
+        """See the protocol."""
+        ours = descriptors.fetch(self.stub.pid, fd)
+        self._undo.callback(os.close, ours)
+        return ours
+
     def hold_to_the_end(self, fd: int) -> None:
         """See the protocol."""
         number = self.settle(fd)

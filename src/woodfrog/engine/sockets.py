@@ -3,7 +3,9 @@
 import os
 from collections import Counter
 
-from woodfrog.kernel.netlink import sock_diag
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.netlink import packet_diag, sock_diag
+from woodfrog.kernel.netlink.packet_diag import PacketInfo
 from woodfrog.kernel.netlink.sock_diag import (
     TCP_CLOSE_WAIT,
     TCP_ESTABLISHED,
@@ -28,6 +30,7 @@ class Sockets:
         self._unix_asked = False
         self._waiting: dict[int, int] | None = None
         self._names: Counter[object] | None = None
+        self._packet: dict[int, PacketInfo] | None = None
         self._tcp: list[InetSocket] | None = None
         self._tcp_by_inode: dict[int, InetSocket] = {}
         self._tcp_by_ends: dict[object, InetSocket] = {}
@@ -58,6 +61,19 @@ class Sockets:
                 one: found.inode for found in self._unix.values() for one in found.pending
             }
         return self._waiting.get(client) if client else None
+
+    def packet(self, inode: int) -> PacketInfo:
+        """Return what is known of a packet socket."""
+        if self._packet is None:
+            try:
+                self._packet = packet_diag.packet_sockets(self._init)
+            except FileNotFoundError:
+                raise UnsupportedResource(
+                    "is a packet socket, of which this kernel doesn't tell (CONFIG_PACKET_DIAG)"
+                ) from None
+        if inode not in self._packet:
+            raise UnsupportedResource("is a packet socket of another network namespace")
+        return self._packet[inode]
 
     def shares_name(self, socket: UnixSocket) -> bool:
         """Tell whether another unix socket has the same name, as accepted ones have."""

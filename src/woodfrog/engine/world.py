@@ -157,6 +157,15 @@ class World:
         """Return the id of the io_uring that a mapping shows."""
         return self.rings.number_of(inode, offset)  # type: ignore[no-any-return]
 
+    def mapped_file(self, start: int, inode: int) -> int:
+        """Return the id of the open file whose memory is mapped somewhere."""
+        file = self._sockets.get(inode)
+        if file is None:
+            raise UnsupportedResource(
+                f"maps the rings of a packet socket at {start:#x} that no process has open"
+            )
+        return file.number
+
     def is_process(self, pid: int) -> bool:
         """See the protocol."""
         return pid in self._processes

@@ -36,6 +36,7 @@ class Source(StrEnum):
     FILE = "file"
     SHARED = "shared"  # a shared memory object or a deleted file, by its id
     SYSV = "sysv"  # System V shared memory, by its shmid
+    OPENED = "opened"  # the memory of an open file, by its id
     IO_URING = "io_uring"  # the memory of an io_uring, by the id of the file
     AIO = "aio"  # a context of Linux AIO
 
@@ -313,6 +314,8 @@ def _mapping(
         source = Source.AIO
     elif found.name == memory_flags.IO_URING:
         source, object_id = Source.IO_URING, shared_object(pid, found)
+    elif found.name.startswith(memory_flags.OPENED):
+        source, object_id = Source.OPENED, shared_object(pid, found)
     elif found.inode or found.name.startswith(_SYSV):  # whose inode number is its id, 0 at first
         deleted = found.name.endswith(b" (deleted)") and not _exists(root, found)
         if deleted or found.name.startswith(memory_flags.NAMED_SHARED):

@@ -1,6 +1,7 @@
 """An address space made again in a task: its mappings, their pages, advice and protections."""
 
 import os
+from collections import abc
 from collections.abc import Callable, Container, Iterator, Sequence
 
 from woodfrog.kernel import features, syscalls
@@ -63,7 +64,7 @@ def restore_mappings(
     filled = _with_pages(mappings, pages)
     opened: dict[tuple[bytes, bool], int] = {}
     for mapping in mappings:
-        if mapping.source in (Source.SYSV, Source.IO_URING, Source.AIO):
+        if mapping.source in (Source.SYSV, Source.OPENED, Source.IO_URING, Source.AIO):
             continue  # attached before
         flags = MAP_FIXED_NOREPLACE | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
         protection = mapping.protection
@@ -102,6 +103,16 @@ def restore_mappings(
         program.expect(address, mapping.start)
     for fd in opened.values():
         syscalls.close(program, fd)
+
+
+def map_opened(program: Program, mappings: Sequence[Mapping], files: abc.Mapping[int, int]) -> None:
+    """Map the memory of open files; `files` has the stub's descriptors of them."""
+    for mapping in mappings:
+        if mapping.source is Source.OPENED:
+            start, length = mapping.start, mapping.end - mapping.start
+            flags = MAP_SHARED | MAP_FIXED_NOREPLACE
+            how = mapping.protection, flags, files[mapping.object], mapping.offset
+            program.expect(syscalls.mmap(program, start, length, *how), start)
 
 
 def advise(program: Program, mappings: Sequence[Mapping]) -> None:

@@ -75,7 +75,7 @@ def diag_socket(pid: int) -> Iterator[socket.socket]:
         yield found
 
 
-def _dump(diag: socket.socket, request: bytes) -> Iterator[memoryview]:
+def dump(diag: socket.socket, request: bytes) -> Iterator[memoryview]:
     """Send a dump request and yield the payload of each answer."""
     diag.send(message(_SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request))
     for _, payload in answers(diag, "sock_diag"):
@@ -86,7 +86,7 @@ def unix_sockets(diag: socket.socket) -> list[UnixSocket]:
     """List all AF_UNIX sockets of the network namespace."""
     request = struct.pack("<BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _UDIAG_SHOW, 0, 0)
     found = []
-    for answer in _dump(diag, request):
+    for answer in dump(diag, request):
         _, kind, state, _, inode = struct.unpack_from("<BBBBI", answer)
         attributes = attributes_of(answer[16:])
         vfs = attributes.get(_UNIX_VFS)
@@ -116,7 +116,7 @@ def tcp_sockets(diag: socket.socket) -> list[InetSocket]:
         # struct inet_diag_req_v2: family, protocol, extensions, states, and an empty id.
         extensions = 1 << _INET_DIAG_SHUTDOWN - 1 | 1 << _INET_DIAG_INFO - 1
         request = struct.pack("<BBBBI48x", family, socket.IPPROTO_TCP, extensions, 0, 0xFFFFFFFF)
-        for answer in _dump(diag, request):
+        for answer in dump(diag, request):
             state = answer[1]
             local_port, remote_port = struct.unpack_from(">2H", answer, 4)
             size = 4 if family == socket.AF_INET else 16

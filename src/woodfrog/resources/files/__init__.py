@@ -12,6 +12,7 @@ from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.files.message_queue import MessageQueueFile
 from woodfrog.resources.files.namespace_file import NamespaceFile
 from woodfrog.resources.files.netlink_socket import NetlinkSocket
+from woodfrog.resources.files.packet_socket import PacketSocket
 from woodfrog.resources.files.pidfd import PidFd
 from woodfrog.resources.files.pipe import PipeEnd
 from woodfrog.resources.files.proc_file import ProcFile
@@ -51,6 +52,7 @@ KINDS: tuple[type[FileRecord], ...] = (
     TcpSocket,
     InetDatagramSocket,
     NetlinkSocket,
+    PacketSocket,
 )
 
 # What no kind recognises, as far as it has a name, by how its link in /proc begins.

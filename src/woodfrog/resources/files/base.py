@@ -209,6 +209,9 @@ class Making(Protocol):
     def by_all_rights(self) -> AbstractContextManager[None]:
         """Have calls made with capabilities that the new container may lack."""
 
+    def ours(self, fd: int) -> int:
+        """Return a descriptor of ours, until all stand, for one of the stub that is settled."""
+
     def settle(self, fd: int) -> int:
         """Run the calls so far; returns the number of a descriptor."""
 

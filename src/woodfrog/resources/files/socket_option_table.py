@@ -14,6 +14,7 @@ CAP_NET_ADMIN, CAP_NET_RAW = 1 << capability.CAP_NET_ADMIN, 1 << capability.CAP_
 
 IPPROTO_UDPLITE = 136
 SOL_NETLINK = 270
+SOL_PACKET = 263
 SOL_RAW = 255
 SO_RXQ_OVFL, SO_TXTIME = 40, 61
 TCP_ULP, TCP_AO_INFO = 31, 40
@@ -154,6 +155,14 @@ _RAW = (
     *_table(socket.IPPROTO_IPV6, 7, 36),  # IPV6_CHECKSUM, IPV6_HDRINCL
     Known(socket.IPPROTO_ICMPV6, 1, 32),  # ICMPV6_FILTER
 )
+_PACKET = (
+    *_NETWORK,
+    # Rings are made by these: PACKET_VERSION, PACKET_RESERVE, PACKET_LOSS, PACKET_VNET_HDR,
+    # PACKET_TX_HAS_OFF, PACKET_VNET_HDR_SZ
+    *(Known(SOL_PACKET, name, early=True) for name in (10, 12, 14, 15, 19, 24)),
+    # PACKET_AUXDATA, PACKET_ORIGDEV, PACKET_TIMESTAMP, PACKET_QDISC_BYPASS, PACKET_IGNORE_OUTGOING
+    *_table(SOL_PACKET, 8, 9, 17, 20, 23),
+)
 # NETLINK_PKTINFO, …_BROADCAST_ERROR, …_NO_ENOBUFS, …_LISTEN_ALL_NSID, …_CAP_ACK, …_EXT_ACK,
 # …_GET_STRICT_CHK
 _NETLINK = (
@@ -170,6 +179,8 @@ def known(family: int, kind: int, protocol: int) -> list[Known]:
         return [*found, *_UNIX]
     if family == socket.AF_NETLINK:
         return [*found, *_NETLINK]
+    if family == socket.AF_PACKET:
+        return [*found, *_PACKET]
     datagrams = kind != socket.SOCK_STREAM
     found += _INET + _IP + (_IP_MULTICAST if datagrams else ())
     if family == socket.AF_INET6:
