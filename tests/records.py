@@ -28,6 +28,7 @@ _MAY_DIFFER = (
     ("network", r"network\.added\.addresses\[\]\.attributes", "lifetimes go on"),
     ("network", r"network\.added\.routes\[\]\.(header|attributes)", "lifetimes go on"),
     ("network", r"network\.links\[\]\.running", "the kernel tells a moment later"),
+    ("posix_queue", r"message-queue\.(unlinked\.)?name", "another has the name by now"),
     ("timer_rung", r"process\.pending.*", "the timer rings once more"),
     (
         "io_uring",
@@ -53,6 +54,7 @@ _MAY_DIFFER = (
 _NUMBERED = {
     ("pipe", "pipe"): "pipe",
     ("fifo", "inode"): "fifo",
+    ("message-queue", "queue"): "message queue",
     ("unix-socket", "inode"): "unix socket",
     ("unix-socket", "pending"): "unix socket",
     ("unix-socket", "pair"): "pair of unix sockets",

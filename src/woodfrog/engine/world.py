@@ -261,6 +261,11 @@ class World:
         """See the protocol."""
         return {found.device: number for number, found in self.posix_queues.items()}
 
+    @property
+    def queue_names(self) -> set[bytes]:
+        """See the protocol."""
+        return {one.name for found in self.posix_queues.values() for one in found.queues}
+
     def _refuse_other_segment(self, pid: int, fd: int, name: bytes) -> None:
         """Refuse a mapping that doesn't show a segment of its process's ipc namespace."""
         found = self.sysv.get(self.namespaces.of(pid).get("ipc", 0))

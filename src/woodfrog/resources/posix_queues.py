@@ -1,7 +1,7 @@
-"""POSIX message queues of the container's own ipc namespace (mq_overview(7)): empty ones.
+"""POSIX message queues of the container's own ipc namespace (mq_overview(7)).
 
-A message can't be read without being taken, and a container must stay as it is even if we are
-killed at that moment. So a queue that holds messages is refused.
+A message can't be read without being taken; so all are taken and sent again at once, while nobody
+else runs. Who had asked for a notification would get it by that.
 """
 
 import os
@@ -10,12 +10,13 @@ import struct
 from collections.abc import Sequence
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
-from woodfrog.image.record import Record
+from woodfrog.image.record import Part, Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.caller import HERE, Caller
 from woodfrog.kernel.capability import CAP_SYS_RESOURCE
 from woodfrog.kernel.mounts import FSCONFIG_CMD_CREATE, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC
+from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces
 
@@ -25,8 +26,15 @@ _NAME_MAX = 255
 _NO_ID = (1 << 32) - 1
 
 
+class Message(Part, frozen=True, array_like=True):
+    """A message of a queue."""
+
+    priority: int
+    data: bytes
+
+
 class PosixQueue(Record, frozen=True, tag="posix-message-queue"):
-    """An empty message queue for `most` messages of up to `longest` bytes."""
+    """A queue for `most` messages of up to `longest` bytes; those in it as they will be taken."""
 
     name: bytes
     mode: int
@@ -34,6 +42,7 @@ class PosixQueue(Record, frozen=True, tag="posix-message-queue"):
     gid: int
     most: int
     longest: int
+    messages: list[Message] = []
 
 
 class Found:
@@ -77,33 +86,56 @@ def _open_file_system(namespace: int) -> int:
 
 
 def _queue(root: int, name: str) -> PosixQueue:
-    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
+    fd = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
     try:
-        about = bytearray(_MQ_ATTR.size)
-        HERE.call(SYS.MQ_GETSETATTR, fd, 0, about)
-        _, most, longest, messages, *_ = _MQ_ATTR.unpack(about)
-        if messages:
-            raise UnsupportedResource(
-                f"has {messages} messages in the POSIX message queue /{name},"
-                " which cannot be read without being taken",
-                hint="checkpoint when its readers have emptied it",
-            )
-        if _NOTIFIED.search(os.pread(fd, 200, 0)):
-            raise UnsupportedResource(
-                f"has a process that waits for a notification by the POSIX message queue /{name}"
-                " (mq_notify), which cannot be saved yet"
-            )
-        seen = os.fstat(fd)
-        return PosixQueue(
-            name=os.fsencode(name),
-            mode=seen.st_mode & 0o7777,
-            uid=seen.st_uid,
-            gid=seen.st_gid,
-            most=most,
-            longest=longest,
-        )
+        return look_at(fd, os.fsencode(name))
     finally:
         os.close(fd)
+
+
+def look_at(fd: int, name: bytes) -> PosixQueue:
+    """Read a queue by a descriptor of ours for both ways, which doesn't wait."""
+    about = bytearray(_MQ_ATTR.size)
+    HERE.call(SYS.MQ_GETSETATTR, fd, 0, about)
+    _, most, longest, *_ = _MQ_ATTR.unpack(about)
+    if _NOTIFIED.search(os.pread(fd, 200, 0)):
+        raise UnsupportedResource(
+            f"has a process that waits for a notification by the POSIX message queue"
+            f" /{os.fsdecode(name)} (mq_notify), which cannot be saved yet"
+        )
+    seen = os.fstat(fd)
+    return PosixQueue(
+        name=name,
+        mode=seen.st_mode & 0o7777,
+        uid=seen.st_uid,
+        gid=seen.st_gid,
+        most=most,
+        longest=longest,
+        messages=_messages(fd, longest),
+    )
+
+
+def _messages(fd: int, longest: int) -> list[Message]:
+    """Take all messages, and send them again."""
+    found: list[Message] = []
+    room, priority = bytearray(longest), bytearray(4)
+    try:
+        while True:
+            try:
+                size = HERE.call(SYS.MQ_TIMEDRECEIVE, fd, room, longest, priority, 0)
+            except BlockingIOError:
+                return found
+            number = int.from_bytes(priority, "little")
+            found.append(Message(priority=number, data=bytes(room[:size])))
+    finally:
+        for one in found:
+            send(HERE, fd, one)
+
+
+def send(on: Caller, fd: int, message: Message) -> None:
+    """Put a message into a queue that has room for it."""
+    data = message.data
+    on.call(SYS.MQ_TIMEDSEND, fd, data, len(data), message.priority, 0)
 
 
 def check(queues: Sequence[PosixQueue]) -> None:
@@ -115,6 +147,9 @@ def check(queues: Sequence[PosixQueue]) -> None:
             raise ImageError(f"the POSIX message queue {one.name!r} has an impossible owner")
         if not (0 < one.most < 1 << 31 and 0 < one.longest < 1 << 31):
             raise ImageError(f"the POSIX message queue {one.name!r} has an impossible size")
+        longest = max((len(message.data) for message in one.messages), default=0)
+        if len(one.messages) > one.most or longest > one.longest:
+            raise ImageError(f"the POSIX message queue {one.name!r} has more than it can hold")
 
 
 def refuse_wider(init: int, queues: Sequence[PosixQueue], *, new: bool, bounding: int) -> None:
@@ -148,11 +183,18 @@ def restore(stub: Stub, queues: Sequence[PosixQueue]) -> None:
     """Make all queues in the stub's ipc namespace."""
     for one in queues:
         program = stub.program()
-        size = _MQ_ATTR.pack(0, one.most, one.longest, 0, 0, 0, 0, 0)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        fd = program.call(SYS.MQ_OPEN, one.name, flags, 0o600, size)
-        program.call(SYS.FCHOWN, fd, one.uid, one.gid)
-        program.call(SYS.FCHMOD, fd, one.mode)
-        syscalls.close(program, fd)
+        syscalls.close(program, make(program, one))
         with while_(f"making the POSIX message queue /{os.fsdecode(one.name)}"):
             stub.run(program)
+
+
+def make(program: Program, one: PosixQueue) -> int:
+    """Make a queue, with what is in it; returns its descriptor."""
+    size = _MQ_ATTR.pack(0, one.most, one.longest, 0, 0, 0, 0, 0)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    fd = program.call(SYS.MQ_OPEN, one.name, flags, 0o600, size)
+    for message in one.messages:
+        send(program, fd, message)
+    program.call(SYS.FCHOWN, fd, one.uid, one.gid)
+    program.call(SYS.FCHMOD, fd, one.mode)
+    return fd

@@ -1,4 +1,4 @@
-/* POSIX message queues, empty: names, sizes, modes, descriptors; one process waits for a message of another. */
+/* POSIX message queues: names, sizes, modes, descriptors, what is in them by priority; full ones, and ones that were unlinked. One process waits for a message of another, one for room. */
 #include "wait.h"
 #include <mqueue.h>
 
@@ -11,9 +11,29 @@ static void *receive(void *text) {
 	return NULL;
 }
 
+static const struct { const char *text; unsigned priority; } letters[] = {{"first", 7}, {"second", 7}, {"", 7}, {"third", 3}, {"last", 0}};
+enum { LETTERS = sizeof letters / sizeof *letters };
+
+static mqd_t filled(const char *name) {
+	mqd_t made = must(mq_open(name, O_RDWR | O_CREAT | O_EXCL, 0600, &(struct mq_attr){.mq_maxmsg = LETTERS, .mq_msgsize = 50}));
+	for (int i = 0; i < LETTERS; i++) {
+		int which = (i + 3) % LETTERS; /* low priorities before others */
+		must(mq_send(made, letters[which].text, strlen(letters[which].text), letters[which].priority));
+	}
+	return made;
+}
+
 int main(void) {
 	char text[100] = "";
 	pthread_t receiver;
+	mqd_t full = filled("/full"), gone = filled("/gone"), gone_too = must(mq_open("/gone", O_RDONLY | O_NONBLOCK));
+	must(mq_unlink("/gone"));
+	mqd_t again = must(mq_open("/gone", O_RDWR | O_CREAT | O_EXCL, 0600, NULL));
+	pid_t sender = must(fork());
+	if (sender == 0) {
+		must(mq_send(full, "more", 4, 1));
+		_exit(0);
+	}
 	queue = must(mq_open("/frog", O_RDWR | O_CREAT | O_EXCL, 0620, &(struct mq_attr){.mq_maxmsg = 4, .mq_msgsize = 100}));
 	must(fchmod(queue, 0624));
 	mqd_t reading = must(mq_open("/frog", O_RDONLY | O_NONBLOCK));
@@ -27,6 +47,17 @@ int main(void) {
 	}
 	freeze_here();
 	spoil(must(mq_unlink("/frog")); must(mq_unlink("/unopened")););
+	same("the sender", 0, waitpid(sender, NULL, WNOHANG));
+	char most[50];
+	unsigned first = 0;
+	expect(mq_receive(full, most, 50, &first) == 5 && first == 7 && !memcmp(most, "first", 5), "the first letter is %.5s of %u", most, first);
+	join(sender);
+	for (int i = 1; i < LETTERS + 1; i++) {
+		expect(mq_receive(full, most, 50, &first) >= 0 && first == (i == 4 ? 1 : i < 4 ? letters[i].priority : 0), "letter %d has priority %u", i, first);
+	}
+	expect(mq_receive(gone_too, most, 50, &first) == 5 && !memcmp(most, "first", 5), "the unlinked one has lost its first");
+	must(mq_send(gone, "first", 5, 8));
+	expect(mq_receive(gone, most, 50, &first) == 5 && first == 8, "its two descriptors are two queues");
 	join(child);
 	pthread_join(receiver, NULL);
 	expect(!strcmp(text, "hello"), "received %s", text);
@@ -37,6 +68,9 @@ int main(void) {
 	struct stat file;
 	must(fstat(reading, &file));
 	same("mode", 0624, file.st_mode & 07777);
-	expect(mq_unlink("/frog") == 0 && mq_unlink("/unopened") == 0, "a name is lost");
+	struct mq_attr other;
+	must(mq_getattr(again, &other));
+	expect(other.mq_curmsgs == 0 && mq_unlink("/gone") == 0, "another queue has the unlinked one's letters");
+	expect(mq_unlink("/frog") == 0 && mq_unlink("/full") == 0 && mq_unlink("/unopened") == 0, "a name is lost");
 	return report();
 }

@@ -1,4 +1,4 @@
-/* Has a message in a POSIX queue, which can't be read without being taken, or System V memory attached. */
+/* Waits for a notification by a POSIX queue, which a look at what is in it would cause, or has System V memory attached. */
 // arguments: queue | memory
 #include "../programs/wait.h"
 #include <mqueue.h>
@@ -13,7 +13,7 @@ int main(int count, char **arguments) {
 	/* Attached, it stays; and it ends with this process, should the namespace be the host's. */
 	must(shmctl(memory, IPC_RMID, NULL));
 	if (in_queue)
-		must(mq_send(queue, "hello", 6, 3));
+		must(mq_send(queue, "hello", 6, 3) | mq_notify(queue, &(struct sigevent){.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1}));
 	else
 		must(mq_unlink("/frog") | mq_close(queue));
 	strcpy(attached, "memory");

@@ -52,6 +52,10 @@ class World(Protocol):
     def queue_devices(self) -> Mapping[int, int]:
         """Return the ids of ipc namespaces, 0 for the own one, by their queues' devices."""
 
+    @property
+    def queue_names(self) -> set[bytes]:
+        """Return the names of POSIX message queues."""
+
     def identify(self, pid: int) -> int:
         """Return the container's id of a process or thread that we see as `pid`, or 0."""
 

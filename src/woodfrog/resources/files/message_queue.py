@@ -1,11 +1,13 @@
 """mq_open(3): a POSIX message queue behind a descriptor. The queue is a PosixQueue record."""
 
+import itertools
 import os
 import stat
 from typing import ClassVar, Self
 
-from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.resources import posix_queues
+from woodfrog.resources.deleted_files import DELETED
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
     FileRecord,
@@ -15,17 +17,22 @@ from woodfrog.resources.files.base import (
     World,
     set_flags,
 )
+from woodfrog.resources.posix_queues import PosixQueue
 
 
 class MessageQueueFile(FileRecord, frozen=True, tag="message-queue"):
-    """A message queue, opened by its name."""
+    """A message queue, opened by its name.
+
+    One that was unlinked has `unlinked`, and a number of its own.
+    """
 
     row: ClassVar[Row] = Row(
         called="POSIX message queues",
-        kept=("by name",),
-        refused=("unlinked while open",),
+        kept=("by name, or unlinked",),
     )
     name: bytes
+    queue: int = 0
+    unlinked: PosixQueue | None = None
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -39,15 +46,37 @@ class MessageQueueFile(FileRecord, frozen=True, tag="message-queue"):
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
-        if file.stat.st_nlink == 0:
-            raise UnsupportedResource(
-                f"is the POSIX message queue {os.fsdecode(file.target)}, which was unlinked while"
-                " it is open; it cannot be saved yet"
-            )
-        return cls(id=number, flags=file.flags, name=file.target[1:])
+        name = file.target[1:]
+        if file.stat.st_nlink:
+            return cls(id=number, flags=file.flags, name=name)
+        ours = os.open(file.link, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            name = name.removesuffix(DELETED)
+            others = (b"%s.%d" % (name, n) for n in itertools.count(1))
+            names = itertools.chain([name], others)
+            free = next(one for one in names if one not in world.queue_names)
+            unlinked = posix_queues.look_at(ours, free)
+        finally:
+            os.close(ours)
+        inode = file.stat.st_ino
+        return cls(id=number, flags=file.flags, name=name, queue=inode, unlinked=unlinked)
+
+    def refuse_wider(self, bounding: int) -> None:
+        if self.unlinked:
+            posix_queues.check([self.unlinked])
 
     def restore(self, making: Making) -> int:
         program = making.program
-        fd = program.call(SYS.MQ_OPEN, self.name, self.flags & ~CREATION_FLAGS, 0, 0)
-        set_flags(program, fd, self.flags)
+        if self.unlinked is None:
+            named = program.call(SYS.MQ_OPEN, self.name, self.flags & ~CREATION_FLAGS, 0, 0)
+            set_flags(program, named, self.flags)
+            return named
+        key = ("unlinked message queue", self.queue)
+        made = making.shared(key)
+        if made is None:
+            made = making.spare(posix_queues.make(program, self.unlinked))
+            program.call(SYS.MQ_UNLINK, self.unlinked.name)
+            making.share(key, made)
+        fd = making.reopen_descriptor(made, self.flags)
+        set_flags(making.program, fd, self.flags)
         return fd
