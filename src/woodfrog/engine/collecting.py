@@ -7,7 +7,7 @@ from typing import Any
 
 from woodfrog.engine import collecting_shares
 from woodfrog.engine.collecting_files import Files
-from woodfrog.engine.collecting_memory import contexts, modes_of, policies
+from woodfrog.engine.collecting_memory import Policies, contexts, modes_of
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource, while_
@@ -124,6 +124,7 @@ def _collect(
         modes = memory_modes.ask(program)
         leader = threads.Answers(program, status)
         inherited = files.ask_inherited(held, program)
+        policies = Policies(program, held.pid)
         scratch.run(program)
         program = scratch.program()
         peers = files.ask_peers(held, program, records)
@@ -173,7 +174,7 @@ def _collect(
                 noted=held.pid in world.noted,
             )
             space.find_shared_guards(held.pid)
-            space.set_policies(policies(scratch, space.mappings))
+            space.set_policies(policies.of(scratch, space.mappings))
             space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
             fields["modes"] = modes_of(scratch, *modes())
     fields["threads"] = [

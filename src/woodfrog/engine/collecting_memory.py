@@ -3,27 +3,51 @@
 import os
 
 from woodfrog.engine.collecting_files import Files
+from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import HeldProcess
+from woodfrog.remote.program import Program
 from woodfrog.remote.tracee import Scratch
 from woodfrog.resources import aio, memory, memory_modes, memory_policy
 from woodfrog.resources.memory_modes import MemoryModes
 from woodfrog.resources.memory_policy import Policy
 
 _ASKED_AT_ONCE = 200
+_ROOM_LEFT = 1 << 10
 
 
-def policies(scratch: Scratch, mappings: list[memory.Mapping]) -> list[Policy | None]:
-    """Ask for the memory policy of each mapping."""
-    found: list[Policy | None] = []
-    for first in range(0, len(mappings), _ASKED_AT_ONCE):
-        program = scratch.program()
-        asked = [
-            memory_policy.ask(program, mapping.start)
-            for mapping in mappings[first : first + _ASKED_AT_ONCE]
-        ]
-        scratch.run(program)
-        found += (answer() for answer in asked)
-    return found
+class Policies:
+    """The memory policies of mappings, for which nearly always one program is enough."""
+
+    def __init__(self, program: Program, pid: int) -> None:
+        """Ask in a program that asks for other things, too, as far as it has room."""
+        self._kinds: dict[int, int] = {}
+        self._ask(program, [mapping[0] for mapping in read_maps(pid)])
+
+    def _ask(self, program: Program, starts: list[int]) -> None:
+        room = max(program.room - _ROOM_LEFT, 0) // memory_policy.ROOM
+        self._asked = starts[:room]
+        self._answer = memory_policy.ask_kinds(program, self._asked)
+
+    def _note(self) -> None:
+        self._kinds |= zip(self._asked, self._answer(), strict=True)
+
+    def of(self, scratch: Scratch, mappings: list[memory.Mapping]) -> list[Policy | None]:
+        """Return the policy of each mapping, once the program has run."""
+        self._note()
+        while left := [one.start for one in mappings if one.start not in self._kinds]:
+            program = scratch.program()
+            self._ask(program, left)
+            scratch.run(program)
+            self._note()
+        found: dict[int, Policy | None] = {}
+        bound = [one.start for one in mappings if self._kinds[one.start]]
+        for first in range(0, len(bound), _ASKED_AT_ONCE):
+            program = scratch.program()
+            some = bound[first : first + _ASKED_AT_ONCE]
+            asked = [memory_policy.ask(program, start) for start in some]
+            scratch.run(program)
+            found |= {start: answer() for start, answer in zip(some, asked, strict=True)}
+        return [found.get(one.start) for one in mappings]
 
 
 def contexts(

@@ -1,15 +1,18 @@
 """Memory policies: from which nodes of a NUMA machine memory comes (numa(7), mbind(2))."""
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.remote.program import Program
+from woodfrog.remote.program import RECORD_BYTES, Program
 
 _NODE_BYTES = 128  # as many nodes as the kernel can be built for
 _MPOL_DEFAULT = 0
 _MPOL_F_ADDR = 2
+_INT = struct.Struct("<i")
+ROOM = RECORD_BYTES + _INT.size
 
 
 class Policy(Part, frozen=True):
@@ -33,6 +36,19 @@ def ask(program: Program, address: int = 0) -> Callable[[], Policy | None]:
         return Policy(mode=number, nodes=bytes(nodes).rstrip(b"\0"))
 
     return answered
+
+
+def ask_kinds(program: Program, addresses: Sequence[int]) -> Callable[[], list[int]]:
+    """Add the calls that tell of addresses whether they have a policy: 0, or a mode with flags.
+
+    Each takes ROOM bytes of a program.
+    """
+    modes = bytearray(_INT.size * len(addresses))
+    at = program.address_of(modes)
+    for place, address in enumerate(addresses):
+        where = at + _INT.size * place
+        program.may_fail(program.call(SYS.GET_MEMPOLICY, where, 0, 0, address, _MPOL_F_ADDR))
+    return lambda: [mode for (mode,) in _INT.iter_unpack(modes)]
 
 
 def check(policy: Policy) -> None:
