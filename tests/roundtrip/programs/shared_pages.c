@@ -1,4 +1,5 @@
 /* Pages that children share with their parent since fork, and with each other since the parent has written to them: still shared. */
+// arguments: small | huge
 #include "memory.h"
 
 enum { CHILDREN = 3, MIB = 1 << 20, SIZE = 32 * MIB };
@@ -18,10 +19,10 @@ static bool is_right(char *memory, int child) {
 	return true;
 }
 
-int main(void) {
+int main(int count, char **arguments) {
 	counts = must(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
 	char *memory = anonymous(SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE), name[16];
-	must(madvise(memory, SIZE, MADV_NOHUGEPAGE));
+	must(madvise(memory, SIZE, count > 1 && arguments[1][0] == 'h' ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
 	pid_t children[CHILDREN];
 	for (int mib = 0; mib < SIZE / MIB; mib++)
 		fill(memory + mib * MIB, MIB, mib);
