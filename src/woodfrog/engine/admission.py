@@ -21,6 +21,7 @@ from woodfrog.resources import (
     deleted_files,
     huge_pages,
     layer,
+    login,
     memory,
     memory_modes,
     nested,
@@ -440,6 +441,8 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     if process.stopped_by not in (0, *signals.STOPPING):
         raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")
     timers.refuse_wider(who, process.posix_timers, bounds.bounding, len(process.threads))
+    login.check(process.login)
+    scheduling.refuse_nicer(who, process.autogroup_nice, bounds.bounding)
     for thread in process.threads:
         threads.check(thread)
         nested.check_membership(who, thread.namespaces, plan.namespaces)

@@ -6,7 +6,7 @@ import struct
 import termios
 from collections.abc import Collection, Mapping, Sequence
 
-from woodfrog.engine import inheriting, reading_pages
+from woodfrog.engine import inheriting, reading_pages, root_stub
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.inheriting import Inherited
 from woodfrog.engine.making_files import Making
@@ -16,6 +16,7 @@ from woodfrog.image.chain import Chain
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_SET_NAME
+from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import OPTIONS, Stub, await_birth
@@ -23,6 +24,7 @@ from woodfrog.resources import (
     aio,
     credentials,
     file_signals,
+    login,
     memory_fields,
     memory_making,
     memory_modes,
@@ -185,6 +187,27 @@ class Body:
         program = self.stub.program()
         sysv_memory.remove(program, segments.values())
         self.stub.run(program)
+
+    def set_login(self, bounding: int, maps: IdMaps | None) -> list[str]:
+        """Belong to the login that it belonged to; returns what is missing otherwise."""
+        user = self.record.login.uid if self.record.login else None
+        if user is not None and maps:
+            user = maps.users.outside(user)
+        if user is None:
+            return []
+        if not login.may_be_set(self.stub.pid, bounding):
+            return [f"{self.name} belongs to the login of whoever restores it (loginuid)"]
+        file = os.open(f"/proc/{self.stub.pid}/loginuid", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            theirs = root_stub.send(self.stub, [file])[0]
+        finally:
+            os.close(file)
+        program = self.stub.program()
+        login.restore(program, theirs, user)
+        syscalls.close(program, theirs)
+        with while_(f"setting the login of {self.name}"):
+            self.stub.run(program)
+        return []
 
     def make_threads(self) -> None:
         """Make all threads; filters that all of them share are installed first, and inherited."""

@@ -25,6 +25,7 @@ from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     limits,
+    login,
     memory,
     memory_fields,
     memory_flags,
@@ -193,6 +194,8 @@ def _collect(
         directory_deleted=directory_deleted,
         shares=collecting_shares.shares(held),
         exit_signal=held.exit_signal,
+        login=login.collect(held.path, f"/proc/{world.init}"),
+        autogroup_nice=scheduling.autogroup_nice(held.path) if _leads_session(held) else 0,
         root=root_directory,
         root_deleted=root_deleted,
         umask=int(status["Umask"], 8),

@@ -353,7 +353,9 @@ def _restore(
     for number, segments in plan.segments.items():
         with made.visited(root, "ipc", number):
             bodies[1].remove_segments(segments)
+    maps = ids.maps_of(init)
     for body in bodies.values():
+        making.missing += body.set_login(bounds.bounding, maps)
         body.make_threads()
     for body in bodies.values():
         body.stop_again()

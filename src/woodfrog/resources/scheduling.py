@@ -2,7 +2,7 @@
 
 import os
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -43,6 +43,22 @@ def collect(pid: int) -> Scheduling:
     )
 
 
+def autogroup_nice(path: str) -> int:
+    """Read how nice the group of a session is, by the directory in /proc of a process in it."""
+    try:
+        with open(f"{path}/autogroup", encoding="ascii") as file:
+            words = file.read().split()
+    except FileNotFoundError:
+        return 0
+    return int(words[-1]) if words else 0  # the first session of all has none
+
+
+def set_autogroup_nice(pid: int, nice: int) -> None:
+    """Set that for the session of a process."""
+    with open(f"/proc/{pid}/autogroup", "w", encoding="ascii") as file:
+        file.write(str(nice))
+
+
 _SCHED_FIFO, _SCHED_RR, _SCHED_DEADLINE = 1, 2, 6
 _IOPRIO_CLASS_RT = 1
 _CAP_SYS_NICE = 23
@@ -59,6 +75,18 @@ def refuse_wider(who: str, recorded: Scheduling, bounding: int) -> None:
         raise UnsupportedResource(
             f"{who} was scheduled before others (a real-time policy or negative nice),"
             " which the new container may not do",
+            hint="add CAP_SYS_NICE to process.capabilities.bounding of the bundle's config.json",
+        )
+
+
+def refuse_nicer(who: str, nice: int, bounding: int) -> None:
+    """Refuse a session that comes before others, likewise."""
+    if not -20 <= nice <= 19:
+        raise ImageError(f"{who} has a session that is impossibly nice")
+    if nice < 0 and not bounding >> _CAP_SYS_NICE & 1:
+        raise UnsupportedResource(
+            f"{who} has a session that comes before others (a negative nice of its autogroup),"
+            " which the new container may not have",
             hint="add CAP_SYS_NICE to process.capabilities.bounding of the bundle's config.json",
         )
 
