@@ -23,6 +23,7 @@ from woodfrog.resources.cgroups import Group, Hierarchy
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.file_entry import Moment
 from woodfrog.resources.files.deleted import OpenDeletedFile
+from woodfrog.resources.files.fanotify import Fanotify, FanotifyMark
 from woodfrog.resources.files.inet_datagram import Datagram, InetDatagramSocket
 from woodfrog.resources.files.packet_ring import Ring, RingPage
 from woodfrog.resources.files.packet_socket import PacketSocket
@@ -188,6 +189,27 @@ def test_no_packet_sockets_without_the_right(attack: Attack) -> None:
     assert "CAP_NET_RAW" in attack.refusal(plain)
     beyond = msgspec.structs.replace(plain, taking=ring)
     assert "pages outside a ring" in attack.refusal(beyond)
+
+
+@pytest.mark.parametrize(
+    ("init_flags", "kind", "mask"),
+    [(0, 0, 0x20), (0x200, 0x10, 0x20), (0x200, 0x100, 0x20), (0x204, 0, 0x10000)],
+)
+def test_no_fanotify_that_needs_a_right(
+    attack: Attack, init_flags: int, kind: int, mask: int
+) -> None:
+    mark = FanotifyMark(kind=kind, flags=0, mask=mask, ignored=0, path=b"/work", deleted=0)
+    group = Fanotify(id=ID, flags=0, init_flags=init_flags, event_flags=0, marks=[mark])
+
+    assert "CAP_SYS_ADMIN" in attack.refusal(group)
+
+
+def test_no_fanotify_on_a_file_that_it_may_not_read(attack: Attack) -> None:
+    attack.leave_secret(0o600)
+    mark = FanotifyMark(kind=0, flags=0, mask=2, ignored=0, path=b"/work/secret", deleted=0)
+    group = Fanotify(id=ID, flags=0, init_flags=0x200, event_flags=0, marks=[mark])
+
+    assert "ermission denied" in attack.refusal(group)
 
 
 def proc_file(point: bytes, pid: int, name: bytes) -> ProcFile:

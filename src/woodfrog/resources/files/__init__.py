@@ -4,6 +4,7 @@ from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.epoll import Epoll
 from woodfrog.resources.files.eventfd import EventFd
+from woodfrog.resources.files.fanotify import Fanotify
 from woodfrog.resources.files.fifo import Fifo
 from woodfrog.resources.files.inet_datagram import InetDatagramSocket
 from woodfrog.resources.files.inotify import Inotify
@@ -45,6 +46,7 @@ KINDS: tuple[type[FileRecord], ...] = (
     TimerFd,
     SignalFd,
     Inotify,
+    Fanotify,
     IoUring,
     PidFd,
     NamespaceFile,
@@ -57,7 +59,6 @@ KINDS: tuple[type[FileRecord], ...] = (
 
 # What no kind recognises, as far as it has a name, by how its link in /proc begins.
 REFUSED = {
-    b"anon_inode:[fanotify]": "fanotify",
     b"anon_inode:[userfaultfd]": "userfaultfd",
     b"anon_inode:[perf_event]": "a perf event",
     b"anon_inode:bpf": "BPF",
