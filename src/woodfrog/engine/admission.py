@@ -54,7 +54,7 @@ from woodfrog.resources.layer import Layer
 from woodfrog.resources.memory import PageRange
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree.records import MountTree
-from woodfrog.resources.nested import AnyNamespace, IpcNamespace
+from woodfrog.resources.nested import AnyNamespace, FilesWithin, IpcNamespace, Membership
 from woodfrog.resources.network import records as network_records
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.other_vdso import OtherVdso
@@ -75,6 +75,7 @@ _CONTENTS = (
     | DeletedFile
     | AnyObject
     | AnyNamespace
+    | FilesWithin
     | PosixQueue
     | Tmpfs
     | Layer
@@ -124,6 +125,8 @@ class Plan:
         self.deleted: dict[int, DeletedFile] = {}
         self.has_terminal = False  # the new container
         self.namespaces: dict[int, AnyNamespace] = {}
+        # The nested namespaces that files are made in, by the ids of the files.
+        self.within: dict[int, Membership] = {}
         self.sysv: list[AnyObject] = []
         self.posix_queues: list[PosixQueue] = []
         self.tmpfs: list[Tmpfs] = []
@@ -152,6 +155,8 @@ class Plan:
                     self.sysv.append(record)
                 case _ if isinstance(record, AnyNamespace):
                     namespaces.append(record)
+                case FilesWithin():
+                    self.within |= dict.fromkeys(record.files, record.namespaces)
                 case PosixQueue():
                     self.posix_queues.append(record)
                 case Layer() if self.layer is None:
@@ -233,6 +238,16 @@ class Plan:
     def holders(self, file: int) -> set[int]:
         """Return the ids of the processes that have a file open."""
         return {one.pid for one in self.processes if any(d.file == file for d in one.descriptors)}
+
+    @property
+    def files_at_home(self) -> list[FileRecord]:
+        """Return the files that are made in the container's own network."""
+        return [one for one in self.files.values() if "net" not in self.within.get(one.id, {})]
+
+    @property
+    def files_elsewhere(self) -> list[FileRecord]:
+        """Return those that are made in nested networks."""
+        return [one for one in self.files.values() if "net" in self.within.get(one.id, {})]
 
     @property
     def opened_deleted(self) -> dict[int, list[OpenDeletedFile]]:
@@ -321,7 +336,7 @@ def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pla
     _check_tree(plan)
     for process in plan.processes:
         _check_process(process, plan, bounds)
-    nested.check(plan.namespaces.values(), plan.shared)
+    nested.check(plan.namespaces.values(), plan.shared, plan.page_bytes)
     nested.check_made_for_children(process.namespaces for process in plan.processes)
     for shared in plan.shared.values():
         shared_memory.check(shared, plan.page_bytes)
@@ -411,6 +426,10 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
     for file in plan.files.values():
         with while_(f"looking at file {file.id} of the image ({type(file).__name__})"):
             file.refuse_wider(bounds.bounding)
+            within = plan.within.get(file.id, {})
+            nested.check_membership(f"file {file.id}", within, plan.namespaces)
+            if not within.keys() <= {"ipc", "mnt", "net"}:
+                raise ImageError("a file of the image is in an impossible namespace")
             if isinstance(file, UnixSocketFile):
                 _check_rights(file, plan)
             if file.late:

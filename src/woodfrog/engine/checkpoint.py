@@ -230,6 +230,10 @@ def _write(
         image.add(one_of_ipc)
     for namespace in looked.namespaces.records:
         image.add(world.furnished(namespace))
+    for number, _ in looked.namespaces.descriptors("mnt"):
+        image.add(world.places.record(number, image.write_pages))
+    for within in looked.files.within():
+        image.add(within)
     if looked.sysctls:
         image.add(looked.sysctls)
     if looked.network:
@@ -255,8 +259,19 @@ def _write(
     records = looked.file_records
     for record in records:
         image.add(record)
-    opened = [one.path for one in records if isinstance(one, RegularFile) and one.is_data]
-    mapped = {path for process in looked.processes for path in process.space.mapped_paths}
+    # What is known of files in other mount namespaces could be looked for only there.
+    elsewhere = {n for one in looked.files.within() if "mnt" in one.namespaces for n in one.files}
+    opened = [
+        one.path
+        for one in records
+        if isinstance(one, RegularFile) and one.is_data and one.id not in elsewhere
+    ]
+    mapped = {
+        path
+        for process in looked.processes
+        if world.is_at_home(process.held.pid)
+        for path in process.space.mapped_paths
+    }
     for known in known_files.collect(world.view, opened, mapped):
         image.add(known)
     for zombie in tree.zombies:

@@ -160,20 +160,22 @@ def _collect(
                 return world.mapped_file(mapping.start, mapping.inode)
             return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
 
+        place = world.place_of(held.pid)
         space = memory.Collected.none()
         if KCMP_VM not in held.shares:
             dumped = memory_fields.read_core_dump_filter(held.pid)
-            executable = world.object_at(f"{held.path}/exe")
+            executable = world.object_at(f"{held.path}/exe", place)
             space = memory.collect(
                 held.pid,
                 stat,
                 scratch.range,
                 shared_object,
-                world.root,
+                place.root,
                 dumped,
                 executable,
                 noted=held.pid in world.noted,
             )
+            world.refuse_unseen(held.pid, space.mappings)
             space.find_shared_guards(held.pid)
             space.set_policies(policies.of(scratch, space.mappings))
             space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
@@ -181,8 +183,8 @@ def _collect(
     fields["threads"] = [
         _thread(task, answer, world) for task, answer in zip(held.tasks, told, strict=True)
     ]
-    directory, directory_deleted = world.object_at(f"{held.path}/cwd")
-    root_directory, root_deleted = world.object_at(f"{held.path}/root")
+    directory, directory_deleted = world.object_at(f"{held.path}/cwd", place)
+    root_directory, root_deleted = world.object_at(f"{held.path}/root", place)
     fields.update(
         pid=held.namespace_pid,
         parent=world.identify(stat.parent),
@@ -272,7 +274,7 @@ def _thread(task: HeldTask, told: dict[str, Any], world: World) -> threads.Threa
 
 def _own_directory(task: HeldTask, world: World) -> dict[str, Any]:
     """Return where a thread works that shares no directory with its process (unshare(2))."""
-    directory, deleted = world.object_at(f"{task.path}/cwd")
+    directory, deleted = world.object_at(f"{task.path}/cwd", world.place_of(task.pid))
     roots = {os.readlink(f"{path}/root") for path in (task.path, task.process.path)}
     if deleted or roots != {"/"}:
         raise UnsupportedResource(

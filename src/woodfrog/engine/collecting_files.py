@@ -21,7 +21,9 @@ from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.files import KINDS, REFUSED, unix_peers, unix_queue
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
 from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches, tell_told
+from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
+from woodfrog.resources.nested import FilesWithin
 from woodfrog.resources.process import Descriptor, Lock
 
 _KCMP_FILE = 0
@@ -39,6 +41,7 @@ class Files:
         self._signals: dict[int, list[FileSignals]] = defaultdict(list)
         self._known: dict[tuple[object, ...], list[OpenFile]] = defaultdict(list)
         self._ours: list[int] = []
+        self._within: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
         for process in tree.processes:
             # A table that is shared is that of the parent.
             shared = KCMP_FILES in process.shares
@@ -132,14 +135,24 @@ class Files:
         """Return who gets signals from files that the process is the first to hold."""
         return self._signals[process.pid]
 
+    def within(self) -> list[FilesWithin]:
+        """Return which files must be made again in nested namespaces, once all are collected."""
+        return [
+            FilesWithin(namespaces=dict(membership), files=files)
+            for membership, files in self._within.items()
+        ]
+
     def _record(self, file: OpenFile, world: World) -> FileRecord:
         for kind in KINDS:
             if kind.recognises(file, world):
                 file.is_late = kind.late
                 if id(file) in self._where:
                     _refuse_in_flight(kind, file)
-                _refuse_nested(file, world)
-                return kind.collect(file.number, file, world)
+                record = kind.collect(file.number, file, world)
+                if within := world.within(file):
+                    _refuse_connection(record)
+                    self._within[tuple(sorted(within.items()))].append(file.number)
+                return record
         hint = ""
         if file.target.startswith(b"/dev/nvidia"):
             hint = "--cuda-checkpoint-path names NVIDIA's program that frees GPUs for a checkpoint"
@@ -270,17 +283,12 @@ def _parse_lock(number: int, line: str) -> Lock:
     )
 
 
-def _refuse_nested(file: OpenFile, world: World) -> None:
-    """Refuse what can be made again only in a namespace other than the container's own."""
-    if file.target.startswith(b"socket:") and world.namespaces.of_socket(file.descriptor):
+def _refuse_connection(record: FileRecord) -> None:
+    """Refuse a TCP connection in a network that nothing silences."""
+    if isinstance(record, TcpSocket) and record.connection is not None:
         raise UnsupportedResource(
-            "is a socket in another network namespace than the container's own, which cannot be"
-            " saved yet"
-        )
-    if world.queue_devices.get(file.stat.st_dev):
-        raise UnsupportedResource(
-            "is a POSIX message queue of another ipc namespace than the container's own, which"
-            " cannot be saved yet"
+            "is a TCP connection in a network namespace that a program made, which cannot be saved"
+            " yet"
         )
 
 

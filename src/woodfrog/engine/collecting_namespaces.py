@@ -146,6 +146,8 @@ class Namespaces:
     def collect(self, init: int) -> None:
         """Read what belongs to the namespaces themselves."""
         for found in self._found.values():
+            if found.name == "mnt":
+                continue  # see places
             if found.name == "pid" and found.descriptor >= 0:
                 self.records.append(self._pid_namespace(found))
             elif found.descriptor >= 0:

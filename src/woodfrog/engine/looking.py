@@ -1,5 +1,6 @@
 """Hold a container and look at everything in it; what can't be kept is noted."""
 
+import os
 import time
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
@@ -13,9 +14,11 @@ from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.places import Places
 from woodfrog.engine.rings import Rings
 from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
+from woodfrog.kernel.procfs.mountinfo import parse_mount
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso
@@ -129,7 +132,12 @@ def look(
     mounts = None
     if container.mounts is not None:
         with obstacles.at("the container"):
-            mounts = ChangedMounts(init, view, container.mounts, container.tmpfs)
+            mounts = ChangedMounts(
+                init,
+                view,
+                [parse_mount(os.fsencode(line)) for line in container.mounts],
+                container.tmpfs,
+            )
             undo.callback(mounts.close)
     overlay = None
     if container.rootfs:
@@ -138,9 +146,12 @@ def look(
     nested = Namespaces(init, tree, obstacles)
     undo.callback(nested.close)
     collecting_shares.refuse_shared_parts(tree, obstacles)
+    places = Places(view, nested, undo)
+    with obstacles.at("the container"):
+        places.look(init, undo)
     world = World(
         init,
-        view,
+        places,
         tree,
         nested,
         {inode: number for number, inode in enumerate(container.stdio)},

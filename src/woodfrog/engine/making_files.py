@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from woodfrog.engine import root_stub
+from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.passing import Delegates
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import netdevice, syscalls
@@ -27,6 +28,7 @@ from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import DescriptorTable, FileRecord
 from woodfrog.resources.files.deleted import OpenDeletedFile
+from woodfrog.resources.nested import Membership
 from woodfrog.resources.shared_memory import SharedMemory
 
 _PROGRAM_CALLS = 4000
@@ -64,13 +66,17 @@ class Making:
         tcp_close: bool,
         undo: ExitStack,
         new_network: bool,
+        namespaces: MadeNamespaces,
         may_force_buffers: bool,
     ) -> None:
         self._undo = undo
         self.capabilities = capabilities
         self.permitted = self._effective = permitted
         self.tcp_close = tcp_close
-        self.new_network = new_network
+        self._has_new_network = new_network
+        self._namespaces = namespaces
+        # The nested namespaces that the stub is in.
+        self._within: Membership = {}
         self.may_force_buffers = may_force_buffers
         self.stub = stub
         self.high = high
@@ -89,10 +95,33 @@ class Making:
         self._delegates = Delegates(stub)
         self._kept: dict[object, Any] = {}
         self._spare: list[int] = []
-        self._addresses: frozenset[bytes] | None = None
-        self._at_end: list[Callable[[base.Making], None]] = []
+        self._addresses: dict[int, frozenset[bytes]] = {}
+        self._at_end: list[tuple[Membership, Callable[[base.Making], None]]] = []
         self._stdio = [syscalls.duplicate_above(self.program, number, high) for number in range(3)]
         self.run()
+
+    @property
+    def new_network(self) -> bool:
+        """See the protocol."""
+        return self._has_new_network or bool(self.network)
+
+    @property
+    def network(self) -> int:
+        """See the protocol."""
+        return self._within.get("net", 0)
+
+    def _be_within(self, namespaces: Membership) -> None:
+        """Have what follows happen in nested namespaces, and in no others."""
+        if namespaces == self._within:
+            return
+        effective = self._effective
+        self._set_capabilities(self.permitted)
+        self.run()
+        # They would stay where they are.
+        self._delegates.end()
+        self._namespaces.join(self.stub, namespaces, self._within)
+        self._within = namespaces
+        self._set_capabilities(effective)
 
     def run(self) -> None:
         """Run what has been collected; placeholders become numbers."""
@@ -240,17 +269,28 @@ class Making:
         """Give the stub a descriptor of ours."""
         return root_stub.send(self.stub, [ours])[0]
 
-    def make_files(self, records: Iterable[FileRecord], unheld: Container[int]) -> None:
+    def make_files(
+        self,
+        records: Iterable[FileRecord],
+        unheld: Container[int],
+        within: Mapping[int, Membership],
+    ) -> None:
         """Make all files, then verify what can be verified only on the made ones.
 
+        `within` are the nested namespaces in which some are made, by their ids.
         Those in `unheld` are in flight, and no process will tie them to others.
         No file is opened by a capability that the new container doesn't have; only sockets' queues
         are filled past the limits for it.
         """
         made: list[FileRecord] = []
         self._set_capabilities(self.capabilities | _FOR_SOCKETS & self.permitted)
-        self.records = sorted((r for r in records if not r.late), key=lambda r: r.turn())
+
+        def turn(record: FileRecord) -> tuple[int, list[tuple[str, int]]]:
+            return record.turn(), sorted(within.get(record.id, {}).items())
+
+        self.records = sorted((r for r in records if not r.late), key=turn)
         for record in self.records:
+            self._be_within(within.get(record.id, {}))
             with while_(f"opening file {record.id} ({type(record).__name__})"):
                 fd = record.restore(self)
                 self.files[record.id] = self._up(fd)
@@ -258,8 +298,10 @@ class Making:
             if len(self.program) > _PROGRAM_CALLS:
                 self.run()
         self.run()
-        for action in self._at_end:
+        for namespaces, action in self._at_end:
+            self._be_within(namespaces)
             action(self)
+        self._be_within({})
         self.run()
         self._delegates.end()
         for fd in self._spare:
@@ -430,9 +472,9 @@ class Making:
 
     def has_address(self, address: bytes) -> bool:
         """See the protocol."""
-        if self._addresses is None:
-            self._addresses = frozenset(read_addresses(self.stub.pid))
-        return address in self._addresses
+        if self.network not in self._addresses:
+            self._addresses[self.network] = frozenset(read_addresses(self.stub.pid))
+        return address in self._addresses[self.network]
 
     def device_number(self, name: bytes) -> int:
         """See the protocol."""
@@ -476,4 +518,4 @@ class Making:
 
     def at_end(self, action: Callable[[base.Making], None]) -> None:
         """See the protocol."""
-        self._at_end.append(action)
+        self._at_end.append((self._within, action))

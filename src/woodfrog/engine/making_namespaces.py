@@ -1,7 +1,7 @@
 """The nested namespaces of an image: the root stub makes them, processes and threads join them."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from woodfrog.engine import root_stub
@@ -11,12 +11,14 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces, sysctls
+from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.nested import (
     FUTURE_PID,
     FUTURE_TIME,
     AnyNamespace,
     IpcNamespace,
     Membership,
+    MountNamespace,
     PidNamespace,
     TimeNamespace,
     UtsNamespace,
@@ -28,10 +30,14 @@ _OWN = 0
 
 
 class MadeNamespaces:
-    """Nested namespaces that stand, by descriptors of ours; `undo` closes them."""
+    """Nested namespaces that stand, by descriptors of ours; `undo` closes them.
 
-    def __init__(self, root: Stub, undo: ExitStack) -> None:
+    `mount` makes mounts in the namespace that the root stub is in.
+    """
+
+    def __init__(self, root: Stub, mount: Callable[[MountTree], None], undo: ExitStack) -> None:
         self._root = root
+        self._mount = mount
         self._undo = undo
         self._unborn: set[int] = set()
         self._later: dict[int, TimeNamespace] = {}
@@ -58,12 +64,16 @@ class MadeNamespaces:
                 self._make(record)
 
     def _make(self, record: AnyNamespace) -> None:
+        if isinstance(record, MountNamespace) and record.origin:
+            self._go(self._root, self._root, {"mnt": record.origin})
         program = self._root.program()
         ns.unshare(program, ns.FLAGS[record.name])
         if isinstance(record, UtsNamespace):
             program.call(SYS.SETHOSTNAME, record.hostname, len(record.hostname))
             program.call(SYS.SETDOMAINNAME, record.domainname, len(record.domainname))
         self._root.run(program)
+        if isinstance(record, MountNamespace) and record.tree:
+            self._mount(record.tree)
         self._know(record.name, record.id, f"/proc/{self._root.pid}/ns/{record.name}")
         if isinstance(record, IpcNamespace) and record.settings:
             with namespaces.within(self._ours["ipc", record.id], "ipc"):

@@ -15,7 +15,7 @@ _RLIMIT_CORE = 4
 
 
 def make(maker: Stub, ids: Sequence[int], flags: int = 0) -> Stub:
-    """Make a child of a stub, with these ids in its pid namespaces (innermost first)."""
+    """Make a child of a stub, with these ids in its pid namespaces (outermost first)."""
     program = maker.program()
     maker.born.clear()
     # Exit signal 0: its end is not told to anyone.
@@ -46,7 +46,8 @@ def end_by(stub: Stub, status: int) -> None:
         stub.run(program)
         ptrace.set_signal_mask(stub.pid, 0)
         os.kill(stub.pid, signal)
-        ptrace.resume(stub.pid)
+        if signal != _SIGKILL:
+            ptrace.resume(stub.pid)
     else:
         program.call(SYS.EXIT_GROUP, status >> 8 & 0xFF)
         stub.start(program)

@@ -57,6 +57,7 @@ from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files import own_addresses
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.mount_tree import making as mount_making
+from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.overlay import Overlay
 
 __all__ = ["Bounds", "restore"]
@@ -292,6 +293,13 @@ def _restore(
     mark(Stage.ROOT)
 
     # FILES
+    def mount(tree: MountTree) -> None:
+        mount_making.restore(
+            root, tree, bounding=bounds.bounding, permitted=permitted, pages=pages, base=base
+        )
+
+    made = MadeNamespaces(root, mount, undo)
+    made.make(plan.namespaces.values())
     making = Making(
         root,
         high,
@@ -300,11 +308,10 @@ def _restore(
         tcp_close=bounds.tcp_close,
         undo=undo,
         new_network="network" in bounds.new_namespaces,
+        namespaces=made,
         may_force_buffers=namespaces.is_ours(init, "user"),
     )
     making.missing += missing
-    made = MadeNamespaces(root, undo)
-    made.make(plan.namespaces.values())
     for number, queues, objects in plan.ipc():
         with made.visited(root, "ipc", number):
             posix_queues.restore(root, queues)
@@ -313,9 +320,9 @@ def _restore(
     making.make_deleted_files(
         plan.deleted.values(), plan.opened_deleted, plan.written_by_mapping, store, base
     )
-    records, moves = own_addresses.moved(plan.files.values(), init)
+    records, moves = own_addresses.moved(plan.files_at_home, init)
     making.missing += moves
-    making.make_files(records, plan.unheld)
+    making.make_files([*records, *plan.files_elsewhere], plan.unheld, plan.within)
     mark(Stage.FILES)
 
     # TREE

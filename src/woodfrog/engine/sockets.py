@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 
+from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink import packet_diag, sock_diag
 from woodfrog.kernel.netlink.packet_diag import PacketInfo
@@ -22,10 +23,11 @@ _NOT_ACCEPTED = (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT)
 
 
 class Sockets:
-    """All sockets of the container's network namespace, by inode; asked for when first needed."""
+    """All sockets of the container's network namespaces, by inode; asked for when first needed."""
 
-    def __init__(self, init: int) -> None:
+    def __init__(self, init: int, namespaces: Namespaces) -> None:
         self._init = init
+        self._namespaces = namespaces
         self._unix: dict[int, UnixSocket] = {}
         self._unix_asked = False
         self._waiting: dict[int, int] | None = None
@@ -50,6 +52,9 @@ class Sockets:
             self._unix_asked = True
             for pid in (os.getpid(), self._init):
                 with sock_diag.diag_socket(pid) as diag:
+                    self._unix.update((one.inode, one) for one in sock_diag.unix_sockets(diag))
+            for _, descriptor in self._namespaces.descriptors("net"):
+                with sock_diag.diag_socket_at(descriptor) as diag:
                     self._unix.update((one.inode, one) for one in sock_diag.unix_sockets(diag))
         return self._unix.get(inode)
 
@@ -96,7 +101,11 @@ class Sockets:
         if self._tcp is None:
             with sock_diag.diag_socket(self._init) as diag:
                 self._tcp = sock_diag.tcp_sockets(diag)
-            self._tcp_by_inode = {one.inode: one for one in self._tcp if one.inode}
+            nested: list[InetSocket] = []
+            for _, descriptor in self._namespaces.descriptors("net"):
+                with sock_diag.diag_socket_at(descriptor) as diag:
+                    nested += sock_diag.tcp_sockets(diag)
+            self._tcp_by_inode = {one.inode: one for one in (*self._tcp, *nested) if one.inode}
             self._tcp_by_ends = {_ends(one.local, one.remote): one for one in self._tcp}
         return self._tcp_by_inode.get(inode)
 

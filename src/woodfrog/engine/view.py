@@ -24,6 +24,16 @@ def view_of(init: int) -> Iterator[int]:
         yield init
         return
     mounts = os.open(f"/proc/{init}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with standing_in(mounts) as child:
+            yield child
+    finally:
+        os.close(mounts)
+
+
+@contextmanager
+def standing_in(mounts: int) -> Iterator[int]:
+    """Give a process whose root directory is that of the mount namespace of a descriptor."""
     told, tell = os.pipe()
     child = os.fork()
     if child == 0:
@@ -35,7 +45,6 @@ def view_of(init: int) -> Iterator[int]:
         yield child
     finally:
         os.close(told)
-        os.close(mounts)
         os.kill(child, _SIGKILL)
         os.waitpid(child, 0)
 

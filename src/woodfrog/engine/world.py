@@ -2,26 +2,26 @@
 
 import os
 import stat
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import abc, defaultdict
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
 
 from woodfrog.engine.collecting_namespaces import Namespaces
-from woodfrog.engine.names import Names
+from woodfrog.engine.places import OWN, Place, Places
 from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.huge_pages import page_size
-from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
+from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_ipc
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.files.pty import MAJORS
-from woodfrog.resources.memory import Extent
+from woodfrog.resources.memory import Extent, Mapping
 from woodfrog.resources.namespaces import is_ours
-from woodfrog.resources.nested import AnyNamespace, IpcNamespace
+from woodfrog.resources.nested import AnyNamespace, IpcNamespace, Membership
 from woodfrog.resources.posix_queues import PosixQueue
 
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
@@ -58,7 +58,7 @@ class World:
     def __init__(
         self,
         init: int,
-        view: int,
+        places: Places,
         tree: Held,
         namespaces: Namespaces,
         stdio: dict[tuple[int, int], int],
@@ -70,18 +70,19 @@ class World:
         noted: AbstractSet[int],
     ) -> None:
         self.init = init
-        self.view = view
+        self.places = places
+        self.view = places[OWN].view
         self.namespaces = namespaces
-        self.root = f"/proc/{view}/root"
+        self.root = places[OWN].root
         self.unix_close = unix_close
         self.tcp_close = tcp_close
         self.tcp_established = tcp_established
         self.tcp_skip_in_flight = tcp_skip_in_flight
         self.noted = noted
-        self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(view)}
-        self._names = Names(self.root, self.mounts)
+        self.mounts: dict[int, Mount] = places[OWN].mounts
+        self._names = places[OWN].names
         self._with_paths: list[OpenFile] = []
-        self.sockets = Sockets(init)
+        self.sockets = Sockets(init, namespaces)
         self.pty_masters: set[str] = set()
         self._sockets: dict[int, OpenFile] = {}
         self.terminals: dict[int, bytes] = {}
@@ -174,6 +175,39 @@ class World:
         """Return the container's id of a process group that we see as `pid`, or 0."""
         return self._groups.get(pid, 0)
 
+    def root_of(self, mnt_id: int) -> str | None:
+        """See the protocol."""
+        number = self.places.of_mount(mnt_id)
+        return None if number is None else self.places[number].root
+
+    def place_of(self, pid: int) -> Place:
+        """Return the mount namespace that a process is in."""
+        return self.places[self.namespaces.of(pid).get("mnt", OWN)]
+
+    def is_at_home(self, pid: int) -> bool:
+        """Tell whether a process is in the container's own mount namespace."""
+        return self.place_of(pid) is self.places[OWN]
+
+    def within(self, file: OpenFile) -> Membership:
+        """Return the nested namespaces in which a file must be made again.
+
+        Raises UnsupportedResource where that can't be.
+        """
+        found = {}
+        if file.target.startswith(b"socket:"):
+            if network := self.namespaces.of_socket(file.descriptor):
+                found["net"] = network
+        elif namespace := self.queue_devices.get(file.stat.st_dev):
+            found["ipc"] = namespace
+        elif place := self.places.of_mount(file.mnt_id):
+            found["mnt"] = place
+            if self.places[place].mounts[file.mnt_id].type == "proc":
+                raise UnsupportedResource(
+                    "is a file of a proc that is mounted in a mount namespace of its own, which"
+                    " cannot be saved yet"
+                )
+        return found
+
     def is_copied(self, mnt_id: int) -> bool:
         """Tell whether the files of a mount may be read for the image."""
         return mnt_id in self.mounts and self.mounts[mnt_id].type == "tmpfs"
@@ -257,7 +291,7 @@ class World:
         yield from self.namespaces.descriptors("ipc")
 
     @property
-    def queue_devices(self) -> Mapping[int, int]:
+    def queue_devices(self) -> abc.Mapping[int, int]:
         """See the protocol."""
         return {found.device: number for number, found in self.posix_queues.items()}
 
@@ -298,9 +332,30 @@ class World:
                 os.close(fd)
         return self.deleted_file(link, name)
 
-    def object_at(self, link: str) -> tuple[bytes, int]:
-        """Return where a magic link leads, and the id of that if it has no name, else 0."""
+    def refuse_unseen(self, pid: int, mappings: list[Mapping]) -> None:
+        """Refuse mappings of files that are not found in a process's own mount namespace."""
+        place = self.place_of(pid)
+        for one in mappings if not self.is_at_home(pid) else ():
+            link = f"/proc/{pid}/map_files/{one.start:x}-{one.end:x}"
+            if one.path and not place.names.stands_at(one.path, os.stat(link)):
+                raise UnsupportedResource(
+                    f"has {os.fsdecode(one.path)} mapped, which is not found in its mount"
+                    " namespace; that cannot be saved yet"
+                )
+
+    def object_at(self, link: str, place: Place | None = None) -> tuple[bytes, int]:
+        """Return where a magic link leads, and the id of that if it has no name, else 0.
+
+        `place` is the mount namespace in which that is to be found again, if not the own one.
+        """
         target = os.readlink(os.fsencode(link))
+        if place not in (None, self.places[OWN]):
+            if not place.names.stands_at(target, os.stat(link)):
+                raise UnsupportedResource(
+                    f"{os.fsdecode(target)} is not found in the process's mount namespace, which"
+                    " cannot be saved yet"
+                )
+            return target, 0
         if shared_memory.is_one(target) or self.is_deleted(target, os.stat(link)):
             return target.removesuffix(deleted_files.DELETED), self.linked_object(link, target)
         return target, 0

@@ -10,6 +10,8 @@ from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.namespaces import FLAGS
 from woodfrog.remote.seccomp import Filters
 from woodfrog.resources import posix_queues, sysctls, sysv_ipc
+from woodfrog.resources.mount_tree import records as mount_records
+from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysv_ipc import MessageQueue, Semaphores
@@ -78,7 +80,24 @@ class PidNamespace(Namespace, frozen=True, tag="pid-namespace"):
     is_unborn: bool
 
 
-AnyNamespace = UtsNamespace | IpcNamespace | NetworkNamespace | TimeNamespace | PidNamespace
+class MountNamespace(Namespace, frozen=True, tag="mount-namespace"):
+    """Mounts; what differs from those of `origin`, a mount namespace that it can be made of."""
+
+    name = "mnt"
+    origin: int
+    tree: MountTree | None
+
+
+AnyNamespace = (
+    UtsNamespace | IpcNamespace | NetworkNamespace | TimeNamespace | PidNamespace | MountNamespace
+)
+
+
+class FilesWithin(Record, frozen=True, tag="files-within"):
+    """Open files, by their ids, that are made again within these nested namespaces."""
+
+    namespaces: dict[str, int]
+    files: list[int]
 
 
 def by_id(found: Iterable[AnyNamespace]) -> dict[int, AnyNamespace]:
@@ -91,8 +110,11 @@ def by_id(found: Iterable[AnyNamespace]) -> dict[int, AnyNamespace]:
     return namespaces
 
 
-def check(found: Iterable[AnyNamespace], memory: Mapping[int, SharedMemory]) -> None:
+def check(
+    found: Iterable[AnyNamespace], memory: Mapping[int, SharedMemory], page_bytes: int
+) -> None:
     """Check all nested namespaces of an image; `memory` is its shared memory by ids."""
+    mounts: set[int] = {0}
     for one in found:
         match one:
             case UtsNamespace():
@@ -105,6 +127,12 @@ def check(found: Iterable[AnyNamespace], memory: Mapping[int, SharedMemory]) -> 
                 sysctls.check_ipc(one.settings)
                 posix_queues.check(one.queues)
                 sysv_ipc.check(one.objects, memory)
+            case MountNamespace():
+                if one.origin not in mounts:
+                    raise ImageError("a mount namespace of the image is made of none before it")
+                mounts.add(one.id)
+                if one.tree:
+                    mount_records.check(one.tree, page_bytes, nested=True)
             case _:
                 pass
 

@@ -11,6 +11,7 @@ from woodfrog.kernel.netlink.messages import (
     answers,
     attributes_of,
     message,
+    socket_at,
     socket_in,
 )
 
@@ -72,6 +73,13 @@ class InetSocket(NamedTuple):
 def diag_socket(pid: int) -> Iterator[socket.socket]:
     """Open a sock_diag socket in the network namespace of a process."""
     with socket_in(pid, socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as found:
+        yield found
+
+
+@contextmanager
+def diag_socket_at(namespace: int) -> Iterator[socket.socket]:
+    """Open one in the network namespace that a descriptor names."""
+    with socket_at(namespace, socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as found:
         yield found
 
 

@@ -48,6 +48,12 @@ class World(Protocol):
     # Inodes of the pipes that are written to in packet mode.
     packet_pipes: set[int]
 
+    def root_of(self, mnt_id: int) -> str | None:
+        """Return what leads to the root of the mount namespace that a mount is in.
+
+        None: it is in none of the container's.
+        """
+
     @property
     def queue_devices(self) -> Mapping[int, int]:
         """Return the ids of ipc namespaces, 0 for the own one, by their queues' devices."""
@@ -160,10 +166,16 @@ class Making(Protocol):
     files: dict[int, int]
     # TCP connections to outside are to be reset.
     tcp_close: bool
-    # The network namespace is the container's own.
-    new_network: bool
     # Socket buffers may be larger than programs may make them; nobody may in a user namespace.
     may_force_buffers: bool
+
+    @property
+    def network(self) -> int:
+        """The id of the nested network namespace in which the file is made; 0: in none."""
+
+    @property
+    def new_network(self) -> bool:
+        """Whether the network namespace is the container's own, or a nested one."""
 
     def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """Return the stub's descriptor of a shared memory object or a deleted file."""

@@ -92,13 +92,13 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
 def _refuse_lost(file: OpenFile, world: World) -> None:
     """Refuse a file that can't be found again by its path."""
     name = os.fsdecode(file.target)
-    mount = world.mounts.get(file.mnt_id)
-    if mount is None:
+    root = world.root_of(file.mnt_id)
+    if root is None:
         raise UnsupportedResource(
             f"{name} was opened outside the container's mounts",
             hint="only descriptors 0 to 2 may come from outside; they become the new container's",
         )
-    path = os.fsencode(world.root) + file.target
+    path = os.fsencode(root) + file.target
     try:
         there = os.lstat(path)
     except OSError:

@@ -193,17 +193,18 @@ class Unfinished:
 
 def unfinished(making: Making) -> Unfinished:
     """Return what is left to do for the sockets that are being made."""
-    found: Unfinished | None = making.shared("unfinished unix sockets")
+    key = ("unfinished unix sockets", making.network)
+    found: Unfinished | None = making.shared(key)
     if found is None:
         found = Unfinished()
-        making.share("unfinished unix sockets", found)
+        making.share(key, found)
         making.at_end(found.finish)
     return found
 
 
-def listener(kind: int, name: Name) -> tuple[str, int, bytes, bool]:
-    """Return the key by which a listening socket is shared."""
-    return "unix listener", kind, name.name, name.stands
+def listener(making: Making, kind: int, name: Name) -> tuple[str, int, bytes, bool, int]:
+    """Return the key by which a listening socket is shared; abstract names are a network's."""
+    return "unix listener", kind, name.name, name.stands, making.network if name.is_abstract else 0
 
 
 def bind(making: Making, fd: int, name: Name) -> None:
@@ -279,7 +280,7 @@ def connect(
     `listens` and `connects` are who the client and the server take their peer for.
     """
     program = making.program
-    key = listener(kind, server)
+    key = listener(making, kind, server)
     if making.shared(key) is None:
         # All that were accepted have one name, and one file.
         behind = making.spare(program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0))
@@ -299,7 +300,7 @@ def _connect(making: Making, kind: int, client: Name, server: Name) -> tuple[int
     if client.name:
         bind(making, ours, client)
     connect_to(making, ours, server)
-    theirs = program.call(SYS.ACCEPT4, making.shared(listener(kind, server)), 0, 0, 0)
+    theirs = program.call(SYS.ACCEPT4, making.shared(listener(making, kind, server)), 0, 0, 0)
     # It has inherited this one from the listener.
     program.call(SYS.SETSOCKOPT, theirs, socket.SOL_SOCKET, socket.SO_PASSCRED, bytes(4), 4)
     return ours, theirs

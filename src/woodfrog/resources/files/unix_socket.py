@@ -246,7 +246,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             self._set_options(making, fd)
             backlog = max(self.backlog, len(self.pending))
             fd = unix_peers.listen(making, fd, backlog, self.peer)
-            making.share(unix_names.listener(self.type, self.own_name), fd)
+            making.share(unix_names.listener(making, self.type, self.own_name), fd)
             if self.pending:
                 unfinished.fills.append(self._finish_listener)
             return fd
@@ -353,7 +353,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     def _passing_name(self, making: Making, name: bytes, *, is_server: bool) -> Name:
         """Return a name for what is closed at once: nobody may be displaced for it."""
         known = _name_of(making, name)
-        if is_server and making.shared(unix_names.listener(self.type, known)) is not None:
+        if is_server and making.shared(unix_names.listener(making, self.type, known)) is not None:
             return known
         return Name(b"" if name[:1] == b"\0" else name, stands=False)
 

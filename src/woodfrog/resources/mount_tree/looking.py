@@ -46,15 +46,25 @@ def refuse_new(init: int, created: list[str]) -> None:
 class ChangedMounts:
     """What has changed, and copies of the mounts whose files the image needs."""
 
-    def __init__(self, init: int, view: int, created: list[str], own: Collection[str]) -> None:
-        """Compare with the lines of a mount table that `create` has noted.
+    def __init__(
+        self,
+        init: int,
+        view: int,
+        created: list[Mount],
+        own: Collection[str],
+        *,
+        nested: bool = False,
+    ) -> None:
+        """Compare with the mounts that `create` has noted.
 
         `view` is a process that sees the container from its root, `own` are the mount points of
-        the container's own tmpfs.
+        the container's own tmpfs. In a `nested` mount namespace `view` is one of that, `created`
+        are those of the namespace that it is a copy of, by the ids that they have there.
         """
         self._init, self._view = init, view
+        self._nested = nested
         self._maps = ids.maps_of(init)
-        self._created = [parse_mount(os.fsencode(line)) for line in created]
+        self._created = created
         self._own = {os.fsencode(os.path.normpath(path)) for path in own}
         self._givens = table.givens(self._created)
         self._now = read_mounts(view)
@@ -71,6 +81,8 @@ class ChangedMounts:
         removed = [
             self._givens[mount.mnt_id] for mount in self._created if mount.mnt_id not in self._kept
         ]
+        # Those of a root that is another now are gone with it.
+        removed = [] if self._has_another_root() else removed
         changed = {mount.mnt_id for mount in self._now if self._is_changed(mount)}
         self._changed = bool(removed or changed)
         self._removed = removed
@@ -78,16 +90,20 @@ class ChangedMounts:
             if mount.mnt_id in changed:
                 self._look_at(mount)
         if self._changed:
-            self._copies = self._copy(init)
+            self._copies = self._copy()
             try:
                 self._refuse_contents()
             except BaseException:
                 self.close()
                 raise
 
-    def _copy(self, init: int) -> dict[int, int]:
+    def _has_another_root(self) -> bool:
+        lowest = next(mount for mount in self._now if mount.parent not in self._by_id)
+        return self._nested and lowest.mnt_id not in self._kept
+
+    def _copy(self) -> dict[int, int]:
         try:
-            return copies.copy(init, self._needed_copies(), self._now)
+            return copies.copy(self._view, self._needed_copies(), self._now)
         except OSError as error:
             if self._maps and error.errno == errno.EINVAL:
                 raise UnsupportedResource(
@@ -164,9 +180,14 @@ class ChangedMounts:
         self._nodes.append(node)
 
     def _parent(self, mount: Mount) -> int:
-        """Return the index of the mount that another stands in; one of create's is added."""
+        """Return the index of the mount that another stands in; one of create's is added.
+
+        The root of a nested namespace stands in none.
+        """
         above = self._by_id.get(mount.parent)
-        if above is None or (mount.point == b"/" and above.point == b"/"):
+        if above is None and self._nested:
+            return -1
+        if above is None or (mount.point == b"/" and above.point == b"/" and not self._nested):
             raise UnsupportedResource("stands over the container's root, which cannot be saved")
         if above.mnt_id not in self._index:
             self._add(above, Node(given=self._givens[above.mnt_id]))
@@ -191,7 +212,7 @@ class ChangedMounts:
             base=base,
             root=root,
             parent=parent,
-            place=table.place(mount, self._by_id[mount.parent]),
+            place=table.place(mount, self._by_id[mount.parent]) if parent >= 0 else ROOT,
             attributes=options.attributes(mount.options),
             propagation=UNBINDABLE if spread.unbindable else propagation,
             group=spread.group,
@@ -228,7 +249,7 @@ class ChangedMounts:
             node = msgspec.structs.replace(node, flags=flags, options=data)
         if self._spreads_otherwise(mount, before):
             spread = table.Spread(mount)
-            if table.Spread(before).group:
+            if table.Spread(before).group and not self._nested:
                 raise UnsupportedResource(
                     "was shared with the outside and is so no more, which cannot be saved"
                 )
@@ -257,6 +278,8 @@ class ChangedMounts:
                 self._bases.append(Base(given=given))
             return self._base_of_given[given], table.relative(mount.root, nearest.root)
         if mount.device not in self._shown:
+            if mount.type == "proc":
+                self._refuse_other_processes(mount)
             flags, data = self._options(mount)
             if mount.type == "overlay":
                 self._check_layers(options.layers(data))
@@ -265,6 +288,18 @@ class ChangedMounts:
                 Base(type=mount.type, source=mount.source, flags=flags, options=data)
             )
         return self._shown[mount.device], table.relative(self._root(mount), b"/")
+
+    def _refuse_other_processes(self, mount: Mount) -> None:
+        """Refuse a proc that shows another pid namespace than the container's own."""
+        point = os.fsencode(f"/proc/{self._view}/root") + mount.point
+        try:
+            shown = os.readlink(point + b"/1/ns/pid")
+        except OSError:
+            return  # it is covered, or nobody is in there any more
+        if shown != os.readlink(os.fsencode(f"/proc/{self._init}/ns/pid")):
+            raise UnsupportedResource(
+                "shows the processes of another pid namespace, which cannot be saved yet"
+            )
 
     def _root(self, mount: Mount) -> bytes:
         """Return which part of its file system a mount shows, as the container sees it."""

@@ -316,6 +316,9 @@ class _Making:
             if node.root != ROOT:
                 source = self._within(base, node.root)
             mount = self._copy(source)
+            if node.parent < 0:
+                # The root of a nested namespace; what has a place may be mounted in.
+                self._on_stage(mount)
         self._nodes[index] = mount
         if node.attributes != UNCHANGED:
             # The kernel wants to know each way of access times as a change of all.
@@ -333,6 +336,11 @@ class _Making:
 
     def finish(self) -> None:
         """Let mounts spread what happens in them, and take the stage away."""
+        has_own_root = self._tree.is_rooted
+        if has_own_root:
+            # Then the old root, with the stage in it, covers the new one.
+            self._on.call(SYS.FCHDIR, self._nodes[0])
+            self._on.call(SYS.PIVOT_ROOT, b".", b".")
         for index, node in enumerate(self._tree.nodes):
             mount = self._nodes[index]
             if node.group:
@@ -344,9 +352,10 @@ class _Making:
                 self._follow(mount, node.master)
             if node.propagation == UNBINDABLE:
                 self._set(mount, m.MS_UNBINDABLE)
-        self._on.call(SYS.FCHDIR, self._stage)
-        m.umount(self._on, ".", m.MNT_DETACH)
-        self._on.call(SYS.FCHDIR, self._root)
+        for mount in (self._stage, self._root) if has_own_root else (self._stage,):
+            self._on.call(SYS.FCHDIR, mount)
+            m.umount(self._on, ".", m.MNT_DETACH)
+        self._on.call(SYS.FCHDIR, self._nodes[0] if has_own_root else self._root)
         for descriptor in dict.fromkeys(self._opened):
             syscalls.close(self._on, descriptor)
 

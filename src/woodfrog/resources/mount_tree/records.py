@@ -68,10 +68,14 @@ class MountTree(Record, frozen=True, tag="mount-tree"):
     def path(self, node: Node) -> bytes:
         """Return where a mount is seen, if nothing covers it."""
         if node.parent < 0:
-            assert node.given
-            return node.given.point
+            return node.given.point if node.given else b"/"
         above = self.path(self.nodes[node.parent])
         return above if node.place == ROOT else above.rstrip(b"/") + b"/" + node.place
+
+    @property
+    def is_rooted(self) -> bool:
+        """Tell whether it has a root of its own, which is the first mount then."""
+        return bool(self.nodes) and self.nodes[0].given is None and self.nodes[0].parent < 0
 
     def is_brought(self, path: bytes) -> bool:
         """Tell whether the image has the file at a path that a changed mount shows."""
@@ -111,8 +115,11 @@ def _is_at_or_below(path: bytes, point: bytes) -> bool:
     return path == point or path.startswith(point.rstrip(b"/") + b"/")
 
 
-def check(tree: MountTree, page_bytes: int) -> None:
-    """Check a tree from an image before anything is made of it."""
+def check(tree: MountTree, page_bytes: int, *, nested: bool = False) -> None:
+    """Check a tree from an image before anything is made of it.
+
+    That of a nested namespace may have a root of its own.
+    """
     what = "the mounts of the image"
     if len(tree.nodes) > _MOST_MOUNTS or len(tree.bases) > _MOST_MOUNTS:
         raise ImageError(f"{what} are too many")
@@ -130,8 +137,11 @@ def check(tree: MountTree, page_bytes: int) -> None:
         if not -1 <= node.parent < index or not -1 <= node.base < len(tree.bases):
             raise ImageError(f"{what} are in an impossible order")
         # A mount is one of create's or shows a base; and only one of create's has a place already.
-        if (node.given is None) != (node.base >= 0) or (node.given is None and node.parent < 0):
+        has_no_place = node.given is None and node.parent < 0
+        if (node.given is None) != (node.base >= 0) or (has_no_place and (not nested or index)):
             raise ImageError(f"{what} are of no kind")
+        if nested and node.flags != UNCHANGED:
+            raise ImageError(f"{what} change file systems of another mount namespace")
         if node.attributes != UNCHANGED and node.attributes & ~options.ATTRIBUTES:
             raise ImageError(f"{what} have impossible attributes")
         if node.propagation not in (AS_IT_COMES, PRIVATE, UNBINDABLE):

@@ -17,6 +17,34 @@ def givens(mounts: list[Mount]) -> dict[int, Given]:
     return found
 
 
+def as_copied(mounts: list[Mount], now: list[Mount]) -> list[Mount]:
+    """Return mounts under the ids of their copies in another mount namespace.
+
+    A copy shows the same at the same place, in the copy of the same parent. Where there is none any
+    more, the id is one that nobody has.
+    """
+    known = {mount.mnt_id for mount in mounts}
+    ids: dict[int, int] = {}
+    left = list(now)
+    for mount in mounts:
+        parent = ids.get(mount.parent, mount.parent)
+        for other in left:
+            at_root = mount.parent not in known and other.point == mount.point == b"/"
+            if (at_root or other.parent == parent) and (
+                (other.device, other.root, other.point, other.type)
+                == (mount.device, mount.root, mount.point, mount.type)
+            ):
+                ids[mount.mnt_id] = other.mnt_id
+                left.remove(other)
+                break
+        else:
+            ids[mount.mnt_id] = -mount.mnt_id
+    return [
+        mount._replace(mnt_id=ids[mount.mnt_id], parent=ids.get(mount.parent, mount.parent))
+        for mount in mounts
+    ]
+
+
 class Spread:
     """How a mount's changes spread, by the tags of a mount table."""
 

@@ -1,0 +1,88 @@
+"""The mount namespaces of a held container, each with a process that stands at its root."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+
+from woodfrog.engine.collecting_namespaces import Namespaces
+from woodfrog.engine.names import Names
+from woodfrog.engine.view import standing_in
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
+from woodfrog.resources.file_tree import WritePages
+from woodfrog.resources.mount_tree import table
+from woodfrog.resources.mount_tree.looking import ChangedMounts
+from woodfrog.resources.nested import MountNamespace
+
+OWN = 0
+
+
+class Place:
+    """A mount namespace: `view` is a process whose root directory is that of it."""
+
+    def __init__(self, view: int) -> None:
+        self.view = view
+        self.root = f"/proc/{view}/root"
+        self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(view)}
+        self.names = Names(self.root, self.mounts)
+
+
+class Places:
+    """All mount namespaces by their ids; 0 is the container's own."""
+
+    def __init__(self, view: int, namespaces: Namespaces, undo: ExitStack) -> None:
+        self._all: dict[int, Place] = {OWN: Place(view)}
+        self._changed: dict[int, tuple[int, ChangedMounts]] = {}
+        for number, descriptor in namespaces.descriptors("mnt"):
+            self._all[number] = Place(undo.enter_context(standing_in(descriptor)))
+
+    def __getitem__(self, number: int) -> Place:
+        return self._all[number]
+
+    def of_mount(self, mnt_id: int) -> int | None:
+        """Return the namespace that a mount is in, None if it is none of the container's."""
+        return next((n for n, place in self._all.items() if mnt_id in place.mounts), None)
+
+    def look(self, init: int, undo: ExitStack) -> None:
+        """See in what each nested namespace differs from one that it can be made of."""
+        for number, place in self._all.items():
+            if number == OWN:
+                continue
+            likest = max(
+                (one for one in self._all if one == OWN or one in self._changed),
+                key=lambda one: (_likeness(self._all[one].mounts, place.mounts), -one),
+            )
+            now = list(place.mounts.values())
+            origin = table.as_copied(list(self._all[likest].mounts.values()), now)
+            found = ChangedMounts(init, place.view, origin, (), nested=True)
+            undo.callback(found.close)
+            self._changed[number] = likest, found
+            self._refuse_shared(number, likest)
+
+    def _refuse_shared(self, number: int, origin: int) -> None:
+        """Refuse a new file system that yet another namespace shows, too: it would become two."""
+        new = _file_systems(self._all[number]) - _file_systems(self._all[origin])
+        for other in {OWN, *self._changed} - {number, origin}:
+            if shared := new & _file_systems(self._all[other]):
+                major, minor = min(shared)
+                raise UnsupportedResource(
+                    f"has a file system ({major}:{minor}) in mount namespaces that were made of"
+                    " different others, which cannot be saved yet"
+                )
+
+    def record(self, number: int, write_pages: WritePages) -> MountNamespace:
+        """Return the record of a nested namespace."""
+        origin, found = self._changed[number]
+        return MountNamespace(id=number, owner=0, origin=origin, tree=found.record(write_pages))
+
+
+def _file_systems(place: Place) -> set[tuple[int, int]]:
+    return {mount.device for mount in place.mounts.values()}
+
+
+def _likeness(one: Mapping[int, Mount], other: Mapping[int, Mount]) -> int:
+    """Tell how much two mount namespaces show in common."""
+
+    def shown(mounts: Mapping[int, Mount]) -> Iterator[object]:
+        return ((mount.device, mount.root) for mount in mounts.values())
+
+    return len(set(shown(one)) & set(shown(other)))
