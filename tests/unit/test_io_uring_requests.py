@@ -64,6 +64,7 @@ def test_of_a_long_history_all_that_are_counted_must_be_found() -> None:
     read = sqe(READ, 2)
 
     assert pending(seen([sqe(NOP, 1), read], [0, 1], [READ], on_their_way=1)) == ([read], [])
+    assert pending(seen([read], [], [], on_their_way=0)) == ([], [])
     with pytest.raises(Unclear):
         pending(seen([sqe(NOP, 1), read], [0, 1], [READ], on_their_way=2))
     with pytest.raises(Unclear):

@@ -119,8 +119,10 @@ def contents_of(file: OpenFile, shown: Shown, sample: Sample) -> Contents:
     layout = sample.layout
     array = indexes(ring, layout.array, shown.sq_entries)
 
-    def request(at: int) -> bytes:
-        index = array[at % shown.sq_entries] % shown.sq_entries
+    def index_of(at: int) -> int:
+        return array[at % shown.sq_entries] % shown.sq_entries
+
+    def request(index: int) -> bytes:
         return requests[index * io_uring.SQE_BYTES :][: io_uring.SQE_BYTES]
 
     def completion(at: int) -> tuple[int, int, int]:
@@ -131,9 +133,18 @@ def contents_of(file: OpenFile, shown: Shown, sample: Sample) -> Contents:
     # Requests that are not submitted yet stand where the oldest have been.
     ready = shown.sq_tail - shown.submitted & _WORD
     last = min(shown.submitted, max(0, shown.sq_entries - ready))
-    whole = shown.submitted + ready <= shown.sq_entries and shown.completed <= shown.cq_entries
+    # A slot may be used again out of turn: then it is the newer request's. Newest first.
+    used: dict[int, int] = {}
+    for back in range(1, ready + last + 1):
+        used.setdefault(index_of(shown.sq_tail - back), back)
+    stand = [index for index, back in used.items() if back > ready]
+    whole = (
+        len(stand) == shown.submitted
+        and shown.submitted + ready <= shown.sq_entries
+        and shown.completed <= shown.cq_entries
+    )
     seen = Seen(
-        requests=[request(shown.submitted - back) for back in range(last, 0, -1)],
+        requests=[request(index) for index in reversed(stand)],
         completions=[
             completion(shown.completed - back)
             for back in range(min(shown.completed, shown.cq_entries), 0, -1)

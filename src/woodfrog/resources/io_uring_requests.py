@@ -59,6 +59,8 @@ def pending(seen: Seen) -> Pending:
     if not seen.whole:
         if several or silent:
             raise Unclear("some of its requests are answered more than once, or not at all")
+        if not seen.on_their_way and not seen.polled:
+            return Pending([], [])
         if seen.on_their_way != len(left):
             raise Unclear(f"of {seen.on_their_way} requests on their way {len(left)} are found")
     followers = {
