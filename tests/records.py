@@ -31,7 +31,7 @@ _MAY_DIFFER = (
     ("posix_queue", r"message-queue\.(unlinked\.)?name", "another has the name by now"),
     ("timer_rung", r"process\.pending.*", "the timer rings once more"),
     (
-        "io_uring",
+        "io_uring(_reused)?",
         r"container\.losses.*|io-uring\.(completed|ring|cancelled.*)",
         "what was cancelled is completed",
     ),

@@ -40,6 +40,21 @@ def test_an_image_gives_back_what_was_written(
         assert [record["kind"] for record in reader.raw_records()] == ["animal", "stone"]
 
 
+def test_an_image_may_be_rehearsed(tmp_path: Path) -> None:
+    memory = Memory(MiB + PAGE)
+    with Writer(str(tmp_path), compression="none", sync="none", replace=False) as writer:
+        writer.write_pages([(memory, 0, MiB + PAGE)])
+        writer.add(Stone(weight=1.5))
+        writer.rehearse(MiB)
+        writer.add(Animal(name=b"frog", legs=4))
+        writer.seal()
+
+    with Reader(str(tmp_path)) as reader:
+        reader.verify_pages()
+        assert stored(reader) == memory.bytes
+        assert reader.records(Animal | Stone) == [Stone(weight=1.5), Animal(name=b"frog", legs=4)]
+
+
 def test_the_header_tells_when_where_and_by_what(tmp_path: Path) -> None:
     write_image(str(tmp_path), Memory(2 * MiB, compressible=True), compression="zstd")
     with Reader(str(tmp_path)) as reader:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from woodfrog.kernel.io_uring import CQE_F_MORE, SQE_BYTES
-from woodfrog.resources.io_uring_requests import Seen, Unclear, pending
+from woodfrog.resources.io_uring_requests import Seen, Unclear, pending, sort_out
 
 NOP, POLL, TIMEOUT, ACCEPT, LINK_TIMEOUT, READ, RECV = 0, 6, 11, 13, 15, 22, 27
 LINK, SKIP = 1 << 2, 1 << 6
@@ -88,3 +88,15 @@ def test_what_is_unclear_is_not_guessed(
 ) -> None:
     with pytest.raises(Unclear):
         pending(seen(requests, completions, polled))
+
+
+def test_what_was_cancelled_is_found_by_its_user_data() -> None:
+    read, recv, other = sqe(READ, 1), sqe(RECV, 2), sqe(RECV, 2, fd=4)
+
+    found = sort_out(seen([read, recv, read], [1], [READ, RECV]), [1, 2, 9])
+    assert found == ([read, recv], [9])
+    # One of two that differ, one that was no longer polled, one of a chain.
+    assert sort_out(seen([recv, other], [], [RECV]), [2]) == ([], [2])
+    assert sort_out(seen([read], [], [RECV]), [1]) == ([], [1])
+    chain = [sqe(READ, 1, flags=LINK), sqe(RECV, 2)]
+    assert sort_out(seen(chain, [], [READ, RECV]), [1, 2]) == ([], [1, 2])

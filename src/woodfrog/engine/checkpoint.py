@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from woodfrog.engine import collecting, connections
+from woodfrog.engine import cancelling_rings, collecting, connections
 from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
-from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look
+from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look, losses_of
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.snapshots import Snapshots
 from woodfrog.engine.tracking import Tracker, Tracking, still_noted
@@ -30,6 +30,7 @@ __all__ = ["CheckpointOptions", "Container", "checkpoint", "examine"]
 
 # A task that we were kept from stopping in time goes on by itself; then all is looked at once more.
 _TRIES = 3
+_MOST_RING_BYTES = 8 << 20
 
 
 def checkpoint(
@@ -150,6 +151,7 @@ def _checkpoint(
             times.note("snapshot")
             _write(image, init, container, looked, snapshots, pages)
             guardian.check()
+            _finish_records(image, init, container, looked)
             if not options.leave_running:
                 image.seal()
                 files, records = looked.files.files, looked.file_records
@@ -257,8 +259,10 @@ def _write(
     if looked.overlay:
         image.add(layer.collect(looked.overlay, container.rootfs, image.write_pages))
     records = looked.file_records
+    unclear = {ring.file.number for ring in world.rings.unclear}
     for record in records:
-        image.add(record)
+        if record.id not in unclear:
+            image.add(record)
     # What is known of files in other mount namespaces could be looked for only there.
     elsewhere = {n for one in looked.files.within() if "mnt" in one.namespaces for n in one.files}
     opened = [
@@ -276,6 +280,16 @@ def _write(
         image.add(known)
     for zombie in tree.zombies:
         image.add(collecting.zombie_record(zombie, world))
+
+
+def _finish_records(image: Writer, init: int, container: Container, looked: Looked) -> None:
+    """Write the records that come last."""
+    if looked.world.rings.unclear:
+        image.rehearse(_MOST_RING_BYTES * len(looked.world.rings.unclear))
+        rings = cancelling_rings.cancel(looked.world.rings, looked.vdso, looked.file_records)
+        looked.losses.extend(losses_of(rings))
+        for ring in rings:
+            image.add(ring)
     image.add(_container_record(init, container, looked))
 
 

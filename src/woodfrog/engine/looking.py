@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -187,7 +188,7 @@ def look(
     world.look_at(files.files)
     backlogs.look(world, own_network="network" in container.namespaces)
     undo.enter_context(connections.hushed(init, world.sockets))
-    world.rings = Rings(tree, files, vdso)
+    world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)
     file_records = files.collect(world, obstacles)
     processes = collecting.collect_processes(tree, world, files, file_records, obstacles, vdso)
     collecting_shares.refuse_unmade(processes, obstacles)
@@ -216,7 +217,7 @@ def look(
     )
 
 
-def losses_of(files: list[FileRecord]) -> list[str]:
+def losses_of(files: Sequence[FileRecord]) -> list[str]:
     """Say what a flag allowed to lose, or programs are told that is lost, for the report."""
     found = []
     for kind, what in ((TcpSocket, "TCP"), (UnixSocketFile, "unix socket")):

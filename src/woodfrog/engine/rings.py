@@ -1,12 +1,15 @@
 """io_uring(7) in a held container: what rings are, and what of that no file in /proc tells."""
 
 import errno
+import os
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from woodfrog.engine.collecting import scratch_in
 from woodfrog.engine.collecting_files import Files
+from woodfrog.engine.obstacles import Obstacles
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import io_uring
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
@@ -18,7 +21,7 @@ from woodfrog.resources import io_uring_shown
 from woodfrog.resources.files.base import OpenFile
 from woodfrog.resources.files.io_uring import Registered, is_one
 from woodfrog.resources.io_uring_memory import Contents, Sample, contents_of
-from woodfrog.resources.io_uring_requests import Unclear, pending
+from woodfrog.resources.io_uring_requests import Pending, Seen, Unclear, pending
 from woodfrog.resources.io_uring_shown import Shown
 
 _PATIENCE_S = 0.5
@@ -38,7 +41,7 @@ _QUESTIONS = {
 }
 
 
-class _Ring:
+class Ring:
     """One io_uring: who has it as what, and what the kernel answers their threads."""
 
     def __init__(self, file: OpenFile) -> None:
@@ -49,6 +52,9 @@ class _Ring:
         self.answers: dict[HeldTask, dict[str, int]] = {}
         self.registered: list[Registered] = []
         self.registered_as_one_of_several = False
+        self.owner: HeldTask | None = None
+        # What was seen before requests had to be cancelled, since it did not tell which they are.
+        self.unclear: Seen | None = None
 
     def shown(self) -> Shown | None:
         """Return what the kernel shows now."""
@@ -59,15 +65,22 @@ class _Ring:
 class Rings:
     """All rings of a held container."""
 
-    def __init__(self, tree: Held, files: Files, vdso: Vdso) -> None:
+    def __init__(
+        self, tree: Held, files: Files, vdso: Vdso, obstacles: Obstacles, *, may_cancel: bool
+    ) -> None:
+        self._may_cancel = may_cancel
         self._files = files
         self._vdso = vdso
         self._processes = {one.pid: one for one in tree.processes}
-        self._by_inode = {file.inode: _Ring(file) for file in files.files if is_one(file.target)}
-        self._of_process: dict[int, list[_Ring]] = defaultdict(list)
+        self._by_inode = {file.inode: Ring(file) for file in files.files if is_one(file.target)}
+        self._of_process: dict[int, list[Ring]] = defaultdict(list)
         for ring in self._by_inode.values():
             for pid in ring.holders.keys() & self._processes.keys():
                 self._of_process[pid].append(ring)
+        # Before anything else is collected, which completions may change.
+        for ring in self._by_inode.values():
+            with obstacles.at("the container"):
+                self.ask(ring)
 
     def number_of(self, inode: int, offset: int) -> int:
         """Return the id of the file that a mapping shows; raises UnsupportedResource."""
@@ -86,12 +99,11 @@ class Rings:
     def collect(self, file: OpenFile) -> dict[str, Any]:
         """Return the fields of a ring's record but `id` and `flags`; raises UnsupportedResource."""
         ring = self._by_inode[file.inode]
-        self._ask(ring)
-        owner = self._owner(ring)
+        owner = ring.owner = self._owner(ring)
         answers = ring.answers[owner]
         with Sample.like(file) as sample:
             _refuse_kind(ring, answers, sample)
-            shown, fields = self._state(ring, sample)
+            shown, fields = self._state(ring, owner, sample)
         self._refuse_groups(ring, owner)
         if fields["reissued"] and len(ring.holders) > 1:
             raise UnsupportedResource(
@@ -111,7 +123,12 @@ class Rings:
             "registered": sorted(ring.registered, key=lambda one: (one.tid, one.index)),
         }
 
-    def _ask(self, ring: _Ring) -> None:
+    @property
+    def unclear(self) -> list[Ring]:
+        """The rings whose requests must be cancelled to know them."""
+        return [ring for ring in self._by_inode.values() if ring.unclear]
+
+    def ask(self, ring: Ring) -> None:
         """Have all that waits for threads come in, and ask them what only they are told."""
         ring.registered.clear()
         for pid, number in ring.holders.items():
@@ -126,7 +143,7 @@ class Rings:
                     tid = task.namespace_pid
                     ring.registered += [Registered(tid=tid, index=index) for index in indexes]
 
-    def _owner(self, ring: _Ring) -> HeldTask:
+    def _owner(self, ring: Ring) -> HeldTask:
         """Return the thread that can make the ring whole."""
         able = [task for task, answers in ring.answers.items() if answers["probe"] != -errno.EEXIST]
         if not able:
@@ -141,7 +158,7 @@ class Rings:
             "is an io_uring that no process which has it has mapped; it cannot be saved yet"
         )
 
-    def _state(self, ring: _Ring, sample: Sample) -> tuple[Shown, dict[str, Any]]:
+    def _state(self, ring: Ring, owner: HeldTask, sample: Sample) -> tuple[Shown, dict[str, Any]]:
         """Read the rings when it is clear what is on its way; wait for that for a while."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
@@ -155,14 +172,19 @@ class Rings:
                 found = pending(contents.seen)
                 break
             except Unclear as reason:
+                if self._may_cancel and shown and _can_be_cancelled(shown, owner, deadline):
+                    ring.unclear = contents.seen
+                    found = Pending([], [])
+                    break
                 if time.monotonic() > deadline:
                     raise UnsupportedResource(
                         f"is an io_uring with requests on their way ({reason}), which cannot be"
                         " saved yet",
-                        hint="let the program finish or cancel them first, or try again",
+                        hint="let the program finish or cancel them first, or try again"
+                        + ("" if self._may_cancel else "; without --leave-running they could be"),
                     ) from None
             time.sleep(_A_MOMENT_S)
-            self._ask(ring)
+            self.ask(ring)
         unread = shown.completed - shown.cq_head & 0xFFFFFFFF
         if unread + len(found.cancelled) > shown.cq_entries:
             raise UnsupportedResource(
@@ -182,7 +204,7 @@ class Rings:
             "cancelled": found.cancelled,
         }
 
-    def _refuse_groups(self, ring: _Ring, owner: HeldTask) -> None:
+    def _refuse_groups(self, ring: Ring, owner: HeldTask) -> None:
         """Refuse buffers that were provided, of which the kernel tells only that they are there."""
         number = ring.holders[owner.process.pid]
         with scratch_in(owner.process, self._vdso) as scratch:
@@ -227,7 +249,31 @@ def _ask(task: HeldTask, number: int, scratch: Scratch) -> tuple[dict[str, int],
     )
 
 
-def _is_mapped(ring: _Ring, process: HeldProcess) -> bool:
+def _can_be_cancelled(shown: Shown, owner: HeldTask, deadline: float) -> bool:
+    """Tell whether all requests on their way just wait; those to a disk get their time."""
+    left = shown.submitted - shown.completed & 0xFFFFFFFF
+    room = shown.cq_entries - (shown.completed - shown.cq_head & 0xFFFFFFFF)
+    waiting = shown.polled.total()
+    if left > room or (left != waiting and time.monotonic() < deadline):
+        return False
+    return not any(
+        name.startswith(b"iou-wrk") and place != "io_wq_worker"
+        for name, place in _threads_of_the_kernel(owner.process)
+    )
+
+
+def _threads_of_the_kernel(process: HeldProcess) -> Iterator[tuple[bytes, str]]:
+    """Go through the names of io_uring's threads, and where in the kernel each waits."""
+    for tid in os.listdir(f"{process.path}/task"):
+        path = f"{process.path}/task/{tid}"
+        try:
+            with open(f"{path}/comm", "rb") as comm, open(f"{path}/wchan") as wchan:
+                yield comm.read(), wchan.read()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
+def _is_mapped(ring: Ring, process: HeldProcess) -> bool:
     """Tell whether a process can write to the head of the completions."""
     return any(
         row[6] == ring.file.inode
@@ -238,7 +284,7 @@ def _is_mapped(ring: _Ring, process: HeldProcess) -> bool:
     )
 
 
-def _refuse_kind(ring: _Ring, answers: dict[str, int], sample: Sample) -> None:
+def _refuse_kind(ring: Ring, answers: dict[str, int], sample: Sample) -> None:
     if answers["enter"] == -errno.EBADFD:
         raise UnsupportedResource(
             "is an io_uring that has not been enabled yet (IORING_SETUP_R_DISABLED),"

@@ -72,6 +72,7 @@ class Writer:
         self._compression = compression
         # One MessagePack array, whose length comes into the first bytes in the end.
         self._records = bytearray(_ARRAY_START.size)
+        self._rehearsed = False
         self._record_count = 0
         self._encoder = msgspec.msgpack.Encoder()
         self._parent = parent
@@ -144,6 +145,18 @@ class Writer:
                 else "give another --image-path, or --compression=zstd",
             )
 
+    def rehearse(self, more: int) -> None:
+        """Write as much as `seal` will, if no pages and `more` bytes of records come yet.
+
+        So that it has no reason to fail then.
+        """
+        with while_(f"completing {self._directory}/{IMAGE_NAME}"):
+            size = len(self._pages.finish()) + len(self._records) + more + layout.TRAILER_BYTES
+            pages.write_all(self._file.fd, bytes(size), layout.PAGE + self._pages.stored_bytes)
+            self._rehearsed = True
+            if self._sync:
+                os.fsync(self._file.fd)
+
     def seal(self) -> None:
         """Write what is missing, sync, and give the image its name: now it is there."""
         with while_(f"completing {self._directory}/{IMAGE_NAME}"):
@@ -165,6 +178,8 @@ class Writer:
             end = layout.encode_trailer(trailer)
             pages.write_all(fd, records, trailer.records_at)
             pages.write_all(fd, index + end, trailer.index_at)
+            if self._rehearsed:
+                os.ftruncate(fd, trailer.file_bytes)
             if self._parent:
                 self._file.link(PARENT_NAME, self._parent.directory)
             self._file.commit(sync=self._sync)

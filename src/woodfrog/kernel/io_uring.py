@@ -23,7 +23,8 @@ MOST_REGISTERED_RINGS = 16
 
 # Operations of io_uring_register(2).
 REGISTER_BUFFERS, REGISTER_FILES, REGISTER_EVENTFD, REGISTER_PROBE = 0, 2, 4, 8
-REGISTER_ENABLE_RINGS, REGISTER_RING_FDS, REGISTER_PBUF_STATUS = 12, 20, 26
+REGISTER_ENABLE_RINGS, REGISTER_RING_FDS, REGISTER_SYNC_CANCEL = 12, 20, 24
+REGISTER_PBUF_STATUS = 26
 REGISTER_NAPI, REGISTER_MEM_REGION = 27, 34
 
 # A request (struct io_uring_sqe) and what is read of it: opcode, flags, ioprio, fd, off, addr, len,
@@ -108,6 +109,12 @@ def register(on: Caller, ring: int, operation: int, argument: int | bytes, count
 def buffer_status(group: int) -> bytes:
     """Return the argument of REGISTER_PBUF_STATUS for a group of provided buffers."""
     return struct.pack("<I", group) + bytes(_BUFFER_STATUS_BYTES - 4)
+
+
+def cancel_all() -> bytes:
+    """Return the argument of REGISTER_SYNC_CANCEL for all requests, without a timeout."""
+    every_and_any = 1 << 0 | 1 << 2
+    return struct.pack("<QiI2qB31x", 0, -1, every_and_any, -1, -1, 0)
 
 
 def ring_update(index: int, ring: int) -> bytes:

@@ -85,6 +85,34 @@ def pending(seen: Seen) -> Pending:
     return found
 
 
+def sort_out(seen: Seen, cancelled: Sequence[int]) -> Pending:
+    """Find what was requested by requests that have just been cancelled, known by their user_data.
+
+    `seen` is what was seen before. One that can't be told for sure counts as cancelled.
+    """
+    by_data: dict[int, set[bytes]] = defaultdict(set)
+    bound: set[bytes] = set()
+    is_linked = False
+    for sqe in seen.requests:
+        one = Request.parse(sqe)
+        by_data[one.user_data].add(sqe)
+        if is_linked or not _can_be_reissued(sqe, one) or one.flags & _DRAIN:
+            bound.add(sqe)
+        is_linked = bool(one.flags & (_LINK | _HARDLINK))
+    left = seen.polled.copy()
+    found = Pending([], [])
+    for data in cancelled:
+        candidates = by_data[data]
+        sqe = next(iter(candidates), b"")
+        opcode = sqe[0] if sqe else -1
+        if len(candidates) == 1 and sqe not in bound and left[opcode] > 0:
+            left[opcode] -= 1
+            found.reissued.append(sqe)
+        else:
+            found.cancelled.append(data)
+    return found
+
+
 def _unanswered(seen: Seen, parsed: Sequence[Request]) -> list[int]:
     """Return which requests have no last completion yet, as indexes, in order."""
     answers = Counter(data for data, _, flags in seen.completions if not flags & CQE_F_MORE)

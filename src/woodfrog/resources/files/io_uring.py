@@ -50,8 +50,9 @@ class IoUring(FileRecord, frozen=True, tag="io-uring"):
         refused=(
             "polled by the kernel (IORING_SETUP_SQPOLL), polling devices (IOPOLL), with large"
             " entries or in memory of its own; with restrictions, registered credentials or"
-            " provided buffers; with more completions than have room, or requests on their way of"
-            " which the rings do not tell enough",
+            " provided buffers; with more completions than have room; with requests that are being"
+            " worked on, or by `--leave-running` with such on their way of which the rings do not"
+            " tell enough",
         ),
     )
     owner: int
