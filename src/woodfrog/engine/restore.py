@@ -50,6 +50,7 @@ from woodfrog.resources import (
     scheduling,
     sysctls,
     sysv_ipc,
+    sysv_memory,
     tmpfs,
 )
 from woodfrog.resources.container import ContainerRecord
@@ -312,8 +313,11 @@ def _restore(
         may_force_buffers=namespaces.is_ours(init, "user"),
     )
     making.missing += missing
+    forced: set[int] = set()
     for number, queues, objects in plan.ipc():
         with made.visited(root, "ipc", number):
+            if plan.segments[number] and sysv_memory.leave_unattached(root.pid):
+                forced.add(number)
             posix_queues.restore(root, queues)
             sysv_ipc.restore(root, objects, plan.shared, making.send, store, base)
     making.make_shared_memory(plan.files_in_memory, store, base)
@@ -360,6 +364,8 @@ def _restore(
     for number, segments in plan.segments.items():
         with made.visited(root, "ipc", number):
             bodies[1].remove_segments(segments)
+            if number in forced:
+                sysv_memory.remove_unattached(root.pid)
     maps = ids.maps_of(init)
     for body in bodies.values():
         making.missing += body.set_login(bounds.bounding, maps)

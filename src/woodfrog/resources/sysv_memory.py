@@ -16,15 +16,26 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import PAGE, free_range, round_up
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
+from woodfrog.resources import namespaces
 from woodfrog.resources.memory import AddressSpace, Mapping, Source
 from woodfrog.resources.shared_memory import SharedMemory
-from woodfrog.resources.sysv_object import IPC_RMID, IPC_SET, Object, common, make, owned, setting
+from woodfrog.resources.sysv_object import (
+    IPC_RMID,
+    IPC_SET,
+    Object,
+    common,
+    make,
+    owned,
+    set_setting,
+    setting,
+)
 
 _SHM_LOCK = 11
 _SHM_HUGETLB = 0o4000
 _SHM_RDONLY, _SHM_DEST, _SHM_LOCKED = 0o10000, 0o1000, 0o2000
 _SHMID_DS = 112
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_FORCED = "shm_rmid_forced"
 _ATTACHED = re.compile(rb"/SYSV([0-9a-f]{8}) \(deleted\)")
 _LARGEST_READ = 1 << 30
 _VDSO_SPAN = 0x40000  # generous
@@ -90,16 +101,25 @@ def collect(row: dict[str, str]) -> OpenSegment:
     fields["removed"] = bool(mode & _SHM_DEST)
     fields["locked"] = bool(mode & _SHM_LOCKED)
     fields["size"] = int(row["size"])
-    if setting("shm_rmid_forced"):
-        # Then even our looking at it could be its end.
-        raise UnsupportedResource(
-            "has System V shared memory that ends with its last attachment"
-            " (kernel.shm_rmid_forced), which cannot be saved yet",
-            hint="set kernel.shm_rmid_forced to 0 in the container",
-        )
+    if setting(_FORCED) and not int(row["nattch"]):
+        # Then even our looking at it would be its end.
+        if int(row["rss"]) or int(row["swap"]):
+            raise UnsupportedResource(
+                f"has System V shared memory, {fields['id']}, that holds something and that nobody"
+                " has attached any more (with kernel.shm_rmid_forced), which cannot be saved",
+                hint="set kernel.shm_rmid_forced to 0 in the container",
+            )
+        return OpenSegment(fields, _nothing(fields["size"]))
     fd = _open_segment(fields["id"])
     fields["huge_page"] = page_size(fd)
     return OpenSegment(fields, fd)
+
+
+def _nothing(size: int) -> int:
+    """Return a descriptor of memory that nobody has written to."""
+    fd = os.memfd_create("woodfrog-empty", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    return fd
 
 
 def _open_segment(identifier: int) -> int:
@@ -115,6 +135,24 @@ def _open_segment(identifier: int) -> int:
 
 def _signed(key: int) -> int:
     return key - ((key & 0x80000000) << 1)
+
+
+def leave_unattached(pid: int) -> bool:
+    """Have segments stay in a process's ipc namespace although nobody has attached them yet.
+
+    Tells whether `remove_unattached` must be called in the end (kernel.shm_rmid_forced).
+    """
+    with namespaces.inside(pid, "ipc"):
+        if not setting(_FORCED):
+            return False
+        set_setting(_FORCED, 0)
+    return True
+
+
+def remove_unattached(pid: int) -> None:
+    """Have them end with their last attachment. They all count as made by the first process."""
+    with namespaces.inside(pid, "ipc"):
+        set_setting(_FORCED, 1)
 
 
 def by_id(objects: Iterable[Object]) -> dict[int, Segment]:

@@ -51,6 +51,12 @@ def setting(name: str) -> int:
         return int(file.read())
 
 
+def set_setting(name: str, value: int) -> None:
+    """Set a number in /proc/sys/kernel, for the ipc namespace that we are in."""
+    with open(f"/proc/sys/kernel/{name}", "w", encoding="ascii") as file:
+        file.write(str(value))
+
+
 def make(
     program: Program, one: Object, next_id: int, get: int, key: int, *size: int, flags: int = 0
 ) -> None:
