@@ -83,7 +83,10 @@ def outside(
     return container
 
 
-@pytest.mark.parametrize(("source", "kind"), [("io_uring.c", "io_uring"), ("perf_event.c", "perf")])
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("io_uring.c", "io_uring"), ("perf_event.c", "perf"), ("dnotify.c", "F_NOTIFY")],
+)
 def test_a_descriptor_that_cannot_be_saved_is_refused_by_name(
     source: str, kind: str, woodfrog: Woodfrog, build: Build
 ) -> None:

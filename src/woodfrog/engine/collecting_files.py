@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import stat
 import struct
 from collections import defaultdict
 from collections.abc import Callable
@@ -128,6 +129,12 @@ class Files:
             if id(file) in self._where:
                 raise UnsupportedResource(
                     "sends signals (F_SETOWN), and can be saved only while a process has it"
+                )
+            if found.owner and stat.S_ISDIR(file.stat.st_mode):
+                raise UnsupportedResource(
+                    "is a directory whose changes may be told by signals (F_NOTIFY): for what, no"
+                    " kernel tells",
+                    hint="inotify can be saved",
                 )
             self._signals[pid].append(found)
 

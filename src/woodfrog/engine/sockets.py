@@ -58,6 +58,14 @@ class Sockets:
                     self._unix.update((one.inode, one) for one in sock_diag.unix_sockets(diag))
         return self._unix.get(inode)
 
+    def name_of_file(self, inode: int) -> bytes:
+        """Return the name of the socket that is bound to a file, if a process has it."""
+        self.unix(0)
+        for one in self._unix.values():
+            if one.file and one.file[0] == inode & 0xFFFFFFFF and one.inode in self.inside:
+                return one.name.rstrip(b"\0")
+        return b""
+
     def waits_at(self, client: int) -> int | None:
         """Return the listening unix socket that has not accepted a client, both by inode."""
         self.unix(client)

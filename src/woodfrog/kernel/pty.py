@@ -18,6 +18,7 @@ from typing import NamedTuple
 from woodfrog.kernel.console import TIOCGPTPEER
 
 TIOCGPTN, _TIOCGPTLCK, _TIOCGPKT = 0x80045430, 0x80045439, 0x80045438
+_TIOCGEXCL, _TIOCGLCKTRMIOS, _TIOCSLCKTRMIOS = 0x80045440, 0x5456, 0x5457
 _TERMIOS = struct.Struct("<4IB19s")  # struct termios of the kernel
 SETTINGS_BYTES, SIZE_BYTES = _TERMIOS.size, 8
 _VEOF, _VEOL, _VSTART, _VSTOP, _VEOL2 = 4, 11, 8, 9, 16
@@ -71,6 +72,21 @@ def settings(master: int) -> bytes:
     return fcntl.ioctl(master, termios.TCGETS, bytes(SETTINGS_BYTES))
 
 
+def is_exclusive(terminal: int) -> bool:
+    """Tell whether nobody may open a terminal any more (TIOCEXCL)."""
+    return bool(number(terminal, _TIOCGEXCL))
+
+
+def locked_settings(master: int) -> bytes:
+    """Return which settings nobody may change (TIOCGLCKTRMIOS), as a mask of struct termios."""
+    return fcntl.ioctl(master, _TIOCGLCKTRMIOS, bytes(SETTINGS_BYTES))
+
+
+def lock_settings(master: int, locked: bytes) -> None:
+    """Have nobody change some settings."""
+    fcntl.ioctl(master, _TIOCSLCKTRMIOS, locked)
+
+
 def size(master: int) -> bytes:
     """Return struct winsize."""
     return fcntl.ioctl(master, termios.TIOCGWINSZ, bytes(SIZE_BYTES))
@@ -97,7 +113,7 @@ def peer(master: int) -> Iterator[int]:
 
 def peek(master: int) -> Queues:
     """Take out what is queued, put it in again at once, and return it."""
-    with peer(master) as terminal:
+    with _unlocked(master), peer(master) as terminal:
         # A read that finds nothing waits for what is still on its way, to be taken as usual. But
         # where more may wait than the terminal takes at once, that must stay as it is.
         little = number(terminal, termios.FIONREAD) < _BUFFER_BYTES // 2
@@ -112,7 +128,9 @@ def peek(master: int) -> Queues:
         _write(master, more)
         if stopped:
             _stop(terminal)
-    return Queues(lines, output, stopped)
+        # What is stopped takes nothing, though there is room (pty_write_room).
+        idle = not output and not _takes_output(terminal)
+    return Queues(lines, output, stopped or idle)
 
 
 def fill(master: int, queues: Queues) -> None:
@@ -123,6 +141,25 @@ def fill(master: int, queues: Queues) -> None:
             _fill_input(terminal, queues.input)
         if queues.stopped:
             _stop(terminal)
+
+
+def _takes_output(terminal: int) -> bool:
+    poll = select.poll()
+    poll.register(terminal, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+@contextmanager
+def _unlocked(master: int) -> Iterator[None]:
+    """Have all settings be changeable for the moment."""
+    locked = locked_settings(master)
+    if any(locked):
+        lock_settings(master, bytes(SETTINGS_BYTES))
+    try:
+        yield
+    finally:
+        if any(locked):
+            lock_settings(master, locked)
 
 
 @contextmanager

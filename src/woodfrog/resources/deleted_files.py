@@ -32,7 +32,9 @@ from woodfrog.resources.memory import Extent
 DELETED = b" (deleted)"
 # Those who have one of these get it back: (major, minor) of null zero full random urandom.
 _DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9)))
-_KINDS = frozenset((stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFLNK))
+_KINDS = frozenset(
+    (stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFLNK, stat.S_IFSOCK)
+)
 _FLAGS = {
     stat.S_IFREG: os.O_RDONLY | os.O_NONBLOCK,
     stat.S_IFDIR: os.O_RDONLY | os.O_DIRECTORY,

@@ -1,4 +1,4 @@
-/* Pseudoterminals with both ends inside: settings, size, owner, what is queued both ways, a session with a foreground group, hang-ups. */
+/* Pseudoterminals with both ends inside: settings, size, owner, what is queued both ways, stops, locks, a session with a foreground group, hang-ups. */
 // capabilities: CAP_SYS_ADMIN
 #include "wait.h"
 #include <poll.h>
@@ -45,6 +45,8 @@ int main(void) {
 	must(write(raw_master, "\3\4\r", 3));
 	must(openpty(&dead_master, &dead, NULL, NULL, NULL));
 	close(dead);
+	int idle_master, idle, other;
+	must(openpty(&idle_master, &idle, NULL, NULL, NULL));
 	must(openpty(&hung, &lonely, NULL, NULL, NULL));
 	close(hung);
 	close(extra); /* the next one has its number */
@@ -55,6 +57,14 @@ int main(void) {
 	must(write(stopped_master, "\23", 1));
 	while (write(stopped, "x", 1) == 1)
 		;
+
+	struct termios lock = {.c_lflag = ECHO};
+	must(fcntl(idle, F_SETFL, O_NONBLOCK));
+	must(write(idle_master, "\23", 1));
+	while (write(idle, "", 0) == 0 && write(idle, "x", 1) == 1)
+		must(read(idle_master, &other, 1)); /* until the stop has come, with nothing queued */
+	must(ioctl(idle, TIOCEXCL));
+	must(ioctl(idle, TIOCSLCKTRMIOS, &lock));
 
 	pid_t leader = must(fork());
 	if (leader == 0) {
@@ -116,10 +126,22 @@ int main(void) {
 	must(fcntl(stopped, F_SETFL, 0));
 	must(write(stopped, "after", 5));
 	expect(events(stopped_master) & POLLIN, "nothing comes when it goes on");
+	expect(write(idle, "x", 1) == -1 && errno == EAGAIN, "output goes on, though it was stopped with nothing queued");
+	must(write(idle_master, "\21", 1));
+	must(fcntl(idle, F_SETFL, 0));
+	must(write(idle, "y", 1));
+	reads("what is written when it goes on", idle_master, "y");
+	must(ioctl(idle, TIOCGEXCL, &other));
+	same("whether it is exclusive", 1, other);
+	must(tcgetattr(idle, &found));
+	found.c_lflag ^= ECHO;
+	must(ioctl(idle, TCSETS, &found));
+	must(tcgetattr(idle, &settings));
+	expect(settings.c_lflag & ECHO, "a locked setting could be changed");
 	int last = must(posix_openpt(O_RDWR | O_NOCTTY));
 	unsigned number = 99;
 	must(ioctl(last, TIOCGPTN, &number));
-	same("the number of the next one", 5, number);
+	same("the number of the next one", 6, number);
 	say("done");
 	join(leader);
 	return report();

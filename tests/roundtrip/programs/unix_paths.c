@@ -40,6 +40,11 @@ int main(void) {
 	must(unlink(names[REMOVED]) | rmdir("/work/removed") | rename(names[MOVED], "/work/other/place") | rename("renamed", "renamed too"));
 	must(unlink(names[REPLACED]));
 	close(must(open(names[REPLACED], O_WRONLY | O_CREAT, 0640)));
+	int by_path[3] = {must(open("plain", O_PATH)), must(open("/work/other/place", O_PATH | O_CLOEXEC)), must(open("renamed too", O_PATH))};
+	must(rename("renamed too", "renamed once more"));
+	must(mknod("unbound", S_IFSOCK | 0640, 0));
+	int unbound = must(open("unbound", O_PATH));
+	must(unlink("unbound"));
 	must(chdir("/"));
 
 	freeze_here();
@@ -62,7 +67,13 @@ int main(void) {
 	hears("the plain one", "/work/place/plain", servers[PLAIN]);
 	hears("the one below", "/work/place/below/it", servers[BELOW]);
 	hears("the one that moved", "/work/other/place", servers[MOVED]);
-	hears("the one that was renamed", "/work/place/renamed too", servers[RENAMED]);
+	hears("the one that was renamed", "/work/place/renamed once more", servers[RENAMED]);
+	for (int i = 0; i < 3; i++) {
+		char link[32];
+		sprintf(link, "/proc/self/fd/%d", by_path[i]);
+		hears("one that O_PATH has opened", link, servers[i == 0 ? PLAIN : i == 1 ? MOVED : RENAMED]);
+	}
+	expect(fstat(unbound, &path) == 0 && S_ISSOCK(path.st_mode) && path.st_nlink == 0, "the unlinked file of no socket is another");
 	expect(stat("/work/removed", &path) == -1, "the removed directory is back");
 	expect(stat("/work/place/dotted", &path) == 0 && S_ISSOCK(path.st_mode), "the closed one's path has gone");
 	expect(stat(names[REPLACED], &path) == 0 && S_ISREG(path.st_mode), "the file in the place of a path has gone");

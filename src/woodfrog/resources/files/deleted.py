@@ -21,7 +21,7 @@ from woodfrog.resources.files.base import (
 )
 
 _OPENED = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR)
-_ONLY_BY_PATH = (stat.S_IFLNK, stat.S_IFIFO)
+_ONLY_BY_PATH = (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK)
 
 
 class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):

@@ -16,6 +16,7 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import pty, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.console import TIOCGPTPEER, TIOCSPTLCK
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
@@ -52,7 +53,8 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
     row: ClassVar[Row] = Row(
         called="pseudoterminals with both ends inside (tmux, script, sshd)",
         kept=(
-            "settings, size, locks, packet mode, sessions, foreground groups, what is queued",
+            "settings, size, locks, packet mode, sessions, foreground groups",
+            "what is queued, and whether output is stopped",
             "hung up",
         ),
         refused=(
@@ -74,6 +76,8 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
     input: list[InputLine]
     output: bytes
     stopped: bool
+    exclusive: bool = False
+    locked_settings: bytes = b""  # a mask of struct termios; empty if nothing is locked
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -89,7 +93,12 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
                 "is a terminal in packet mode with news that nobody has read", hint="try again"
             )
         opened = bool(events & select.POLLHUP) or index in world.terminals
-        queues = pty.peek(master) if opened else pty.Queues([], b"", stopped=False)
+        queues, exclusive = pty.Queues([], b"", stopped=False), False
+        if opened:
+            queues = pty.peek(master)
+            with pty.peer(master) as other:
+                exclusive = pty.is_exclusive(other)
+        locked_settings = pty.locked_settings(master)
         terminal = _path_of_terminal(file, index, world)
         node = os.stat(os.fsencode(world.root) + terminal)
         return cls(
@@ -109,10 +118,20 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
             input=[InputLine(data=line.data, ended=line.ended) for line in queues.input],
             output=queues.output,
             stopped=queues.stopped,
+            exclusive=exclusive,
+            locked_settings=locked_settings if any(locked_settings) else b"",
         )
 
+    def refuse_wider(self, bounding: int) -> None:
+        if self.locked_settings and not bounding >> CAP_SYS_ADMIN & 1:
+            raise UnsupportedResource(
+                "the image has a terminal with locked settings (TIOCSLCKTRMIOS), for which the new"
+                " container lacks CAP_SYS_ADMIN"
+            )
+
     def restore(self, making: Making) -> int:
-        if len(self.settings) != pty.SETTINGS_BYTES or len(self.size) != pty.SIZE_BYTES:
+        of_settings = {len(self.settings), len(self.locked_settings) or pty.SETTINGS_BYTES}
+        if of_settings != {pty.SETTINGS_BYTES} or len(self.size) != pty.SIZE_BYTES:
             raise ImageError("the settings of a terminal have an impossible size")
         fd = open_master(making, self.path, self.index)
         program = making.program
@@ -141,6 +160,11 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
         if self.opened:
             lines = [pty.Line(line.data, line.ended) for line in self.input]
             pty.fill(descriptor, pty.Queues(lines, self.output, self.stopped))
+            if self.exclusive:
+                with pty.peer(descriptor) as terminal:
+                    fcntl.ioctl(terminal, termios.TIOCEXCL)
+        if self.locked_settings:
+            pty.lock_settings(descriptor, self.locked_settings)
 
 
 class Pty(FileRecord, frozen=True, tag="pty"):

@@ -26,7 +26,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
 
     row: ClassVar[Row] = Row(
         called="files, directories, /dev/null, zero, full, random, urandom and tty",
-        kept=("path, position, flags; anything by O_PATH but sockets",),
+        kept=("path, position, flags; anything by O_PATH",),
         refused=(
             "that something else was mounted over",
             "from outside the container's mounts",
@@ -48,7 +48,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             return False
         kind = stat.S_IFMT(file.stat.st_mode)
         if file.flags & O_PATH:
-            return kind != stat.S_IFSOCK  # which is made again by its owner, later
+            return True
         if kind == stat.S_IFCHR:
             rdev = file.stat.st_rdev
             return (os.major(rdev), os.minor(rdev)) in DEVICES
@@ -59,14 +59,23 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
         found = file.stat
         _refuse_lost(file, world)
         kind = stat.S_IFMT(found.st_mode)
+        path = file.target
+        if kind == stat.S_IFSOCK and (name := world.sockets.name_of_file(found.st_ino)):
+            # It gets the path back that it has by now when all others stand.
+            directory = os.path.dirname(path)
+            path = name if name[:1] == b"/" else os.path.join(directory, os.path.basename(name))
         return cls(
             id=number,
             flags=file.flags,
-            path=file.target,
+            path=path,
             position=file.position if kind != stat.S_IFCHR else 0,
             file_kind=kind,
             device=found.st_rdev,
         )
+
+    def turn(self) -> int:
+        # Who is bound to a socket's path makes it.
+        return 3 if self.file_kind == stat.S_IFSOCK else 0
 
     def restore(self, making: Making) -> int:
         program = making.program
