@@ -39,6 +39,12 @@ class SharedObject:
         self.seals = shared_memory.seals(fd) if self.memfd is not None else 0
         self.huge_page = page_size(fd)
 
+    def _owner(self) -> dict[str, int]:
+        if self.memfd is None:
+            return {}
+        found = os.fstat(self.fd)
+        return {"mode": stat.S_IMODE(found.st_mode), "uid": found.st_uid, "gid": found.st_gid}
+
     def record(self, store: int) -> shared_memory.SharedMemory:
         """Return the record, once the store's offset of the first page is known."""
         return shared_memory.SharedMemory(
@@ -49,6 +55,7 @@ class SharedObject:
             extents=[Extent(start=e.start, length=e.length) for e in self.extents],
             store=store,
             huge_page=self.huge_page,
+            **self._owner(),
         )
 
 

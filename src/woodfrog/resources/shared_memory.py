@@ -40,6 +40,14 @@ class SharedMemory(Record, frozen=True, tag="shared-memory"):
     extents: list[Extent]
     store: int
     huge_page: int = 0
+    mode: int = 0o777  # these three are a memfd's
+    uid: int = 0
+    gid: int = 0
+
+    @property
+    def is_unowned(self) -> bool:
+        """Tell whether nobody can see whose it is."""
+        return self.memfd is None
 
 
 def is_one(name: bytes) -> bool:
@@ -137,6 +145,10 @@ def create(program: Program, memory: SharedMemory) -> int:
         flags |= _MFD_HUGETLB | size_flag(memory.huge_page)
     fd = syscalls.memfd_create(program, memory.memfd, flags)
     syscalls.ftruncate(program, fd, memory.size)
+    if memory.uid or memory.gid:
+        program.call(SYS.FCHOWN, fd, memory.uid, memory.gid)
+    # Before it is sealed: F_SEAL_EXEC on one that may be executed seals all else, too.
+    program.call(SYS.FCHMOD, fd, memory.mode)
     return fd
 
 

@@ -1,6 +1,10 @@
 /* memfds: contents, size, holes, position, seals and name; mapped, and shared with a child. */
 #include "memory.h"
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u
+#endif
+
 int main(void) {
 	static char page[PAGE];
 	char link[64] = "";
@@ -14,6 +18,12 @@ int main(void) {
 	char *memory = must(mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, plain, 0));
 	int second = must(open("/proc/self/fd/4", O_RDONLY)); /* another description of `plain` */
 	char *private = must(mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, plain, 0));
+	int inert = memfd_create("inert", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
+	if (inert < 0)
+		must(fchmod(inert = must(memfd_create("inert", MFD_ALLOW_SEALING | MFD_CLOEXEC)), 0666)); /* before Linux 6.3 */
+	int inert_seals = fcntl(inert, F_GET_SEALS);
+	must(fchown(inert, 0, 12));
+	must(fchmod(plain, 0751));
 	fill(memory + PAGE, PAGE, 2);
 	fill(private + 2 * PAGE, PAGE, 3);
 
@@ -21,6 +31,13 @@ int main(void) {
 	spoil(must(lseek(plain, 0, SEEK_SET)););
 
 	struct stat was;
+	must(fstat(plain, &was));
+	same("mode of the plain one", 0751 | S_IFREG, was.st_mode);
+	must(fstat(inert, &was));
+	same("mode of what can't be executed", 0666 | S_IFREG, was.st_mode);
+	same("its group", 12, was.st_gid);
+	same("its seals", inert_seals, fcntl(inert, F_GET_SEALS));
+	same("writing to it", 1, pwrite(inert, "x", 1, 0));
 	must(fstat(sealed, &was));
 	same("size", PAGE + 1234, was.st_size);
 	same("seals", F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE, fcntl(sealed, F_GET_SEALS));
