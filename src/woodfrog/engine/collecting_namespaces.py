@@ -143,6 +143,10 @@ class Namespaces:
             if found.name == name:
                 yield found.number, found.descriptor
 
+    def links(self, name: str) -> dict[str, int]:
+        """Return the ids of the nested namespaces of a kind by what /proc/PID/ns reads for them."""
+        return {link: one.number for link, one in self._found.items() if one.name == name}
+
     def collect(self, init: int) -> None:
         """Read what belongs to the namespaces themselves."""
         for found in self._found.values():

@@ -6,12 +6,15 @@ from contextlib import ExitStack, contextmanager
 
 from woodfrog.engine import root_stub
 from woodfrog.errors import while_
+from woodfrog.kernel import mounts as m
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote import descriptors
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces, sysctls
-from woodfrog.resources.mount_tree.records import MountTree
+from woodfrog.resources.mount_tree.making import OneByOne
+from woodfrog.resources.mount_tree.records import Base, MountTree
 from woodfrog.resources.nested import (
     FUTURE_PID,
     FUTURE_TIME,
@@ -32,14 +35,20 @@ _OWN = 0
 class MadeNamespaces:
     """Nested namespaces that stand, by descriptors of ours; `undo` closes them.
 
-    `mount` makes mounts in the namespace that the root stub is in.
+    `mount` makes mounts in the namespace that the root stub is in; see mount_tree.making.restore.
     """
 
-    def __init__(self, root: Stub, mount: Callable[[MountTree], None], undo: ExitStack) -> None:
+    def __init__(
+        self,
+        root: Stub,
+        mount: Callable[[MountTree, Callable[[Base], int]], None],
+        undo: ExitStack,
+    ) -> None:
         self._root = root
         self._mount = mount
         self._undo = undo
         self._unborn: set[int] = set()
+        self._firsts: dict[int, Stub] = {}
         self._later: dict[int, TimeNamespace] = {}
         # By name and id; 0: the container's own.
         self._ours: dict[tuple[str, int], int] = {}
@@ -73,7 +82,7 @@ class MadeNamespaces:
             program.call(SYS.SETDOMAINNAME, record.domainname, len(record.domainname))
         self._root.run(program)
         if isinstance(record, MountNamespace) and record.tree:
-            self._mount(record.tree)
+            self._mount(record.tree, self._new_proc)
         self._know(record.name, record.id, f"/proc/{self._root.pid}/ns/{record.name}")
         if isinstance(record, IpcNamespace) and record.settings:
             with namespaces.within(self._ours["ipc", record.id], "ipc"):
@@ -121,6 +130,38 @@ class MadeNamespaces:
     def know_pid_namespace(self, number: int, stub: Stub) -> None:
         """Keep the pid namespace that a stub is in, which may be the container's own."""
         self._know("pid", number, f"/proc/{stub.pid}/ns/pid")
+
+    def begin_pid_namespace(self, number: int, first: Stub) -> None:
+        """Keep a pid namespace whose first process has just been born."""
+        self.know_pid_namespace(number, first)
+        self._firsts[number] = first
+
+    def mount_late(self, records: Iterable[AnyNamespace]) -> None:
+        """Make the mounts that need processes: procs of nested pid namespaces."""
+        for record in records:
+            if isinstance(record, MountNamespace) and record.late:
+                with self.visited(self._root, "mnt", record.id):
+                    self._mount(record.late, self._new_proc)
+
+    def _new_proc(self, base: Base) -> int:
+        """Return the root stub's descriptor of a proc that the first process of a namespace made.
+
+        It shows the pid namespace of who makes it.
+        """
+        first = self._firsts[base.pid_namespace]
+        settings = [(b"source", base.source)]
+        for option in filter(None, base.options.split(b",")):
+            key, _, value = option.partition(b"=")
+            settings.append((key, value))
+        made = m.new_mount(OneByOne(first), "proc", 0, settings=settings)
+        ours = descriptors.fetch(first.pid, made)
+        try:
+            program = first.program()
+            syscalls.close(program, made)
+            first.run(program)
+            return root_stub.send(self._root, [ours])[0]
+        finally:
+            os.close(ours)
 
     def has_pid_namespace(self, number: int) -> bool:
         """Tell whether a pid namespace has its first process already."""

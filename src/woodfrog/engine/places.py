@@ -10,7 +10,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.resources.file_tree import WritePages
 from woodfrog.resources.mount_tree import table
-from woodfrog.resources.mount_tree.looking import ChangedMounts
+from woodfrog.resources.mount_tree.looking import ChangedMounts, shown_by_proc
 from woodfrog.resources.nested import MountNamespace
 
 OWN = 0
@@ -31,7 +31,8 @@ class Places:
 
     def __init__(self, view: int, namespaces: Namespaces, undo: ExitStack) -> None:
         self._all: dict[int, Place] = {OWN: Place(view)}
-        self._changed: dict[int, tuple[int, ChangedMounts]] = {}
+        self._changed: dict[int, tuple[int, ChangedMounts, ChangedMounts]] = {}
+        self._pid_namespaces = namespaces.links("pid")
         for number, descriptor in namespaces.descriptors("mnt"):
             self._all[number] = Place(undo.enter_context(standing_in(descriptor)))
 
@@ -51,12 +52,28 @@ class Places:
                 (one for one in self._all if one == OWN or one in self._changed),
                 key=lambda one: (_likeness(self._all[one].mounts, place.mounts), -one),
             )
-            now = list(place.mounts.values())
+            pids = self._pid_namespaces
+            now, all_now = self._without_late(place, pids), list(place.mounts.values())
             origin = table.as_copied(list(self._all[likest].mounts.values()), now)
-            found = ChangedMounts(init, place.view, origin, (), nested=True)
+            found = ChangedMounts(init, place.view, origin, (), nested=True, now=now)
             undo.callback(found.close)
-            self._changed[number] = likest, found
+            late = ChangedMounts(
+                init, place.view, now, (), nested=True, now=all_now, pid_namespaces=pids
+            )
+            undo.callback(late.close)
+            self._changed[number] = likest, found, late
             self._refuse_shared(number, likest)
+
+    def _without_late(self, place: Place, pid_namespaces: Mapping[str, int]) -> list[Mount]:
+        """Return a namespace's mounts, but procs of nested pid namespaces and what is in them."""
+        late: set[int] = set()
+        for mount in table.making_order(list(place.mounts.values())):
+            is_proc = mount.type == "proc" and mount.device not in _file_systems(self._all[OWN])
+            if mount.parent in late or (
+                is_proc and shown_by_proc(place.view, mount) in pid_namespaces
+            ):
+                late.add(mount.mnt_id)
+        return [mount for mount in place.mounts.values() if mount.mnt_id not in late]
 
     def _refuse_shared(self, number: int, origin: int) -> None:
         """Refuse a new file system that yet another namespace shows, too: it would become two."""
@@ -71,8 +88,14 @@ class Places:
 
     def record(self, number: int, write_pages: WritePages) -> MountNamespace:
         """Return the record of a nested namespace."""
-        origin, found = self._changed[number]
-        return MountNamespace(id=number, owner=0, origin=origin, tree=found.record(write_pages))
+        origin, found, late = self._changed[number]
+        return MountNamespace(
+            id=number,
+            owner=0,
+            origin=origin,
+            tree=found.record(write_pages),
+            late=late.record(write_pages),
+        )
 
 
 def _file_systems(place: Place) -> set[tuple[int, int]]:

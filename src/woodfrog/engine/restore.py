@@ -58,7 +58,7 @@ from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files import own_addresses
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.mount_tree import making as mount_making
-from woodfrog.resources.mount_tree.records import MountTree
+from woodfrog.resources.mount_tree.records import Base, MountTree
 from woodfrog.resources.overlay import Overlay
 
 __all__ = ["Bounds", "restore"]
@@ -294,9 +294,15 @@ def _restore(
     mark(Stage.ROOT)
 
     # FILES
-    def mount(tree: MountTree) -> None:
+    def mount(tree: MountTree, proc: Callable[[Base], int]) -> None:
         mount_making.restore(
-            root, tree, bounding=bounds.bounding, permitted=permitted, pages=pages, base=base
+            root,
+            tree,
+            bounding=bounds.bounding,
+            permitted=permitted,
+            pages=pages,
+            base=base,
+            proc=proc,
         )
 
     made = MadeNamespaces(root, mount, undo)
@@ -341,6 +347,7 @@ def _restore(
         inheritance = Inheritance(reader, plan.processes, bounds.bounding, permitted)
     tree = Tree(plan, root, made, inheritance, bring_in)
     tree.build()
+    made.mount_late(plan.namespaces.values())
     late = LateFiles(root, tree, plan, making, undo)
     late.open_those_of_ended()
     bodies = {

@@ -9,6 +9,8 @@ from woodfrog.kernel.abi.x86_64 import SYS
 
 TYPE_CHECKING = False  # the typing module would cost every command 7 ms
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from woodfrog.kernel.caller import Caller
 
 MS_RDONLY = 0x1
@@ -45,7 +47,7 @@ AT_RECURSIVE = 0x8000
 
 OPEN_TREE_CLONE = 1
 FSOPEN_CLOEXEC = 1
-FSCONFIG_CMD_CREATE = 6
+FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
 FSMOUNT_CLOEXEC = 1
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
@@ -176,10 +178,18 @@ def new_procfs(on: Caller) -> int:
     return new_mount(on, "proc", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
 
 
-def new_mount(on: Caller, fstype: str, attributes: int) -> int:
-    """Return the root of a new file system that is mounted nowhere."""
+def new_mount(
+    on: Caller, fstype: str, attributes: int, *, settings: Sequence[tuple[bytes, bytes]] = ()
+) -> int:
+    """Return the root of a new file system that is mounted nowhere.
+
+    `settings` are its own options and `source`, what a mount table shows in its place.
+    """
     context = on.call(SYS.FSOPEN, _text(fstype), FSOPEN_CLOEXEC)
     try:
+        for key, value in settings:
+            text = key + b"\0", value + b"\0"
+            on.call(SYS.FSCONFIG, context, FSCONFIG_SET_STRING, *text, 0)
         on.call(SYS.FSCONFIG, context, FSCONFIG_CMD_CREATE, 0, 0, 0)
         return on.call(SYS.FSMOUNT, context, FSMOUNT_CLOEXEC, attributes)
     finally:

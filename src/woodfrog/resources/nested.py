@@ -81,11 +81,16 @@ class PidNamespace(Namespace, frozen=True, tag="pid-namespace"):
 
 
 class MountNamespace(Namespace, frozen=True, tag="mount-namespace"):
-    """Mounts; what differs from those of `origin`, a mount namespace that it can be made of."""
+    """Mounts; what differs from those of `origin`, a mount namespace that it can be made of.
+
+    `late` comes on top of that, when there are processes: procs that show nested pid namespaces,
+    and what is mounted in them.
+    """
 
     name = "mnt"
     origin: int
     tree: MountTree | None
+    late: MountTree | None
 
 
 AnyNamespace = (
@@ -114,7 +119,9 @@ def check(
     found: Iterable[AnyNamespace], memory: Mapping[int, SharedMemory], page_bytes: int
 ) -> None:
     """Check all nested namespaces of an image; `memory` is its shared memory by ids."""
+    found = list(found)
     mounts: set[int] = {0}
+    pids = {one.id for one in found if isinstance(one, PidNamespace) and not one.is_unborn}
     for one in found:
         match one:
             case UtsNamespace():
@@ -133,6 +140,8 @@ def check(
                 mounts.add(one.id)
                 if one.tree:
                     mount_records.check(one.tree, page_bytes, nested=True)
+                if one.late:
+                    mount_records.check(one.late, page_bytes, nested=True, shown=pids)
             case _:
                 pass
 

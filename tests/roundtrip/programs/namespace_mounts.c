@@ -1,5 +1,5 @@
 /* Mount namespaces inside: what each has mounted, who is in which, roots that are others, files that are open in them. */
-// arguments: copy | private | changed | pivoted | twice | thread
+// arguments: copy | private | changed | pivoted | twice | thread | init
 // capabilities: CAP_SYS_ADMIN CAP_SYS_CHROOT
 #include "mounts.h"
 #include "namespaces.h"
@@ -56,6 +56,24 @@ static void stay(int who, const char *file, const char *text) {
 	expect(found[0] == 'X' && !strcmp(found + 1, text + 1), "%d: the open file holds %s", who, found);
 }
 
+/* In a pid namespace of their own, whose processes its /proc shows; parts of that are covered. */
+static void check_proc(int who) {
+	char self[20] = "", first[100] = "";
+	must(readlink("/proc/self", self, 19));
+	expect(atoi(self) == getpid(), "%d: /proc/self is %s", who, self);
+	int file = must(open("/proc/1/cmdline", O_RDONLY));
+	expect(read(file, first, 99) > 0 && strstr(first, "namespace_mounts"), "%d: the first process is %s", who, first);
+	close(file);
+	expect(open("/proc/sys/kernel/hostname", O_WRONLY) == -1 && errno == EROFS, "%d: /proc/sys can be written to", who);
+	holds(who, "/proc/tty/file", "covered");
+}
+
+static void cover_proc(void) {
+	must(mount("/proc/sys", "/proc/sys", NULL, MS_BIND, NULL));
+	must(mount(NULL, "/proc/sys", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL));
+	must(mount("cover", "/proc/tty", "tmpfs", 0, "size=1m")), put("/proc/tty/file", "covered");
+}
+
 static int inside(int who, const char *what) {
 	must(unshare(CLONE_NEWNS));
 	const char *file = "/tmp/file", *text = "below";
@@ -71,6 +89,8 @@ static int inside(int who, const char *what) {
 		file = "/tmp/deep/file", text = "deeper";
 	} else {
 		pivot();
+		if (what[0] == 'i')
+			cover_proc(), check_proc(who);
 		put("/tmp/file", "inside"), must(chdir("/tmp"));
 		text = "inside";
 	}
@@ -88,6 +108,8 @@ static int inside(int who, const char *what) {
 		return 0;
 	}
 	stay(who, file, text);
+	if (what[0] == 'i')
+		check_proc(who);
 	join(child);
 	return 0;
 }
@@ -118,7 +140,7 @@ int main(int count, char **arguments) {
 		compare_places("mnt", 2);
 		return report();
 	}
-	pid_t child = must(fork());
+	pid_t child = must(syscall(SYS_clone, SIGCHLD | (what[0] == 'i' ? CLONE_NEWPID : 0), 0, 0, 0, 0));
 	if (child == 0)
 		exit(inside(1, what));
 	await(&places[1].noted), await(&places[2].noted);

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -43,6 +43,17 @@ def refuse_new(init: int, created: list[str]) -> None:
         )
 
 
+def shown_by_proc(view: int, mount: Mount) -> str:
+    """Return the pid namespace whose processes a proc shows, as /proc/PID/ns/pid reads.
+
+    Empty if it is covered, or nobody is in there any more.
+    """
+    try:
+        return os.readlink(f"/proc/{view}/root{os.fsdecode(mount.point)}/1/ns/pid")
+    except OSError:
+        return ""
+
+
 class ChangedMounts:
     """What has changed, and copies of the mounts whose files the image needs."""
 
@@ -54,20 +65,25 @@ class ChangedMounts:
         own: Collection[str],
         *,
         nested: bool = False,
+        now: list[Mount] | None = None,
+        pid_namespaces: Mapping[str, int] | None = None,
     ) -> None:
         """Compare with the mounts that `create` has noted.
 
         `view` is a process that sees the container from its root, `own` are the mount points of
         the container's own tmpfs. In a `nested` mount namespace `view` is one of that, `created`
-        are those of the namespace that it is a copy of, by the ids that they have there.
+        are those of the namespace that it is a copy of, by the ids that they have there. `now` are
+        those that count, if not all do; procs of `pid_namespaces`, by their links, may be among
+        them.
         """
+        self._pid_namespaces = pid_namespaces or {}
         self._init, self._view = init, view
         self._nested = nested
         self._maps = ids.maps_of(init)
         self._created = created
         self._own = {os.fsencode(os.path.normpath(path)) for path in own}
         self._givens = table.givens(self._created)
-        self._now = read_mounts(view)
+        self._now = read_mounts(view) if now is None else now
         self._by_id = {mount.mnt_id: mount for mount in self._now}
         self._kept = self._find_kept()
         self._groups_inside = {table.Spread(mount).group for mount in self._now} - {0}
@@ -278,28 +294,33 @@ class ChangedMounts:
                 self._bases.append(Base(given=given))
             return self._base_of_given[given], table.relative(mount.root, nearest.root)
         if mount.device not in self._shown:
-            if mount.type == "proc":
-                self._refuse_other_processes(mount)
+            namespace = self._pid_namespace(mount) if mount.type == "proc" else 0
             flags, data = self._options(mount)
             if mount.type == "overlay":
                 self._check_layers(options.layers(data))
             self._shown[mount.device] = len(self._bases)
             self._bases.append(
-                Base(type=mount.type, source=mount.source, flags=flags, options=data)
+                Base(
+                    type=mount.type,
+                    source=mount.source,
+                    flags=flags,
+                    options=data,
+                    pid_namespace=namespace,
+                )
             )
         return self._shown[mount.device], table.relative(self._root(mount), b"/")
 
-    def _refuse_other_processes(self, mount: Mount) -> None:
-        """Refuse a proc that shows another pid namespace than the container's own."""
-        point = os.fsencode(f"/proc/{self._view}/root") + mount.point
-        try:
-            shown = os.readlink(point + b"/1/ns/pid")
-        except OSError:
-            return  # it is covered, or nobody is in there any more
-        if shown != os.readlink(os.fsencode(f"/proc/{self._init}/ns/pid")):
+    def _pid_namespace(self, mount: Mount) -> int:
+        """Return the id of the nested pid namespace that a proc shows; 0: the container's own."""
+        shown = shown_by_proc(self._view, mount)
+        if shown in ("", os.readlink(f"/proc/{self._init}/ns/pid")):
+            return 0
+        if shown not in self._pid_namespaces:
             raise UnsupportedResource(
-                "shows the processes of another pid namespace, which cannot be saved yet"
+                "shows the processes of another pid namespace than those of the mount namespace's"
+                " own processes, which cannot be saved yet"
             )
+        return self._pid_namespaces[shown]
 
     def _root(self, mount: Mount) -> bytes:
         """Return which part of its file system a mount shows, as the container sees it."""

@@ -8,7 +8,7 @@ when all stand are they let spread what happens in them.
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource, while_
@@ -136,7 +136,7 @@ class _Givens:
         return self._found[given]
 
 
-class _OneByOne:
+class OneByOne:
     """A stub in which single calls run, each at once. It remembers which descriptors it opened."""
 
     def __init__(self, stub: Stub) -> None:
@@ -158,12 +158,16 @@ def restore(
     permitted: int,
     pages: int,
     base: int,
+    proc: Callable[[Base], int] | None = None,
 ) -> None:
-    """Make all mounts in a stub's mount namespace; `pages` is the page store, 0 being at `base`."""
+    """Make all mounts in a stub's mount namespace; `pages` is the page store, 0 being at `base`.
+
+    `proc` gives the stub's descriptor of a proc that shows a nested pid namespace.
+    """
     if not _may_mount(bounding):
         return
     with _with_capabilities(stub, bounding, permitted):
-        making = _Making(stub, tree, pages, base)
+        making = _Making(stub, tree, pages, base, proc)
         making.set_up()
         for index, node in enumerate(tree.nodes):
             with while_(f"mounting {os.fsdecode(tree.path(node))}"):
@@ -182,8 +186,16 @@ def _with_capabilities(stub: Stub, effective: int, permitted: int) -> Iterator[N
 
 
 class _Making:
-    def __init__(self, stub: Stub, tree: MountTree, pages: int, base: int) -> None:
-        self._on = _OneByOne(stub)
+    def __init__(
+        self,
+        stub: Stub,
+        tree: MountTree,
+        pages: int,
+        base: int,
+        proc: Callable[[Base], int] | None,
+    ) -> None:
+        self._proc = proc
+        self._on = OneByOne(stub)
         self._init = stub.pid
         self._tree = tree
         self._pages = pages
@@ -272,6 +284,9 @@ class _Making:
         """Return the root of what is to be mounted; a new file system is made when it is needed."""
         if index not in self._bases:
             base = self._tree.bases[index]
+            if base.pid_namespace and self._proc:
+                self._bases[index] = self._on_stage(self._open(self._proc(base)))
+                return self._bases[index]
             name = self._new_name(directory=True)
             self._on.call(SYS.FCHDIR, self._stage)
             for layer in options.layers(base.options) if base.type == "overlay" else ():

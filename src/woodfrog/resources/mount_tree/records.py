@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part, Record
@@ -35,6 +35,7 @@ class Base(Part, frozen=True):
     flags: int = 0
     options: bytes = b""
     entries: list[Entry] = []
+    pid_namespace: int = 0  # a nested one that a proc shows
 
 
 class Node(Part, frozen=True):
@@ -115,10 +116,13 @@ def _is_at_or_below(path: bytes, point: bytes) -> bool:
     return path == point or path.startswith(point.rstrip(b"/") + b"/")
 
 
-def check(tree: MountTree, page_bytes: int, *, nested: bool = False) -> None:
+def check(
+    tree: MountTree, page_bytes: int, *, nested: bool = False, shown: Collection[int] = ()
+) -> None:
     """Check a tree from an image before anything is made of it.
 
-    That of a nested namespace may have a root of its own.
+    That of a nested namespace may have a root of its own. `shown` are nested pid namespaces of
+    which it may have a proc.
     """
     what = "the mounts of the image"
     if len(tree.nodes) > _MOST_MOUNTS or len(tree.bases) > _MOST_MOUNTS:
@@ -131,6 +135,8 @@ def check(tree: MountTree, page_bytes: int, *, nested: bool = False) -> None:
     for base in tree.bases:
         if base.given is None:
             _check_base(base, page_bytes)
+        if base.pid_namespace and (base.type != "proc" or base.pid_namespace not in shown):
+            raise ImageError(f"{what} show processes of a namespace that the image lacks")
     for index, node in enumerate(tree.nodes):
         for path in (node.root, node.place):
             file_entry.check_path(path, what)
