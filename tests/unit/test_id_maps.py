@@ -102,7 +102,7 @@ def packed(entries: list[tuple[int, int, int]]) -> bytes:
 
 
 # Fields that are called like ids of users and groups, and aren't.
-OTHERS = {"uid_map", "gid_map", "owner", "group", "foreground_group"}
+OTHERS = {"uid_map", "gid_map", "owner", "group", "foreground_group", "autogroup_nice"}
 
 
 def test_every_id_in_a_record_is_turned() -> None:

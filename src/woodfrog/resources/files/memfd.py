@@ -19,7 +19,7 @@ class MemFd(FileRecord, frozen=True, tag="memfd"):
 
     row: ClassVar[Row] = Row(
         called="memfd",
-        kept=("name, contents, seals, positions",),
+        kept=("name, contents, mode, owner, seals, positions",),
     )
     memory: int
     position: int
