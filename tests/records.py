@@ -28,6 +28,11 @@ _MAY_DIFFER = (
     ("network", r"network\.added\.addresses\[\]\.attributes", "lifetimes go on"),
     ("network", r"network\.added\.routes\[\]\.(header|attributes)", "lifetimes go on"),
     ("network", r"network\.links\[\]\.running", "the kernel tells a moment later"),
+    (
+        "nested_network",
+        r"network(-namespace\.network)?\.links\[\]\.running",
+        "the kernel tells a moment later",
+    ),
     ("posix_queue", r"message-queue\.(unlinked\.)?name", "another has the name by now"),
     ("timer_rung", r"process\.pending.*", "the timer rings once more"),
     (

@@ -17,6 +17,7 @@ def link(index: int = 2, name: bytes = b"br0", **fields: object) -> Link:
     """Return a bridge, changed."""
     usual: dict[str, object] = {
         "type": "bridge",
+        "elsewhere": records.SAME,
         "running": True,
         "flags": 1,
         "lower": 0,
@@ -102,3 +103,17 @@ def test_nothing_else_is_set_up(wrong: Network) -> None:
 def test_no_device_is_moved_by_a_descriptor_of_ours(layout: records.Layout) -> None:
     hostile = attribute(_NET_NS_FD, struct.pack("<I", 3))
     assert records.translated(hostile, layout, {}) == b""
+
+
+def test_pairs_between_namespaces_fit_together() -> None:
+    one = link(3, b"left", type="veth", lower=5, elsewhere=7)
+    other = link(5, b"right", type="veth", lower=3, elsewhere=0)
+    for wrong in ({0: network(one)}, {0: network(one), 7: network(link(5, b"br0"))}):
+        with pytest.raises(ImageError):
+            records.check_pairs(wrong)
+    both = {0: network(one), 7: network(other)}
+    for namespace in both.values():
+        records.check(namespace)
+    records.check_pairs(both)
+    with pytest.raises(ImageError):
+        records.check(network(link(5, b"mac0", type="macvlan", lower=3, elsewhere=0)))

@@ -54,7 +54,13 @@ from woodfrog.resources.layer import Layer
 from woodfrog.resources.memory import PageRange
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree.records import MountTree
-from woodfrog.resources.nested import AnyNamespace, FilesWithin, IpcNamespace, Membership
+from woodfrog.resources.nested import (
+    AnyNamespace,
+    FilesWithin,
+    IpcNamespace,
+    Membership,
+    NetworkNamespace,
+)
 from woodfrog.resources.network import records as network_records
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.other_vdso import OtherVdso
@@ -355,6 +361,11 @@ def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pla
         sysctls.check(plan.sysctls)
     if plan.network:
         network_records.check(plan.network)
+    networks = {0: plan.network} if plan.network else {}
+    for number, namespace in plan.namespaces.items():
+        if isinstance(namespace, NetworkNamespace) and namespace.network:
+            networks[number] = namespace.network
+    network_records.check_pairs(networks)
     if plan.rules:
         nftables.check(plan.rules)
     legacy.check(plan.tables)

@@ -238,12 +238,10 @@ def _write(
         image.add(within)
     if looked.sysctls:
         image.add(looked.sysctls)
-    if looked.network:
-        image.add(looked.network)
-    if looked.rules:
-        image.add(looked.rules)
-    for table in looked.tables:
-        image.add(table)
+    networks = looked.networks
+    for part in (networks.network, networks.rules, *networks.tables):
+        if part:
+            image.add(part)
     for hierarchy in looked.cgroups:
         image.add(hierarchy)
     mounts = looked.mounts

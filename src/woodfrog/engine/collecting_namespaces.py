@@ -196,7 +196,10 @@ def _record(found: Found, init: int) -> AnyNamespace:
                 id=found.number, owner=0, settings=settings, queues=[], objects=[]
             )
         case "net":
-            return nested.NetworkNamespace(id=found.number, owner=0)
+            # What is in it is known only together with all others.
+            return nested.NetworkNamespace(
+                id=found.number, owner=0, network=None, rules=None, tables=[]
+            )
         case _:
             ours, theirs = namespaces.own_offsets(init), namespaces.offsets_in(found.descriptor)
             return nested.TimeNamespace(

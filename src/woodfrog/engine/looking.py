@@ -13,6 +13,7 @@ from woodfrog.engine import backlogs, collecting, collecting_shares, connections
 from woodfrog.engine.collecting import CollectedProcess
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
+from woodfrog.engine.collecting_networks import Networks
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.places import Places
@@ -32,12 +33,7 @@ from woodfrog.resources.files.netlink_socket import NetlinkSocket
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.mount_tree.looking import ChangedMounts
-from woodfrog.resources.network import looking as network_looking
-from woodfrog.resources.network.records import Network
 from woodfrog.resources.overlay import Overlay
-from woodfrog.resources.packet_filters import legacy, nftables
-from woodfrog.resources.packet_filters.legacy import LegacyTable
-from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.sysctls import Sysctls
 from woodfrog.resources.sysv_ipc import Semaphores
 
@@ -84,9 +80,7 @@ class Looked(NamedTuple):
     tree: Held
     vdso: Vdso
     sysctls: Sysctls | None
-    network: Network | None
-    rules: Nftables | None
-    tables: list[LegacyTable]
+    networks: Networks
     cgroups: list[Hierarchy]
     mounts: ChangedMounts | None
     overlay: Overlay | None
@@ -168,21 +162,13 @@ def look(
     with obstacles.at("the container"):
         world.look_at_sysv_ipc()
     settings = sysctls.collect(init, view, container.namespaces, container.sysctls)
-    network, rules, losses = None, None, list[str]()
-    tables: list[LegacyTable] = []
-    if container.network is not None:
-        with obstacles.at("the container"):
-            network, losses = network_looking.collect(init, view, container.network)
-            rules, lost = nftables.collect(init, container.network)
-            losses += lost
-        with obstacles.at("the container"):
-            tables, lost = legacy.collect(init, container.tables)
-            losses += lost
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
         groups = cgroups.collect(container.cgroups, world.identify)
     with obstacles.at("the container"):
         nested.collect(init)
+    networks = Networks()
+    networks.collect(init, view, nested, obstacles, container.network, container.tables)
     files = Files(tree)
     undo.callback(files.close)
     world.look_at(files.files)
@@ -200,9 +186,7 @@ def look(
         tree,
         vdso,
         settings,
-        network,
-        rules,
-        tables,
+        networks,
         groups,
         mounts,
         overlay,
@@ -213,7 +197,7 @@ def look(
         processes,
         clocks,
         stopped,
-        losses_of(file_records) + losses,
+        losses_of(file_records) + networks.losses,
     )
 
 

@@ -127,6 +127,12 @@ class MadeNamespaces:
             ours = self._ours[name, number] = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
             self._undo.callback(os.close, ours)
 
+    def descriptor(self, name: str, number: int) -> int:
+        """Return our descriptor of a namespace; 0 is the container's own."""
+        if number == _OWN:
+            self._know(name, _OWN, f"/proc/{self._root.pid}/ns/{name}")
+        return self._ours[name, number]
+
     def know_pid_namespace(self, number: int, stub: Stub) -> None:
         """Keep the pid namespace that a stub is in, which may be the container's own."""
         self._know("pid", number, f"/proc/{stub.pid}/ns/pid")

@@ -1,13 +1,33 @@
-"""The image's network and packet filters, set up in the new container with its own rights."""
+"""The image's networks and packet filters, set up in the new container with its own rights."""
 
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import NamedTuple
 
 from woodfrog.engine.admission import Bounds, Plan
+from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.kernel.netlink import nf_messages, rtnetlink
+from woodfrog.kernel.netlink.messages import explain
 from woodfrog.remote.stub import Stub
+from woodfrog.resources.nested import NetworkNamespace
 from woodfrog.resources.network import making
+from woodfrog.resources.network.devices import Devices
+from woodfrog.resources.network.records import Network
 from woodfrog.resources.packet_filters import legacy, nftables
+from woodfrog.resources.packet_filters.legacy import LegacyTable
+from woodfrog.resources.packet_filters.nftables import Nftables
+
+_OWN = 0
+
+
+class _SetUp(NamedTuple):
+    """What a network namespace is set up with; its id is 0 for the container's own."""
+
+    number: int
+    network: Network | None
+    rules: Nftables | None
+    tables: list[LegacyTable]
 
 
 class Networking:
@@ -17,43 +37,82 @@ class Networking:
         self._plan = plan
         self._bounds = bounds
         self._undo = undo
-        self._netfilter: socket.socket | None = None
-        self._by_family: dict[int, socket.socket] = {}
+        self._filters: list[tuple[socket.socket, Nftables | LegacyTable]] = []
+
+    def _all(self) -> Iterator[_SetUp]:
+        plan = self._plan
+        if plan.network or plan.rules or plan.tables:
+            yield _SetUp(_OWN, plan.network, plan.rules, plan.tables)
+        for one in plan.namespaces.values():
+            if isinstance(one, NetworkNamespace) and one.is_set_up:
+                yield _SetUp(one.id, one.network, one.rules, one.tables)
 
     def refuse_wider(self, init: int) -> None:
         """Refuse what the waiting container may not do, or lacks."""
-        if self._plan.network or self._plan.rules or self._plan.tables:
-            new = "network" in self._bounds.new_namespaces
-            making.refuse_wider(init, self._plan.network, new=new, bounding=self._bounds.bounding)
-
-    def set_up(self, root: Stub, permitted: int) -> list[str]:
-        """Make devices and what belongs to them; returns what the new container lacks."""
-        missing = []
-        bounding = self._bounds.bounding
-        if self._plan.network:
-            with self._open(root, rtnetlink.NETLINK_ROUTE, permitted) as netlink:
-                missing = making.restore(
-                    root, netlink, self._plan.network, bounding=bounding, permitted=permitted
-                )
-        if self._plan.rules:
-            netlink = self._open(root, nf_messages.NETLINK_NETFILTER, permitted)
-            self._netfilter = self._undo.enter_context(netlink)
-        for family in {table.family for table in self._plan.tables}:
-            on = making.socket_of(
-                root, family, socket.SOCK_DGRAM, 0, bounding=bounding, permitted=permitted
+        for one in self._all():
+            is_own = one.number == _OWN
+            making.refuse_wider(
+                init,
+                one.network if is_own else None,
+                joins=is_own and "network" not in self._bounds.new_namespaces,
+                bounding=self._bounds.bounding,
             )
-            self._by_family[family] = self._undo.enter_context(on)
-        return missing
 
-    def _open(self, root: Stub, protocol: int, permitted: int) -> socket.socket:
-        family, kind, bounding = socket.AF_NETLINK, socket.SOCK_RAW, self._bounds.bounding
+    def set_up(self, root: Stub, permitted: int, made: MadeNamespaces) -> list[str]:
+        """Make devices and what belongs to them; returns what the new container lacks."""
+        bounding = self._bounds.bounding
+        devices: dict[int, Devices] = {}
+        all_of_it = list(self._all())
+        with ExitStack() as sockets:
+            for one in all_of_it:
+                with made.visited(root, "net", one.number):
+                    self._open_for_filters(root, permitted, one)
+                    if one.network:
+                        kind, protocol = socket.SOCK_RAW, rtnetlink.NETLINK_ROUTE
+                        netlink = sockets.enter_context(
+                            self._open(root, permitted, socket.AF_NETLINK, kind, protocol)
+                        )
+                        explain(netlink)
+                        descriptor = made.descriptor("net", one.number)
+                        devices[one.number] = Devices(
+                            root, one.network, netlink, descriptor, devices
+                        )
+            steps = (
+                Devices.make,
+                Devices.set_up,
+                lambda some: making.Making(some).make(),
+                Devices.finish,
+            )
+            for step in steps:
+                for number, some in devices.items():
+                    with (
+                        made.visited(root, "net", number),
+                        making.with_capabilities(root, bounding, permitted),
+                    ):
+                        step(some)
+        return [lack for some in devices.values() for lack in some.missing]
+
+    def _open(
+        self, root: Stub, permitted: int, family: int, kind: int, protocol: int
+    ) -> socket.socket:
+        bounding = self._bounds.bounding
         return making.socket_of(
             root, family, kind, protocol, bounding=bounding, permitted=permitted
         )
 
+    def _open_for_filters(self, root: Stub, permitted: int, one: _SetUp) -> None:
+        if one.rules:
+            kind, protocol = socket.SOCK_RAW, nf_messages.NETLINK_NETFILTER
+            netlink = self._open(root, permitted, socket.AF_NETLINK, kind, protocol)
+            self._filters.append((self._undo.enter_context(netlink), one.rules))
+        for family in {table.family for table in one.tables}:
+            on = self._undo.enter_context(self._open(root, permitted, family, socket.SOCK_DGRAM, 0))
+            self._filters += [(on, table) for table in one.tables if table.family == family]
+
     def filter(self) -> None:
         """Make the packet filters, last: they may forbid what a restore sends."""
-        if self._plan.rules and self._netfilter:
-            nftables.restore(self._netfilter, self._plan.rules)
-        for table in self._plan.tables:
-            legacy.restore(self._by_family[table.family], table)
+        for on, one in self._filters:
+            if isinstance(one, LegacyTable):
+                legacy.restore(on, one)
+            else:
+                nftables.restore(on, one)

@@ -280,7 +280,6 @@ def _restore(
     permitted = credentials.permitted_set(init)
     if plan.sysctls:
         sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
-    missing = networking.set_up(root, permitted)
     if plan.mounts:
         mount_making.restore(
             root,
@@ -307,6 +306,7 @@ def _restore(
 
     made = MadeNamespaces(root, mount, undo)
     made.make(plan.namespaces.values())
+    missing = networking.set_up(root, permitted, made)
     making = Making(
         root,
         high,

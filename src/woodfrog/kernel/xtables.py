@@ -33,10 +33,10 @@ class Table(NamedTuple):
     entries: bytes
 
 
-def names(pid: int, family: int) -> list[str]:
-    """Return the tables that there are in the network namespace of a process."""
+def names(family: int) -> list[str]:
+    """Return the tables that there are in our own network namespace."""
     try:
-        with open(f"/proc/{pid}/net/{_NAMES[family]}", encoding="ascii") as file:
+        with open(f"/proc/thread-self/net/{_NAMES[family]}", encoding="ascii") as file:
             return file.read().split()
     except FileNotFoundError:
         return []

@@ -12,6 +12,11 @@ from woodfrog.remote.seccomp import Filters
 from woodfrog.resources import posix_queues, sysctls, sysv_ipc
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree.records import MountTree
+from woodfrog.resources.network import records as network_records
+from woodfrog.resources.network.records import Network
+from woodfrog.resources.packet_filters import legacy, nftables
+from woodfrog.resources.packet_filters.legacy import LegacyTable
+from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysv_ipc import MessageQueue, Semaphores
@@ -56,9 +61,17 @@ class IpcNamespace(Namespace, frozen=True, tag="ipc-namespace"):
 
 
 class NetworkNamespace(Namespace, frozen=True, tag="network-namespace"):
-    """A network."""
+    """What was set up in it, and its packet filters."""
 
     name = "net"
+    network: Network | None
+    rules: Nftables | None
+    tables: list[LegacyTable]
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether there is anything in it."""
+        return bool(self.network or self.rules or self.tables)
 
 
 class TimeNamespace(Namespace, frozen=True, tag="time-namespace"):
@@ -142,6 +155,12 @@ def check(
                     mount_records.check(one.tree, page_bytes, nested=True)
                 if one.late:
                     mount_records.check(one.late, page_bytes, nested=True, shown=pids)
+            case NetworkNamespace():
+                if one.network:
+                    network_records.check(one.network)
+                if one.rules:
+                    nftables.check(one.rules)
+                legacy.check(one.tables)
             case _:
                 pass
 

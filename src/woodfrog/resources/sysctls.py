@@ -209,13 +209,16 @@ def _usual() -> dict[str, bytes]:
     return found
 
 
-def of_device(init: int, view: int, device: bytes) -> list[tuple[str, bytes]]:
-    """Return how a network device's settings differ from those that a new one gets."""
+def of_device(namespace: int, view: int, device: bytes) -> list[tuple[str, bytes]]:
+    """Return how a network device's settings differ from those that a new one gets.
+
+    `namespace` is a descriptor of its network namespace, `view` sees the container from its root.
+    """
     if _is_read_only(view):
         return []
     name = os.fsdecode(device)
     found = []
-    with namespaces.inside(init, "net"):
+    with namespaces.within(namespace, "net"):
         for place, default in _OF_DEVICES.items():
             usual = dict(_read_directory(f"{place}/{default}"))
             found += [

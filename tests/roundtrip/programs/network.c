@@ -17,20 +17,6 @@ static void pair(void) {
 	address("left", "fd00::1", 64), ask();
 }
 
-static void settle(void) {
-	nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL); /* devices with a carrier get addresses by and by */
-	for (int tries = 0; tries < 600; tries++) { /* until no address is tentative any more */
-		FILE *file = fopen("/proc/self/net/if_inet6", "r");
-		int waits = 0;
-		for (unsigned flags; file && fscanf(file, "%*s %*x %*x %*x %x %*s", &flags) == 1;)
-			waits |= flags & IFA_F_TENTATIVE;
-		fclose(file);
-		if (!waits)
-			return;
-		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-	}
-}
-
 static void make(const char *what) {
 	if (!strcmp(what, "veth")) {
 		new_veth("left", 0, "right", 0);

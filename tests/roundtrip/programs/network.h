@@ -43,12 +43,14 @@ static inline void begin(int type, int flags, const void *header, int length) {
 	memcpy(request.rest, header, length);
 }
 
+static int routing = -1;
+
 static inline int route_socket(void) {
-	static int fd = -1;
-	if (fd < 0)
-		fd = must(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
-	return fd;
+	if (routing < 0)
+		routing = must(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+	return routing;
 }
+static inline void close_routing(void) { close(routing), routing = -1; }
 
 /* Send the request; the kernel's error, or 0. */
 static inline int try(void) {
@@ -214,5 +216,20 @@ static inline void expect_same_world(const struct world *was, const struct world
 		if (order > 0)
 			differs("new: %s", is->lines[k]);
 		i += order <= 0, k += order >= 0;
+	}
+}
+
+/* Wait until devices with a carrier have addresses, and none is tentative any more. */
+static inline void settle(void) {
+	nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+	for (int tries = 0; tries < 600; tries++) {
+		FILE *file = fopen("/proc/self/net/if_inet6", "r");
+		int waits = 0;
+		for (unsigned flags; file && fscanf(file, "%*s %*x %*x %*x %x %*s", &flags) == 1;)
+			waits |= flags & IFA_F_TENTATIVE;
+		fclose(file);
+		if (!waits)
+			return;
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
 	}
 }

@@ -18,6 +18,7 @@ HEADER = struct.Struct("<IHHII")  # length, type, flags, sequence, port
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _ACK_IS_SHORT, _ACK_HAS_ATTRIBUTES, _MESSAGE = 0x100, 0x200, 1
 _ATTRIBUTE = struct.Struct("<HH")
+_RTM_GETNSID, _NETNSA_NSID, _NETNSA_FD = 90, 1, 3
 _NESTED = 0x8000
 
 
@@ -71,6 +72,16 @@ def attributes_of(data: memoryview) -> dict[int, bytes]:
         found[kind] = bytes(data[_ATTRIBUTE.size : length])
         data = data[(length + 3) & ~3 :]
     return found
+
+
+def nsid(on: socket.socket, namespace: int) -> int | None:
+    """Return what the network namespace of a socket calls another, by a descriptor of ours."""
+    asked = bytes(4) + attribute(_NETNSA_FD, struct.pack("<I", namespace))
+    on.sendall(message(_RTM_GETNSID, NLM_F_ACK, asked))
+    number = -1
+    for _, payload in answers(on, "looking for a network namespace"):
+        (number,) = struct.unpack("<i", attributes_of(payload[4:])[_NETNSA_NSID])
+    return number if number >= 0 else None
 
 
 def explain(on: socket.socket) -> None:

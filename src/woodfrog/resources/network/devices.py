@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from woodfrog.errors import while_
 from woodfrog.kernel.netlink import rtnetlink
@@ -23,7 +23,7 @@ from woodfrog.kernel.netlink.messages import (
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import sysctls
 from woodfrog.resources.network import layouts, state, tun
-from woodfrog.resources.network.records import GivenDevice, Link, Network, translated
+from woodfrog.resources.network.records import SAME, GivenDevice, Link, Network, translated
 
 _LINK = struct.Struct("<BxHiII")
 _EXCLUSIVE = 0x200
@@ -35,12 +35,22 @@ _NO_ADDRESSES = 1  # IN6_ADDR_GEN_MODE_NONE
 class Devices:
     """Makes devices by a socket that has the container's own rights.
 
-    `indexes` are theirs in the new container, by those of the image.
+    `indexes` are theirs in the new container, by those of the image. `others` has the devices of
+    the container's other network namespaces by the ids of those, `descriptor` is one of this one.
     """
 
-    def __init__(self, stub: Stub, network: Network, netlink: socket.socket) -> None:
+    def __init__(
+        self,
+        stub: Stub,
+        network: Network,
+        netlink: socket.socket,
+        descriptor: int,
+        others: "Mapping[int, Devices]",
+    ) -> None:
         self._stub = stub
-        self._network = network
+        self._descriptor = descriptor
+        self._others = others
+        self.network = network
         self._netlink = netlink
         self._links = list(_lower_first(network.links))
         self.pid = stub.pid
@@ -48,16 +58,19 @@ class Devices:
         self.missing: list[str] = []
 
     def make(self) -> None:
-        """Make them, and switch them on."""
+        """Make them."""
         self._find_given()
         for link in self._links:
             if link.index not in self.indexes:
                 with while_(f"making the network device {os.fsdecode(link.name)}"):
                     self._make(link)
+
+    def set_up(self) -> None:
+        """Set them up when those of all namespaces are there, and switch them on."""
         for link in self._links:
             with while_(f"setting up the network device {os.fsdecode(link.name)}"):
                 self._set_up(link)
-        for given in self._network.given:
+        for given in self.network.given:
             if given.index in self.indexes:
                 with while_(f"setting up the network device {os.fsdecode(given.name)}"):
                     self._change(given)
@@ -83,7 +96,7 @@ class Devices:
     def _find_given(self) -> None:
         there = state.read(self.pid).links.values()
         by_name = {seen.name: seen.number for seen in there}
-        for given in self._network.given:
+        for given in self.network.given:
             if given.name in by_name:
                 self.indexes[given.index] = by_name[given.name]
             else:
@@ -105,7 +118,10 @@ class Devices:
                 self._make_with(link, 0)
         self._note(link)
         if link.type == "veth":
-            self._note(self._peer(link))
+            self._home_of_peer(link)._note(self._peer(link))
+
+    def _home_of_peer(self, link: Link) -> "Devices":
+        return self if link.elsewhere == SAME else self._others[link.elsewhere]
 
     def _note(self, link: Link) -> None:
         index = self._index(link.name)
@@ -125,16 +141,17 @@ class Devices:
         return index
 
     def _peer(self, link: Link) -> Link:
-        return next(one for one in self._network.links if one.index == link.lower)
+        links = self._home_of_peer(link).network.links
+        return next(one for one in links if one.index == link.lower)
 
     def _make_with(self, link: Link, index: int) -> None:
         data = self.translate(link.data, layouts.KINDS[link.type])
         if link.type == "veth":
-            peer = self._peer(link)
-            data = attribute(
-                layouts.VETH_INFO_PEER | 0x8000,
-                _LINK.pack(0, 0, peer.index if index else 0, 0, 0) + self._attributes(peer),
-            )
+            peer, home = self._peer(link), self._home_of_peer(link)
+            there = _LINK.pack(0, 0, peer.index if index else 0, 0, 0) + home._attributes(peer)
+            if home is not self:
+                there += attribute(layouts.IFLA_NET_NS_FD, struct.pack("<I", home._descriptor))
+            data = attribute(layouts.VETH_INFO_PEER | 0x8000, there)
         body = _LINK.pack(0, 0, index, 0, 0) + self._attributes(link)
         if link.lower and link.type != "veth":
             body += attribute(layouts.IFLA_LINK, struct.pack("<I", self.indexes[link.lower]))
@@ -161,7 +178,7 @@ class Devices:
         def address(one: Link) -> bytes:
             return attributes_of(memoryview(one.attributes)).get(layouts.IFLA_ADDRESS, b"")
 
-        ports = [address(one) for one in self._network.links if one.master == link.index]
+        ports = [address(one) for one in self.network.links if one.master == link.index]
         return link.type == "bridge" and bool(ports) and address(link) == min(ports)
 
     def _set(self, index: int, *attributes: bytes, flags: int = 0, change: int = 0) -> None:
@@ -224,7 +241,7 @@ class Devices:
         made = bytes((hardware[0] ^ 2, *hardware[1:3], 0xFF, 0xFE, *hardware[3:]))
         addresses = [
             attributes_of(memoryview(entry.attributes)).get(layouts.IFA_ADDRESS)
-            for entry in self._network.added.addresses
+            for entry in self.network.added.addresses
             if state.devices_of("addresses", entry) == {link.index}
         ]
         return b"\xfe\x80" + bytes(6) + made in addresses
@@ -260,7 +277,7 @@ def _lower_first(links: Iterable[Link]) -> Iterable[Link]:
         if link.index in placed:
             return
         placed.add(link.index)
-        if link.lower in by_index:
+        if link.elsewhere == SAME and link.lower in by_index:
             yield from place(by_index[link.lower])
         yield link
 

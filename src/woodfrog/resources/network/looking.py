@@ -5,12 +5,15 @@ and compared with what is there now. Devices that are new and have no end outsid
 """
 
 import os
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink.attributes import Layout, Visitor, walk
 from woodfrog.resources import namespaces, sysctls
 from woodfrog.resources.network import layouts
 from woodfrog.resources.network.records import (
+    SAME,
     SIZES,
     Entries,
     GivenDevice,
@@ -32,7 +35,7 @@ from woodfrog.resources.network.state import (
     inner,
     key,
     packed,
-    read,
+    read_all,
 )
 
 _SCOPE_LINK = 253
@@ -42,24 +45,37 @@ _NTF_SELF = 0x02
 _GROUP_ADDRESS = bytes.fromhex("0180c2000000")  # of bridges, in IEEE 802.1D
 
 
-def collect(init: int, view: int, given: bytes) -> tuple[Network | None, list[str]]:
+class Place(NamedTuple):
+    """A network namespace by a descriptor of ours, and the container around it.
+
+    `others` are the container's other network namespaces: ids by what this one calls them.
+    """
+
+    namespace: int
+    view: int  # a process that sees the container from its root
+    has_own_users: bool
+    others: Mapping[int, int]
+
+
+def collect(place: Place, given: bytes) -> tuple[Network | None, list[str]]:
     """Return what is set up by programs, and what of it is lost.
 
     `given` is what rtnetlink told when the container started; empty if nobody has written that
-    down. `view` is a process that sees the container from its root.
+    down.
     """
-    now = read(init)
+    now = State(read_all(place.namespace))
     before = State(given) if given else _supposed(now)
     made = {
         index: seen
         for index, seen in now.links.items()
-        if index not in before.links and not seen.is_of_outside
+        if index not in before.links and (not seen.is_of_outside or seen.nsid in place.others)
     }
-    _refuse(init, now, before, made)
+    _refuse(place, now, before, made)
     outside = now.links.keys() - made.keys()
     added, removed = _differences(now, before, set(made))
-    links = [_link(seen, now, init, view) for seen in made.values()]
-    used = {one for link in links for one in (link.lower, link.master, *_indexes(link)) if one}
+    links = [_link(seen, now, place) for seen in made.values()]
+    used = {one for link in links for one in (link.master, *_indexes(link)) if one}
+    used |= {link.lower for link in links if link.lower and link.elsewhere == SAME}
     for entries in (added, removed):
         used |= {one for kind, entry in entries.all() for one in devices_of(kind, entry)}
     devices = []
@@ -96,7 +112,7 @@ def _supposed(now: State) -> State:
     return before
 
 
-def _refuse(init: int, now: State, before: State, made: dict[int, Seen]) -> None:
+def _refuse(place: Place, now: State, before: State, made: dict[int, Seen]) -> None:
     for what in sorted(now.odd):
         raise UnsupportedResource(f"has {what}, which cannot be saved yet")
     for index in sorted(now.shaped - before.shaped):
@@ -111,6 +127,11 @@ def _refuse(init: int, now: State, before: State, made: dict[int, Seen]) -> None
         if seen.kind not in layouts.KINDS:
             raise UnsupportedResource(
                 f"has a network device {name} of the kind {seen.kind}, which cannot be saved yet"
+            )
+        if seen.nsid is not None and seen.kind != "veth":
+            raise UnsupportedResource(
+                f"has a network device {name} over one in another network namespace, which cannot"
+                " be saved yet"
             )
         if any(inner(seen.attributes.get(layouts.IFLA_XDP, b"")).get(2, b"")):
             raise UnsupportedResource(
@@ -127,13 +148,16 @@ def _refuse(init: int, now: State, before: State, made: dict[int, Seen]) -> None
                 f"has a network device {name} that is part of a {port}, which cannot be saved yet"
             )
     rules = now.entries["rules"]
-    if not namespaces.is_ours(init, "user") and any(
+    if place.has_own_users and any(
         layouts.FRA_UID_RANGE in inner(rule.attributes) for rule in rules
     ):
         raise UnsupportedResource(
             "has a routing rule for users in a user namespace, which cannot be saved yet"
         )
-    with open(f"/proc/{init}/net/ip_mr_vif", "rb") as file:
+    with (
+        namespaces.within(place.namespace, "net"),
+        open("/proc/thread-self/net/ip_mr_vif", "rb") as file,
+    ):
         if len(file.readlines()) > 1:
             raise UnsupportedResource("routes multicasts (MRT_INIT), which cannot be saved yet")
 
@@ -214,10 +238,11 @@ def _kept(value: bytes | memoryview, layout: Layout, now: State, what: str) -> b
     return walk(value, layout, Visitor(lambda index: index, unknown))
 
 
-def _link(seen: Seen, now: State, init: int, view: int) -> Link:
+def _link(seen: Seen, now: State, place: Place) -> Link:
     port_of = seen.info.get(layouts.IFLA_INFO_SLAVE_KIND, b"").rstrip(b"\0").decode()
     settings = inner(seen.info.get(layouts.IFLA_INFO_DATA, b""))
     lower = seen.value(layouts.IFLA_LINK)
+    is_elsewhere = seen.nsid is not None
     users, groups = (
         [number]
         if (number := int.from_bytes(settings.get(one, b"\xff" * 4), "little")) != _NO_ONE
@@ -232,7 +257,8 @@ def _link(seen: Seen, now: State, init: int, view: int) -> Link:
         type=seen.kind,
         running=bool(seen.flags & IFF_RUNNING),
         flags=seen.flags & FLAGS,
-        lower=lower if lower != seen.number and lower in now.links else 0,
+        lower=lower if is_elsewhere or (lower != seen.number and lower in now.links) else 0,
+        elsewhere=place.others[seen.nsid] if is_elsewhere and seen.nsid is not None else SAME,
         master=seen.value(layouts.IFLA_MASTER),
         attributes=attributes,
         data=_data(seen, now),
@@ -244,7 +270,7 @@ def _link(seen: Seen, now: State, init: int, view: int) -> Link:
         names=seen.attributes.get(layouts.IFLA_PROP_LIST, b""),
         uids=users,
         gids=groups,
-        settings=sysctls.of_device(init, view, seen.name),
+        settings=sysctls.of_device(place.namespace, place.view, seen.name),
     )
 
 

@@ -8,6 +8,8 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -18,7 +20,6 @@ from woodfrog.kernel.netlink.messages import (
     NLM_F_CREATE,
     attribute,
     attributes_of,
-    explain,
 )
 from woodfrog.remote import descriptors
 from woodfrog.remote.stub import Stub
@@ -49,12 +50,12 @@ _REMOVE = 1
 _ELSEWHERE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN)
 
 
-def refuse_wider(init: int, network: Network | None, *, new: bool, bounding: int) -> None:
+def refuse_wider(init: int, network: Network | None, *, joins: bool, bounding: int) -> None:
     """Refuse what the waiting container may not do, or lacks.
 
-    `new` tells whether its network namespace is its own.
+    `joins` tells that it would happen in a network namespace that it joins.
     """
-    if not new:
+    if joins:
         raise UnsupportedResource(
             "the image has a network that was set up inside, but the new container joins a network"
             " namespace",
@@ -96,27 +97,22 @@ def socket_of(
     return found
 
 
-def restore(
-    stub: Stub, netlink: socket.socket, network: Network, *, bounding: int, permitted: int
-) -> list[str]:
-    """Set up a network by a socket in a stub's namespace; returns what the new container lacks."""
-    explain(netlink)
-    program = stub.program()
-    credentials.set_effective(program, bounding, permitted)
-    stub.run(program)
-    try:
-        making = _Making(network, Devices(stub, network, netlink))
-        making.make()
-        return making.missing
-    finally:
+@contextmanager
+def with_capabilities(stub: Stub, effective: int, permitted: int) -> Iterator[None]:
+    """Have a stub use the container's own rights for as long."""
+    for now in (effective, permitted):
         program = stub.program()
-        credentials.set_effective(program, permitted, permitted)
+        credentials.set_effective(program, now, permitted)
         stub.run(program)
+        if now == effective:
+            yield
 
 
-class _Making:
-    def __init__(self, network: Network, devices: Devices) -> None:
-        self._network = network
+class Making:
+    """Sets up what belongs to devices that are there, in a network namespace that a stub is in."""
+
+    def __init__(self, devices: Devices) -> None:
+        self._network = network = devices.network
         self._devices = devices
         self._indexes = devices.indexes
         self._inside = {link.index for link in network.links}
@@ -125,7 +121,6 @@ class _Making:
     def make(self) -> None:
         """Set up all of it."""
         network = self._network
-        self._devices.make()
         for kind, entry in network.removed.all():
             self._remove(kind, entry)
         addresses = network.added.addresses
@@ -143,7 +138,6 @@ class _Making:
         for kind in ("rules", "neighbours"):
             for entry in getattr(network.added, kind):
                 self._add(kind, entry)
-        self._devices.finish()
 
     def _payload(self, kind: str, entry: NetworkEntry) -> bytes | None:
         header = bytearray(entry.header)

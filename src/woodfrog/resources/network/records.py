@@ -12,6 +12,7 @@ from woodfrog.kernel.netlink.attributes import Layout, Visitor, walk
 from woodfrog.resources import sysctls
 from woodfrog.resources.network import layouts
 
+SAME = -1
 _MOST = 1 << 16
 _MOST_NAME = 15
 _WORD = 1 << 32
@@ -76,6 +77,7 @@ class Link(Device, frozen=True):
     type: str
     running: bool  # its carrier was there, and its own addresses were made
     lower: int  # what it is made over; for one of a veth pair the other end
+    elsewhere: int  # the id of the network namespace where that is (0: the own one), or SAME
     data: bytes  # of its kind
     port_of: str  # the kind of its master
     port: bytes  # what belongs to it as a part of that
@@ -138,9 +140,10 @@ def check(network: Network) -> None:
     by_index = {link.index: link for link in network.links}
     for link in network.links:
         _check_link(link, same)
-        peer = by_index.get(link.lower)
-        if link.type == "veth" and (not peer or peer.type != "veth" or peer.lower != link.index):
-            raise ImageError("the image has half a pair of network devices")
+        if link.elsewhere == SAME:
+            _check_pair(link, by_index.get(link.lower), SAME)
+        elif link.type != "veth":
+            raise ImageError("the image has a network device over one in another namespace")
     for given in network.given:
         translated(given.attributes, layouts.CHANGEABLE, same)
         if not 0 <= given.changed < _WORD:
@@ -156,6 +159,25 @@ def check(network: Network) -> None:
             translated(entry.attributes, LAYOUTS[kind], same)
 
 
+def check_pairs(networks: Mapping[int, Network]) -> None:
+    """Check pairs of devices in two network namespaces; networks are given by the ids of those."""
+    for number, network in networks.items():
+        for link in network.links:
+            if link.elsewhere != SAME:
+                other = networks.get(link.elsewhere)
+                links = {one.index: one for one in other.links} if other else {}
+                _check_pair(link, links.get(link.lower), number)
+
+
+def _check_pair(link: Link, peer: Link | None, number: int) -> None:
+    if link.type == "veth" and (
+        not peer
+        or peer is link
+        or (peer.type, peer.lower, peer.elsewhere) != ("veth", link.index, number)
+    ):
+        raise ImageError("the image has half a pair of network devices")
+
+
 def _check_name(name: bytes) -> None:
     is_odd = any(byte <= 0x20 or byte in b"/:%" for byte in name)
     if not 0 < len(name) <= _MOST_NAME or name in (b".", b"..") or is_odd:
@@ -165,7 +187,7 @@ def _check_name(name: bytes) -> None:
 def _check_link(link: Link, same: Mapping[int, int]) -> None:
     if link.type not in layouts.KINDS or (link.port_of and link.port_of not in layouts.PORTS):
         raise ImageError(f"the image has a network device of an impossible kind, {link.type}")
-    if link.lower and link.lower not in same:
+    if link.lower and link.elsewhere == SAME and link.lower not in same:
         raise ImageError("the image has a network device over one that it lacks")
     if len(link.uids) > 1 or len(link.gids) > 1:
         raise ImageError("the image has a network device that several users own")

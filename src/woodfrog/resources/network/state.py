@@ -1,9 +1,13 @@
 """A network namespace as the kernel tells of it, without what follows from the rest."""
 
+import os
 import struct
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import CLONE_NEWNET, unshare
 from woodfrog.kernel.netlink import dumps, rtnetlink
 from woodfrog.kernel.netlink.attributes import Visitor, walk
 from woodfrog.kernel.netlink.messages import attributes_of
@@ -48,9 +52,15 @@ class Seen(NamedTuple):
         return int.from_bytes(self.attributes.get(attribute, b""), "little")
 
     @property
+    def nsid(self) -> int | None:
+        """What the namespace calls the one where the other end is, if that is another."""
+        value = self.attributes.get(layouts.IFLA_LINK_NETNSID)
+        return int.from_bytes(value, "little", signed=True) if value else None
+
+    @property
     def is_of_outside(self) -> bool:
         """Whether it is hardware, or has its other end in another network namespace."""
-        return not self.kind or layouts.IFLA_LINK_NETNSID in self.attributes
+        return not self.kind or self.nsid is not None
 
 
 class State:
@@ -216,11 +226,37 @@ def key(kind: str, entry: NetworkEntry) -> object:
     return entry.header, told.get(layouts.IFA_LOCAL), told.get(layouts.IFA_ADDRESS)
 
 
-def read(init: int) -> State:
-    """Look at the network namespace of a process."""
-    with namespaces.inside(init, "net"):
+def read_all(namespace: int) -> bytes:
+    """Return how the network namespace that a descriptor names is set up."""
+    with namespaces.within(namespace, "net"):
         netlink = dumps.open_socket(rtnetlink.NETLINK_ROUTE)
     try:
-        return State(rtnetlink.read_all(netlink))
+        return rtnetlink.read_all(netlink)
     finally:
         netlink.close()
+
+
+def read(pid: int) -> State:
+    """Look at the network namespace of a process."""
+    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return State(read_all(namespace))
+    finally:
+        os.close(namespace)
+
+
+def fresh() -> bytes:
+    """Return how a new network namespace is set up."""
+    found = []
+
+    def look() -> None:
+        unshare(HERE, CLONE_NEWNET)
+        netlink = dumps.open_socket(rtnetlink.NETLINK_ROUTE)
+        found.append(rtnetlink.read_all(netlink))
+        netlink.close()
+
+    # A thread that ends there takes it along.
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return found[0]

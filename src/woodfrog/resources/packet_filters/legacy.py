@@ -28,19 +28,21 @@ class LegacyTable(Record, frozen=True, tag="iptables"):
     entries: bytes
 
 
-def collect(init: int, given: Collection[str]) -> tuple[list[LegacyTable], list[str]]:
-    """Return the tables that were made inside, and what is lost.
+def collect(namespace: int, given: Collection[str]) -> tuple[list[LegacyTable], list[str]]:
+    """Return the tables that were made in a network namespace, and what is lost.
 
     `given` are those that the engine had made: FAMILY/NAME of each.
     """
     found, lost = [], []
     for family in _FAMILIES:
         # The kernel tells the newest first.
-        for name in reversed(xtables.names(init, family)):
+        with namespaces.within(namespace, "net"):
+            names = xtables.names(family)
+        for name in reversed(names):
             if f"{int(family)}/{name}" in given:
                 lost.append(f"what programs changed in iptables' table {name}, if anything did")
                 continue
-            with namespaces.inside(init, "net"):
+            with namespaces.within(namespace, "net"):
                 on = socket.socket(family, socket.SOCK_DGRAM)
             with on:
                 table = xtables.read(on, name)

@@ -51,8 +51,8 @@ class _Told(NamedTuple):
     key: bytes  # without counters
 
 
-def collect(init: int, given: bytes) -> tuple[Nftables | None, list[str]]:
-    """Return the ruleset that programs made, and what is lost of it.
+def collect(namespace: int, given: bytes) -> tuple[Nftables | None, list[str]]:
+    """Return the ruleset that programs made in a network namespace, and what is lost of it.
 
     `given` is what nf_tables told when the container started (`nf_messages.read_all`).
     """
@@ -61,7 +61,7 @@ def collect(init: int, given: bytes) -> tuple[Nftables | None, list[str]]:
         (number, payload[0], _lasting(number, payload[nf_messages.HEADER_BYTES :]))
         for number, payload in _messages(given)
     }
-    with namespaces.inside(init, "net"):
+    with namespaces.within(namespace, "net"):
         netlink = nf_messages.open_socket()
     if netlink is None:
         return None, []
