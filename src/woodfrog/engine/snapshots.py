@@ -23,7 +23,6 @@ from woodfrog.remote.stub import Stub, await_birth
 from woodfrog.remote.tracee import SCRATCH_BYTES
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import memory
-from woodfrog.resources.nested import FUTURE_PID
 
 # What /proc/PID/comm says of a copy; `tidying` looks for it.
 NAME = b"woodfrog-copy"
@@ -73,7 +72,7 @@ class Snapshots:
         """
         few = len(processes) <= _FEW
         having = [
-            one for one in processes if KCMP_VM not in one.held.shares and not _is_barred(one)
+            one for one in processes if KCMP_VM not in one.held.shares and not _is_barred(one.held)
         ]
         wanted = [one for one in having if few or one.held.own_bytes >= _WORTH_A_FORK]
         if room is not None and room < sum(one.held.own_bytes for one in wanted):
@@ -144,9 +143,13 @@ def _unmap(stub: Stub, mappings: Iterable[memory.Mapping]) -> None:
     stub.run(program)
 
 
-def _is_barred(one: CollectedProcess) -> bool:
+def _is_barred(process: HeldProcess) -> bool:
     """Tell whether a process's next child would begin or join a pid namespace."""
-    return FUTURE_PID in one.fields["threads"][0].namespaces
+    try:
+        links = {os.readlink(f"{process.path}/ns/{name}") for name in ("pid", "pid_for_children")}
+    except FileNotFoundError:
+        return True  # nobody has begun it yet
+    return len(links) > 1
 
 
 def reap(tree: Held, vdso: Vdso) -> int:
