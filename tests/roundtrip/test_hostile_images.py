@@ -22,6 +22,7 @@ from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
 from woodfrog.resources.cgroups import Group, Hierarchy
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.file_entry import Moment
+from woodfrog.resources.files.bpf_map import BpfMap
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.fanotify import Fanotify, FanotifyMark
 from woodfrog.resources.files.inet_datagram import Datagram, InetDatagramSocket
@@ -210,6 +211,35 @@ def test_no_fanotify_on_a_file_that_it_may_not_read(attack: Attack) -> None:
     group = Fanotify(id=ID, flags=0, init_flags=0x200, event_flags=0, marks=[mark])
 
     assert "ermission denied" in attack.refusal(group)
+
+
+def test_no_bpf_maps_without_the_right_or_with_half_elements(attack: Attack) -> None:
+    whole = BpfMap(
+        id=ID,
+        flags=2,
+        map_type=1,
+        key_size=4,
+        value_size=8,
+        max_entries=1,
+        map_flags=0,
+        map_extra=0,
+        name=b"",
+        frozen=False,
+        btf=b"",
+        btf_key=0,
+        btf_value=0,
+        cpus=1,
+        keys=bytes(4),
+        values=bytes(8),
+    )
+    half = msgspec.structs.replace(whole, values=bytes(7))
+    more = msgspec.structs.replace(whole, keys=bytes(8), values=bytes(16))
+    other = msgspec.structs.replace(whole, map_type=3)
+
+    assert "CAP_BPF" in attack.refusal(whole)
+    assert "elements are incomplete" in attack.refusal(half)
+    assert "too many elements" in attack.refusal(more)
+    assert "unknown type" in attack.refusal(other)
 
 
 def proc_file(point: bytes, pid: int, name: bytes) -> ProcFile:

@@ -84,13 +84,21 @@ def outside(
 
 
 @pytest.mark.parametrize(
-    ("source", "kind"),
-    [("io_uring.c", "io_uring"), ("perf_event.c", "perf"), ("dnotify.c", "F_NOTIFY")],
+    ("program", "kind"),
+    [
+        ("io_uring.c", "io_uring"),
+        ("perf_event.c", "stop the profiler first"),
+        ("dnotify.c", "F_NOTIFY"),
+        ("others.c program", "a BPF program (anon_inode:bpf-prog, prog type 1"),
+        ("others.c ring", 'is the BPF map "ring" (id '),
+        ("others.c mptcp", "protocol 262 (MPTCP)"),
+        ("others.c vsock", "vsock"),
+    ],
 )
 def test_a_descriptor_that_cannot_be_saved_is_refused_by_name(
-    source: str, kind: str, woodfrog: Woodfrog, build: Build
+    program: str, kind: str, woodfrog: Woodfrog, build: Build
 ) -> None:
-    container = start(woodfrog, build, source)
+    container = start(woodfrog, build, *program.split())
     container.wait_for("ready")
     image = woodfrog.directory / "image"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from woodfrog.resources import files
+from woodfrog.resources.files import refused
 from woodfrog.resources.files.base import FileRecord, Row
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -24,8 +25,8 @@ def table() -> str:
     lines = ["| open files | kept | refused |", "|---|---|---|"]
     for row in rows():
         lines.append(f"| {row.called} | {'; '.join(row.kept)} | {'; '.join(row.refused)} |")
-    others = ", ".join(dict.fromkeys(files.REFUSED.values()))
-    lines.append(f"| all others | | {others}; other devices and sockets (vsock) |")
+    others = ", ".join(refused.names())
+    lines.append(f"| all others | | {others}; other devices and sockets |")
     return BEGIN + "\n" + "\n".join(lines) + "\n\n" + END
 
 

@@ -43,6 +43,7 @@ from woodfrog.resources.cpu import Cpu, CpuCheck
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import KINDS, tcp_socket
 from woodfrog.resources.files.base import ACCESS_MODE, FileRecord
+from woodfrog.resources.files.bpf_map import BpfMap
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.packet_socket import PacketSocket
 from woodfrog.resources.files.pty import PtyMaster
@@ -97,7 +98,7 @@ _CONTENTS = (
 RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
 
 # Open files that can be mapped, and are nowhere in a file system.
-_WITH_MEMORY = (PacketSocket,)
+_WITH_MEMORY = (PacketSocket, BpfMap)
 _HIGHEST_PID = 1 << 22
 _MOST_DESCRIPTORS = 1 << 20
 

@@ -157,7 +157,7 @@ def _collect(
             if mapping.name == memory_flags.IO_URING:
                 return world.ring_number(mapping.inode, mapping.offset)
             if mapping.name.startswith(memory_flags.OPENED):
-                return world.mapped_file(mapping.start, mapping.inode)
+                return world.mapped_file(pid, mapping)
             return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
 
         place = world.place_of(held.pid)

@@ -19,7 +19,7 @@ from woodfrog.remote.held import KCMP_FILES, Held, HeldProcess
 from woodfrog.remote.program import Program
 from woodfrog.resources import file_signals
 from woodfrog.resources.file_signals import FileSignals
-from woodfrog.resources.files import KINDS, REFUSED, unix_peers, unix_queue
+from woodfrog.resources.files import KINDS, refused, unix_peers, unix_queue
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
 from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches, tell_told
 from woodfrog.resources.files.tcp_socket import TcpSocket
@@ -160,10 +160,8 @@ class Files:
                     _refuse_connection(record)
                     self._within[tuple(sorted(within.items()))].append(file.number)
                 return record
-        hint = ""
-        if file.target.startswith(b"/dev/nvidia"):
-            hint = "--cuda-checkpoint-path names NVIDIA's program that frees GPUs for a checkpoint"
-        raise UnsupportedResource(f"is {_kind_of(file)}, which cannot be saved yet", hint=hint)
+        what, hint = refused.explain(file)
+        raise UnsupportedResource(f"is {what}, which cannot be saved yet", hint=hint)
 
     def _watches(self, file: OpenFile) -> list[Watch]:
         watches = []
@@ -297,19 +295,6 @@ def _refuse_connection(record: FileRecord) -> None:
             "is a TCP connection in a network namespace that a program made, which cannot be saved"
             " yet"
         )
-
-
-def _kind_of(file: OpenFile) -> str:
-    """Say what an open file is, for people: of a socket, its family and protocol."""
-    target = os.fsdecode(file.target)
-    for beginning, name in REFUSED.items():
-        if file.target.startswith(beginning):
-            return target if target == name else f"{name} ({target})"
-    if not file.target.startswith(b"socket:"):
-        return target
-    with socket.socket(fileno=os.dup(file.descriptor)) as one:
-        family = getattr(one.family, "name", f"AF {one.family}")
-        return f"a socket of {family}, protocol {one.proto}"
 
 
 def _refuse_in_flight(kind: type[FileRecord], file: OpenFile) -> None:

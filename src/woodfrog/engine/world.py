@@ -13,19 +13,25 @@ from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.places import OWN, Place, Places
 from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.huge_pages import page_size
+from woodfrog.kernel.pagemap import PAGE, page_frame
+from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_ipc
+from woodfrog.resources.files import bpf_map
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.files.pty import MAJORS
-from woodfrog.resources.memory import Extent, Mapping
+from woodfrog.resources.memory import MAP_SHARED, Extent, Mapping
 from woodfrog.resources.namespaces import is_ours
 from woodfrog.resources.nested import AnyNamespace, IpcNamespace, Membership
 from woodfrog.resources.posix_queues import PosixQueue
 
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
 _SYSV = -1
+_PROT_READ, _MAP_POPULATE = 1, 0x8000
 
 
 class SharedObject:
@@ -92,6 +98,7 @@ class World:
         self.sockets = Sockets(init, namespaces)
         self.pty_masters: set[str] = set()
         self._sockets: dict[int, OpenFile] = {}
+        self._maps: list[OpenFile] = []
         self.terminals: dict[int, bytes] = {}
         self.own_terminal = _own_terminal(self.root)
         self.packet_pipes: set[int] = set()
@@ -135,6 +142,8 @@ class World:
                 self._pipe_sides[inode] |= {access != 1} if access != 2 else {True, False}
             elif file.flags & O_TMPFILE == O_TMPFILE:
                 self._unnamed.add((file.stat.st_dev, file.stat.st_ino))
+            elif file.target == bpf_map.TARGET:
+                self._maps.append(file)
             elif file.target.startswith(b"socket:"):
                 inode = int(file.target[8:-1])
                 self.sockets.inside.add(inode)
@@ -165,14 +174,20 @@ class World:
         """Return the id of the io_uring that a mapping shows."""
         return self.rings.number_of(inode, offset)  # type: ignore[no-any-return]
 
-    def mapped_file(self, start: int, inode: int) -> int:
-        """Return the id of the open file whose memory is mapped somewhere."""
-        file = self._sockets.get(inode)
-        if file is None:
-            raise UnsupportedResource(
-                f"maps the rings of a packet socket at {start:#x} that no process has open"
-            )
-        return file.number
+    def mapped_file(self, pid: int, mapping: KernelMapping) -> int:
+        """Return the id of the open file whose memory a mapping shows."""
+        if mapping.name == bpf_map.TARGET:
+            # All have the same inode; but not the same page frames.
+            frame = page_frame(pid, mapping.start)
+            for file in self._maps:
+                if frame and frame == _frame_of(file.descriptor, mapping.offset):
+                    return file.number
+        elif mapping.inode in self._sockets:
+            return self._sockets[mapping.inode].number
+        name = os.fsdecode(mapping.name)
+        raise UnsupportedResource(
+            f"the mapping at {mapping.start:#x} ({name}) shows what no process has open"
+        )
 
     def is_process(self, pid: int) -> bool:
         """See the protocol."""
@@ -426,3 +441,16 @@ def _own_terminal(root: str) -> int:
     except OSError:
         return -1
     return os.minor(device) if os.major(device) in MAJORS else -1
+
+
+def _frame_of(descriptor: int, offset: int) -> int:
+    """Return the page frame at an offset of what a descriptor of ours names; 0 if it has none."""
+    try:
+        how = _PROT_READ, MAP_SHARED | _MAP_POPULATE, descriptor, offset
+        address = syscalls.mmap(HERE, 0, PAGE, *how)
+    except OSError:
+        return 0
+    try:
+        return page_frame(os.getpid(), address)
+    finally:
+        syscalls.munmap(HERE, address, PAGE)

@@ -161,3 +161,11 @@ def _extend(ranges: Ranges, start: int, end: int) -> None:
         ranges[-1] = (ranges[-1][0], end)
     else:
         ranges.append((start, end))
+
+
+def page_frame(pid: int, address: int) -> int:
+    """Return the number of the page frame at an address of a process; 0 if there is none."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
+        file.seek(address // PAGE * 8)
+        entry = int.from_bytes(file.read(8), "little")
+    return entry & (1 << 55) - 1 if entry & _PRESENT else 0

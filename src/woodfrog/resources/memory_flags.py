@@ -29,8 +29,8 @@ _REFUSED = {
 # Before Linux 6.10 its memory looks like a device's.
 IO_URING = b"anon_inode:[io_uring]"
 AIO = b"/[aio] (deleted)"
-# Of a packet socket's rings.
-OPENED = (b"socket:[",)
+# A packet socket's rings, a BPF map.
+OPENED = (b"socket:[", b"anon_inode:bpf-map")
 _SECRET = b"/secretmem (deleted)"
 # How names of anonymous memory look: of private and of shared one.
 _NAMED, NAMED_SHARED = b"[anon:", b"[anon_shmem:"

@@ -1,6 +1,7 @@
 """Open files: one module per kind."""
 
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.bpf_map import BpfMap
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.epoll import Epoll
 from woodfrog.resources.files.eventfd import EventFd
@@ -55,17 +56,5 @@ KINDS: tuple[type[FileRecord], ...] = (
     InetDatagramSocket,
     NetlinkSocket,
     PacketSocket,
+    BpfMap,
 )
-
-# What no kind recognises, as far as it has a name, by how its link in /proc begins.
-REFUSED = {
-    b"anon_inode:[userfaultfd]": "userfaultfd",
-    b"anon_inode:[perf_event]": "a perf event",
-    b"anon_inode:bpf": "BPF",
-    b"anon_inode:[landlock-ruleset]": "a Landlock ruleset",
-    b"/dev/nvidia": "a GPU (/dev/nvidia…)",
-    b"/dev/dri/": "a GPU (/dev/dri)",
-    b"/dev/kvm": "/dev/kvm",
-    b"/dev/fuse": "/dev/fuse",
-    b"/dev/net/tun": "/dev/net/tun",
-}
