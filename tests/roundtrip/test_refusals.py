@@ -133,6 +133,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
 @pytest.mark.parametrize(
     ("program", "named"),
     [
+        ("keys.c", "has keys of its own"),
         ("undo.c", "has changed System V semaphores with SEM_UNDO"),
         ("clone.c vfork", "waits in vfork(2) for its child"),
         ("clone.c ended", "children would be in a pid namespace that has ended"),

@@ -20,6 +20,7 @@ from woodfrog.resources import (
     credentials,
     deleted_files,
     huge_pages,
+    keyrings,
     layer,
     login,
     memory,
@@ -50,6 +51,7 @@ from woodfrog.resources.files.pty import PtyMaster
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.terminal import Terminal
 from woodfrog.resources.files.unix_socket import UnixSocketFile
+from woodfrog.resources.keyrings import Keyring
 from woodfrog.resources.known_files import KnownFile
 from woodfrog.resources.layer import Layer
 from woodfrog.resources.memory import PageRange
@@ -88,6 +90,7 @@ _CONTENTS = (
     | Layer
     | MountTree
     | Sysctls
+    | Keyring
     | Network
     | Nftables
     | LegacyTable
@@ -141,6 +144,7 @@ class Plan:
         self.mounts: MountTree | None = None
         self.cgroups: list[Hierarchy] = []
         self.sysctls: Sysctls | None = None
+        self.keyrings: dict[int, Keyring] = {}
         self.network: Network | None = None
         self.rules: Nftables | None = None
         self.tables: list[LegacyTable] = []
@@ -170,6 +174,8 @@ class Plan:
                     self.layer = record
                 case Layer():
                     raise ImageError("the image has changes of two root file systems")
+                case Keyring():
+                    self.keyrings[record.id] = record
                 case Sysctls():
                     self.sysctls = record
                 case Network() if self.network is None:
@@ -360,6 +366,9 @@ def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pla
         layer.check(plan.layer, plan.page_bytes)
     if plan.sysctls:
         sysctls.check(plan.sysctls)
+    keyrings.check(plan.keyrings)
+    if not {one.keyring for one in plan.processes} <= {keyrings.FIRST, *plan.keyrings}:
+        raise ImageError("a process in the image has a keyring that the image lacks")
     if plan.network:
         network_records.check(plan.network)
     networks = {0: plan.network} if plan.network else {}
@@ -473,7 +482,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")
     timers.refuse_wider(who, process.posix_timers, bounds.bounding, len(process.threads))
     login.check(process.login)
-    scheduling.refuse_nicer(who, process.autogroup_nice, bounds.bounding)
+    scheduling.refuse_nicer(who, process.session_nice, bounds.bounding)
     for thread in process.threads:
         threads.check(thread)
         nested.check_membership(who, thread.namespaces, plan.namespaces)

@@ -236,6 +236,8 @@ def _write(
         image.add(world.places.record(number, image.write_pages))
     for within in looked.files.within():
         image.add(within)
+    for ring in world.keyrings.records.values():
+        image.add(ring)
     if looked.sysctls:
         image.add(looked.sysctls)
     networks = looked.networks

@@ -24,6 +24,7 @@ from woodfrog.remote.held import (
 from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
+    keyrings,
     limits,
     login,
     memory,
@@ -126,6 +127,8 @@ def _collect(
         leader = threads.Answers(program, status)
         inherited = files.ask_inherited(held, program)
         policies = Policies(program, held.pid)
+        # Filters often forbid this one, and then all would run call by call.
+        rings = None if held.leader.tracee.filters else keyrings.ask(program)
         scratch.run(program)
         program = scratch.program()
         peers = files.ask_peers(held, program, records)
@@ -139,6 +142,7 @@ def _collect(
             scratch.run(program)
             world.news |= news()
         fields: dict[str, Any] = {
+            "keyring": world.keyrings.of(scratch, rings),
             "actions": actions(),
             "interval_timers": interval_timers(),
             "posix_timers": posix_timers(),
@@ -197,7 +201,7 @@ def _collect(
         shares=collecting_shares.shares(held),
         exit_signal=held.exit_signal,
         login=login.collect(held.path, f"/proc/{world.init}"),
-        autogroup_nice=scheduling.autogroup_nice(held.path) if _leads_session(held) else 0,
+        session_nice=scheduling.autogroup_nice(held.path) if _leads_session(held) else 0,
         root=root_directory,
         root_deleted=root_deleted,
         umask=int(status["Umask"], 8),

@@ -50,8 +50,8 @@ def restore_limits(
         score = max(record.oom_score_adj, bounds.oom_score_adj or record.oom_score_adj)
         if score != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
             _set_oom_score_adj(body.stub.pid, score)
-        if record.autogroup_nice and record.session == record.pid:
-            scheduling.set_autogroup_nice(body.stub.pid, record.autogroup_nice)
+        if record.session_nice and record.session == record.pid:
+            scheduling.set_autogroup_nice(body.stub.pid, record.session_nice)
         present = limits_in_force(body.stub)
         bounding = credentials.bounding_set(body.stub.pid)
         inherited = len(body.common_filters)

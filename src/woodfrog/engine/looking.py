@@ -178,6 +178,7 @@ def look(
     file_records = files.collect(world, obstacles)
     processes = collecting.collect_processes(tree, world, files, file_records, obstacles, vdso)
     collecting_shares.refuse_unmade(processes, obstacles)
+    world.keyrings.refuse_unjoinable(processes, obstacles)
     if any(isinstance(one, Semaphores) for found in world.sysv.values() for one in found.objects):
         collecting_shares.refuse_undo(tree, obstacles)
     # After all timers and waits have been read: their times must not seem to run out early.

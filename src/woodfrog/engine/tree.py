@@ -11,6 +11,7 @@ from woodfrog.engine import kinship
 from woodfrog.engine import passing as passing_processes
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.inheriting import Inheritance
+from woodfrog.engine.keyring_members import KeyringMembers
 from woodfrog.engine.kinship import How
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.pids import Member
@@ -42,6 +43,7 @@ class Tree:
         bring_in: Callable[[int], Stub],
     ) -> None:
         self._make_outside = bring_in
+        self._keyrings = KeyringMembers(plan.keyrings, root)
         self._namespaces = namespaces
         self._inheritance = inheritance
         self.stubs: dict[int, Stub] = {1: root}
@@ -159,8 +161,10 @@ class Tree:
             stub = self.stubs[one.pid] = self._make_outside(one.pid)
         self._namespaces.join(stub, _membership(one), {})
         program = stub.program()
+        self._keyrings.bring_in(program, stub)
         if isinstance(one, Process):
             process_module.restore_attributes(program, one)
+            self._keyrings.join(program, stub, one.keyring)
         if one.session == one.pid:
             program.call(SYS.SETSID)
         stub.run(program)
@@ -201,6 +205,8 @@ class Tree:
         if isinstance(child, Process):
             program = stub.program()
             process_module.restore_attributes(program, child)
+            self._keyrings.inherit(stub, parent)
+            self._keyrings.join(program, stub, child.keyring)
             stub.run(program)
         self._set_group_early(child)
         return stub
@@ -232,6 +238,7 @@ class Tree:
         ids = _session_ids(one) if begins_session else [self._next_spare()] * len(making.ids)
         with while_(f"making process {one.pid}, whose former parent has ended"):
             passing = passing_processes.make(self.stubs[maker], ids, flags)
+            self._keyrings.inherit(passing, self.stubs[maker])
             program = passing.program()
             if begins_session:
                 program.call(SYS.SETSID)

@@ -78,14 +78,15 @@ def refuse_others(uid_map: bytes, gid_map: bytes, maps: IdMaps | None) -> None:
 
 
 def _translate(record: R, user: Translate, group: Translate) -> R:
-    if getattr(record, _UNOWNED, False):
-        return record
     if isinstance(record, Attribute):
         value = _attribute(record.name, record.value, user, group)
         return msgspec.structs.replace(record, value=value)
     changed: dict[str, object] = {}
+    is_unowned = getattr(record, _UNOWNED, False)
     for name in record.__struct_fields__:
         value = getattr(record, name)
+        if is_unowned and name in FIELDS:
+            continue
         if name in _USERS:
             changed[name] = _each(value, user)
         elif name in _GROUPS:

@@ -9,6 +9,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_GET_CHILD_SUBREAPER, PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE
 from woodfrog.remote.program import Program
 from woodfrog.resources.file_signals import FileSignals
+from woodfrog.resources.keyrings import FIRST
 from woodfrog.resources.limits import Limit
 from woodfrog.resources.login import Login
 from woodfrog.resources.memory import AddressSpace
@@ -150,8 +151,9 @@ class Process(Record, frozen=True, tag="process"):
     modes: MemoryModes = MemoryModes()
     directory_deleted: int = 0
     root_deleted: int = 0
+    keyring: int = FIRST  # of its session
     login: Login | None = None  # if it is another's than the first process
-    autogroup_nice: int = 0  # of its session, if it leads that
+    session_nice: int = 0  # of its session, if it leads that
     ended_thread: EndedThread | None = None  # the first one, if it is not among the threads
     nested_ids: NestedIds | None = None
 
