@@ -8,69 +8,16 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from changing import MANY, OLDER, SOURCE, Changing, holders
 
-from bundles import Bundle, bind
-from containers import Woodfrog, eventually, is_gone, verdict
+from containers import Woodfrog, eventually
 from needs import needs
 from woodfrog.image.chain import Chain
 from woodfrog.image.container_file import Reader
-from woodfrog.kernel.features import NEWER_THAN_6_1
 
 pytestmark = needs("root", "command gcc")
-
-SOURCE = Path(__file__).parent / "incremental" / "changing.c"
-OLDER = {"WOODFROG_WITHOUT": ",".join(NEWER_THAN_6_1)}
-MANY = 8 << 20  # what the program has in all, but for little
-
-
-class Changing:
-    """A program whose memory changes step by step."""
-
-    def __init__(self, woodfrog: Woodfrog, program: Path) -> None:
-        self.woodfrog = woodfrog
-        self.bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name])
-        (self.bundle.rootfs / "programs").mkdir()
-        self.bundle.add_mount(bind(program.parent, "/programs"))
-        self.container = woodfrog.run(self.bundle)
-        self.container.wait_for("at0")
-
-    def image(self, number: int) -> Path:
-        """Return the directory of an image."""
-        return self.woodfrog.directory / "images" / str(number)
-
-    def go_to(self, step: int) -> None:
-        """Let it change its memory."""
-        self.aim_at(step)
-        self.container.wait_for(f"at{step}")
-
-    def aim_at(self, step: int) -> None:
-        """Say up to which step it shall go."""
-        (self.bundle.work / "goal.new").write_text(str(step))
-        (self.bundle.work / "goal.new").rename(self.bundle.work / "goal")
-
-    def save(self, number: int, *flags: str, **how: Any) -> dict[str, Any]:
-        """Make an image, and return its figures."""
-        flags = ("--leave-running", "--stats", "--sync=none", *flags)
-        told = self.container.checkpoint(self.image(number), *flags, **how)
-        found: dict[str, Any] = json.loads(told.stdout)
-        return found
-
-    def end(self) -> None:
-        """End the container that is running."""
-        self.container.delete()
-
-    def verdict_of(self, number: int, step: int, *flags: str, **how: Any) -> str:
-        """Restore an image, and let the program look."""
-        for name in ("check", "check-child", "out", f"at{step}"):
-            (self.bundle.work / name).unlink(missing_ok=True)
-        self.aim_at(step)
-        container = self.woodfrog.restore(self.bundle, self.image(number), *flags, **how)
-        said = verdict(container)
-        container.delete()
-        return said
 
 
 @pytest.fixture
@@ -224,19 +171,6 @@ def test_no_image_leads_to_a_file_that_nobody_named(pair: Changing, woodfrog: Wo
         link.symlink_to(target)
         assert "is missing" in woodfrog("verify", str(pair.image(1)), status=1).stderr
         link.unlink()
-
-
-def holders() -> list[int]:
-    """Return our processes that hold what the kernel notes."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and not is_gone(int(entry.name)):
-            try:
-                if (entry / "comm").read_text().strip() == "woodfrog-noting":
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
 
 
 def test_a_pre_dump_leaves_little_for_the_checkpoint(

@@ -30,7 +30,7 @@ def run(arguments: Arguments) -> int:
     ready = _status_descriptor(arguments["status_fd"])
     warn = warner(arguments.common)
     if arguments["pre_dump"]:
-        _show(arguments, _pre_dump(arguments, directory, parent, ready, warn))
+        show(arguments, _pre_dump(arguments, directory, parent, ready, warn))
         return 0
     container = found(arguments)
     container.require("checkpoint")
@@ -56,11 +56,12 @@ def run(arguments: Arguments) -> int:
     losses = statistics.get("losses")
     for loss in losses if isinstance(losses, (list, tuple)) else ():
         warn(f"not kept: {loss}")
-    _show(arguments, statistics)
+    show(arguments, statistics)
     return 0
 
 
-def _show(arguments: Arguments, statistics: dict[str, object]) -> None:
+def show(arguments: Arguments, statistics: dict[str, object]) -> None:
+    """Print figures, if they are wanted."""
     if arguments["stats"]:
         from woodfrog.runtime import jsontext
 
@@ -161,7 +162,7 @@ def log_failure(
 
 def image_directory(arguments: Arguments) -> tuple[str, bool]:
     """Return the image's directory, and whether this is an engine's call (it has a work path)."""
-    engine = bool(arguments["work_path"])
+    engine = bool(arguments.values.get("work_path"))
     directory = arguments["image_path"] or ("checkpoint" if engine else "")
     if not directory:
         raise UsageError(

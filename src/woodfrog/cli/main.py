@@ -18,6 +18,7 @@ COMMANDS = {
     "start": "start the program of a created container",
     "checkpoint": "freeze a running container into one file",
     "restore": "thaw a container from an image",
+    "rollback": "set a running container back to an image, in place",
     "check": "say what keeps a container from being saved, or what this kernel lacks",
     "do": "run a command in a sandbox over this host's files",
     "state": "show the state of a container",

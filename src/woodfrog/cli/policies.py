@@ -133,6 +133,7 @@ POLICIES = (
         "what of the container's own files must be as at the checkpoint: their size, for programs"
         " and libraries also their build, or nothing",
         "restore",
+        "rollback",
         value="HOW",
         default="build-id",
         choices=("build-id", "size", "none"),

@@ -50,17 +50,9 @@ class Changes:
         The processes are held; `noted` are those of which it knows, by their pids.
         """
         for one in processes:
-            if one.held.pid not in noted:
-                continue
-            found: Ranges = []
-            try:
-                with Pagemap(one.held.pid) as pagemap:
-                    for mapping in one.space.mappings:
-                        if not mapping.shared:
-                            found += pagemap.unwritten(mapping.start, mapping.end)
-            except OSError:
-                continue
-            self._unwritten[one.held.pid] = found
+            found = unwritten_since(one, noted)
+            if found is not None:
+                self._unwritten[one.held.pid] = found
 
     def changed_bytes(self, one: CollectedProcess) -> int | None:
         """Return about how much of a process has changed, if the kernel has told."""
@@ -76,9 +68,9 @@ class Changes:
         stored = self._pages.get(one.held.namespace_pid, [])
         unwritten = self._unwritten.get(one.held.pid)
         if unwritten is not None:
-            same = list(_in_both(stored, _common(extents, unwritten)))
+            same = in_common(stored, _common(extents, unwritten))
         else:
-            same = self._compare(list(_in_both(stored, extents)), contents)
+            same = self._compare(in_common(stored, extents), contents)
         return without(extents, same), [_of_parent(page) for page in same]
 
     def _compare(self, candidates: list[PageRange], contents: Source) -> list[PageRange]:
@@ -108,6 +100,21 @@ class Changes:
         in_parallel(_in_chunks(candidates), worker, threads=min(2, usable_cpus()))
         same.sort(key=lambda page: page.start)
         return _joined(same)
+
+
+def unwritten_since(one: CollectedProcess, noted: Container[int]) -> Ranges | None:
+    """Return the pages of a held process that were not written to, if the kernel has noted it."""
+    if one.held.pid not in noted:
+        return None
+    found: Ranges = []
+    try:
+        with Pagemap(one.held.pid) as pagemap:
+            for mapping in one.space.mappings:
+                if not mapping.shared:
+                    found += pagemap.unwritten(mapping.start, mapping.end)
+    except OSError:
+        return None
+    return found
 
 
 class ParentImage:
@@ -186,8 +193,12 @@ def _common(one: Ranges, other: Ranges) -> Ranges:
     return common
 
 
+def in_common(stored: list[PageRange], extents: Ranges) -> list[PageRange]:
+    """Return the pages that are stored and lie in ranges; both are in order."""
+    return list(_in_both(stored, extents))
+
+
 def _in_both(stored: list[PageRange], extents: Ranges) -> Iterator[PageRange]:
-    """Go through the pages that are stored and lie in ranges; both are in order."""
     at = 0
     for start, end in extents:
         while at < len(stored) and stored[at].start + stored[at].length <= start:

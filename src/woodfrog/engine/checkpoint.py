@@ -53,7 +53,7 @@ def checkpoint(
         first = living_task(init)
         return _checkpoint(first, directory, container, options, pause, tracker, guardian)
 
-    return guarded(lambda guardian: _try(lambda: work(guardian)))
+    return guarded(lambda guardian: try_again(lambda: work(guardian)))
 
 
 def examine(
@@ -87,10 +87,11 @@ def examine(
         held_us = int((time.monotonic() - began) * 1e6)
         return {"obstacles": obstacles.found, "frozen_us": held_us} | statistics
 
-    return guarded(lambda guardian: _try(lambda: examined(guardian)))
+    return guarded(lambda guardian: try_again(lambda: examined(guardian)))
 
 
-def _try(work: Callable[[], dict[str, object]]) -> dict[str, object]:
+def try_again(work: Callable[[], dict[str, object]]) -> dict[str, object]:
+    """Do something with a held container; once more, if it could not be held still."""
     for last in (False,) * (_TRIES - 1) + (True,):
         try:
             return work()

@@ -86,7 +86,7 @@ class PageWriter:
         kept = self._kept.pop(one.held.pid)
         self.unchanged += sum(page.length for page in kept.same)
         pages = sorted([*kept.same, *self._write(kept, kept.extents)], key=lambda page: page.start)
-        self._stored[one.held.pid] = sharing.Ranges(one.held.pid, pages)
+        self._stored[one.held.group] = sharing.Ranges(one.held.pid, pages)
         return pages
 
     def write_unforked(self, one: CollectedProcess) -> None:

@@ -65,6 +65,11 @@ class Chain:
         return self._readers[0].header
 
     @property
+    def digest(self) -> str:
+        """Return by what other images name the image itself."""
+        return self._readers[0].digest
+
+    @property
     def levels(self) -> list[Reader]:
         """Return the image and all its ancestors, in this order; raises ImageError."""
         if not self._is_whole:
@@ -88,7 +93,7 @@ class Chain:
                 f"{self.directory} builds on {MOST_ANCESTORS} other images, which are the most",
                 hint=f"`woodfrog merge {self.directory} --output=DIR` makes one image of them",
             )
-        return Parent(self.directory, self._readers[0].digest)
+        return Parent(self.directory, self.digest)
 
     @property
     def store_bytes(self) -> list[int]:

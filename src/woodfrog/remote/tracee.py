@@ -19,7 +19,7 @@ from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.vdso import SYSCALL_INSTRUCTION, Vdso
 
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
-_MAP_PRIVATE_ANONYMOUS = 0x22
+_MAP_PRIVATE_ANONYMOUS, _MAP_FIXED_NOREPLACE = 0x22, 0x100000
 
 _CODE_BYTES = 4096
 # Room for one program of some 150 calls and their answers.
@@ -87,18 +87,35 @@ class Scratch:
     `with`: it is gone afterwards, unless the process has ended.
     """
 
-    def __init__(self, tracee: Tracee, memory: int, vdso_start: int, vdso: Vdso, size: int) -> None:
+    def __init__(
+        self,
+        tracee: Tracee,
+        memory: int,
+        vdso_start: int,
+        vdso: Vdso,
+        size: int,
+        *,
+        at: int = 0,
+    ) -> None:
+        """`at` is where it shall be, if the kernel shall not choose."""
         self._tracee = tracee
         self._memory = memory
         self._padding = vdso_start + vdso.padding
         self._room = vdso.room
         self._size = _CODE_BYTES + size
+        self._at = at
         self.start = 0
 
     def __enter__(self) -> "Scratch":
         # Never writable and executable at once, nor made executable later: PR_SET_MDWE.
         self.start = self._call(
-            SYS.MMAP, 0, self._size, _PROT_READ | _PROT_EXEC, _MAP_PRIVATE_ANONYMOUS, -1, 0
+            SYS.MMAP,
+            self._at,
+            self._size,
+            _PROT_READ | _PROT_EXEC,
+            _MAP_PRIVATE_ANONYMOUS | (_MAP_FIXED_NOREPLACE if self._at else 0),
+            -1,
+            0,
         )
         try:
             self._call(

@@ -14,10 +14,12 @@ from contextlib import closing
 from typing import NamedTuple
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
+from woodfrog.image.pages import Source
 from woodfrog.image.record import Record
-from woodfrog.resources import file_entry, file_maker
+from woodfrog.resources import file_entry, file_maker, file_reset
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
+from woodfrog.resources.file_reset import Reset
 from woodfrog.resources.file_tree import Collector, Tree, WritePages, join
 from woodfrog.resources.overlay import Overlay
 
@@ -173,3 +175,63 @@ def restore(layer: Layer, overlay: Overlay, pages: int, base: int) -> None:
         for path in layer.removed:
             maker.remove(path)
         maker.make(layer.entries)
+
+
+def look_for_rollback(layer: Layer, overlay: Overlay, rootfs: str, stored: Source) -> Reset:
+    """Compare what has changed in a container's root with an image's; `stored` has its memory.
+
+    Raises UnsupportedResource for files of a lower layer that were unchanged then: nobody has what
+    they were.
+    """
+    known = {entry.path for entry in layer.entries}
+    removed = set(layer.removed)
+    paths: list[tuple[bytes, os.stat_result]] = []
+    upper = overlay.open_upper(rootfs)
+    if upper is None:
+        return Reset([], [])
+    try:
+        for path, status, _ in changes(overlay, rootfs):
+            if status is None:
+                if path not in removed:
+                    _refuse_rollback(path, "was removed")
+                removed.discard(path)
+                continue
+            if path not in known and _is_of_below(upper, path, status, overlay.marks):
+                if stat.S_ISDIR(status.st_mode):
+                    continue  # only what is in it matters
+                _refuse_rollback(path, "was changed")
+            paths.append((path, status))
+        reset = file_reset.look(overlay.tree, paths, layer.entries, stored)
+        return Reset([*reset.remove, *removed], reset.make)
+    finally:
+        os.close(upper.root)
+
+
+def _is_of_below(upper: Tree, path: bytes, status: os.stat_result, marks: str) -> bool:
+    """Tell whether a changed file was in a lower layer first (or may have been)."""
+    if stat.S_ISDIR(status.st_mode):
+        return _mark(upper, path, f"{marks}.opaque") is None
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    file = upper.open(path, os.O_RDONLY | os.O_NOATIME)
+    try:
+        return _attribute(file, f"{marks}.origin") is not None
+    finally:
+        os.close(file)
+
+
+def _refuse_rollback(path: bytes, what: str) -> None:
+    raise UnsupportedResource(
+        f"/{os.fsdecode(path)} {what} since, which was as in a lower layer then: a rollback in"
+        " place can't bring that back",
+        hint="restore the image into a new container instead",
+    )
+
+
+def roll_back(overlay: Overlay, reset: Reset, pages: int, base: int) -> None:
+    """Set a container's root back to what the image has."""
+    with while_("setting back the container's root file system"):
+        maker = Maker(
+            overlay.tree, pages, base, kept=overlay.mount_points, keep_links=overlay.keeps_links
+        )
+        reset.run(maker)

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from woodfrog.errors import while_
+from woodfrog.image.pages import Source
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
-from woodfrog.resources import file_entry, file_maker, namespaces
+from woodfrog.resources import file_entry, file_maker, file_reset, namespaces
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
+from woodfrog.resources.file_reset import Reset
 from woodfrog.resources.file_tree import Collector, CoveredError, Tree, WritePages
 
 
@@ -94,6 +96,26 @@ def restore(init: int, tmpfs: Tmpfs, pages: int, base: int) -> None:
     ):
         missing = _missing(tree, tmpfs.entries)
         namespaces.as_its_root(init, lambda: Maker(tree, pages, base).make(missing))
+
+
+def look_for_rollback(init: int, tmpfs: Tmpfs, stored: Source) -> Reset:
+    """Compare a container's tmpfs with an image's; `stored` has the image's memory."""
+    with (
+        while_(f"comparing the tmpfs at {tmpfs.destination}"),
+        _mounted(init, tmpfs.destination) as tree,
+    ):
+        paths = [(ROOT, os.fstat(tree.root)), *tree.walk(ROOT)]
+        return file_reset.look(tree, paths, tmpfs.entries, stored)
+
+
+def roll_back(init: int, tmpfs: Tmpfs, reset: Reset, pages: int, base: int) -> None:
+    """Set it back to what the image has."""
+    with (
+        while_(f"setting back the tmpfs at {tmpfs.destination}"),
+        _mounted(init, tmpfs.destination) as tree,
+    ):
+        maker = Maker(tree, pages, base)
+        namespaces.as_its_root(init, lambda: reset.run(maker))
 
 
 def _missing(tree: Tree, entries: list[Entry]) -> list[Entry]:

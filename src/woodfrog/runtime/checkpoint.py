@@ -46,12 +46,12 @@ def checkpoint(
             hint="name another directory, or remove checkpoint.img first",
         )
     filling.finish(container)
-    with _AtWork(container) as at_work:
+    with AtWork(container) as at_work:
         suspended = gpus.suspend(container) if gpus else []
         statistics = engine.checkpoint(
             container.pid,
             directory,
-            container=_known(container, options, suspended),
+            container=known(container, options, suspended),
             options=options,
             pause=at_work.pause,
             tracker=tracking.Tracker(container),
@@ -73,10 +73,10 @@ def examine(container: Container, options: CheckpointOptions) -> dict[str, objec
     from woodfrog.engine import checkpoint as engine
 
     filling.finish(container)
-    with _AtWork(container) as at_work:
+    with AtWork(container) as at_work:
         return engine.examine(
             container.pid,
-            container=_known(container, options, []),
+            container=known(container, options, []),
             options=options,
             pause=at_work.pause,
             tracker=tracking.Tracker(container),
@@ -88,7 +88,7 @@ def pre_dump(container: Container, directory: str, options: CheckpointOptions) -
     from woodfrog.engine.pre_dump import pre_dump
 
     filling.finish(container)
-    with _AtWork(container) as at_work:
+    with AtWork(container) as at_work:
         return pre_dump(
             container.pid,
             directory,
@@ -99,7 +99,7 @@ def pre_dump(container: Container, directory: str, options: CheckpointOptions) -
         )
 
 
-class _AtWork:
+class AtWork:
     """The engine is at work on a container; unless it has ended, it goes on as it was."""
 
     def __init__(self, container: Container) -> None:
@@ -113,7 +113,7 @@ class _AtWork:
                 hint="give it a mount namespace in its config",
             )
 
-    def __enter__(self) -> _AtWork:
+    def __enter__(self) -> AtWork:
         container = self._container
         if self._status == PAUSED:
             # The engine lets it run once it is held. Should we be killed, the next command pauses
@@ -140,7 +140,7 @@ class _AtWork:
             error.add_note(f"the container is {how} as before")
 
 
-def _known(
+def known(
     container: Container, options: CheckpointOptions, suspended: list[int]
 ) -> engine.Container:
     """Return what only the runtime knows of a container."""

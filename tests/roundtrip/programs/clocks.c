@@ -1,5 +1,6 @@
 /* Clocks that count from a start go on from the instant of the freeze, however long the container lay there. */
 // apart: 1.2
+// never: set_back
 #include "wait.h"
 
 static const clockid_t clocks[] = {CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_MONOTONIC_COARSE, CLOCK_BOOTTIME};

@@ -1,6 +1,6 @@
 /* A huge page of 1 GiB, of which little is written. */
 // hugepages: 1048576kB 2
-// never: restored_twice left_running restored_from_a_snapshot after_a_failed_checkpoint
+// never: set_back restored_twice left_running restored_from_a_snapshot after_a_failed_checkpoint
 #include "memory.h"
 
 int main(void) {

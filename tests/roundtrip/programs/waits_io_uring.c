@@ -1,6 +1,7 @@
 /* Threads that wait for completions: for one, for one that comes too late, and until a time. */
 // arguments: 0 | 0x3000
 // apart: 0.5
+// never: set_back
 #include "ring.h"
 
 static unsigned flags;

@@ -1,5 +1,6 @@
 /* Calls that end by their timeout: what was left of it when the freeze came is left afterwards; none gives EINTR. */
 // after: 0.8
+// never: set_back
 #include "waits.h"
 #include <linux/futex.h>
 #include <poll.h>

@@ -335,6 +335,15 @@ class FileRecord(Record, frozen=True):
         """Return the ids of the files that `connect` must find in the process's table."""
         return set()
 
+    @property
+    def may_be_set_back(self) -> bool:
+        """Tell whether a rollback can give an open file the state that it had."""
+        return hasattr(self, "position") and not self.flags & O_PATH
+
+    def set_back(self, descriptor: int) -> None:
+        """Do that, by a descriptor of ours."""
+        os.lseek(descriptor, getattr(self, "position", 0), os.SEEK_SET)
+
     def refuse_wider(self, bounding: int) -> None:
         """Refuse what needs a capability that the container lacks; raises UnsupportedResource."""
 

@@ -2,7 +2,7 @@
 
 import select
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Self
 
@@ -15,7 +15,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files.base import DescriptorTable, FileRecord, Making, OpenFile, Row, World
 
-_EPOLL_CTL_ADD, _EPOLL_CTL_MOD = 1, 3
+_EPOLL_CTL_ADD, _EPOLL_CTL_DEL, _EPOLL_CTL_MOD = 1, 2, 3
 _EPOLLIN, _EPOLLOUT, _EPOLLET = 0x1, 0x4, 1 << 31
 # What epoll_ctl(2) takes and no file reports: EPOLLEXCLUSIVE, WAKEUP, ONESHOT, ET.
 _PRIVATE = 0xF0000000
@@ -69,6 +69,26 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
 
     def ties(self) -> set[int]:
         return {watch.file for watch in self.watches}
+
+    def watch_again(
+        self, program: Program, fd: int, now: "Epoll", number_now: Callable[[int], int]
+    ) -> None:
+        """Have an open epoll that watches what `now` says watch what this one did.
+
+        `number_now` gives the id that a file has now. What a watched file was, its descriptor in
+        this process still is; a watch of a file that was closed since has gone with it.
+        """
+        wanted = {(one.descriptor, number_now(one.file)): one for one in self.watches}
+        there = {(one.descriptor, one.file): one for one in now.watches}
+        for place in there.keys() - wanted.keys():
+            program.may_fail(program.call(SYS.EPOLL_CTL, fd, _EPOLL_CTL_DEL, place[0], 0))
+        for place, one in wanted.items():
+            found = there.get(place)
+            if found == msgspec.structs.replace(one, file=place[1]):
+                continue
+            how = _EPOLL_CTL_MOD if found else _EPOLL_CTL_ADD
+            event = _EVENT.pack(one.events & 0xFFFFFFFF, one.data)
+            program.call(SYS.EPOLL_CTL, fd, how, one.descriptor, event)
 
     def connect(self, program: Program, fd: int, table: DescriptorTable) -> None:
         told, disarmed, others = list[Watch](), list[Watch](), list[Watch]()

@@ -1,6 +1,7 @@
 """eventfd(2): a kernel counter behind a descriptor."""
 
 import os
+import select
 from typing import ClassVar, Self
 
 from woodfrog.kernel import features, syscalls
@@ -36,6 +37,19 @@ class EventFd(FileRecord, frozen=True, tag="eventfd"):
             syscalls.write(program, fd, self.counter.to_bytes(8, "little"))
         set_flags(program, fd, self.flags)
         return fd
+
+    @property
+    def may_be_set_back(self) -> bool:
+        return True
+
+    def set_back(self, descriptor: int) -> None:
+        # Nobody else reads or writes it meanwhile. What there is, is taken at once, or one by one.
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while poll.poll(0):
+            os.eventfd_read(descriptor)
+        if self.counter:
+            os.eventfd_write(descriptor, self.counter)
 
 
 def _is_semaphore(file: OpenFile, counter: int) -> bool:

@@ -6,6 +6,7 @@ import time
 from typing import ClassVar, Self
 
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE, Caller
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.remote.program import Program
 from woodfrog.resources.files.base import (
@@ -72,13 +73,23 @@ class TimerFd(FileRecord, frozen=True, tag="timerfd"):
         return fd
 
     def connect(self, program: Program, fd: int, table: DescriptorTable) -> None:
+        self._arm(program, fd)
+
+    @property
+    def may_be_set_back(self) -> bool:
+        return True
+
+    def set_back(self, descriptor: int) -> None:
+        HERE.call(SYS.TIMERFD_SETTIME, descriptor, 0, bytes(32), 0)  # which forgets its ticks
+        self._arm(HERE, descriptor)
+
+    def _arm(self, on: Caller, fd: int) -> None:
         if self.left_ns or self.interval_ns:
             value = struct.pack(
                 "<4q",
                 *divmod(self.interval_ns, 1_000_000_000),
                 *divmod(self.at_ns or self.left_ns or 1, 1_000_000_000),
             )
-            program.call(SYS.TIMERFD_SETTIME, fd, self.settime_flags, value, 0)
+            on.call(SYS.TIMERFD_SETTIME, fd, self.settime_flags, value, 0)
         if self.ticks:
-            ticks = self.ticks.to_bytes(8, "little")
-            program.call(SYS.IOCTL, fd, _TFD_IOC_SET_TICKS, ticks)
+            on.call(SYS.IOCTL, fd, _TFD_IOC_SET_TICKS, self.ticks.to_bytes(8, "little"))

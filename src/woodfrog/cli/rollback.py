@@ -1,0 +1,45 @@
+"""woodfrog rollback"""
+
+from __future__ import annotations
+
+from woodfrog.cli import policies
+from woodfrog.cli.checkpoint import IMAGE_FLAGS, PARENT_FLAG, image_directory, show
+from woodfrog.cli.flags import Arguments, Command, Flag
+from woodfrog.cli.loading import held
+
+
+def run(arguments: Arguments) -> None:
+    """Set a running container back."""
+    directory, _ = image_directory(arguments)
+    with held(arguments) as container:
+        container.require("checkpoint")
+        policies.settle(arguments, container.state["annotations"], "rollback")
+        from woodfrog.runtime.rollback import rollback
+
+        statistics = rollback(
+            container,
+            directory,
+            parents=arguments["parent"],
+            file_validation=arguments["file_validation"],
+        )
+    show(arguments, statistics)
+
+
+COMMAND = Command(
+    "rollback",
+    "ID",
+    "Set a running container back to an image, in place: its processes, namespaces, cgroup and\n"
+    "mounts stay, and only what differs is changed. What can't be set back is refused by name;\n"
+    "then the container runs on as it was.",
+    (
+        "woodfrog rollback --image-path=/srv/images/web web",
+        "woodfrog checkpoint --leave-running --track-changes --image-path=/srv/images/web web",
+    ),
+    (
+        IMAGE_FLAGS[0],
+        PARENT_FLAG,
+        Flag("stats", "print figures about the rollback as JSON"),
+        *policies.of("rollback"),
+    ),
+    run,
+)

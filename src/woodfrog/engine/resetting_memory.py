@@ -1,0 +1,316 @@
+"""Set the memory of a held process back to what an image has, touching only what differs."""
+
+import errno
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import msgspec
+
+from woodfrog.engine.changes import in_common, without
+from woodfrog.engine.standing import Pairs, Standing
+from woodfrog.engine.world import SharedObject
+from woodfrog.errors import UnsupportedResource
+from woodfrog.image.chain import Chain
+from woodfrog.image.layout import CHUNK
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.comparing import equal_pages
+from woodfrog.kernel.pagemap import Pagemap, Ranges
+from woodfrog.kernel.process_memory import FileContents, ProcessMemory
+from woodfrog.remote.program import Program
+from woodfrog.remote.stub import Stub
+from woodfrog.resources import memory_making
+from woodfrog.resources.memory import Mapping, PageRange, Source
+from woodfrog.resources.shared_memory import SharedMemory
+
+_MADV_DONTNEED, _MADV_DONTNEED_LOCKED = 4, 24
+_MADV_GUARD_INSTALL, _MADV_GUARD_REMOVE = 102, 103
+_FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
+_PROT_READ_WRITE = 3
+_CALLS_AT_ONCE = 100
+
+
+class _Write(NamedTuple):
+    """Pages to be written to a process's memory or to a file: `fd` is open on either.
+
+    Those that may be the same already are compared first. A file has no more than `size` bytes.
+    """
+
+    fd: int
+    start: int
+    length: int
+    store: int
+    compare: bool
+    size: int | None = None
+
+
+class Layout(NamedTuple):
+    """How the mappings of a process have to change, and which stay."""
+
+    unmap: list[tuple[int, int]]
+    make: list[Mapping]
+    protect: list[tuple[int, int, int]]
+    kept: list[tuple[int, int]]  # private ones
+    locked: list[tuple[int, int]]  # of those
+
+
+def compare_layouts(then: list[Mapping], now: list[Mapping], pairs: Pairs) -> Layout:
+    """Compare mappings piece by piece; raises UnsupportedResource for what can't be made."""
+    cuts = sorted({edge for one in (*then, *now) for edge in (one.start, one.end)})
+    layout = Layout([], [], [], [], [])
+    at_then = at_now = 0
+    for start, end in pairwise(cuts):
+        while at_then < len(then) and then[at_then].end <= start:
+            at_then += 1
+        while at_now < len(now) and now[at_now].end <= start:
+            at_now += 1
+        wanted = _piece(then, at_then, start, end)
+        found = _piece(now, at_now, start, end)
+        if wanted and found and _is_same(wanted, found, pairs):
+            if wanted.protection != found.protection:
+                layout.protect.append((start, end, wanted.protection))
+            if not wanted.shared:
+                layout.kept.append((start, end))
+                if found.locked:
+                    layout.locked.append((start, end))
+            continue
+        if found:
+            if found.sealed:
+                raise _impossible(f"memory at {start:#x} is sealed (mseal) since")
+            layout.unmap.append((start, end))
+        if wanted:
+            if wanted.source not in (Source.ANONYMOUS, Source.FILE) or wanted.huge_page:
+                raise _impossible(f"shared memory at {start:#x} was unmapped since")
+            layout.make.append(wanted)
+    return layout
+
+
+def _piece(mappings: list[Mapping], at: int, start: int, end: int) -> Mapping | None:
+    if at == len(mappings) or mappings[at].start > start:
+        return None
+    one = mappings[at]
+    offset = one.offset + start - one.start if one.source is not Source.ANONYMOUS else one.offset
+    return msgspec.structs.replace(one, start=start, end=end, offset=offset)
+
+
+def _is_same(then: Mapping, now: Mapping, pairs: Pairs) -> bool:
+    if then.source is Source.SHARED and not pairs.match("object", then.object, now.object):
+        return False
+    here = msgspec.structs.replace(
+        now, protection=then.protection, object=then.object, lock_on_fault=then.lock_on_fault
+    )
+    return then == here
+
+
+def _leave_to_brk(layout: Layout, start: int, end: int) -> None:
+    """Let brk(2) make the heap larger again; only protections are set then."""
+    for one in list(layout.make):
+        if start <= one.start and one.end <= end:
+            layout.make.remove(one)
+            if one.protection != _PROT_READ_WRITE:
+                layout.protect.append((one.start, one.end, one.protection))
+
+
+def _impossible(what: str) -> UnsupportedResource:
+    return UnsupportedResource(
+        f"{what}, which a rollback in place can't undo",
+        hint="restore the image into a new container instead",
+    )
+
+
+class MemoryReset:
+    """What is to be done to one process's memory; `look` changes nothing."""
+
+    def __init__(self, one: Standing, pairs: Pairs, unwritten: Ranges | None) -> None:
+        """`unwritten` is what the kernel knows not to have changed since the image, if it does."""
+        self._one = one
+        self._unwritten = unwritten
+        then, now = one.then.memory, one.now.space.mappings
+        self.layout = compare_layouts(then.mappings, now, pairs)
+        self._memory = one.held.memory
+        brk_now = int(one.now.space.fields["brk"])  # type: ignore[call-overload]
+        self._brk = then.brk if then.brk != brk_now else 0
+        self._shrinks = self._brk < brk_now
+        if self._brk > brk_now:
+            _leave_to_brk(self.layout, brk_now, self._brk)
+        pid = one.held.pid
+        own: Ranges = []
+        self._guards: Ranges = []
+        with Pagemap(pid) as pagemap:
+            for start, end in self.layout.kept:
+                own += pagemap.own_pages(start, end)
+                self._guards += pagemap.guard_regions(start, end)
+        self._drop = without(own, then.pages)
+        present = in_common(then.pages, own)
+        unchanged = in_common(present, unwritten or [])
+        # All that the image has, but what is known to be unchanged; the rest may be equal.
+        self.writes: list[_Write] = [
+            _Write(self._memory, page.start, page.length, page.store, unwritten is None)
+            for page in _minus(present, unchanged)
+        ]
+        self.writes += (
+            _Write(self._memory, page.start, page.length, page.store, False)
+            for page in _minus(then.pages, present)
+        )
+
+    def arrange(self, stub: Stub) -> None:
+        """Change the mappings, and take away pages that the image lacks."""
+        then = self._one.then.memory
+        calls: list[Callable[..., object]] = []
+        layout = self.layout
+        guards = [(guard.start, guard.start + guard.length) for guard in then.guards]
+        locked = layout.locked
+        for start, end in self._guards:
+            if (start, end) not in guards:
+                calls.append(_advise(start, end, _MADV_GUARD_REMOVE))
+        # It fails where nothing is mapped to be given back, or something is in the way.
+        if self._brk and self._shrinks:
+            calls.append(self._set_brk)
+        for start, end in layout.unmap:
+            calls.append(lambda p, s=start, e=end: syscalls.munmap(p, s, e - s))
+        if self._brk and not self._shrinks:
+            calls.append(self._set_brk)
+        for one in layout.make:
+            calls.append(lambda p, m=one: memory_making.restore_mappings(p, [m], [], _no_object))
+            calls.append(lambda p, m=one: memory_making.advise(p, [m]))
+        for start, end in self._drop:
+            is_locked = any(low < end and start < high for low, high in locked)
+            advice = _MADV_DONTNEED_LOCKED if is_locked else _MADV_DONTNEED
+            calls.append(_advise(start, end, advice))
+        _run(stub, calls)
+
+    def _set_brk(self, program: Program) -> None:
+        program.expect(program.call(SYS.BRK, self._brk), self._brk)
+
+    def finish(self, stub: Stub) -> None:
+        """Do what comes when all pages are in place."""
+        calls: list[Callable[..., object]] = []
+        for start, end, protection in self.layout.protect:
+            calls.append(_protect(start, end, protection))
+        for one in self.layout.make:
+            calls.append(lambda p, m=one: memory_making.protect(p, [m], [], ()))
+        for guard in self._one.then.memory.guards:
+            end = guard.start + guard.length
+            if (guard.start, end) not in self._guards:
+                calls.append(_advise(guard.start, end, _MADV_GUARD_INSTALL))
+        _run(stub, calls)
+
+
+def _advise(start: int, end: int, advice: int) -> Callable[..., object]:
+    return lambda program: syscalls.madvise(program, start, end - start, advice)
+
+
+def _protect(start: int, end: int, protection: int) -> Callable[..., object]:
+    return lambda program: syscalls.mprotect(program, start, end - start, protection)
+
+
+def _no_object(number: int, for_writing: bool) -> int:
+    raise AssertionError("only private memory and files are mapped again")
+
+
+def _run(stub: Stub, calls: list[Callable[..., object]]) -> None:
+    for first in range(0, len(calls), _CALLS_AT_ONCE):
+        program = stub.program()
+        for call in calls[first : first + _CALLS_AT_ONCE]:
+            call(program)
+        stub.run(program)
+
+
+def shared_writes(then: SharedMemory, now: SharedObject, fd: int) -> list[_Write]:
+    """Set back the size of shared memory, and return what is to be written to it.
+
+    `fd` is open for writing.
+    """
+    if os.fstat(fd).st_size != then.size:
+        os.ftruncate(fd, then.size)
+    wanted: list[PageRange] = []
+    store = then.store
+    for extent in then.extents:
+        wanted.append(PageRange(start=extent.start, length=extent.length, store=store))
+        store += extent.length
+    has = [(one.start, one.start + one.length) for one in now.extents if one.start < then.size]
+    for start, end in without(has, wanted):
+        try:
+            how = _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE
+            HERE.call(SYS.FALLOCATE, fd, how, start, end - start)
+        except OSError as error:
+            if error.errno != errno.EPERM:  # sealed against writing: nobody has written
+                raise
+    present = in_common(wanted, has)
+    size = then.size
+    writes = [_Write(fd, page.start, page.length, page.store, True, size) for page in present]
+    writes += (
+        _Write(fd, page.start, page.length, page.store, False, size)
+        for page in _minus(wanted, present)
+    )
+    return writes
+
+
+def write_all(image: Chain, writes: Iterable[_Write]) -> int:
+    """Write pages from an image, by several threads; returns how many bytes were really written."""
+    jobs: dict[int, list[_Write]] = defaultdict(list)
+    for one in writes:
+        for start, length, store in _in_chunks(one):
+            jobs[store // CHUNK].append(one._replace(start=start, length=length, store=store))
+    written = 0
+    lock = threading.Lock()
+    local = threading.local()
+
+    def use(pieces: list[_Write], contents: memoryview) -> None:
+        nonlocal written
+        here = 0
+        if not hasattr(local, "buffer"):
+            local.buffer, local.image = bytearray(CHUNK), bytearray(CHUNK)
+        if any(one.compare for one in pieces):
+            local.image[: len(contents)] = contents
+        for one in pieces:
+            offset = one.store % CHUNK
+            if not one.compare:
+                _put(one, 0, contents[offset : offset + one.length])
+                here += one.length
+                continue
+            with memoryview(local.buffer) as view:
+                there = ProcessMemory(one.fd) if one.size is None else FileContents(one.fd)
+                there.read(view[: one.length], [(one.start, one.length)])
+            at = 0
+            for begin, end in [
+                *equal_pages(local.buffer, 0, local.image, offset, one.length),
+                (one.length, one.length),
+            ]:
+                if at < begin:
+                    _put(one, at, contents[offset + at : offset + begin])
+                    here += begin - at
+                at = end
+        with lock:
+            written += here
+
+    image.each_chunk(sorted(jobs.items()), use)
+    return written
+
+
+def _put(one: _Write, at: int, data: memoryview) -> None:
+    place = one.start + at
+    if one.size is not None:
+        data = data[: max(one.size - place, 0)]
+    done = 0
+    while done < len(data):
+        done += os.pwrite(one.fd, data[done:], place + done)
+
+
+def _in_chunks(one: _Write) -> Iterator[tuple[int, int, int]]:
+    done = 0
+    while done < one.length:
+        step = min(one.length - done, CHUNK - (one.store + done) % CHUNK)
+        yield one.start + done, step, one.store + done
+        done += step
+
+
+def _minus(pages: list[PageRange], others: list[PageRange]) -> list[PageRange]:
+    """Return the pages that aren't among others."""
+    left = without([(page.start, page.start + page.length) for page in pages], others)
+    return in_common(pages, left)

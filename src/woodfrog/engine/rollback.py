@@ -1,0 +1,218 @@
+"""Rollback: a running container goes back to an image in place.
+
+Nothing is made anew but what is gone from memory: each process of the image must be there still.
+First all is held, looked at, and compared; a refusal leaves the container running as it was. From
+then on the tasks die with us (PTRACE_O_EXITKILL), and a failure ends the container.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import msgspec
+
+from woodfrog.engine.admission import Bounds, Plan, admit
+from woodfrog.engine.changes import unwritten_since
+from woodfrog.engine.checkpoint import try_again
+from woodfrog.engine.guardian import Guardian, guarded
+from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look
+from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.resetting import ProcessReset, end_extras, reset_files
+from woodfrog.engine.resetting_memory import shared_writes, write_all
+from woodfrog.engine.standing import Match
+from woodfrog.engine.tracking import Tracker, Tracking, still_noted
+from woodfrog.errors import UnsupportedResource, WoodfrogError
+from woodfrog.image.chain import Chain, Stored
+from woodfrog.remote.held import living_task
+from woodfrog.remote.hold import Pause, end_all
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import known_files, layer, namespaces, tmpfs
+from woodfrog.resources.cpu import CpuCheck
+from woodfrog.resources.known_files import FileValidation
+from woodfrog.resources.overlay import Overlay
+
+_ETXTBSY, _EROFS = 26, 30
+
+
+def rollback(
+    init: int,
+    directory: str,
+    *,
+    container: Container,
+    bounds: Bounds,
+    parents: Sequence[str],
+    file_validation: str,
+    tracker: Tracker,
+    pause: Pause | None,
+) -> dict[str, object]:
+    """Set a container back to directory/checkpoint.img; returns statistics.
+
+    UnsupportedResource and ImageError leave it running as it was, if they carry no `touched`.
+    """
+
+    def work(guardian: Guardian) -> dict[str, object]:
+        with ExitStack() as undo:
+            image = undo.enter_context(Chain(directory, parents))
+            return _rollback(
+                living_task(init),
+                image,
+                container,
+                bounds,
+                FileValidation(file_validation),
+                tracker,
+                pause,
+                guardian,
+                undo,
+            )
+
+    return guarded(lambda guardian: try_again(lambda: work(guardian)))
+
+
+def _rollback(
+    init: int,
+    image: Chain,
+    container: Container,
+    bounds: Bounds,
+    validation: FileValidation,
+    tracker: Tracker,
+    pause: Pause | None,
+    guardian: Guardian,
+    undo: ExitStack,
+) -> dict[str, object]:
+    vdso = Vdso()
+    plan = admit(image, bounds, vdso, CpuCheck.STRICT)
+    if plan.container.uid_map:
+        raise UnsupportedResource("a rollback of a container with a user namespace is not possible")
+    known = tracker.known()
+    tracking = undo.enter_context(Tracking())
+    began = time.monotonic()
+    with ExitStack() as hold:
+        obstacles = Obstacles()
+        options = CheckpointOptions(leave_running=True, tcp_established=True)
+        noted = still_noted(known)
+        without_root = msgspec.structs.replace(container, rootfs="")
+        looked = look(hold, init, without_root, options, pause, obstacles, guardian, noted.keys())
+        obstacles.raise_if_any()
+        match = Match(plan, looked, obstacles)
+        obstacles.raise_if_any()
+        # Such files as it doesn't bring must be as they were.
+        known_files.refuse_changed(init, plan.own_files, plan.growing_files, validation)
+        believed = noted if known and known.image == image.digest else {}
+        resets = [
+            ProcessReset(one, match.pairs, unwritten_since(one.now, believed), vdso)
+            for one in match.processes
+        ]
+        shared = _writable_objects(plan, looked, match, hold)
+        files = _look_at_files(plan, image, container, looked, hold)
+        lent = hold.enter_context(ExitStack())
+        for reset in resets:
+            lent.enter_context(reset.lend())
+        guardian.check()
+        collected = time.monotonic()
+        lent.pop_all()
+        try:
+            statistics = _set_back(init, image, plan, looked, match, resets, shared, files)
+            if known:
+                tracking.take_over(tracker)
+                for one in match.processes:
+                    tracking.begin(one.now, vdso)
+            for reset in resets:
+                reset.let_live()
+        except BaseException as error:
+            end_all(looked.tree, init)
+            failed = WoodfrogError(
+                f"the rollback failed half-way, and the container has ended: {error}"
+            )
+            failed.touched = True  # type: ignore[attr-defined]
+            raise failed from error
+    done = time.monotonic()
+    if known:
+        tracking.hold(init)
+        tracking.settle(tracker, image.digest)
+    return statistics | {
+        "look_us": int((collected - began) * 1e6),
+        "frozen_us": int((done - began) * 1e6),
+        "processes": len(resets),
+    }
+
+
+Objects = list[tuple[object, object, int]]
+
+
+def _writable_objects(plan: Plan, looked: Looked, match: Match, hold: ExitStack) -> Objects:
+    """Open shared memory and deleted files for writing: as it was, as it is, and where."""
+    now = {one.number: one for one in looked.world.objects.values()}
+    found: Objects = []
+    for then, number in match.pairs.of("object"):
+        record = plan.shared.get(then) or plan.deleted.get(then)
+        one = now.get(number)
+        if record is None or one is None or not stat.S_ISREG(os.fstat(one.fd).st_mode):
+            continue
+        try:
+            fd = os.open(f"/proc/self/fd/{one.fd}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (_ETXTBSY, _EROFS):
+                continue  # nobody can have written
+            raise
+        hold.callback(os.close, fd)
+        found.append((record, one, fd))
+    return found
+
+
+def _look_at_files(
+    plan: Plan, image: Chain, container: Container, looked: Looked, hold: ExitStack
+) -> list[Callable[[], None]]:
+    """Compare the files that the image has; return what sets those back that have changed."""
+    stored = Stored(image)
+    view = looked.world.view
+    pages, base = image.open_pages()
+    resets: list[Callable[[], None]] = []
+    for record in plan.tmpfs:
+        reset = tmpfs.look_for_rollback(view, record, stored)
+        if reset.make or reset.remove:
+            resets.append(partial(tmpfs.roll_back, view, record, reset, pages, base))
+    if plan.layer:
+        overlay = hold.enter_context(Overlay(view, writable=True))
+        reset = layer.look_for_rollback(plan.layer, overlay, container.rootfs, stored)
+        if reset.make or reset.remove:
+            resets.append(partial(layer.roll_back, overlay, reset, pages, base))
+    return resets
+
+
+def _set_back(
+    init: int,
+    image: Chain,
+    plan: Plan,
+    looked: Looked,
+    match: Match,
+    resets: list[ProcessReset],
+    shared: Objects,
+    files: list[Callable[[], None]],
+) -> dict[str, object]:
+    """Do it. From here on the container can't go on as it was."""
+    for reset in resets:
+        reset.hold_for_good()
+    end_extras(looked, match, resets)
+    for put_back in files:
+        put_back()
+    writes = []
+    for record, there, fd in shared:
+        writes += shared_writes(record, there, fd)  # type: ignore[arg-type]
+    for reset in resets:
+        reset.arrange()
+        writes += reset.memory.writes
+    written = write_all(image, writes)
+    hostname, domainname = plan.container.hostname, plan.container.domainname
+    with namespaces.inside(init, "uts"):
+        now = namespaces.names()
+    if now[0] != hostname:
+        namespaces.set_hostname(init, hostname)
+    if now[1] != domainname:
+        namespaces.set_domainname(init, domainname)
+    reset_files(looked, match)
+    for reset in resets:
+        reset.finish(match)
+    return {"written_bytes": written, "looked_at_bytes": sum(one.length for one in writes)}

@@ -1,0 +1,303 @@
+"""What of a running container still stands as an image has it, for a rollback.
+
+Each process, thread and file of the image must be there still. What else there is, is `extra`; what
+has another state can be set back, if it is of the kinds that `_SET_BACK` names. All that stands in
+the way is told at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from woodfrog.engine.admission import Plan
+from woodfrog.engine.collecting import CollectedProcess
+from woodfrog.engine.looking import Looked
+from woodfrog.engine.obstacles import Obstacles
+from woodfrog.errors import UnsupportedResource
+from woodfrog.remote.held import HeldProcess, HeldTask, Zombie
+from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.process import Process
+from woodfrog.resources.threads import Thread
+
+# Fields of records that are set back, or come with something that is.
+_SET_BACK: dict[str, frozenset[str]] = {
+    "process": frozenset(
+        (
+            "memory",
+            "descriptors",
+            "actions",
+            "pending",
+            "interval_timers",
+            "posix_timers",
+            "threads",
+            "umask",
+            "directory",
+            "stop_heard",
+        )
+    ),
+    "regular": frozenset(("position",)),
+    "deleted": frozenset(("position",)),
+    "memfd": frozenset(("position",)),
+    "proc-file": frozenset(("position",)),
+    "eventfd": frozenset(("counter",)),
+    "timerfd": frozenset(("ticks", "left_ns", "at_ns", "interval_ns")),
+    "epoll": frozenset(("watches",)),
+}
+_SET_BACK_OF_THREADS = frozenset(
+    (
+        "registers",
+        "xstate",
+        "mask",
+        "pending",
+        "alternate_stack",
+        "tid_address",
+        "robust_list",
+        "name",
+        "timer_slack",
+        "pdeath_signal",
+        "socket_wait",
+    )
+)
+# What of an address space only another program has otherwise.
+_FIXED = (
+    "start_code",
+    "end_code",
+    "start_data",
+    "end_data",
+    "start_brk",
+    "start_stack",
+    "arg_start",
+    "arg_end",
+    "env_start",
+    "env_end",
+    "vdso",
+    "auxv",
+    "executable",
+    "lock_future",
+    "core_dump_filter",
+)
+# What goes on by itself, and is no part of what a program has.
+_PASSING = frozenset(("timestamp",))
+# Numbers that mean something only within one image, by what they number.
+_NUMBERS = {
+    **dict.fromkeys(("id", "file", "files"), "file"),
+    **dict.fromkeys(
+        ("object", "deleted", "memory", "executable_object", "directory_deleted", "root_deleted"),
+        "object",
+    ),
+    "pair": "pair",
+    "pipe": "pipe",
+    "inode": "inode",
+}
+
+
+class Pairs:
+    """Which number of an image stands for which number of now, one for one."""
+
+    def __init__(self) -> None:
+        self._now: dict[tuple[str, int], int] = {}
+        self._then: dict[tuple[str, int], int] = {}
+
+    def match(self, what: str, then: int, now: int) -> bool:
+        """Note that two numbers mean the same; tell whether that contradicts nothing."""
+        if not then or not now:
+            return then == now
+        return (
+            self._now.setdefault((what, then), now) == now
+            and self._then.setdefault((what, now), then) == then
+        )
+
+    def now(self, what: str, then: int) -> int:
+        """Return the number of now for one of the image; 0 if there is none."""
+        return self._now.get((what, then), 0)
+
+    def of(self, what: str) -> Iterator[tuple[int, int]]:
+        """Go through all pairs of a kind."""
+        for (kind, then), now in self._now.items():
+            if kind == what:
+                yield then, now
+
+
+def differences(
+    then: object, now: object, pairs: Pairs, but: frozenset[str] = frozenset()
+) -> list[str]:
+    """Return the names of the fields in which two records differ, but for some."""
+    if type(then) is not type(now):
+        return ["kind"]
+    one, other = (msgspec.to_builtins(record, builtin_types=(bytes,)) for record in (then, now))
+    return [
+        name
+        for name in one.keys() | other.keys()
+        if name not in but and not _alike(one.get(name), other.get(name), name, pairs)
+    ]
+
+
+def _alike(then: Any, now: Any, name: str, pairs: Pairs) -> bool:
+    if name in _PASSING:
+        return True
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys = then.keys() | now.keys()
+        return all(_alike(then.get(key), now.get(key), key, pairs) for key in keys)
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(
+            _alike(one, other, name, pairs) for one, other in zip(then, now, strict=True)
+        )
+    if name in _NUMBERS and isinstance(then, int) and isinstance(now, int):
+        return pairs.match(_NUMBERS[name], then, now)
+    return bool(then == now)
+
+
+class Standing:
+    """A process of an image that is still there. `tasks` are its threads, in the image's order."""
+
+    def __init__(self, then: Process, now: CollectedProcess) -> None:
+        self.then = then
+        self.now = now
+        threads = {thread.tid: thread for thread in now.fields["threads"]}
+        tasks = {task.namespace_pid: task for task in now.held.tasks}
+        wanted = {thread.tid for thread in then.threads}
+        self.lacking = sorted(wanted - tasks.keys())
+        self.tasks: list[tuple[Thread, HeldTask]] = [
+            (thread, tasks[thread.tid]) for thread in then.threads if thread.tid in tasks
+        ]
+        self.threads_now = threads
+        self.extra_tasks = [task for tid, task in tasks.items() if tid not in wanted]
+
+    @property
+    def held(self) -> HeldProcess:
+        """Return the held process."""
+        return self.now.held
+
+    @property
+    def extra_descriptors(self) -> list[int]:
+        """Return the descriptors that the image doesn't have."""
+        known = {descriptor.number for descriptor in self.then.descriptors}
+        return [one.number for one in self.now.fields["descriptors"] if one.number not in known]
+
+
+class Match:
+    """An image and a held container, thing by thing."""
+
+    def __init__(self, plan: Plan, looked: Looked, obstacles: Obstacles) -> None:
+        """Compare; what stands in the way of a rollback is noted."""
+        self.pairs = Pairs()
+        self.files: list[tuple[FileRecord, FileRecord]] = []
+        self.watched: set[int] = set()  # ids of epolls that are set back already
+        now = {one.held.namespace_pid: one for one in looked.processes}
+        self.processes: list[Standing] = []
+        for record in plan.processes:
+            with obstacles.at(f"process {record.pid}"):
+                if record.pid not in now:
+                    raise _lost("it has ended since")
+                self.processes.append(Standing(record, now[record.pid]))
+        pids = {record.pid for record in plan.processes}
+        zombies = {record.pid for record in plan.zombies}
+        self.extra_processes = [one for pid, one in now.items() if pid not in pids]
+        self.extra_zombies: list[Zombie] = [
+            one for one in looked.tree.zombies if one.namespace_pid not in zombies
+        ]
+        for one in self.processes:
+            with obstacles.at(one.held.name):
+                self._match_process(one)
+        self._match_files(plan, looked.file_records, obstacles)
+        with obstacles.at("the container"):
+            _match_container(plan, looked, self.pairs)
+            if lost := zombies - {one.namespace_pid for one in looked.tree.zombies}:
+                raise _lost(f"a process that had ended was waited for since ({min(lost)})")
+
+    def file_now(self, number: int) -> int:
+        """Return the id that a file of the image has now."""
+        return self.pairs.now("file", number)
+
+    def _match_process(self, one: Standing) -> None:
+        then, fields = one.then, one.now.fields
+        if then.shares.memory:
+            raise _lost("it shares its memory with another process (clone(2))")
+        if then.pid_namespace:
+            raise _lost("it is in a pid namespace that a program has made")
+        if one.lacking:
+            raise _lost(f"its thread {one.lacking[0]} has ended since")
+        record = one.now.record([], set())
+        if found := differences(then, record, self.pairs, _SET_BACK["process"]):
+            raise _lost(f"it has changed since: {', '.join(sorted(found))}")
+        memory = record.memory
+        for name in _FIXED:
+            if getattr(then.memory, name) != getattr(memory, name):
+                raise _lost(f"it has become another program since ({name})")
+        for thread, task in one.tasks:
+            now = one.threads_now[task.namespace_pid]
+            if found := differences(thread, now, self.pairs, _SET_BACK_OF_THREADS):
+                raise _lost(f"thread {thread.tid} has changed since: {', '.join(sorted(found))}")
+        descriptors = {descriptor.number: descriptor.file for descriptor in fields["descriptors"]}
+        for descriptor in then.descriptors:
+            if descriptor.number not in descriptors:
+                raise _lost(f"its descriptor {descriptor.number} was closed since")
+            if not self.pairs.match("file", descriptor.file, descriptors[descriptor.number]):
+                raise _lost(f"its descriptor {descriptor.number} is another file now")
+        timers = {timer.timer: _unarmed(timer) for timer in fields["posix_timers"]}
+        for timer in then.posix_timers:
+            if timers.get(timer.timer) != _unarmed(timer):
+                raise _lost(f"its POSIX timer {timer.timer} was deleted since")
+
+    def _match_files(self, plan: Plan, now: Sequence[FileRecord], obstacles: Obstacles) -> None:
+        records = {record.id: record for record in now}
+        for then in plan.files.values():
+            found = records.get(self.pairs.now("file", then.id))
+            with obstacles.at(f"file {then.id} of the image"):
+                if found is None:
+                    raise _lost(f"nobody has it open any more ({_kind(then)})")
+                names = differences(
+                    then, found, self.pairs, _SET_BACK.get(_kind(then), frozenset())
+                )
+                if names:
+                    raise _lost(
+                        f"the {_kind(then)}{_known_as(then)} is another one, or has changed since:"
+                        f" {', '.join(sorted(names))}"
+                    )
+                self.files.append((then, found))
+
+
+def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
+    world = looked.world
+    if plan.namespaces:
+        raise _lost("programs have made namespaces in it")
+    ipc = ((plan.posix_queues, plan.sysv), (world.ipc_objects(0), ()))
+    then, now = (sorted((*one, *other), key=repr) for one, other in ipc)
+    _match_all("System V IPC or message queues", then, now, pairs)
+    _match_all("settings (sysctl)", _some(plan.sysctls), _some(looked.sysctls), pairs)
+    _match_all("cgroups that programs made", plan.cgroups, looked.cgroups, pairs)
+    mounts = looked.mounts.record(lambda _: 0) if looked.mounts else None
+    if plan.mounts or mounts:
+        raise _lost("programs have changed its mounts")
+
+
+def _match_all(what: str, then: Sequence[object], now: Sequence[object], pairs: Pairs) -> None:
+    if len(then) != len(now) or any(
+        differences(one, other, pairs) for one, other in zip(then, now, strict=True)
+    ):
+        raise _lost(f"its {what} have changed since")
+
+
+def _some(one: object | None) -> list[object]:
+    return [one] if one is not None else []
+
+
+def _unarmed(timer: Any) -> Any:
+    return msgspec.structs.replace(timer, left_ns=0, interval_ns=0)
+
+
+def _kind(record: FileRecord) -> str:
+    return str(record.__struct_config__.tag)
+
+
+def _known_as(record: FileRecord) -> str:
+    path = getattr(record, "path", b"")
+    return f" {path.decode(errors='replace')}" if path else ""
+
+
+def _lost(what: str) -> UnsupportedResource:
+    return UnsupportedResource(
+        f"{what}; a rollback in place can't bring that back",
+        hint="restore the image into a new container instead",
+    )

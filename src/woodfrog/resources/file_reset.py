@@ -1,0 +1,89 @@
+"""Set the files of a tree back to what an image has of them; what is the same is left alone."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from woodfrog.image.pages import Source
+from woodfrog.kernel.process_memory import FileContents
+from woodfrog.resources.file_entry import ROOT, Entry
+from woodfrog.resources.file_maker import Maker
+from woodfrog.resources.file_tree import Collector, Tree
+
+_STEP = 1 << 20
+
+
+class Reset(NamedTuple):
+    """What is to be removed, and what to be made (directories before what is in them)."""
+
+    remove: list[bytes]
+    make: list[Entry]
+
+    def run(self, maker: Maker) -> None:
+        """Do it."""
+        for path in reversed(self.remove):
+            maker.remove(path)
+        maker.make(self.make)
+
+
+def look(
+    tree: Tree, paths: Iterable[tuple[bytes, os.stat_result]], then: Sequence[Entry], stored: Source
+) -> Reset:
+    """Compare files that are there with an image's, whose contents `stored` has."""
+    comparing = _Comparing(then, stored)
+    collector = Collector(tree, comparing.compare)
+    differing: set[bytes] = set()
+    remove: list[bytes] = []
+    seen: set[bytes] = set()
+    for path, found in paths:
+        seen.add(path)
+        entry = comparing.entries.get(path)
+        if entry is None:
+            remove.append(path)
+            continue
+        comparing.path = path
+        now = collector.entry(path, found, opaque=entry.opaque)
+        if msgspec.structs.replace(now, atime=entry.atime) != entry:
+            differing.add(path)
+    differing |= comparing.entries.keys() - seen
+    # What is done in a directory changes its time.
+    for path in [*remove, *differing]:
+        while path != ROOT:
+            path = path.rpartition(b"/")[0] or ROOT
+            differing.add(path)
+    # And all names of a file stand or fall together.
+    linked = {entry.link for entry in then if entry.link and entry.path in differing}
+    return Reset(
+        remove, [entry for entry in then if entry.path in differing or entry.path in linked]
+    )
+
+
+class _Comparing:
+    """Takes the contents of files, and only looks whether they are the image's."""
+
+    def __init__(self, then: Sequence[Entry], stored: Source) -> None:
+        self.entries = {entry.path: entry for entry in then}
+        self.path = b""
+        self._stored = stored
+
+    def compare(self, extents: Sequence[tuple[FileContents, int, int]]) -> int:
+        """Return the store offset that an image's file with this contents has, else -1."""
+        entry = self.entries[self.path]
+        if [(start, length) for _, start, length in extents] != [
+            (one.start, one.length) for one in entry.extents
+        ]:
+            return -1
+        store = entry.store
+        one, other = bytearray(_STEP), bytearray(_STEP)
+        for contents, start, length in extents:
+            for at in range(0, length, _STEP):
+                step = min(_STEP, length - at)
+                with memoryview(one) as ours, memoryview(other) as theirs:
+                    contents.read(ours[:step], [(start + at, step)])
+                    self._stored.read(theirs[:step], [(store + at, step)])
+                if one[:step] != other[:step]:
+                    return -1
+            store += length
+        return entry.store

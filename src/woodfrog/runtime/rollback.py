@@ -1,0 +1,57 @@
+"""What the runtime does around the engine's rollback."""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.runtime import checkpoint, filling, lifecycle, restore, tracking
+from woodfrog.runtime import state as states
+from woodfrog.runtime.create import Created
+from woodfrog.runtime.state import Container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def rollback(
+    container: Container,
+    directory: str,
+    *,
+    parents: Sequence[str],
+    file_validation: str,
+) -> dict[str, object]:
+    """Set a running container back to directory/checkpoint.img; its lock is held.
+
+    Returns statistics.
+    """
+    from woodfrog.engine import rollback as engine
+    from woodfrog.engine.checkpoint import CheckpointOptions
+    from woodfrog.engine.restore import Bounds
+
+    filling.finish(container)
+    options = restore.Options()
+    options.tcp_established = True  # a connection that still stands is left alone
+    config = lifecycle.config_of(container)
+    bounds = restore.bounds(Created(container, config, -1), Bounds, options)
+    with checkpoint.AtWork(container) as at_work:
+        try:
+            statistics = engine.rollback(
+                container.pid,
+                directory,
+                container=checkpoint.known(container, CheckpointOptions(with_rootfs=True), []),
+                bounds=bounds,
+                parents=parents,
+                file_validation=file_validation,
+                tracker=tracking.Tracker(container),
+                pause=at_work.pause,
+            )
+        except BaseException as error:
+            at_work.has_ended = getattr(error, "touched", False)
+            raise
+    container.state["restoredFrom"] = {
+        "image": os.path.join(os.path.abspath(directory), "checkpoint.img"),
+        "time": states.now(),
+    }
+    container.save()
+    return statistics
