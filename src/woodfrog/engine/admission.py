@@ -46,6 +46,7 @@ from woodfrog.resources.files import KINDS, tcp_socket
 from woodfrog.resources.files.base import ACCESS_MODE, FileRecord
 from woodfrog.resources.files.bpf_map import BpfMap
 from woodfrog.resources.files.deleted import OpenDeletedFile
+from woodfrog.resources.files.namespace_file import NamespaceFile
 from woodfrog.resources.files.packet_socket import PacketSocket
 from woodfrog.resources.files.pty import PtyMaster
 from woodfrog.resources.files.regular import RegularFile
@@ -447,6 +448,11 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
     for file in plan.files.values():
         with while_(f"looking at file {file.id} of the image ({type(file).__name__})"):
             file.refuse_wider(bounds.bounding)
+            if isinstance(file, NamespaceFile) and file.namespace:
+                opened = {file.name: file.namespace}
+                nested.check_membership(f"file {file.id}", opened, plan.namespaces)
+                if file.name in ("pid", "time"):
+                    raise ImageError("the image has a file of a namespace that isn't made yet")
             within = plan.within.get(file.id, {})
             nested.check_membership(f"file {file.id}", within, plan.namespaces)
             if not within.keys() <= {"ipc", "mnt", "net"}:

@@ -13,6 +13,7 @@ from woodfrog.kernel.netlink.messages import socket_in
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.remote.held import Held, HeldTask
 from woodfrog.resources import namespaces, nested, sysctls
+from woodfrog.resources.files.base import OpenFile
 from woodfrog.resources.nested import AnyNamespace, Membership
 
 _FUTURE = "_for_children"
@@ -20,6 +21,8 @@ _OF_PROCESSES = ("cgroup", "ipc", "mnt", "net", "time", "user", "uts", "pid")
 # What threads of one process may have each for itself. Threads can't be made while it differs
 # where children would be.
 _OF_THREADS = ("cgroup", "ipc", "mnt", "net", "uts")
+# What may be open without being in use: others are made by processes.
+_OPEN = ("cgroup", "ipc", "mnt", "net", "user", "uts")
 _SIOCGSKNS = 0x894C
 _SO_NETNS_COOKIE = 71
 _KEPT = {one.name for one in AnyNamespace.__args__}
@@ -46,6 +49,7 @@ class Namespaces:
         self._of: dict[int, dict[str, int]] = {}
         with socket_in(init, socket.AF_UNIX, socket.SOCK_DGRAM, 0) as one:
             self._cookie = _cookie(one.fileno())
+        self._known_cookies = {self._cookie}
         self.records: list[AnyNamespace] = []
         try:
             for process in tree.processes:
@@ -78,6 +82,28 @@ class Namespaces:
                 of[name + _FUTURE] = self._unborn(task)
             elif link != _link(task.path, name):
                 of[name + _FUTURE] = self._number(link, f"{task.path}/ns/{name}{_FUTURE}")
+
+    def look_at(self, files: list[OpenFile]) -> None:
+        """Learn of namespaces in which nobody is, but that are open, or that sockets are in."""
+        for file in files:
+            link = os.fsdecode(file.target)
+            name = link.partition(":")[0]
+            if name in _OPEN and link.startswith(f"{name}:[") and link != self._own[name]:
+                self._number(link, file.link)
+            elif name == "socket" and _cookie(file.descriptor) not in self._known_cookies:
+                self._look_at_network(file.descriptor)
+
+    def _look_at_network(self, descriptor: int) -> None:
+        """Learn of the network namespace of a socket, unless it came from outside with it."""
+        namespace = fcntl.ioctl(descriptor, _SIOCGSKNS)
+        self._known_cookies.add(_cookie(descriptor))
+        try:
+            path = f"/proc/self/fd/{namespace}"
+            link = os.readlink(path)
+            if link not in _links_outside("net", self._inside):
+                self._number(link, path)
+        finally:
+            os.close(namespace)
 
     def _unborn(self, task: HeldTask) -> int:
         """Return the id of a pid namespace that a task has made, in which nobody has been yet."""
@@ -200,6 +226,9 @@ def _record(found: Found, init: int) -> AnyNamespace:
             return nested.NetworkNamespace(
                 id=found.number, owner=0, network=None, rules=None, tables=[]
             )
+        case "cgroup":
+            _refuse_deeper(found, init)
+            return nested.CgroupNamespace(id=found.number, owner=0)
         case _:
             ours, theirs = namespaces.own_offsets(init), namespaces.offsets_in(found.descriptor)
             return nested.TimeNamespace(
@@ -208,6 +237,24 @@ def _record(found: Found, init: int) -> AnyNamespace:
                 monotonic_ns=theirs[0] - ours[0],
                 boottime_ns=theirs[1] - ours[1],
             )
+
+
+def _refuse_deeper(found: Found, init: int) -> None:
+    """Refuse a cgroup namespace whose root is another group than the container's own."""
+
+    def seen() -> bytes:
+        with open(f"/proc/{init}/cgroup", "rb") as file:
+            return file.read()
+
+    with namespaces.inside(init, "cgroup"):
+        at_home = seen()
+    with namespaces.within(found.descriptor, "cgroup"):
+        there = seen()
+    if at_home != there:
+        raise UnsupportedResource(
+            "has a cgroup namespace that begins at another group than the container's first"
+            " process's, which cannot be saved yet"
+        )
 
 
 def _cookie(descriptor: int) -> int:

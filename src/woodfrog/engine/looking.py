@@ -141,6 +141,10 @@ def look(
     nested = Namespaces(init, tree, obstacles)
     undo.callback(nested.close)
     collecting_shares.refuse_shared_parts(tree, obstacles)
+    files = Files(tree)
+    undo.callback(files.close)
+    with obstacles.at("the container"):
+        nested.look_at(files.files)
     places = Places(view, nested, undo)
     with obstacles.at("the container"):
         places.look(init, undo)
@@ -169,8 +173,6 @@ def look(
         nested.collect(init)
     networks = Networks()
     networks.collect(init, view, nested, obstacles, container.network, container.tables)
-    files = Files(tree)
-    undo.callback(files.close)
     world.look_at(files.files)
     backlogs.look(world, own_network="network" in container.namespaces)
     undo.enter_context(connections.hushed(init, world.sockets))

@@ -481,8 +481,10 @@ class Making:
         with socket_in(self.stub.pid, socket.AF_INET, socket.SOCK_DGRAM, 0) as one:
             return netdevice.number_of(one.fileno(), name)
 
-    def open_namespace(self, name: str, flags: int) -> int:
+    def open_namespace(self, name: str, number: int, flags: int) -> int:
         """See the protocol."""
+        if number:
+            return self._send_opened(self._namespaces.link(name, number), flags)
         return self._send_opened(f"/proc/{self.stub.pid}/ns/{name}", flags)
 
     def settle(self, fd: int) -> int:

@@ -192,6 +192,10 @@ class MadeNamespaces:
         else:
             self._go(leader, task, {"pid": number})
 
+    def link(self, name: str, number: int) -> str:
+        """Return a path that leads to a nested namespace."""
+        return f"/proc/self/fd/{self._ours[name, number]}"
+
     @contextmanager
     def visited(self, stub: Stub, name: str, number: int) -> Iterator[None]:
         """Have a stub be in a namespace for as long, and then in the container's own again."""

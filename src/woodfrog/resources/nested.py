@@ -74,6 +74,12 @@ class NetworkNamespace(Namespace, frozen=True, tag="network-namespace"):
         return bool(self.network or self.rules or self.tables)
 
 
+class CgroupNamespace(Namespace, frozen=True, tag="cgroup-namespace"):
+    """Control groups from the container's own on."""
+
+    name = "cgroup"
+
+
 class TimeNamespace(Namespace, frozen=True, tag="time-namespace"):
     """How far its clocks are ahead of the container's own, in nanoseconds."""
 
@@ -107,7 +113,13 @@ class MountNamespace(Namespace, frozen=True, tag="mount-namespace"):
 
 
 AnyNamespace = (
-    UtsNamespace | IpcNamespace | NetworkNamespace | TimeNamespace | PidNamespace | MountNamespace
+    UtsNamespace
+    | IpcNamespace
+    | NetworkNamespace
+    | CgroupNamespace
+    | TimeNamespace
+    | PidNamespace
+    | MountNamespace
 )
 
 

@@ -1,5 +1,5 @@
 /* Processes and threads in namespaces that they made or joined: who has which in common, and what is in each. */
-// arguments: uts | ipc | net
+// arguments: uts | ipc | net | cgroup
 // capabilities: CAP_SYS_ADMIN CAP_SYS_CHROOT
 #include "namespaces.h"
 #include <sys/ipc.h>
@@ -57,7 +57,7 @@ static void *thread(void *unused) {
 
 int main(int count, char **arguments) {
 	kind = arguments[count - 1];
-	flag = !strcmp(kind, "uts") ? CLONE_NEWUTS : !strcmp(kind, "ipc") ? CLONE_NEWIPC : CLONE_NEWNET;
+	flag = !strcmp(kind, "uts") ? CLONE_NEWUTS : !strcmp(kind, "ipc") ? CLONE_NEWIPC : !strcmp(kind, "net") ? CLONE_NEWNET : CLONE_NEWCGROUP;
 	prepare_places();
 	furnish(0);
 	pid_t first = must(fork());

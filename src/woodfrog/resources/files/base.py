@@ -35,6 +35,7 @@ class World(Protocol):
     root: str
     mounts: dict[int, Mount]
     sockets: Any
+    namespaces: Any
     unix_close: bool
     tcp_close: bool
     tcp_established: bool
@@ -213,8 +214,8 @@ class Making(Protocol):
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """Open what a descriptor of the stub names once more, likewise."""
 
-    def open_namespace(self, name: str, flags: int) -> int:
-        """Open one of the new container's namespaces, by its name in /proc/PID/ns."""
+    def open_namespace(self, name: str, number: int, flags: int) -> int:
+        """Open a nested namespace, or 0: the new container's, by its name in /proc/PID/ns."""
 
     def has_address(self, address: bytes) -> bool:
         """Tell whether the network namespace has an internet address."""
