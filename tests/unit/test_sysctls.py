@@ -17,6 +17,10 @@ def test_what_is_on_the_list_passes() -> None:
     [
         Sysctls(ipc=[("kernel/core_pattern", b"|/bin/sh")], network=[]),
         Sysctls(ipc=[("net/core/somaxconn", b"7")], network=[]),
+        Sysctls(ipc=[], network=[("net/core/rmem_max", b"7")]),
+        Sysctls(ipc=[], network=[("net/ipv4/tcp_mem", b"7 7 7")]),
+        Sysctls(ipc=[], network=[("net/ipv4/conf/eth0/rp_filter", b"7")]),
+        Sysctls(ipc=[], network=[("net/ipv4/conf/all", b"7")]),
         Sysctls(ipc=[], network=[("net/../kernel/core_pattern", b"|/bin/sh")]),
         Sysctls(ipc=[], network=[("net/core/somaxconn", b"7" * 5000)]),
     ],

@@ -216,7 +216,7 @@ def _record(found: Found, init: int) -> AnyNamespace:
             )
         case "ipc":
             with namespaces.within(found.descriptor, "ipc"):
-                settings = sysctls.changed_here()
+                settings = sysctls.changed_here("ipc")
             # What is in it is known only when all that shows it has been looked at.
             return nested.IpcNamespace(
                 id=found.number, owner=0, settings=settings, queues=[], objects=[]
@@ -224,7 +224,7 @@ def _record(found: Found, init: int) -> AnyNamespace:
         case "net":
             # What is in it is known only together with all others.
             return nested.NetworkNamespace(
-                id=found.number, owner=0, network=None, rules=None, tables=[]
+                id=found.number, owner=0, settings=[], network=None, rules=None, tables=[]
             )
         case "cgroup":
             _refuse_deeper(found, init)

@@ -10,7 +10,7 @@ from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.messages import nsid, socket_at
-from woodfrog.resources import namespaces
+from woodfrog.resources import namespaces, sysctls
 from woodfrog.resources.nested import NetworkNamespace
 from woodfrog.resources.network import looking, state
 from woodfrog.resources.network.looking import Place
@@ -63,7 +63,7 @@ class Networks:
                         self.network, self.rules, self.tables = found
                     else:
                         network, rules, tables = self._look(place, fresh, b"", frozenset())
-                        _put(nested, number, network, rules, tables)
+                        _put(nested, number, _settings(place), network, rules, tables)
         finally:
             os.close(own)
 
@@ -88,9 +88,17 @@ def _others(number: int, all_of_them: Mapping[int, int]) -> dict[int, int]:
     return found
 
 
+def _settings(place: Place) -> list[tuple[str, bytes]]:
+    if sysctls.is_read_only(place.view):
+        return []
+    with namespaces.within(place.namespace, "net"):
+        return sysctls.changed_here("net")
+
+
 def _put(
     nested: Namespaces,
     number: int,
+    settings: list[tuple[str, bytes]],
     network: Network | None,
     rules: Nftables | None,
     tables: list[LegacyTable],
@@ -98,5 +106,5 @@ def _put(
     for position, record in enumerate(nested.records):
         if isinstance(record, NetworkNamespace) and record.id == number:
             nested.records[position] = msgspec.structs.replace(
-                record, network=network, rules=rules, tables=tables
+                record, settings=settings, network=network, rules=rules, tables=tables
             )

@@ -10,6 +10,7 @@ from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.kernel.netlink import nf_messages, rtnetlink
 from woodfrog.kernel.netlink.messages import explain
 from woodfrog.remote.stub import Stub
+from woodfrog.resources import sysctls
 from woodfrog.resources.nested import NetworkNamespace
 from woodfrog.resources.network import making
 from woodfrog.resources.network.devices import Devices
@@ -25,6 +26,7 @@ class _SetUp(NamedTuple):
     """What a network namespace is set up with; its id is 0 for the container's own."""
 
     number: int
+    settings: list[tuple[str, bytes]]
     network: Network | None
     rules: Nftables | None
     tables: list[LegacyTable]
@@ -42,15 +44,16 @@ class Networking:
     def _all(self) -> Iterator[_SetUp]:
         plan = self._plan
         if plan.network or plan.rules or plan.tables:
-            yield _SetUp(_OWN, plan.network, plan.rules, plan.tables)
+            yield _SetUp(_OWN, [], plan.network, plan.rules, plan.tables)
         for one in plan.namespaces.values():
             if isinstance(one, NetworkNamespace) and one.is_set_up:
-                yield _SetUp(one.id, one.network, one.rules, one.tables)
+                yield _SetUp(one.id, one.settings, one.network, one.rules, one.tables)
 
     def refuse_wider(self, init: int) -> None:
         """Refuse what the waiting container may not do, or lacks."""
         for one in self._all():
             is_own = one.number == _OWN
+            sysctls.refuse_read_only(init, one.settings)
             making.refuse_wider(
                 init,
                 one.network if is_own else None,
@@ -66,6 +69,8 @@ class Networking:
         with ExitStack() as sockets:
             for one in all_of_it:
                 with made.visited(root, "net", one.number):
+                    with making.with_capabilities(root, bounding, permitted):
+                        sysctls.write(root, one.settings)
                     self._open_for_filters(root, permitted, one)
                     if one.network:
                         kind, protocol = socket.SOCK_RAW, rtnetlink.NETLINK_ROUTE

@@ -61,9 +61,10 @@ class IpcNamespace(Namespace, frozen=True, tag="ipc-namespace"):
 
 
 class NetworkNamespace(Namespace, frozen=True, tag="network-namespace"):
-    """What was set up in it, and its packet filters."""
+    """Settings (sysctl) that were changed, what was set up in it, and its packet filters."""
 
     name = "net"
+    settings: list[tuple[str, bytes]]
     network: Network | None
     rules: Nftables | None
     tables: list[LegacyTable]
@@ -71,7 +72,7 @@ class NetworkNamespace(Namespace, frozen=True, tag="network-namespace"):
     @property
     def is_set_up(self) -> bool:
         """Whether there is anything in it."""
-        return bool(self.network or self.rules or self.tables)
+        return bool(self.settings or self.network or self.rules or self.tables)
 
 
 class CgroupNamespace(Namespace, frozen=True, tag="cgroup-namespace"):
@@ -168,6 +169,7 @@ def check(
                 if one.late:
                     mount_records.check(one.late, page_bytes, nested=True, shown=pids)
             case NetworkNamespace():
+                sysctls.check_network(one.settings)
                 if one.network:
                     network_records.check(one.network)
                 if one.rules:

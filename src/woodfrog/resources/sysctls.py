@@ -3,7 +3,7 @@
 import os
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
@@ -23,83 +23,49 @@ _IPC = (
     *(f"fs/mqueue/{name}" for name in ("queues_max", "msg_max", "msgsize_max")),
     *(f"fs/mqueue/{name}" for name in ("msg_default", "msgsize_default")),
 )
-_IPV4 = (
-    "ip_forward",
-    "ip_default_ttl",
-    "ip_local_port_range",
-    "ip_local_reserved_ports",
-    "ip_no_pmtu_disc",
-    "ip_nonlocal_bind",
-    "ip_unprivileged_port_start",
-    "ping_group_range",
-    "icmp_echo_ignore_all",
-    "icmp_echo_ignore_broadcasts",
-    "tcp_abort_on_overflow",
-    "tcp_ecn",
-    "tcp_fastopen",
-    "tcp_fin_timeout",
-    "tcp_keepalive_intvl",
-    "tcp_keepalive_probes",
-    "tcp_keepalive_time",
-    "tcp_max_syn_backlog",
-    "tcp_mtu_probing",
-    "tcp_notsent_lowat",
-    "tcp_orphan_retries",
-    "tcp_retries1",
-    "tcp_retries2",
-    "tcp_rfc1337",
-    "tcp_rmem",
-    "tcp_sack",
-    "tcp_slow_start_after_idle",
-    "tcp_syn_retries",
-    "tcp_synack_retries",
-    "tcp_syncookies",
-    "tcp_timestamps",
-    "tcp_tw_reuse",
-    "tcp_window_scaling",
-    "tcp_wmem",
-    "udp_rmem_min",
-    "udp_wmem_min",
-)
-_IPV4_OF_DEVICES = (
-    "accept_local",
-    "accept_redirects",
-    "accept_source_route",
-    "arp_announce",
-    "arp_filter",
-    "arp_ignore",
-    "forwarding",
-    "log_martians",
-    "proxy_arp",
-    "route_localnet",
-    "rp_filter",
-    "secure_redirects",
-    "send_redirects",
-    "shared_media",
-)
-_IPV6_OF_DEVICES = (
-    "disable_ipv6",
-    "forwarding",
-    "accept_ra",
-    "accept_redirects",
-    "accept_source_route",
-    "autoconf",
-    "hop_limit",
-)
-# What is set for all comes before what is set for one: it may set that, too.
-_NETWORK = (
-    "net/core/somaxconn",
-    "net/unix/max_dgram_qlen",
-    *(f"net/ipv4/{name}" for name in _IPV4),
-    "net/ipv6/bindv6only",
-    "net/ipv6/ip_nonlocal_bind",
-    *(
-        f"net/{version}/conf/{device}/{name}"
-        for version, names in (("ipv4", _IPV4_OF_DEVICES), ("ipv6", _IPV6_OF_DEVICES))
-        for device in ("all", "default", "lo")
-        for name in names
-    ),
-)
+_CORE = ("optmem_max", "somaxconn", "tstamp_allow_data", "txrehash", "xfrm_acq_expires")
+# Where else a network namespace has settings of its own.
+_PLACES = ("net/unix", "net/ipv4", "net/ipv6", "net/netfilter", "net/bridge", "net/mptcp")
+# Not a namespace's own, or no setting.
+_EVERYBODYS = {
+    "net/ipv4/cipso_cache_bucket_size",
+    "net/ipv4/cipso_cache_enable",
+    "net/ipv4/cipso_rbm_optfmt",
+    "net/ipv4/cipso_rbm_strictvalid",
+    "net/ipv4/fib_sync_mem",
+    "net/ipv4/inet_peer_maxttl",
+    "net/ipv4/inet_peer_minttl",
+    "net/ipv4/inet_peer_threshold",
+    "net/ipv4/route/error_burst",
+    "net/ipv4/route/error_cost",
+    "net/ipv4/route/flush",
+    "net/ipv4/route/gc_elasticity",
+    "net/ipv4/route/gc_interval",
+    "net/ipv4/route/gc_min_interval",
+    "net/ipv4/route/gc_min_interval_ms",
+    "net/ipv4/route/gc_thresh",
+    "net/ipv4/route/gc_timeout",
+    "net/ipv4/route/max_size",
+    "net/ipv4/route/redirect_load",
+    "net/ipv4/route/redirect_number",
+    "net/ipv4/route/redirect_silence",
+    "net/ipv4/tcp_allowed_congestion_control",
+    "net/ipv4/tcp_low_latency",
+    "net/ipv4/tcp_max_orphans",
+    "net/ipv4/tcp_mem",
+    "net/ipv4/udp_mem",
+    "net/ipv6/calipso_cache_bucket_size",
+    "net/ipv6/calipso_cache_enable",
+    "net/ipv6/mld_max_msf",
+    "net/ipv6/route/flush",
+    "net/netfilter/nf_conntrack_buckets",
+    "net/netfilter/nf_conntrack_expect_max",
+    "net/netfilter/nf_conntrack_max",
+    "net/netfilter/nf_hooks_lwtunnel",
+    "net/netfilter/nf_log_all_netns",
+}
+# Of devices, what is set for all comes before what is set for one: it may set that, too.
+_SHARED_DEVICES = ("all", "default", "lo")
 # What sets all devices (devinet_sysctl_forward(), addrconf_fixup_forwarding(), …_disable_ipv6()).
 _SPREADING = {
     "net/ipv4/ip_forward": "net/ipv4/conf/{}/forwarding",
@@ -107,10 +73,6 @@ _SPREADING = {
     "net/ipv6/conf/all/forwarding": "net/ipv6/conf/{}/forwarding",
     "net/ipv6/conf/all/disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
 }
-# By the names that /proc/PID/ns and config.json have for their namespaces.
-_KINDS = (("ipc", "ipc", _IPC), ("net", "network", _NETWORK))
-
-
 # Directories of a device's settings, and who in them has what new ones get; the defaults of
 # neighbours are shown in the first network namespace only.
 _OF_DEVICES = {
@@ -122,6 +84,7 @@ _OF_DEVICES = {
 # What is another view of what is kept elsewhere.
 _TWICE = {"addr_gen_mode", "base_reachable_time", "mtu", "retrans_time", "unres_qlen_bytes"}
 _SETTING = re.compile(r"[a-z0-9_]+")
+_PATH = re.compile(r"net(/[a-z0-9_-]+)+")
 
 
 class Sysctls(Record, frozen=True, tag="sysctls"):
@@ -139,34 +102,45 @@ def collect(
     `view` is a process that sees the container from its root, `own` are the namespaces that were
     made for it. Without a writable /proc/sys nobody can have changed anything.
     """
-    if _is_read_only(view):
+    if is_read_only(view):
         return None
     usual = _usual()
     usual |= {_path(name): value.encode() for name, value in configured.items()}
-    changed: dict[str, list[tuple[str, bytes]]] = {}
-    for kind, name, paths in _KINDS:
-        changed[name] = []
-        if name in own:
-            with namespaces.inside(init, kind):
-                found = dict(_read(paths))
-            differ = {p for p, value in found.items() if value.split() != usual.get(p, b"").split()}
-            differ |= {
-                _SPREADING[path].format(device)
-                for path in differ & _SPREADING.keys()
-                for device in ("default", "lo")
-            }
-            changed[name] = [(path, value) for path, value in found.items() if path in differ]
-    return Sysctls(**changed) if any(changed.values()) else None
+    ipc, network = list[tuple[str, bytes]](), list[tuple[str, bytes]]()
+    if "ipc" in own:
+        with namespaces.inside(init, "ipc"):
+            ipc = _changed(_read(_IPC), usual)
+    if "network" in own:
+        with namespaces.inside(init, "net"):
+            network = _changed(_read(_network()), usual)
+    return Sysctls(ipc=ipc, network=network) if ipc or network else None
 
 
-def changed_here() -> list[tuple[str, bytes]]:
-    """Compare the settings of the ipc namespace that we are in with those of a new one."""
-    usual = _usual()
-    return [(path, value) for path, value in _read(_IPC) if value.split() != usual[path].split()]
+def _changed(
+    settings: Iterator[tuple[str, bytes]], usual: Mapping[str, bytes]
+) -> list[tuple[str, bytes]]:
+    """Return those that are others than usual, and can be set."""
+    found = dict(settings)
+    differ = {p for p, value in found.items() if value.split() != usual.get(p, b"").split()}
+    differ |= {
+        _SPREADING[path].format(device)
+        for path in differ & _SPREADING.keys()
+        for device in ("default", "lo")
+    }
+    return [(p, value) for p, value in found.items() if p in differ and _can_be_set(p)]
+
+
+def _can_be_set(path: str) -> bool:
+    return bool(os.stat(f"/proc/sys/{path}").st_mode & 0o200)
+
+
+def changed_here(kind: str) -> list[tuple[str, bytes]]:
+    """Compare the settings of the namespace that we are in with those of a new one."""
+    return _changed(_read(_IPC if kind == "ipc" else _network()), _usual())
 
 
 def change_here(settings: Collection[tuple[str, bytes]]) -> None:
-    """Change settings of the ipc namespace that we are in."""
+    """Change settings of the namespaces that we are in."""
     for path, value in settings:
         with (
             while_(f"setting {path.replace('/', '.')} to {os.fsdecode(value)}"),
@@ -175,7 +149,8 @@ def change_here(settings: Collection[tuple[str, bytes]]) -> None:
             file.write(value)
 
 
-def _is_read_only(view: int) -> bool:
+def is_read_only(view: int) -> bool:
+    """Tell whether nobody in a container can set anything; `view` sees it from its root."""
     found = [mount for mount in read_mounts(view) if mount.point in (b"/proc", b"/proc/sys")]
     return not found or "ro" in max(found, key=lambda one: len(one.point)).options.split(",")
 
@@ -188,10 +163,45 @@ def _path(name: str) -> str:
 def _read(paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
     for path in paths:
         try:
-            with open(f"/proc/sys/{path}", "rb") as file:
-                yield path, file.read().strip()
+            file = os.open(f"/proc/sys/{path}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield path, os.read(file, _MOST_BYTES).strip()
+            finally:
+                os.close(file)
         except OSError:
             continue  # not in this kernel
+
+
+def _network() -> list[str]:
+    """Return the paths of all settings of the network namespace that we are in, in order."""
+    found = [path for place in _PLACES for path in _within(place) if _is_shared(path)]
+    core = [f"net/core/{name}" for name in _CORE]
+    return core + sorted(found, key=lambda one: ("/conf/" in one, one))
+
+
+def _within(place: str) -> Iterator[str]:
+    try:
+        entries = list(os.scandir(f"/proc/sys/{place}"))
+    except FileNotFoundError:
+        return  # not in this kernel
+    for entry in entries:
+        path = f"{place}/{entry.name}"
+        if not entry.is_dir():
+            yield path
+        elif not place.endswith(("/conf", "/neigh")) or entry.name in _SHARED_DEVICES:
+            yield from _within(path)
+
+
+def _is_shared(path: str) -> bool:
+    """Tell whether a path is that of a setting of a network namespace that is no device's."""
+    if not _PATH.fullmatch(path) or path in _EVERYBODYS:
+        return False
+    parts = path.split("/")
+    if parts[1] == "core":
+        return len(parts) == 3 and parts[2] in _CORE
+    if parts[2] in ("conf", "neigh"):
+        return len(parts) == 5 and parts[3] in _SHARED_DEVICES and parts[4] not in _TWICE
+    return "/".join(parts[:2]) in _PLACES
 
 
 def _usual() -> dict[str, bytes]:
@@ -200,7 +210,7 @@ def _usual() -> dict[str, bytes]:
 
     def look() -> None:
         calls.unshare(HERE, calls.CLONE_NEWIPC | calls.CLONE_NEWNET)
-        found.update(_read((*_IPC, *_NETWORK)))
+        found.update(_read((*_IPC, *_network())))
 
     # A thread that ends there takes them along.
     thread = threading.Thread(target=look)
@@ -214,7 +224,7 @@ def of_device(namespace: int, view: int, device: bytes) -> list[tuple[str, bytes
 
     `namespace` is a descriptor of its network namespace, `view` sees the container from its root.
     """
-    if _is_read_only(view):
+    if is_read_only(view):
         return []
     name = os.fsdecode(device)
     found = []
@@ -235,7 +245,7 @@ def _read_directory(place: str) -> Iterator[tuple[str, bytes]]:
     except FileNotFoundError:
         return
     for name in names:
-        if os.stat(f"/proc/sys/{place}/{name}").st_mode & 0o200:
+        if _can_be_set(f"{place}/{name}"):
             for _, value in _read([f"{place}/{name}"]):
                 yield name, value
 
@@ -255,16 +265,21 @@ def are_of_device(settings: Collection[tuple[str, bytes]], device: bytes) -> boo
 def check(sysctls: Sysctls) -> None:
     """Check that an image sets nothing but what is on the list."""
     check_ipc(sysctls.ipc)
-    _check(sysctls.network, _NETWORK)
+    check_network(sysctls.network)
 
 
 def check_ipc(settings: Collection[tuple[str, bytes]]) -> None:
     """Check that for the settings of an ipc namespace."""
-    _check(settings, _IPC)
+    _check(settings, _IPC.__contains__)
 
 
-def _check(settings: Collection[tuple[str, bytes]], allowed: Collection[str]) -> None:
-    if any(path not in allowed or len(value) > _MOST_BYTES for path, value in settings):
+def check_network(settings: Collection[tuple[str, bytes]]) -> None:
+    """Check that for the settings of a network namespace."""
+    _check(settings, _is_shared)
+
+
+def _check(settings: Collection[tuple[str, bytes]], allows: Callable[[str], bool]) -> None:
+    if any(not allows(path) or len(value) > _MOST_BYTES for path, value in settings):
         raise ImageError("the image sets what no image does (sysctl)")
 
 
@@ -277,8 +292,13 @@ def refuse_wider(init: int, sysctls: Sysctls, new: Collection[str]) -> None:
                 f" container joins a namespace ({name})",
                 hint=f'give it one of its own: "{name}" without a path in linux.namespaces',
             )
-    if _is_read_only(init):
-        first = (*sysctls.ipc, *sysctls.network)[0][0].replace("/", ".")
+    refuse_read_only(init, (*sysctls.ipc, *sysctls.network))
+
+
+def refuse_read_only(init: int, settings: Collection[tuple[str, bytes]]) -> None:
+    """Refuse settings if nothing can be set in the waiting container."""
+    if settings and is_read_only(init):
+        first = next(iter(settings))[0].replace("/", ".")
         raise UnsupportedResource(
             f"the image has changed settings ({first}), and /proc/sys is read-only in the new"
             " container",

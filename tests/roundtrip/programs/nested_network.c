@@ -29,9 +29,16 @@ static void pair_to(const char *name, int index, const char *peer, int peer_inde
 	end(other), made();
 }
 
+static void set(const char *name) {
+	char path[100];
+	sprintf(path, "/proc/sys/net/ipv4/%s", name);
+	int file = must(open(path, O_WRONLY));
+	must(write(file, "2", 1)), close(file);
+}
+
 /* A child in a namespace of its own; the two tell each other what they did. */
 static void child(int who, int ready, int go, int report_to) {
-	char byte;
+	char byte, path[100];
 	if (who)
 		close(ours[0]);
 	must(unshare(CLONE_NEWNET));
@@ -42,8 +49,7 @@ static void child(int who, int ready, int go, int report_to) {
 	if (who) {
 		up("across");
 		address("across", "10.0.3.2", 24), ask();
-		int file = must(open("/proc/sys/net/ipv4/conf/inside/arp_ignore", O_WRONLY));
-		must(write(file, "2", 1)), close(file);
+		set("conf/inside/arp_ignore"), set("tcp_retries1"), set("conf/lo/rp_filter");
 	} else
 		up("across");
 	must(write(ready, "x", 1)), must(read(go, &byte, 1)); /* until the other ends are up, too */
@@ -53,6 +59,12 @@ static void child(int who, int ready, int go, int report_to) {
 	read_world(&is[1]);
 	shared();
 	expect_same_world(&was[1], &is[1]);
+	for (int i = 0; i < 3 && who; i++) {
+		sprintf(path, "/proc/sys/net/ipv4/%s", (const char *[]){"conf/inside/arp_ignore", "tcp_retries1", "conf/lo/rp_filter"}[i]);
+		int file = must(open(path, O_RDONLY));
+		expect(read(file, &byte, 1) == 1 && byte == '2', "%s is %c", path, byte);
+		close(file);
+	}
 	/* what is sent from outside arrives */
 	int bound = must(socket(AF_INET, SOCK_DGRAM, 0));
 	struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons(7)};
