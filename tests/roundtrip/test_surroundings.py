@@ -40,6 +40,7 @@ def frozen(container: Container, *flags: str) -> Path:
     return image
 
 
+PROGRAMS = Path(__file__).parent / "programs"
 WAIT = "while [ ! -e /work/check ]; do sleep 0.02; done"
 
 
@@ -62,6 +63,29 @@ def test_a_process_that_exec_brought_in_goes_on_too(woodfrog: Woodfrog) -> None:
     assert (restored.bundle.work / "pid").read_text() == (
         restored.bundle.work / "pid-after"
     ).read_text()
+
+
+@needs("command gcc")
+@pytest.mark.parametrize("flags", ["0", "2"])
+def test_an_io_uring_of_a_process_that_exec_brought_in_goes_on_too(
+    woodfrog: Woodfrog, build: Callable[..., Path], flags: str
+) -> None:
+    # It can't be sent to a process as other files can.
+    source = "io_uring.c" if flags == "0" else "io_uring_polled.c"
+    program = build(PROGRAMS / source)
+    bundle = shell(woodfrog, "while [ ! -s /work/out ]; do sleep 0.02; done")
+    bundle.add_mount(bind(program.parent, "/opt"))
+    container = woodfrog.run(bundle)
+    output = woodfrog.directory / "exec.output"
+    woodfrog("exec", "--detach", container.name, f"/opt/{program.name}", flags, output=output)
+    container.wait_for("ready")
+    image = frozen(container)
+
+    restored = woodfrog.restore(container.bundle, image)
+    (restored.bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert (restored.bundle.work / "out").read_text() == "ok\n"
 
 
 def test_a_paused_container_can_be_frozen_and_goes_on_when_thawed(woodfrog: Woodfrog) -> None:

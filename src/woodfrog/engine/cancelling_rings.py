@@ -16,7 +16,7 @@ from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import io_uring
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources.files.base import FileRecord
-from woodfrog.resources.files.io_uring import IoUring
+from woodfrog.resources.files.io_uring import AnyIoUring
 from woodfrog.resources.io_uring_memory import Sample, contents_of
 from woodfrog.resources.io_uring_requests import sort_out
 from woodfrog.resources.io_uring_shown import Shown
@@ -26,19 +26,19 @@ _A_MOMENT_S = 0.002
 _WORD = 0xFFFFFFFF
 
 
-def cancel(rings: Rings, vdso: Vdso, records: Iterable[FileRecord]) -> list[IoUring]:
+def cancel(rings: Rings, vdso: Vdso, records: Iterable[FileRecord]) -> list[AnyIoUring]:
     """Cancel what is not clear, and return the records of those rings, which now are."""
     by_number = {record.id: record for record in records}
     found = []
     for ring in rings.unclear:
         record = by_number[ring.file.number]
-        assert isinstance(record, IoUring)
+        assert isinstance(record, AnyIoUring)
         with while_(f"cancelling the requests of file {record.id} (IoUring)"):
             found.append(_cancel(rings, ring, record, vdso))
     return found
 
 
-def _cancel(rings: Rings, ring: Ring, record: IoUring, vdso: Vdso) -> IoUring:
+def _cancel(rings: Rings, ring: Ring, record: AnyIoUring, vdso: Vdso) -> AnyIoUring:
     owner, seen = ring.owner, ring.unclear
     assert owner is not None
     assert seen is not None
@@ -61,7 +61,7 @@ def _cancel(rings: Rings, ring: Ring, record: IoUring, vdso: Vdso) -> IoUring:
             "an io_uring got data from outside while the container was saved", hint="try again"
         )
     found = sort_out(seen, cancelled)
-    if len(ring.holders) > 1:
+    if ring.has_several_users:
         found = found._replace(reissued=[], cancelled=cancelled)
     return msgspec.structs.replace(
         record,
@@ -85,7 +85,7 @@ def _settled(rings: Rings, ring: Ring) -> Shown:
         time.sleep(_A_MOMENT_S)
 
 
-def _with(record: IoUring, cqes: int, completions: Sequence[tuple[int, int, int]]) -> bytes:
+def _with(record: AnyIoUring, cqes: int, completions: Sequence[tuple[int, int, int]]) -> bytes:
     """Return the memory of the rings with further completions."""
     size = cqes + record.cq_entries * io_uring.CQE.size
     ring = bytearray(record.ring.ljust(size, b"\0"))

@@ -29,6 +29,7 @@ from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.io_uring import PolledIoUring
 
 _RIGHTS_AT_ONCE = 200
 _WITHIN_PROCESS = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS
@@ -42,7 +43,12 @@ class LateFiles:
         self._plan = plan
         self._tree = tree
         self._undo = undo
-        self._files = {number: file for number, file in plan.files.items() if file.late}
+        # Those of io_uring come later yet (engine/making_rings.py).
+        self._files = {
+            number: file
+            for number, file in plan.files.items()
+            if file.late and not isinstance(file, PolledIoUring)
+        }
         self._terminal = -1
         self._ours: dict[int, int] = {}
         self._bodies: list[Body] = []

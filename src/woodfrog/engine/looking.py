@@ -28,7 +28,7 @@ from woodfrog.resources import cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.inotify import Inotify
-from woodfrog.resources.files.io_uring import IoUring
+from woodfrog.resources.files.io_uring import AnyIoUring
 from woodfrog.resources.files.netlink_socket import NetlinkSocket
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
@@ -214,7 +214,7 @@ def losses_of(files: Sequence[FileRecord]) -> list[str]:
     overflows = sum(1 for file in files if isinstance(file, Inotify) and file.overflow)
     if overflows:
         found.append(f"{overflows} inotify queues with unread events are restored as overflown")
-    cancelled = sum(len(file.cancelled) for file in files if isinstance(file, IoUring))
+    cancelled = sum(len(file.cancelled) for file in files if isinstance(file, AnyIoUring))
     if cancelled:
         found.append(f"{cancelled} requests to io_uring are restored as cancelled")
     unread = sum(1 for file in files if isinstance(file, NetlinkSocket) and file.lost)

@@ -9,7 +9,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 
-from woodfrog.engine import root_stub
+from woodfrog.engine import root_stub, taking_files
 from woodfrog.errors import WoodfrogError
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -45,10 +45,14 @@ def make(init: int, pid: int, root: Stub, vdso: Vdso, files: Sequence[int], page
             pages=ours[-1],
             time_offsets=None,
         )
-        for first in range(0, len(ours), _RIGHTS_AT_ONCE):
-            some = ours[first : first + _RIGHTS_AT_ONCE]
-            numbers = (*files, pages)[first : first + _RIGHTS_AT_ONCE]
-            received = root_stub.send(stub, some)
+        pairs = list(zip(ours, (*files, pages), strict=True))
+        rings = [number for fd, number in pairs if taking_files.must_be_taken(fd)]
+        if rings:
+            taking_files.take(stub, root, 1, {number: [(number, False)] for number in rings})
+        pairs = [pair for pair in pairs if pair[1] not in rings]
+        for first in range(0, len(pairs), _RIGHTS_AT_ONCE):
+            some, numbers = zip(*pairs[first : first + _RIGHTS_AT_ONCE], strict=True)
+            received = root_stub.send(stub, list(some))
             program = stub.program()
             for got, wanted in zip(received, numbers, strict=True):
                 if got != wanted:

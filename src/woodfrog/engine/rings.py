@@ -14,12 +14,12 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import io_uring
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.held import Held, HeldProcess, HeldTask
+from woodfrog.remote.held import KCMP_VM, Held, HeldProcess, HeldTask
 from woodfrog.remote.tracee import Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import io_uring_shown
 from woodfrog.resources.files.base import OpenFile
-from woodfrog.resources.files.io_uring import Registered, is_one
+from woodfrog.resources.files.io_uring import Registered, is_one, is_polled
 from woodfrog.resources.io_uring_memory import Contents, Sample, contents_of
 from woodfrog.resources.io_uring_requests import Pending, Seen, Unclear, pending
 from woodfrog.resources.io_uring_shown import Shown
@@ -55,6 +55,16 @@ class Ring:
         self.owner: HeldTask | None = None
         # What was seen before requests had to be cancelled, since it did not tell which they are.
         self.unclear: Seen | None = None
+
+    @property
+    def has_several_users(self) -> bool:
+        """Tell whether requests may be those of several processes, each with its own memory."""
+        users = {task.process.pid for task in self.answers if self.is_user(task)}
+        return len(users) > 1 and not is_polled(self.file)
+
+    def is_user(self, task: HeldTask) -> bool:
+        """Tell whether a thread has ever made or used an io_uring."""
+        return self.answers[task]["index"] != -errno.EINVAL
 
     def shown(self) -> Shown | None:
         """Return what the kernel shows now."""
@@ -105,9 +115,9 @@ class Rings:
             _refuse_kind(ring, answers, sample)
             shown, fields = self._state(ring, owner, sample)
         self._refuse_groups(ring, owner)
-        if fields["reissued"] and len(ring.holders) > 1:
+        if fields["reissued"] and ring.has_several_users:
             raise UnsupportedResource(
-                "is an io_uring with requests on their way that several processes have open,"
+                "is an io_uring with requests on their way that several processes may have made,"
                 " which cannot be saved yet"
             )
         table = self._files.table(owner.process)
@@ -145,11 +155,20 @@ class Rings:
 
     def _owner(self, ring: Ring) -> HeldTask:
         """Return the thread that can make the ring whole."""
-        able = [task for task, answers in ring.answers.items() if answers["probe"] != -errno.EEXIST]
+        thread = int(ring.file.fdinfo["SqThread"])
+        able = [
+            task
+            for task, answers in ring.answers.items()
+            if answers["probe"] != -errno.EEXIST
+            and KCMP_VM not in task.process.shares
+            and (thread == -1 or os.path.exists(f"{task.process.path}/task/{thread}"))
+        ]
+        able.sort(key=lambda task: not ring.is_user(task))
         if not able:
             raise UnsupportedResource(
-                "is an io_uring for one thread only (IORING_SETUP_SINGLE_ISSUER), which has ended"
-                " or has no descriptor of it; it cannot be saved yet"
+                "is an io_uring for one thread only (IORING_SETUP_SINGLE_ISSUER), or that one polls"
+                " (IORING_SETUP_SQPOLL), whose process has ended or has no descriptor of it;"
+                " it cannot be saved yet"
             )
         for task in able:
             if _is_mapped(ring, task.process):
@@ -169,6 +188,8 @@ class Rings:
                 _refuse_shown(shown)
                 contents = contents_of(ring.file, shown, sample)
                 _refuse_personalities(shown, contents)
+                if shown.thread != -1 and not contents.is_at_rest:
+                    raise Unclear("its thread is at work")
                 found = pending(contents.seen)
                 break
             except Unclear as reason:
@@ -243,8 +264,10 @@ def _ask(task: HeldTask, number: int, scratch: Scratch) -> tuple[dict[str, int],
     for call in (*asked.values(), *indexes):
         program.may_fail(call)
     scratch.run(program, task.tracee)
+    answers = {name: program[call] for name, call in asked.items()}
+    answers["index"] = program[indexes[0]]
     return (
-        {name: program[call] for name, call in asked.items()},
+        answers,
         [index for index, call in enumerate(indexes) if program[call] == 0],
     )
 
@@ -312,11 +335,6 @@ def _refuse_kind(ring: Ring, answers: dict[str, int], sample: Sample) -> None:
 
 
 def _refuse_shown(shown: Shown) -> None:
-    if shown.thread != -1:
-        raise UnsupportedResource(
-            "is an io_uring that a thread of the kernel polls (IORING_SETUP_SQPOLL),"
-            " which cannot be saved yet"
-        )
     if shown.overflown:
         raise UnsupportedResource(
             "is an io_uring with more completions than it has room for, which cannot be saved yet",

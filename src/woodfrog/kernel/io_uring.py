@@ -13,12 +13,15 @@ from woodfrog.kernel.caller import Caller
 OFF_SQ_RING, OFF_CQ_RING, OFF_SQES = 0, 0x8000000, 0x10000000
 
 # Flags of io_uring_setup(2).
+SETUP_SQPOLL = 1 << 1
 SETUP_CQSIZE, SETUP_R_DISABLED, SETUP_SUBMIT_ALL = 1 << 3, 1 << 6, 1 << 7
 SETUP_TASKRUN_FLAG, SETUP_SINGLE_ISSUER, SETUP_DEFER_TASKRUN = 1 << 9, 1 << 12, 1 << 13
 MOST_ENTRIES = 32768
 
 # Flags of io_uring_enter(2).
-ENTER_GETEVENTS, ENTER_REGISTERED_RING = 1 << 0, 1 << 4
+ENTER_GETEVENTS, ENTER_SQ_WAKEUP, ENTER_REGISTERED_RING = 1 << 0, 1 << 1, 1 << 4
+# Flag in the memory of rings: their thread sleeps.
+SQ_NEED_WAKEUP = 1 << 0
 MOST_REGISTERED_RINGS = 16
 
 # Operations of io_uring_register(2).

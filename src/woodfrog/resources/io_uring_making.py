@@ -6,20 +6,22 @@ as many as there have been, that do nothing (IORING_OP_NOP).
 
 import os
 import struct
+import time
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import io_uring, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import checked
+from woodfrog.kernel.caller import HERE, checked
 from woodfrog.kernel.io_uring import Memory
 from woodfrog.remote import descriptors
 from woodfrog.remote.stub import Stub
-from woodfrog.resources.files.io_uring import IoUring
+from woodfrog.resources.files.io_uring import AnyIoUring, IoUring
 from woodfrog.resources.io_uring_memory import Sample
 
 _WORD = 0xFFFFFFFF
 _ECANCELED = 125
 _ROOM = 4096
+_PATIENCE_S = 10.0
 _NOP, _MSG_RING, _CQE_SKIP_SUCCESS = 0, 40, 1 << 6
 _MESSENGER_ENTRIES = 256
 
@@ -35,7 +37,7 @@ _ENTER_OFTEN = bytes.fromhex(
 class Maker:
     """One ring, which `task` has as descriptor `number` and mapped at `address`."""
 
-    def __init__(self, record: IoUring, task: Stub, number: int, address: int) -> None:
+    def __init__(self, record: AnyIoUring, task: Stub, number: int, address: int) -> None:
         with Sample(record.sq_entries, record.cq_entries) as sample:
             self._layout = sample.layout
             self._ring_bytes, self._request_bytes = sample.ring_bytes, sample.request_bytes
@@ -50,10 +52,10 @@ class Maker:
 
     def make(self) -> None:
         """Do all of it; then the ring is as it was."""
-        if self._record.single_issuer:
+        if isinstance(self._record, IoUring) and self._record.single_issuer:
             # Who enables them is the one who may use them.
             self._register(io_uring.REGISTER_ENABLE_RINGS, 0, 0)
-        ours = descriptors.fetch(self._task.pid, self._number)
+        ours = self._ours = descriptors.fetch(self._task.pid, self._number)
         try:
             with Memory(ours, self._ring_bytes, self._request_bytes) as memory:
                 self._count(memory)
@@ -82,8 +84,7 @@ class Maker:
         for count, flags in ((silent, _CQE_SKIP_SUCCESS), (submitted - silent & _WORD, 0)):
             nothing = bytes((_NOP, flags)).ljust(io_uring.SQE_BYTES, b"\0")
             memory.requests[:] = nothing * record.sq_entries
-            memory.set_word(self._layout.sq_tail, submitted if not flags else silent)
-            self._enter_often(count, answered=not flags)
+            self._submit(memory, count, answered=not flags)
         if more:
             self._complete_more(memory, more)
 
@@ -92,19 +93,20 @@ class Maker:
         at = self._layout.array
         memory.ring[at : at + 4 * entries] = struct.pack(f"<{entries}I", *range(entries))
 
-    def _enter_often(self, count: int, *, answered: bool) -> None:
+    def _submit(self, memory: Memory, count: int, *, answered: bool) -> None:
         """Submit this many requests, and take their completions."""
+        tail = memory.word(self._layout.sq_tail) + count & _WORD
+        memory.set_word(self._layout.sq_tail, tail)
         often, rest = divmod(count, self._record.sq_entries)
         head = self._head if answered else self._task.spare_word
-        if often:
-            done = self._task.execute(
-                _ENTER_OFTEN, rbx=self._number, rbp=head, r12=often, r13=self._record.sq_entries
-            )
-            if done.r12:
-                checked(SYS.IO_URING_ENTER, done.result)
-                raise OSError(0, "io_uring_enter did not submit all requests")
-        if rest:
-            self._task.execute(_ENTER_OFTEN, rbx=self._number, rbp=head, r12=1, r13=rest)
+        for times, many in ((often, self._record.sq_entries), (1, rest)):
+            if times and many:
+                done = self._task.execute(
+                    _ENTER_OFTEN, rbx=self._number, rbp=head, r12=times, r13=many
+                )
+                if done.r12:
+                    checked(SYS.IO_URING_ENTER, done.result)
+                    raise OSError(0, "io_uring_enter did not submit all requests")
 
     def _complete_more(self, memory: Memory, count: int) -> None:
         """Have completions come without requests: as messages from another ring."""
@@ -144,7 +146,8 @@ class Maker:
     def _fill(self, memory: Memory) -> None:
         """Write what stood in the rings, but for what is the kernel's."""
         layout, record = self._layout, self._record
-        kernels = (layout.sq_head, layout.sq_flags, layout.cq_tail)
+        # Nor does a request come yet.
+        kernels = (layout.sq_head, layout.sq_tail, layout.sq_flags, layout.cq_tail)
         ring = bytearray(self._ring)
         for at in kernels:
             ring[at : at + 4] = memory.ring[at : at + 4]
@@ -175,11 +178,7 @@ class Maker:
         for at, sqe in enumerate(record.reissued, record.submitted - len(record.reissued)):
             place = at % record.sq_entries * io_uring.SQE_BYTES
             memory.requests[place : place + io_uring.SQE_BYTES] = sqe
-        memory.set_word(self._layout.sq_tail, record.submitted)
-        program = self._task.program()
-        count = len(record.reissued)
-        program.expect(io_uring.enter(program, self._number, count, 0), count)
-        self._task.run(program)
+        self._submit(memory, len(record.reissued), answered=False)
 
     def _fill_requests(self, memory: Memory) -> None:
         """Write the requests as they stood, those that are not submitted yet included."""
@@ -192,3 +191,27 @@ class Maker:
             self._put_indexes(memory)
         tail = self._ring[layout.sq_tail : layout.sq_tail + 4]
         memory.set_word(layout.sq_tail, int.from_bytes(tail, "little"))
+
+
+class PolledMaker(Maker):
+    """A ring for which a thread of the kernel's looks: it takes requests as they come."""
+
+    def _submit(self, memory: Memory, count: int, *, answered: bool) -> None:
+        layout = self._layout
+        tail = memory.word(layout.sq_tail)
+        while count:
+            some = min(count, self._record.cq_entries)
+            tail, count = tail + some & _WORD, count - some
+            memory.set_word(layout.sq_tail, tail)
+            self._await(memory, tail)
+            if answered:
+                memory.set_word(layout.cq_head, memory.word(layout.cq_tail))
+
+    def _await(self, memory: Memory, tail: int) -> None:
+        """Wait until the thread has taken the requests up to the tail."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while memory.word(self._layout.sq_head) != tail:
+            if memory.word(self._layout.sq_flags) & io_uring.SQ_NEED_WAKEUP:
+                io_uring.enter(HERE, self._ours, 0, io_uring.ENTER_SQ_WAKEUP)
+            if time.monotonic() > deadline:
+                raise TimeoutError("the thread of an io_uring does not take requests")

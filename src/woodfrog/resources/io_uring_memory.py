@@ -21,12 +21,14 @@ class Contents(NamedTuple):
     """The memory, without zeros at its end, and what it tells of requests on their way.
 
     `personalities`: a request has been made with other credentials than the thread's.
+    `is_at_rest`: a thread that polls has nothing to do, or sleeps.
     """
 
     ring: bytes
     requests: bytes
     seen: Seen
     personalities: bool
+    is_at_rest: bool
 
 
 class Sample:
@@ -157,7 +159,14 @@ def contents_of(file: OpenFile, shown: Shown, sample: Sample) -> Contents:
         ring = ring[: layout.array]  # as if it had none
     places = range(0, len(requests), io_uring.SQE_BYTES)
     personalities = any(any(requests[at + 42 : at + 44]) for at in places)
-    return Contents(ring.rstrip(b"\0"), requests.rstrip(b"\0"), seen, personalities)
+    flags = int.from_bytes(ring[layout.sq_flags :][:4], "little")
+    return Contents(
+        ring=ring.rstrip(b"\0"),
+        requests=requests.rstrip(b"\0"),
+        seen=seen,
+        personalities=personalities,
+        is_at_rest=not ready or bool(flags & io_uring.SQ_NEED_WAKEUP),
+    )
 
 
 def indexes(ring: bytes, at: int, entries: int) -> list[int]:

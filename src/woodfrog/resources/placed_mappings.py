@@ -4,8 +4,9 @@ The kernel lets nobody choose their addresses: for io_urings (io_uring_get_unmap
 mmap(2) nor by mremap(2). So it is left no choice: all other places are taken for that moment.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
+from contextlib import contextmanager
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import io_uring, syscalls
@@ -15,7 +16,7 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.seccomp import Filters
 from woodfrog.resources import aio
 from woodfrog.resources.files.base import FileRecord
-from woodfrog.resources.files.io_uring import IoUring
+from woodfrog.resources.files.io_uring import AnyIoUring
 from woodfrog.resources.memory import (
     MAP_ANONYMOUS,
     MAP_FIXED_NOREPLACE,
@@ -36,38 +37,76 @@ def restore(
     files: MappingOf[int, int],
     mapped: Iterable[tuple[int, int]],
 ) -> None:
-    """Map it, in a process that has nothing mapped but the (start, end) ranges in `mapped`."""
+    """Map it, in a process that has nothing mapped but the (start, end) ranges in `mapped`.
+
+    The places of rings that come last are taken: see `map_last`.
+    """
     rings = [one for one in space.mappings if one.source in (Source.IO_URING, Source.AIO)]
     if not rings:
         return
     contexts = {one.start: one for one in space.contexts}
+    comes_last = False
+    with _only_places(program, rings, mapped):
+        for one in rings:
+            if one.source is Source.IO_URING and one.object not in files:
+                comes_last = True
+                continue
+            syscalls.munmap(program, one.start, one.end - one.start)
+            if one.source is Source.AIO:
+                aio.make(program, contexts[one.start])
+            else:
+                _map_ring(program, one, files[one.object])
+    if comes_last:
+        program.may_fail(_take(program, PAGE, _LOWEST))
+    aio.count(program, space.contexts)
+
+
+def map_last(
+    program: Program, rings: Sequence[Mapping], fd: int, mapped: Iterable[tuple[int, int]]
+) -> None:
+    """Map a ring in a process whose other memory, `mapped`, is all there."""
+    places = {(one.start, one.end) for one in rings}
+    others = [one for one in mapped if one not in places and _LOWEST <= one[0] < TASK_SIZE]
+    for one in rings:
+        syscalls.munmap(program, one.start, one.end - one.start)
+    with _only_places(program, rings, others):
+        for one in rings:
+            syscalls.munmap(program, one.start, one.end - one.start)
+            _map_ring(program, one, fd)
+            for advice in one.advice:
+                syscalls.madvise(program, one.start, one.end - one.start, advice)
+
+
+def _map_ring(program: Program, one: Mapping, fd: int) -> None:
+    length = one.end - one.start
+    address = syscalls.mmap(program, 0, length, one.protection, MAP_SHARED, fd, one.offset)
+    program.expect(address, one.start)
+
+
+@contextmanager
+def _only_places(
+    program: Program, rings: Sequence[Mapping], mapped: Iterable[tuple[int, int]]
+) -> Iterator[None]:
+    """Take all memory that is not `mapped`; but for where the rings belong it is free again."""
     taken = sorted([*mapped, *((one.start, one.end) for one in rings)])
     gaps = []
     position = _LOWEST
     for start, end in taken:
         if start > position:
             gaps.append((position, start))
-        position = end
-    gaps.append((position, TASK_SIZE))
-    # Below the lowest address that programs may use lies a gap that the kernel would take, too.
+        position = max(position, end)
+    if position < TASK_SIZE:
+        gaps.append((position, TASK_SIZE))
+    # Below the lowest address that programs may use lies a gap that the kernel would take, too. Not
+    # everybody may take it: it may still be taken from before.
     program.may_fail(_take(program, PAGE, _LOWEST))
     for start, end in gaps:
         program.expect(_take(program, start, end), start)
     for one in rings:
         program.expect(_take(program, one.start, one.end), one.start)
-    for one in rings:
-        length = one.end - one.start
-        syscalls.munmap(program, one.start, length)
-        if one.source is Source.AIO:
-            aio.make(program, contexts[one.start])
-            continue
-        address = syscalls.mmap(
-            program, 0, length, one.protection, MAP_SHARED, files[one.object], one.offset
-        )
-        program.expect(address, one.start)
+    yield
     for start, end in ((PAGE, _LOWEST), *gaps):
         syscalls.munmap(program, start, end - start)
-    aio.count(program, space.contexts)
 
 
 def _take(program: Program, start: int, end: int) -> int:
@@ -77,7 +116,7 @@ def _take(program: Program, start: int, end: int) -> int:
 
 def refuse_forbidden(files: Iterable[FileRecord], seccomp: bytes | None) -> None:
     """Refuse io_urings that the new container's seccomp profile would let nobody make."""
-    if seccomp is None or not any(isinstance(file, IoUring) for file in files):
+    if seccomp is None or not any(isinstance(file, AnyIoUring) for file in files):
         return
     if not Filters([seccomp], strict=False).allow(SYS.IO_URING_SETUP, [None] * 6):
         raise UnsupportedResource(
@@ -99,7 +138,7 @@ def check(space: AddressSpace, files: MappingOf[int, FileRecord]) -> None:
 
 
 def _check_ring(mapping: Mapping, files: MappingOf[int, FileRecord]) -> None:
-    if not isinstance(files.get(mapping.object), IoUring):
+    if not isinstance(files.get(mapping.object), AnyIoUring):
         raise ImageError(
             f"the mapping at {mapping.start:#x} shows an io_uring that the image lacks"
         )

@@ -9,7 +9,7 @@ from woodfrog.resources.files.fanotify import Fanotify
 from woodfrog.resources.files.fifo import Fifo
 from woodfrog.resources.files.inet_datagram import InetDatagramSocket
 from woodfrog.resources.files.inotify import Inotify
-from woodfrog.resources.files.io_uring import IoUring
+from woodfrog.resources.files.io_uring import IoUring, PolledIoUring
 from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.files.message_queue import MessageQueueFile
 from woodfrog.resources.files.namespace_file import NamespaceFile
@@ -49,6 +49,7 @@ KINDS: tuple[type[FileRecord], ...] = (
     Inotify,
     Fanotify,
     IoUring,
+    PolledIoUring,
     PidFd,
     NamespaceFile,
     UnixSocketFile,

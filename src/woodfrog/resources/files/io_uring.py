@@ -16,6 +16,11 @@ def is_one(name: bytes) -> bool:
     return name == b"anon_inode:[io_uring]"
 
 
+def is_polled(file: OpenFile) -> bool:
+    """Tell whether an open file is an io_uring that a thread of the kernel's looks after."""
+    return is_one(file.target) and int(file.fdinfo.get("SqThread", -1)) != -1
+
+
 class Registered(Part, frozen=True, array_like=True):
     """A ring that a thread has registered (IORING_REGISTER_RING_FDS)."""
 
@@ -30,7 +35,25 @@ class Buffer(Part, frozen=True, array_like=True):
     length: int
 
 
-class IoUring(FileRecord, frozen=True, tag="io-uring"):
+_ROW = Row(
+    called="io_uring",
+    kept=(
+        "requests that are not submitted and completions that are not taken, at the same"
+        " addresses; polled by the kernel (IORING_SETUP_SQPOLL), too; registered files that the"
+        " process has open, buffers, an eventfd",
+        "what is on its way: poll, read, write, recv, send and accept go on, all else is"
+        " completed by ECANCELED",
+    ),
+    refused=(
+        "polling devices (IORING_SETUP_IOPOLL), with large entries or in memory of its own; with"
+        " restrictions, registered credentials or provided buffers; with more completions than"
+        " have room; with requests that are being worked on, or by `--leave-running` with such on"
+        " their way of which the rings do not tell enough",
+    ),
+)
+
+
+class AnyIoUring(FileRecord, frozen=True):
     """Rings, how many requests and completions have gone through them, and what is on its way.
 
     `owner` is the thread that makes them whole: the one that may use them, if only one may
@@ -39,22 +62,8 @@ class IoUring(FileRecord, frozen=True, tag="io-uring"):
     `layout` and `ring` are as in kernel.io_uring, without zeros at the end.
     """
 
-    row: ClassVar[Row] = Row(
-        called="io_uring",
-        kept=(
-            "requests that are not submitted and completions that are not taken, at the same"
-            " addresses; registered files that the process has open, buffers, an eventfd",
-            "what is on its way: poll, read, write, recv, send and accept go on, all else is"
-            " completed by ECANCELED",
-        ),
-        refused=(
-            "polled by the kernel (IORING_SETUP_SQPOLL), polling devices (IOPOLL), with large"
-            " entries or in memory of its own; with restrictions, registered credentials or"
-            " provided buffers; with more completions than have room; with requests that are being"
-            " worked on, or by `--leave-running` with such on their way of which the rings do not"
-            " tell enough",
-        ),
-    )
+    row: ClassVar[Row] = _ROW
+
     owner: int
     sq_entries: int
     cq_entries: int
@@ -73,25 +82,21 @@ class IoUring(FileRecord, frozen=True, tag="io-uring"):
     registered: list[Registered] = []
 
     @classmethod
-    def recognises(cls, file: OpenFile, world: World) -> bool:
-        return is_one(file.target)
-
-    @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         fields: dict[str, Any] = world.ring(file)
         return cls(id=number, flags=file.flags, **fields)
 
-    def restore(self, making: Making) -> int:
+    @property
+    def setup_flags(self) -> int:
+        """The flags for io_uring_setup(2)."""
         # SUBMIT_ALL and TASKRUN_FLAG can't be told from outside; a program that has not asked for
         # them can do with them, one that has can't do without.
         flags = io_uring.SETUP_SUBMIT_ALL
         if self.single_issuer:
-            # The one who may use them is who enables them.
-            flags |= io_uring.SETUP_SINGLE_ISSUER | io_uring.SETUP_R_DISABLED
+            flags |= io_uring.SETUP_SINGLE_ISSUER
         if self.defer_taskrun:
             flags |= io_uring.SETUP_DEFER_TASKRUN | io_uring.SETUP_TASKRUN_FLAG
-        answer = io_uring.new_answer()
-        return io_uring.setup(making.program, self.sq_entries, self.cq_entries, flags, answer)
+        return flags
 
     def refuse_wider(self, bounding: int) -> None:
         sizes = (self.sq_entries, self.cq_entries)
@@ -114,3 +119,36 @@ class IoUring(FileRecord, frozen=True, tag="io-uring"):
             or len(self.requests) > self.sq_entries * io_uring.SQE_BYTES
         ):
             raise ImageError("an io_uring in the image has impossible contents")
+
+
+class IoUring(AnyIoUring, frozen=True, tag="io-uring"):
+    """Rings that are entered by io_uring_enter(2)."""
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        return is_one(file.target) and not is_polled(file)
+
+    def restore(self, making: Making) -> int:
+        flags = self.setup_flags
+        if self.single_issuer:
+            # The one who may use them is who enables them.
+            flags |= io_uring.SETUP_R_DISABLED
+        answer = io_uring.new_answer()
+        return io_uring.setup(making.program, self.sq_entries, self.cq_entries, flags, answer)
+
+
+class PolledIoUring(AnyIoUring, frozen=True, tag="polled-io-uring"):
+    """Rings for which a thread of the kernel's looks (IORING_SETUP_SQPOLL).
+
+    That is one of the process that makes them, with the rights that it has then: so they come last.
+    """
+
+    late: ClassVar[bool] = True
+
+    @classmethod
+    def recognises(cls, file: OpenFile, world: World) -> bool:
+        return is_polled(file)
+
+    @property
+    def setup_flags(self) -> int:
+        return super().setup_flags | io_uring.SETUP_SQPOLL
