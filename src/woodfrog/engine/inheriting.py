@@ -5,6 +5,7 @@ the child has it copy-on-write. What has changed since then, each fills in for i
 pages that changed between two forks are changed between the two here, too.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -34,15 +35,6 @@ class Inherited(NamedTuple):
     pieces: list[Mapping] = []
     pages: list[PageRange] = []
 
-    def kept_by(self, mapping: Mapping) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of a mapping that are there already."""
-        if not _is_inheritable(mapping):
-            return
-        for piece in self.pieces:
-            start, end = max(piece.start, mapping.start), min(piece.end, mapping.end)
-            if start < end and _kind(piece) == _kind(mapping):
-                yield start, end
-
 
 class Wish(NamedTuple):
     """Pages that a child is to inherit, and its mappings, in some of which they are."""
@@ -69,18 +61,20 @@ def reconcile(inherited: Inherited, space: AddressSpace, pages: Sequence[PageRan
     """Compare what was inherited with what there has to be: a process's memory and these pages."""
     if not inherited.pieces:
         return Reconciled([], [], space.mappings, list(pages), frozenset())
-    kept: list[tuple[int, int]] = []
-    mappings: list[Mapping] = []
-    starts = set()
-    for mapping in space.mappings:
-        ranges = sorted(inherited.kept_by(mapping))
-        kept += ranges
-        starts |= {mapping.start} if ranges else set()
-        mappings += _parts(mapping, page_sets.gaps(mapping.start, mapping.end, ranges))
+    same: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for piece, mapping in _overlaps(inherited.pieces, space.mappings):
+        if _is_inheritable(mapping) and _kind(piece) == _kind(mapping):
+            same[mapping.start].append(_overlap(piece, mapping))
+    mappings = [
+        part
+        for one in space.mappings
+        for part in _parts(one, page_sets.gaps(one.start, one.end, same.get(one.start, [])))
+    ]
+    kept = [one for ranges in same.values() for one in ranges]
     there = page_sets.within(inherited.pages, kept)
     right = page_sets.ranges(page_sets.same(there, pages))
     dropped = page_sets.ranges(page_sets.without(there, right))
-    return Reconciled(kept, dropped, mappings, page_sets.without(pages, right), frozenset(starts))
+    return Reconciled(kept, dropped, mappings, page_sets.without(pages, right), frozenset(same))
 
 
 class Inheritance:
@@ -133,10 +127,8 @@ class Inheritance:
         if before is None:
             memory_making.unmap_all(program, [stub.area])
             before = Inherited()
-        pieces, pages = before
         credentials.set_effective(program, self._capabilities, self._permitted)
-        for mapping in _with_some_of(*wish):
-            pieces, pages = _have(program, mapping, pieces, pages)
+        pieces, pages = _have(program, list(_with_some_of(*wish)), before)
         credentials.set_effective(program, self._permitted, self._permitted)
         right = page_sets.ranges(page_sets.same(wish.pages, pages))
         new = page_sets.without(wish.pages, right)
@@ -200,35 +192,56 @@ def _with_some_of(mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> It
             yield mapping
 
 
-def _have(
-    program: Program, mapping: Mapping, pieces: list[Mapping], pages: list[PageRange]
-) -> Inherited:
-    """Map what a mapping has and a stub hasn't; what is in its way goes."""
-    there: list[tuple[int, int]] = []
-    rest: list[Mapping] = []
-    gone: list[tuple[int, int]] = []
-    for piece in pieces:
-        start, end = max(piece.start, mapping.start), min(piece.end, mapping.end)
-        if start >= end or _kind(piece) == _kind(mapping):
-            rest.append(piece)
-            there += [(start, end)] if start < end else []
-            continue
+def _have(program: Program, mappings: Sequence[Mapping], before: Inherited) -> Inherited:
+    """Map what mappings have and a stub hasn't; what is in their way goes."""
+    there: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    in_the_way: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for piece, mapping in _overlaps(before.pieces, mappings):
+        if _kind(piece) == _kind(mapping):
+            there[mapping.start].append(_overlap(piece, mapping))
+        else:
+            in_the_way[piece.start].append(_overlap(piece, mapping))
+    gone = [one for ranges in in_the_way.values() for one in ranges]
+    for start, end in gone:
         syscalls.munmap(program, start, end - start)
-        gone.append((start, end))
-        rest += _parts(piece, page_sets.gaps(piece.start, piece.end, [(start, end)]))
+    rest = [
+        part
+        for piece in before.pieces
+        for part in _parts(
+            piece, page_sets.gaps(piece.start, piece.end, in_the_way.get(piece.start, []))
+        )
+    ]
     new = [
         msgspec.structs.replace(
-            one,
+            part,
             protection=_PROT_READ_WRITE,
-            advice=[advice for advice in one.advice if advice in _FOR_GOOD],
+            advice=[advice for advice in part.advice if advice in _FOR_GOOD],
         )
-        for one in _parts(mapping, page_sets.gaps(mapping.start, mapping.end, there))
+        for one in mappings
+        for part in _parts(one, page_sets.gaps(one.start, one.end, there.get(one.start, [])))
     ]
     memory_making.restore_mappings(program, new, [], _nothing_shared)
     memory_making.advise(program, new)
-    return Inherited(
-        sorted([*rest, *new], key=lambda one: one.start), page_sets.without(pages, gone)
-    )
+    pieces = sorted([*rest, *new], key=lambda one: one.start)
+    return Inherited(pieces, page_sets.without(before.pages, gone))
+
+
+def _overlaps(
+    pieces: Sequence[Mapping], mappings: Sequence[Mapping]
+) -> Iterator[tuple[Mapping, Mapping]]:
+    """Yield all pairs that have addresses in common; both are in order."""
+    first = 0
+    for piece in pieces:
+        while first < len(mappings) and mappings[first].end <= piece.start:
+            first += 1
+        at = first
+        while at < len(mappings) and mappings[at].start < piece.end:
+            yield piece, mappings[at]
+            at += 1
+
+
+def _overlap(piece: Mapping, mapping: Mapping) -> tuple[int, int]:
+    return max(piece.start, mapping.start), min(piece.end, mapping.end)
 
 
 def _nothing_shared(number: int, writable: bool) -> int:
