@@ -21,6 +21,7 @@ from woodfrog.image.record import Record
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
 from woodfrog.resources.cgroups import Group, Hierarchy
 from woodfrog.resources.deleted_files import DeletedFile
+from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_entry import Moment
 from woodfrog.resources.files.bpf_map import BpfMap
 from woodfrog.resources.files.deleted import OpenDeletedFile
@@ -36,7 +37,7 @@ from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.stdio import Stdio
 from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_socket import TcpSocket
-from woodfrog.resources.process import Descriptor, Lock, Process, Zombie
+from woodfrog.resources.process import Lock, Process, Zombie
 from woodfrog.resources.timers import PosixTimer
 
 pytestmark = needs("root")

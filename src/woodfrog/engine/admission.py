@@ -333,7 +333,9 @@ class Plan:
 
     @property
     def highest_descriptor(self) -> int:
-        return max((d.number for p in self.processes for d in p.descriptors), default=2)
+        return max(
+            (d.number for p in self.processes for table in p.tables for d in table), default=2
+        )
 
     def used_memory(self) -> list[tuple[int, int]]:
         """Return the addresses that any process uses, the vDSO included."""
@@ -518,14 +520,14 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         raise ImageError(f"{who} has something of its own and of another")
     if shares.actions and not shares.memory:
         raise ImageError(f"{who} shares signal actions, but no memory")
-    numbers = [descriptor.number for descriptor in process.descriptors]
-    if len(set(numbers)) != len(numbers) or any(
-        not 0 <= number < _MOST_DESCRIPTORS for number in numbers
-    ):
-        raise ImageError(f"{who} has impossible descriptors")
+    for table in process.tables:
+        numbers = {descriptor.number for descriptor in table}
+        if len(numbers) != len(table) or any(not 0 <= one < _MOST_DESCRIPTORS for one in numbers):
+            raise ImageError(f"{who} has impossible descriptors")
+        if any(descriptor.file not in plan.files for descriptor in table):
+            raise ImageError(f"{who} has descriptors of files that the image lacks")
+    numbers = {descriptor.number for descriptor in process.descriptors}
     used = {lock.descriptor for lock in process.locks}
     used |= {one.descriptor for one in process.file_signals}
-    if not used <= set(numbers):
+    if not used <= numbers:
         raise ImageError(f"{who} has a lock or an owner of a file that it hasn't open")
-    if any(descriptor.file not in plan.files for descriptor in process.descriptors):
-        raise ImageError(f"{who} has descriptors of files that the image lacks")

@@ -23,6 +23,7 @@ from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import (
     aio,
     credentials,
+    descriptor,
     file_signals,
     login,
     memory_fields,
@@ -94,7 +95,7 @@ class Body:
 
     @property
     def highest_descriptor(self) -> int:
-        return max((descriptor.number for descriptor in self.record.descriptors), default=2)
+        return max((slot.number for slot in self.record.descriptors), default=2)
 
     def start(self, making: Making, segments: Mapping[int, Segment]) -> None:
         """Set the making of descriptors and mappings going."""
@@ -102,10 +103,10 @@ class Body:
         high = making.high
         if not record.shares.descriptors:
             syscalls.close_range(program, 0, high - 1)
-        for descriptor in record.descriptors:
-            made = making.files.get(descriptor.file)
+        for slot in record.descriptors:
+            made = making.files.get(slot.file)
             if made is not None:  # else it comes later
-                syscalls.duplicate_to(program, made, descriptor.number, cloexec=descriptor.cloexec)
+                syscalls.duplicate_to(program, made, slot.number, cloexec=slot.cloexec)
         if not record.shares.memory:
             self._map(program, making, segments)
         self._run(program)
@@ -154,8 +155,25 @@ class Body:
         """Go to the working directory, and close what only stubs need."""
         if not self.record.shares.directory:
             process.restore_directories(program, self.record, making.memory_object)
-        if not self.record.shares.descriptors:
+        if not self.record.shares.descriptors and len(self.record.tables) == 1:
             syscalls.close_range(program, making.high, 0xFFFFFFFF)
+
+    def separate_tables(self, making: Making) -> None:
+        """Give threads that have a table of descriptors of their own what was in it."""
+        if len(self.record.tables) == 1:
+            return
+        at = making.files | {one.file: one.number for one in self.record.descriptors}
+        above = max(at.values()) + 1
+        with while_(f"making the descriptors of threads of {self.name}"):
+            for task, thread in zip(self.tasks, self.record.threads, strict=True):
+                if thread.descriptors is not None:
+                    program = task.program()
+                    descriptor.separate(program, thread.descriptors, at, above)
+                    task.run(program)
+            if not self.record.shares.descriptors:
+                program = self.stub.program()
+                syscalls.close_range(program, making.high, 0xFFFFFFFF)
+                self.stub.run(program)
 
     def leave_stub_behind(self, making: Making) -> None:
         """Do that when all have what they need, if some share their descriptors or directory."""

@@ -185,7 +185,7 @@ def _collect(
             space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
             fields["modes"] = modes_of(scratch, *modes())
     fields["threads"] = [
-        _thread(task, answer, world) for task, answer in zip(held.tasks, told, strict=True)
+        _thread(task, answer, world, files) for task, answer in zip(held.tasks, told, strict=True)
     ]
     directory, directory_deleted = world.object_at(f"{held.path}/cwd", place)
     root_directory, root_deleted = world.object_at(f"{held.path}/root", place)
@@ -252,7 +252,7 @@ def _controlling(held: HeldProcess, world: World) -> int:
     return os.minor(device) if world.controls_sessions(os.minor(device)) else -1
 
 
-def _thread(task: HeldTask, told: dict[str, Any], world: World) -> threads.Thread:
+def _thread(task: HeldTask, told: dict[str, Any], world: World, files: Files) -> threads.Thread:
     wait = task.socket_wait
     return threads.Thread(
         tid=task.namespace_pid,
@@ -271,6 +271,7 @@ def _thread(task: HeldTask, told: dict[str, Any], world: World) -> threads.Threa
         socket_wait=WaitAtSocket(call=wait.call, descriptor=wait.descriptor, left_us=wait.left_us)
         if wait
         else None,
+        descriptors=files.thread_descriptors(task),
         **(_own_directory(task, world) if task.has_own_directory else {}),
         **told,
     )

@@ -15,9 +15,10 @@ from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.remote.held import KCMP_FILES, Held, HeldProcess
+from woodfrog.remote.held import KCMP_FILES, Held, HeldProcess, HeldTask
 from woodfrog.remote.program import Program
 from woodfrog.resources import file_signals
+from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.files import KINDS, refused, unix_peers, unix_queue
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
@@ -26,7 +27,7 @@ from woodfrog.resources.files.io_uring import is_polled
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.nested import FilesWithin
-from woodfrog.resources.process import Descriptor, Lock
+from woodfrog.resources.process import Lock
 
 _KCMP_FILE = 0
 
@@ -43,11 +44,19 @@ class Files:
         self._signals: dict[int, list[FileSignals]] = defaultdict(list)
         self._known: dict[tuple[object, ...], list[OpenFile]] = defaultdict(list)
         self._ours: list[int] = []
+        # Threads that have tables of their own; what only they hold comes after all else.
+        self._of_threads: set[int] = set()
         self._within: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
         for process in tree.processes:
             # A table that is shared is that of the parent.
             shared = KCMP_FILES in process.shares
-            self._tables[process.pid] = [] if shared else self._table(process)
+            self._tables[process.pid] = [] if shared else self._table(process.pid)
+        for process in tree.processes:
+            for task in process.tasks:
+                if task.has_own_descriptors:
+                    self._names[task.pid] = f"a thread of {process.name}"
+                    self._of_threads.add(task.pid)
+                    self._tables[task.pid] = self._table(task.pid)
         for file in self.files:
             # Those that are found may have others in their queues: the list grows.
             if file.fdinfo.get("scm_fds", "0") != "0":
@@ -55,15 +64,16 @@ class Files:
         for number, file in enumerate(self.files, 1):
             file.number = number
 
-    def _table(self, process: HeldProcess) -> list[tuple[int, OpenFile, bool]]:
+    def _table(self, pid: int) -> list[tuple[int, OpenFile, bool]]:
+        """Read the descriptors of a process or thread."""
         table = []
-        directory = os.fsencode(f"/proc/{process.pid}/fd")
+        directory = os.fsencode(f"/proc/{pid}/fd")
         for number in sorted(map(int, os.listdir(directory))):
             target = os.readlink(b"%s/%d" % (directory, number))
-            found = OpenFile(process.pid, number, target)
+            found = OpenFile(pid, number, target)
             file = self._known_one(found)
             if file is not found:
-                file.holders.append((process.pid, number))
+                file.holders.append((pid, number))
             table.append((number, file, found.cloexec))
         return table
 
@@ -137,7 +147,31 @@ class Files:
                     " kernel tells",
                     hint="inotify can be saved",
                 )
+            self._refuse_in_thread(pid, "sends signals (F_SETOWN)")
             self._signals[pid].append(found)
+
+    def _refuse_in_thread(self, pid: int, what: str) -> None:
+        if pid in self._of_threads:
+            raise UnsupportedResource(
+                f"{what}, and only a thread has it, in a table of its own; that cannot be saved yet"
+            )
+
+    def thread_descriptors(self, task: HeldTask) -> list[Descriptor] | None:
+        """Return a thread's own descriptor table; None if it has its process's."""
+        if task.pid not in self._of_threads:
+            return None
+        for number, file, _ in self._tables[task.pid]:
+            lines = OpenFile(task.pid, number, file.target).lines
+            own = file.holders[0][0] in self._of_threads
+            if any(line.startswith("lock:") and (own or " POSIX " in line) for line in lines):
+                raise UnsupportedResource(
+                    f"has a thread with descriptors of its own, that has locked {number}; that"
+                    " cannot be saved yet"
+                )
+        return [
+            Descriptor(number=number, file=file.number, cloexec=cloexec)
+            for number, file, cloexec in self._tables[task.pid]
+        ]
 
     def signals(self, process: HeldProcess) -> list[FileSignals]:
         """Return who gets signals from files that the process is the first to hold."""
@@ -154,6 +188,8 @@ class Files:
         for kind in KINDS:
             if kind.recognises(file, world):
                 file.is_late = kind.late
+                if kind.late or kind is Epoll:
+                    self._refuse_in_thread(file.holders[0][0], "is tied to others")
                 if id(file) in self._where:
                     _refuse_in_flight(kind, file)
                 record = kind.collect(file.number, file, world)

@@ -34,12 +34,19 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
                     "has the kernel work for it in threads (vhost), which cannot be saved yet"
                 )
         with obstacles.at(one.name):
-            alone = [one.leader]
+            alone, with_tables = [one.leader], [one.leader]
             for task in one.tasks:
                 if not _same(KCMP_FILES, one.pid, task.pid):
-                    raise UnsupportedResource(
-                        "has a thread with a descriptor table of its own, which cannot be saved yet"
-                    )
+                    task.has_own_descriptors = True
+                    others = (*with_tables, *(other.leader for other in tree.processes))
+                    if KCMP_FILES in one.shares or any(
+                        _same(KCMP_FILES, other.pid, task.pid) for other in others
+                    ):
+                        raise UnsupportedResource(
+                            "has a thread that shares a descriptor table with others, but not with"
+                            " its process, which cannot be saved yet"
+                        )
+                    with_tables.append(task)
                 if not _same(KCMP_FS, one.pid, task.pid):
                     task.has_own_directory = True
                     if any(_same(KCMP_FS, other.pid, task.pid) for other in alone):

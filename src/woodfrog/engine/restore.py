@@ -395,6 +395,8 @@ def _restore(
     locked: set[object] = set()
     for body in bodies.values():
         body.own_files(plan)
+        # Whoever closes a file loses its locks: they come last.
+        body.separate_tables(making)
         body.lock_files(locked, making)
     mark(Stage.CONNECT)
 

@@ -46,6 +46,7 @@ class HeldTask:
         self.resumed: Resumed | None = None
         self.stopped_by = 0
         self.has_own_directory = False
+        self.has_own_descriptors = False
         self.tracee = Tracee(pid, ptrace.Registers())
         self.status: dict[str, str] = {}
         self.stat: Stat

@@ -8,6 +8,7 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_GET_CHILD_SUBREAPER, PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE
 from woodfrog.remote.program import Program
+from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.keyrings import FIRST
 from woodfrog.resources.limits import Limit
@@ -24,14 +25,6 @@ _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 _PR_SET_MDWE, _PR_GET_MDWE = 65, 66
 _PR_MCE_KILL, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 1, 34
 _P_PID, _WNOHANG, _WSTOPPED, _WCONTINUED, _WNOWAIT, _WALL = 1, 1, 2, 8, 0x01000000, 0x40000000
-
-
-class Descriptor(Part, frozen=True, array_like=True):
-    """One slot of the descriptor table: number, the file's id, close-on-exec."""
-
-    number: int
-    file: int
-    cloexec: bool
 
 
 class Lock(Part, frozen=True):
@@ -176,6 +169,12 @@ class Process(Record, frozen=True, tag="process"):
     def namespaces(self) -> Membership:
         """The nested namespaces that it is in, by its first thread."""
         return self.threads[0].namespaces if self.threads else {}
+
+    @property
+    def tables(self) -> list[list[Descriptor]]:
+        """Return its descriptors, and those of threads that have a table of their own."""
+        own = (thread.descriptors for thread in self.threads)
+        return [self.descriptors, *(table for table in own if table is not None)]
 
 
 def ask(program: Program) -> Callable[[], dict[str, object]]:

@@ -18,6 +18,7 @@ from woodfrog.remote.program import Program
 from woodfrog.resources import credentials as credentials_of
 from woodfrog.resources import thread_controls
 from woodfrog.resources.credentials import Credentials
+from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.scheduling import Scheduling
 from woodfrog.resources.seccomp_filters import Filter
 from woodfrog.resources.thread_controls import Controls
@@ -50,7 +51,8 @@ class RseqArea(Part, frozen=True):
 class Thread(Part, frozen=True):
     """One thread, as it goes on. `xstate` is the XSAVE area without the zeros at its end.
 
-    `directory` and `umask` are its own, if it doesn't share the process's; else empty.
+    `directory` and `umask` are its own, if it doesn't share the process's; else empty. So is its
+    table of `descriptors`; None is the process's.
     """
 
     tid: int
@@ -73,6 +75,7 @@ class Thread(Part, frozen=True):
     socket_wait: WaitAtSocket | None
     directory: bytes = b""
     umask: int = 0
+    descriptors: list[Descriptor] | None = None
     controls: Controls | None = None
     namespaces: dict[str, int] = {}  # nested ones: see nested.Membership
     nested_tid: list[int] = []  # what `tid` is in the nested pid namespaces, outermost first
