@@ -3,7 +3,7 @@
 
     bench/compare.py                         16, 256 and 1024 MiB, 7 rounds
     bench/compare.py --sizes 16 --rounds 3
-    bench/compare.py --only commands         alone (or: memory, incremental, docker)
+    bench/compare.py --only commands         alone (or: memory, incremental, rollback …)
 
 Peers are measured when they are installed: runc and crun for the short commands; runsc, and runc
 with a working criu, for checkpoint and restore; runc for `docker run`. Needs root and gcc. Every
@@ -244,6 +244,34 @@ def measure_chain(
         shutil.rmtree(images, ignore_errors=True)
 
 
+def measure_rollback(
+    runtime: Runtime, where: Path, image: Path, times: dict[str, Times], number: int
+) -> None:
+    """Set a holder back in which a page in a hundred has changed, noted or not; check it."""
+    name = f"bench-{os.getpid()}-{number}-back"
+    runtime.output.write_text("")
+    runtime("run", "--detach", "--bundle", str(where), name)
+    try:
+        runtime.wait_for("ready")
+        for way, flags in (("compared", []), ("noted", ["--track-changes"])):
+            save = ("checkpoint", "--leave-running", "--sync=none", *flags)
+            runtime(*save, f"--image-path={image}", name)
+            runtime.output.write_text("")
+            runtime("kill", name, "USR2")
+            runtime.wait_for("changed")
+            took = runtime("rollback", f"--image-path={image}", "--stats", name)
+            told = runtime.output.read_text()
+            found = json.loads(told[told.index("{") :])
+            times["whole command"][way].append(took)
+            times["standing still"][way].append(found["frozen_us"] / 1e6)
+            runtime("kill", name, "USR1")
+            runtime.wait_for("intact")
+            shutil.rmtree(image)
+    finally:
+        runtime.remove(name)
+        shutil.rmtree(image, ignore_errors=True)
+
+
 def plain_pwrite(memory: mmap.mmap, path: Path) -> float:
     """Return the seconds that writing memory to a new file takes, MiB by MiB."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -387,6 +415,18 @@ def compare_changes(sizes: list[int], rounds: int, work: Path, woodfrog: Runtime
             )
 
 
+def compare_rollbacks(sizes: list[int], rounds: int, work: Path, woodfrog: Runtime) -> None:
+    """What it takes to set back a process in which a page in a hundred has changed."""
+    holder = built_holder(work)
+    for size in sizes:
+        where = bundle(work / f"back-{size}", ["/bin/holder", str(size)], holder)
+        times: dict[str, Times] = defaultdict(lambda: defaultdict(list))
+        for number in range(rounds):
+            measure_rollback(woodfrog, where, work / "image", times, number)
+        for what, by_way in times.items():
+            report(f"rollback of {size} MiB with 1 % changed, {what}", by_way)
+
+
 def built_holder(work: Path) -> Path:
     """Compile the program that holds memory."""
     holder = work / "holder"
@@ -410,6 +450,8 @@ def compare(sizes: list[int], rounds: int, work: Path, only: str) -> None:
         compare_memory(sizes, rounds, work, woodfrog)
     if only in ("", "incremental"):
         compare_changes(sizes, rounds, work, woodfrog)
+    if only in ("", "rollback"):
+        compare_rollbacks(sizes, rounds, work, woodfrog)
     if only in ("", "docker") and shutil.which("dockerd"):
         measure_docker(rounds, work)
 
@@ -430,7 +472,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="16,256,1024", help="MiB, by commas")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "--only", default="", choices=("commands", "memory", "incremental", "docker")
+        "--only", default="", choices=("commands", "memory", "incremental", "rollback", "docker")
     )
     parser.add_argument("--work", help="directory for images (default: a new one in TMPDIR)")
     options = parser.parse_args()

@@ -1,6 +1,11 @@
 """Running containers that go back to an image in place."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +14,9 @@ import pytest
 from changing import MANY, OLDER, SOURCE, Changing, holders
 
 from bundles import Bundle, bind, mount
-from containers import Container, Woodfrog, verdict
+from containers import Container, Woodfrog, eventually, is_gone, verdict
 from needs import needs
+from overlays import OverlayRoot, seen
 
 SOURCES = Path(__file__).parent / "rollback"
 
@@ -72,7 +78,7 @@ def test_what_has_happened_since_is_undone(eventful: Container, woodfrog: Woodfr
         eventful.wait_for("changed")
         for name in ("change", "changed"):
             (eventful.bundle.work / name).unlink()
-        woodfrog("--debug", "rollback", f"--image-path={image}", eventful.name)
+        woodfrog("rollback", f"--image-path={image}", eventful.name)
     assert verdict(eventful) == "ok\n"
 
 
@@ -84,3 +90,138 @@ def test_without_a_rollback_the_program_tells_that_much_has_happened(eventful: C
     said = (eventful.bundle.work / "out").read_text()
     for what in ("position", "counter", "descriptors", "threads", "heap", "name", "a file that"):
         assert what in said
+
+
+def test_an_image_that_builds_on_others_is_as_good(changing: Changing) -> None:
+    changing.save(0)
+    changing.go_to(1)
+    changing.save(1, f"--parent={changing.image(0)}")
+    changing.go_to(3)
+    (changing.bundle.work / "at1").unlink()
+    changing.aim_at(1)
+    roll_back(changing, 1)
+    changing.container.wait_for("at1")
+    assert verdict(changing.container) == "ok\n"
+
+
+def test_a_restored_container_goes_back_to_where_it_came_from(changing: Changing) -> None:
+    changing.go_to(1)
+    changing.save(0)
+    changing.end()
+    (changing.bundle.work / "at1").unlink()
+    changing.container = changing.woodfrog.restore(changing.bundle, changing.image(0))
+    changing.container.wait_for("at1")
+    changing.go_to(2)
+    changing.aim_at(1)
+    roll_back(changing, 0)
+    assert verdict(changing.container) == "ok\n"
+
+
+def test_what_has_ended_since_is_refused(changing: Changing, woodfrog: Woodfrog) -> None:
+    changing.go_to(1)
+    changing.save(0)
+    init = changing.container.init
+    child = int(Path(f"/proc/{init}/task/{init}/children").read_text())
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: is_gone(child), "it ends")
+    image = f"--image-path={changing.image(0)}"
+
+    said = woodfrog("rollback", image, changing.container.name, status=1).stderr
+
+    assert "process 2: it has ended since" in said
+    assert "the container is running as before" in said
+    changing.go_to(2)
+    woodfrog("rollback", f"--image-path={changing.image(7)}", changing.container.name, status=1)
+    changing.go_to(3)
+
+
+def test_whatever_is_killed_half_way_is_as_it_was_or_set_back_or_ended(
+    changing: Changing, woodfrog: Woodfrog
+) -> None:
+    """By no means is it a mixture of both."""
+    changing.go_to(1)
+    changing.save(0)
+    ended = 0
+    for delay in (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4):
+        if changing.container.has_ended():
+            ended += 1
+            for name in ("check", "at1", "out"):
+                (changing.bundle.work / name).unlink(missing_ok=True)
+            changing.aim_at(1)
+            changing.container = woodfrog.restore(changing.bundle, changing.image(0))
+            changing.container.wait_for("at1")
+        changing.go_to(2)
+        command = subprocess.Popen(
+            woodfrog.command(
+                "rollback", f"--image-path={changing.image(0)}", changing.container.name
+            ),
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command.wait(delay)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(command.pid, signal.SIGKILL)  # the guardian as well
+        command.wait()
+        (changing.bundle.work / "at2").unlink(missing_ok=True)
+        time.sleep(0.05)
+        if not changing.container.has_ended():
+            woodfrog("state", changing.container.name)
+            changing.container.wait_for("at2")
+    if not changing.container.has_ended():
+        assert verdict(changing.container) == "ok\n"
+
+
+def test_a_damaged_image_is_found_before_anything_is_touched(
+    changing: Changing, woodfrog: Woodfrog
+) -> None:
+    changing.save(0, "--track-changes")
+    changing.go_to(1)
+    with (changing.image(0) / "checkpoint.img").open("r+b") as file:
+        file.seek(4 << 20)
+        file.write(b"not what it was")
+    image = f"--image-path={changing.image(0)}"
+    said = woodfrog("rollback", image, changing.container.name, status=1).stderr
+    assert "is damaged" in said
+    assert "the container is running as before" in said
+    assert verdict(changing.container) == "ok\n"
+
+
+def test_files_of_the_root_go_back_as_well(woodfrog: Woodfrog) -> None:
+    lower = woodfrog.directory / "lower"
+    (lower / "files").mkdir(parents=True)
+    for name in ("kept", "changed", "removed"):
+        (lower / "files" / name).write_text(f"{name} below\n")
+    (lower / "files/link").symlink_to("nowhere")
+    script = """
+        cd /files; echo then > changed; rm removed; echo then > own; mkdir d; echo then > d/f
+        : > /work/ready
+        while [ ! -e /work/change ]; do :; done
+        echo now > changed; echo now > own; rm -r d; echo now > new; mkdir e; echo now > e/f
+        : > /work/changed
+        while :; do :; done
+    """
+    root = OverlayRoot(woodfrog.directory / "overlay", lower, ["/bin/sh", "-c", script])
+    try:
+        container = woodfrog.run(root.bundle)
+        container.wait_for("ready")
+        image = woodfrog.directory / "image"
+        container.checkpoint(image, "--with-rootfs", "--leave-running", "--sync=none")
+        then = seen(root.bundle.rootfs / "files")
+        (container.bundle.work / "change").touch()
+        container.wait_for("changed")
+        (container.bundle.work / "change").unlink()
+        assert seen(root.bundle.rootfs / "files") != then
+        woodfrog("rollback", f"--image-path={image}", container.name)
+        assert seen(root.bundle.rootfs / "files") == then
+
+        for name, change in (
+            ("link", lambda path: os.lchown(path, 7, 7)),
+            ("kept", lambda path: path.write_text("changed since")),
+        ):
+            change(root.bundle.rootfs / "files" / name)
+            said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr
+            assert f"/files/{name} was changed since" in said
+        container.delete()
+    finally:
+        root.close()

@@ -25,6 +25,7 @@ from woodfrog.kernel.process_memory import FileContents, ProcessMemory
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import memory_making
+from woodfrog.resources.deleted_files import DeletedFile, Found
 from woodfrog.resources.memory import Mapping, PageRange, Source
 from woodfrog.resources.shared_memory import SharedMemory
 
@@ -33,6 +34,7 @@ _MADV_GUARD_INSTALL, _MADV_GUARD_REMOVE = 102, 103
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
 _PROT_READ_WRITE = 3
 _CALLS_AT_ONCE = 100
+_MOST_KEPT = 256 << 20
 
 
 class _Write(NamedTuple):
@@ -221,92 +223,122 @@ def _run(stub: Stub, calls: list[Callable[..., object]]) -> None:
         stub.run(program)
 
 
-def shared_writes(then: SharedMemory, now: SharedObject, fd: int) -> list[_Write]:
-    """Set back the size of shared memory, and return what is to be written to it.
+class SharedReset:
+    """What is to be done to shared memory or a deleted file; `fd` is open for writing."""
 
-    `fd` is open for writing.
+    def __init__(
+        self, then: SharedMemory | DeletedFile, now: SharedObject | Found, fd: int
+    ) -> None:
+        self._fd = fd
+        self._size = then.size
+        wanted: list[PageRange] = []
+        store = then.store
+        for extent in then.extents:
+            wanted.append(PageRange(start=extent.start, length=extent.length, store=store))
+            store += extent.length
+        has = [(one.start, one.start + one.length) for one in now.extents if one.start < then.size]
+        self._punch = without(has, wanted)
+        present = in_common(wanted, has)
+        self.writes = [
+            _Write(fd, page.start, page.length, page.store, True, then.size) for page in present
+        ]
+        self.writes += (
+            _Write(fd, page.start, page.length, page.store, False, then.size)
+            for page in _minus(wanted, present)
+        )
+
+    def arrange(self) -> None:
+        """Set back its size, and take away pages that the image lacks."""
+        if os.fstat(self._fd).st_size != self._size:
+            os.ftruncate(self._fd, self._size)
+        for start, end in self._punch:
+            try:
+                how = _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE
+                HERE.call(SYS.FALLOCATE, self._fd, how, start, end - start)
+            except OSError as error:
+                if error.errno != errno.EPERM:  # sealed against writing: nobody has written
+                    raise
+
+
+class Contents:
+    """What is to be written of an image: read and checked while nothing is touched yet.
+
+    As much as we like to keep in our own memory; the rest is read again.
     """
-    if os.fstat(fd).st_size != then.size:
-        os.ftruncate(fd, then.size)
-    wanted: list[PageRange] = []
-    store = then.store
-    for extent in then.extents:
-        wanted.append(PageRange(start=extent.start, length=extent.length, store=store))
-        store += extent.length
-    has = [(one.start, one.start + one.length) for one in now.extents if one.start < then.size]
-    for start, end in without(has, wanted):
-        try:
-            how = _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE
-            HERE.call(SYS.FALLOCATE, fd, how, start, end - start)
-        except OSError as error:
-            if error.errno != errno.EPERM:  # sealed against writing: nobody has written
-                raise
-    present = in_common(wanted, has)
-    size = then.size
-    writes = [_Write(fd, page.start, page.length, page.store, True, size) for page in present]
-    writes += (
-        _Write(fd, page.start, page.length, page.store, False, size)
-        for page in _minus(wanted, present)
-    )
-    return writes
+
+    def __init__(self, image: Chain, writes: Iterable[_Write]) -> None:
+        self._image = image
+        self._kept: list[tuple[_Write, bytes]] = []
+        self._left: list[_Write] = []
+        self._lock = threading.Lock()
+        self.looked_at = self.written = 0
+        jobs: dict[int, list[_Write]] = defaultdict(list)
+        for one in writes:
+            self.looked_at += one.length
+            for piece in _in_chunks(one):
+                jobs[piece.store // CHUNK].append(piece)
+        image.each_chunk(sorted(jobs.items()), self._take)
+
+    def put(self) -> None:
+        """Write it all."""
+        for one, data in self._kept:
+            _put(one, memoryview(data))
+        self._kept.clear()
+        jobs: dict[int, list[_Write]] = defaultdict(list)
+        for one in self._left:
+            jobs[one.store // CHUNK].append(one)
+
+        def use(pieces: list[_Write], contents: memoryview) -> None:
+            for one in pieces:
+                _put(one, contents[one.store % CHUNK :][: one.length])
+
+        self._image.each_chunk(sorted(jobs.items()), use)
+
+    def _take(self, pieces: list[_Write], contents: memoryview) -> None:
+        """Keep what differs of a chunk's pages, or note it."""
+        for one in _differing(pieces, contents):
+            with self._lock:
+                self.written += one.length
+                if self.written > _MOST_KEPT:
+                    self._left.append(one)
+                    continue
+            data = bytes(contents[one.store % CHUNK :][: one.length])
+            self._kept.append((one, data))
 
 
-def write_all(image: Chain, writes: Iterable[_Write]) -> int:
-    """Write pages from an image, by several threads; returns how many bytes were really written."""
-    jobs: dict[int, list[_Write]] = defaultdict(list)
-    for one in writes:
-        for start, length, store in _in_chunks(one):
-            jobs[store // CHUNK].append(one._replace(start=start, length=length, store=store))
-    written = 0
-    lock = threading.Lock()
-    local = threading.local()
-
-    def use(pieces: list[_Write], contents: memoryview) -> None:
-        nonlocal written
-        here = 0
-        if not hasattr(local, "buffer"):
-            local.buffer, local.image = bytearray(CHUNK), bytearray(CHUNK)
-        if any(one.compare for one in pieces):
-            local.image[: len(contents)] = contents
-        for one in pieces:
-            offset = one.store % CHUNK
-            if not one.compare:
-                _put(one, 0, contents[offset : offset + one.length])
-                here += one.length
-                continue
-            with memoryview(local.buffer) as view:
-                there = ProcessMemory(one.fd) if one.size is None else FileContents(one.fd)
-                there.read(view[: one.length], [(one.start, one.length)])
-            at = 0
-            for begin, end in [
-                *equal_pages(local.buffer, 0, local.image, offset, one.length),
-                (one.length, one.length),
-            ]:
-                if at < begin:
-                    _put(one, at, contents[offset + at : offset + begin])
-                    here += begin - at
-                at = end
-        with lock:
-            written += here
-
-    image.each_chunk(sorted(jobs.items()), use)
-    return written
+def _differing(pieces: list[_Write], contents: memoryview) -> Iterator[_Write]:
+    """Go through what is to be written, leaving out pages that are compared and the same."""
+    ours = bytearray(contents) if any(one.compare for one in pieces) else bytearray()
+    for one in pieces:
+        if not one.compare:
+            yield one
+            continue
+        theirs = bytearray(one.length)
+        there = ProcessMemory(one.fd) if one.size is None else FileContents(one.fd)
+        with memoryview(theirs) as view:
+            there.read(view, [(one.start, one.length)])
+        same = [*equal_pages(theirs, 0, ours, one.store % CHUNK, one.length)]
+        at = 0
+        for begin, end in [*same, (one.length, one.length)]:
+            if at < begin:
+                yield one._replace(start=one.start + at, length=begin - at, store=one.store + at)
+            at = end
 
 
-def _put(one: _Write, at: int, data: memoryview) -> None:
-    place = one.start + at
+def _put(one: _Write, data: memoryview) -> None:
     if one.size is not None:
-        data = data[: max(one.size - place, 0)]
+        data = data[: max(one.size - one.start, 0)]
     done = 0
     while done < len(data):
-        done += os.pwrite(one.fd, data[done:], place + done)
+        done += os.pwrite(one.fd, data[done:], one.start + done)
 
 
-def _in_chunks(one: _Write) -> Iterator[tuple[int, int, int]]:
+def _in_chunks(one: _Write) -> Iterator[_Write]:
+    """Cut what is to be written so that each piece lies in one chunk of the store."""
     done = 0
     while done < one.length:
         step = min(one.length - done, CHUNK - (one.store + done) % CHUNK)
-        yield one.start + done, step, one.store + done
+        yield one._replace(start=one.start + done, length=step, store=one.store + done)
         done += step
 
 

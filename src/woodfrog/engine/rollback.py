@@ -5,6 +5,7 @@ First all is held, looked at, and compared; a refusal leaves the container runni
 then on the tasks die with us (PTRACE_O_EXITKILL), and a failure ends the container.
 """
 
+import errno
 import os
 import stat
 import time
@@ -21,7 +22,7 @@ from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.resetting import ProcessReset, end_extras, reset_files
-from woodfrog.engine.resetting_memory import shared_writes, write_all
+from woodfrog.engine.resetting_memory import Contents, SharedReset
 from woodfrog.engine.standing import Match
 from woodfrog.engine.tracking import Tracker, Tracking, still_noted
 from woodfrog.errors import UnsupportedResource, WoodfrogError
@@ -33,8 +34,6 @@ from woodfrog.resources import known_files, layer, namespaces, tmpfs
 from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.overlay import Overlay
-
-_ETXTBSY, _EROFS = 26, 30
 
 
 def rollback(
@@ -105,8 +104,11 @@ def _rollback(
             ProcessReset(one, match.pairs, unwritten_since(one.now, believed), vdso)
             for one in match.processes
         ]
-        shared = _writable_objects(plan, looked, match, hold)
+        shared = _look_at_objects(plan, looked, match, hold)
         files = _look_at_files(plan, image, container, looked, hold)
+        writes = [one for reset in resets for one in reset.memory.writes]
+        writes += (one for reset in shared for one in reset.writes)
+        contents = Contents(image, writes)
         lent = hold.enter_context(ExitStack())
         for reset in resets:
             lent.enter_context(reset.lend())
@@ -114,7 +116,7 @@ def _rollback(
         collected = time.monotonic()
         lent.pop_all()
         try:
-            statistics = _set_back(init, image, plan, looked, match, resets, shared, files)
+            _set_back(init, plan, looked, match, resets, shared, files, contents)
             if known:
                 tracking.take_over(tracker)
                 for one in match.processes:
@@ -132,20 +134,21 @@ def _rollback(
     if known:
         tracking.hold(init)
         tracking.settle(tracker, image.digest)
-    return statistics | {
+    return {
+        "written_bytes": contents.written,
+        "looked_at_bytes": contents.looked_at,
         "look_us": int((collected - began) * 1e6),
         "frozen_us": int((done - began) * 1e6),
         "processes": len(resets),
     }
 
 
-Objects = list[tuple[object, object, int]]
-
-
-def _writable_objects(plan: Plan, looked: Looked, match: Match, hold: ExitStack) -> Objects:
-    """Open shared memory and deleted files for writing: as it was, as it is, and where."""
+def _look_at_objects(
+    plan: Plan, looked: Looked, match: Match, hold: ExitStack
+) -> list[SharedReset]:
+    """Compare shared memory and deleted files with the image's."""
     now = {one.number: one for one in looked.world.objects.values()}
-    found: Objects = []
+    found = []
     for then, number in match.pairs.of("object"):
         record = plan.shared.get(then) or plan.deleted.get(then)
         one = now.get(number)
@@ -154,11 +157,11 @@ def _writable_objects(plan: Plan, looked: Looked, match: Match, hold: ExitStack)
         try:
             fd = os.open(f"/proc/self/fd/{one.fd}", os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno in (_ETXTBSY, _EROFS):
+            if error.errno in (errno.ETXTBSY, errno.EROFS):
                 continue  # nobody can have written
             raise
         hold.callback(os.close, fd)
-        found.append((record, one, fd))
+        found.append(SharedReset(record, one, fd))
     return found
 
 
@@ -184,27 +187,25 @@ def _look_at_files(
 
 def _set_back(
     init: int,
-    image: Chain,
     plan: Plan,
     looked: Looked,
     match: Match,
     resets: list[ProcessReset],
-    shared: Objects,
+    shared: list[SharedReset],
     files: list[Callable[[], None]],
-) -> dict[str, object]:
+    contents: Contents,
+) -> None:
     """Do it. From here on the container can't go on as it was."""
     for reset in resets:
         reset.hold_for_good()
     end_extras(looked, match, resets)
     for put_back in files:
         put_back()
-    writes = []
-    for record, there, fd in shared:
-        writes += shared_writes(record, there, fd)  # type: ignore[arg-type]
+    for one in shared:
+        one.arrange()
     for reset in resets:
         reset.arrange()
-        writes += reset.memory.writes
-    written = write_all(image, writes)
+    contents.put()
     hostname, domainname = plan.container.hostname, plan.container.domainname
     with namespaces.inside(init, "uts"):
         now = namespaces.names()
@@ -215,4 +216,3 @@ def _set_back(
     reset_files(looked, match)
     for reset in resets:
         reset.finish(match)
-    return {"written_bytes": written, "looked_at_bytes": sum(one.length for one in writes)}

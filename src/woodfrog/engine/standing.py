@@ -43,6 +43,7 @@ _SET_BACK: dict[str, frozenset[str]] = {
     "eventfd": frozenset(("counter",)),
     "timerfd": frozenset(("ticks", "left_ns", "at_ns", "interval_ns")),
     "epoll": frozenset(("watches",)),
+    "stdio": frozenset(("was",)),
 }
 _SET_BACK_OF_THREADS = frozenset(
     (

@@ -20,7 +20,7 @@ from woodfrog.resources import file_entry, file_maker, file_reset
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
 from woodfrog.resources.file_reset import Reset
-from woodfrog.resources.file_tree import Collector, Tree, WritePages, join
+from woodfrog.resources.file_tree import Collector, Tree, WritePages, join, place_of
 from woodfrog.resources.overlay import Overlay
 
 _WHERE = "the root file system"
@@ -208,16 +208,21 @@ def look_for_rollback(layer: Layer, overlay: Overlay, rootfs: str, stored: Sourc
 
 
 def _is_of_below(upper: Tree, path: bytes, status: os.stat_result, marks: str) -> bool:
-    """Tell whether a changed file was in a lower layer first (or may have been)."""
-    if stat.S_ISDIR(status.st_mode):
-        return _mark(upper, path, f"{marks}.opaque") is None
-    if not stat.S_ISREG(status.st_mode):
-        return False
-    file = upper.open(path, os.O_RDONLY | os.O_NOATIME)
+    """Tell whether a changed file or directory was in a lower layer first, or may have been."""
+    if marks.startswith("user") and not (
+        stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+    ):
+        return True  # such files have no attributes of users (xattr(7))
+    directory, name = upper.parent(path)
     try:
-        return _attribute(file, f"{marks}.origin") is not None
+        os.getxattr(place_of(directory, name), f"{marks}.origin", follow_symlinks=False)
+        return True
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+        return False
     finally:
-        os.close(file)
+        os.close(directory)
 
 
 def _refuse_rollback(path: bytes, what: str) -> None:
