@@ -23,7 +23,6 @@ from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.files import KINDS, refused, unix_peers, unix_queue
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
 from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches, tell_told
-from woodfrog.resources.files.io_uring import is_polled
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.nested import FilesWithin
@@ -208,11 +207,6 @@ class Files:
                 raise UnsupportedResource(
                     f"is an epoll that watches what was descriptor {number},"
                     " which no process of the container has any more; it cannot be saved yet"
-                )
-            if is_polled(found):
-                raise UnsupportedResource(
-                    "is an epoll that watches an io_uring polled by a thread of the kernel's"
-                    " (IORING_SETUP_SQPOLL); it cannot be saved yet"
                 )
             if id(file) in self._where and found.is_late:
                 raise UnsupportedResource(

@@ -410,6 +410,7 @@ def _restore(
     for body in bodies.values():
         finishing.restore_limits(body, bounds, default, making.missing)
     making_rings.restore(plan, bodies)
+    tying.connect_files(plan, bodies, last=True)
     for body in bodies.values():
         finishing.restore_last(body)
     mark(Stage.LIMITS)

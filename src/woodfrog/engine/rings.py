@@ -174,7 +174,8 @@ class Rings:
             if _is_mapped(ring, task.process):
                 return task
         raise UnsupportedResource(
-            "is an io_uring that no process which has it has mapped; it cannot be saved yet"
+            "is an io_uring that no process which has it has mapped, or one in memory of its own"
+            " (IORING_SETUP_NO_MMAP); it cannot be saved yet"
         )
 
     def _state(self, ring: Ring, owner: HeldTask, sample: Sample) -> tuple[Shown, dict[str, Any]]:

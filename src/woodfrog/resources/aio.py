@@ -19,7 +19,7 @@ from woodfrog.remote.program import Program
 _RING = struct.Struct("<8I")
 _EVENT_BYTES = 32
 _MAGIC = 0xA10A10A1
-_LARGEST = 1 << 26
+_LARGEST = 1 << 24
 # struct iocb: data, key, rw_flags, opcode, priority, fd, buffer, count, offset, reserved, flags and
 # descriptor for news.
 _READ_NOTHING = struct.Struct("<QIIHhIQQqQII")

@@ -8,7 +8,7 @@ import os
 import struct
 import time
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import io_uring, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE, checked
@@ -43,6 +43,8 @@ class Maker:
             self._ring_bytes, self._request_bytes = sample.ring_bytes, sample.request_bytes
         if list(self._layout) != record.layout:
             raise UnsupportedResource("this kernel has the parts of an io_uring at other places")
+        if len(record.ring) > self._ring_bytes:
+            raise ImageError("an io_uring in the image is larger than its sizes make it")
         self._record = record
         self._task = task
         self._number = number

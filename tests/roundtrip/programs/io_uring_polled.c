@@ -2,6 +2,7 @@
 // arguments: 2 | 0x1002
 #include "ring.h"
 #include <poll.h>
+#include <sys/epoll.h>
 
 static void submits(struct ring *ring) { /* the thread takes requests by itself, unless it sleeps */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -28,6 +29,8 @@ int main(int count, char **arguments) {
 	submits(&ring);
 	while (__atomic_load_n(word(&ring, ring.parameters.sq_off.head), __ATOMIC_ACQUIRE) != 51)
 		sched_yield();
+	int epoll = must(epoll_create1(0));
+	must(epoll_ctl(epoll, EPOLL_CTL_ADD, ring.fd, &(struct epoll_event){.events = EPOLLIN, .data.u64 = 9}));
 	pid_t child = must(fork());
 	if (child == 0) {
 		wait_for("check");
@@ -38,8 +41,12 @@ int main(int count, char **arguments) {
 	freeze_here();
 	spoil(((struct io_uring_cqe *)(ring.memory + ring.parameters.cq_off.cqes))[49 % 16].user_data = 5;);
 
+	struct epoll_event ready = {0};
 	takes(&ring, 49, 0);
+	same("ready", 0, epoll_wait(epoll, &ready, 1, 0));
 	must(write(polled[1], "x", 1));
+	same("ready", 1, epoll_wait(epoll, &ready, 1, 1000));
+	same("what is ready", 9, ready.data.u64);
 	takes(&ring, 100, POLLIN);
 	say("polled");
 	join(child);
