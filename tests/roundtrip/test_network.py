@@ -1,6 +1,7 @@
 """What programs set up in a network namespace, and what the engine gives a container there."""
 
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,15 @@ from containers import Container, Woodfrog
 from needs import needs
 from woodfrog.engine.admission import RECORDS
 from woodfrog.image.container_file import Reader
+from woodfrog.kernel.netlink.messages import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    answers,
+    attribute,
+    message,
+    nested,
+    socket_in,
+)
 from woodfrog.resources.network.records import Network
 
 pytestmark = needs("root", "command ip")
@@ -158,6 +168,7 @@ def test_who_may_not_set_up_a_network_gets_none(woodfrog: Woodfrog) -> None:
     ("command", "told"),
     [
         ("tc qdisc add dev lo root tbf rate 1mbit burst 10kb latency 50ms", "traffic control"),
+        ("ip xfrm policy add dir out src 10.1.0.0/24 dst 10.2.0.0/24", "policies of IPsec"),
         ("ip route add 10.9.0.0/16 encap seg6 mode encap segs fc00::1 dev lo", "encap"),
     ],
 )
@@ -171,6 +182,31 @@ def test_what_cannot_be_kept_is_refused_by_name(
 
     assert told in done.stderr
     assert "running as before" in done.stderr
+
+
+def test_sets_of_ipset_are_refused(woodfrog: Woodfrog) -> None:
+    container = woodfrog.run(bundle_with(woodfrog))
+    container.wait_for("ready")
+    create = 6 << 8 | 2
+    body = bytes((2, 0, 0, 0)) + attribute(1, b"\x07") + attribute(2, b"pond\0")
+    body += attribute(3, b"hash:ip\0") + attribute(4, b"\0") + attribute(5, b"\x02") + nested(7)
+    with socket_in(container.init, socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
+        netlink.send(message(create, NLM_F_CREATE | NLM_F_ACK, body))
+        assert list(answers(netlink, "ipset")) == []
+
+    assert "ipset (pond)" in container.checkpoint(woodfrog.directory / "image", status=1).stderr
+
+
+@needs("command nft")
+def test_what_was_tracked_of_connections_is_told_as_lost(woodfrog: Woodfrog) -> None:
+    script = (
+        "nft 'table ip f { chain c { type filter hook output priority 0; ct state new accept; }; }'"
+        "; bash -c 'echo x > /dev/udp/127.0.0.1/9'; "
+    )
+    container = woodfrog.run(bundle_with(woodfrog, script))
+    container.wait_for("ready")
+    thawed = woodfrog.restore(container.bundle, frozen(container))
+    assert "had tracked of 1 connections" in woodfrog.output(thawed.name)
 
 
 def test_iproute2_shows_the_same_before_and_after(woodfrog: Woodfrog) -> None:

@@ -12,7 +12,7 @@ from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.messages import nsid, socket_at
 from woodfrog.resources import namespaces, sysctls
 from woodfrog.resources.nested import NetworkNamespace
-from woodfrog.resources.network import looking, state
+from woodfrog.resources.network import looking, others, state
 from woodfrog.resources.network.looking import Place
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.packet_filters import legacy, nftables
@@ -56,7 +56,7 @@ class Networks:
                         descriptor,
                         view,
                         not namespaces.is_ours(init, "user"),
-                        _others(number, all_of_them),
+                        _neighbours_of(number, all_of_them),
                     )
                     if number == _OWN and given is not None:
                         found = self._look(place, given, given, given_tables)
@@ -70,14 +70,15 @@ class Networks:
     def _look(
         self, place: Place, given: bytes, given_rules: bytes, given_tables: frozenset[str]
     ) -> tuple[Network | None, Nftables | None, list[LegacyTable]]:
+        others.refuse(place.namespace)
         network, losses = looking.collect(place, given)
         rules, more = nftables.collect(place.namespace, given_rules)
-        tables, others = legacy.collect(place.namespace, given_tables)
-        self.losses += [*losses, *more, *others]
+        tables, lost = legacy.collect(place.namespace, given_tables)
+        self.losses += [*losses, *more, *lost, *others.losses(place.namespace)]
         return network, rules, tables
 
 
-def _others(number: int, all_of_them: Mapping[int, int]) -> dict[int, int]:
+def _neighbours_of(number: int, all_of_them: Mapping[int, int]) -> dict[int, int]:
     """Return the ids of the others by what this network namespace calls them."""
     found = {}
     kind, protocol = socket.SOCK_RAW, rtnetlink.NETLINK_ROUTE

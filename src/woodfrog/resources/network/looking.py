@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink.attributes import Layout, Visitor, walk
-from woodfrog.resources import namespaces, sysctls
+from woodfrog.resources import sysctls
 from woodfrog.resources.network import layouts
 from woodfrog.resources.network.records import (
     SAME,
@@ -154,12 +154,6 @@ def _refuse(place: Place, now: State, before: State, made: dict[int, Seen]) -> N
         raise UnsupportedResource(
             "has a routing rule for users in a user namespace, which cannot be saved yet"
         )
-    with (
-        namespaces.within(place.namespace, "net"),
-        open("/proc/thread-self/net/ip_mr_vif", "rb") as file,
-    ):
-        if len(file.readlines()) > 1:
-            raise UnsupportedResource("routes multicasts (MRT_INIT), which cannot be saved yet")
 
 
 def _differences(now: State, before: State, made: set[int]) -> tuple[Entries, Entries]:
