@@ -37,6 +37,7 @@ from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.stdio import Stdio
 from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_socket import TcpSocket
+from woodfrog.resources.files.tun_queue import TunQueue
 from woodfrog.resources.process import Lock, Process, Zombie
 from woodfrog.resources.timers import PosixTimer
 
@@ -241,6 +242,24 @@ def test_no_bpf_maps_without_the_right_or_with_half_elements(attack: Attack) -> 
     assert "elements are incomplete" in attack.refusal(half)
     assert "too many elements" in attack.refusal(more)
     assert "unknown type" in attack.refusal(other)
+
+
+def test_no_tun_devices_without_the_right(attack: Attack) -> None:
+    queue = TunQueue(
+        id=ID,
+        flags=2,
+        path=b"/dev/net/tun",
+        device=b"tun0",
+        device_flags=1,
+        send_buffer=1,
+        header_bytes=12,
+        little_endian=False,
+        offload=0,
+    )
+    pattern = msgspec.structs.replace(queue, device=b"eth%d")
+
+    assert "CAP_NET_ADMIN" in attack.refusal(queue)
+    assert "impossible tun device" in attack.refusal(pattern)
 
 
 def proc_file(point: bytes, pid: int, name: bytes) -> ProcFile:

@@ -4,7 +4,7 @@ The comments at the top of a program are its needs: `// arguments: a | b` makes 
 `// capabilities:` adds to the container's, `// after:` and `// apart:` are seconds before the
 checkpoint and between it and the restore, `// hugepages:` how many of which size there must be,
 `// mount:` the type of a file system that is mounted for it, and where, `// sysctl: name=value`
-sets one.
+sets one, `// device:` gives it one of the host's.
 """
 
 import compileall
@@ -70,6 +70,10 @@ def start(case: Case, woodfrog: Woodfrog, build: Build, *flags: str) -> Containe
         (bundle.rootfs / destination.lstrip("/")).mkdir()
         bundle.add_mount(mount(destination, kind))
     bundle.add_capabilities(*case.wishes.get("capabilities", "").split())
+    if device := case.wishes.get("device"):
+        number = os.stat(device).st_rdev
+        node = {"path": device, "type": "c", "major": os.major(number), "minor": os.minor(number)}
+        bundle.config["linux"].setdefault("devices", []).append(node)
     if sysctl := case.wishes.get("sysctl"):
         name, _, value = sysctl.partition("=")
         bundle.config["linux"].setdefault("sysctl", {})[name] = value

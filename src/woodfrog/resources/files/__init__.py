@@ -25,6 +25,7 @@ from woodfrog.resources.files.stdio import Stdio
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.terminal import Terminal
 from woodfrog.resources.files.timerfd import TimerFd
+from woodfrog.resources.files.tun_queue import TunQueue
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 
 # Asked in this order; the first kind that recognises a file collects it.
@@ -58,4 +59,5 @@ KINDS: tuple[type[FileRecord], ...] = (
     NetlinkSocket,
     PacketSocket,
     BpfMap,
+    TunQueue,
 )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from woodfrog.errors import while_
+from woodfrog.kernel import syscalls
 from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.attributes import Layout
 from woodfrog.kernel.netlink.messages import (
@@ -29,6 +30,8 @@ _LINK = struct.Struct("<BxHiII")
 _EXCLUSIVE = 0x200
 _AF_INET6 = socket.AF_INET6
 _MOST_SECONDS = 1.0
+_ADDRESS = struct.Struct("<B2xBI")  # struct ifaddrmsg: family, scope, index
+_SCOPE_LINK = 253
 _NO_ADDRESSES = 1  # IN6_ADDR_GEN_MODE_NONE
 
 
@@ -56,6 +59,8 @@ class Devices:
         self.pid = stub.pid
         self.indexes: dict[int, int] = {}
         self.missing: list[str] = []
+        # The stub's descriptors of tun devices, which would have no carrier without a holder.
+        self._held: list[int] = []
 
     def make(self) -> None:
         """Make them."""
@@ -82,6 +87,11 @@ class Devices:
         self._await_carriers(self._links)
         for link in self._links:
             self._finish(link)
+        program = self._stub.program()
+        for held in self._held:
+            # Those who had them are yet to come.
+            syscalls.close(program, held)
+        self._stub.run(program)
 
     def request(self, kind: int, flags: int, payload: bytes) -> None:
         """Have the kernel do something."""
@@ -105,7 +115,8 @@ class Devices:
 
     def _make(self, link: Link) -> None:
         if link.type == "tun":
-            tun.make(self._stub, link)
+            held = self._has_been_ready(link)
+            self._held += tun.make(self._stub, link, held=held)
             self.indexes[link.index] = link.index
             self._set(link.index, self.translate(link.attributes, layouts.CHANGEABLE))
         else:
@@ -224,7 +235,8 @@ class Devices:
         waiting = {
             self.indexes[link.index]
             for link in links
-            if link.running and not self._has_address_of_its_own(link)
+            if (link.type == "tun" and self._has_been_ready(link))
+            or (link.running and link.type != "tun" and not self._has_address_of_its_own(link))
         }
         end = time.monotonic() + _MOST_SECONDS
         while waiting and time.monotonic() < end:
@@ -232,6 +244,14 @@ class Devices:
             waiting = {index for index in waiting if not seen[index].flags & state.IFF_RUNNING}
             if waiting:
                 time.sleep(0.005)
+
+    def _has_been_ready(self, link: Link) -> bool:
+        """Tell whether a device has had a carrier: then it has an address of IPv6 for itself."""
+        heads = (_ADDRESS.unpack(entry.header) for entry in self.network.added.addresses)
+        return any(
+            family == _AF_INET6 and scope == _SCOPE_LINK and index == link.index
+            for family, scope, index in heads
+        )
 
     def _has_address_of_its_own(self, link: Link) -> bool:
         """Tell whether a device has the address of IPv6 that its hardware address makes."""

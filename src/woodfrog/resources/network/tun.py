@@ -16,8 +16,11 @@ _TYPE, _PACKET_INFORMATION, _VNET_HDR, _MULTI_QUEUE = 3, 4, 5, 7
 _TAP = 2
 
 
-def make(stub: Stub, link: Link) -> None:
-    """Make a tun device that stays without a holder, by a stub with the container's rights."""
+def make(stub: Stub, link: Link, *, held: bool) -> list[int]:
+    """Make a tun device that stays without a holder, by a stub with the container's rights.
+
+    Returns the stub's descriptor that holds it until it is set up, if it is to be `held`.
+    """
     told = {number: value[0] for number, value in attributes_of(memoryview(link.data)).items()}
     flags = _IFF_TAP if told.get(_TYPE) == _TAP else _IFF_TUN
     flags |= 0 if told.get(_PACKET_INFORMATION) else _IFF_NO_PI
@@ -32,5 +35,7 @@ def make(stub: Stub, link: Link) -> None:
     for group in link.gids:
         program.call(SYS.IOCTL, file, _TUNSETGROUP, group)
     program.call(SYS.IOCTL, file, _TUNSETPERSIST, 1)
-    syscalls.close(program, file)
+    if not held:
+        syscalls.close(program, file)
     stub.run(program)
+    return [program[file]] if held else []
