@@ -168,7 +168,7 @@ def _checkpoint(
             tracking.hold(init)
             image.seal()
             if tracker:
-                tracking.settle(tracker, image.digest)
+                tracking.settle(tracker, image.digest, image.identity)
             times.note("write")
     counts: dict[str, object] = {
         "page_bytes": pages.bytes,

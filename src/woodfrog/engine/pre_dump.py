@@ -99,7 +99,7 @@ def _pre_dump(
         guardian.check()
         tracking.hold(init)
         image.seal()
-        tracking.settle(tracker, image.digest)
+        tracking.settle(tracker, image.digest, image.identity)
     return {"page_bytes": pages.bytes, "unchanged_bytes": pages.unchanged}
 
 

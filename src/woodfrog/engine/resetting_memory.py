@@ -15,7 +15,8 @@ from woodfrog.engine.standing import Pairs, Standing
 from woodfrog.engine.world import SharedObject
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.chain import Chain
-from woodfrog.image.layout import CHUNK
+from woodfrog.image.layout import ANCESTOR, CHUNK
+from woodfrog.image.pages import read_exactly
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -266,18 +267,32 @@ class Contents:
     As much as we like to keep in our own memory; the rest is read again.
     """
 
-    def __init__(self, image: Chain, writes: Iterable[_Write]) -> None:
+    def __init__(self, image: Chain, writes: Iterable[_Write], *, trusted: bool) -> None:
+        """If the image is `trusted`, nobody has written to its file since all of it was right."""
         self._image = image
-        self._kept: list[tuple[_Write, bytes]] = []
+        self._kept: list[tuple[_Write, bytes | bytearray]] = []
         self._left: list[_Write] = []
         self._lock = threading.Lock()
         self.looked_at = self.written = 0
         jobs: dict[int, list[_Write]] = defaultdict(list)
+        plain = image.plain_store if trusted else None
         for one in writes:
             self.looked_at += one.length
+            if plain and not one.compare and self._take_plainly(one, *plain):
+                continue
             for piece in _in_chunks(one):
                 jobs[piece.store // CHUNK].append(piece)
         image.each_chunk(sorted(jobs.items()), self._take)
+
+    def _take_plainly(self, one: _Write, fd: int, base: int) -> bool:
+        """Keep pages without a look at the rest of their chunk, if they are in the image itself."""
+        if one.store >= ANCESTOR or self.written + one.length > _MOST_KEPT:
+            return False
+        data = bytearray(one.length)
+        read_exactly(fd, data, base + one.store)
+        self.written += one.length
+        self._kept.append((one, data))
+        return True
 
     def put(self) -> None:
         """Write it all."""

@@ -100,6 +100,7 @@ def _rollback(
         # Such files as it doesn't bring must be as they were.
         known_files.refuse_changed(init, plan.own_files, plan.growing_files, validation)
         believed = noted if known and known.image == image.digest else {}
+        trusted = bool(believed) and known is not None and known.file == image.identity
         resets = [
             ProcessReset(one, match.pairs, unwritten_since(one.now, believed), vdso)
             for one in match.processes
@@ -108,7 +109,7 @@ def _rollback(
         files = _look_at_files(plan, image, container, looked, hold)
         writes = [one for reset in resets for one in reset.memory.writes]
         writes += (one for reset in shared for one in reset.writes)
-        contents = Contents(image, writes)
+        contents = Contents(image, writes, trusted=trusted)
         lent = hold.enter_context(ExitStack())
         for reset in resets:
             lent.enter_context(reset.lend())
@@ -133,7 +134,7 @@ def _rollback(
     done = time.monotonic()
     if known:
         tracking.hold(init)
-        tracking.settle(tracker, image.digest)
+        tracking.settle(tracker, image.digest, known.file if trusted else ())
     return {
         "written_bytes": contents.written,
         "looked_at_bytes": contents.looked_at,

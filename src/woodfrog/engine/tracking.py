@@ -34,6 +34,10 @@ _PINNED = (b"[io_uring]", b"[aio]")
 _GONE = b" (deleted)"
 
 
+# Device, inode, size, and when it was last written to or its status changed; empty if unknown.
+FileIdentity = tuple[int, ...]
+
+
 class Noted(NamedTuple):
     """A process whose writes are noted: when it began, and its userfaultfd in the holder."""
 
@@ -42,10 +46,14 @@ class Noted(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is noted of a container, by the pids of its processes, and since which image."""
+    """What is noted of a container, by the pids of its processes, and since which image.
+
+    `file` is that image's file as it was when all of it had been written or checked, if we know.
+    """
 
     holder: int
     image: str
+    file: FileIdentity
     processes: dict[int, Noted]
 
 
@@ -164,8 +172,8 @@ class Tracking:
         os.close(told)
         os.close(pidfd)
 
-    def settle(self, tracker: Tracker, image: str) -> None:
-        """Have the holder stay, and note since which image all is noted."""
+    def settle(self, tracker: Tracker, image: str, file: FileIdentity) -> None:
+        """Have the holder stay, and note since which image all is noted; see `Known`."""
         if not self._descriptors:
             return
         processes = {}
@@ -174,7 +182,7 @@ class Tracking:
                 processes[pid] = Noted(read_stat(f"/proc/{pid}").start_time, descriptor)
             except OSError:
                 pass  # it has ended
-        tracker.begun(Known(self._holder, image, processes))
+        tracker.begun(Known(self._holder, image, file, processes))
         os.write(self._confirm, _STAY)
 
     def _give_up(self, pid: int) -> None:

@@ -20,6 +20,7 @@ from woodfrog.image.layout import (
     CHUNK,
     IMAGE_NAME,
     MOST_ANCESTORS,
+    PAGE,
     PARENT_NAME,
     Header,
 )
@@ -68,6 +69,18 @@ class Chain:
     def digest(self) -> str:
         """Return by what other images name the image itself."""
         return self._readers[0].digest
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """Return what changes when somebody writes to the image's own file."""
+        return self._readers[0].identity
+
+    @property
+    def plain_store(self) -> tuple[int, int] | None:
+        """Return (descriptor, base) to read the image's own pages by, unchecked; None if packed."""
+        if self.header.compression != "none":
+            return None
+        return self._readers[0].store[0], PAGE
 
     @property
     def levels(self) -> list[Reader]:

@@ -42,6 +42,11 @@ class Parent(NamedTuple):
     digest: str
 
 
+def _identity(fd: int) -> tuple[int, ...]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 class Writer:
     """An image being written; nothing of it remains unless it is sealed."""
 
@@ -190,6 +195,11 @@ class Writer:
         """Return by what other images may name this one, once it is sealed."""
         return self._digest
 
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """Return what changes when somebody writes to the file, once it is sealed."""
+        return _identity(self._file.fd)
+
 
 class Reader:
     """An image whose header, sizes, records and index have been checked."""
@@ -247,6 +257,11 @@ class Reader:
     def digest(self) -> str:
         """Return by what other images name this one."""
         return self._digest
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """Return what changes when somebody writes to the file."""
+        return _identity(self._fd)
 
     def records(self, kinds: Any) -> list[Any]:
         """Return all records, in order, as the classes that `kinds` unites, typed and checked."""

@@ -29,7 +29,7 @@ class Tracker:
         if record is None or not is_alive(*record["holder"]):
             return None
         processes = {int(pid): Noted(*noted) for pid, noted in record["processes"].items()}
-        return Known(record["holder"][0], record["image"], processes)
+        return Known(record["holder"][0], record["image"], tuple(record["file"]), processes)
 
     def forget(self) -> None:
         """See the protocol."""
@@ -44,6 +44,7 @@ class Tracker:
         record = {
             "holder": [known.holder, (start_time(known.holder) or ("", ""))[1]],
             "image": known.image,
+            "file": list(known.file),
             "processes": {str(pid): list(noted) for pid, noted in known.processes.items()},
         }
         path = self._container.path(TRACKING)
