@@ -41,6 +41,7 @@ _MAY_DIFFER = (
         r"container\.losses.*|io-uring\.(completed|ring|cancelled.*)",
         "what was cancelled is completed",
     ),
+    ("hugetlbfs", r"mount-tree\.bases\[\]\.entries.*\.[am]time.*", "deleted files are made there"),
     ("mounts", r"mount-tree\.bases\[\]\.entries.*", "the work directory is the overlay's own"),
     (
         "tcp_(connections|signed|waiting)",

@@ -184,6 +184,7 @@ CANNOT_BE_SET_BACK = (
     "cgroups",
     "clones",
     "hugetlb",
+    "hugetlbfs",
     "inet_datagrams",
     "inotify",
     "mounts",

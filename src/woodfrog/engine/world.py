@@ -26,6 +26,7 @@ from woodfrog.resources.files import bpf_map
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.files.pty import MAJORS
 from woodfrog.resources.memory import MAP_SHARED, Extent, Mapping
+from woodfrog.resources.mount_tree.options import IN_MEMORY
 from woodfrog.resources.namespaces import is_ours
 from woodfrog.resources.nested import AnyNamespace, IpcNamespace, Membership
 from woodfrog.resources.posix_queues import PosixQueue
@@ -234,7 +235,7 @@ class World:
 
     def is_copied(self, mnt_id: int) -> bool:
         """Tell whether the files of a mount may be read for the image."""
-        return mnt_id in self.mounts and self.mounts[mnt_id].type == "tmpfs"
+        return mnt_id in self.mounts and self.mounts[mnt_id].type in IN_MEMORY
 
     def children(self, parent: HeldProcess) -> dict[int, int]:
         """Return the living children of a process by the container's ids, and what it calls them.

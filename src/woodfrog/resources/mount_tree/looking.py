@@ -29,7 +29,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 NOT_MOUNTED = -1
 _DELETED = b"//deleted"
 # File systems that can be in use, or have files that are kept.
-_WITH_FILES = ("tmpfs", "devpts")
+_WITH_FILES = (*options.IN_MEMORY, "devpts")
 
 
 def refuse_new(init: int, created: list[str]) -> None:
@@ -167,7 +167,9 @@ class ChangedMounts:
 
     def _has_other_options(self, mount: Mount, before: Mount) -> bool:
         """Tell whether the container's own file system has got other options."""
-        own = before.point in self._own if before.type == "tmpfs" else before.type == "proc"
+        own = (
+            before.point in self._own if before.type in options.IN_MEMORY else before.type == "proc"
+        )
         return own and mount.super_options != before.super_options
 
     def _spreads_otherwise(self, mount: Mount, before: Mount) -> bool:
@@ -389,7 +391,7 @@ class ChangedMounts:
             return None
         bases = list(self._bases)
         for device, index in self._shown.items():
-            if bases[index].type == "tmpfs":
+            if bases[index].type in options.IN_MEMORY:
                 entries = [
                     entry
                     for mount in self._widest(device)

@@ -294,7 +294,7 @@ class _Making:
                 found = m.open_in_root(self._on, self._root, layer, os.O_PATH | os.O_DIRECTORY)
                 syscalls.close(self._on, found)
             # It must be filled first.
-            late = m.MS_RDONLY if base.type == "tmpfs" else 0
+            late = m.MS_RDONLY if base.type in options.IN_MEMORY else 0
             self._mount(base, name, base.flags & ~late)
             root = self._open(syscalls.openat2(self._on, name, _PATH, directory=self._stage))
             if base.entries:

@@ -37,6 +37,7 @@ _PATHS = r"/[^,]*"
 _ALLOWED = {
     "tmpfs": rf"(size|nr_blocks|nr_inodes)={_SIZE}|mode=[0-7]+|[ug]id=\d+|huge=\w+|inode(32|64)"
     r"|noswap",
+    "hugetlbfs": rf"(size|min_size|nr_inodes)={_SIZE}|pagesize=\d+[KMG]|mode=[0-7]+|[ug]id=\d+",
     "proc": r"hidepid=\w+|gid=\d+|subset=pid",
     "devpts": r"[ug]id=\d+|(ptmx)?mode=[0-7]+|max=\d+",
     "mqueue": "",
@@ -50,6 +51,8 @@ _ALLOWED = {
     "overlay": rf"(lowerdir|upperdir|workdir)={_PATHS}|redirect_dir=(on|off|follow|nofollow)"
     r"|(metacopy|index|nfs_export|xino)=(on|off|auto)|userxattr|volatile|uuid=(on|off|auto|null)",
 }
+# Those whose files are gone with them, and so in the image.
+IN_MEMORY = ("tmpfs", "hugetlbfs")
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in _ALLOWED.items()}
 _SEPARATOR = re.compile(r"(?<!\\),")
 _COLON = re.compile(rb"(?<!\\):")

@@ -81,7 +81,7 @@ class MountTree(Record, frozen=True, tag="mount-tree"):
     def is_brought(self, path: bytes) -> bool:
         """Tell whether the image has the file at a path that a changed mount shows."""
         base = self._base_at(path)
-        return base is not None and base.given is None and base.type == "tmpfs"
+        return base is not None and base.given is None and base.type in options.IN_MEMORY
 
     def shows(self, path: bytes) -> bool:
         """Tell whether a path leads elsewhere than in a container that was just created."""
@@ -161,7 +161,7 @@ def _check_base(base: Base, page_bytes: int) -> None:
     if b"\0" in base.source or len(base.source) >= PATH_MAX:
         raise ImageError("a mount of the image has an impossible source")
     options.check(base.type, base.flags, base.options)
-    if base.entries and base.type != "tmpfs":
+    if base.entries and base.type not in options.IN_MEMORY:
         raise ImageError(f"a {base.type} of the image has files")
     file_entry.check(base.entries, f"a {base.type} of the image", page_bytes)
     if base.entries and not stat.S_ISDIR(base.entries[0].mode):
