@@ -144,6 +144,8 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
 @pytest.mark.parametrize(
     ("program", "named"),
     [
+        ("landlock.c child", "is confined by Landlock"),
+        ("landlock.c thread", "is confined by Landlock"),
         ("keys.c", "has keys of its own"),
         ("undo.c", "has changed System V semaphores with SEM_UNDO"),
         ("clone.c vfork", "waits in vfork(2) for its child"),

@@ -125,6 +125,7 @@ def _collect(
         attributes = process.ask(program)
         modes = memory_modes.ask(program)
         leader = threads.Answers(program, status)
+        confined = [world.confined.ask(held.leader, program)]
         inherited = files.ask_inherited(held, program)
         policies = Policies(program, held.pid)
         # Filters often forbid this one, and then all would run call by call.
@@ -153,8 +154,12 @@ def _collect(
         for task in held.tasks[1:]:
             program = scratch.program()
             answer = threads.Answers(program, task.status)
+            confined.append(world.confined.ask(task, program))
             scratch.run(program, task.tracee)
             answers.append(answer)
+        for ask in confined:
+            ask()
+        world.confined.note(held, dumpable=fields["dumpable"] == 1)
         told = [answer.fields() for answer in answers]
 
         def shared_object(pid: int, mapping: KernelMapping) -> int:

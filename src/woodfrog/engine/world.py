@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from woodfrog.engine.collecting_confined import Confined
 from woodfrog.engine.collecting_keyrings import Keyrings
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.places import OWN, Place, Places
@@ -113,6 +114,7 @@ class World:
         # Processes whose parent has not waited for the news that they stopped or go on.
         self.news: set[int] = set()
         self.keyrings = Keyrings()
+        self.confined = Confined()
         self._parents = [(one.ids, one.leader.stat.parent) for one in tree.processes]
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
         self._ids |= {one.group: one.namespace_pid for one in tree.processes}

@@ -1,0 +1,70 @@
+"""Processes that Landlock confines: no kernel shows it, but they may not look at others any more.
+
+Who is confined may not trace who isn't (security/landlock/task.c), whatever else is allowed; and
+get_robust_list(2) of another process asks for that right, and does nothing.
+"""
+
+import errno
+from collections.abc import Callable, Mapping
+
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote.held import HeldProcess, HeldTask
+from woodfrog.remote.program import Program
+
+
+class Confined:
+    """Looks for such processes among held ones, each by one that was looked at before."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, HeldProcess] = {}
+
+    def note(self, process: HeldProcess, *, dumpable: bool) -> None:
+        """Let others look at a process from now on, if it isn't protected from that."""
+        if dumpable and len(process.ids) == 1:
+            self._known[process.group] = process
+
+    def ask(self, task: HeldTask, program: Program) -> Callable[[], None]:
+        """Add the call that tells; the answer is UnsupportedResource."""
+        seen = self._whom(task)
+        if seen is None:
+            return lambda: None
+        ignored = bytearray(8), bytearray(8)
+        looked = program.may_fail(program.call(SYS.GET_ROBUST_LIST, seen.namespace_pid, *ignored))
+
+        def answered() -> None:
+            if program[looked] == -errno.EPERM:
+                raise UnsupportedResource(
+                    f"is confined by Landlock, it seems, as it may not look at {seen.name}; how it"
+                    " is confined no kernel shows, so that it cannot be saved"
+                )
+
+        return answered
+
+    def _whom(self, task: HeldTask) -> HeldProcess | None:
+        """Return a process that a task may look at by all other rules, its parent if possible."""
+        if len(task.process.ids) > 1 or _has_label(task.path):
+            return None
+        parent = self._known.get(task.process.leader.stat.parent)
+        for one in ([parent] if parent else []) + list(self._known.values()):
+            if one is not task.process and _may_look(task.status, one.leader.status):
+                return one
+        return None
+
+
+def _may_look(looker: Mapping[str, str], seen: Mapping[str, str]) -> bool:
+    """Tell whether one task may look at another by its ids and capabilities (ptrace(2))."""
+    for name in ("Uid", "Gid"):
+        real = looker[name].split()[0]
+        if any(one != real for one in seen[name].split()[:3]):
+            return False
+    return not int(seen["CapPrm"], 16) & ~int(looker["CapPrm"], 16)
+
+
+def _has_label(path: str) -> bool:
+    """Tell whether another security module may have its say, as SELinux or AppArmor."""
+    try:
+        with open(f"{path}/attr/current", "rb") as file:
+            return file.read().rstrip(b"\0\n") not in (b"", b"unconfined", b"kernel")
+    except OSError:
+        return False
