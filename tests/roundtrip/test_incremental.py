@@ -243,14 +243,19 @@ def test_what_is_noted_for_one_image_is_not_believed_of_another(changing: Changi
     assert changing.verdict_of(2, 2) == "ok\n"
 
 
-def test_a_restored_container_builds_on_the_image_that_it_came_from(changing: Changing) -> None:
+@pytest.mark.parametrize("flags", [(), ("--track-changes",)], ids=["compared", "noted"])
+def test_a_restored_container_builds_on_the_image_that_it_came_from(
+    flags: tuple[str, ...], changing: Changing
+) -> None:
     changing.save(0)
     changing.end()
     (changing.bundle.work / "at0").unlink()
-    changing.container = changing.woodfrog.restore(changing.bundle, changing.image(0))
+    changing.container = changing.woodfrog.restore(changing.bundle, changing.image(0), *flags)
     changing.container.wait_for("at0")
     changing.go_to(1)
-    assert changing.save(1, f"--parent={changing.image(0)}")["page_bytes"] < MANY / 3
+    found = changing.save(1, f"--parent={changing.image(0)}")
+    assert found["page_bytes"] < MANY / 3
+    assert (found["compared_bytes"] == 0) == bool(flags)
     changing.end()
     assert changing.verdict_of(1, 1) == "ok\n"
 

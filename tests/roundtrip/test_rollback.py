@@ -104,16 +104,19 @@ def test_an_image_that_builds_on_others_is_as_good(changing: Changing) -> None:
     assert verdict(changing.container) == "ok\n"
 
 
-def test_a_restored_container_goes_back_to_where_it_came_from(changing: Changing) -> None:
+@pytest.mark.parametrize("flags", [(), ("--track-changes",)], ids=["compared", "noted"])
+def test_a_restored_container_goes_back_to_where_it_came_from(
+    flags: tuple[str, ...], changing: Changing
+) -> None:
     changing.go_to(1)
     changing.save(0)
     changing.end()
     (changing.bundle.work / "at1").unlink()
-    changing.container = changing.woodfrog.restore(changing.bundle, changing.image(0))
+    changing.container = changing.woodfrog.restore(changing.bundle, changing.image(0), *flags)
     changing.container.wait_for("at1")
     changing.go_to(2)
     changing.aim_at(1)
-    roll_back(changing, 0)
+    assert (roll_back(changing, 0)["looked_at_bytes"] < MANY / 3) == bool(flags)
     assert verdict(changing.container) == "ok\n"
 
 

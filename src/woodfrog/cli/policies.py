@@ -185,8 +185,10 @@ POLICIES = (
     Policy(
         "track-changes",
         "have the kernel note what is written to from now on: a checkpoint with this image as"
-        " --parent then takes little time. A small process of ours stays meanwhile",
+        " --parent then takes little time, and so does a rollback to it. A small process of ours"
+        " stays meanwhile",
         "checkpoint",
+        "restore",
     ),
     Policy(
         "tcp-skip-in-flight",

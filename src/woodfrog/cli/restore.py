@@ -10,7 +10,7 @@ from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
 from woodfrog.cli.policies import NOT_YET
 from woodfrog.cli.report import log, tell, warner
-from woodfrog.errors import ImageError
+from woodfrog.errors import ImageError, UsageError
 from woodfrog.runtime.state import Container, UnknownContainer
 
 TYPE_CHECKING = False
@@ -50,6 +50,9 @@ def run(arguments: Arguments) -> int:
     options.spec_validation = arguments["restore_spec_validation"]
     options.background = arguments["background"]
     options.parents = arguments["parent"]
+    options.track_changes = arguments["track_changes"]
+    if options.background and options.track_changes:
+        raise UsageError("--background and --track-changes can't be had at once")
     options.complain = lambda text: log("error", text, arguments.common)
     if arguments["do"]:
         options.spec_validation = "ignore"  # the config is made up here

@@ -28,6 +28,7 @@ from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.making_network import Networking
 from woodfrog.engine.stages import Stage
+from woodfrog.engine.tracking import Tracker, Tracking
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.chain import Chain
@@ -104,6 +105,7 @@ def restore(
     silence: connections.Silence | None = None,
     keeper: Keeper | None = None,
     parents: Sequence[str] = (),
+    tracker: Tracker | None = None,
 ) -> dict[str, object]:
     """Turn the waiting init of a created container into the image's processes.
 
@@ -111,7 +113,8 @@ def restore(
     any other failure all its processes have ended. `accept` may refuse what the image says of its
     container; `silence` is what `silence_for` has begun. With a `keeper` the processes run before
     their memory is there, which is filled in meanwhile. `parents` are directories in which images
-    may be that this one builds on. Returns statistics.
+    may be that this one builds on. With a `tracker` what is written to is noted from then on.
+    Returns statistics.
     """
     began = time.monotonic()
     with ExitStack() as undo:
@@ -155,6 +158,7 @@ def restore(
         except Exception as error:
             error.touched = False  # type: ignore[attr-defined]
             raise
+        tracking = undo.enter_context(Tracking()) if tracker else None
         check = _PageCheck(reader)
         pages, base = reader.open_pages()
         admitted = time.monotonic()
@@ -180,6 +184,7 @@ def restore(
                     undo,
                     background,
                     networking,
+                    tracking,
                 )
         except BaseException as error:
             root_stub.end(init)
@@ -190,6 +195,9 @@ def restore(
                 error.add_note("the container's TCP connections need the address that they had")
                 error.add_note("--tcp-close restores them as reset")
             raise
+        if tracking and tracker:
+            tracking.hold(init)
+            tracking.settle(tracker, reader.digest, reader.identity)
     statistics["admit_us"] = int((admitted - began) * 1e6)
     statistics["restore_us"] = int((time.monotonic() - began) * 1e6)
     statistics["page_bytes"] = reader.page_bytes
@@ -250,6 +258,7 @@ def _restore(
     undo: ExitStack,
     background: Background,
     networking: Networking,
+    tracking: Tracking | None,
 ) -> dict[str, object]:
     started = time.monotonic()
     marks: dict[str, object] = {}
@@ -418,6 +427,9 @@ def _restore(
     # GO
     check.result()
     background.confirm()
+    for body in bodies.values() if tracking else ():
+        if tracking and not body.record.shares.memory:
+            tracking.begin_in(body.stub, body.record.memory.mappings)
     releases = [Release(body, vdso) for body in bodies.values()]
     for release in releases:
         release.arm()

@@ -24,6 +24,7 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program, ProgramError
+from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources.memory import Mapping
 
@@ -137,6 +138,10 @@ class Tracking:
                 one.space.mappings,
                 lambda: lent.enter_context(scratch_in(one.held, vdso)),
             )
+
+    def begin_in(self, stub: Stub, mappings: Iterable[Mapping]) -> None:
+        """Begin with a process that is being restored."""
+        self.begin_with(stub.pid, mappings, lambda: stub)
 
     def begin_with(
         self, pid: int, mappings: Iterable[Mapping], borrow: Callable[[], Borrowed]

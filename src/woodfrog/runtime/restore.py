@@ -16,6 +16,7 @@ from woodfrog.runtime import (
     run,
     spec,
     spec_differences,
+    tracking,
 )
 from woodfrog.runtime import state as states
 from woodfrog.runtime.create import Created, Request
@@ -46,6 +47,7 @@ class Options:
     gpus: Toggle | None = None
     announcement: Announcement | None = None
     parents: Sequence[str] = ()  # directories of images that the image may build on
+    track_changes = False  # it is noted what is written to
     background = False  # most of the memory comes when the container runs
     complain: Callable[[str], None]  # writes to the log when the command has ended
     silence: Silence | None = None  # of connections, since before there was a network
@@ -177,6 +179,7 @@ def _restore(
             silence=options.silence,
             keeper=filling.Keeper(container, options.complain) if options.background else None,
             parents=options.parents,
+            tracker=tracking.Tracker(container) if options.track_changes else None,
         )
     except Exception as error:
         if failure := filling.failure(container):
