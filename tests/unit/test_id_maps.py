@@ -77,6 +77,17 @@ def test_other_maps_are_refused(
     ids.refuse_others(b"", b"", None)
 
 
+def test_a_nested_map_is_told_in_ids_of_the_one_above() -> None:
+    above = IdMap([(0, 100_000, 1000), (5000, 300_000, 10)])
+    nested = IdMap([(0, 100_990, 20), (100, 300_002, 3), (200, 7, 1)])
+
+    found = nested.seen_from(above)
+
+    # What the one above doesn't have is nobody.
+    assert found.runs == [(0, 990, 10), (100, 5002, 3)]
+    assert above.outside(found.outside(101) or 0) == nested.outside(101)
+
+
 def test_ids_in_attributes_are_turned() -> None:
     acl = [(1, 6, NONE), (2, 7, 100_007), (4, 4, NONE), (8, 5, 200_008), (16, 7, NONE)]
     outside = Attribute(name=b"system.posix_acl_access", value=packed(acl))
@@ -102,7 +113,11 @@ def packed(entries: list[tuple[int, int, int]]) -> bytes:
 
 
 # Fields that are called like ids of users and groups, and aren't.
-OTHERS = {"uid_map", "gid_map", "owner", "group", "foreground_group", "autogroup_nice"}
+# (What a nested user namespace maps is turned when it is read: IdMap.seen_from.)
+OTHERS = {
+    *("uid_map", "gid_map", "group_map", "setgroups"),
+    *("owner", "group", "foreground_group", "autogroup_nice"),
+}
 
 
 def test_every_id_in_a_record_is_turned() -> None:

@@ -141,3 +141,23 @@ def test_what_was_unmounted_outside_needs_no_rights() -> None:
     assert not tree(new()).may_be_from_outside
     read_only = Node(given=private.given, attributes=1)
     assert not MountTree(bases=[], nodes=[read_only], removed=[]).may_be_from_outside
+
+
+def test_copies_of_mounts_are_found_in_another_namespace() -> None:
+    lines = (
+        "20 1 0:5 / / rw - tmpfs root rw",
+        "21 20 0:6 / /tmp rw - tmpfs t rw",
+        "22 21 0:7 / /tmp/in rw - tmpfs i rw",
+        "23 20 0:8 / /sys ro - sysfs sysfs rw",
+    )
+    copied = (
+        "30 3 0:5 / / rw - tmpfs root rw",
+        "31 30 0:6 / /tmp ro - tmpfs t rw",
+        "32 31 0:9 / /tmp/in rw - tmpfs another rw",
+    )
+    was = [parse_mount(line.encode()) for line in lines]
+
+    found = table.as_copied(was, [parse_mount(line.encode()) for line in copied])
+
+    # What shows something else, or is gone, has an id that nobody has.
+    assert [(one.mnt_id, one.parent) for one in found] == [(30, 1), (31, 30), (-22, 31), (-23, 30)]

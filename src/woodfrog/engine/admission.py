@@ -352,6 +352,7 @@ def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pla
     _check_tree(plan)
     for process in plan.processes:
         _check_process(process, plan, bounds)
+    nested.check_owners(plan.namespaces)
     nested.check(plan.namespaces.values(), plan.shared, plan.page_bytes)
     nested.check_made_for_children(process.namespaces for process in plan.processes)
     for shared in plan.shared.values():
@@ -494,7 +495,9 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     for thread in process.threads:
         threads.check(thread)
         nested.check_membership(who, thread.namespaces, plan.namespaces)
-        credentials.refuse_wider(who, thread.credentials, bounds.bounding)
+        # Who makes a user namespace has all capabilities in it, and none outside.
+        if "user" not in process.namespaces:
+            credentials.refuse_wider(who, thread.credentials, bounds.bounding)
         scheduling.refuse_wider(who, thread.scheduling, bounds.bounding)
         if not signals.check_pending(thread.pending):
             raise ImageError(f"{who} has impossible queued signals")

@@ -235,10 +235,9 @@ class Body:
             ptrace.set_options(self.stub.pid, OPTIONS | ptrace.O_SUSPEND_SECCOMP)
         program = self.stub.program()
         seccomp_filters.restore(program, seccomp_filters.FILTER, self.common_filters, inherited=0)
-        for thread in self.record.threads[1:]:
-            syscalls.clone3(program, _THREAD, 0, thread.ids)
         with while_(f"making the threads of {self.name}"):
-            self.tasks += self._born_of(program)
+            self.stub.run(program)
+            self.tasks += self._namespaces.make_threads(self.stub, self.record, _THREAD)
             for task, thread in zip(self.tasks, self.record.threads, strict=True):
                 self._namespaces.join_by_thread(
                     self.stub, task, thread.namespaces, self.record.namespaces
@@ -272,9 +271,18 @@ class Body:
                 ended.credentials,
                 present=bounding,
                 no_new_privs=ended.credentials.no_new_privs,
+                ids=ended.credentials,
             )
             first.run(program)
             first.exit(ended.status >> 8)
+
+    def enter_user_namespace(self, permitted: int) -> None:
+        """Go to the process's user namespace, if it is a nested one, before it has threads."""
+        self._namespaces.enter_user_namespace(self.stub, self.record, permitted)
+
+    def ids_to_take(self, thread: threads.Thread) -> credentials.Credentials | None:
+        """Return what has the ids that a thread takes now; None: it has them already."""
+        return self._namespaces.ids_to_take(self.record, thread)
 
     def leave_future(self) -> None:
         """Have threads set in which pid namespace their children will be, but no further thread."""

@@ -222,7 +222,28 @@ def _collect(
         if held.is_headless
         else None,
     )
+    _refuse_in_user_namespace(held, fields, world)
     return CollectedProcess(held, space, fields)
+
+
+def _refuse_in_user_namespace(held: HeldProcess, fields: dict[str, Any], world: World) -> None:
+    """Refuse what only the container's root could make again, who can't go there and back."""
+    within = world.namespaces.of(held.pid)
+    if "user" not in within:
+        return
+    what = ""
+    if fields["file_signals"]:
+        what = "files that send it signals (F_SETOWN)"
+    elif any(lock.how == "lease" for lock in fields["locks"]):
+        what = "a lease on a file"
+    elif held.is_headless:
+        what = "a first thread that has ended"
+    elif "pid" in within and len(held.tasks) > 1:
+        what = "several threads in a pid namespace of its own"
+    if what:
+        raise UnsupportedResource(
+            f"has {what}, and is in a user namespace that a program made, which cannot be saved yet"
+        )
 
 
 def _nested_ids(

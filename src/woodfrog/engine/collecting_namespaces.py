@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import namespaces as ns
+from woodfrog.kernel import user_namespace
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.netlink.messages import socket_in
+from woodfrog.kernel.procfs.id_maps import IdMap
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.remote.held import Held, HeldTask
-from woodfrog.resources import namespaces, nested, sysctls
+from woodfrog.resources import ids, namespaces, nested, sysctls
 from woodfrog.resources.files.base import OpenFile
 from woodfrog.resources.nested import AnyNamespace, Membership
 
@@ -21,6 +23,8 @@ _OF_PROCESSES = ("cgroup", "ipc", "mnt", "net", "time", "user", "uts", "pid")
 # What threads of one process may have each for itself. Threads can't be made while it differs
 # where children would be.
 _OF_THREADS = ("cgroup", "ipc", "mnt", "net", "uts")
+# What must belong to the container's own user namespace.
+_UNOWNED = ("mnt", "pid", "time")
 # What may be open without being in use: others are made by processes.
 _OPEN = ("cgroup", "ipc", "mnt", "net", "user", "uts")
 _SIOCGSKNS = 0x894C
@@ -31,8 +35,9 @@ _KEPT = {one.name for one in AnyNamespace.__args__}
 class Found:
     """A nested namespace, by a descriptor of ours; `link` is what /proc/PID/ns reads for it."""
 
-    def __init__(self, number: int, link: str, descriptor: int) -> None:
+    def __init__(self, number: int, link: str, descriptor: int, owner: int = 0) -> None:
         self.number = number
+        self.owner = owner
         self.link = link
         self.name = link.partition(":")[0]
         self.descriptor = descriptor
@@ -108,9 +113,12 @@ class Namespaces:
     def _unborn(self, task: HeldTask) -> int:
         """Return the id of a pid namespace that a task has made, in which nobody has been yet."""
         number = len(self._found) + 1
-        parent = self.of(task.process.leader.pid).get("pid", 0)
+        of = self.of(task.process.leader.pid)
+        parent, owner = of.get("pid", 0), of.get("user", 0)
         self._found[f"pid: of the children of {task.pid}"] = Found(number, "pid:", -1)
-        self.records.append(nested.PidNamespace(id=number, owner=0, parent=parent, is_unborn=True))
+        self.records.append(
+            nested.PidNamespace(id=number, owner=owner, parent=parent, is_unborn=True)
+        )
         return number
 
     def _number(self, link: str, path: str) -> int:
@@ -123,22 +131,39 @@ class Namespaces:
                     " which cannot be saved yet"
                 )
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._found[link] = Found(len(self._found) + 1, link, descriptor)
+            try:
+                owner = self._owner(descriptor)
+                if owner and name in _UNOWNED:
+                    raise UnsupportedResource(
+                        f"is in a {name} namespace of a user namespace that a program made, which"
+                        " cannot be saved yet"
+                    )
+                self._found[link] = Found(len(self._found) + 1, link, descriptor, owner)
+            except BaseException:
+                os.close(descriptor)
+                raise
             self._refuse_outside(self._found[link])
         return self._found[link].number
 
-    def _refuse_outside(self, found: Found) -> None:
-        """Refuse a namespace that somebody outside has, too, or that belongs to somebody else."""
-        owner = ns.owner_of(HERE, found.descriptor)
+    def _owner(self, descriptor: int) -> int:
+        """Return the id of the user namespace that a namespace belongs to, or is nested in."""
         try:
-            is_own = f"user:[{os.fstat(owner).st_ino}]" == self._own["user"]
+            owner = ns.owner_of(HERE, descriptor)
+        except PermissionError:
+            raise UnsupportedResource("is in a namespace that was made outside") from None
+        try:
+            path = f"/proc/self/fd/{owner}"
+            link = os.readlink(path)
+            if link == self._own["user"]:
+                return 0
+            if not ns.is_nested(HERE, path, self._own["user"]):
+                raise UnsupportedResource("is in a namespace that was made outside")
+            return self._number(link, path)
         finally:
             os.close(owner)
-        if not is_own:
-            raise UnsupportedResource(
-                f"is in a {found.name} namespace that belongs to another user namespace than the"
-                " container's, which cannot be saved yet"
-            )
+
+    def _refuse_outside(self, found: Found) -> None:
+        """Refuse a namespace that somebody outside has, too."""
         if found.link in _links_outside(found.name, self._inside):
             raise UnsupportedResource(
                 f"is in a {found.name} namespace that others outside the container are in, too",
@@ -196,7 +221,9 @@ class Namespaces:
         finally:
             os.close(above)
         number = parent.number if parent else 0
-        return nested.PidNamespace(id=found.number, owner=0, parent=number, is_unborn=False)
+        return nested.PidNamespace(
+            id=found.number, owner=found.owner, parent=number, is_unborn=False
+        )
 
     def close(self) -> None:
         """Close what was opened."""
@@ -212,31 +239,53 @@ def _record(found: Found, init: int) -> AnyNamespace:
             with namespaces.within(found.descriptor, "uts"):
                 hostname, domainname = namespaces.names()
             return nested.UtsNamespace(
-                id=found.number, owner=0, hostname=hostname, domainname=domainname
+                id=found.number, owner=found.owner, hostname=hostname, domainname=domainname
             )
         case "ipc":
             with namespaces.within(found.descriptor, "ipc"):
                 settings = sysctls.changed_here("ipc")
             # What is in it is known only when all that shows it has been looked at.
             return nested.IpcNamespace(
-                id=found.number, owner=0, settings=settings, queues=[], objects=[]
+                id=found.number, owner=found.owner, settings=settings, queues=[], objects=[]
             )
         case "net":
             # What is in it is known only together with all others.
             return nested.NetworkNamespace(
-                id=found.number, owner=0, settings=[], network=None, rules=None, tables=[]
+                id=found.number,
+                owner=found.owner,
+                settings=[],
+                network=None,
+                rules=None,
+                tables=[],
             )
+        case "user":
+            return _user_namespace(found, init)
         case "cgroup":
             _refuse_deeper(found, init)
-            return nested.CgroupNamespace(id=found.number, owner=0)
+            return nested.CgroupNamespace(id=found.number, owner=found.owner)
         case _:
             ours, theirs = namespaces.own_offsets(init), namespaces.offsets_in(found.descriptor)
             return nested.TimeNamespace(
                 id=found.number,
-                owner=0,
+                owner=found.owner,
                 monotonic_ns=theirs[0] - ours[0],
                 boottime_ns=theirs[1] - ours[1],
             )
+
+
+def _user_namespace(found: Found, init: int) -> nested.UserNamespace:
+    uid_map, gid_map, setgroups = user_namespace.read_all(found.descriptor)
+    maps = [IdMap.of_text(uid_map), IdMap.of_text(gid_map)]
+    if own := ids.maps_of(init):
+        maps = [maps[0].seen_from(own.users), maps[1].seen_from(own.groups)]
+    return nested.UserNamespace(
+        id=found.number,
+        owner=found.owner,
+        uid=ns.maker_of(HERE, found.descriptor),
+        user_map=maps[0].runs,
+        group_map=maps[1].runs,
+        setgroups=setgroups.strip() == "allow",
+    )
 
 
 def _refuse_deeper(found: Found, init: int) -> None:

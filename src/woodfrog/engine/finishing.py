@@ -68,6 +68,7 @@ def restore_limits(
                 thread.credentials,
                 present=bounding,
                 no_new_privs=bounds.no_new_privs or thread.credentials.no_new_privs,
+                ids=body.ids_to_take(thread),
             )
             threads.restore_pdeath_signal(program, thread)
             lacks = thread_controls.restore(program, thread.controls) if thread.controls else list

@@ -4,15 +4,20 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from woodfrog.engine import root_stub
-from woodfrog.errors import while_
+import msgspec
+
+from woodfrog.engine import passing, root_stub
+from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel import namespaces as ns
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import syscalls, user_namespace
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.id_maps import IdMap
+from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote import descriptors
-from woodfrog.remote.stub import Stub
-from woodfrog.resources import namespaces, sysctls
+from woodfrog.remote.stub import Stub, StubError, await_birth
+from woodfrog.resources import credentials, namespaces, sysctls
+from woodfrog.resources.credentials import Credentials
 from woodfrog.resources.mount_tree.making import OneByOne
 from woodfrog.resources.mount_tree.records import Base, MountTree
 from woodfrog.resources.nested import (
@@ -24,12 +29,16 @@ from woodfrog.resources.nested import (
     MountNamespace,
     PidNamespace,
     TimeNamespace,
+    UserNamespace,
     UtsNamespace,
 )
+from woodfrog.resources.process import Process
+from woodfrog.resources.threads import Thread
 
 # A mount namespace comes last: to enter it changes the directory.
 _ORDER = ("cgroup", "ipc", "uts", "net", "mnt")
 _OWN = 0
+_USERS, _GROUPS = "user_map", "group_map"
 
 
 class MadeNamespaces:
@@ -48,6 +57,7 @@ class MadeNamespaces:
         self._mount = mount
         self._undo = undo
         self._unborn: set[int] = set()
+        self._users: dict[int, UserNamespace] = {}
         self._firsts: dict[int, Stub] = {}
         self._later: dict[int, TimeNamespace] = {}
         # By name and id; 0: the container's own.
@@ -75,19 +85,125 @@ class MadeNamespaces:
     def _make(self, record: AnyNamespace) -> None:
         if isinstance(record, MountNamespace) and record.origin:
             self._go(self._root, self._root, {"mnt": record.origin})
-        program = self._root.program()
-        ns.unshare(program, ns.FLAGS[record.name])
-        if isinstance(record, UtsNamespace):
-            program.call(SYS.SETHOSTNAME, record.hostname, len(record.hostname))
-            program.call(SYS.SETDOMAINNAME, record.domainname, len(record.domainname))
-        self._root.run(program)
-        if isinstance(record, MountNamespace) and record.tree:
-            self._mount(record.tree, self._new_proc)
-        self._know(record.name, record.id, f"/proc/{self._root.pid}/ns/{record.name}")
+        with self._maker(record) as maker:
+            program = maker.program()
+            if isinstance(record, UserNamespace) and (uid := self._id_in(record.owner, record.uid)):
+                program.call(SYS.SETRESUID, -1, uid, -1)
+            ns.unshare(program, ns.FLAGS[record.name])
+            if isinstance(record, UtsNamespace):
+                program.call(SYS.SETHOSTNAME, record.hostname, len(record.hostname))
+                program.call(SYS.SETDOMAINNAME, record.domainname, len(record.domainname))
+            maker.run(program)
+            if isinstance(record, MountNamespace) and record.tree:
+                self._mount(record.tree, self._new_proc)
+            if isinstance(record, UserNamespace):
+                self._users[record.id] = record
+                texts = [self._map_text(record.owner, record, kind) for kind in (_USERS, _GROUPS)]
+                above: int | None = self._ours["user", record.owner]
+                if not record.owner and namespaces.is_ours(self._root.pid, "user"):
+                    above = None
+                user_namespace.write_maps(
+                    maker.pid, *texts, setgroups=record.setgroups, above=above
+                )
+            self._know(record.name, record.id, f"/proc/{maker.pid}/ns/{record.name}")
         if isinstance(record, IpcNamespace) and record.settings:
             with namespaces.within(self._ours["ipc", record.id], "ipc"):
                 sysctls.change_here(record.settings)
-        self._go(self._root, self._root, {record.name: _OWN})
+        if not record.owner and record.name != "user":
+            self._go(self._root, self._root, {record.name: _OWN})
+
+    @contextmanager
+    def _maker(self, record: AnyNamespace) -> Iterator[Stub]:
+        """Give who makes a namespace: it belongs to the user namespace of its maker.
+
+        There is no way back from that, so others than the root stub do it, and end.
+        """
+        if not record.owner and record.name != "user":
+            yield self._root
+            return
+        maker = passing.make(self._root, [])
+        if record.owner:
+            self._go(maker, maker, {"user": record.owner})
+        yield maker
+        passing.end(self._root, maker, int(read_status(f"/proc/{maker.pid}")["NSpid"].split()[-1]))
+
+    def _map_text(self, owner: int, record: UserNamespace, kind: str) -> bytes:
+        """Return a map as the kernel takes it: with ids of the user namespace above."""
+        found = IdMap(list(getattr(record, kind)))
+        if owner:
+            found = found.seen_from(IdMap(list(getattr(self._users[owner], kind))))
+        return found.text
+
+    def _id_in(self, namespace: int, number: int, kind: str = _USERS) -> int | None:
+        """Return what an id of the container is in a nested user namespace, None: nothing."""
+        if not namespace:
+            return number
+        return IdMap(list(getattr(self._users[namespace], kind))).inside(number)
+
+    def enter_user_namespace(self, stub: Stub, record: Process, permitted: int) -> None:
+        """Have a process of one thread be who it was, and go to the user namespace where it was.
+
+        It has all rights there, until it gets those that it had.
+        """
+        number = record.namespaces.get("user", _OWN)
+        if not number:
+            return
+        program = stub.program()
+        credentials.leave_root(program, record.threads[0].credentials, permitted)
+        with while_(f"having process {record.pid} enter its user namespace"):
+            stub.run(program)
+            self._go(stub, stub, {"user": number})
+
+    def ids_to_take(self, record: Process, thread: Thread) -> Credentials | None:
+        """Return the credentials whose ids a thread has to take where it is; None: it has them."""
+        number = record.namespaces.get("user", _OWN)
+        own, first = thread.credentials, record.threads[0].credentials
+        if not number:
+            return own
+        if (own.uids, own.gids, own.groups) == (first.uids, first.gids, first.groups):
+            return None
+        uids = [self._id_in(number, one) for one in own.uids]
+        gids = [self._id_in(number, one, _GROUPS) for one in (*own.gids, *own.groups)]
+        if None in (*uids, *gids):
+            raise UnsupportedResource(
+                f"thread {thread.tid} has an id that its user namespace does not have"
+            )
+        return msgspec.structs.replace(own, uids=tuple(uids), gids=tuple(gids[:4]), groups=gids[4:])
+
+    def make_threads(self, maker: Stub, record: Process, flags: int) -> list[Stub]:
+        """Clone the further threads of a process.
+
+        Who is in a nested user namespace may not choose ids in the container's pid namespace: the
+        root stub does, by saying which was the last one.
+        """
+        maker.born.clear()
+        if not record.namespaces.get("user"):
+            program = maker.program()
+            for thread in record.threads[1:]:
+                syscalls.clone3(program, flags, 0, thread.ids)
+            maker.run(program)
+            return [_taken(maker, born) for born in maker.born]
+        for thread in record.threads[1:]:
+            self._say_last_id(thread.tid - 1)
+            program = maker.program()
+            syscalls.clone3(program, flags, 0, [])
+            maker.run(program)
+            born = read_status(f"/proc/{maker.pid}/task/{maker.born[-1]}")["NSpid"].split()[-1]
+            if int(born) != thread.tid:
+                raise StubError(f"thread {thread.tid} came to be as {born}")
+        return [_taken(maker, born) for born in maker.born]
+
+    def _say_last_id(self, number: int) -> None:
+        ours = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            (theirs,) = root_stub.send(self._root, [ours])
+        finally:
+            os.close(ours)
+        program = self._root.program()
+        text = str(number).encode()
+        program.expect(program.call(SYS.WRITE, theirs, text, len(text)), len(text))
+        syscalls.close(program, theirs)
+        self._root.run(program)
 
     def set_clocks(self, processes: Iterable[tuple[Stub, Membership]]) -> None:
         """Make the namespaces of time, and have processes join them; all are of one thread still.
@@ -231,6 +347,12 @@ class MadeNamespaces:
             ns.setns(program, theirs, ns.FLAGS[name])
             syscalls.close(program, theirs)
         task.run(program)
+
+
+def _taken(maker: Stub, born: int) -> Stub:
+    """Take over a thread that its process has cloned."""
+    await_birth(born)
+    return maker.task(born)
 
 
 def _differing(wanted: Membership, present: Membership) -> Membership:

@@ -385,6 +385,7 @@ def _restore(
     maps = ids.maps_of(init)
     for body in bodies.values():
         making.missing += body.set_login(bounds.bounding, maps)
+        body.enter_user_namespace(permitted)
         body.make_threads()
     for body in bodies.values():
         body.stop_again()

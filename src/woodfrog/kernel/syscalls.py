@@ -169,6 +169,6 @@ def clone3(on: Caller, flags: int, exit_signal: int, ids: Sequence[int]) -> int:
     wanted = struct.pack(f"<{len(ids)}i", *reversed(ids))
     # struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid
     # set_tid_size cgroup. A program gives data an address of its own at once.
-    address = on.address_of(wanted)  # type: ignore[attr-defined]
+    address = on.address_of(wanted) if ids else 0  # type: ignore[attr-defined]
     arguments = struct.pack("<11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, address, len(ids), 0)
     return on.call(SYS.CLONE3, arguments, len(arguments))

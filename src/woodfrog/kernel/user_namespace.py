@@ -27,21 +27,51 @@ def make(uid_map: bytes, gid_map: bytes) -> int:
     return _with_child(leave, describe)
 
 
+def write_maps(
+    pid: int, uid_map: bytes, gid_map: bytes, *, setgroups: bool, above: int | None
+) -> None:
+    """Write the maps of the user namespace that a process, our `pid`, has just made.
+
+    Those that are empty stay unset. Without `setgroups` nobody in it may set groups. The kernel
+    takes maps only from the user namespace above: `above` is a descriptor of it, if it isn't ours.
+    """
+    setting = b"" if setgroups else b"deny"
+
+    def write() -> None:
+        if above is not None:
+            ns.setns(HERE, above, ns.CLONE_NEWUSER)
+        for name, text in (("setgroups", setting), ("uid_map", uid_map), ("gid_map", gid_map)):
+            if text:
+                with open(f"/proc/{pid}/{name}", "wb", buffering=0) as file:
+                    file.write(text)
+
+    if above is None:
+        write()
+    else:
+        _with_child(write, lambda child: 0)
+
+
 def read_maps(namespace: int) -> tuple[str, str]:
     """Return the texts of uid_map and gid_map of the user namespace that a descriptor names."""
+    uid_map, gid_map, _ = read_all(namespace)
+    return uid_map, gid_map
+
+
+def read_all(namespace: int) -> tuple[str, str, str]:
+    """Return those, and that of setgroups."""
     texts: list[str] = []
 
     def enter() -> None:
         ns.setns(HERE, namespace, ns.CLONE_NEWUSER)
 
     def read(pid: int) -> int:
-        for name in ("uid_map", "gid_map"):
+        for name in ("uid_map", "gid_map", "setgroups"):
             with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
                 texts.append(file.readall().decode())
         return 0
 
     _with_child(enter, read)
-    return texts[0], texts[1]
+    return texts[0], texts[1], texts[2]
 
 
 def _with_child(prepare: Callable[[], None], look: Callable[[int], int]) -> int:

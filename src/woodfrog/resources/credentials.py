@@ -127,6 +127,22 @@ def become_root_again(program: Program, effective: int, permitted: int) -> None:
     set_effective(program, effective, permitted)
 
 
+def leave_root(program: Program, credentials: Credentials, permitted: int) -> None:
+    """Take ids, and keep the capabilities of a stub, which is root."""
+    groups = struct.pack(f"<{len(credentials.groups)}I", *credentials.groups)
+    program.call(SYS.SETGROUPS, len(credentials.groups), groups)
+    syscalls.prctl(program, PR_SET_KEEPCAPS, 1)
+    _take_ids(program, credentials)
+    set_effective(program, permitted, permitted)
+
+
+def _take_ids(program: Program, credentials: Credentials) -> None:
+    program.call(SYS.SETRESGID, *credentials.gids[:3])
+    program.call(SYS.SETFSGID, credentials.gids[3])
+    program.call(SYS.SETRESUID, *credentials.uids[:3])
+    program.call(SYS.SETFSUID, credentials.uids[3])
+
+
 def refuse_wider(who: str, credentials: Credentials, allowed: int) -> None:
     """Refuse capabilities that the new container's bounding set lacks (design law 5)."""
     wider = (
@@ -149,9 +165,16 @@ def refuse_wider(who: str, credentials: Credentials, allowed: int) -> None:
 
 
 def restore(
-    program: Program, credentials: Credentials, *, present: int, no_new_privs: bool
+    program: Program,
+    credentials: Credentials,
+    *,
+    present: int,
+    no_new_privs: bool,
+    ids: Credentials | None,
 ) -> None:
     """Become the recorded user; `present` is the bounding set that the task has now.
+
+    `ids` has those that it is to take, None if it has them already.
 
     Sets the bounding set first and the capabilities last: each step needs rights that a later one
     takes away. Setting ids resets dumpable and the pdeath signal, which come after.
@@ -159,14 +182,13 @@ def restore(
     for number in CAPABILITIES:
         if present >> number & 1 and not credentials.bounding >> number & 1:
             syscalls.prctl(program, PR_CAPBSET_DROP, number)
-    groups = struct.pack(f"<{len(credentials.groups)}I", *credentials.groups)
-    program.call(SYS.SETGROUPS, len(credentials.groups), groups)
+    if ids:
+        groups = struct.pack(f"<{len(ids.groups)}I", *ids.groups)
+        program.call(SYS.SETGROUPS, len(ids.groups), groups)
     # A flag that keeps the permitted set over the change of ids, and is taken back below.
     syscalls.prctl(program, _PR_SET_SECUREBITS, credentials.securebits | _SECBIT_KEEP_CAPS)
-    program.call(SYS.SETRESGID, *credentials.gids[:3])
-    program.call(SYS.SETFSGID, credentials.gids[3])
-    program.call(SYS.SETRESUID, *credentials.uids[:3])
-    program.call(SYS.SETFSUID, credentials.uids[3])
+    if ids:
+        _take_ids(program, ids)
     header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
     words = []
     for shift in (0, 32):

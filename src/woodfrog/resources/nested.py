@@ -29,6 +29,7 @@ Membership = Mapping[str, int]
 FUTURE_TIME, FUTURE_PID = "time_for_children", "pid_for_children"
 _LONGEST_NAME = 64
 _MOST = 10_000
+_DEEPEST = 33  # create_user_ns() of the kernel
 
 
 class Namespace(Record, frozen=True):
@@ -100,6 +101,20 @@ class PidNamespace(Namespace, frozen=True, tag="pid-namespace"):
     is_unborn: bool
 
 
+class UserNamespace(Namespace, frozen=True, tag="user-namespace"):
+    """Users, groups and capabilities; `owner` is the user namespace above.
+
+    `uid` has all rights in it. The maps are runs of ids: first inside, first in the container's
+    user namespace, how many.
+    """
+
+    name = "user"
+    uid: int
+    user_map: list[tuple[int, int, int]]
+    group_map: list[tuple[int, int, int]]
+    setgroups: bool  # whether those in it may set their groups
+
+
 class MountNamespace(Namespace, frozen=True, tag="mount-namespace"):
     """Mounts; what differs from those of `origin`, a mount namespace that it can be made of.
 
@@ -121,6 +136,7 @@ AnyNamespace = (
     | TimeNamespace
     | PidNamespace
     | MountNamespace
+    | UserNamespace
 )
 
 
@@ -160,6 +176,10 @@ def check(
                 sysctls.check_ipc(one.settings)
                 posix_queues.check(one.queues)
                 sysv_ipc.check(one.objects, memory)
+            case UserNamespace():
+                runs = (*one.user_map, *one.group_map)
+                if len(runs) > _MOST or any(not _is_run(*run) for run in runs):
+                    raise ImageError("a user namespace of the image has impossible maps")
             case MountNamespace():
                 if one.origin not in mounts:
                     raise ImageError("a mount namespace of the image is made of none before it")
@@ -179,6 +199,23 @@ def check(
                 pass
 
 
+def _is_run(inside: int, outside: int, size: int) -> bool:
+    most = (1 << 32) - 1
+    return min(inside, outside, size - 1) >= 0 and max(inside, outside) + size <= most
+
+
+def check_owners(found: Mapping[int, AnyNamespace]) -> None:
+    """Check that namespaces belong to user namespaces that the image has, one above the other."""
+    for one in found.values():
+        owner, level = one.owner, 0
+        while owner:
+            above = found.get(owner)
+            level += 1
+            if not isinstance(above, UserNamespace) or level > _DEEPEST:
+                raise ImageError("a namespace of the image belongs to nobody")
+            owner = above.owner
+
+
 def check_membership(who: str, membership: Membership, found: Mapping[int, AnyNamespace]) -> None:
     """Check that the namespaces that somebody is in are there, and of their kinds."""
     for name, number in membership.items():
@@ -196,10 +233,11 @@ def check_made_for_children(memberships: Iterable[Membership]) -> None:
 
 def refuse_wider(found: Iterable[AnyNamespace], *, bounding: int, seccomp: bytes | None) -> None:
     """Refuse namespaces that the new container could not make itself."""
+    found = list(found)
     names = sorted({one.name for one in found})
-    if not names:
-        return
-    if not bounding >> CAP_SYS_ADMIN & 1:
+    # Whoever has made a user namespace may make others in it.
+    privileged = any(one.name != "user" and not one.owner for one in found)
+    if privileged and not bounding >> CAP_SYS_ADMIN & 1:
         raise UnsupportedResource(
             f"the image has namespaces of its own ({', '.join(names)}), which the new container may"
             " not make (CAP_SYS_ADMIN)",

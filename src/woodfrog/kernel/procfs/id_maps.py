@@ -41,6 +41,21 @@ class IdMap:
                 return first_inside + outside - first
         return None
 
+    def seen_from(self, within: IdMap) -> IdMap:
+        """Return this map with outside ids as those inside of another one, as far as that has them.
+
+        Both tell the same ids outside.
+        """
+        runs = []
+        for inside, outside, size in self.runs:
+            for other_inside, other_outside, other_size in within.runs:
+                first = max(outside, other_outside)
+                end = min(outside + size, other_outside + other_size)
+                if first < end:
+                    moved = other_inside + first - other_outside
+                    runs.append((inside + first - outside, moved, end - first))
+        return IdMap(runs)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, IdMap) and self.runs == other.runs
 
