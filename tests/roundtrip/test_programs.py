@@ -215,7 +215,7 @@ WAYS = (
     after_a_failed_checkpoint,
 )
 # What a pause could matter to.
-PAUSED = ("epoll", "pipe", "signal_masks", "stopped", "thread_exit", "tree", "zombie")
+PAUSED = ("epoll", "io_uring", "pipe", "signal_masks", "stopped", "thread_exit", "tree", "zombie")
 # What missing memory could matter to.
 IN_THE_BACKGROUND = (
     "anonymous",
@@ -224,6 +224,8 @@ IN_THE_BACKGROUND = (
     "forked_memory",
     "guard_pages",
     "huge_pages",
+    "io_uring",
+    "io_uring_registered",
     "many_mappings",
     "mlock",
     "pending",

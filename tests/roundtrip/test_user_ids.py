@@ -23,6 +23,7 @@ PROGRAMS = (
     *("mounts moved", "mounts shared", "mounts slave", "mounts overlay", "sysctls"),
     *("network bridge", "network routes", "network loopback", "network settings"),
     *("tcp_connections 4", "unix_names", "unix_pair stream", "working_directory"),
+    *("aio", "io_uring 0x3100", "io_uring_polled 2", "io_uring_registered 0"),
 )
 
 
