@@ -18,7 +18,7 @@ from woodfrog.kernel.process import (
 )
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import channel as channels
-from woodfrog.runtime import hooks, jsontext, process, rootfs, spec
+from woodfrog.runtime import given_network, hooks, jsontext, process, rootfs, spec
 from woodfrog.runtime.mount_sources import Sources
 from woodfrog.runtime.root import Root, by_descriptor
 
@@ -67,6 +67,7 @@ def run(plan: Plan, channel: Channel) -> NoReturn:
         signals.signal(number, _end)
     try:
         fifo = StartFifo(plan.start_fifo)
+        tell_network = given_network.teller(plan.config)
         plan.kept |= fifo.descriptors | channel.descriptors | set(plan.joined.values())
         path, master = _set_up(plan, channel)
         plan.debug("init: closing the pipe to signal completion")
@@ -74,7 +75,7 @@ def run(plan: Plan, channel: Channel) -> NoReturn:
         if master >= 0 and channel.receive() == {"step": "taken"}:
             os.close(master)
         channel.close()
-        _wait_and_become(plan, path, fifo)
+        _wait_and_become(plan, path, fifo, tell_network)
     except BaseException as error:
         try:
             channel.send_error(error)
@@ -164,10 +165,14 @@ class StartFifo:
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._proc)
 
 
-def _wait_and_become(plan: Plan, path: str, start_fifo: StartFifo) -> NoReturn:
+def _wait_and_become(
+    plan: Plan, path: str, start_fifo: StartFifo, tell_network: Callable[[int], None] | None
+) -> NoReturn:
     """Wait until `start` opens the other end; from then on, an error's text goes there."""
     fifo = start_fifo.open()
     wanted = plan.config["process"]
+    if tell_network:
+        tell_network(fifo)
     if plan.listen_fds:
         listening = [f"LISTEN_FDS={plan.listen_fds}", f"LISTEN_PID={os.getpid()}"]
         wanted["env"] = [*(wanted.get("env") or []), *listening]

@@ -42,11 +42,16 @@ def start(container: Container, config: dict[str, Any]) -> None:
         )
     from woodfrog.runtime import given_network
 
-    given_network.note(container, config)
+    given_network.note_tables(container, config)
     pidfd = os.pidfd_open(container.pid)
     fifo = os.open(container.path("exec.fifo"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def take(line: bytes) -> None:
+        if not given_network.take(container, line):
+            _take_listener(container, config, line)
+
     try:
-        said = _read_until_exec(fifo, pidfd, lambda line: _take_listener(container, config, line))
+        said = _read_until_exec(fifo, pidfd, take)
     finally:
         os.close(fifo)
         os.close(pidfd)
@@ -98,7 +103,7 @@ def _read_until_exec(fifo: int, pidfd: int, take_line: Callable[[bytes], None]) 
             if data := os.read(fifo, 65536):
                 said += data
                 opened = True
-                if b"\n" in said:
+                while b"\n" in said:
                     line, _, said = said.partition(b"\n")
                     take_line(line)
                 continue
