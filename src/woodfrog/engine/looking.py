@@ -219,5 +219,5 @@ def losses_of(files: Sequence[FileRecord]) -> list[str]:
         found.append(f"{cancelled} requests to io_uring are restored as cancelled")
     unread = sum(1 for file in files if isinstance(file, NetlinkSocket) and file.lost)
     if unread:
-        found.append(f"{unread} netlink sockets are restored without the news that were unread")
+        found.append(f"{unread} netlink sockets are restored with the word that news were lost")
     return found

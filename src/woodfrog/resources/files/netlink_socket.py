@@ -1,6 +1,7 @@
 """netlink(7): sockets that ask the kernel, or hear of its news."""
 
 import os
+import select
 import socket
 import stat
 import struct
@@ -8,15 +9,18 @@ from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.netlink.messages import HEADER, NLM_F_ACK, NLM_F_REQUEST
 from woodfrog.resources.files import socket_filter, socket_options
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_option_table import SOL_NETLINK
-from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.socket_options import SO_BUF_LOCK, SO_RCVBUFFORCE, Option
 
 _ADDRESS = struct.Struct("<HxxII")  # struct sockaddr_nl
 _NETLINK_ADD_MEMBERSHIP, _NETLINK_LIST_MEMBERSHIPS = 1, 9
 _MOST_GROUPS = 1024
+_NLMSG_NOOP = 1
+_MOST_SENT = 16
 _HIGHEST_PROTOCOL = 31
 _CAP_NET_ADMIN = 1 << 12
 # NETLINK_ROUTE, NETLINK_KOBJECT_UEVENT: their news are for all.
@@ -28,7 +32,7 @@ class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
 
     row: ClassVar[Row] = Row(
         called="netlink sockets",
-        kept=("ports, groups, options, filters",),
+        kept=("ports, groups, options, filters", "that news were lost (ENOBUFS), also unread ones"),
         refused=("with an answer that has not been read",),
     )
     type: int
@@ -54,8 +58,10 @@ class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
             port, _ = one.getsockname()
             peer, peer_mask = one.getpeername()
             groups = _groups(one)
-            lost = _has_unread(one)
-            if lost and not groups:
+            # To read it would take the error away.
+            has_error = _has_error(one)
+            lost = has_error or _has_unread(one)
+            if lost and not (groups or has_error):
                 raise UnsupportedResource(
                     "is a netlink socket with an answer that has not been read",
                     hint="try again in a moment",
@@ -95,7 +101,7 @@ class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
 
     def restore(self, making: Making) -> int:
         program = making.program
-        fd = program.call(SYS.SOCKET, socket.AF_NETLINK, self.type, self.protocol)
+        fd: int = program.call(SYS.SOCKET, socket.AF_NETLINK, self.type, self.protocol)
         socket_options.restore(program, fd, self.options, force=making.may_force_buffers)
         if self.port:
             address = _ADDRESS.pack(socket.AF_NETLINK, self.port, 0)
@@ -106,9 +112,38 @@ class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
         if self.peer or self.peer_mask:
             address = _ADDRESS.pack(socket.AF_NETLINK, self.peer, self.peer_mask)
             program.call(SYS.CONNECT, fd, address, len(address))
+        if self.lost and self.port:
+            fd = making.settle(fd)
+            program = making.program
+            with socket.socket(fileno=os.dup(making.ours(fd))) as one:
+                _overrun(one)
         socket_filter.restore(program, fd, self.filter)
         set_flags(program, fd, self.flags)
         return fd
+
+
+def _overrun(one: socket.socket) -> None:
+    """Have a socket say that it has lost news (ENOBUFS), as netlink(7) has programs expect.
+
+    It is sent acknowledgements until there is no room for more; they stay, and mean nothing.
+    """
+    general = socket.SOL_SOCKET
+    size = one.getsockopt(general, socket.SO_RCVBUF)
+    lock = one.getsockopt(general, SO_BUF_LOCK)
+    one.setsockopt(general, SO_RCVBUFFORCE, 1)
+    nothing = HEADER.pack(HEADER.size, _NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, 0, 0)
+    for _ in range(_MOST_SENT):
+        if _has_error(one):
+            break
+        one.send(nothing, socket.MSG_DONTWAIT)
+    one.setsockopt(general, SO_RCVBUFFORCE, size // 2)
+    one.setsockopt(general, SO_BUF_LOCK, lock)
+
+
+def _has_error(one: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(one.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _groups(one: socket.socket) -> list[int]:
@@ -122,5 +157,5 @@ def _has_unread(one: socket.socket) -> bool:
     try:
         one.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
-        return False  # nothing is there; or ENOBUFS, which the next news bring again
+        return False  # nothing is there
     return True
