@@ -10,6 +10,14 @@ from typing import Any
 from woodfrog.engine.collecting import scratch_in
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.ring_parts import (
+    descriptor_of,
+    eventfd_of,
+    refuse_kind,
+    refuse_personalities,
+    refuse_shown,
+    refuse_unmapped,
+)
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import io_uring
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
@@ -20,7 +28,7 @@ from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import io_uring_shown
 from woodfrog.resources.files.base import OpenFile
 from woodfrog.resources.files.io_uring import Registered, is_one, is_polled
-from woodfrog.resources.io_uring_memory import Contents, Sample, contents_of
+from woodfrog.resources.io_uring_memory import Sample, contents_of
 from woodfrog.resources.io_uring_requests import Pending, Seen, Unclear, pending
 from woodfrog.resources.io_uring_shown import Shown
 
@@ -28,7 +36,6 @@ _PATIENCE_S = 0.5
 _A_MOMENT_S = 0.005
 _BAD_ADDRESS = 8
 _GROUPS = 64  # of provided buffers that are asked for
-_EVENTFD = b"anon_inode:[eventfd]"
 
 # What a thread is asked about a ring: operation, argument, count. None of it does anything.
 _QUESTIONS = {
@@ -50,8 +57,8 @@ class Ring:
         for pid, number in file.holders:
             self.holders.setdefault(pid, number)
         self.answers: dict[HeldTask, dict[str, int]] = {}
-        self.registered: list[Registered] = []
-        self.registered_as_one_of_several = False
+        # By which numbers threads have any rings registered.
+        self.indexes: dict[HeldTask, list[int]] = {}
         self.owner: HeldTask | None = None
         # What was seen before requests had to be cancelled, since it did not tell which they are.
         self.unclear: Seen | None = None
@@ -61,6 +68,10 @@ class Ring:
         """Tell whether requests may be those of several processes, each with its own memory."""
         users = {task.process.pid for task in self.answers if self.is_user(task)}
         return len(users) > 1 and not is_polled(self.file)
+
+    def may_use(self, task: HeldTask) -> bool:
+        """Tell whether a thread is not kept from using it by IORING_SETUP_SINGLE_ISSUER."""
+        return self.answers[task]["probe"] != -errno.EEXIST
 
     def is_user(self, task: HeldTask) -> bool:
         """Tell whether a thread has ever made or used an io_uring."""
@@ -112,7 +123,7 @@ class Rings:
         owner = ring.owner = self._owner(ring)
         answers = ring.answers[owner]
         with Sample.like(file) as sample:
-            _refuse_kind(ring, answers, sample)
+            refuse_kind(answers, sample)
             shown, fields = self._state(ring, owner, sample)
         self._refuse_groups(ring, owner)
         if fields["reissued"] and ring.has_several_users:
@@ -121,16 +132,16 @@ class Rings:
                 " which cannot be saved yet"
             )
         table = self._files.table(owner.process)
-        _refuse_unmapped(owner.process, shown)
+        refuse_unmapped(owner.process, shown)
         return fields | {
             "owner": owner.namespace_pid,
             "single_issuer": any(one["probe"] == -errno.EEXIST for one in ring.answers.values())
             or sample.is_single_issuer(file),
             "defer_taskrun": sample.defers_task_work(file),
-            "files": [_descriptor(table, name) for name in shown.files],
+            "files": [descriptor_of(table, name) for name in shown.files],
             "buffers": shown.buffers,
-            "eventfd": _eventfd(table) if answers["eventfd"] == -errno.EBUSY else -1,
-            "registered": sorted(ring.registered, key=lambda one: (one.tid, one.index)),
+            "eventfd": eventfd_of(table) if answers["eventfd"] == -errno.EBUSY else -1,
+            "registered": self._registered(ring),
         }
 
     @property
@@ -140,26 +151,38 @@ class Rings:
 
     def ask(self, ring: Ring) -> None:
         """Have all that waits for threads come in, and ask them what only they are told."""
-        ring.registered.clear()
         for pid, number in ring.holders.items():
             if pid not in self._processes:
                 continue
             process = self._processes[pid]
-            several = len(self._of_process[pid]) > 1
             with scratch_in(process, self._vdso) as scratch:
                 for task in process.tasks:
-                    ring.answers[task], indexes = _ask(task, number, scratch)
-                    ring.registered_as_one_of_several |= several and bool(indexes)
-                    tid = task.namespace_pid
-                    ring.registered += [Registered(tid=tid, index=index) for index in indexes]
+                    ring.answers[task], ring.indexes[task] = _ask(task, number, scratch)
+
+    def _registered(self, ring: Ring) -> list[Registered]:
+        """Return by which numbers threads have a ring registered (IORING_REGISTER_RING_FDS).
+
+        That they have one is told, but not which: it is clear if they may use but one.
+        """
+        found = []
+        for task, indexes in ring.indexes.items():
+            usable = [one for one in self._of_process[task.process.pid] if one.may_use(task)]
+            if indexes and ring in usable:
+                if len(usable) > 1:
+                    raise UnsupportedResource(
+                        "is one of several io_urings that a thread may use which has registered one"
+                        " of them (IORING_REGISTER_RING_FDS); it cannot be saved yet"
+                    )
+                found += [Registered(tid=task.namespace_pid, index=index) for index in indexes]
+        return sorted(found, key=lambda one: (one.tid, one.index))
 
     def _owner(self, ring: Ring) -> HeldTask:
         """Return the thread that can make the ring whole."""
         thread = int(ring.file.fdinfo["SqThread"])
         able = [
             task
-            for task, answers in ring.answers.items()
-            if answers["probe"] != -errno.EEXIST
+            for task in ring.answers
+            if ring.may_use(task)
             and KCMP_VM not in task.process.shares
             and (thread == -1 or os.path.exists(f"{task.process.path}/task/{thread}"))
         ]
@@ -186,9 +209,9 @@ class Rings:
                 shown = ring.shown()
                 if shown is None:
                     raise Unclear("the kernel is at work in it")
-                _refuse_shown(shown)
+                refuse_shown(shown)
                 contents = contents_of(ring.file, shown, sample)
-                _refuse_personalities(shown, contents)
+                refuse_personalities(shown, contents)
                 if shown.thread != -1 and not contents.is_at_rest:
                     raise Unclear("its thread is at work")
                 found = pending(contents.seen)
@@ -306,87 +329,3 @@ def _is_mapped(ring: Ring, process: HeldProcess) -> bool:
         for row in read_maps(process.pid)
         if is_one(row[7])
     )
-
-
-def _refuse_kind(ring: Ring, answers: dict[str, int], sample: Sample) -> None:
-    if answers["enter"] == -errno.EBADFD:
-        raise UnsupportedResource(
-            "is an io_uring that has not been enabled yet (IORING_SETUP_R_DISABLED),"
-            " which cannot be saved yet"
-        )
-    if -errno.EACCES in answers.values():
-        raise UnsupportedResource(
-            "is an io_uring with restrictions (IORING_REGISTER_RESTRICTIONS),"
-            " which cannot be saved yet"
-        )
-    if answers["region"] == -errno.EBUSY:
-        raise UnsupportedResource(
-            "is an io_uring with memory for the arguments of waits (IORING_REGISTER_MEM_REGION),"
-            " which cannot be saved yet"
-        )
-    if answers["napi"] == -errno.EINVAL and sample.knows_napi:
-        raise UnsupportedResource(
-            "is an io_uring that polls devices (IORING_SETUP_IOPOLL), which cannot be saved yet"
-        )
-    if ring.registered_as_one_of_several:
-        raise UnsupportedResource(
-            "is one of several io_urings of a process with a thread that has registered one of them"
-            " (IORING_REGISTER_RING_FDS), which cannot be saved yet"
-        )
-
-
-def _refuse_shown(shown: Shown) -> None:
-    if shown.overflown:
-        raise UnsupportedResource(
-            "is an io_uring with more completions than it has room for, which cannot be saved yet",
-            hint="let the program take its completions first",
-        )
-
-
-def _refuse_personalities(shown: Shown, contents: Contents) -> None:
-    """Refuse registered credentials; newer kernels show them no more, but requests name them."""
-    if shown.personalities or contents.personalities:
-        raise UnsupportedResource(
-            "is an io_uring with registered credentials (IORING_REGISTER_PERSONALITY),"
-            " which cannot be saved yet"
-        )
-
-
-def _refuse_unmapped(process: HeldProcess, shown: Shown) -> None:
-    """Refuse registered buffers whose memory the process has not any more."""
-    for buffer in shown.buffers:
-        at, end = buffer.address, buffer.address + buffer.length
-        for row in read_maps(process.pid):
-            if row[0] <= at < row[1] and row[2] & 3 == 3:
-                at = row[1]
-        if at < end:
-            raise UnsupportedResource(
-                f"is an io_uring with a registered buffer at {buffer.address:#x} that the process"
-                " has not mapped any more; it cannot be saved yet"
-            )
-
-
-def _descriptor(table: list[tuple[int, OpenFile, bool]], name: bytes) -> int:
-    """Return as what a process has a registered file open."""
-    if not name:
-        return -1
-    found = {id(file): number for number, file, _ in table if file.target == name}
-    if len(found) != 1:
-        many = "several descriptors" if found else "no descriptor"
-        raise UnsupportedResource(
-            f"is an io_uring with a registered file, {name.decode(errors='replace')}, for which the"
-            f" process has {many}; it cannot be saved yet",
-            hint="a registered file can be saved while the process has it open, once",
-        )
-    return next(iter(found.values()))
-
-
-def _eventfd(table: list[tuple[int, OpenFile, bool]]) -> int:
-    """Return the descriptor of the registered eventfd, if there is but one that it can be."""
-    found = {id(file): number for number, file, _ in table if file.target == _EVENTFD}
-    if len(found) != 1:
-        raise UnsupportedResource(
-            "is an io_uring with a registered eventfd, and the process has"
-            f" {len(found)} that it may be; the kernel does not tell, so it cannot be saved yet"
-        )
-    return next(iter(found.values()))
