@@ -19,6 +19,7 @@ from woodfrog.engine.admission import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.image.record import Record
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
+from woodfrog.resources.aio import Context
 from woodfrog.resources.cgroups import Group, Hierarchy
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.descriptor import Descriptor
@@ -27,6 +28,7 @@ from woodfrog.resources.files.bpf_map import BpfMap
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.fanotify import Fanotify, FanotifyMark
 from woodfrog.resources.files.inet_datagram import Datagram, InetDatagramSocket
+from woodfrog.resources.files.io_uring import IoUring
 from woodfrog.resources.files.packet_ring import Ring, RingPage
 from woodfrog.resources.files.packet_socket import PacketSocket
 from woodfrog.resources.files.pidfd import PidFd
@@ -38,6 +40,7 @@ from woodfrog.resources.files.stdio import Stdio
 from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.tun_queue import TunQueue
+from woodfrog.resources.memory import Mapping, Source
 from woodfrog.resources.process import Lock, Process, Zombie
 from woodfrog.resources.timers import PosixTimer
 
@@ -463,3 +466,66 @@ def test_no_cgroups_for_a_container_that_could_make_none(attack: Attack) -> None
     hostile = Hierarchy(name="pids", groups=[Group(path=b"."), Group(path=b"more")])
 
     assert "may not make" in attack.refusal(hostile)
+
+
+def io_uring(**fields: object) -> IoUring:
+    whole = IoUring(
+        id=ID,
+        flags=2,
+        owner=1,
+        sq_entries=4,
+        cq_entries=8,
+        single_issuer=False,
+        defer_taskrun=False,
+        layout=[0] * 7,
+        submitted=0,
+        completed=0,
+        ring=b"",
+        requests=b"",
+    )
+    return msgspec.structs.replace(whole, **fields)
+
+
+def test_no_io_urings_that_its_profile_forbids(attack: Attack) -> None:
+    attack.bundle.config["linux"]["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["io_uring_setup"], "action": "SCMP_ACT_ERRNO"}],
+    }
+
+    assert "seccomp profile forbids" in attack.refusal(io_uring())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sq_entries": 3}, "impossible sizes"),
+        ({"cq_entries": 1 << 30}, "impossible sizes"),
+        ({"sq_entries": 0, "cq_entries": 0}, "impossible sizes"),
+        ({"submitted": 1 << 32}, "impossible contents"),
+        ({"reissued": [bytes(64)]}, "impossible contents"),
+        ({"submitted": 1, "reissued": [bytes(65)]}, "impossible contents"),
+        ({"cancelled": [0] * 9}, "impossible contents"),
+        ({"requests": bytes(4 * 64 + 1)}, "impossible contents"),
+        ({"layout": [0]}, "no known layout"),
+        ({"owner": 77}, "a thread that the image lacks"),
+        ({}, "has no descriptor of its io_uring"),
+    ],
+)
+def test_no_impossible_io_urings(attack: Attack, fields: dict[str, object], said: str) -> None:
+    assert said in attack.refusal(io_uring(**fields))
+
+
+def test_no_memory_of_an_io_uring_or_aio_that_is_not_there(attack: Attack) -> None:
+    memory = attack.process.memory
+    place = {"start": 0x10000000, "end": 0x10001000, "protection": 3, "shared": True}
+    ring = Mapping(**place, source=Source.IO_URING, object=ID)
+    context = Mapping(**place, source=Source.AIO)
+
+    def refusal(mapping: Mapping, **fields: object) -> str:
+        mappings = sorted([*memory.mappings, mapping], key=lambda one: one.start)
+        return attack.refusal(memory=msgspec.structs.replace(memory, mappings=mappings, **fields))
+
+    assert "shows an io_uring that the image lacks" in refusal(ring)
+    assert "without a context" in refusal(context)
+    impossible = Context(start=0x10000000, length=4096, head=127, tail=0, alive=True, events=b"")
+    assert "impossible context" in refusal(context, contexts=[impossible])
