@@ -309,6 +309,14 @@ class Plan:
         ]
 
     @property
+    def all_credentials(self) -> Iterator[credentials.Credentials]:
+        """Return those of all threads, also of first ones that have ended."""
+        for process in self.processes:
+            yield from (thread.credentials for thread in process.threads)
+            if process.ended_thread:
+                yield process.ended_thread.credentials
+
+    @property
     def unheld(self) -> set[int]:
         """Return the ids of the files that no process has: they are in flight."""
         held = {one.file for process in self.processes for one in process.descriptors}

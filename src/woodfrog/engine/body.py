@@ -19,6 +19,7 @@ from woodfrog.kernel.process import PR_SET_NAME
 from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
+from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import (
     aio,
@@ -354,11 +355,11 @@ class Body:
         signals.forget_children(program)
         self.stub.run(program)
 
-    def restore_signals(self) -> None:
-        """Set actions and queues, tell the kernel of each thread, and make POSIX timers."""
+    def restore_signals(self, side: SideBySide) -> None:
+        """Set actions and queues, and tell the kernel of each thread."""
         record = self.record
         for task, thread in zip(self.tasks, record.threads, strict=True):
-            program = task.program()
+            program = side.program(task)
             threads.restore(program, thread)
             if task is self.stub:
                 # Any signal may be sent only by a thread to itself, be it for the whole process.
@@ -367,9 +368,11 @@ class Body:
                 queue = timers.without_rung(record.pending, record.interval_timers)
                 signals.restore_pending(program, thread.ids[-1], None, queue)
             signals.restore_pending(program, record.ids[-1], thread.ids[-1], thread.pending)
-            with while_(f"restoring the signals of thread {thread.tid} of {self.name}"):
-                task.run(program)
-        for maker, first, some in timers.by_maker(record.posix_timers):
+            side.run(task, program, f"restoring the signals of thread {thread.tid} of {self.name}")
+
+    def make_timers(self) -> None:
+        """Make POSIX timers."""
+        for maker, first, some in timers.by_maker(self.record.posix_timers):
             task = self.tasks[maker - 1 if maker else 0]
             program = task.program()
             timers.create_posix_timers(program, some, first)

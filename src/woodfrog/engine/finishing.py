@@ -1,6 +1,7 @@
 """LIMITS and GO: only the process's own rights, then its own registers."""
 
 import os
+from collections.abc import Callable, Collection, Iterable
 
 from woodfrog.engine.admission import Bounds
 from woodfrog.engine.body import Body
@@ -9,8 +10,9 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.ptrace import Event
+from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.socket_waits import SocketWait
-from woodfrog.remote.stub import Stub, StubError
+from woodfrog.remote.stub import StubError
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     credentials,
@@ -29,54 +31,68 @@ from woodfrog.resources import (
 _SIGTRAP = 5
 
 
-def limits_in_force(stub: Stub) -> list[tuple[int, int]]:
-    """Return the resource limits that a stub has."""
-    program = stub.program()
-    ask = limits.ask(program)
-    stub.run(program)
-    return [(limit.soft, limit.hard) for limit in ask()]
-
-
 def restore_limits(
-    body: Body, bounds: Bounds, default: scheduling.Scheduling, missing: list[str]
+    bodies: Collection[Body], bounds: Bounds, default: scheduling.Scheduling, missing: list[str]
 ) -> None:
-    """LIMITS for one process; from here on it has only its own rights.
+    """LIMITS for all processes; from here on they have only their own rights.
 
-    `missing` gets what it is without from now on.
+    `missing` gets what they are without from now on.
     """
+    side = SideBySide()
+    in_force: dict[int, Callable[[], list[limits.Limit]]] = {}
+    for body in bodies:
+        program = side.program(body.stub)
+        in_force[body.record.pid] = limits.ask(program)
+        side.run(body.stub, program, f"asking for the limits of {body.name}")
+    side.finish()
+    for body in bodies:
+        present = [(limit.soft, limit.hard) for limit in in_force[body.record.pid]()]
+        with while_(f"restoring the limits and credentials of {body.name}"):
+            _restore_limits(side, body, bounds, default, present, missing)
+    side.finish()
+
+
+def _restore_limits(
+    side: SideBySide,
+    body: Body,
+    bounds: Bounds,
+    default: scheduling.Scheduling,
+    present: list[tuple[int, int]],
+    missing: list[str],
+) -> None:
     record = body.record
-    with while_(f"restoring the limits and credentials of {body.name}"):
-        # Lower than the config's would be wider.
-        score = max(record.oom_score_adj, bounds.oom_score_adj or record.oom_score_adj)
-        if score != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
-            _set_oom_score_adj(body.stub.pid, score)
-        if record.session_nice and record.session == record.pid:
-            scheduling.set_autogroup_nice(body.stub.pid, record.session_nice)
-        present = limits_in_force(body.stub)
-        bounding = credentials.bounding_set(body.stub.pid)
-        inherited = len(body.common_filters)
-        for task, thread in zip(body.tasks, record.threads, strict=True):
-            scheduling.restore(task.pid, thread.scheduling, default)
-            program = task.program()
-            if task is body.stub:
-                memory_fields.lock_future(program, record.memory)
-                limits.restore(program, record.limits, present, bounds.rlimits)
-            filters = body.filters(thread)
-            seccomp_filters.restore(program, thread.seccomp, filters, inherited=inherited)
-            credentials.restore(
-                program,
-                thread.credentials,
-                present=bounding,
-                no_new_privs=bounds.no_new_privs or thread.credentials.no_new_privs,
-                ids=body.ids_to_take(thread),
-            )
-            threads.restore_pdeath_signal(program, thread)
-            lacks = thread_controls.restore(program, thread.controls) if thread.controls else list
-            task.run(program)
-            missing += (f"thread {thread.tid} comes back without its {what}" for what in lacks())
-        missing += (
-            f"{body.name}: {what}" for what in memory_making.lacking(record.memory.mappings)
+    # Lower than the config's would be wider.
+    score = max(record.oom_score_adj, bounds.oom_score_adj or record.oom_score_adj)
+    if score != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
+        _set_oom_score_adj(body.stub.pid, score)
+    if record.session_nice and record.session == record.pid:
+        scheduling.set_autogroup_nice(body.stub.pid, record.session_nice)
+    bounding = credentials.bounding_set(body.stub.pid)
+    inherited = len(body.common_filters)
+    for task, thread in zip(body.tasks, record.threads, strict=True):
+        scheduling.restore(task.pid, thread.scheduling, default)
+        program = side.program(task)
+        if task is body.stub:
+            memory_fields.lock_future(program, record.memory)
+            limits.restore(program, record.limits, present, bounds.rlimits)
+        filters = body.filters(thread)
+        seccomp_filters.restore(program, thread.seccomp, filters, inherited=inherited)
+        credentials.restore(
+            program,
+            thread.credentials,
+            present=bounding,
+            no_new_privs=bounds.no_new_privs or thread.credentials.no_new_privs,
+            ids=body.ids_to_take(thread),
         )
+        threads.restore_pdeath_signal(program, thread)
+        lacks = thread_controls.restore(program, thread.controls) if thread.controls else list
+
+        def note(tid: int = thread.tid, lacks: Callable[[], Iterable[str]] = lacks) -> None:
+            missing.extend(f"thread {tid} comes back without its {what}" for what in lacks())
+
+        doing = f"restoring the limits and credentials of thread {thread.tid} of {body.name}"
+        side.run(task, program, doing, note)
+    missing += (f"{body.name}: {what}" for what in memory_making.lacking(record.memory.mappings))
 
 
 def restore_last(body: Body) -> None:
@@ -104,15 +120,19 @@ class Release:
         self.body = body
         self._vdso = vdso
 
-    def arm(self) -> None:
+    def arm(self, side: SideBySide) -> None:
         """Start timers, register rseq areas, and have interrupted calls wait again."""
         body = self.body
         for task, thread in zip(body.tasks, body.record.threads, strict=True):
-            program = task.program()
+            program = side.program(task)
             threads.register_rseq(program, thread)
             if task is body.stub:
                 timers.arm(program, body.record.interval_timers, body.record.posix_timers)
-            task.run(program)
+            side.run(task, program, f"starting the timers of thread {thread.tid} of {body.name}")
+
+    def expand_state(self) -> None:
+        """Make room for the registers of threads that use large ones."""
+        for task, thread in zip(self.body.tasks, self.body.record.threads, strict=True):
             if threads.uses_tiles(thread):
                 task.expand_state()
 

@@ -49,6 +49,28 @@ def _resolved(program: Program, value: Any) -> Any:
     return program[value] if isinstance(value, Placeholder) else value
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Made(dict[K, V]):
+    """What calls gave, by key: placeholders become numbers when their program has run."""
+
+    def __init__(self) -> None:
+        self._waiting: list[K] = []
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        if isinstance(value, Placeholder | tuple):
+            self._waiting.append(key)
+
+    def resolve(self, program: Program) -> None:
+        """Take the results of a program that has run."""
+        for key in self._waiting:
+            super().__setitem__(key, _resolved(program, self[key]))
+        self._waiting.clear()
+
+
 class Making:
     """See resources.files.base.Making; also where each file came to be.
 
@@ -85,16 +107,17 @@ class Making:
         self.missing: list[str] = []
         # Descriptors in the root stub, all at `high` or above.
         self.records: Sequence[FileRecord] = ()
-        self.files: dict[int, int] = {}
-        self.objects: dict[int, int] = {}
-        self._written: dict[int, int] = {}
+        self.files: _Made[int, int] = _Made()
+        self.objects: _Made[int, int] = _Made()
+        self._written: _Made[int, int] = _Made()
         # Those that have another name in the container, and were not made.
         self._linked: set[int] = set()
         self._last: list[tuple[FileRecord, int, dict[int, int]]] = []
         self._root = -1
         self._delegates = Delegates(stub)
-        self._kept: dict[object, Any] = {}
+        self._kept: _Made[object, Any] = _Made()
         self._spare: list[int] = []
+        self._settled_spare = 0
         self._addresses: dict[int, frozenset[bytes]] = {}
         self._at_end: list[tuple[Membership, Callable[[base.Making], None]]] = []
         self._stdio = [syscalls.duplicate_above(self.program, number, high) for number in range(3)]
@@ -128,15 +151,12 @@ class Making:
         program = self.program
         self.stub.run(program)
 
-        def resolved(value: Any) -> Any:
-            return _resolved(program, value)
-
-        self.files = {number: resolved(fd) for number, fd in self.files.items()}
-        self.objects = {number: resolved(fd) for number, fd in self.objects.items()}
-        self._written = {number: resolved(fd) for number, fd in self._written.items()}
-        self._kept = {key: resolved(value) for key, value in self._kept.items()}
-        self._spare = [resolved(fd) for fd in self._spare]
-        self._stdio = [resolved(fd) for fd in self._stdio]
+        for made in (self.files, self.objects, self._written, self._kept):
+            made.resolve(program)
+        fresh = self._spare[self._settled_spare :]
+        self._spare[self._settled_spare :] = [_resolved(program, fd) for fd in fresh]
+        self._settled_spare = len(self._spare)
+        self._stdio = [_resolved(program, fd) for fd in self._stdio]
         self.program = self.stub.program()
 
     def acting(self, as_whom: base.Maker | None, make: Callable[[], T]) -> T:
@@ -306,7 +326,7 @@ class Making:
         self._delegates.end()
         for fd in self._spare:
             syscalls.close(self.program, fd)
-        self._spare = []
+        self._spare, self._settled_spare = [], 0
         table = DescriptorTable({fd: number for number, fd in self.files.items()}, frozenset())
         for record in made:
             if record.id in unheld:

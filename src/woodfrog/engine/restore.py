@@ -36,6 +36,7 @@ from woodfrog.kernel.capability import CAP_SYS_RESOURCE
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
 from woodfrog.remote.program import ProgramError
+from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
@@ -345,6 +346,9 @@ def _restore(
     mark(Stage.FILES)
 
     # TREE
+    narrowing = root.program()
+    credentials.narrow(narrowing, plan.all_credentials, credentials.bounding_set(root.pid))
+    root.run(narrowing)
     default = scheduling.collect(init)
     files_of_root = making.descriptors
 
@@ -391,8 +395,12 @@ def _restore(
         body.stop_again()
     for body in bodies.values():
         body.forget_stops(bodies)
+    side = SideBySide()
     for body in bodies.values():
-        body.restore_signals()
+        body.restore_signals(side)
+    side.finish()
+    for body in bodies.values():
+        body.make_timers()
     for body in bodies.values():
         body.leave_future()
     mark(Stage.BODY)
@@ -417,8 +425,7 @@ def _restore(
         for thread, task in zip(body.record.threads, body.tasks, strict=True)
     }
     cgroups.restore(plan.cgroups, bounds.cgroups, tasks)
-    for body in bodies.values():
-        finishing.restore_limits(body, bounds, default, making.missing)
+    finishing.restore_limits(bodies.values(), bounds, default, making.missing)
     making_rings.restore(plan, bodies)
     tying.connect_files(plan, bodies, last=True)
     for body in bodies.values():
@@ -433,7 +440,10 @@ def _restore(
             tracking.begin_in(body.stub, body.record.memory.mappings)
     releases = [Release(body, vdso) for body in bodies.values()]
     for release in releases:
-        release.arm()
+        release.arm(side)
+    side.finish()
+    for release in releases:
+        release.expand_state()
     # Whose the memory is comes last.
     for release in sorted(releases, key=lambda one: not one.body.record.shares.memory):
         release.leave_stub()

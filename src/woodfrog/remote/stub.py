@@ -88,9 +88,10 @@ class Stub:
         )
         return thread
 
-    def program(self) -> Program:
-        """Return an empty program that fits the stub's data."""
-        return Program(self.base + _CODE_BYTES, self.size)
+    def program(self, part: int = 0, of: int = 1) -> Program:
+        """Return an empty program that fits the stub's data, or one of its parts."""
+        size = self.size // of & -4096
+        return Program(self.base + _CODE_BYTES + part * size, size)
 
     def start(self, program: Program) -> None:
         """Set a program going; `finish` waits for its end."""

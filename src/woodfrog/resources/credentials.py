@@ -1,7 +1,7 @@
 """Who a task is: ids, groups, capabilities, securebits, no_new_privs (credentials(7))."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from woodfrog.errors import UnsupportedResource
@@ -162,6 +162,19 @@ def refuse_wider(who: str, credentials: Credentials, allowed: int) -> None:
             f"{who} had capabilities that the new container does not allow ({names})",
             hint="add them to process.capabilities.bounding of the bundle's config.json",
         )
+
+
+def narrow(program: Program, everyone: Iterable[Credentials], present: int) -> None:
+    """Drop from a stub's bounding set what nobody of those to come from it will have in theirs.
+
+    A capability that may be inherited without being there could only be given while it is there.
+    """
+    kept = 0
+    for one in everyone:
+        kept |= one.bounding | one.inheritable
+    for number in CAPABILITIES:
+        if (present & ~kept) >> number & 1:
+            syscalls.prctl(program, PR_CAPBSET_DROP, number)
 
 
 def restore(

@@ -163,8 +163,6 @@ class Making(Protocol):
     program: Program
     # All files that are made before the processes are.
     records: "Sequence[FileRecord]"
-    # The root stub's descriptors of the files that stand, by id.
-    files: dict[int, int]
     # TCP connections to outside are to be reset.
     tcp_close: bool
     # Socket buffers may be larger than programs may make them; nobody may in a user namespace.
@@ -177,6 +175,10 @@ class Making(Protocol):
     @property
     def new_network(self) -> bool:
         """Whether the network namespace is the container's own, or a nested one."""
+
+    @property
+    def files(self) -> Mapping[int, int]:
+        """Return the root stub's descriptors of the files that stand, by id."""
 
     def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """Return the stub's descriptor of a shared memory object or a deleted file."""

@@ -1,0 +1,61 @@
+"""Programs in several stubs at once: while one runs, the next is being written."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from woodfrog.errors import while_
+from woodfrog.remote.program import Program
+from woodfrog.remote.stub import Stub
+
+_AT_ONCE = 8
+
+
+class _Running(NamedTuple):
+    task: Stub
+    program: Program
+    doing: str
+    then: Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
+
+
+class SideBySide:
+    """Runs one program in each of many tasks, be they of one process; call `finish` at the end.
+
+    Each has a part of the stub's data for itself. A task has one program until `finish`.
+    """
+
+    def __init__(self) -> None:
+        self._running: deque[_Running] = deque()
+        self._turn = 0
+
+    def program(self, task: Stub) -> Program:
+        """Return an empty program for a task, to be run before the next one is asked for."""
+        return task.program(self._turn % _AT_ONCE, _AT_ONCE)
+
+    def run(
+        self, task: Stub, program: Program, doing: str, then: Callable[[], None] = _nothing
+    ) -> None:
+        """Set a program going; `then` takes its results, and `doing` says for what it is."""
+        if not len(program):
+            then()
+            return
+        task.start(program)
+        self._running.append(_Running(task, program, doing, then))
+        self._turn += 1
+        if len(self._running) == _AT_ONCE:
+            self._finish_first()
+
+    def finish(self) -> None:
+        """Wait for all that run."""
+        while self._running:
+            self._finish_first()
+
+    def _finish_first(self) -> None:
+        one = self._running.popleft()
+        with while_(one.doing):
+            one.task.finish(one.program)
+            one.then()
