@@ -122,11 +122,23 @@ class Body:
             self._vdso_text = self._other_vdso.map(program, space, keep)
         sysv_memory.attach(program, space, segments, keep)
         memory_making.map_opened(program, space.mappings, making.files)
-        credentials.set_effective(program, making.capabilities, making.permitted)
+        self._limit_rights(program, making)
         memory_making.restore_mappings(program, rest.mappings, space.pages, making.mapped)
         memory_making.advise(program, space.mappings)
         memory_making.drop(program, rest.dropped)
-        credentials.set_effective(program, making.permitted, making.permitted)
+        self._regain_rights(program, making)
+
+    def _limit_rights(self, program: Program, making: Making) -> None:
+        """Have calls made with what the new container may have.
+
+        Who was born in a nested user namespace has no more, and keeps what it has there.
+        """
+        if self._namespaces.born_ids(self.record.pid) is None:
+            credentials.set_effective(program, making.capabilities, making.permitted)
+
+    def _regain_rights(self, program: Program, making: Making) -> None:
+        if self._namespaces.born_ids(self.record.pid) is None:
+            credentials.set_effective(program, making.permitted, making.permitted)
 
     def complete(self, making: Making) -> None:
         """Set going what is done to memory that has its pages."""
@@ -139,11 +151,11 @@ class Body:
 
     def _protect(self, program: Program, making: Making) -> None:
         space = self.record.memory
-        credentials.set_effective(program, making.capabilities, making.permitted)
+        self._limit_rights(program, making)
         memory_making.install_guards(program, space)
         memory_making.protect(program, space.mappings, space.pages, self._rest.starts)
         memory_modes.restore(program, self.record.modes)
-        credentials.set_effective(program, making.permitted, making.permitted)
+        self._regain_rights(program, making)
         executable = space.executable_object
         memory_fields.restore_fields(program, space, making.objects.get(executable))
 
@@ -406,11 +418,11 @@ class Body:
     def _take_lease(self, program: Program, lock: Lock, making: Making) -> None:
         """Take a lease as the file's owner, or by a right that the container has itself."""
         kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
-        credentials.set_effective(program, making.capabilities, making.permitted)
+        self._limit_rights(program, making)
         for user in (self.record.threads[0].credentials.uids[3], 0):
             program.call(SYS.SETFSUID, user)
             program.may_fail(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_SETLEASE, kind))
-        credentials.set_effective(program, making.permitted, making.permitted)
+        self._regain_rights(program, making)
         program.expect(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_GETLEASE, 0), kind)
 
     def own_files(self, plan: Plan) -> None:

@@ -229,6 +229,12 @@ def _collect(
 def _refuse_in_user_namespace(held: HeldProcess, fields: dict[str, Any], world: World) -> None:
     """Refuse what only the container's root could make again, who can't go there and back."""
     within = world.namespaces.of(held.pid)
+    owner = world.namespaces.owner(within.get("pid", 0))
+    if owner and (within.get("user") not in (None, owner) or len(held.ids) > 2):
+        raise UnsupportedResource(
+            "is in a pid namespace of a user namespace that a program made, and deeper in one of"
+            " them, which cannot be saved yet"
+        )
     if "user" not in within:
         return
     what = ""
@@ -238,7 +244,7 @@ def _refuse_in_user_namespace(held: HeldProcess, fields: dict[str, Any], world: 
         what = "a lease on a file"
     elif held.is_headless:
         what = "a first thread that has ended"
-    elif "pid" in within and len(held.tasks) > 1:
+    elif "pid" in within and not owner and len(held.tasks) > 1:
         what = "several threads in a pid namespace of its own"
     if what:
         raise UnsupportedResource(

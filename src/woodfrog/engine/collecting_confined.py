@@ -6,6 +6,7 @@ get_robust_list(2) of another process asks for that right, and does nothing.
 
 import errno
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -14,14 +15,19 @@ from woodfrog.remote.program import Program
 
 
 class Confined:
-    """Looks for such processes among held ones, each by one that was looked at before."""
+    """Looks for such processes among held ones, each by one that was looked at before.
 
-    def __init__(self) -> None:
+    `foreign` are our ids of those in user namespaces that programs made: by their ids and
+    capabilities nobody can tell what they may.
+    """
+
+    def __init__(self, foreign: AbstractSet[int]) -> None:
+        self._foreign = foreign
         self._known: dict[int, HeldProcess] = {}
 
     def note(self, process: HeldProcess, *, dumpable: bool) -> None:
         """Let others look at a process from now on, if it isn't protected from that."""
-        if dumpable and len(process.ids) == 1:
+        if dumpable and len(process.ids) == 1 and process.pid not in self._foreign:
             self._known[process.group] = process
 
     def ask(self, task: HeldTask, program: Program) -> Callable[[], None]:
@@ -43,7 +49,8 @@ class Confined:
 
     def _whom(self, task: HeldTask) -> HeldProcess | None:
         """Return a process that a task may look at by all other rules, its parent if possible."""
-        if len(task.process.ids) > 1 or _has_label(task.path):
+        is_foreign = task.process.pid in self._foreign
+        if len(task.process.ids) > 1 or is_foreign or _has_label(task.path):
             return None
         parent = self._known.get(task.process.leader.stat.parent)
         for one in ([parent] if parent else []) + list(self._known.values()):

@@ -24,7 +24,7 @@ _OF_PROCESSES = ("cgroup", "ipc", "mnt", "net", "time", "user", "uts", "pid")
 # where children would be.
 _OF_THREADS = ("cgroup", "ipc", "mnt", "net", "uts")
 # What must belong to the container's own user namespace.
-_UNOWNED = ("mnt", "pid", "time")
+_UNOWNED = ("mnt", "time")
 # What may be open without being in use: others are made by processes.
 _OPEN = ("cgroup", "ipc", "mnt", "net", "user", "uts")
 _SIOCGSKNS = 0x894C
@@ -193,6 +193,14 @@ class Namespaces:
         for found in self._found.values():
             if found.name == name:
                 yield found.number, found.descriptor
+
+    def in_others(self, name: str) -> frozenset[int]:
+        """Return the tasks that are not in the container's own namespace of a kind."""
+        return frozenset(pid for pid, of in self._of.items() if name in of)
+
+    def owner(self, number: int) -> int:
+        """Return the id of the user namespace that a nested namespace belongs to."""
+        return next((one.owner for one in self._found.values() if one.number == number), 0)
 
     def links(self, name: str) -> dict[str, int]:
         """Return the ids of the nested namespaces of a kind by what /proc/PID/ns reads for them."""

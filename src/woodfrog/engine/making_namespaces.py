@@ -1,12 +1,13 @@
 """The nested namespaces of an image: the root stub makes them, processes and threads join them."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import msgspec
 
-from woodfrog.engine import passing, root_stub
+from woodfrog.engine import kinship, passing, root_stub
+from woodfrog.engine.pids import Member
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel import namespaces as ns
@@ -58,6 +59,8 @@ class MadeNamespaces:
         self._undo = undo
         self._unborn: set[int] = set()
         self._users: dict[int, UserNamespace] = {}
+        self._pid_owners: dict[int, int] = {}
+        self._born: dict[int, Credentials] = {}
         self._firsts: dict[int, Stub] = {}
         self._later: dict[int, TimeNamespace] = {}
         # By name and id; 0: the container's own.
@@ -75,6 +78,7 @@ class MadeNamespaces:
                 self._later[record.id] = record
                 continue
             if isinstance(record, PidNamespace):
+                self._pid_owners[record.id] = record.owner
                 if record.is_unborn:
                     self._unborn.add(record.id)
                 continue
@@ -146,7 +150,7 @@ class MadeNamespaces:
         It has all rights there, until it gets those that it had.
         """
         number = record.namespaces.get("user", _OWN)
-        if not number:
+        if not number or record.pid in self._born:
             return
         program = stub.program()
         credentials.leave_root(program, record.threads[0].credentials, permitted)
@@ -157,9 +161,10 @@ class MadeNamespaces:
     def ids_to_take(self, record: Process, thread: Thread) -> Credentials | None:
         """Return the credentials whose ids a thread has to take where it is; None: it has them."""
         number = record.namespaces.get("user", _OWN)
-        own, first = thread.credentials, record.threads[0].credentials
+        own = thread.credentials
         if not number:
             return own
+        first = self._born.get(record.pid, record.threads[0].credentials)
         if (own.uids, own.gids, own.groups) == (first.uids, first.gids, first.groups):
             return None
         uids = [self._id_in(number, one) for one in own.uids]
@@ -184,14 +189,69 @@ class MadeNamespaces:
             maker.run(program)
             return [_taken(maker, born) for born in maker.born]
         for thread in record.threads[1:]:
-            self._say_last_id(thread.tid - 1)
-            program = maker.program()
-            syscalls.clone3(program, flags, 0, [])
-            maker.run(program)
-            born = read_status(f"/proc/{maker.pid}/task/{maker.born[-1]}")["NSpid"].split()[-1]
-            if int(born) != thread.tid:
-                raise StubError(f"thread {thread.tid} came to be as {born}")
+            self.bear(maker, flags, 0, thread.ids)
         return [_taken(maker, born) for born in maker.born]
+
+    def bear(self, maker: Stub, flags: int, signal: int, ids: Sequence[int]) -> None:
+        """Have who is in a nested user namespace clone, but choose only the inner ids itself."""
+        self._say_last_id(ids[0] - 1)
+        program = maker.program()
+        syscalls.clone3(program, flags, signal, ids[1:])
+        maker.run(program)
+        self.check_id(maker.born[-1], ids)
+
+    def check_id(self, born: int, ids: Sequence[int]) -> None:
+        """Check that a newborn task has the ids that it was to have."""
+        found = [int(word) for word in read_status(f"/proc/{born}")["NSpid"].split()]
+        if found[-len(ids) :] != list(ids):
+            raise StubError(f"task {ids[0]} came to be as {found[-len(ids)]}")
+
+    def bear_first(
+        self, maker: Stub, spare: Sequence[int], signal: int, child: Member, born_in: Membership
+    ) -> int:
+        """Have the first process of a pid namespace born that belongs to a user namespace.
+
+        It is made there by a passing sibling. Returns its id as we see it.
+        """
+        owner = self.owner_of(child.pid_namespace)
+        program = maker.program()
+        syscalls.clone3(program, 0, signal, spare)
+        maker.run(program)
+        sibling = maker.born.pop()
+        await_birth(sibling)
+        stub = Stub(sibling, maker.base, maker.size)
+        wanted = child.namespaces if isinstance(child, Process) else born_in
+        self.join(stub, wanted, born_in)
+        if isinstance(child, Process):
+            permitted = credentials.permitted_set(stub.pid)
+            program = stub.program()
+            credentials.leave_root(program, child.threads[0].credentials, permitted)
+            stub.run(program)
+            self.note_birth(child, child.threads[0].credentials)
+        self._go(stub, stub, {"user": owner})
+        program = stub.program()
+        ns.unshare(program, ns.CLONE_NEWPID)
+        stub.run(program)
+        self._say_last_id(child.pid - 1)
+        program = stub.program()
+        syscalls.clone3(program, kinship.CLONE_PARENT, 0, [1])
+        stub.run(program)
+        (born,) = stub.born
+        self.check_id(born, child.ids)
+        passing.end(maker, stub, spare[-1])
+        return born
+
+    def owner_of(self, pid_namespace: int) -> int:
+        """Return the id of the user namespace that a pid namespace belongs to."""
+        return self._pid_owners.get(pid_namespace, _OWN)
+
+    def note_birth(self, child: Process, ids: Credentials) -> None:
+        """Note that a process has been born in its user namespace, with these ids."""
+        self._born[child.pid] = ids
+
+    def born_ids(self, pid: int) -> Credentials | None:
+        """Return the ids of a process that was born in a nested user namespace."""
+        return self._born.get(pid)
 
     def _say_last_id(self, number: int) -> None:
         ours = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)

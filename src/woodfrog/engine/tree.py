@@ -10,7 +10,7 @@ from operator import or_
 from woodfrog.engine import kinship
 from woodfrog.engine import passing as passing_processes
 from woodfrog.engine.admission import Plan
-from woodfrog.engine.inheriting import Inheritance
+from woodfrog.engine.inheriting import Inheritance, Wish
 from woodfrog.engine.keyring_members import KeyringMembers
 from woodfrog.engine.kinship import How
 from woodfrog.engine.making_namespaces import MadeNamespaces
@@ -122,7 +122,9 @@ class Tree:
                 stub.run(program)
             made += self._make(stub, parent, after)
         for child, pid in zip(made, stub.born, strict=True):
-            self._stand(stub, child, pid, _membership(parent))
+            # Who is born first in a pid namespace of a user namespace is where it is to be.
+            begun = child.is_first and self._is_in_users(child) and not self._is_in_users(parent)
+            self._stand(stub, child, pid, _membership(child if begun else parent))
         for child in before:
             self._beget(child, inherited)
         for child in after:
@@ -172,11 +174,20 @@ class Tree:
 
     def _make(self, stub: Stub, parent: Member, children: Sequence[Member]) -> list[Member]:
         """Clone children, each with what it inherits; returns them in the order that they come."""
-        wishes = self._inheritance.wishes(parent, children) if self._inheritance else {}
+        wishes: dict[int, Wish] = {}
+        if self._inheritance and not self._is_in_users(parent):
+            wishes = self._inheritance.wishes(parent, children)
         # Those that share nothing come first, and without what their siblings share.
         made = sorted(children, key=lambda child: child.pid in wishes)
         program = stub.program()
         for child in made:
+            if self._is_born_elsewhere(parent, child):
+                stub.run(program)
+                self._bear(stub, parent, child)
+                program = stub.program()
+                if self._inheritance:
+                    self._inheritance.bear(parent, child)
+                continue
             if self._inheritance and child.pid in wishes:
                 stub.run(program)
                 self._inheritance.prepare(stub, parent, wishes[child.pid])
@@ -187,12 +198,39 @@ class Tree:
         stub.run(program)
         return made
 
-    def _clone(self, program: Program, child: Member) -> None:
+    def _is_in_users(self, one: Member) -> bool:
+        """Tell whether a process was born in a nested user namespace."""
+        return self._namespaces.born_ids(one.pid) is not None
+
+    def _is_born_elsewhere(self, maker: Member, child: Member) -> bool:
+        """Tell whether somebody must help a process to have a child of the right ids."""
+        begins = child.is_first and self._namespaces.owner_of(child.pid_namespace)
+        return bool(begins) or self._is_in_users(maker)
+
+    def _bear(self, stub: Stub, maker: Member, child: Member) -> None:
+        """Make a child in a nested user namespace."""
+        ids = self._namespaces.born_ids(maker.pid)
+        if ids is None:
+            spare = [self._next_spare()] * len(maker.ids)
+            born_in = _membership(maker)
+            born = self._namespaces.bear_first(stub, spare, child.exit_signal, child, born_in)
+            stub.born.append(born)
+            return
+        flags, signal = self._flags(child)
+        self._namespaces.bear(stub, flags, signal, child.ids)
+        if isinstance(child, Process):
+            self._namespaces.note_birth(child, ids)
+
+    def _flags(self, child: Member) -> tuple[int, int]:
+        """Return the flags of clone(2) for a process, and its exit signal."""
         flags, signal = kinship.flags(child), child.exit_signal
         if self._makers[child.pid].how is How.SIBLING:
             # Its exit signal is that of the maker.
             flags, signal = flags | kinship.CLONE_PARENT, 0
-        flags |= CLONE_NEWPID if child.is_first else 0
+        return flags | (CLONE_NEWPID if child.is_first else 0), signal
+
+    def _clone(self, program: Program, child: Member) -> None:
+        flags, signal = self._flags(child)
         syscalls.clone3(program, flags, signal, child.ids)
 
     def _stand(self, parent: Stub, child: Member, pid: int, born_in: Membership) -> Stub:
@@ -237,19 +275,34 @@ class Tree:
         making = self._members[maker]
         ids = _session_ids(one) if begins_session else [self._next_spare()] * len(making.ids)
         with while_(f"making process {one.pid}, whose former parent has ended"):
-            passing = passing_processes.make(self.stubs[maker], ids, flags)
+            passing = self._passing(making, ids, flags)
             self._keyrings.inherit(passing, self.stubs[maker])
             program = passing.program()
             if begins_session:
                 program.call(SYS.SETSID)
-            for member in family:
-                self._clone(program, member)
             passing.run(program)
+            for member in family:
+                program = passing.program()
+                if self._is_in_users(making):
+                    self._bear(passing, making, member)
+                else:
+                    self._clone(program, member)
+                passing.run(program)
             for member, born in zip(family, passing.born, strict=True):
                 self._stand(passing, member, born, _membership(making))
             passing_processes.end(self.stubs[maker], passing, ids[-1])
             for member in family:
                 self._beget(member, member.session)
+
+    def _passing(self, maker: Member, ids: Sequence[int], flags: int = 0) -> Stub:
+        """Have a process make a passing one with these ids."""
+        stub = self.stubs[maker.pid]
+        if not self._is_in_users(maker):
+            return passing_processes.make(stub, ids, flags)
+        stub.born.clear()
+        self._namespaces.bear(stub, flags, 0, ids)
+        await_birth(stub.born[0])
+        return Stub(stub.born[0], stub.base, stub.size)
 
     @contextmanager
     def passing(self, pid: int = 0, status: int = 0) -> Iterator[int]:
@@ -286,7 +339,7 @@ class Tree:
             ids = _group_ids(made_by)
             maker = self.stubs[made_by.pid]
             with while_(f"making process group {group}"):
-                passing = passing_processes.make(maker, ids)
+                passing = self._passing(made_by, ids)
                 program = passing.program()
                 program.call(SYS.SETPGID, 0, 0)
                 passing.run(program)

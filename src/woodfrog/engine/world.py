@@ -114,7 +114,7 @@ class World:
         # Processes whose parent has not waited for the news that they stopped or go on.
         self.news: set[int] = set()
         self.keyrings = Keyrings()
-        self.confined = Confined()
+        self.confined = Confined(namespaces.in_others("user"))
         self._parents = [(one.ids, one.leader.stat.parent) for one in tree.processes]
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
         self._ids |= {one.group: one.namespace_pid for one in tree.processes}

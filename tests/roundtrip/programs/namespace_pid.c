@@ -1,6 +1,6 @@
 /* Pid namespaces within pid namespaces: what everybody is called in each, groups and sessions, zombies, timers and signals by those ids. */
 // capabilities: CAP_SYS_ADMIN
-// arguments: tree | unshared | zombies | joined
+// arguments: tree | unshared | zombies | joined | sandbox
 #include "namespaces.h"
 
 #define FEW 12
@@ -53,6 +53,14 @@ static void *thread(void *who) {
 	compare((int)(long)who, &was, look_around());
 	__atomic_add_fetch(&looks[1], 1, __ATOMIC_SEQ_CST);
 	return NULL;
+}
+
+static void put(const char *name, const char *text) {
+	char path[64];
+	sprintf(path, "/proc/self/%s", name);
+	int file = must(open(path, O_WRONLY | O_CLOEXEC));
+	must(write(file, text, strlen(text)));
+	close(file);
 }
 
 static pid_t child_in(unsigned long flags) { return must(syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0)); }
@@ -120,6 +128,19 @@ int main(int count, char **arguments) {
 		if (child_in(CLONE_NEWPID) == 0)
 			exit(first(1, 1));
 		report_all(12);
+	} else if (what == 's') { /* in a user namespace, to which the pid namespace belongs */
+		pid_t user = must(fork());
+		if (user == 0) {
+			must(unshare(CLONE_NEWUSER));
+			put("setgroups", "deny"), put("uid_map", "1000 0 1\n"), put("gid_map", "1000 0 1\n");
+			pid_t child = child_in(CLONE_NEWPID | CLONE_NEWNET);
+			if (child == 0)
+				exit(getuid() == 1000 ? first(1, 0) : 3);
+			wait_for("leave");
+			join(child);
+			return 0;
+		}
+		report_all(6);
 	} else if (what == 'u') { /* what `unshare --pid --fork` does, and one that hasn't forked yet */
 		pid_t maker = must(fork());
 		if (maker == 0) {
