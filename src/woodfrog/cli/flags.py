@@ -121,6 +121,7 @@ class Common:
         self.systemd_cgroup = False
         self.config = ""  # the file of policies, if another than the usual one
         self.policies: dict[str, Any] = {}  # those that stand before the command
+        self.words: list[str] = []  # the whole command line
 
     def recorded(self) -> dict[str, Any]:
         """Return what later commands on the same container needn't be told again."""

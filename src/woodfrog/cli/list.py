@@ -24,7 +24,7 @@ def run(arguments: Arguments) -> None:
 
         sys.stdout.write(jsontext.write(reports or None) + "\n")
         return
-    _write_table(("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"), reports)
+    write_table(("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"), reports)
 
 
 def _show_helpers(containers: list[Container], *, as_json: bool) -> None:
@@ -39,10 +39,10 @@ def _show_helpers(containers: list[Container], *, as_json: bool) -> None:
 
         sys.stdout.write(jsontext.write(helpers or None) + "\n")
         return
-    _write_table(("CONTAINER", "PID", "PURPOSE"), helpers)
+    write_table(("CONTAINER", "PID", "PURPOSE"), helpers)
 
 
-def _write_table(titles: tuple[str, ...], reports: list[dict[str, object]]) -> None:
+def write_table(titles: tuple[str, ...], reports: list[dict[str, object]]) -> None:
     """Write a line for each report, with what it has under each title."""
     rows = [titles]
     rows += [tuple(str(report[title.lower()]) for title in titles) for report in reports]

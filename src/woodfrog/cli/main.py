@@ -26,6 +26,7 @@ COMMANDS = {
     "ps": "list the processes of a container",
     "exec": "run another process in a container",
     "kill": "send a signal to a container",
+    "warm": "hold an image in memory, for containers that share it",
     "wait": "wait for a container's end, a checkpoint or a restore",
     "pause": "stop every process of a container",
     "resume": "let a paused container run on",
@@ -66,6 +67,7 @@ def main(words: list[str] | None = None) -> int:
     from woodfrog.errors import WoodfrogError
 
     common = flags.Common()
+    common.words = words
     try:
         return _dispatch(words, common)
     except KeyboardInterrupt:

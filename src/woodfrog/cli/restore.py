@@ -15,11 +15,21 @@ from woodfrog.runtime.state import Container, UnknownContainer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from woodfrog.engine.template import Template
     from woodfrog.runtime.create import Request
 
 
 def run(arguments: Arguments) -> int:
     """Thaw a container."""
+    if arguments["template"]:
+        from woodfrog.cli import cloning
+
+        return cloning.run(arguments, thaw)
+    return thaw(arguments, _image(arguments), None)
+
+
+def _image(arguments: Arguments) -> str:
+    """Return the directory of the image."""
     directory, _ = image_directory(arguments)
     if not os.path.exists(os.path.join(directory, "checkpoint.img")):
         from woodfrog.runtime import handover
@@ -30,6 +40,11 @@ def run(arguments: Arguments) -> int:
             f"there is no checkpoint.img in {directory}",
             hint="name the directory that `woodfrog checkpoint --image-path` was given",
         )
+    return directory
+
+
+def thaw(arguments: Arguments, directory: str, template: Template | None) -> int:
+    """Thaw an image, whose memory may lie ready in a template that we are a fork of."""
     from woodfrog.runtime.restore import Options, restore
 
     into: Container | Request
@@ -53,6 +68,7 @@ def run(arguments: Arguments) -> int:
     options.track_changes = arguments["track_changes"]
     if options.background and options.track_changes:
         raise UsageError("--background and --track-changes can't be had at once")
+    options.template = template
     options.complain = lambda text: log("error", text, arguments.common)
     if arguments["do"]:
         options.spec_validation = "ignore"  # the config is made up here
@@ -100,6 +116,7 @@ COMMAND = Command(
     (
         "woodfrog create -b /srv/web web2 && woodfrog restore --image-path=/srv/images/web web2",
         "woodfrog restore -b /srv/web --image-path=/srv/images/web --detach web3",
+        "woodfrog restore -b /srv/web --template=web --detach web4",
     ),
     (
         *IMAGE_FLAGS,
@@ -108,6 +125,13 @@ COMMAND = Command(
         Flag("detach", "don't wait for its end", short="d"),
         Flag("keep", "don't delete it at its end"),
         Flag("no-subreaper", "don't adopt orphans of a container without a pid namespace"),
+        Flag("template", "fork it from an image that `woodfrog warm` has loaded", value="NAME"),
+        Flag(
+            "count",
+            "with --template: so many containers, detached, named ID-1, ID-2, …",
+            value="N",
+            number=True,
+        ),
         Flag("do", "the image is of `woodfrog do`: no bundle is needed"),
         Flag(
             "volume",

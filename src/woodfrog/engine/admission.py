@@ -353,9 +353,8 @@ class Plan:
         return used
 
 
-def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Plan:
+def admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:
     """Check an image against itself, this machine and the new container; nothing is made yet."""
-    plan = Plan(reader)
     plan.has_terminal = bounds.terminal
     _check_tree(plan)
     for process in plan.processes:
@@ -418,7 +417,6 @@ def admit(reader: Chain, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> Pla
         plan.other_vdso = OtherVdso(plan.container.vdso, vdso)
         for process in plan.processes:
             plan.other_vdso.refuse(process)
-    return plan
 
 
 def _check_rights(file: UnixSocketFile, plan: Plan) -> None:

@@ -4,15 +4,15 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from woodfrog.engine import inheriting, reading_pages, root_stub
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.inheriting import Inherited
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
+from woodfrog.engine.template import Staged
 from woodfrog.errors import while_
-from woodfrog.image.chain import Chain
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_SET_NAME
@@ -53,7 +53,7 @@ class Body:
 
     `profile` is the new container's own seccomp filter; `other_vdso` that of the image's kernel, if
     it isn't this one's. `pages` are those that it gets before it runs; `inherited` is what its stub
-    has of them.
+    has of them in place, `staged` what it is to move there.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Body:
         other_vdso: OtherVdso | None,
         pages: Sequence[PageRange],
         inherited: Inherited,
+        staged: Sequence[Staged],
         namespaces: MadeNamespaces,
         *,
         waits_for_others: bool,
@@ -75,6 +76,8 @@ class Body:
         self._vdso_text = b""
         # With what its stub was born with, this is what its memory lacks.
         self._rest = inheriting.reconcile(inherited, record.memory, pages)
+        self._staged = staged
+        self._ready = {one.start: one.at for one in staged}
         self.record = record
         self.stub = stub
         self.tasks: list[Stub] = [stub]
@@ -114,7 +117,8 @@ class Body:
 
     def _map(self, program: Program, making: Making, segments: Mapping[int, Segment]) -> None:
         space, rest, keep = self.record.memory, self._rest, self.stub.area
-        memory_making.unmap_all(program, [keep, *rest.kept])
+        staged = [(one.at, one.at + one.length) for one in self._staged]
+        memory_making.unmap_all(program, [keep, *rest.kept, *staged])
         placed_mappings.restore(program, space, making.files, [keep, *rest.kept])
         if self._other_vdso is None:
             memory_fields.map_vdso(program, space)
@@ -123,7 +127,9 @@ class Body:
         sysv_memory.attach(program, space, segments, keep)
         memory_making.map_opened(program, space.mappings, making.files)
         self._limit_rights(program, making)
-        memory_making.restore_mappings(program, rest.mappings, space.pages, making.mapped)
+        memory_making.restore_mappings(
+            program, rest.mappings, space.pages, making.mapped, self._ready
+        )
         memory_making.advise(program, space.mappings)
         memory_making.drop(program, rest.dropped)
         self._regain_rights(program, making)
@@ -153,7 +159,8 @@ class Body:
         space = self.record.memory
         self._limit_rights(program, making)
         memory_making.install_guards(program, space)
-        memory_making.protect(program, space.mappings, space.pages, self._rest.starts)
+        writable = self._rest.starts | self._ready.keys()
+        memory_making.protect(program, space.mappings, space.pages, writable)
         memory_modes.restore(program, self.record.modes)
         self._regain_rights(program, making)
         executable = space.executable_object
@@ -468,11 +475,16 @@ class Body:
         self.stub.run(program)
 
 
-def fill(plan: Plan, bodies: Collection[Body], making: Making, reader: Chain) -> None:
+def make(
+    plan: Plan,
+    bodies: Collection[Body],
+    making: Making,
+    fill: Callable[[Collection[Body]], None],
+) -> None:
     """Make descriptors, mappings and memory of all processes, side by side.
 
     Those that share memory or a table of descriptors come after its owner, one by one: each opens
-    files.
+    files. `fill` fills in the pages of memory that is mapped.
     """
     owners = [body for body in bodies if not body.shares_much]
     for body in owners:
@@ -483,7 +495,7 @@ def fill(plan: Plan, bodies: Collection[Body], making: Making, reader: Chain) ->
         if body.shares_much:
             body.start(making, plan.segments_of(body.record))
             body.finish()
-    reading_pages.fill(reader, [one.lacking for one in bodies])
+    fill([body for body in bodies if not body.record.shares.memory])
     for body in owners:
         body.complete(making)
     for body in owners:

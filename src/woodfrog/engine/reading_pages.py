@@ -63,6 +63,13 @@ def fill(reader: Chain, spaces: Iterable[Space]) -> None:
         reader.each_chunk(sorted(chunks.items()), _copy)
 
 
+def fill_own(reader: Chain, pages: Sequence[PageRange]) -> None:
+    """Fill in pages of our own; raises like `fill`."""
+    chunks: dict[int, list[_Piece]] = defaultdict(list)
+    _cut(pages, _Target(os.getpid()), chunks)
+    reader.each_chunk(sorted(chunks.items()), _copy)
+
+
 def ranges(pages: Iterable[PageRange]) -> list[tuple[int, int]]:
     """Return the (start, end) ranges of the page store that pages have, in order and apart."""
     return merged((one.store, one.store + one.length) for one in pages)

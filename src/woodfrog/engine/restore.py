@@ -4,13 +4,14 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 
 from woodfrog.engine import body as body_module
 from woodfrog.engine import (
     connections,
     finishing,
+    forked_stub,
     making_rings,
     outsiders,
     reading_pages,
@@ -28,6 +29,7 @@ from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.making_network import Networking
 from woodfrog.engine.stages import Stage
+from woodfrog.engine.template import Template
 from woodfrog.engine.tracking import Tracker, Tracking
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
@@ -75,11 +77,13 @@ def _anything(container: ContainerRecord) -> None:
 class _PageCheck:
     """Checks the page store beside the copying."""
 
-    def __init__(self, reader: Chain) -> None:
+    def __init__(self, reader: Chain, *, begin: bool) -> None:
         self._failure: BaseException | None = None
         self._reader = reader
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._begun = begin
+        if begin:
+            self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -89,7 +93,8 @@ class _PageCheck:
 
     def result(self) -> None:
         """Wait for the end; raises ImageError."""
-        self._thread.join()
+        if self._begun:
+            self._thread.join()
         if self._failure is not None:
             raise self._failure
 
@@ -107,6 +112,7 @@ def restore(
     keeper: Keeper | None = None,
     parents: Sequence[str] = (),
     tracker: Tracker | None = None,
+    template: Template | None = None,
 ) -> dict[str, object]:
     """Turn the waiting init of a created container into the image's processes.
 
@@ -114,15 +120,18 @@ def restore(
     any other failure all its processes have ended. `accept` may refuse what the image says of its
     container; `silence` is what `silence_for` has begun. With a `keeper` the processes run before
     their memory is there, which is filled in meanwhile. `parents` are directories in which images
-    may be that this one builds on. With a `tracker` what is written to is noted from then on.
-    Returns statistics.
+    may be that this one builds on. With a `tracker` what is written to is noted from then on. With
+    a `template` of the image, of which init is a fork, memory is shared with that. Returns
+    statistics.
     """
     began = time.monotonic()
     with ExitStack() as undo:
         try:
-            reader = undo.enter_context(Chain(directory, parents))
-            vdso = Vdso()
-            plan = admit(reader, bounds, vdso, CpuCheck(cpu_check))
+            reader = template.reader if template else Chain(directory, parents)
+            undo.callback(reader.close)
+            plan = template.plan if template else Plan(reader)
+            vdso = template.vdso if template else Vdso()
+            admit(plan, bounds, vdso, CpuCheck(cpu_check))
             accept(plan.container)
             ids.refuse_others(plan.container.uid_map, plan.container.gid_map, ids.maps_of(init))
             _refuse_wider_ipc(init, plan, bounds)
@@ -160,7 +169,7 @@ def restore(
             error.touched = False  # type: ignore[attr-defined]
             raise
         tracking = undo.enter_context(Tracking()) if tracker else None
-        check = _PageCheck(reader)
+        check = _PageCheck(reader, begin=template is None)
         pages, base = reader.open_pages()
         admitted = time.monotonic()
         try:
@@ -186,6 +195,7 @@ def restore(
                     background,
                     networking,
                     tracking,
+                    template,
                 )
         except BaseException as error:
             root_stub.end(init)
@@ -260,6 +270,7 @@ def _restore(
     background: Background,
     networking: Networking,
     tracking: Tracking | None,
+    template: Template | None,
 ) -> dict[str, object]:
     started = time.monotonic()
     marks: dict[str, object] = {}
@@ -279,9 +290,21 @@ def _restore(
     offsets = None
     if clock == "container":
         offsets = namespaces.time_offsets(container.monotonic_ns, container.boottime_ns)
-    root, store = root_stub.make(
-        init, place.start, _STUB_BYTES, vdso, high=high, pages=pages, time_offsets=offsets
-    )
+    if template:
+        root, store = forked_stub.make(
+            init,
+            place.start,
+            _STUB_BYTES,
+            vdso,
+            high=high,
+            pages=pages,
+            time_offsets=offsets,
+            ready=template.ready,
+        )
+    else:
+        root, store = root_stub.make(
+            init, place.start, _STUB_BYTES, vdso, high=high, pages=pages, time_offsets=offsets
+        )
     if "uts" in bounds.new_namespaces:
         root_stub.set_names(init, container)
     for files in plan.tmpfs:
@@ -356,7 +379,7 @@ def _restore(
         return outsiders.make(init, pid, root, vdso, files_of_root, store)
 
     inheritance = None
-    if not background.is_wanted:
+    if not background.is_wanted and template is None:
         inheritance = Inheritance(reader, plan.processes, bounds.bounding, permitted)
     tree = Tree(plan, root, made, inheritance, bring_in)
     tree.build()
@@ -371,6 +394,7 @@ def _restore(
             plan.other_vdso,
             background.at_once(record),
             inheritance.of(record.pid) if inheritance else Inherited(),
+            template.staged(record.pid) if template else (),
             made,
             waits_for_others=plan.has_sharers,
         )
@@ -379,7 +403,14 @@ def _restore(
     mark(Stage.TREE)
 
     # BODY
-    body_module.fill(plan, bodies.values(), making, reader)
+    def fill(bodies: Collection[Body]) -> None:
+        if template:
+            for body in bodies:
+                template.fill(body.stub.pid, body.record.pid)
+        else:
+            reading_pages.fill(reader, [body.lacking for body in bodies])
+
+    body_module.make(plan, bodies.values(), making, fill)
     background.begin(bodies.values(), check.result)
     for number, segments in plan.segments.items():
         with made.visited(root, "ipc", number):

@@ -8,13 +8,12 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import checked
 from woodfrog.kernel.mounts import AT_EMPTY_PATH
 from woodfrog.kernel.namespaces import CLONE_NEWTIME
-from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.ptrace import Event
 from woodfrog.kernel.syscalls import F_DUPFD
 from woodfrog.remote import descriptors, stub
 from woodfrog.remote.program import LOOP, Program
 from woodfrog.remote.stub import Stub
-from woodfrog.remote.vdso import Vdso
+from woodfrog.remote.vdso import Vdso, vdso_of
 from woodfrog.resources import namespaces
 from woodfrog.resources.container import ContainerRecord
 
@@ -29,7 +28,7 @@ class Injection:
     def __init__(self, pid: int, vdso: Vdso) -> None:
         self.pid = pid
         self._registers = ptrace.registers(pid)
-        start = next(m[0] for m in read_maps(pid) if m[7] == b"[vdso]")
+        start = vdso_of(pid)
         self.instruction = start + vdso.syscall
         self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self.page = self.call(SYS.MMAP, 0, 8192, 3, _PRIVATE_ANONYMOUS, -1, 0)
@@ -78,9 +77,7 @@ def make(
 
     Descriptors of ours start at `high` in the stub. From here on init dies with us.
     """
-    ptrace.seize(init, stub.OPTIONS)
-    ptrace.interrupt(init)
-    ptrace.wait(init)
+    hold(init)
     injection = Injection(init, vdso)
     raise_descriptor_limit(injection)
     if time_offsets is not None:
@@ -97,6 +94,13 @@ def make(
     store = injection.call(SYS.FCNTL, store, F_DUPFD, high)
     injection.execute(theirs)
     return settle(init, base, size, vdso), store
+
+
+def hold(init: int) -> None:
+    """Stop the waiting init; from here on it dies with us."""
+    ptrace.seize(init, stub.OPTIONS)
+    ptrace.interrupt(init)
+    ptrace.wait(init)
 
 
 def raise_descriptor_limit(injection: Injection) -> None:
@@ -135,7 +139,7 @@ def settle(pid: int, base: int, size: int, vdso: Vdso) -> Stub:
         raise stub.StubError(f"process {pid} did not become a stub: {status}")
     ptrace.set_signal_mask(pid, stub.MASK)
     made = Stub(pid, base, size)
-    start = next(m[0] for m in read_maps(pid) if m[7] == b"[vdso]")
+    start = vdso_of(pid)
     made.call_at(
         start + vdso.syscall,
         SYS.MMAP,

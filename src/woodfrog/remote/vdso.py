@@ -1,13 +1,28 @@
 """The vDSO: where every process has executable code of the kernel's, and some room behind it."""
 
 import ctypes
+import struct
 
 from woodfrog.errors import KernelTooOld
 from woodfrog.kernel.procfs.maps import read_maps
 
 SYSCALL_INSTRUCTION = b"\x0f\x05"
 ARCH_MAP_VDSO_64 = 0x2003
+_AUXV_ENTRY = struct.Struct("<2Q")
+_AT_SYSINFO_EHDR = 33
 VDSO_NAMES = (b"[vvar]", b"[vvar_vclock]", b"[vdso]")
+
+
+def vdso_of(pid: int) -> int:
+    """Return where a process of ours has its vDSO: where exec(2) put it.
+
+    From /proc/PID/auxv (AT_SYSINFO_EHDR, getauxval(3)): others could have moved it since.
+    """
+    with open(f"/proc/{pid}/auxv", "rb", buffering=0) as file:
+        auxv = file.readall()
+    pairs = dict(_AUXV_ENTRY.iter_unpack(auxv[: len(auxv) // 16 * 16]))
+    found: int = pairs[_AT_SYSINFO_EHDR]
+    return found
 
 
 class Vdso:

@@ -3,6 +3,7 @@
 import os
 from collections import abc
 from collections.abc import Callable, Container, Iterator, Sequence
+from types import MappingProxyType
 
 from woodfrog.kernel import features, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -25,6 +26,7 @@ from woodfrog.resources.memory import (
 )
 
 MAP_DROPPABLE = 0x08
+_MREMAP_MAYMOVE_FIXED = 3
 _MLOCK_ONFAULT = 1
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 _MADV_DONTNEED, _MADV_GUARD_INSTALL = 4, 102
@@ -55,17 +57,24 @@ def restore_mappings(
     mappings: Sequence[Mapping],
     pages: Sequence[PageRange],
     descriptor_of: Callable[[int, bool], int],
+    ready: abc.Mapping[int, int] = MappingProxyType({}),
 ) -> None:
     """Map everything, writable where pages have to be filled in.
 
     And only there: what is writable counts as promised memory, and a program may reserve terabytes.
-    `descriptor_of` gives the stub's descriptor of a mapping's object, perhaps for writing.
+    `descriptor_of` gives the stub's descriptor of a mapping's object, perhaps for writing. What
+    lies `ready` somewhere else, by the address where it belongs, is moved there.
     """
     filled = _with_pages(mappings, pages)
     opened: dict[tuple[bytes, bool], int] = {}
     for mapping in mappings:
         if mapping.source in (Source.SYSV, Source.OPENED, Source.IO_URING, Source.AIO):
             continue  # attached before
+        if mapping.start in ready:
+            length = mapping.end - mapping.start
+            moved = (ready[mapping.start], length, length, _MREMAP_MAYMOVE_FIXED, mapping.start)
+            program.expect(program.call(SYS.MREMAP, *moved), mapping.start)
+            continue
         flags = MAP_FIXED_NOREPLACE | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
         protection = mapping.protection
         if not mapping.shared and mapping.start in filled:

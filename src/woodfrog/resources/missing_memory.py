@@ -55,11 +55,14 @@ def may_wait(mapping: Mapping) -> bool:
     """Tell whether pages may come while the process runs: userfaultfd(2) knows of all that happens.
 
     It takes none of files. Locked memory must be there, a stack holds arguments that others read,
-    and of memory that is empty after a fork the kernel doesn't tell.
+    and of memory that is empty after a fork the kernel doesn't tell. Pages of hugetlbfs would have
+    to come as a whole.
     """
     return (
         mapping.source is Source.ANONYMOUS
         and not mapping.shared
+        and not mapping.huge_page
+        and not mapping.droppable
         and not mapping.locked
         and not mapping.grows_down
         and _MADV_WIPEONFORK not in mapping.advice

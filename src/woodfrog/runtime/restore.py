@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from woodfrog.engine.connections import Silence
     from woodfrog.engine.restore import Bounds
+    from woodfrog.engine.template import Template
     from woodfrog.resources.container import ContainerRecord
     from woodfrog.runtime.announcing import Announcement
     from woodfrog.runtime.cuda import Toggle
@@ -49,6 +50,7 @@ class Options:
     parents: Sequence[str] = ()  # directories of images that the image may build on
     track_changes = False  # it is noted what is written to
     background = False  # most of the memory comes when the container runs
+    template: Template | None = None  # which has the image's memory, and which we are a fork of
     complain: Callable[[str], None]  # writes to the log when the command has ended
     silence: Silence | None = None  # of connections, since before there was a network
 
@@ -180,6 +182,7 @@ def _restore(
             keeper=filling.Keeper(container, options.complain) if options.background else None,
             parents=options.parents,
             tracker=tracking.Tracker(container) if options.track_changes else None,
+            template=options.template,
         )
     except Exception as error:
         if failure := filling.failure(container):

@@ -1,0 +1,76 @@
+"""woodfrog restore --template: by the process that holds the template, or as a fork of it."""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog.errors import StateError, UsageError
+from woodfrog.runtime import templates
+from woodfrog.runtime.state import Container, UnknownContainer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from woodfrog.cli.flags import Arguments
+    from woodfrog.engine.template import Template
+
+_NOT_WITH = ("image_path", "work_path", "parent", "background", "preserve_fds")
+_NOT_WITH_COUNT = ("console_socket", "pid_file", "pidfd_socket")
+
+
+def run(arguments: Arguments, thaw: Callable[[Arguments, str, Template | None], int]) -> int:
+    """Make one container, or several; `thaw` makes one in this process."""
+    _check(arguments)
+    template = templates.held()
+    if template is None:
+        common = arguments.common
+        return templates.ask(templates.Place(common.root, arguments["template"]), common.words)
+    directory = template.reader.directory
+    if arguments["count"] is None:
+        return thaw(arguments, directory, template)
+    return _make_several(arguments, lambda: thaw(arguments, directory, template))
+
+
+def _check(arguments: Arguments) -> None:
+    for key in (*_NOT_WITH, *(_NOT_WITH_COUNT if arguments["count"] is not None else ())):
+        if key in arguments.given:
+            flag = "--count" if key in _NOT_WITH_COUNT else "--template"
+            raise UsageError(f"--{key.replace('_', '-')} has no meaning with {flag}")
+    if arguments["count"] is not None and arguments["count"] < 1:
+        raise UsageError("--count must be at least 1")
+    id = arguments.rest[0]
+    try:
+        Container.load(arguments.common.root, id)
+    except UnknownContainer:
+        return
+    raise StateError(
+        f"container {id} exists: --template makes a new one, whose first process is forked from it",
+        hint="restore into that container with --image-path, or take another id",
+    )
+
+
+def _make_several(arguments: Arguments, make: Callable[[], int]) -> int:
+    """Make containers side by side, as many at a time as there are processors."""
+    from woodfrog.cli import report
+
+    id, failed, running = arguments.rest[0], 0, 0
+    arguments.values["detach"] = True
+    for number in range(1, arguments["count"] + 1):
+        if running == len(os.sched_getaffinity(0)):
+            failed |= os.wait()[1]
+            running -= 1
+        if os.fork() == 0:
+            status = 1
+            try:
+                arguments.rest[0] = f"{id}-{number}"
+                status = make()
+            except Exception as error:
+                report.failure(error, arguments.common)
+            finally:
+                os._exit(status)
+        running += 1
+    while running:
+        failed |= os.wait()[1]
+        running -= 1
+    return 1 if failed else 0

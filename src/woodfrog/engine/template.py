@@ -1,0 +1,218 @@
+"""An image whose memory lies ready in a process of ours, from which containers are forked.
+
+Each mapping is *staged*: mapped as a whole somewhere else, at an address that is the same modulo
+2 MiB (1 GiB if it is that large), and filled. A new container's first process is a fork of ours,
+the others are forked from it, so all of them have all that copy-on-write; each moves its own part
+into place by mremap(2), page tables and all, and unmaps the rest.
+"""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from woodfrog.engine import kinship, reading_pages
+from woodfrog.engine.admission import Plan
+from woodfrog.errors import ImageError, UnsupportedResource, while_
+from woodfrog.image.chain import Chain, merged
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process_memory import write_memory
+from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.remote.address import PAGE, free_range
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import missing_memory
+from woodfrog.resources.memory import (
+    MAP_ANONYMOUS,
+    MAP_FIXED_NOREPLACE,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    Mapping,
+    PageRange,
+)
+from woodfrog.resources.process import Process
+
+_READ_WRITE = 3
+_HUGE, _LARGEST = 2 << 20, 1 << 30
+_MADV_COLLAPSE = 25
+
+
+class Staged(NamedTuple):
+    """A mapping that is moved to `start` from where it lies ready."""
+
+    start: int
+    length: int
+    at: int
+
+
+class Template:
+    """All of an image's private memory, in the process that loads it, and its records as a plan.
+
+    What can't be moved is kept as well, and copied by each restore: pages of files, locked memory
+    and stacks.
+    """
+
+    def __init__(self, directory: str, parents: Sequence[str] = ()) -> None:
+        """Open an image and load its memory. Raises ImageError, or OSError without memory."""
+        self.reader = Chain(directory, parents)
+        self.vdso = Vdso()
+        self.plan = Plan(self.reader)
+        _require(self.plan)
+        self._staged: dict[int, list[Staged]] = {}
+        # Where a process's other pages begin in `_kept`, and where they belong.
+        self._others: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+        with while_("loading the image's memory"):
+            self.bytes = self._load()
+        # Whoever fills pages in has checked them.
+        self.reader.leave_out(reading_pages.ranges(self.plan.pages))
+        self.reader.verify_pages()
+
+    def staged(self, pid: int) -> list[Staged]:
+        """Return what a process, by its id inside, moves into place."""
+        return self._staged.get(pid, [])
+
+    def fill(self, stub: int, pid: int) -> None:
+        """Write what it doesn't move into a process, which is `stub` on the host."""
+        begin, places = self._others[pid]
+        if places:
+            length = sum(one[1] for one in places)
+            write_memory(stub, memoryview(self._kept)[begin : begin + length], places)
+
+    def _load(self) -> int:
+        """Load all pages; returns how many bytes they are."""
+        forked = _forked_from_the_first(self.plan)
+        place = _Place(self.plan)
+        moved: list[PageRange] = []
+        copied: list[PageRange] = []
+        for record in self.plan.processes:
+            others: Sequence[PageRange] = record.memory.pages
+            if record.pid in forked and not _shares_memory(record, self.plan):
+                pages, others = self._stage(record, place)
+                moved += pages
+            begin = sum(one.length for one in copied)
+            self._others[record.pid] = begin, [(one.start, one.length) for one in others]
+            copied += others
+        size = sum(one.length for one in copied)
+        self._kept = mmap.mmap(-1, size or PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        at = ctypes.addressof(ctypes.c_char.from_buffer(self._kept))
+        for one in copied:
+            moved.append(PageRange(start=at, length=one.length, store=one.store))
+            at += one.length
+        reading_pages.fill_own(self.reader, moved)
+        for start, end in _whole_huge(moved):
+            try:
+                syscalls.madvise(HERE, start, end - start, _MADV_COLLAPSE)
+            except OSError:
+                pass  # not all of it, as there are no more huge pages: forking takes longer
+        return sum(one.length for one in moved)
+
+    @property
+    def ready(self) -> list[tuple[int, int]]:
+        """Return all memory that lies ready, as (start, end) in order."""
+        stages = [one for some in self._staged.values() for one in some]
+        return sorted((one.at, one.at + one.length) for one in stages)
+
+    def drop(self) -> None:
+        """Let go of it."""
+        for start, end in self.ready:
+            syscalls.munmap(HERE, start, end - start)
+        self._staged.clear()
+        self.reader.close()
+
+    def _stage(
+        self, record: Process, place: "_Place"
+    ) -> tuple[list[PageRange], Sequence[PageRange]]:
+        """Map what a process can move; returns those pages, at their addresses here, and others."""
+        space = record.memory
+        division = missing_memory.divide(space.mappings, space.pages, missing_memory.may_wait)
+        wanted = {start for start, _ in division.mappings}
+        stages = self._staged[record.pid] = [
+            place.map(mapping) for mapping in space.mappings if mapping.start in wanted
+        ]
+        moved = []
+        waiting = iter(stages)
+        stage = next(waiting, None)
+        for page in division.later:
+            while stage and page.start >= stage.start + stage.length:
+                stage = next(waiting, None)
+            assert stage
+            start = page.start - stage.start + stage.at
+            moved.append(PageRange(start=start, length=page.length, store=page.store))
+        return moved, division.at_once
+
+
+class _Place:
+    """Addresses here that neither we nor any process of the image uses."""
+
+    def __init__(self, plan: Plan) -> None:
+        used = plan.used_memory() + [(one[0], one[1]) for one in read_maps(os.getpid())]
+        room = sum(
+            mapping.end
+            - mapping.start
+            + 2 * min(_alignment(mapping), mapping.end - mapping.start)
+            + 2 * _HUGE
+            for record in plan.processes
+            for mapping in record.memory.mappings
+            if missing_memory.may_wait(mapping)
+        )
+        try:
+            self._next = free_range(used, room + _LARGEST).start
+        except ValueError:
+            raise ImageError("the image's processes leave no room for a template") from None
+
+    def map(self, mapping: Mapping) -> Staged:
+        """Map as much memory as a mapping has; pages between keep neighbours apart."""
+        alignment, length = _alignment(mapping), mapping.end - mapping.start
+        at = self._next + (mapping.start - self._next) % alignment
+        flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+        if not mapping.reserves:
+            flags |= MAP_NORESERVE
+        syscalls.mmap(HERE, at, length, _READ_WRITE, flags)
+        self._next = at + length + PAGE
+        return Staged(mapping.start, length, at)
+
+
+def _alignment(mapping: Mapping) -> int:
+    """Return by what a mapping may move, so that whole page tables move."""
+    return _LARGEST if mapping.end - mapping.start >= _LARGEST else _HUGE
+
+
+def _require(plan: Plan) -> None:
+    """Refuse images whose processes can't be forked from one of ours."""
+    if plan.container.uid_map:
+        raise UnsupportedResource(
+            "a template is not possible for a container with a user namespace",
+            hint="restore it without",
+        )
+
+
+def _forked_from_the_first(plan: Plan) -> set[int]:
+    """Return the pids of those that the first process makes, itself or by others."""
+    makers = kinship.makers([*plan.processes, *plan.zombies])
+    found = set()
+    for record in plan.processes:
+        pid, way = record.pid, []
+        while pid != 1 and pid in makers and pid not in way:
+            way.append(pid)
+            pid = makers[pid].pid
+        if pid == 1:
+            found.add(record.pid)
+    return found
+
+
+def _shares_memory(record: Process, plan: Plan) -> bool:
+    """Tell whether several processes have a memory, by clone(2)."""
+    return bool(record.shares.memory) or any(
+        other.shares.memory == record.pid for other in plan.processes
+    )
+
+
+def _whole_huge(pages: Sequence[PageRange]) -> list[tuple[int, int]]:
+    """Return where pages fill whole huge pages, as (start, end)."""
+    found = []
+    for start, end in merged((one.start, one.start + one.length) for one in pages):
+        first, last = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE
+        if first < last:
+            found.append((first, last))
+    return found

@@ -1,0 +1,198 @@
+"""Warm templates: images that lie ready in memory, each held by a process that forks containers.
+
+What is known of one is in a directory beside the containers' (ROOT.templates/NAME): who holds it,
+and a socket at which it is asked. `restore --template` sends its whole command line, directory and
+standard descriptors there, and passes signals on; a fork of the holder does the work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from woodfrog.errors import StateError, WoodfrogError
+from woodfrog.kernel.signals import signals
+from woodfrog.runtime import jsontext
+from woodfrog.runtime.state import check_id, start_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+    from woodfrog.engine.template import Template
+
+_INFORMATION, _SOCKET = "template.json", "socket"
+DROP, RESTORE = b"drop", b"restore"
+# What is passed on to whoever does the work.
+_FORWARDED = (
+    signals.SIGHUP,
+    signals.SIGINT,
+    signals.SIGQUIT,
+    signals.SIGTERM,
+    signals.SIGUSR1,
+    signals.SIGUSR2,
+    signals.SIGWINCH,
+)
+
+_held: Template | None = None  # in the process that holds one, and in its forks
+
+
+def held() -> Template | None:
+    """Return the template that this process is, or was forked from."""
+    return _held
+
+
+def hold(template: Template | None) -> None:
+    """Be the process that holds a template, or none."""
+    global _held
+    _held = template
+
+
+class Place:
+    """Where a template is known, whether or not it is there."""
+
+    def __init__(self, root: str, name: str) -> None:
+        check_id(name)
+        self.name = name
+        self.root = root
+        self.directory = os.path.join(f"{root}.templates", name)
+
+    def make(self) -> None:
+        """Make the directory; raises StateError if the template is there already."""
+        if self.information() is not None:
+            raise StateError(
+                f"there is a template {self.name} already",
+                hint=f"`woodfrog warm --drop {self.name}` lets go of it",
+            )
+        self.remove()
+        os.makedirs(self.directory, mode=0o700)
+
+    def remove(self) -> None:
+        """Remove the directory, if it is there."""
+        for name in (_INFORMATION, _SOCKET):
+            try:
+                os.unlink(os.path.join(self.directory, name))
+            except FileNotFoundError:
+                pass
+        try:
+            os.rmdir(self.directory)
+        except FileNotFoundError:
+            pass
+
+    def write(self, information: dict[str, Any]) -> None:
+        """Say who holds it, and what."""
+        path = os.path.join(self.directory, _INFORMATION)
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(jsontext.write(information))
+
+    def information(self) -> dict[str, Any] | None:
+        """Return what the holder has said, or None if there is no holder (any more)."""
+        try:
+            with open(os.path.join(self.directory, _INFORMATION), encoding="utf-8") as file:
+                found: dict[str, Any] = jsontext.parse(file.read())
+        except (FileNotFoundError, ValueError):
+            return None
+        holder = start_time(found["pid"])
+        return found if holder and holder[1] == found["startTime"] else None
+
+    def listen(self) -> socket.socket:
+        """Return the holder's socket, where it is asked."""
+        listening = _socket()
+        with _At(self.directory) as directory:
+            listening.bind(f"{directory}/{_SOCKET}")
+        listening.listen(128)
+        return listening
+
+    def connect(self) -> socket.socket:
+        """Return a connection to the holder; raises StateError."""
+        connection = _socket()
+        try:
+            with _At(self.directory) as directory:
+                connection.connect(f"{directory}/{_SOCKET}")
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            raise StateError(
+                f"there is no template {self.name}",
+                hint="`woodfrog warm --list` shows those that are ready",
+            ) from None
+        return connection
+
+
+def _socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class _At:
+    """A short path to a directory: that of a socket has room for 107 bytes."""
+
+    def __init__(self, directory: str) -> None:
+        self._descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> str:
+        return f"/proc/self/fd/{self._descriptor}"
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._descriptor)
+
+
+def all_templates(root: str) -> list[Place]:
+    """Return those that are ready, by name; what is left of others goes."""
+    found = []
+    try:
+        names = sorted(os.listdir(f"{root}.templates"))
+    except FileNotFoundError:
+        return []
+    for name in names:
+        place = Place(root, name)
+        if place.information() is not None:
+            found.append(place)
+        else:
+            place.remove()
+    return found
+
+
+def drop(place: Place) -> None:
+    """Have the holder let go of it; containers that were made from it go on."""
+    with place.connect() as connection:
+        connection.send(DROP)
+        connection.recv(1)
+
+
+def ask(place: Place, words: list[str]) -> int:
+    """Have a fork of the holder run this command line; returns its exit status."""
+    request = os.memfd_create("woodfrog-request")
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    umask = os.umask(0)
+    os.umask(umask)
+    text = jsontext.write({"words": words, "environ": dict(os.environ), "umask": umask})
+    with place.connect() as connection:
+        os.write(request, text.encode("utf-8", "surrogateescape"))
+        socket.send_fds(connection, [RESTORE], [request, here, 0, 1, 2])
+        os.close(request)
+        os.close(here)
+        worker = int.from_bytes(connection.recv(4), "little")
+        if not worker:
+            raise gone(place)
+
+        def forward(number: int, frame: FrameType | None) -> None:
+            try:
+                os.kill(worker, number)
+            except ProcessLookupError:
+                pass  # it is about to tell
+
+        for number in _FORWARDED:
+            if signals.getsignal(number) != signals.SIG_IGN:
+                signals.signal(number, forward)
+        status = connection.recv(4)
+        if not status:
+            raise gone(place)
+        return int.from_bytes(status, "little")
+
+
+def gone(place: Place) -> WoodfrogError:
+    """Return what to raise when the holder, or who worked for it, has ended."""
+    return StateError(
+        f"template {place.name} has ended, or who worked for it",
+        hint="`woodfrog warm` makes it anew",
+    )
