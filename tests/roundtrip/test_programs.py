@@ -117,6 +117,15 @@ def restored_in_the_background(container: Container, apart: float) -> Container:
     )
 
 
+def forked_from_a_template(container: Container, apart: float) -> Container:
+    """Thawed by a process that has all the memory already."""
+    image = image_of(container)
+    container.checkpoint(image)
+    container.delete()
+    time.sleep(apart)
+    return container.woodfrog.restore_from_template(container.bundle, image)
+
+
 def restored_twice(container: Container, apart: float) -> Container:
     """What has been thawed can be frozen again."""
     return restored(restored(container, apart), apart)
@@ -240,7 +249,42 @@ IN_THE_BACKGROUND = (
     "tree",
     "waits_locks",
 )
-SOME = ((frozen_while_paused, PAUSED), (restored_in_the_background, IN_THE_BACKGROUND))
+# What it could matter to that no program was executed, and that memory was moved.
+FROM_A_TEMPLATE = (
+    "aio",
+    "anonymous",
+    "brk",
+    "childless",
+    "clocks",
+    "duplicates",
+    "file_private",
+    "forked_memory",
+    "guard_pages",
+    "huge_pages",
+    "io_uring",
+    "many_mappings",
+    "mlock",
+    "names",
+    "process_image",
+    "protections",
+    "robust_list",
+    "rseq",
+    "seccomp_filter",
+    "signal_actions",
+    "stack",
+    "sysv_attachments",
+    "thread_exit",
+    "tls",
+    "tree",
+    "vdso",
+    "xsave",
+    "zombie",
+)
+SOME = (
+    (forked_from_a_template, FROM_A_TEMPLATE),
+    (frozen_while_paused, PAUSED),
+    (restored_in_the_background, IN_THE_BACKGROUND),
+)
 
 
 def pairs() -> list[tuple[Callable[[Container, float], Container], Case]]:

@@ -118,8 +118,9 @@ class Body:
     def _map(self, program: Program, making: Making, segments: Mapping[int, Segment]) -> None:
         space, rest, keep = self.record.memory, self._rest, self.stub.area
         staged = [(one.at, one.at + one.length) for one in self._staged]
-        memory_making.unmap_all(program, [keep, *rest.kept, *staged])
-        placed_mappings.restore(program, space, making.files, [keep, *rest.kept])
+        there = [keep, *rest.kept, *staged]
+        memory_making.unmap_all(program, there)
+        placed_mappings.restore(program, space, making.files, there)
         if self._other_vdso is None:
             memory_fields.map_vdso(program, space)
         elif space.vdso_text:

@@ -1,0 +1,137 @@
+"""Containers that are forked from an image that lies ready: `warm` and `restore --template`."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_background import ACTS, frozen
+
+from bundles import Bundle
+from containers import Woodfrog, eventually, is_gone, verdict
+from needs import needs
+
+pytestmark = needs("root", "command gcc")
+
+Build = Callable[..., Path]
+KEEPER = Path(__file__).parent / "templates" / "keeper.c"
+MiB = 1 << 20
+
+
+def keeper(woodfrog: Woodfrog, build: Build) -> tuple[Bundle, Path]:
+    """Freeze a program with 32 MiB that ends with status 7 on SIGTERM; returns bundle and image."""
+    program = build(KEEPER)
+    bundle = Bundle(woodfrog.directory / "bundle", ["/" + program.name])
+    shutil.copy(program, bundle.rootfs / program.name)
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    container.checkpoint(woodfrog.directory / "image", "--sync=none")
+    container.delete()
+    return bundle, woodfrog.directory / "image"
+
+
+def listed(woodfrog: Woodfrog) -> dict[str, int]:
+    """Return the templates that are ready, and their holders' pids."""
+    lines = woodfrog("warm", "--list").stdout.splitlines()[1:]
+    return {line.split()[0]: int(line.split()[1]) for line in lines}
+
+
+def private_bytes(pid: int) -> int:
+    """Return how much anonymous memory a process has for itself."""
+    text = Path(f"/proc/{pid}/smaps").read_text()
+    found = 0
+    for mapping in re.split(r"\n(?=[0-9a-f]+-)", text):
+        if " 00:00 0 " in mapping:
+            found += sum(int(size) for size in re.findall(r"Private_Dirty: +(\d+)", mapping))
+    return found * 1024
+
+
+@pytest.mark.parametrize("act", sorted(ACTS))
+def test_memory_from_a_template_behaves_like_any(
+    act: str, woodfrog: Woodfrog, build: Build
+) -> None:
+    bundle, image = frozen(woodfrog, build, act)
+    assert verdict(woodfrog.restore_from_template(bundle, image)) == "ok\n"
+
+
+def test_many_share_what_none_of_them_writes_to(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    woodfrog("warm", f"--image-path={image}", "t")
+    shutil.rmtree(image)  # it isn't needed any more
+    del bundle.config["linux"]["cgroupsPath"]  # each has its own
+    bundle.save()
+    woodfrog("restore", "--template=t", f"--bundle={bundle.directory}", "--count=3", "many")
+    names = [f"many-{number}" for number in (1, 2, 3)]
+    woodfrog.names += names
+    for name in names:
+        state = json.loads(woodfrog("state", name).stdout)
+        assert state["status"] == "running"
+        assert private_bytes(state["pid"]) <= 1 * MiB
+    woodfrog("warm", "--drop", "t")
+    assert listed(woodfrog) == {}
+    for name in names:
+        woodfrog("kill", name, "TERM")
+        assert json.loads(woodfrog("wait", name).stdout)["exitStatus"] == 7
+
+
+def test_the_exit_status_comes_back(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    woodfrog("warm", f"--image-path={image}", "t")
+    woodfrog.names.append("one")
+    command = woodfrog.command("restore", "--template=t", f"--bundle={bundle.directory}", "one")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        eventually(lambda: '"running"' in woodfrog("state", "one", status=None).stdout, "it runs")
+        process.send_signal(signal.SIGTERM)  # which is passed on
+        assert process.wait(20) == 7
+    assert "does not exist" in woodfrog("state", "one", status=1).stderr
+    woodfrog("warm", "--drop", "t")
+
+
+def test_a_holder_that_is_killed_takes_its_template_along(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    woodfrog("warm", f"--image-path={image}", "t")
+    assert (
+        "there is a template t already"
+        in woodfrog("warm", f"--image-path={image}", "t", status=1).stderr
+    )
+    flags = ("--template=t", f"--bundle={bundle.directory}")
+    woodfrog.names.append("early")
+    woodfrog("restore", *flags, "--detach", "early")
+    holder = listed(woodfrog)["t"]
+
+    os.kill(holder, signal.SIGKILL)
+    eventually(lambda: is_gone(holder), "the holder ends")
+
+    assert listed(woodfrog) == {}
+    failed = woodfrog("restore", *flags, "late", status=1)
+    assert "there is no template t" in failed.stderr
+    assert '"running"' in woodfrog("state", "early").stdout
+
+
+def test_what_a_template_cannot_do_is_refused(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    (image / "checkpoint.img").rename(image / "whole")
+    data = bytearray((image / "whole").read_bytes())
+    data[4096 + 5000] ^= 1
+    (image / "checkpoint.img").write_bytes(data)
+    failed = woodfrog("warm", f"--image-path={image}", "t", status=1)
+    assert "checksum of page chunk 0" in failed.stderr
+    (image / "whole").rename(image / "checkpoint.img")
+    assert listed(woodfrog) == {}
+
+    woodfrog("warm", f"--image-path={image}", "t")
+    container = woodfrog.create(bundle)
+    for flags, words in (
+        ((container.name,), "exists: --template makes a new one"),
+        (("--background", "new"), "--background has no meaning with --template"),
+        (("--count=0", "new"), "--count must be at least 1"),
+        (("--count=2", "--pid-file=/x", "new"), "--pid-file has no meaning with --count"),
+    ):
+        common = ("--template=t", f"--bundle={bundle.directory}")
+        assert words in woodfrog("restore", *common, *flags, status=1).stderr
+    woodfrog("warm", "--drop", "t")
