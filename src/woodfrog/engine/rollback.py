@@ -82,7 +82,8 @@ def _rollback(
     undo: ExitStack,
 ) -> dict[str, object]:
     vdso = Vdso()
-    plan = admit(image, bounds, vdso, CpuCheck.STRICT)
+    plan = Plan(image)
+    admit(plan, bounds, vdso, CpuCheck.STRICT)
     if plan.container.uid_map:
         raise UnsupportedResource("a rollback of a container with a user namespace is not possible")
     known = tracker.known()
