@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import reduce
-from itertools import chain
+from itertools import chain, count
 from operator import or_
 
 import msgspec
@@ -338,6 +338,13 @@ class Plan:
     def pages(self) -> Iterator[PageRange]:
         """Go through the pages of all processes."""
         return chain.from_iterable(process.memory.pages for process in self.processes)
+
+    @property
+    def spare_pid(self) -> int:
+        """Return an id that no process or thread has."""
+        used = {thread.tid for one in self.processes for thread in one.threads}
+        used |= {one.pid for one in self.processes} | {one.pid for one in self.zombies}
+        return next(number for number in count(2) if number not in used)
 
     @property
     def highest_descriptor(self) -> int:

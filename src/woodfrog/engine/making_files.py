@@ -90,6 +90,7 @@ class Making:
         new_network: bool,
         namespaces: MadeNamespaces,
         may_force_buffers: bool,
+        spare_pid: int,
     ) -> None:
         self._undo = undo
         self.capabilities = capabilities
@@ -100,6 +101,7 @@ class Making:
         # The nested namespaces that the stub is in.
         self._within: Membership = {}
         self.may_force_buffers = may_force_buffers
+        self.spare_pid = spare_pid
         self.stub = stub
         self.high = high
         self.program: Program = stub.program()
@@ -163,7 +165,7 @@ class Making:
         """See the protocol."""
         if as_whom is None:
             return make()
-        pid = as_whom.pid or 1
+        pid = as_whom.pid or self.spare_pid
         if pid not in self._delegates:
             with self.by_all_rights():
                 self.run()

@@ -350,6 +350,7 @@ def _restore(
         new_network="network" in bounds.new_namespaces,
         namespaces=made,
         may_force_buffers=namespaces.is_ours(init, "user"),
+        spare_pid=plan.spare_pid,
     )
     making.missing += missing
     forced: set[int] = set()

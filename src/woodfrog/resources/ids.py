@@ -95,9 +95,18 @@ def _translate(record: R, user: Translate, group: Translate) -> R:
             changed[name] = (user(value[0]), group(value[1]))
         elif isinstance(value, msgspec.Struct):
             changed[name] = _translate(value, user, group)
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], msgspec.Struct):
-            changed[name] = type(value)(_translate(one, user, group) for one in value)
+        elif isinstance(value, (list, tuple)) and _has_records(value):
+            changed[name] = type(value)(
+                _translate(one, user, group) if isinstance(one, msgspec.Struct) else one
+                for one in value
+            )
     return msgspec.structs.replace(record, **changed) if changed else record
+
+
+def _has_records(values: list[object] | tuple[object, ...]) -> bool:
+    """Tell whether some are records; in a list for all of what there is, some may be none."""
+    first = next((one for one in values if one is not None), None)
+    return isinstance(first, msgspec.Struct)
 
 
 def _attribute(name: bytes, value: bytes, user: Translate, group: Translate) -> bytes:

@@ -167,6 +167,8 @@ class Making(Protocol):
     tcp_close: bool
     # Socket buffers may be larger than programs may make them; nobody may in a user namespace.
     may_force_buffers: bool
+    # An id that no process has: that of one which has ended.
+    spare_pid: int
 
     @property
     def network(self) -> int:

@@ -1,14 +1,15 @@
 """Filling the queues of unix sockets again, each message by who had sent it."""
 
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from woodfrog.errors import ImageError
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import socket_options, unix_names, unix_queue
-from woodfrog.resources.files.base import Making
+from woodfrog.resources.files import socket_options, unix_names, unix_peers, unix_queue
+from woodfrog.resources.files.base import Maker, Making
 from woodfrog.resources.files.unix_names import Name
 
 if TYPE_CHECKING:
@@ -27,26 +28,29 @@ def fill(
     """Queue what waits at an end of a connection: it was sent by the other, `theirs`."""
     if not record.queue:
         return
-    program, force = making.program, making.may_force_buffers
-    _set_send_buffer(program, theirs, _LARGE_BUFFER, force=force)
+    force = making.may_force_buffers
+    _set_send_buffer(making.program, theirs, _LARGE_BUFFER, force=force)
     full = other is not None and not other.takes_more
     if record.urgent >= 0:
         _send_urgent(making, record, theirs)
-    elif record.type == socket.SOCK_STREAM and full and not record.rights:
+    elif record.type == socket.SOCK_STREAM and full and not (record.rights or record.authors):
         # Many small pieces take as much of the sender's buffer as the original ones did or
         # more: it stays full.
         data = b"".join(record.queue)
         for at in range(0, len(data), _PIECE):
-            unix_queue.send(program, theirs, data[at : at + _PIECE])
+            unix_queue.send(making.program, theirs, data[at : at + _PIECE])
     else:
         for number in range(len(record.queue)):
-            _send(making, record, theirs, number, b"")
+            making.acting(
+                _author(record, number),
+                partial(_send, making, record, theirs, number, b""),
+            )
     if other is None and record.senders and (name := record.senders[0]):
         # A datagram tells the name that its sender has by now, or had when it was closed.
         unix_names.bind(making, theirs, Name(name, stands=name[:1] == b"\0"))
     with socket.socket(socket.AF_UNIX, record.type) as fresh:
         usual = fresh.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
-        _set_send_buffer(program, theirs, usual, force=force)
+        _set_send_buffer(making.program, theirs, usual, force=force)
 
 
 def requeue(making: Making, record: "UnixSocketFile") -> None:
@@ -54,7 +58,6 @@ def requeue(making: Making, record: "UnixSocketFile") -> None:
 
     A sender that the image lacks is there for the moment.
     """
-    program = making.program
     passing: dict[bytes, int] = {}
     for number in range(len(record.queue)):
         name = record.senders[number] if record.senders else b""
@@ -63,17 +66,31 @@ def requeue(making: Making, record: "UnixSocketFile") -> None:
             sender = making.files[saved]
         else:
             if name not in passing:
-                passing[name] = program.call(SYS.SOCKET, socket.AF_UNIX, record.type, 0)
+                made = making.program.call(SYS.SOCKET, socket.AF_UNIX, record.type, 0)
+                # Others may act in between.
+                passing[name] = making.settle(made) if record.authors else made
                 force = making.may_force_buffers
-                _set_send_buffer(program, passing[name], _LARGE_BUFFER, force=force)
+                _set_send_buffer(making.program, passing[name], _LARGE_BUFFER, force=force)
                 if name:
                     passing_name = Name(name, stands=name[:1] == b"\0")
                     unix_names.bind(making, passing[name], passing_name)
             sender = passing[name]
+        _requeue(making, record, sender, number)
+    for sender in passing.values():
+        syscalls.close(making.program, sender)
+
+
+def _requeue(making: Making, record: "UnixSocketFile", sender: int, number: int) -> None:
+    def send() -> None:
         with unix_names.leading(making, record.own_name) as address:
             _send(making, record, sender, number, address)
-    for sender in passing.values():
-        syscalls.close(program, sender)
+
+    making.acting(_author(record, number), send)
+
+
+def _author(record: "UnixSocketFile", number: int) -> Maker | None:
+    """Return who must send a message of the queue, None if the root stub may."""
+    return unix_peers.needed(record.authors[number]) if record.authors else None
 
 
 def _send_urgent(making: Making, record: "UnixSocketFile", sender: int) -> None:
@@ -93,14 +110,16 @@ def _send(
 ) -> None:
     """Send a message of the queue, with the files that are in flight with it."""
     program, data = making.program, record.queue[number]
+    author = record.authors[number] if record.authors else None
+    told = (author.pid or making.spare_pid, author.uid, author.gid) if author else None
     carried: list[int] = []
     for one in record.rights:
         if one.message == number:
             carried = [making.files[file] for file in one.files]
             if one.at_end and len(data) > 1:
-                unix_queue.send(program, sender, data[:-1])
+                unix_queue.send(program, sender, data[:-1], author=told)
                 data = data[-1:]
-    unix_queue.send(program, sender, data, files=carried, address=address)
+    unix_queue.send(program, sender, data, files=carried, address=address, author=told)
 
 
 def _set_send_buffer(program: Program, fd: int, size: int, *, force: bool) -> None:

@@ -5,7 +5,7 @@ The kernel notes who makes a pair, who listens, and who connects.
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from woodfrog.errors import ImageError
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -13,37 +13,46 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.remote.program import Program
 from woodfrog.resources import namespaces
 from woodfrog.resources.files.base import Maker, Making, World
+from woodfrog.resources.files.unix_queue import CREDENTIALS, Message
 
 _SO_PEERGROUPS = 59
-_CREDENTIALS = struct.Struct("<iII")
 _MOST_GROUPS = 65536
 
 
 def collect(one: socket.socket, world: World) -> Maker | None:
     """Return who was noted as the peer's maker, None if nobody was, or somebody outside."""
-    told = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, gid = _CREDENTIALS.unpack(told)
-    inside = world.identify(pid) if pid else 0
-    if not inside and (not pid or not namespaces.is_ours(world.init, "user")):
+    told = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    found = _maker(CREDENTIALS.unpack(told), world)
+    if found is None:
         return None
     space = bytearray(4 * _MOST_GROUPS)
     length = bytearray(len(space).to_bytes(4, "little"))
     HERE.call(SYS.GETSOCKOPT, one.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, space, length)
     told = bytes(space)[: int.from_bytes(length, "little")]
-    return Maker(
-        pid=inside,
-        uid=uid,
-        gid=gid,
-        groups=[group for (group,) in struct.iter_unpack("<I", told)],
-    )
+    groups = [group for (group,) in struct.iter_unpack("<I", told)]
+    return Maker(pid=found.pid, uid=found.uid, gid=found.gid, groups=groups)
+
+
+def _maker(told: tuple[int, int, int], world: World) -> Maker | None:
+    pid, uid, gid = told
+    inside = world.identify(pid) if pid else 0
+    if not inside and (not pid or not namespaces.is_ours(world.init, "user")):
+        return None
+    return Maker(pid=inside, uid=uid, gid=gid)
+
+
+def authors(messages: Sequence[Message], world: World) -> list[Maker | None]:
+    """Return who sent each of the messages that wait at a socket; empty if it tells of none."""
+    found = [_maker(one.author, world) if one.author else None for one in messages]
+    return found if any(found) else []
 
 
 def ask(program: Program, descriptor: int) -> Callable[[], int]:
     """Add the call that tells a socket's peer by the id that its process has, or had, inside."""
-    told = bytearray(_CREDENTIALS.size)
+    told = bytearray(CREDENTIALS.size)
     length = len(told).to_bytes(4, "little")
     program.call(SYS.GETSOCKOPT, descriptor, socket.SOL_SOCKET, socket.SO_PEERCRED, told, length)
-    return lambda: int(_CREDENTIALS.unpack(told)[0])
+    return lambda: int(CREDENTIALS.unpack(told)[0])
 
 
 def check(maker: Maker | None) -> None:
@@ -54,7 +63,7 @@ def check(maker: Maker | None) -> None:
 
 def needed(maker: Maker | None) -> Maker | None:
     """Return who must make something, None if the root stub itself is as good."""
-    if maker is None or (maker.uid == maker.gid == 0 and maker.pid in (0, 1)):
+    if maker is None or (maker.uid == maker.gid == 0 and maker.pid == 1):
         return None
     return maker
 

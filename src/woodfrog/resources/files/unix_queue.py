@@ -14,6 +14,8 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE
 
+CREDENTIALS = struct.Struct("<iII")  # struct ucred
+_HEADER = struct.Struct("<QiI")  # struct cmsghdr
 _SO_PEEK_OFF = 42
 _SIOCATMARK = 0x8905
 _LARGE_BUFFER = 1 << 26
@@ -27,12 +29,14 @@ _ROOM_BESIDE = socket.CMSG_SPACE(_MOST_RIGHTS * 4) + 512
 class Message(NamedTuple):
     """A piece that keeps its bounds, and descriptors of ours for the files that it carries.
 
-    `sender` is the name of the socket that a datagram came from, if it had one.
+    `sender` is the name of the socket that a datagram came from, if it had one; `author` are the
+    process, user and group that sent it, as far as readers are told (SO_PASSCRED).
     """
 
     data: bytes
     descriptors: list[int]
     sender: bytes = b""
+    author: tuple[int, int, int] | None = None
 
 
 # What the closed end of a connection of packets gives.
@@ -97,9 +101,13 @@ def _look(one: socket.socket, length: int) -> Message:
     flags = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     data, ancillary, told, address = one.recvmsg(length, _ROOM_BESIDE, flags)
     descriptors: list[int] = []
+    author = None
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors += struct.unpack(f"<{len(content) // 4}i", content[: len(content) & -4])
+        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            pid, uid, gid = CREDENTIALS.unpack(content)
+            author = (pid, uid, gid) if pid else None
     if told & socket.MSG_CTRUNC:
         for fd in descriptors:
             os.close(fd)
@@ -107,15 +115,17 @@ def _look(one: socket.socket, length: int) -> Message:
     sender = b""
     if address and one.type == socket.SOCK_DGRAM:
         sender = address if isinstance(address, bytes) else os.fsencode(address)
-    return Message(data, descriptors, sender)
+    return Message(data, descriptors, sender, author)
 
 
 def _joined(messages: list[Message]) -> list[Message]:
-    """Make one piece of neighbours in a stream that carry no files."""
+    """Make one piece of neighbours in a stream that carry no files, and are of one author."""
     joined: list[Message] = []
     for message in messages:
-        if joined and not message.descriptors and not joined[-1].descriptors:
-            joined[-1] = Message(joined[-1].data + message.data, [])
+        last = joined[-1] if joined else None
+        alike = last and not (message.descriptors or last.descriptors)
+        if last and alike and message.author == last.author:
+            joined[-1] = last._replace(data=last.data + message.data)
         else:
             joined.append(message)
     return joined
@@ -179,14 +189,24 @@ def send(
     files: list[int] | None = None,
     address: bytes = b"",
     how: int = 0,
+    author: tuple[int, int, int] | None = None,
 ) -> None:
-    """Send a message, perhaps with descriptors of the task, to an address, or by MSG_OOB."""
-    if not files:
+    """Send a message, perhaps with descriptors of the task, to an address, or by MSG_OOB.
+
+    `author` are the sender's process, user and group, if they are to go with it.
+    """
+    if not files and author is None:
         flags = socket.MSG_DONTWAIT | how
         sent = program.call(SYS.SENDTO, fd, data, len(data), flags, address or 0, len(address))
         program.expect(sent, len(data))
         return
-    rights = struct.pack(f"<QiI{len(files)}i", 16 + 4 * len(files), 1, socket.SCM_RIGHTS, *files)
+    beside = b""
+    if author is not None:
+        beside += _HEADER.pack(28, socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
+        beside += CREDENTIALS.pack(*author) + bytes(4)
+    if files:
+        beside += _HEADER.pack(16 + 4 * len(files), socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        beside += struct.pack(f"<{len(files)}i", *files)
     vector = struct.pack("<2Q", program.address_of(data), len(data))
     header = struct.pack(
         "<QIxxxxQQQQi",
@@ -194,8 +214,8 @@ def send(
         len(address),
         program.address_of(vector),
         1,
-        program.address_of(rights),
-        len(rights),
+        program.address_of(beside),
+        len(beside),
         0,
     )
     sent = program.call(SYS.SENDMSG, fd, header, socket.MSG_DONTWAIT)

@@ -51,6 +51,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             "connections within the container, names, modes, options",
             "what is queued, with files in flight (SCM_RIGHTS), senders' names and MSG_OOB",
             "clients that nobody has accepted",
+            "who has made them (SO_PEERCRED), and sent what is queued (SO_PASSCRED)",
             "listeners",
         ),
         refused=(
@@ -86,6 +87,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     pending: list[int] = []
     unaccepted: bool = False
     peer: Maker | None = None  # as SO_PEERCRED tells
+    authors: list[Maker | None] = []  # who sent what is queued, if readers are told (SO_PASSCRED)
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -182,6 +184,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             pending=pending,
             unaccepted=unaccepted is not None and _can_wait_again(inode, world),
             peer=peer,
+            authors=unix_peers.authors(messages, world),
         )
 
     @property
@@ -199,7 +202,10 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         socket_options.refuse_wider(self.options, socket.AF_UNIX, self.type, 0, bounding)
         if self.senders and len(self.senders) != len(self.queue):
             raise ImageError("a unix socket has another number of senders than of datagrams")
-        unix_peers.check(self.peer)
+        for maker in (self.peer, *self.authors):
+            unix_peers.check(maker)
+        if self.authors and len(self.authors) != len(self.queue):
+            raise ImageError("a unix socket has another number of authors than of messages")
         data = self.queue[0] if self.queue else b""
         if self.urgent != -1 and not 0 <= self.urgent < len(data):
             raise ImageError("a unix socket has urgent data behind its data")
@@ -254,7 +260,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             self._set_options(making, fd)
             making.share(("unaccepted", self.inode), self)
             return fd
-        if self.rights or self.senders:
+        if self.rights or self.senders or self.authors:
             unfinished.fills.append(self._finish_single)
         else:
             unix_filling.requeue(making, self)
@@ -298,7 +304,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 # All else follows when the other end is known.
                 making.share(key, (theirs, ours, self))
                 return ours
-            if self.rights:
+            if self.rights or self.authors:
                 making.share(("unix peer", self.id), making.spare(theirs))
                 unix_names.unfinished(making).fills.append(self._finish_late)
             else:
@@ -314,8 +320,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         self._finish(making, making.files[self.id], theirs)
 
     def _finish(self, making: Making, ours: int, theirs: int) -> None:
-        program = making.program
         unix_filling.fill(making, self, theirs, None)
+        program = making.program
         if self.broken:
             program.call(SYS.SENDTO, ours, b"-", 1, socket.MSG_DONTWAIT, 0, 0)
         self._set_options(making, ours)
@@ -364,7 +370,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     def _join(self, making: Making, ours: int, theirs: int, other: Self) -> int:
         """Complete a pair whose other end is `other`."""
-        if self.rights or other.rights:
+        if self.rights or other.rights or self.authors or other.authors:
 
             def finish(making: Making) -> None:
                 self._finish_both(making, making.files[self.id], making.files[other.id], other)
