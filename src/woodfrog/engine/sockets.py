@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from socket import socket as raw_socket
 
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.errors import UnsupportedResource
@@ -33,6 +35,7 @@ class Sockets:
         self._waiting: dict[int, int] | None = None
         self._names: Counter[object] | None = None
         self._packet: dict[int, PacketInfo] | None = None
+        self._shutdowns: dict[int, dict[int, int]] = {}
         self._tcp: list[InetSocket] | None = None
         self._tcp_by_inode: dict[int, InetSocket] = {}
         self._tcp_by_ends: dict[object, InetSocket] = {}
@@ -75,17 +78,36 @@ class Sockets:
             }
         return self._waiting.get(client) if client else None
 
+    def _diags(self) -> Iterator[raw_socket]:
+        """Open a sock_diag socket in each of the container's network namespaces."""
+        with sock_diag.diag_socket(self._init) as diag:
+            yield diag
+        for _, descriptor in self._namespaces.descriptors("net"):
+            with sock_diag.diag_socket_at(descriptor) as diag:
+                yield diag
+
+    def datagram_shutdown(self, inode: int, protocol: int) -> int:
+        """Return which directions of a UDP socket are shut down, as far as the kernel tells."""
+        if protocol not in self._shutdowns:
+            found: dict[int, int] = {}
+            for diag in self._diags():
+                found |= sock_diag.datagram_shutdowns(diag, protocol)
+            self._shutdowns[protocol] = found
+        return self._shutdowns[protocol].get(inode, 0)
+
     def packet(self, inode: int) -> PacketInfo:
         """Return what is known of a packet socket."""
         if self._packet is None:
             try:
-                self._packet = packet_diag.packet_sockets(self._init)
+                self._packet = {}
+                for diag in self._diags():
+                    self._packet |= packet_diag.packet_sockets(diag)
             except FileNotFoundError:
                 raise UnsupportedResource(
                     "is a packet socket, of which this kernel doesn't tell (CONFIG_PACKET_DIAG)"
                 ) from None
         if inode not in self._packet:
-            raise UnsupportedResource("is a packet socket of another network namespace")
+            raise UnsupportedResource("is a packet socket in a network namespace of outside")
         return self._packet[inode]
 
     def shares_name(self, socket: UnixSocket) -> bool:

@@ -125,6 +125,16 @@ int main(int count, char **arguments) {
 	name = at(0);
 	must(sendto(ping, request, sizeof request, 0, &name.any, size));
 
+	/* One that sends no more, one that hears no more, one for neither. */
+	int shut[3];
+	for (int i = 0; i < 3; i++) {
+		shut[i] = bound(SOCK_DGRAM, 0, 6010 + i);
+		name = at(6002);
+		must(connect(shut[i], &name.any, size));
+		must(setsockopt(shut[i], SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_usec = 200000}, sizeof(struct timeval)));
+		must(shutdown(shut[i], (int[]){SHUT_WR, SHUT_RD, SHUT_RDWR}[i]));
+	}
+
 	int raw = must(socket(name.any.sa_family, SOCK_RAW, four ? IPPROTO_ICMP : IPPROTO_ICMPV6));
 	if (four)
 		must(setsockopt(raw, SOL_RAW, ICMP_FILTER_OPTION, &(int){NO_ECHO_REPLIES}, sizeof(int)));
@@ -158,6 +168,12 @@ int main(int count, char **arguments) {
 	name = at(6005);
 	same("binding the fresh one", 0, bind(fresh, &name.any, size));
 
+	same("sending by one that is shut for that", -1, send(shut[0], "x", 1, MSG_NOSIGNAL));
+	same("sending by the other", 1, send(shut[1], "x", 1, MSG_NOSIGNAL));
+	same("reading there", 0, recv(shut[1], (char[8]){0}, 8, 0));
+	same("reading by the first", -1, recv(shut[0], (char[8]){0}, 8, 0));
+	same("sending by the third", -1, send(shut[2], "x", 1, MSG_NOSIGNAL));
+	same("reading by the third", 0, recv(shut[2], (char[8]){0}, 8, 0));
 	receive(filtered, "a, queued", 6002);
 	send_to(other, 6004, "b, dropped");
 	send_to(other, 6004, "a, taken");

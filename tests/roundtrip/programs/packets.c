@@ -69,6 +69,8 @@ static int taken(int fd, int offset) {
 static void sockets(void) {
 	int raw = bound(SOCK_RAW | SOCK_NONBLOCK, PROTOCOL), cooked = must(socket(AF_PACKET, SOCK_DGRAM, htons(PROTOCOL + 1))),
 		silent = must(socket(AF_PACKET, SOCK_RAW, 0)), filtered = bound(SOCK_RAW, PROTOCOL), all = must(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL)));
+	int old = must(socket(AF_INET, SOCK_PACKET, htons(PROTOCOL + 3)));
+	must(bind(old, (void *)&(struct sockaddr_pkt){.spkt_family = AF_PACKET, .spkt_device = "lo"}, sizeof(struct sockaddr)));
 	set(raw, PACKET_AUXDATA, 1);
 	set(raw, PACKET_ORIGDEV, 1);
 	set(raw, PACKET_QDISC_BYPASS, 1);
@@ -109,6 +111,13 @@ static void sockets(void) {
 	same("its number", 6, taken(cooked, 0));
 	same("what the filter lets through", 4, taken(filtered, 14));
 	same("and nothing else", -1, taken(filtered, 14));
+	send_packet(PROTOCOL + 3, 7);
+	struct sockaddr_pkt from = {0};
+	socklen_t length = sizeof from;
+	char frame[64] = {0};
+	same("what one of the first kind hears", 60, recvfrom(old, frame, sizeof frame, MSG_DONTWAIT, (void *)&from, &length));
+	same("from where", 0, strcmp((char *)from.spkt_device, "lo"));
+	same("what", 7, frame[14]);
 	same("nothing is heard by one that nobody has bound", 0, hears(silent));
 	same("all is heard by one for all", 4, taken(all, 14));
 	for (int i = 1; i >= 0; i--) {

@@ -5,7 +5,7 @@ import struct
 from typing import NamedTuple
 
 from woodfrog.kernel.netlink.messages import attributes_of
-from woodfrog.kernel.netlink.sock_diag import diag_socket, dump
+from woodfrog.kernel.netlink.sock_diag import dump
 
 _SHOW = 0x01 | 0x02 | 0x04 | 0x08  # info, memberships, rings, fanout
 _INFO, _MCLIST, _RX_RING, _TX_RING, _FANOUT = 0, 1, 2, 3, 4
@@ -35,8 +35,10 @@ class PacketRing(NamedTuple):
 
 
 class PacketInfo(NamedTuple):
-    """One AF_PACKET socket."""
+    """One AF_PACKET socket; `protocol` is an EtherType, `device` 0 for all of them."""
 
+    protocol: int
+    device: int
     copy_threshold: int
     memberships: list[PacketMembership]
     receiving: PacketRing | None
@@ -44,29 +46,31 @@ class PacketInfo(NamedTuple):
     in_fanout: bool
 
 
-def packet_sockets(pid: int) -> dict[int, PacketInfo]:
-    """Return the packet sockets in the network namespace of a process, by inode.
+def packet_sockets(diag: socket.socket) -> dict[int, PacketInfo]:
+    """Return the packet sockets in the network namespace of a sock_diag socket, by inode.
 
     Raises FileNotFoundError if the kernel doesn't tell (CONFIG_PACKET_DIAG).
     """
     found = {}
     request = struct.pack("<BBHIIII", socket.AF_PACKET, 0, 0, 0, _SHOW, 0, 0)
-    with diag_socket(pid) as diag:
-        for answer in dump(diag, request):
-            (inode,) = struct.unpack_from("<I", answer, 4)
-            attributes = attributes_of(answer[16:])
-            found[inode] = PacketInfo(
-                copy_threshold=struct.unpack_from("<4I", attributes[_INFO])[3],
-                memberships=[
-                    PacketMembership(device, times, kind, address[:length])
-                    for device, times, kind, length, address in _MEMBERSHIP.iter_unpack(
-                        attributes.get(_MCLIST, b"")
-                    )
-                ],
-                receiving=_ring(attributes.get(_RX_RING)),
-                sending=_ring(attributes.get(_TX_RING)),
-                in_fanout=_FANOUT in attributes,
-            )
+    for answer in dump(diag, request):
+        protocol, inode = struct.unpack_from("<HI", answer, 2)
+        attributes = attributes_of(answer[16:])
+        device, _, _, threshold = struct.unpack_from("<i3I", attributes[_INFO])
+        found[inode] = PacketInfo(
+            protocol=protocol,
+            device=device,
+            copy_threshold=threshold,
+            memberships=[
+                PacketMembership(device, times, kind, address[:length])
+                for device, times, kind, length, address in _MEMBERSHIP.iter_unpack(
+                    attributes.get(_MCLIST, b"")
+                )
+            ],
+            receiving=_ring(attributes.get(_RX_RING)),
+            sending=_ring(attributes.get(_TX_RING)),
+            in_fanout=_FANOUT in attributes,
+        )
     return found
 
 

@@ -117,6 +117,26 @@ def unix_sockets(diag: socket.socket) -> list[UnixSocket]:
     return found
 
 
+def datagram_shutdowns(diag: socket.socket, protocol: int) -> dict[int, int]:
+    """Return which directions of UDP sockets are shut down, by inode; 1: reading, 2: writing.
+
+    Empty if the kernel doesn't tell (CONFIG_INET_UDP_DIAG).
+    """
+    found = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        extensions = 1 << _INET_DIAG_SHUTDOWN - 1
+        request = struct.pack("<BBBBI48x", family, protocol, extensions, 0, 0xFFFFFFFF)
+        try:
+            for answer in dump(diag, request):
+                (inode,) = struct.unpack_from("<I", answer, 68)
+                directions = attributes_of(answer[72:]).get(_INET_DIAG_SHUTDOWN, b"\0")[0]
+                if directions:
+                    found[inode] = directions
+        except FileNotFoundError:
+            break
+    return found
+
+
 def tcp_sockets(diag: socket.socket) -> list[InetSocket]:
     """List all TCP sockets of the network namespace, of both families."""
     found = []

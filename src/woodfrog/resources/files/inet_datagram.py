@@ -70,6 +70,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
     options: list[Option]
     filter: SocketFilter | None
     memberships: list[Membership]
+    shutdown: int = 0  # 1: for reading, 2: for writing
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -101,6 +102,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
                 options=socket_options.collect(one, connected=bool(peer.address)),
                 filter=socket_filter.collect(one),
                 memberships=multicast.collect(one, world.init),
+                shutdown=_shutdown(one, file, world),
             )
 
     def refuse_wider(self, bounding: int) -> None:
@@ -109,6 +111,8 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             inet.check(self.family, End(self.peer, self.peer_port))
         if self.type != socket.SOCK_RAW and (self.type, self.protocol) not in _KINDS:
             raise ImageError("the image has an internet socket of an unknown type")
+        if self.shutdown not in range(4):
+            raise ImageError("the image has an impossible shutdown of a socket")
         socket_options.refuse_wider(self.options, self.family, self.type, self.protocol, bounding)
         if self.type == socket.SOCK_RAW and not bounding & CAP_NET_RAW:
             raise UnsupportedResource(
@@ -148,6 +152,9 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             for datagram in self.queue:
                 self._arrive(making, datagram)
         socket_filter.restore(program, fd, self.filter)
+        if self.shutdown:
+            # It does so, and says that the socket is not connected if it isn't.
+            program.may_fail(program.call(SYS.SHUTDOWN, fd, self.shutdown - 1))
         set_flags(program, fd, self.flags)
         return fd
 
@@ -196,6 +203,18 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             length = 0 if self.protocol == IPPROTO_UDPLITE else 8 + len(data)
             segment = struct.pack(">4H", source.port, self.port, length, 0) + data
         return inet.packet(self.protocol, source.address, target, segment, checksum_at)
+
+
+def _shutdown(one: socket.socket, file: OpenFile, world: World) -> int:
+    """Return which directions are shut down; of a raw socket, that for writing is not known."""
+    poll = select.poll()
+    poll.register(one.fileno(), select.POLLRDHUP)
+    events = sum(events for _, events in poll.poll(0))
+    found = 1 if events & select.POLLRDHUP else 0
+    found |= 2 if events & select.POLLHUP else 0
+    if one.proto in (socket.IPPROTO_UDP, IPPROTO_UDPLITE):
+        found |= world.sockets.datagram_shutdown(file.stat.st_ino, one.proto)
+    return found
 
 
 def _refuse_unsent(one: socket.socket) -> None:

@@ -11,7 +11,6 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import netdevice
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.netlink.messages import socket_at
 from woodfrog.kernel.netlink.packet_diag import PacketInfo
 from woodfrog.remote.program import Program
@@ -25,10 +24,12 @@ from woodfrog.resources.files.socket_options import Option
 _PACKET_ADD_MEMBERSHIP, _PACKET_COPY_THRESH, _PACKET_VERSION, _PACKET_FANOUT = 1, 7, 10, 18
 _VERSIONS = (packet_ring.TPACKET_V1, packet_ring.TPACKET_V2, packet_ring.TPACKET_V3)
 _FANOUT_PROGRAMS = (6, 7)  # PACKET_FANOUT_CBPF, PACKET_FANOUT_EBPF
-_TYPES = (socket.SOCK_RAW, socket.SOCK_DGRAM)
+_SOCK_PACKET = 10
+_TYPES = (socket.SOCK_RAW, socket.SOCK_DGRAM, _SOCK_PACKET)
 _SIOCGSKNS = 0x894C
 _MOST_TIMES = 1 << 10
 _ADDRESS = struct.Struct("<H2si12x")  # struct sockaddr_ll
+_OLD_ADDRESS = struct.Struct("<H14s")  # struct sockaddr_pkt, up to the protocol
 
 
 class PacketMembership(Part, frozen=True):
@@ -83,20 +84,19 @@ class PacketSocket(FileRecord, frozen=True, tag="packet-socket"):
         found: PacketInfo = world.sockets.packet(file.stat.st_ino)
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
             fanout = _fanout(one) if found.in_fanout else -1
-            name = _name(one)
-            _, protocol, index = _ADDRESS.unpack_from(name)
-            version = one.getsockopt(SOL_PACKET, _PACKET_VERSION)
+            is_old = one.type == _SOCK_PACKET
+            version = 0 if is_old else one.getsockopt(SOL_PACKET, _PACKET_VERSION)
             taking, giving = packet_ring.collect(
                 one.fileno(), version, found.receiving, found.sending
             )
-            device = netdevice.name_of(one.fileno(), index) if index > 0 else b""
+            device = netdevice.name_of(one.fileno(), found.device) if found.device > 0 else b""
             return cls(
                 id=number,
                 flags=file.flags,
                 type=int(one.type),
-                protocol=int.from_bytes(protocol, "big"),
+                protocol=found.protocol,
                 device=device,
-                gone=bool(index) and not device,
+                gone=bool(found.device) and not device,
                 copy_threshold=found.copy_threshold,
                 memberships=[
                     PacketMembership(
@@ -137,6 +137,8 @@ class PacketSocket(FileRecord, frozen=True, tag="packet-socket"):
 
     def restore(self, making: Making) -> int:
         kind = socket.AF_PACKET, self.type, 0
+        if self.type == _SOCK_PACKET:
+            return self._restore_old(making)
         fd: int = making.program.call(SYS.SOCKET, *kind)
         early = socket_options.early(self.options, *kind)
         socket_options.restore(making.program, fd, early, force=making.may_force_buffers)
@@ -168,6 +170,21 @@ class PacketSocket(FileRecord, frozen=True, tag="packet-socket"):
         set_flags(program, fd, self.flags)
         return fd
 
+    def _restore_old(self, making: Making) -> int:
+        """Make one of the first kind, which has its protocol when it is made, and few options."""
+        program = making.program
+        lacks = self.gone or bool(self.device and not making.device_number(self.device))
+        protocol = 0 if lacks else socket.htons(self.protocol)
+        kind = socket.AF_PACKET, self.type, 0
+        fd = program.call(SYS.SOCKET, socket.AF_PACKET, self.type, protocol)
+        if self.device and not lacks:
+            address = _OLD_ADDRESS.pack(socket.AF_PACKET, self.device)
+            program.call(SYS.BIND, fd, address, len(address))
+        socket_options.restore_all(making, fd, self.options, *kind)
+        socket_filter.restore(program, fd, self.filter)
+        set_flags(program, fd, self.flags)
+        return fd
+
     def missing(self, descriptor: int) -> str:
         with socket.socket(fileno=os.dup(descriptor)) as one:
             devices = [self.device, *(member.device for member in self.memberships)]
@@ -189,13 +206,6 @@ def _beside(one: socket.socket) -> socket.socket:
         return socket_at(namespace, socket.AF_PACKET, socket.SOCK_RAW, 0)
     finally:
         os.close(namespace)
-
-
-def _name(one: socket.socket) -> bytes:
-    """Return a socket's struct sockaddr_ll."""
-    name, length = bytearray(32), bytearray((32).to_bytes(4, "little"))
-    HERE.call(SYS.GETSOCKNAME, one.fileno(), name, length)
-    return bytes(name)
 
 
 def _fanout(one: socket.socket) -> int:
