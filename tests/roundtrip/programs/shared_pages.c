@@ -1,5 +1,5 @@
 /* Pages that children share with their parent since fork, and with each other since the parent has written to them: still shared. */
-// arguments: small | huge
+// arguments: small | huge | file
 #include "memory.h"
 
 enum { CHILDREN = 3, MIB = 1 << 20, SIZE = 32 * MIB };
@@ -21,8 +21,15 @@ static bool is_right(char *memory, int child) {
 
 int main(int count, char **arguments) {
 	counts = must(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-	char *memory = anonymous(SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE), name[16];
-	must(madvise(memory, SIZE, count > 1 && arguments[1][0] == 'h' ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
+	char kind = count > 1 ? arguments[1][0] : 's', *memory, name[16];
+	if (kind == 'f') {
+		int file = must(open(in_work("file"), O_RDWR | O_CREAT, 0600));
+		must(ftruncate(file, SIZE));
+		memory = must(mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0));
+	} else {
+		memory = anonymous(SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+		must(madvise(memory, SIZE, kind == 'h' ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
+	}
 	pid_t children[CHILDREN];
 	for (int mib = 0; mib < SIZE / MIB; mib++)
 		fill(memory + mib * MIB, MIB, mib);
