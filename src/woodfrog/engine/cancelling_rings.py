@@ -18,7 +18,7 @@ from woodfrog.remote.vdso import Vdso
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.io_uring import AnyIoUring
 from woodfrog.resources.io_uring_memory import Sample, contents_of
-from woodfrog.resources.io_uring_requests import sort_out
+from woodfrog.resources.io_uring_requests import Seen, is_countable, sort_out
 from woodfrog.resources.io_uring_shown import Shown
 
 _PATIENCE_S = 0.5
@@ -49,7 +49,7 @@ def _cancel(rings: Rings, ring: Ring, record: AnyIoUring, vdso: Vdso) -> AnyIoUr
         operation = io_uring.REGISTER_SYNC_CANCEL
         program.may_fail(io_uring.register(program, number, operation, argument, 1))
         scratch.run(program, owner.tracee)
-    shown = _settled(rings, ring)
+    shown = _settled(rings, ring, seen)
     with Sample(record.sq_entries, record.cq_entries) as sample:
         contents = contents_of(ring.file, shown, sample)
     count = shown.completed - record.completed & _WORD
@@ -72,14 +72,16 @@ def _cancel(rings: Rings, ring: Ring, record: AnyIoUring, vdso: Vdso) -> AnyIoUr
     )
 
 
-def _settled(rings: Rings, ring: Ring) -> Shown:
+def _settled(rings: Rings, ring: Ring, seen: Seen) -> Shown:
     """Wait until all completions have come."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         rings.ask(ring)
         shown = ring.shown()
         if shown and not shown.polled and not shown.overflown:
-            return shown
+            left = shown.submitted - shown.completed & _WORD
+            if not left or not is_countable(seen):
+                return shown
         if time.monotonic() > deadline:
             raise UnsupportedResource("an io_uring has requests that cannot be cancelled")
         time.sleep(_A_MOMENT_S)

@@ -4,7 +4,7 @@ import errno
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from woodfrog.engine.collecting import scratch_in
@@ -34,6 +34,7 @@ from woodfrog.resources.io_uring_shown import Shown
 
 _PATIENCE_S = 0.5
 _A_MOMENT_S = 0.005
+_AT_ONCE = 16
 _BAD_ADDRESS = 8
 _GROUPS = 64  # of provided buffers that are asked for
 
@@ -99,9 +100,9 @@ class Rings:
             for pid in ring.holders.keys() & self._processes.keys():
                 self._of_process[pid].append(ring)
         # Before anything else is collected, which completions may change.
-        for ring in self._by_inode.values():
-            with obstacles.at("the container"):
-                self.ask(ring)
+        for pid, rings in self._of_process.items():
+            with obstacles.at(self._processes[pid].name):
+                self._ask_threads(self._processes[pid], rings)
 
     def number_of(self, inode: int, offset: int) -> int:
         """Return the id of the file that a mapping shows; raises UnsupportedResource."""
@@ -125,7 +126,7 @@ class Rings:
         with Sample.like(file) as sample:
             refuse_kind(answers, sample)
             shown, fields = self._state(ring, owner, sample)
-        self._refuse_groups(ring, owner)
+        self._refuse_groups(ring, owner, sample)
         if fields["reissued"] and ring.has_several_users:
             raise UnsupportedResource(
                 "is an io_uring with requests on their way that several processes may have made,"
@@ -151,13 +152,18 @@ class Rings:
 
     def ask(self, ring: Ring) -> None:
         """Have all that waits for threads come in, and ask them what only they are told."""
-        for pid, number in ring.holders.items():
-            if pid not in self._processes:
-                continue
-            process = self._processes[pid]
-            with scratch_in(process, self._vdso) as scratch:
-                for task in process.tasks:
-                    ring.answers[task], ring.indexes[task] = _ask(task, number, scratch)
+        for pid in ring.holders.keys() & self._processes.keys():
+            self._ask_threads(self._processes[pid], [ring])
+
+    def _ask_threads(self, process: HeldProcess, rings: list[Ring]) -> None:
+        with scratch_in(process, self._vdso) as scratch:
+            for task in process.tasks:
+                for first in range(0, len(rings), _AT_ONCE):
+                    some = rings[first : first + _AT_ONCE]
+                    numbers = [ring.holders[process.pid] for ring in some]
+                    answers, indexes = _ask(task, numbers, scratch)
+                    for ring, told in zip(some, answers, strict=True):
+                        ring.answers[task], ring.indexes[task] = told, indexes
 
     def _registered(self, ring: Ring) -> list[Registered]:
         """Return by which numbers threads have a ring registered (IORING_REGISTER_RING_FDS).
@@ -249,47 +255,55 @@ class Rings:
             "cancelled": found.cancelled,
         }
 
-    def _refuse_groups(self, ring: Ring, owner: HeldTask) -> None:
+    def _refuse_groups(self, ring: Ring, owner: HeldTask, sample: Sample) -> None:
         """Refuse buffers that were provided, of which the kernel tells only that they are there."""
-        number = ring.holders[owner.process.pid]
-        with scratch_in(owner.process, self._vdso) as scratch:
-            program = scratch.program()
-            answers = [
-                program.may_fail(
-                    io_uring.register(
-                        program,
-                        number,
-                        io_uring.REGISTER_PBUF_STATUS,
-                        io_uring.buffer_status(group),
-                        1,
-                    )
-                )
+        operation = io_uring.REGISTER_PBUF_STATUS
+        told = []
+        if sample.is_single_issuer(ring.file):
+            number = ring.holders[owner.process.pid]
+            with scratch_in(owner.process, self._vdso) as scratch:
+                program = scratch.program()
+                answers = [
+                    io_uring.register(program, number, operation, io_uring.buffer_status(group), 1)
+                    for group in range(_GROUPS)
+                ]
+                for answer in answers:
+                    program.may_fail(answer)
+                scratch.run(program, owner.tracee)
+                told = program.results(answers)
+        else:
+            told = [
+                -sample.answer(ring.file.descriptor, operation, io_uring.buffer_status(group))
                 for group in range(_GROUPS)
             ]
-            scratch.run(program, owner.tracee)
-            # A kernel that has no such operation says EINVAL to all.
-            told = program.results(answers)
+        # A kernel that has no such operation says EINVAL to all.
         if any(one == 0 for one in told) or (-errno.ENOENT in told and -errno.EINVAL in told):
             raise UnsupportedResource(
                 "is an io_uring to which buffers were provided, which cannot be saved yet"
             )
 
 
-def _ask(task: HeldTask, number: int, scratch: Scratch) -> tuple[dict[str, int], list[int]]:
-    """Return the answers, and by which indexes the thread has rings registered."""
+def _ask(
+    task: HeldTask, numbers: Sequence[int], scratch: Scratch
+) -> tuple[list[dict[str, int]], list[int]]:
+    """Return the answers of each ring, and by which indexes the thread has any registered."""
     program = scratch.program()
-    asked = {"enter": io_uring.enter(program, number, 0, io_uring.ENTER_GETEVENTS)}
-    for name, (operation, argument, count) in _QUESTIONS.items():
-        asked[name] = io_uring.register(program, number, operation, argument, count)
+    asked = []
+    for number in numbers:
+        calls = {"enter": io_uring.enter(program, number, 0, io_uring.ENTER_GETEVENTS)}
+        for name, (operation, argument, count) in _QUESTIONS.items():
+            calls[name] = io_uring.register(program, number, operation, argument, count)
+        asked.append(calls)
     indexes = [
         io_uring.enter(program, index, 0, io_uring.ENTER_REGISTERED_RING)
         for index in range(io_uring.MOST_REGISTERED_RINGS)
     ]
-    for call in (*asked.values(), *indexes):
+    for call in (*(call for calls in asked for call in calls.values()), *indexes):
         program.may_fail(call)
     scratch.run(program, task.tracee)
-    answers = {name: program[call] for name, call in asked.items()}
-    answers["index"] = program[indexes[0]]
+    answers = [{name: program[call] for name, call in calls.items()} for calls in asked]
+    for one in answers:
+        one["index"] = program[indexes[0]]
     return (
         answers,
         [index for index, call in enumerate(indexes) if program[call] == 0],

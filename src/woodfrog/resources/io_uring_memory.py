@@ -59,19 +59,20 @@ class Sample:
     @property
     def knows_napi(self) -> bool:
         """Tell whether this kernel has IORING_REGISTER_NAPI, which rings that poll refuse."""
-        return self._answer(self._fd, io_uring.REGISTER_NAPI) == errno.EFAULT
+        return self.answer(self._fd, io_uring.REGISTER_NAPI, _BAD_ADDRESS) == errno.EFAULT
 
     def is_single_issuer(self, file: OpenFile) -> bool:
         """Tell whether a ring is for one thread only, which is not ours."""
-        return self._answer(file.descriptor, io_uring.REGISTER_NAPI) == errno.EEXIST
+        return self.answer(file.descriptor, io_uring.REGISTER_PROBE, 0) == errno.EEXIST
 
     def defers_task_work(self, file: OpenFile) -> bool:
         """Tell whether only its thread can have its completions come (DEFER_TASKRUN)."""
         flags = io_uring.ENTER_GETEVENTS
         return _error(lambda: io_uring.enter(HERE, file.descriptor, 0, flags)) == errno.EEXIST
 
-    def _answer(self, fd: int, operation: int) -> int:
-        return _error(lambda: io_uring.register(HERE, fd, operation, _BAD_ADDRESS, 1))
+    def answer(self, fd: int, operation: int, argument: int | bytes) -> int:
+        """Return the error number that we get for an operation, or 0."""
+        return _error(lambda: io_uring.register(HERE, fd, operation, argument, 1))
 
     def read(self, fd: int) -> tuple[bytes, bytes]:
         """Return the memory of another ring; raises UnsupportedResource if it is of another kind.
@@ -157,9 +158,11 @@ def contents_of(file: OpenFile, shown: Shown, sample: Sample) -> Contents:
     )
     if array == list(range(shown.sq_entries)):
         ring = ring[: layout.array]  # as if it had none
+    flags = int.from_bytes(ring[layout.sq_flags :][:4], "little")
+    # They are the kernel's, and its thread goes to sleep when it likes.
+    ring = ring[: layout.sq_flags] + bytes(4) + ring[layout.sq_flags + 4 :]
     places = range(0, len(requests), io_uring.SQE_BYTES)
     personalities = any(any(requests[at + 42 : at + 44]) for at in places)
-    flags = int.from_bytes(ring[layout.sq_flags :][:4], "little")
     return Contents(
         ring=ring.rstrip(b"\0"),
         requests=requests.rstrip(b"\0"),

@@ -43,6 +43,12 @@ class Seen(NamedTuple):
     whole: bool
 
 
+def is_countable(seen: Seen) -> bool:
+    """Tell whether each request is completed once, as far as that is seen."""
+    several = any(flags & CQE_F_MORE for _, _, flags in seen.completions)
+    return not several and not any(sqe[1] & _CQE_SKIP_SUCCESS for sqe in seen.requests)
+
+
 class Pending(NamedTuple):
     """Requests on their way: those that can be made again, and the user_data of all others."""
 
@@ -54,10 +60,8 @@ def pending(seen: Seen) -> Pending:
     """Find the requests that are on their way; raises Unclear."""
     parsed = [Request.parse(sqe) for sqe in seen.requests]
     left = _unanswered(seen, parsed)
-    several = any(flags & CQE_F_MORE for _, _, flags in seen.completions)
-    silent = any(one.flags & _CQE_SKIP_SUCCESS for one in parsed)
     if not seen.whole:
-        if several or silent:
+        if not is_countable(seen):
             raise Unclear("some of its requests are answered more than once, or not at all")
         if not seen.on_their_way and not seen.polled:
             return Pending([], [])

@@ -1,6 +1,6 @@
 /* An io_uring whose requests have the same user_data again and again, and one on its way that is long out of its slot. */
 // arguments: 0 | 0x3000
-// never: left_running restored_from_a_snapshot
+// never: left_running restored_from_a_snapshot set_back
 #include "ring.h"
 #include <poll.h>
 
