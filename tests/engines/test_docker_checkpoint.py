@@ -176,3 +176,32 @@ def test_health_goes_on(docker: Docker) -> None:
     docker("start", "--checkpoint=one", "frog")
     eventually(lambda: docker.inspect("frog", health) == "healthy", "it is healthy again")
     goes_on(docker, "frog")
+
+
+def test_a_network_in_a_network(docker: Docker) -> None:
+    docker("network", "create", "pond")
+    docker.run("frog", COUNTER, "--network=pond", "--cap-add=NET_ADMIN")
+    goes_on(docker, "frog")
+    for command in (
+        "link add br0 type bridge",
+        "link set br0 up",
+        "address add 10.99.0.1/24 dev br0",
+        "address add 10.98.0.1/32 dev eth0",
+        "route add 10.97.0.0/16 dev br0",
+    ):
+        docker("exec", "frog", "ip", *command.split())
+
+    def shown(*what: str) -> list[str]:
+        return docker("exec", "frog", "ip", *what).stdout.replace("linkdown", "").splitlines()
+
+    asked = ("-4", "-o", "address", "show", "dev", "br0"), ("route",)
+    before = [shown(*what) for what in asked]
+    docker("checkpoint", "create", "frog", "one")
+    docker.is_frozen("frog")
+    docker("start", "--checkpoint=one", "frog")
+
+    goes_on(docker, "frog")
+    assert [shown(*what) for what in asked] == before
+    assert "10.98.0.1/32" in docker("exec", "frog", "ip", "address").stdout
+    docker("rm", "--force", "frog")
+    docker("network", "rm", "pond")
