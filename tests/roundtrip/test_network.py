@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from test_surroundings import WAIT, frozen, shell
+from test_user_ids import give_user_namespace
 
 from bundles import Bundle
 from containers import Container, Woodfrog
@@ -296,8 +297,11 @@ table netdev pond { chain in { type filter hook ingress device "lo" priority 0; 
 
 
 @needs("command nft")
-def test_nftables_are_the_same_and_do_the_same(woodfrog: Woodfrog) -> None:
+@pytest.mark.parametrize("has_users", [False, True])
+def test_nftables_are_the_same(has_users: bool, woodfrog: Woodfrog) -> None:
     bundle = bundle_with(woodfrog, "nft -f /work/rules 2> /work/failed; ")
+    if has_users:
+        give_user_namespace(bundle)
     (bundle.work / "rules").write_text(RULESET)
     container = woodfrog.run(bundle)
     container.wait_for("ready")
@@ -342,8 +346,11 @@ IPTABLES = """
 
 @needs("command iptables-nft", "command iptables-legacy")
 @pytest.mark.parametrize("kind", ["nft", "legacy"])
-def test_rules_of_iptables_are_the_same(kind: str, woodfrog: Woodfrog) -> None:
+@pytest.mark.parametrize("has_users", [False, True])
+def test_rules_of_iptables_are_the_same(kind: str, has_users: bool, woodfrog: Woodfrog) -> None:
     bundle = bundle_with(woodfrog, IPTABLES.format(kind=kind))
+    if has_users:
+        give_user_namespace(bundle)
     container = woodfrog.run(bundle)
     container.wait_for("ready")
     assert (bundle.work / "failed").read_text() == ""

@@ -53,3 +53,10 @@ def test_what_was_at_the_old_address_is_at_the_new_one(
     records, told = own_addresses.moved(map(listener, before), os.getpid())
     assert [record.local for record in records if isinstance(record, TcpSocket)] == after
     assert told == (["what was at 10.0.0.2 is at 10.0.0.9 now"] if before != after else [])
+
+
+def test_what_programs_had_added_is_no_new_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_addresses, "read_addresses", lambda pid: [LOOPBACK, NEW, OTHER])
+    records, told = own_addresses.moved([listener(OLD)], os.getpid(), {OTHER})
+    assert [record.local for record in records if isinstance(record, TcpSocket)] == [NEW]
+    assert len(told) == 1

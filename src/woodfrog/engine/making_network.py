@@ -49,6 +49,11 @@ class Networking:
             if isinstance(one, NetworkNamespace) and one.is_set_up:
                 yield _SetUp(one.id, one.settings, one.network, one.rules, one.tables)
 
+    @property
+    def addresses(self) -> set[bytes]:
+        """The addresses that programs had added in the container's own network namespace."""
+        return self._plan.network.addresses if self._plan.network else set()
+
     def refuse_wider(self, init: int) -> None:
         """Refuse what the waiting container may not do, or lacks."""
         for one in self._all():

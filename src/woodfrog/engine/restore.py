@@ -364,7 +364,7 @@ def _restore(
     making.make_deleted_files(
         plan.deleted.values(), plan.opened_deleted, plan.written_by_mapping, store, base
     )
-    records, moves = own_addresses.moved(plan.files_at_home, init)
+    records, moves = own_addresses.moved(plan.files_at_home, init, networking.addresses)
     making.missing += moves
     making.make_files([*records, *plan.files_elsewhere], plan.unheld, plan.within)
     mark(Stage.FILES)

@@ -9,6 +9,7 @@ from woodfrog.errors import ImageError
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.attributes import Layout, Visitor, walk
+from woodfrog.kernel.netlink.messages import attributes_of
 from woodfrog.resources import sysctls
 from woodfrog.resources.network import layouts
 
@@ -107,6 +108,15 @@ class Network(Record, frozen=True, tag="network"):
         """Return the indexes of all devices."""
         devices: list[Device] = [*self.links, *self.given]
         return {one.index for one in devices}
+
+    @property
+    def addresses(self) -> set[bytes]:
+        """Return the addresses that were added."""
+        found = set()
+        for entry in self.added.addresses:
+            told = attributes_of(memoryview(entry.attributes))
+            found.add(told.get(layouts.IFA_LOCAL) or told.get(layouts.IFA_ADDRESS, b""))
+        return found
 
 
 def translated(attributes: bytes, layout: Layout, indexes: Mapping[int, int]) -> bytes:
