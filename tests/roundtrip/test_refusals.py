@@ -151,6 +151,10 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
         ("clone.c vfork", "waits in vfork(2) for its child"),
         ("clone.c ended", "children would be in a pid namespace that has ended"),
         ("memory.c secret", "is secret memory (memfd_secret)"),
+        (
+            "memory.c vdso",
+            "unmapped a part of its vDSO, or of its data ([vvar]), alone",
+        ),
         ("memory.c dispatch", "has its system calls dispatched to itself"),
         ("unnamed_peer.c", "connected to a datagram socket without a name"),
     ],

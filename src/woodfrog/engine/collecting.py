@@ -7,7 +7,7 @@ from typing import Any
 
 from woodfrog.engine import collecting_shares
 from woodfrog.engine.collecting_files import Files
-from woodfrog.engine.collecting_memory import Policies, contexts, modes_of
+from woodfrog.engine.collecting_memory import Policies, contexts, modes_of, refuse_parted_vdso
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource, while_
@@ -169,6 +169,7 @@ def _collect(
                 return world.mapped_file(pid, mapping)
             return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
 
+        refuse_parted_vdso(policies.maps, vdso)
         place = world.place_of(held.pid)
         space = memory.Collected.none()
         if KCMP_VM not in held.shares:

@@ -1,12 +1,16 @@
 """What a held process itself must be asked of its memory."""
 
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from woodfrog.engine.collecting_files import Files
+from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import HeldProcess
 from woodfrog.remote.program import Program
 from woodfrog.remote.tracee import Scratch
+from woodfrog.remote.vdso import Vdso, layout_of
 from woodfrog.resources import aio, memory, memory_modes, memory_policy
 from woodfrog.resources.memory_modes import MemoryModes
 from woodfrog.resources.memory_policy import Policy
@@ -21,7 +25,8 @@ class Policies:
     def __init__(self, program: Program, pid: int) -> None:
         """Ask in a program that asks for other things, too, as far as it has room."""
         self._kinds: dict[int, int] = {}
-        self._ask(program, [mapping[0] for mapping in read_maps(pid)])
+        self.maps = read_maps(pid)
+        self._ask(program, [mapping[0] for mapping in self.maps])
 
     def _ask(self, program: Program, starts: list[int]) -> None:
         room = max(program.room - _ROOM_LEFT, 0) // memory_policy.ROOM
@@ -48,6 +53,15 @@ class Policies:
             scratch.run(program)
             found |= {start: answer() for start, answer in zip(some, asked, strict=True)}
         return [found.get(one.start) for one in mappings]
+
+
+def refuse_parted_vdso(maps: Iterable[tuple[Any, ...]], vdso: Vdso) -> None:
+    """Refuse a process whose vDSO isn't whole, as it is mapped again."""
+    if layout_of(maps) != vdso.layout:
+        raise UnsupportedResource(
+            "has moved or unmapped a part of its vDSO, or of its data ([vvar]), alone,"
+            " which cannot be saved yet"
+        )
 
 
 def contexts(

@@ -2,6 +2,8 @@
 
 import ctypes
 import struct
+from collections.abc import Iterable
+from typing import Any
 
 from woodfrog.errors import KernelTooOld
 from woodfrog.kernel.procfs.maps import read_maps
@@ -25,11 +27,19 @@ def vdso_of(pid: int) -> int:
     return found
 
 
+def layout_of(mappings: Iterable[tuple[Any, ...]]) -> list[tuple[bytes, int, int]]:
+    """Return a process's vDSO and its data by name, start and end, counted from the first."""
+    found = [(m[7], m[0], m[1]) for m in mappings if m[7] in VDSO_NAMES]
+    first = min((start for _, start, _ in found), default=0)
+    return [(name, start - first, end - first) for name, start, end in found]
+
+
 class Vdso:
     """This kernel's vDSO, as it stands in our own process.
 
-    `image` is its bytes; `padding` the offset of the unused end of its last page; `syscall` the
-    offset of a system call instruction; `data_bytes` how much of the kernel's data is before it.
+    `layout` is where its parts are; `image` is its bytes; `padding` the offset of the unused end of
+    its last page; `syscall` the offset of a system call instruction; `data_bytes` how much of the
+    kernel's data is before it.
     """
 
     def __init__(self) -> None:
@@ -43,6 +53,7 @@ class Vdso:
         start, end = span
         # Its data pages stand before it.
         self.data_bytes = start - min(m[0] for m in mappings if m[7] in VDSO_NAMES)
+        self.layout = layout_of(mappings)
         self.image = ctypes.string_at(start, end - start)
         self.padding = -(-len(self.image.rstrip(b"\0")) // 16) * 16
         self.syscall = self.image.index(SYSCALL_INSTRUCTION)

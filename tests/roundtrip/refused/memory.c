@@ -1,5 +1,5 @@
-/* Memory that nobody else can read, or system calls that become signals. */
-// arguments: secret | dispatch
+/* Memory that nobody else can read, system calls that become signals, or a vDSO without its data. */
+// arguments: secret | dispatch | vdso
 #include "../programs/wait.h"
 #include <sys/prctl.h>
 
@@ -17,6 +17,15 @@ int main(int count, char **arguments) {
 		memory[0] = 1;
 		must(fcntl(file, F_DUPFD, 77));
 		close(file);
+	} else if (count > 1 && arguments[1][0] == 'v') {
+		unsigned long start = 0, end = 0;
+		char line[256], *found = NULL;
+		FILE *maps = fopen("/proc/self/maps", "r");
+		while (!found && fgets(line, sizeof line, maps))
+			found = strstr(line, "[vvar]");
+		fclose(maps);
+		must(found && sscanf(line, "%lx-%lx", &start, &end) == 2 ? 0 : -1);
+		must(munmap((void *)start, end - start));
 	} else
 		must(prctl(PR_SET_SYSCALL_USER_DISPATCH, 1, 0, 0, &selector));
 	freeze_here();
