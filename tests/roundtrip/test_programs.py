@@ -192,6 +192,7 @@ def set_back(container: Container, apart: float) -> Container:
 CANNOT_BE_SET_BACK = (
     "cgroups",
     "clones",
+    "covered_files",
     "hugetlb",
     "hugetlbfs",
     "inet_datagrams",

@@ -269,7 +269,10 @@ def _write(
     opened = [
         one.path
         for one in records
-        if isinstance(one, RegularFile) and one.is_data and one.id not in elsewhere
+        if isinstance(one, RegularFile)
+        and one.is_data
+        and not one.covered
+        and one.id not in elsewhere
     ]
     mapped = {
         path

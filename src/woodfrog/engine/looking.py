@@ -159,6 +159,7 @@ def look(
         tcp_established=options.tcp_established,
         tcp_skip_in_flight=options.tcp_skip_in_flight,
         noted=noted,
+        given_mounts=mounts.kept if mounts else frozenset(),
     )
     undo.callback(world.close)
     with obstacles.at("the container"):

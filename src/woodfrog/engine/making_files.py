@@ -91,6 +91,7 @@ class Making:
         namespaces: MadeNamespaces,
         may_force_buffers: bool,
         spare_pid: int,
+        uncovered: Mapping[bytes, int],
     ) -> None:
         self._undo = undo
         self.capabilities = capabilities
@@ -102,6 +103,7 @@ class Making:
         self._within: Membership = {}
         self.may_force_buffers = may_force_buffers
         self.spare_pid = spare_pid
+        self._uncovered = uncovered
         self.stub = stub
         self.high = high
         self.program: Program = stub.program()
@@ -377,6 +379,10 @@ class Making:
         return high
 
     # What records ask for.
+
+    def uncovered(self, directory: bytes) -> int:
+        """See the protocol."""
+        return self._uncovered[directory]
 
     def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """See the protocol."""

@@ -34,6 +34,7 @@ from woodfrog.engine.tracking import Tracker, Tracking
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.chain import Chain
+from woodfrog.kernel import syscalls
 from woodfrog.kernel.capability import CAP_SYS_RESOURCE
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
@@ -60,6 +61,7 @@ from woodfrog.resources import (
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files import own_addresses
+from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.mount_tree import making as mount_making
 from woodfrog.resources.mount_tree.records import Base, MountTree
@@ -313,6 +315,7 @@ def _restore(
     permitted = credentials.permitted_set(init)
     if plan.sysctls:
         sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
+    uncovered = _open_before_mounts(root, plan, high, bounds.bounding, permitted)
     if plan.mounts:
         mount_making.restore(
             root,
@@ -351,6 +354,7 @@ def _restore(
         namespaces=made,
         may_force_buffers=namespaces.is_ours(init, "user"),
         spare_pid=plan.spare_pid,
+        uncovered=uncovered,
     )
     making.missing += missing
     forced: set[int] = set()
@@ -493,3 +497,28 @@ def _restore(
         body.stub.close()
     marks["missing"] = making.missing
     return marks
+
+
+def _open_before_mounts(
+    root: Stub, plan: Plan, high: int, bounding: int, permitted: int
+) -> dict[bytes, int]:
+    """Open the directories that the image's mounts will hide, and lead to files of the image.
+
+    By no right that the new container lacks.
+    """
+    wanted = {
+        file.place[0]
+        for file in plan.files.values()
+        if isinstance(file, RegularFile) and file.covered
+    }
+    program = root.program()
+    credentials.set_effective(program, bounding, permitted)
+    opened = {}
+    for path in wanted:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        directory = syscalls.openat2(program, path, flags)
+        opened[path] = syscalls.duplicate_above(program, directory, high)
+        syscalls.close(program, directory)
+    credentials.set_effective(program, permitted, permitted)
+    root.run(program)
+    return {path: program[directory] for path, directory in opened.items()}

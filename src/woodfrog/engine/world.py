@@ -84,6 +84,7 @@ class World:
         tcp_established: bool,
         tcp_skip_in_flight: bool,
         noted: AbstractSet[int],
+        given_mounts: AbstractSet[int] = frozenset(),
     ) -> None:
         self.init = init
         self.places = places
@@ -95,6 +96,7 @@ class World:
         self.tcp_established = tcp_established
         self.tcp_skip_in_flight = tcp_skip_in_flight
         self.noted = noted
+        self.given_mounts = given_mounts
         self.mounts: dict[int, Mount] = places[OWN].mounts
         self._names = places[OWN].names
         self._with_paths: list[OpenFile] = []
@@ -166,6 +168,14 @@ class World:
         """See the protocol."""
         is_outside = terminal in self.terminals and terminal != self.own_terminal
         return str(terminal) in self.pty_masters or is_outside
+
+    def is_covered_by_own(self, path: bytes) -> bool:
+        """See the protocol."""
+        return any(
+            number not in self.given_mounts
+            and (path == one.point or path.startswith(one.point.rstrip(b"/") + b"/"))
+            for number, one in self.mounts.items()
+        )
 
     def open_socket(self, inode: int) -> OpenFile | None:
         """See the protocol."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
@@ -46,6 +47,8 @@ class World(Protocol):
     terminals: dict[int, bytes]
     # The number of the container's own terminal, or -1.
     own_terminal: int
+    # The ids of mounts that are as the container got them.
+    given_mounts: AbstractSet[int]
     # Inodes of the pipes that are written to in packet mode.
     packet_pipes: set[int]
 
@@ -68,6 +71,9 @@ class World(Protocol):
 
     def controls_sessions(self, terminal: int) -> bool:
         """Tell whether sessions can have this terminal, which is not the container's own."""
+
+    def is_covered_by_own(self, path: bytes) -> bool:
+        """Tell whether a mount that the container has made is above a path, or there."""
 
     def open_socket(self, inode: int) -> "OpenFile | None":
         """Return an open socket of the container by its inode."""
@@ -181,6 +187,9 @@ class Making(Protocol):
     @property
     def files(self) -> Mapping[int, int]:
         """Return the root stub's descriptors of the files that stand, by id."""
+
+    def uncovered(self, directory: bytes) -> int:
+        """Return the stub's descriptor of a directory as it was before mounts were made."""
 
     def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """Return the stub's descriptor of a shared memory object or a deleted file."""

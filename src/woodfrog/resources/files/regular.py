@@ -22,13 +22,16 @@ DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)))
 
 
 class RegularFile(FileRecord, frozen=True, tag="regular"):
-    """A file that is opened again by its path. `file_kind` is its S_IFMT."""
+    """A file that is opened again by its path. `file_kind` is its S_IFMT.
+
+    If it is `covered`, a mount that the container has made hides it: it is found before that.
+    """
 
     row: ClassVar[Row] = Row(
         called="files, directories, /dev/null, zero, full, random, urandom and tty",
-        kept=("path, position, flags; anything by O_PATH",),
+        kept=("path, position, flags; what a mount hides by now; anything by O_PATH",),
         refused=(
-            "that something else was mounted over",
+            "in a file system that a program mounted, and that another one covers",
             "from outside the container's mounts",
         ),
     )
@@ -36,6 +39,14 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
     position: int
     file_kind: int
     device: int
+    covered: bool = False
+
+    @property
+    def place(self) -> tuple[bytes, bytes]:
+        """Return a directory that leads to it whatever is mounted meanwhile, and its name there."""
+        if stat.S_ISDIR(self.file_kind):
+            return self.path, b"."
+        return os.path.split(self.path)
 
     @property
     def is_data(self) -> bool:
@@ -57,7 +68,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         found = file.stat
-        _refuse_lost(file, world)
+        covered = _is_covered(file, world)
         kind = stat.S_IFMT(found.st_mode)
         path = file.target
         if kind == stat.S_IFSOCK and (name := world.sockets.name_of_file(found.st_ino)):
@@ -71,6 +82,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             position=file.position if kind != stat.S_IFCHR else 0,
             file_kind=kind,
             device=found.st_rdev,
+            covered=covered,
         )
 
     def turn(self) -> int:
@@ -80,11 +92,16 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
     def restore(self, making: Making) -> int:
         program = making.program
         flags = self.flags & ~CREATION_FLAGS
+        where, path = -100, self.path  # AT_FDCWD
+        if self.covered:
+            above, path = self.place
+            where = making.uncovered(above)
         if self.flags & O_PATH:
-            return syscalls.openat2(program, self.path, flags)
+            return syscalls.openat2(program, path, flags, directory=where)
         # Should a FIFO stand there now, the open must not wait for its other end; no terminal
         # becomes ours.
-        fd = syscalls.openat2(program, self.path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+        flags |= os.O_NONBLOCK | os.O_NOCTTY
+        fd = syscalls.openat2(program, path, flags, directory=where)
         if self.position:
             program.expect(syscalls.lseek(program, fd, self.position), self.position)
         set_flags(program, fd, self.flags)
@@ -98,8 +115,8 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             raise ImageError(f"{os.fsdecode(self.path)} is not the kind of file that it was")
 
 
-def _refuse_lost(file: OpenFile, world: World) -> None:
-    """Refuse a file that can't be found again by its path."""
+def _is_covered(file: OpenFile, world: World) -> bool:
+    """Tell whether a mount hides a file; refuse one that can't be found again by its path."""
     name = os.fsdecode(file.target)
     root = world.root_of(file.mnt_id)
     if root is None:
@@ -113,5 +130,11 @@ def _refuse_lost(file: OpenFile, world: World) -> None:
     except OSError:
         there = None
     ours = file.stat
-    if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
-        raise UnsupportedResource(f"{name} has moved while it is open, which cannot be saved yet")
+    if there is not None and (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev):
+        return False
+    if file.mnt_id in world.given_mounts and world.is_covered_by_own(file.target):
+        return True
+    raise UnsupportedResource(
+        f"{name} has moved while it is open, or something that was not there before the container"
+        " began is mounted over it, which cannot be saved yet"
+    )

@@ -4,6 +4,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 import msgspec
@@ -131,6 +132,11 @@ class ChangedMounts:
         """Let go of the copies."""
         for fd in self._copies.values():
             os.close(fd)
+
+    @property
+    def kept(self) -> AbstractSet[int]:
+        """Return the ids of the mounts that are as `create` made them."""
+        return self._kept.keys()
 
     def _find_kept(self) -> dict[int, Mount]:
         """Return those of create's mounts that are there, as they were made.
