@@ -9,6 +9,7 @@ from woodfrog.engine.obstacles import Obstacles
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import user_namespace
+from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.netlink.messages import socket_in
 from woodfrog.kernel.procfs.id_maps import IdMap
@@ -315,9 +316,12 @@ def _refuse_deeper(found: Found, init: int) -> None:
 
 
 def _cookie(descriptor: int) -> int:
-    """Return the number of a socket's network namespace, which no other ever has."""
-    with socket.socket(fileno=os.dup(descriptor)) as one:
-        cookie = one.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    """Return the number of a socket's network namespace, which no other ever has.
+
+    The call itself: getsockopt() of Python's refuses such options for AF_VSOCK.
+    """
+    cookie, length = bytearray(8), (8).to_bytes(4, "little")
+    HERE.call(SYS.GETSOCKOPT, descriptor, socket.SOL_SOCKET, _SO_NETNS_COOKIE, cookie, length)
     return int.from_bytes(cookie, "little")
 
 
