@@ -48,5 +48,5 @@ def test_a_kind_that_refuses_something_says_so(kind: type[FileRecord]) -> None:
         r"    def collect\(.*?(?=\n    def |\n    @|\Z)", module.read_text(), re.DOTALL
     )
     assert collecting
-    if "raise UnsupportedResource" in collecting[0] or "_refuse_lost" in collecting[0]:
+    if "raise UnsupportedResource" in collecting[0] or "_is_covered" in collecting[0]:
         assert kind.row.refused
