@@ -1,12 +1,9 @@
 """BODY and CONNECT: what each process is made of, and how it is tied to others."""
 
-import fcntl
 import os
-import struct
-import termios
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from woodfrog.engine import inheriting, reading_pages, root_stub
+from woodfrog.engine import inheriting, reading_pages
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.inheriting import Inherited
 from woodfrog.engine.making_files import Making
@@ -16,7 +13,6 @@ from woodfrog.errors import while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_SET_NAME
-from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.side_by_side import SideBySide
@@ -24,9 +20,6 @@ from woodfrog.remote.stub import OPTIONS, Stub, await_birth
 from woodfrog.resources import (
     aio,
     credentials,
-    descriptor,
-    file_signals,
-    login,
     memory_fields,
     memory_making,
     memory_modes,
@@ -40,7 +33,7 @@ from woodfrog.resources import (
 )
 from woodfrog.resources.memory import PageRange
 from woodfrog.resources.other_vdso import OtherVdso
-from woodfrog.resources.process import Lock, Process
+from woodfrog.resources.process import Process
 from woodfrog.resources.sysv_memory import Segment
 
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
@@ -179,23 +172,6 @@ class Body:
         if not self.record.shares.descriptors and len(self.record.tables) == 1:
             syscalls.close_range(program, making.high, 0xFFFFFFFF)
 
-    def separate_tables(self, making: Making) -> None:
-        """Give threads that have a table of descriptors of their own what was in it."""
-        if len(self.record.tables) == 1:
-            return
-        at = making.files | {one.file: one.number for one in self.record.descriptors}
-        above = max(at.values()) + 1
-        with while_(f"making the descriptors of threads of {self.name}"):
-            for task, thread in zip(self.tasks, self.record.threads, strict=True):
-                if thread.descriptors is not None:
-                    program = task.program()
-                    descriptor.separate(program, thread.descriptors, at, above)
-                    task.run(program)
-            if not self.record.shares.descriptors:
-                program = self.stub.program()
-                syscalls.close_range(program, making.high, 0xFFFFFFFF)
-                self.stub.run(program)
-
     def leave_stub_behind(self, making: Making) -> None:
         """Do that when all have what they need, if some share their descriptors or directory."""
         if self._waits_for_others:
@@ -226,27 +202,6 @@ class Body:
         program = self.stub.program()
         sysv_memory.remove(program, segments.values())
         self.stub.run(program)
-
-    def set_login(self, bounding: int, maps: IdMaps | None) -> list[str]:
-        """Belong to the login that it belonged to; returns what is missing otherwise."""
-        user = self.record.login.uid if self.record.login else None
-        if user is not None and maps:
-            user = maps.users.outside(user)
-        if user is None:
-            return []
-        if not login.may_be_set(self.stub.pid, bounding):
-            return [f"{self.name} belongs to the login of whoever restores it (loginuid)"]
-        file = os.open(f"/proc/{self.stub.pid}/loginuid", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            theirs = root_stub.send(self.stub, [file])[0]
-        finally:
-            os.close(file)
-        program = self.stub.program()
-        login.restore(program, theirs, user)
-        syscalls.close(program, theirs)
-        with while_(f"setting the login of {self.name}"):
-            self.stub.run(program)
-        return []
 
     def make_threads(self) -> None:
         """Make all threads; filters that all of them share are installed first, and inherited."""
@@ -398,82 +353,6 @@ class Body:
             timers.create_posix_timers(program, some, first)
             with while_(f"making the timers of {self.name}"):
                 task.run(program)
-
-    def lock_files(self, locked: set[object], making: Making) -> None:
-        """Take the locks that the process held."""
-        files = {d.number: d.file for d in self.record.descriptors}
-        program = self.stub.program()
-        for lock in self.record.locks:
-            if lock.how != "posix":
-                key = (lock.how, files[lock.descriptor], lock.start, lock.length)
-                if key in locked:
-                    continue
-                locked.add(key)
-            if lock.how == "lease":
-                self._take_lease(program, lock, making)
-                continue
-            if lock.how == "flock":
-                how = (fcntl.LOCK_EX if lock.write else fcntl.LOCK_SH) | fcntl.LOCK_NB
-                program.call(SYS.FLOCK, lock.descriptor, how)
-                continue
-            kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
-            request = struct.pack("<hhxxxxqqixxxx", kind, 0, lock.start, lock.length, 0)
-            command = fcntl.F_SETLK if lock.how == "posix" else _F_OFD_SETLK
-            program.call(SYS.FCNTL, lock.descriptor, command, request)
-        with while_(f"taking the file locks of {self.name}"):
-            self.stub.run(program)
-
-    def _take_lease(self, program: Program, lock: Lock, making: Making) -> None:
-        """Take a lease as the file's owner, or by a right that the container has itself."""
-        kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
-        self._limit_rights(program, making)
-        for user in (self.record.threads[0].credentials.uids[3], 0):
-            program.call(SYS.SETFSUID, user)
-            program.may_fail(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_SETLEASE, kind))
-        self._regain_rights(program, making)
-        program.expect(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_GETLEASE, 0), kind)
-
-    def own_files(self, plan: Plan) -> None:
-        """Have files send their signals to whom they sent them."""
-        files = {d.number: plan.files[d.file] for d in self.record.descriptors}
-        program = self.stub.program()
-        for one in self.record.file_signals:
-            owner = plan.pids.seen_by(self.record, one.owner) if one.owner else 0
-            file_signals.restore(program, one, owner, files[one.descriptor].flags)
-        with while_(f"setting who gets signals from the files of {self.name}"):
-            self.stub.run(program)
-
-    def take_terminal(self, plan: Plan) -> None:
-        """Let a session have its terminal, and that its foreground group."""
-        number = self.record.controlling
-        path = plan.terminal(number) if number >= 0 else b""
-        foreground = self.record.foreground_group
-        if foreground:
-            foreground = plan.pids.seen_by(self.record, foreground)
-        if not path:
-            self._take_foreground(foreground)
-            return
-        program = self.stub.program()
-        terminal = syscalls.openat2(program, path, os.O_RDWR | os.O_NOCTTY)
-        program.call(SYS.IOCTL, terminal, termios.TIOCSCTTY, 0)
-        if foreground:
-            group = struct.pack("<i", foreground)
-            program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group)
-        syscalls.close(program, terminal)
-        with while_(f"giving {self.name} its terminal"):
-            self.stub.run(program)
-
-    def _take_foreground(self, foreground: int) -> None:
-        """Make a group, if there is one, the foreground one of the container's own terminal."""
-        if not foreground:
-            return
-        program = self.stub.program()
-        group = struct.pack("<i", foreground)
-        terminal = syscalls.openat2(program, b"/dev/tty", os.O_RDWR | os.O_CLOEXEC)
-        program.may_fail(terminal)
-        program.may_fail(program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group))
-        program.may_fail(program.call(SYS.CLOSE, terminal))
-        self.stub.run(program)
 
 
 def make(

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 
-from woodfrog.engine import body as body_module
 from woodfrog.engine import (
+    belongings,
     connections,
     finishing,
     forked_stub,
@@ -18,6 +18,7 @@ from woodfrog.engine import (
     root_stub,
     tying,
 )
+from woodfrog.engine import body as body_module
 from woodfrog.engine.admission import Bounds, Plan, admit
 from woodfrog.engine.background import Background
 from woodfrog.engine.body import Body
@@ -424,7 +425,7 @@ def _restore(
                 sysv_memory.remove_unattached(root.pid)
     maps = ids.maps_of(init)
     for body in bodies.values():
-        making.missing += body.set_login(bounds.bounding, maps)
+        making.missing += belongings.set_login(body, bounds.bounding, maps)
         body.enter_user_namespace(permitted)
         body.make_threads()
     for body in bodies.values():
@@ -443,15 +444,15 @@ def _restore(
 
     # CONNECT
     for body in bodies.values():
-        body.take_terminal(plan)
+        belongings.take_terminal(body, plan)
     late.open_and_hand_out(bodies.values())
     tying.connect_files(plan, bodies)
     locked: set[object] = set()
     for body in bodies.values():
-        body.own_files(plan)
+        belongings.own_files(body, plan)
         # Whoever closes a file loses its locks: they come last.
-        body.separate_tables(making)
-        body.lock_files(locked, making)
+        belongings.separate_tables(body, making)
+        belongings.lock_files(body, locked, making)
     mark(Stage.CONNECT)
 
     # LIMITS

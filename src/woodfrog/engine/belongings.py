@@ -1,0 +1,141 @@
+"""CONNECT: what processes have of files and sessions: locks, signals, terminals, logins."""
+
+import fcntl
+import os
+import struct
+import termios
+
+from woodfrog.engine import root_stub
+from woodfrog.engine.admission import Plan
+from woodfrog.engine.body import Body
+from woodfrog.engine.making_files import Making
+from woodfrog.errors import while_
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.id_maps import IdMaps
+from woodfrog.remote.program import Program
+from woodfrog.resources import descriptor, file_signals, login
+from woodfrog.resources.process import Lock
+
+_F_OFD_SETLK = 37
+
+
+def set_login(body: Body, bounding: int, maps: IdMaps | None) -> list[str]:
+    """Belong to the login that it belonged to; returns what is missing otherwise."""
+    user = body.record.login.uid if body.record.login else None
+    if user is not None and maps:
+        user = maps.users.outside(user)
+    if user is None:
+        return []
+    if not login.may_be_set(body.stub.pid, bounding):
+        return [f"{body.name} belongs to the login of whoever restores it (loginuid)"]
+    file = os.open(f"/proc/{body.stub.pid}/loginuid", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        theirs = root_stub.send(body.stub, [file])[0]
+    finally:
+        os.close(file)
+    program = body.stub.program()
+    login.restore(program, theirs, user)
+    syscalls.close(program, theirs)
+    with while_(f"setting the login of {body.name}"):
+        body.stub.run(program)
+    return []
+
+
+def own_files(body: Body, plan: Plan) -> None:
+    """Have files send their signals to whom they sent them."""
+    files = {d.number: plan.files[d.file] for d in body.record.descriptors}
+    program = body.stub.program()
+    for one in body.record.file_signals:
+        owner = plan.pids.seen_by(body.record, one.owner) if one.owner else 0
+        file_signals.restore(program, one, owner, files[one.descriptor].flags)
+    with while_(f"setting who gets signals from the files of {body.name}"):
+        body.stub.run(program)
+
+
+def separate_tables(body: Body, making: Making) -> None:
+    """Give threads that have a table of descriptors of their own what was in it."""
+    if len(body.record.tables) == 1:
+        return
+    at = making.files | {one.file: one.number for one in body.record.descriptors}
+    above = max(at.values()) + 1
+    with while_(f"making the descriptors of threads of {body.name}"):
+        for task, thread in zip(body.tasks, body.record.threads, strict=True):
+            if thread.descriptors is not None:
+                program = task.program()
+                descriptor.separate(program, thread.descriptors, at, above)
+                task.run(program)
+        if not body.record.shares.descriptors:
+            program = body.stub.program()
+            syscalls.close_range(program, making.high, 0xFFFFFFFF)
+            body.stub.run(program)
+
+
+def lock_files(body: Body, locked: set[object], making: Making) -> None:
+    """Take the locks that the process held."""
+    files = {d.number: d.file for d in body.record.descriptors}
+    program = body.stub.program()
+    for lock in body.record.locks:
+        if lock.how != "posix":
+            key = (lock.how, files[lock.descriptor], lock.start, lock.length)
+            if key in locked:
+                continue
+            locked.add(key)
+        if lock.how == "lease":
+            _take_lease(body, program, lock, making)
+            continue
+        if lock.how == "flock":
+            how = (fcntl.LOCK_EX if lock.write else fcntl.LOCK_SH) | fcntl.LOCK_NB
+            program.call(SYS.FLOCK, lock.descriptor, how)
+            continue
+        kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
+        request = struct.pack("<hhxxxxqqixxxx", kind, 0, lock.start, lock.length, 0)
+        command = fcntl.F_SETLK if lock.how == "posix" else _F_OFD_SETLK
+        program.call(SYS.FCNTL, lock.descriptor, command, request)
+    with while_(f"taking the file locks of {body.name}"):
+        body.stub.run(program)
+
+
+def _take_lease(body: Body, program: Program, lock: Lock, making: Making) -> None:
+    """Take a lease as the file's owner, or by a right that the container has itbody."""
+    kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
+    body._limit_rights(program, making)
+    for user in (body.record.threads[0].credentials.uids[3], 0):
+        program.call(SYS.SETFSUID, user)
+        program.may_fail(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_SETLEASE, kind))
+    body._regain_rights(program, making)
+    program.expect(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_GETLEASE, 0), kind)
+
+
+def take_terminal(body: Body, plan: Plan) -> None:
+    """Let a session have its terminal, and that its foreground group."""
+    number = body.record.controlling
+    path = plan.terminal(number) if number >= 0 else b""
+    foreground = body.record.foreground_group
+    if foreground:
+        foreground = plan.pids.seen_by(body.record, foreground)
+    if not path:
+        _take_foreground(body, foreground)
+        return
+    program = body.stub.program()
+    terminal = syscalls.openat2(program, path, os.O_RDWR | os.O_NOCTTY)
+    program.call(SYS.IOCTL, terminal, termios.TIOCSCTTY, 0)
+    if foreground:
+        group = struct.pack("<i", foreground)
+        program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group)
+    syscalls.close(program, terminal)
+    with while_(f"giving {body.name} its terminal"):
+        body.stub.run(program)
+
+
+def _take_foreground(body: Body, foreground: int) -> None:
+    """Make a group, if there is one, the foreground one of the container's own terminal."""
+    if not foreground:
+        return
+    program = body.stub.program()
+    group = struct.pack("<i", foreground)
+    terminal = syscalls.openat2(program, b"/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+    program.may_fail(terminal)
+    program.may_fail(program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group))
+    program.may_fail(program.call(SYS.CLOSE, terminal))
+    body.stub.run(program)
