@@ -249,15 +249,30 @@ def test_an_archive_brings_the_changed_files(podman: Podman, tmp_path: Path) -> 
     podman("exec", "frog", "ls", "/bin/vi", status=1)
 
 
-def test_a_pre_checkpoint_saves_nothing_and_breaks_nothing(podman: Podman, tmp_path: Path) -> None:
+def test_a_checkpoint_builds_on_a_pre_checkpoint(podman: Podman, tmp_path: Path) -> None:
     start_counter(podman, "frog")
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    podman("container", "checkpoint", "--pre-checkpoint", f"--export={first}", "frog")
+    podman(
+        "container",
+        "checkpoint",
+        "--pre-checkpoint",
+        "--compress=none",
+        f"--export={first}",
+        "frog",
+    )
     counts_on(podman, "frog", count(podman, "frog"))
-    full = ("--with-previous", "--ignore-rootfs", f"--export={second}")
+    full = ("--with-previous", "--ignore-rootfs", "--compress=none", f"--export={second}")
     podman("container", "checkpoint", *full, "frog")
     before = count(podman, "frog")
     podman("rm", "frog")
+    images = []
+    for archive, place in ((first, "pre-checkpoint"), (second, "checkpoint")):
+        with tarfile.open(archive) as tar:
+            tar.extract(f"{place}/checkpoint.img", tmp_path, filter="data")
+        images.append(tmp_path / place)
+    with Reader(str(images[0])) as previous, Reader(str(images[1])) as last:
+        assert last.header.parent == previous.digest
+        assert last.page_bytes < previous.page_bytes
     both = (f"--import={second}", f"--import-previous={first}")
     podman("container", "restore", "--ignore-rootfs", "--ignore-static-ip", *both)
     counts_on(podman, "frog", before)

@@ -150,6 +150,17 @@ def restored_from_a_snapshot(container: Container, apart: float) -> Container:
     return woodfrog.restore(container.bundle, image)
 
 
+def restored_from_a_chain(container: Container, apart: float) -> Container:
+    """Frozen twice: the second image has only what has changed, which the kernel has noted."""
+    woodfrog = container.woodfrog
+    first, second = woodfrog.directory / "first", woodfrog.directory / "second"
+    container.checkpoint(first, "--leave-running", "--track-changes")
+    container.checkpoint(second, f"--parent={first}")
+    container.delete()
+    time.sleep(apart)
+    return woodfrog.restore(container.bundle, second)
+
+
 def after_a_failed_checkpoint(container: Container, apart: float) -> Container:
     """The image can't be written to its end: the container runs on as before."""
     image = container.woodfrog.directory / "image"
@@ -285,6 +296,7 @@ SOME = (
     (forked_from_a_template, FROM_A_TEMPLATE),
     (frozen_while_paused, PAUSED),
     (restored_in_the_background, IN_THE_BACKGROUND),
+    (restored_from_a_chain, (*IN_THE_BACKGROUND, "hugetlb", "odd_mappings", "droppable", "sealed")),
 )
 
 
