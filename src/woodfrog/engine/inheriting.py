@@ -132,6 +132,8 @@ class Inheritance:
         credentials.set_effective(program, self._permitted, self._permitted)
         right = page_sets.ranges(page_sets.same(wish.pages, pages))
         new = page_sets.without(wish.pages, right)
+        if owner in self._of and pieces == before.pieces and not new:
+            return  # the sibling before had just the same
         old = page_sets.within(pages, page_sets.ranges(new))
         memory_making.drop(program, page_sets.ranges(old))
         stub.run(program)
