@@ -37,8 +37,8 @@ _MAY_DIFFER = (
     ("posix_queue", r"message-queue\.(unlinked\.)?name", "another has the name by now"),
     ("timer_rung", r"process\.pending.*", "the timer rings once more"),
     (
-        "io_uring(_reused)?",
-        r"container\.losses.*|io-uring\.(completed|ring|cancelled.*)",
+        "io_uring(_reused|_overflow)?",
+        r"container\.losses.*|io-uring\.(completed|ring|cancelled.*|overflown.*)",
         "what was cancelled is completed",
     ),
     ("hugetlbfs", r"mount-tree\.bases\[\]\.entries.*\.[am]time.*", "deleted files are made there"),

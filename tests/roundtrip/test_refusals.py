@@ -97,7 +97,6 @@ def outside(
         ("io_uring.c buffer-ring", "buffers were provided"),
         ("io_uring.c closed-file", "a registered file, /proc/1/status"),
         ("io_uring.c eventfd", "a registered eventfd, and the process has 2"),
-        ("io_uring.c overflow", "more completions than it has room for"),
         ("perf_event.c", "stop the profiler first"),
         ("dnotify.c", "F_NOTIFY"),
         ("others.c program", "a BPF program (anon_inode:bpf-prog, prog type 1"),

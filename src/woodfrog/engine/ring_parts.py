@@ -35,9 +35,10 @@ def refuse_kind(answers: dict[str, int], sample: Sample) -> None:
 
 
 def refuse_shown(shown: Shown) -> None:
-    if shown.overflown:
+    if any(flags for _, _, flags in shown.overflown):
         raise UnsupportedResource(
-            "is an io_uring with more completions than it has room for, which cannot be saved yet",
+            "is an io_uring with completions for which it had no room, and that tell more than a"
+            " result; they cannot be saved yet",
             hint="let the program take its completions first",
         )
 

@@ -27,7 +27,7 @@ from woodfrog.remote.tracee import Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import io_uring_shown
 from woodfrog.resources.files.base import OpenFile
-from woodfrog.resources.files.io_uring import Registered, is_one, is_polled
+from woodfrog.resources.files.io_uring import Completion, Registered, is_one, is_polled
 from woodfrog.resources.io_uring_memory import Sample, contents_of
 from woodfrog.resources.io_uring_requests import Pending, Seen, Unclear, pending
 from woodfrog.resources.io_uring_shown import Shown
@@ -236,13 +236,10 @@ class Rings:
                     ) from None
             time.sleep(_A_MOMENT_S)
             self.ask(ring)
-        unread = shown.completed - shown.cq_head & 0xFFFFFFFF
-        if unread + len(found.cancelled) > shown.cq_entries:
-            raise UnsupportedResource(
-                "is an io_uring with more requests on their way than it has room for completions;"
-                " it cannot be saved yet",
-                hint="let the program take its completions first",
-            )
+        overflown = [Completion(user_data=one[0], result=one[1]) for one in shown.overflown]
+        room = shown.cq_entries - (shown.completed - shown.cq_head & 0xFFFFFFFF)
+        for data in found.cancelled[room:]:
+            overflown.append(Completion(user_data=data, result=-errno.ECANCELED))
         return shown, {
             "sq_entries": shown.sq_entries,
             "cq_entries": shown.cq_entries,
@@ -252,7 +249,8 @@ class Rings:
             "ring": contents.ring,
             "requests": contents.requests,
             "reissued": found.reissued,
-            "cancelled": found.cancelled,
+            "cancelled": found.cancelled[:room],
+            "overflown": overflown,
         }
 
     def _refuse_groups(self, ring: Ring, owner: HeldTask, sample: Sample) -> None:

@@ -7,14 +7,17 @@ as many as there have been, that do nothing (IORING_OP_NOP).
 import os
 import struct
 import time
+from collections.abc import Sequence
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import io_uring, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE, checked
 from woodfrog.kernel.io_uring import Memory
+from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.remote import descriptors
 from woodfrog.remote.stub import Stub
+from woodfrog.resources import io_uring_shown
 from woodfrog.resources.files.io_uring import AnyIoUring, IoUring
 from woodfrog.resources.io_uring_memory import Sample
 
@@ -23,6 +26,7 @@ _ECANCELED = 125
 _ROOM = 4096
 _PATIENCE_S = 10.0
 _NOP, _MSG_RING, _CQE_SKIP_SUCCESS = 0, 40, 1 << 6
+_INJECT_RESULT = 1 << 0  # IORING_NOP_INJECT_RESULT, Linux 6.10
 _MESSENGER_ENTRIES = 256
 
 # Enters the ring ebx, r13d requests at a time, r12 times, and moves the head of the completions at
@@ -54,7 +58,8 @@ class Maker:
 
     def make(self) -> None:
         """Do all of it; then the ring is as it was."""
-        if isinstance(self._record, IoUring) and self._record.single_issuer:
+        record = self._record
+        if isinstance(record, IoUring) and record.single_issuer:
             # Who enables them is the one who may use them.
             self._register(io_uring.REGISTER_ENABLE_RINGS, 0, 0)
         ours = self._ours = descriptors.fetch(self._task.pid, self._number)
@@ -63,7 +68,8 @@ class Maker:
                 self._count(memory)
                 self._fill(memory)
                 self._register_all()
-                self._reissue(memory)
+                self._overflow(memory)
+                self._submit_these(memory, record.reissued)
                 self._fill_requests(memory)
         finally:
             os.close(ours)
@@ -76,7 +82,7 @@ class Maker:
     def _count(self, memory: Memory) -> None:
         """Have the kernel's counts be what they were before the requests that are on their way."""
         record = self._record
-        submitted = record.submitted - len(record.reissued) & _WORD
+        submitted = record.submitted - len(record.reissued) - len(record.overflown) & _WORD
         completed = record.completed + len(record.cancelled) & _WORD
         silent = submitted - completed & _WORD
         more = 0
@@ -171,16 +177,38 @@ class Maker:
         if record.eventfd >= 0:
             self._register(io_uring.REGISTER_EVENTFD, struct.pack("<i", record.eventfd), 1)
 
-    def _reissue(self, memory: Memory) -> None:
-        """Make the requests again that were on their way."""
+    def _overflow(self, memory: Memory) -> None:
+        """Have completions come for which there is no room, by requests that say their results."""
         record = self._record
-        if not record.reissued:
+        if not record.overflown:
             return
-        self._put_indexes(memory)
-        for at, sqe in enumerate(record.reissued, record.submitted - len(record.reissued)):
-            place = at % record.sq_entries * io_uring.SQE_BYTES
-            memory.requests[place : place + io_uring.SQE_BYTES] = sqe
-        self._submit(memory, len(record.reissued), answered=False)
+        self._submit_these(
+            memory,
+            [
+                struct.pack("<BBHiQQIIQ", _NOP, 0, 0, -1, 0, 0, one.result & _WORD, flags, data)
+                for one in record.overflown
+                for flags, data in ((_INJECT_RESULT if one.result else 0, one.user_data),)
+            ],
+        )
+        shown = io_uring_shown.parse(read_fdinfo(os.getpid(), self._ours)[1])
+        wanted = [(one.user_data, one.result, 0) for one in record.overflown]
+        if shown is None or shown.overflown != wanted:
+            raise UnsupportedResource(
+                "this kernel cannot bring back completions of an io_uring that had no room"
+            )
+
+    def _submit_these(self, memory: Memory, requests: Sequence[bytes]) -> None:
+        entries = self._record.sq_entries
+        if requests:
+            self._put_indexes(memory)
+        for first in range(0, len(requests), entries):
+            some = requests[first : first + entries]
+            for at, sqe in enumerate(some, memory.word(self._layout.sq_tail)):
+                place = at % entries * io_uring.SQE_BYTES
+                memory.requests[place : place + io_uring.SQE_BYTES] = sqe.ljust(
+                    io_uring.SQE_BYTES, b"\0"
+                )
+            self._submit(memory, len(some), answered=False)
 
     def _fill_requests(self, memory: Memory) -> None:
         """Write the requests as they stood, those that are not submitted yet included."""

@@ -151,8 +151,9 @@ def contents_of(file: OpenFile, shown: Shown, sample: Sample) -> Contents:
         completions=[
             completion(shown.completed - back)
             for back in range(min(shown.completed, shown.cq_entries), 0, -1)
-        ],
-        on_their_way=shown.submitted - shown.completed & _WORD,
+        ]
+        + shown.overflown,
+        on_their_way=shown.submitted - shown.completed - len(shown.overflown) & _WORD,
         polled=shown.polled,
         whole=whole,
     )

@@ -24,6 +24,7 @@ _NUMBERS = frozenset(
 )
 _ENTRY = re.compile(r"\s*(\d+): (.*)")
 _POLLED = re.compile(r"\s+op=(\d+), task_works=\d+")
+_OVERFLOWN = re.compile(r"\s+user_data=(\d+), res=(-?\d+), flags=([0-9a-f]+)")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -31,7 +32,8 @@ class Shown(NamedTuple):
     """Sizes and counts of requests and completions, and what is registered.
 
     `files` are as links in /proc/PID/fd read, empty for a place without one. `polled` counts the
-    operations of requests that wait for a file; `overflown` the completions without a place.
+    operations of requests that wait for a file; `overflown` are the completions without a place:
+    user_data, result, flags.
     """
 
     sq_entries: int
@@ -47,7 +49,7 @@ class Shown(NamedTuple):
     buffers: list[Buffer]
     personalities: bool
     polled: Counter[int]
-    overflown: int
+    overflown: list[tuple[int, int, int]]
 
 
 def parse(lines: Sequence[str]) -> Shown | None:
@@ -57,7 +59,7 @@ def parse(lines: Sequence[str]) -> Shown | None:
     buffers: list[Buffer] = []
     polled: Counter[int] = Counter()
     below = ""
-    overflown = 0
+    overflown: list[tuple[int, int, int]] = []
     for line in lines:
         name, _, value = line.partition(":")
         if not line.startswith(" ") and line:
@@ -78,8 +80,8 @@ def parse(lines: Sequence[str]) -> Shown | None:
             buffers[int(entry[1])] = Buffer(address=int(address, 16), length=int(length))
         elif below == "PollList" and (poll := _POLLED.match(line)):
             polled[int(poll[1])] += 1
-        elif below == "CqOverflowList":
-            overflown += 1
+        elif below == "CqOverflowList" and (one := _OVERFLOWN.match(line)):
+            overflown.append((int(one[1]), int(one[2]), int(one[3], 16)))
     if "SqMask" not in numbers:
         return None
     return Shown(

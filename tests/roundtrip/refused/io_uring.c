@@ -68,12 +68,6 @@ int main(int count, char **arguments) {
 	} else if (strcmp(kind, "eventfd") == 0) {
 		int events[] = {must(eventfd(0, 0)), must(eventfd(0, 0))};
 		asks(IORING_REGISTER_EVENTFD, &events[1], 1);
-	} else if (strcmp(kind, "overflow") == 0) {
-		for (int i = 0; i < 9; i++) {
-			request(&ring, IORING_OP_NOP, -1, i);
-			submit(&ring, 1);
-		}
-		usable = false;
 	}
 	freeze_here();
 	if (usable) {

@@ -9,6 +9,7 @@ from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, Wor
 
 _WORD = 0xFFFFFFFF
 _MOST_REGISTERED = 1 << 15
+_MOST_OVERFLOWN = 1 << 16
 
 
 def is_one(name: bytes) -> bool:
@@ -35,20 +36,28 @@ class Buffer(Part, frozen=True, array_like=True):
     length: int
 
 
+class Completion(Part, frozen=True, array_like=True):
+    """A completion for which there was no room."""
+
+    user_data: int
+    result: int
+
+
 _ROW = Row(
     called="io_uring",
     kept=(
         "requests that are not submitted and completions that are not taken, at the same"
-        " addresses; polled by the kernel (IORING_SETUP_SQPOLL), too; registered files that the"
-        " process has open, buffers, an eventfd",
+        " addresses, or had no room (with results other than 0 for Linux 6.10 and newer); polled by"
+        " the kernel (IORING_SETUP_SQPOLL), too; registered files that the process has open,"
+        " buffers, an eventfd",
         "what is on its way: poll, read, write, recv, send and accept go on, all else is"
         " completed by ECANCELED",
     ),
     refused=(
         "polling devices (IORING_SETUP_IOPOLL), with large entries or in memory of its own; with"
-        " restrictions, registered credentials or provided buffers; with more completions than"
-        " have room; with requests that are being worked on, or by `--leave-running` with such on"
-        " their way of which the rings do not tell enough",
+        " restrictions, registered credentials or provided buffers; with requests that are being"
+        " worked on, or by `--leave-running` with such on their way of which the rings do not tell"
+        " enough",
     ),
 )
 
@@ -80,6 +89,7 @@ class AnyIoUring(FileRecord, frozen=True):
     buffers: list[Buffer] = []
     eventfd: int = -1
     registered: list[Registered] = []
+    overflown: list[Completion] = []
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
@@ -111,9 +121,11 @@ class AnyIoUring(FileRecord, frozen=True):
         counts = (self.submitted, self.completed)
         if (
             not all(0 <= count <= _WORD for count in counts)
-            or len(self.reissued) > min(self.sq_entries, self.submitted)
+            or len(self.reissued) > self.sq_entries
+            or len(self.reissued) + len(self.overflown) > self.submitted
             or any(len(sqe) != io_uring.SQE_BYTES for sqe in self.reissued)
             or len(self.cancelled) > self.cq_entries
+            or len(self.overflown) > _MOST_OVERFLOWN
             or len(self.files) > _MOST_REGISTERED
             or len(self.buffers) > _MOST_REGISTERED
             or len(self.requests) > self.sq_entries * io_uring.SQE_BYTES
