@@ -1,5 +1,6 @@
 """What programs set up in a network namespace, and what the engine gives a container there."""
 
+import os
 import re
 import socket
 import subprocess
@@ -29,7 +30,7 @@ from woodfrog.resources.network.records import Network
 
 pytestmark = needs("root", "command ip")
 
-Give = Callable[[Container, str], None]
+Give = Callable[..., None]
 
 
 def bundle_with(woodfrog: Woodfrog, script: str = "") -> Bundle:
@@ -49,12 +50,13 @@ def give() -> Iterator[Give]:
     """Give a waiting container a device as engines do: its other end is outside."""
     made = []
 
-    def give_eth0(container: Container, address: str) -> None:
+    def give_eth0(container: Container, address: str, index: int = 7) -> None:
         name = f"wf-out{len(made)}"
         made.append(name)
         where = ["nsenter", f"--net=/proc/{container.init}/ns/net", "ip"]
+        pair = f"eth0 index {index} type veth peer {name} netns {os.getpid()}"
         for words in (
-            ["ip", "link", "add", name, *f"type veth peer eth0 netns {container.init}".split()],
+            [*where, "link", "add", *pair.split()],
             [*where, "address", "add", f"{address}/24", "dev", "eth0"],
             ["ip", "link", "set", name, "up"],
             [*where, "link", "set", "eth0", "up"],
@@ -132,6 +134,29 @@ def refusal(woodfrog: Woodfrog, bundle: Bundle, image: Path) -> str:
     woodfrog.names.append("refused")
     where = f"--bundle={bundle.directory}", f"--image-path={image}"
     return woodfrog("restore", "--detach", *where, "refused", status=1).stderr
+
+
+def test_an_index_that_the_engine_has_given_to_another_is_told(
+    woodfrog: Woodfrog, give: Give
+) -> None:
+    bundle = bundle_with(woodfrog)
+    container = started(woodfrog, bundle, give, "192.0.2.5")
+    for words in (
+        "link add left index 9 type veth peer name right",
+        "address add 198.51.100.1/24 dev left",
+        "link set left up",
+        "link set right up",
+        "route add 203.0.113.0/24 via 198.51.100.9",
+    ):
+        inside(container, "ip", *words.split())
+    image = frozen(container)
+
+    thawed = woodfrog.create(bundle)
+    give(thawed, "192.0.2.66", 9)
+    done = woodfrog("restore", "--detach", f"--image-path={image}", thawed.name)
+
+    assert "left has the index" in done.stderr
+    assert "via 198.51.100.9 dev left" in inside(thawed, "ip", "route")
 
 
 def test_a_device_over_one_that_the_new_container_lacks_is_refused(
