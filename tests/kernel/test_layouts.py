@@ -22,7 +22,7 @@ from woodfrog.kernel import (
 )
 from woodfrog.kernel.abi import x86_compat
 from woodfrog.kernel.abi.x86_64 import SYS, call_name
-from woodfrog.kernel.netlink import messages, nftables, sock_diag
+from woodfrog.kernel.netlink import messages, nf_messages, nftables, sock_diag
 from woodfrog.remote import seccomp, timed_calls
 from woodfrog.resources.files import inet, socket_options, tcp_connection
 
@@ -118,8 +118,8 @@ CONSTANTS = {
     "NLMSG_ERROR": messages.NLMSG_ERROR,
     "NLMSG_DONE": messages.NLMSG_DONE,
     "NLA_F_NESTED": messages._NESTED,
-    "NETLINK_NETFILTER": nftables._NETLINK_NETFILTER,
-    "NFNL_SUBSYS_NFTABLES << 8": nftables._SUBSYSTEM,
+    "NETLINK_NETFILTER": nf_messages.NETLINK_NETFILTER,
+    "NFNL_SUBSYS_NFTABLES << 8": nf_messages.SUBSYSTEM,
     "NFNL_MSG_BATCH_BEGIN": nftables._BATCH_BEGIN,
     "NFNL_MSG_BATCH_END": nftables._BATCH_END,
     "TCP_REPAIR": tcp_connection._TCP_REPAIR,
@@ -180,10 +180,10 @@ ENUMERATORS = {
     "TCP_LAST_ACK": sock_diag.TCP_LAST_ACK,
     "TCP_CLOSING": sock_diag.TCP_CLOSING,
     "INET_DIAG_SHUTDOWN": sock_diag._INET_DIAG_SHUTDOWN,
-    "NFT_MSG_NEWTABLE": nftables._NEW_TABLE,
+    "NFT_MSG_NEWTABLE": nf_messages.NEW_TABLE,
     "NFT_MSG_DELTABLE": nftables._DELETE_TABLE,
-    "NFT_MSG_NEWCHAIN": nftables._NEW_CHAIN,
-    "NFT_MSG_NEWRULE": nftables._NEW_RULE,
+    "NFT_MSG_NEWCHAIN": nf_messages.NEW_CHAIN,
+    "NFT_MSG_NEWRULE": nf_messages.NEW_RULE,
     "NFTA_TABLE_NAME": nftables._TABLE_NAME,
     "NFTA_TABLE_FLAGS": nftables._TABLE_FLAGS,
     "NFTA_CHAIN_TABLE": nftables._CHAIN_TABLE,
