@@ -1,4 +1,4 @@
-/* Pipes: half full, full, empty, of packets, of another size; each end in several processes. */
+/* Pipes: half full, full, empty, of packets, of another size; each end in several processes; one description for both ways. */
 #include "wait.h"
 #include <poll.h>
 
@@ -29,6 +29,15 @@ int main(void) {
 	reader = must(dup(late[0]));
 	close(late[0]);
 	must(write(late[1], "waiting", 7));
+	/* One description for both ways, and nothing else of that pipe. */
+	int both[2];
+	char link[32];
+	must(pipe(both));
+	snprintf(link, sizeof link, "/proc/self/fd/%d", both[0]);
+	int two_way = must(open(link, O_RDWR | O_NONBLOCK));
+	must(write(two_way, "to itself", 9));
+	close(both[0]);
+	close(both[1]);
 	pid_t child = must(fork());
 	if (child == 0) {
 		close(empty[0]);
@@ -57,6 +66,9 @@ int main(void) {
 	same("flags of a writer", O_WRONLY, fcntl(late[1], F_GETFL));
 	same("flags of its reader", O_RDONLY, fcntl(reader, F_GETFL));
 	expect(read(reader, found, 100) == 7 && !memcmp(found, "waiting", 7), "what waited");
+	same("flags of the one for both ways", O_RDWR | O_NONBLOCK, fcntl(two_way, F_GETFL) & ~0100000);
+	expect(read(two_way, found, 100) == 9 && !memcmp(found, "to itself", 9), "it holds something else");
+	expect(write(two_way, "more", 4) == 4 && read(two_way, found, 100) == 4, "it can't be read and written");
 	same("size", 1 << 18, fcntl(large[0], F_GETPIPE_SZ));
 	for (int i = 0; i < 2; i++)
 		expect(read(large[0], found, 65536) == 65536 && !memcmp(found, bytes, 65536), "the large one, part %d", i);

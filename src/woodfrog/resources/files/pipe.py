@@ -50,7 +50,8 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
                 "the other end of this pipe is outside the container",
                 hint="only descriptors 0 to 2 may come from outside",
             )
-        packets = peek(file.descriptor, capacity) if file.flags & ACCESS_MODE == 0 else []
+        reads = file.flags & ACCESS_MODE in (os.O_RDONLY, os.O_RDWR)
+        packets = peek(file.descriptor, capacity) if reads else []
         return cls(
             id=number,
             flags=file.flags,
@@ -78,6 +79,9 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
             )
             if (flags := making.shared((*key, "writer"))) is not None:
                 set_flags(program, ends[1], flags)
+        if self.flags & ACCESS_MODE == os.O_RDWR:
+            # For both ways, as only /proc/PID/fd/N gives it.
+            return making.reopen_descriptor(ends[1], self.flags)
         if side == 1:
             making.share((*key, "writer"), self.flags)
         taken = ("pipe", self.pipe, side)
