@@ -25,7 +25,7 @@ _OF_PROCESSES = ("cgroup", "ipc", "mnt", "net", "time", "user", "uts", "pid")
 # where children would be.
 _OF_THREADS = ("cgroup", "ipc", "mnt", "net", "uts")
 # What must belong to the container's own user namespace.
-_UNOWNED = ("mnt", "time")
+_UNOWNED = ("time",)
 # What may be open without being in use: others are made by processes.
 _OPEN = ("cgroup", "ipc", "mnt", "net", "user", "uts")
 _SIOCGSKNS = 0x894C

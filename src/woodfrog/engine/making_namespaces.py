@@ -46,12 +46,13 @@ class MadeNamespaces:
     """Nested namespaces that stand, by descriptors of ours; `undo` closes them.
 
     `mount` makes mounts in the namespace that the root stub is in; see mount_tree.making.restore.
+    With True, they are for a user namespace, whose processes need nobody's leave.
     """
 
     def __init__(
         self,
         root: Stub,
-        mount: Callable[[MountTree, Callable[[Base], int]], None],
+        mount: Callable[[MountTree, Callable[[Base], int] | None, bool], None],
         undo: ExitStack,
     ) -> None:
         self._root = root
@@ -61,7 +62,6 @@ class MadeNamespaces:
         self._users: dict[int, UserNamespace] = {}
         self._pid_owners: dict[int, int] = {}
         self._born: dict[int, Credentials] = {}
-        self._firsts: dict[int, Stub] = {}
         self._later: dict[int, TimeNamespace] = {}
         # By name and id; 0: the container's own.
         self._ours: dict[tuple[str, int], int] = {}
@@ -87,8 +87,12 @@ class MadeNamespaces:
                 self._make(record)
 
     def _make(self, record: AnyNamespace) -> None:
-        if isinstance(record, MountNamespace) and record.origin:
-            self._go(self._root, self._root, {"mnt": record.origin})
+        if isinstance(record, MountNamespace):
+            self._make_mounts(record)
+        if isinstance(record, MountNamespace) and not record.owner:
+            self._know("mnt", record.id, f"/proc/{self._root.pid}/ns/mnt")
+            self._go(self._root, self._root, {"mnt": _OWN})
+            return
         with self._maker(record) as maker:
             program = maker.program()
             if isinstance(record, UserNamespace) and (uid := self._id_in(record.owner, record.uid)):
@@ -98,8 +102,6 @@ class MadeNamespaces:
                 program.call(SYS.SETHOSTNAME, record.hostname, len(record.hostname))
                 program.call(SYS.SETDOMAINNAME, record.domainname, len(record.domainname))
             maker.run(program)
-            if isinstance(record, MountNamespace) and record.tree:
-                self._mount(record.tree, self._new_proc)
             if isinstance(record, UserNamespace):
                 self._users[record.id] = record
                 texts = [self._map_text(record.owner, record, kind) for kind in (_USERS, _GROUPS)]
@@ -113,8 +115,22 @@ class MadeNamespaces:
         if isinstance(record, IpcNamespace) and record.settings:
             with namespaces.within(self._ours["ipc", record.id], "ipc"):
                 sysctls.change_here(record.settings)
-        if not record.owner and record.name != "user":
+        if record.name == "mnt" or (not record.owner and record.name != "user"):
             self._go(self._root, self._root, {record.name: _OWN})
+
+    def _make_mounts(self, record: MountNamespace) -> None:
+        """Make a mount namespace, in which the root stub then is.
+
+        For a user namespace it is made like others; what belongs to that is a copy of it, in which
+        no mount can be taken away from what it covers, nor lose its flags.
+        """
+        if record.origin:
+            self._go(self._root, self._root, {"mnt": record.origin})
+        program = self._root.program()
+        ns.unshare(program, ns.CLONE_NEWNS)
+        self._root.run(program)
+        if record.tree:
+            self._mount(record.tree, None, bool(record.owner))
 
     @contextmanager
     def _maker(self, record: AnyNamespace) -> Iterator[Stub]:
@@ -129,7 +145,7 @@ class MadeNamespaces:
         if record.owner:
             self._go(maker, maker, {"user": record.owner})
         yield maker
-        passing.end(self._root, maker, int(read_status(f"/proc/{maker.pid}")["NSpid"].split()[-1]))
+        self._end(maker)
 
     def _map_text(self, owner: int, record: UserNamespace, kind: str) -> bytes:
         """Return a map as the kernel takes it: with ids of the user namespace above."""
@@ -313,37 +329,44 @@ class MadeNamespaces:
         """Keep the pid namespace that a stub is in, which may be the container's own."""
         self._know("pid", number, f"/proc/{stub.pid}/ns/pid")
 
-    def begin_pid_namespace(self, number: int, first: Stub) -> None:
-        """Keep a pid namespace whose first process has just been born."""
-        self.know_pid_namespace(number, first)
-        self._firsts[number] = first
-
     def mount_late(self, records: Iterable[AnyNamespace]) -> None:
         """Make the mounts that need processes: procs of nested pid namespaces."""
         for record in records:
             if isinstance(record, MountNamespace) and record.late:
-                with self.visited(self._root, "mnt", record.id):
-                    self._mount(record.late, self._new_proc)
+                self._mount_late(record.id, record.late, owned=bool(record.owner))
+
+    def _mount_late(self, number: int, tree: MountTree, *, owned: bool) -> None:
+        # Not made there: in a user namespace's mounts all of proc must be seen already.
+        procs = {id(base): self._new_proc(base) for base in tree.bases if base.pid_namespace}
+        with self.visited(self._root, "mnt", number):
+            self._mount(tree, lambda base: procs[id(base)], owned)
 
     def _new_proc(self, base: Base) -> int:
-        """Return the root stub's descriptor of a proc that the first process of a namespace made.
+        """Return the root stub's descriptor of a proc that shows a nested pid namespace.
 
-        It shows the pid namespace of who makes it.
+        That is the one of who makes it: a passing process there, with the container's own rights.
         """
-        first = self._firsts[base.pid_namespace]
         settings = [(b"source", base.source)]
         for option in filter(None, base.options.split(b",")):
             key, _, value = option.partition(b"=")
             settings.append((key, value))
-        made = m.new_mount(OneByOne(first), "proc", 0, settings=settings)
-        ours = descriptors.fetch(first.pid, made)
+        self.know_pid_namespace(_OWN, self._root)
+        with self.children_in(self._root, base.pid_namespace, _OWN):
+            maker = passing.make(self._root, [])
+        made = m.new_mount(OneByOne(maker), "proc", 0, settings=settings)
+        ours = descriptors.fetch(maker.pid, made)
         try:
-            program = first.program()
-            syscalls.close(program, made)
-            first.run(program)
+            self._end(maker)
             return root_stub.send(self._root, [ours])[0]
         finally:
             os.close(ours)
+
+    def _end(self, maker: Stub) -> None:
+        """Have a passing child of the root stub end."""
+        level = len(read_status(f"/proc/{self._root.pid}")["NSpid"].split()) - 1
+        passing.end(
+            self._root, maker, int(read_status(f"/proc/{maker.pid}")["NSpid"].split()[level])
+        )
 
     def has_pid_namespace(self, number: int) -> bool:
         """Tell whether a pid namespace has its first process already."""

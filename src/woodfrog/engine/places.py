@@ -33,6 +33,7 @@ class Places:
         self._all: dict[int, Place] = {OWN: Place(view)}
         self._changed: dict[int, tuple[int, ChangedMounts, ChangedMounts]] = {}
         self._pid_namespaces = namespaces.links("pid")
+        self._owner = namespaces.owner
         for number, descriptor in namespaces.descriptors("mnt"):
             self._all[number] = Place(undo.enter_context(standing_in(descriptor)))
 
@@ -55,13 +56,26 @@ class Places:
             pids = self._pid_namespaces
             now, all_now = self._without_late(place, pids), list(place.mounts.values())
             origin = table.as_copied(list(self._all[likest].mounts.values()), now)
-            found = ChangedMounts(init, place.view, origin, (), nested=True, now=now)
+            locked = bool(self._owner(number))
+            found = ChangedMounts(init, place.view, origin, (), nested=True, now=now, locked=locked)
             undo.callback(found.close)
             late = ChangedMounts(
-                init, place.view, now, (), nested=True, now=all_now, pid_namespaces=pids
+                init,
+                place.view,
+                now,
+                (),
+                nested=True,
+                now=all_now,
+                pid_namespaces=pids,
+                locked=locked,
             )
             undo.callback(late.close)
             self._changed[number] = likest, found, late
+            if locked and late.shows_others:
+                raise UnsupportedResource(
+                    "has a mount namespace of a user namespace that a program made, where something"
+                    " is mounted in a proc of its own processes, which cannot be saved yet"
+                )
             self._refuse_shared(number, likest)
 
     def _without_late(self, place: Place, pid_namespaces: Mapping[str, int]) -> list[Mount]:
@@ -91,7 +105,7 @@ class Places:
         origin, found, late = self._changed[number]
         return MountNamespace(
             id=number,
-            owner=0,
+            owner=self._owner(number),
             origin=origin,
             tree=found.record(write_pages),
             late=late.record(write_pages),

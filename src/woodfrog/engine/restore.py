@@ -36,7 +36,7 @@ from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.chain import Chain
 from woodfrog.kernel import syscalls
-from woodfrog.kernel.capability import CAP_SYS_RESOURCE
+from woodfrog.kernel.capability import CAP_SYS_ADMIN, CAP_SYS_RESOURCE
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
 from woodfrog.remote.program import ProgramError
@@ -330,11 +330,11 @@ def _restore(
     mark(Stage.ROOT)
 
     # FILES
-    def mount(tree: MountTree, proc: Callable[[Base], int]) -> None:
+    def mount(tree: MountTree, proc: Callable[[Base], int] | None, owned: bool) -> None:
         mount_making.restore(
             root,
             tree,
-            bounding=bounds.bounding,
+            bounding=bounds.bounding | (1 << CAP_SYS_ADMIN if owned else 0),
             permitted=permitted,
             pages=pages,
             base=base,

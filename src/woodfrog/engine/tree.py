@@ -239,7 +239,7 @@ class Tree:
         stub = self.stubs[child.pid] = Stub(pid, parent.base, parent.size)
         self._namespaces.join(stub, _membership(child), born_in)
         if child.is_first:
-            self._namespaces.begin_pid_namespace(child.pid_namespace, stub)
+            self._namespaces.know_pid_namespace(child.pid_namespace, stub)
         if isinstance(child, Process):
             program = stub.program()
             process_module.restore_attributes(program, child)

@@ -9,7 +9,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.namespaces import FLAGS
 from woodfrog.remote.seccomp import Filters
-from woodfrog.resources import posix_queues, sysctls, sysv_ipc
+from woodfrog.resources import file_maker, posix_queues, sysctls, sysv_ipc
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.network import records as network_records
@@ -29,6 +29,8 @@ Membership = Mapping[str, int]
 FUTURE_TIME, FUTURE_PID = "time_for_children", "pid_for_children"
 _LONGEST_NAME = 64
 _MOST = 10_000
+# File systems that may be mounted in a user namespace (FS_USERNS_MOUNT).
+_BY_ANYBODY = ("tmpfs", "proc", "sysfs", "mqueue", "devpts", "cgroup", "cgroup2", "overlay")
 _DEEPEST = 33  # create_user_ns() of the kernel
 
 
@@ -243,6 +245,9 @@ def refuse_wider(found: Iterable[AnyNamespace], *, bounding: int, seccomp: bytes
             " not make (CAP_SYS_ADMIN)",
             hint="add CAP_SYS_ADMIN to process.capabilities of config.json",
         )
+    for one in found:
+        if isinstance(one, MountNamespace):
+            _refuse_wider_mounts(one, bounding)
     filters = Filters([seccomp] if seccomp is not None else [], strict=False)
     for name in names:
         if not filters.allow(SYS.UNSHARE, [FLAGS[name], 0, 0, 0, 0, 0]):
@@ -250,4 +255,22 @@ def refuse_wider(found: Iterable[AnyNamespace], *, bounding: int, seccomp: bytes
                 f"the image has namespaces of its own ({name}), which the new container's seccomp"
                 " profile forbids",
                 hint="allow unshare(2) in linux.seccomp of config.json",
+            )
+    mounts = any(isinstance(one, MountNamespace) and (one.tree or one.late) for one in found)
+    if mounts and not filters.allow(SYS.MOUNT, [None] * 6):
+        raise UnsupportedResource(
+            "the image has mounts in namespaces of their own, which the new container's seccomp"
+            " profile forbids",
+            hint="allow mount(2) in linux.seccomp of config.json",
+        )
+
+
+def _refuse_wider_mounts(one: MountNamespace, bounding: int) -> None:
+    """Refuse what those could not have mounted or made that a mount namespace belongs to."""
+    rights = 0 if one.owner else bounding
+    for base in (base for tree in (one.tree, one.late) if tree for base in tree.bases):
+        file_maker.refuse_wider(base.entries, None, rights, f"a {base.type} of the image")
+        if one.owner and base.given is None and base.type not in _BY_ANYBODY:
+            raise UnsupportedResource(
+                f"the image has a {base.type} in a user namespace, where nobody may mount that"
             )

@@ -1,5 +1,5 @@
 /* Mount namespaces inside: what each has mounted, who is in which, roots that are others, files that are open in them. */
-// arguments: copy | private | changed | pivoted | twice | thread | init
+// arguments: copy | private | changed | pivoted | twice | thread | init | sandbox
 // capabilities: CAP_SYS_ADMIN CAP_SYS_CHROOT
 #include "mounts.h"
 #include "namespaces.h"
@@ -34,7 +34,7 @@ static void pivot(void) {
 	must(chdir("/tmp/root"));
 	must(syscall(SYS_pivot_root, ".", "old"));
 	must(chdir("/")), must(umount2("/old", MNT_DETACH)), must(rmdir("/old"));
-	must(mount(NULL, "/dev", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL));
+	must(mount(NULL, "/dev", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID, NULL));
 }
 
 static void stay(int who, const char *file, const char *text) {
@@ -74,8 +74,15 @@ static void cover_proc(void) {
 	must(mount("cover", "/proc/tty", "tmpfs", 0, "size=1m")), put("/proc/tty/file", "covered");
 }
 
+static void map(const char *name, const char *text) {
+	char path[64];
+	sprintf(path, "/proc/self/%s", name);
+	put(path, text);
+}
+
 static int inside(int who, const char *what) {
-	must(unshare(CLONE_NEWNS));
+	if (what[0] != 's')
+		must(unshare(CLONE_NEWNS));
 	const char *file = "/tmp/file", *text = "below";
 	if (what[0] == 'c' && what[1] == 'o') {
 	} else if (what[1] == 'r') {
@@ -140,9 +147,13 @@ int main(int count, char **arguments) {
 		compare_places("mnt", 2);
 		return report();
 	}
-	pid_t child = must(syscall(SYS_clone, SIGCHLD | (what[0] == 'i' ? CLONE_NEWPID : 0), 0, 0, 0, 0));
-	if (child == 0)
+	int flags = what[0] == 'i' ? CLONE_NEWPID : what[0] == 's' ? CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS : 0;
+	pid_t child = must(syscall(SYS_clone, SIGCHLD | flags, 0, 0, 0, 0));
+	if (child == 0) {
+		if (what[0] == 's') /* as anybody may */
+			map("setgroups", "deny"), map("uid_map", "0 0 1\n"), map("gid_map", "0 0 1\n");
 		exit(inside(1, what));
+	}
 	await(&places[1].noted), await(&places[2].noted);
 	note_place(0, "mnt");
 	read_mounts(&was[0]);

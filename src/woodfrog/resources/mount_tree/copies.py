@@ -3,6 +3,7 @@
 If something does, they are copied in a copy of its mount namespace, from which that is taken away.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Collection
@@ -20,8 +21,13 @@ _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 Result = TypeVar("Result")
 
 
-def copy(init: int, wanted: Collection[int], mounts: list[Mount]) -> dict[int, int]:
-    """Return descriptors of copies of mounts, by their ids, with nothing mounted in them."""
+def copy(
+    init: int, wanted: Collection[int], mounts: list[Mount], *, locked: bool
+) -> dict[int, int]:
+    """Return descriptors of copies of mounts, by their ids, with nothing mounted in them.
+
+    But where mounts are `locked`, as those of a user namespace are: those may cover others.
+    """
 
     looked_at = [mount for mount in mounts if mount.mnt_id in wanted]
     covers = table.covering(mounts, looked_at)
@@ -38,7 +44,7 @@ def copy(init: int, wanted: Collection[int], mounts: list[Mount]) -> dict[int, i
         try:
             for mount in table.uncovered_first(mounts):
                 if mount.mnt_id in wanted:
-                    found[mount.mnt_id] = _copy(proc, mount.point, ids[mount.mnt_id])
+                    found[mount.mnt_id] = _copy(proc, mount.point, ids[mount.mnt_id], locked=locked)
                 if mount.mnt_id in covers:
                     m.umount(HERE, mount.point, m.MNT_DETACH | m.UMOUNT_NOFOLLOW)
         except BaseException:
@@ -50,7 +56,7 @@ def copy(init: int, wanted: Collection[int], mounts: list[Mount]) -> dict[int, i
     return inside(init, work)
 
 
-def _copy(proc: int, point: bytes, expected: int) -> int:
+def _copy(proc: int, point: bytes, expected: int, *, locked: bool) -> int:
     place = os.open(point, _PATH)
     try:
         file = os.open(f"thread-self/fdinfo/{place}", os.O_RDONLY, dir_fd=proc)
@@ -59,7 +65,13 @@ def _copy(proc: int, point: bytes, expected: int) -> int:
                 raise UnsupportedResource(f"cannot look into the mount at {os.fsdecode(point)}")
         finally:
             os.close(file)
-        return m.clone_mount(HERE, place)
+        try:
+            return m.clone_mount(HERE, place)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not locked:
+                raise
+            # What covers it can't be taken away by anybody there; it is looked at as it is.
+            return os.dup(place)
     finally:
         os.close(place)
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -68,6 +69,7 @@ class ChangedMounts:
         nested: bool = False,
         now: list[Mount] | None = None,
         pid_namespaces: Mapping[str, int] | None = None,
+        locked: bool = False,
     ) -> None:
         """Compare with the mounts that `create` has noted.
 
@@ -75,8 +77,9 @@ class ChangedMounts:
         the container's own tmpfs. In a `nested` mount namespace `view` is one of that, `created`
         are those of the namespace that it is a copy of, by the ids that they have there. `now` are
         those that count, if not all do; procs of `pid_namespaces`, by their links, may be among
-        them.
+        them. `locked`: it belongs to a user namespace that a program made.
         """
+        self._locked = locked
         self._pid_namespaces = pid_namespaces or {}
         self._init, self._view = init, view
         self._nested = nested
@@ -120,9 +123,10 @@ class ChangedMounts:
 
     def _copy(self) -> dict[int, int]:
         try:
-            return copies.copy(self._view, self._needed_copies(), self._now)
+            needed = self._needed_copies()
+            return copies.copy(self._view, needed, self._now, locked=self._locked)
         except OSError as error:
-            if self._maps and error.errno == errno.EINVAL:
+            if (self._maps or self._nested) and error.errno == errno.EINVAL:
                 raise UnsupportedResource(
                     "something was mounted over a tmpfs in a user namespace, which cannot be saved"
                 ) from error
@@ -380,6 +384,11 @@ class ChangedMounts:
                             "is a devpts of its own with terminals in use, which cannot be saved"
                         )
 
+    @property
+    def shows_others(self) -> bool:
+        """Whether mounts show parts of what was mounted before."""
+        return any(base.given is not None for base in self._bases)
+
     def copy_of(self, destination: str) -> int | None:
         """Return a descriptor of a copy of the container's own tmpfs, or NOT_MOUNTED any more.
 
@@ -406,6 +415,17 @@ class ChangedMounts:
                 bases[index] = msgspec.structs.replace(bases[index], entries=entries)
         return MountTree(bases=bases, nodes=self._nodes, removed=self._removed)
 
+    def _places_in(self, mount: Mount, tree: Tree, found: list[Entry]) -> Iterator[Entry]:
+        """Yield what others are mounted upon, where that can't be seen."""
+        seen = {entry.path for entry in found}
+        for other in read_mounts(self._view):
+            path = table.place(other, mount) if other.parent == mount.mnt_id else ROOT
+            if path not in seen:
+                seen.add(path)
+                covering = os.stat(path, dir_fd=tree.root)
+                kind = stat.S_IFDIR | 0o755 if stat.S_ISDIR(covering.st_mode) else stat.S_IFREG
+                yield msgspec.structs.replace(found[0], path=path, mode=kind, attributes=[])
+
     def _entries(self, mount: Mount, write_pages: WritePages) -> Iterator[Entry]:
         """Read what a mount shows of a tmpfs; paths are those from the tmpfs's own root."""
         prefix = table.relative(mount.root, b"/")
@@ -416,6 +436,7 @@ class ChangedMounts:
             collector = Collector(tree, write_pages)
             found = [collector.entry(ROOT, os.fstat(tree.root))]
             found += (collector.entry(path, status) for path, status in tree.walk(ROOT))
+            found += self._places_in(mount, tree, found) if self._locked else ()
         for end in range(len(prefix.split(b"/")) if prefix != ROOT else 0):
             # What is above can't be seen, but has to be there.
             above = b"/".join(prefix.split(b"/")[:end]) or ROOT
