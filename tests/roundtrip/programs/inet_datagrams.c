@@ -10,7 +10,7 @@ union address { struct sockaddr any; struct sockaddr_in four; struct sockaddr_in
 /* linux/icmp.h can't be included together with net/if.h. */
 enum { ICMP_FILTER_OPTION = 1, NO_ECHO_REPLIES = 1 };
 /* linux/udp.h can't, either. */
-enum { UDPLITE = 136, SEND_CSCOV = 10, SEGMENT = 103, GRO = 104 };
+enum { UDPLITE = 136, SEND_CSCOV = 10, SEGMENT = 103, GRO = 104, CORK = 1 };
 static bool four;
 static socklen_t size;
 
@@ -125,6 +125,18 @@ int main(int count, char **arguments) {
 	name = at(0);
 	must(sendto(ping, request, sizeof request, 0, &name.any, size));
 
+	/* Half of a datagram is held back: by an option, connected and not, and by a flag. */
+	int corked[3];
+	for (int i = 0; i < 3; i++) {
+		corked[i] = bound(SOCK_DGRAM, 0, 6020 + i);
+		name = at(6000);
+		if (i == 1)
+			must(connect(corked[i], &name.any, size));
+		if (i < 2)
+			set(corked[i], IPPROTO_UDP, CORK, 1);
+		must(sendto(corked[i], "half", 4, i < 2 ? 0 : MSG_MORE, i == 1 ? NULL : &name.any, i == 1 ? 0 : size));
+	}
+
 	/* One that sends no more, one that hears no more, one for neither. */
 	int shut[3];
 	for (int i = 0; i < 3; i++) {
@@ -142,12 +154,22 @@ int main(int count, char **arguments) {
 	freeze_here();
 	spoil(set(client, level, four ? IP_TTL : IPV6_UNICAST_HOPS, 34););
 
+	union address at_server = at(6000);
 	receive(server, "first", 6001);
 	receive(server, "second", 6002);
 	receive(server, "", 6002);
 	receive(server, "third", 6001);
 	must(send(client, "fourth", 6, 0));
 	receive(server, "fourth", 6001);
+	same("what is held back waits", -1, recv(server, (char[8]){0}, 8, MSG_DONTWAIT));
+	for (int i = 0; i < 3; i++) {
+		if (i < 2)
+			same("UDP_CORK", 1, get(corked[i], IPPROTO_UDP, CORK));
+		must(i == 1 ? send(corked[i], ", whole", 7, 0) : sendto(corked[i], ", whole", 7, 0, &at_server.any, size));
+		if (i < 2)
+			set(corked[i], IPPROTO_UDP, CORK, 0);
+		receive(server, "half, whole", 6020 + i);
+	}
 	send_to(server, 6001, "back");
 	receive(client, "back", 6000);
 	send_to(other, 6001, "not the peer");

@@ -14,6 +14,7 @@ from woodfrog.kernel.netlink.messages import (
     attribute,
     message,
     nested,
+    socket_at,
     socket_in,
 )
 from woodfrog.kernel.netlink.nf_messages import (
@@ -46,6 +47,7 @@ _META_REGISTER, _META_KEY = 1, 2
 _PAYLOAD_REGISTER, _PAYLOAD_BASE, _PAYLOAD_OFFSET, _PAYLOAD_LENGTH = 1, 2, 3, 4
 _COMPARE_REGISTER, _COMPARE_OPERATOR, _COMPARE_DATA = 1, 2, 3
 _IMMEDIATE_REGISTER, _IMMEDIATE_DATA = 1, 2
+_LOG_GROUP = 1
 _DATA_VALUE, _DATA_VERDICT, _VERDICT_CODE = 1, 2, 1
 _REGISTER, _VERDICT_REGISTER, _EQUALS = 1, 0, 0
 _MARK, _NFPROTO, _L4PROTO = 3, 15, 16
@@ -75,6 +77,28 @@ def blocked(pid: int, connections: Iterable[Connection], *, mark: int = 0) -> It
         transact(netlink, _table(name, TABLE_OWNER))
         rules = _mark_rules(name, mark) if mark else []
         transact(netlink, *_chains(name), *rules, *_rules(name, connections))
+        yield
+
+
+@contextmanager
+def logged_and_dropped(namespace: int, protocol: int, port: int, group: int) -> Iterator[None]:
+    """Have what leaves a port of UDP or its like go to a group of nfnetlink_log, and no farther."""
+    kind = socket.SOCK_RAW
+    with socket_at(namespace, socket.AF_NETLINK, kind, NETLINK_NETFILTER) as netlink:
+        netlink.bind((0, 0))
+        name = f"{OURS}of-{netlink.getsockname()[0]}"
+        transact(netlink, _table(name, TABLE_OWNER))
+        rule = _rule(
+            name,
+            "out",
+            _meta(_L4PROTO),
+            _equal(bytes((protocol,))),
+            _payload(_TRANSPORT_HEADER, 0, 2),
+            _equal(struct.pack(">H", port)),
+            _expression("log", attribute(_LOG_GROUP, struct.pack(">H", group))),
+            _verdict(_DROP),
+        )
+        transact(netlink, *_chains(name), rule)
         yield
 
 

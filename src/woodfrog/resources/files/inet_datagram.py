@@ -1,11 +1,9 @@
 """udp(7), udplite(7), raw(7) and icmp(7) sockets: those of the internet without connections."""
 
-import fcntl
 import os
 import select
 import socket
 import struct
-import time
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
@@ -14,8 +12,9 @@ import msgspec
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.resources.files import inet, multicast, socket_filter, socket_options
+from woodfrog.resources.files import corked, inet, multicast, socket_filter, socket_options
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files.corked import Corked
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.multicast import Membership
 from woodfrog.resources.files.socket_filter import SocketFilter
@@ -30,14 +29,12 @@ _KINDS = frozenset(
         (socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6),
     )
 )
+_HOLDING_BACK = (socket.IPPROTO_UDP, IPPROTO_UDPLITE)
 _SO_PEEK_OFF = 42
 _UDP_GRO = 104
 _ECHO_REPLY, _ECHO_REPLY_6 = 0, 129
-_SIOCOUTQ = 0x5411
 _CHECKSUM_OFFSET, _ICMP_CHECKSUM_OFFSET = 6, 2
 _LARGEST, _ROOM_BESIDE = 1 << 16, 1 << 12
-# So long does a packet at most stay in a device's queue while we look.
-_SENDING_S = 0.2
 
 
 class Datagram(Part, frozen=True):
@@ -55,9 +52,13 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         called="UDP, UDP-Lite, ICMP and raw sockets",
         kept=(
             "addresses, all options, multicast groups, filters",
-            "what waits at UDP sockets, and an ICMP socket's first answer",
+            "what waits at UDP sockets and what they hold back (UDP_CORK)",
+            "an ICMP socket's first answer",
         ),
-        refused=("corked data, tunnels of the kernel's (UDP_ENCAP), IPV6_ROUTER_ALERT, eBPF",),
+        refused=(
+            "what a raw socket holds back",
+            "tunnels of the kernel's (UDP_ENCAP), IPV6_ROUTER_ALERT, eBPF",
+        ),
     )
     family: int
     type: int
@@ -71,6 +72,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
     filter: SocketFilter | None
     memberships: list[Membership]
     shutdown: int = 0  # 1: for reading, 2: for writing
+    corked: Corked | None = None
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -81,8 +83,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
             socket_options.refuse_unknown(one)
-            if one.proto not in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6):
-                _refuse_unsent(one)  # the others hold nothing back
+            is_icmp = one.type == socket.SOCK_DGRAM and one.proto not in _HOLDING_BACK
             local = inet.end(one.getsockname())
             try:
                 peer = inet.end(one.getpeername())
@@ -103,6 +104,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
                 filter=socket_filter.collect(one),
                 memberships=multicast.collect(one, world.init),
                 shutdown=_shutdown(one, file, world),
+                corked=None if is_icmp else corked.collect(one),
             )
 
     def refuse_wider(self, bounding: int) -> None:
@@ -111,6 +113,8 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             inet.check(self.family, End(self.peer, self.peer_port))
         if self.type != socket.SOCK_RAW and (self.type, self.protocol) not in _KINDS:
             raise ImageError("the image has an internet socket of an unknown type")
+        if self.corked:
+            corked.check(self.corked, self.family)
         if self.shutdown not in range(4):
             raise ImageError("the image has an impossible shutdown of a socket")
         socket_options.refuse_wider(self.options, self.family, self.type, self.protocol, bounding)
@@ -148,6 +152,8 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         late = socket_options.late(self.options, *kind)
         socket_options.restore_all(making, fd, late, *kind)
         multicast.restore(program, fd, self.memberships)
+        if self.corked:
+            corked.restore(program, fd, self.family, self.corked)
         if making.new_network:
             for datagram in self.queue:
                 self._arrive(making, datagram)
@@ -171,6 +177,8 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
     def missing(self, descriptor: int) -> str:
         kind = self.family, self.type, self.protocol
         lacks = socket_options.missing(descriptor, self.options, *kind)
+        if self.corked and not lacks:
+            lacks = corked.missing(descriptor, self.corked)
         if lacks or self.peer:
             return lacks
         return inet.missing_address(descriptor, End(self.local, self.port), self.family)
@@ -215,19 +223,6 @@ def _shutdown(one: socket.socket, file: OpenFile, world: World) -> int:
     if one.proto in (socket.IPPROTO_UDP, IPPROTO_UDPLITE):
         found |= world.sockets.datagram_shutdown(file.stat.st_ino, one.proto)
     return found
-
-
-def _refuse_unsent(one: socket.socket) -> None:
-    """Refuse a socket that holds data back; what is being sent just now leaves by itself."""
-    end = time.monotonic() + _SENDING_S
-    waiting = bytearray(4)
-    while fcntl.ioctl(one.fileno(), _SIOCOUTQ, waiting) == 0 and any(waiting):
-        if time.monotonic() > end:
-            raise UnsupportedResource(
-                "is a UDP socket with data that it holds back (UDP_CORK, MSG_MORE)",
-                hint="try again in a moment",
-            )
-        time.sleep(0.001)
 
 
 def _is_gro(message: tuple[int, int, bytes]) -> bool:
