@@ -23,7 +23,7 @@ from woodfrog.resources.timers import IntervalTimer, PosixTimer
 _PR_GET_DUMPABLE = 3
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 _PR_SET_MDWE, _PR_GET_MDWE = 65, 66
-_PR_MCE_KILL, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 1, 34
+_PR_MCE_KILL, _PR_MCE_KILL_CLEAR, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 0, 1, 34
 _P_PID, _WNOHANG, _WSTOPPED, _WCONTINUED, _WNOWAIT, _WALL = 1, 1, 2, 8, 0x01000000, 0x40000000
 
 
@@ -251,19 +251,16 @@ def restore_directories(program: Program, process: Process, deleted: Callable[[i
 
 
 def restore_attributes(program: Program, process: Process) -> None:
-    """Set what doesn't depend on who the process is."""
+    """Set what doesn't depend on who the process is; some of it came from its parent's stub."""
     if process.child_subreaper:
         syscalls.prctl(program, PR_SET_CHILD_SUBREAPER, 1)
-    if process.machine_check_kill in (0, 1):
-        syscalls.prctl(program, _PR_MCE_KILL, _PR_MCE_KILL_SET, process.machine_check_kill)
-    if process.thp_disable:
-        _disable_thp(program, process.thp_disable_flags)
-
-
-def _disable_thp(program: Program, flags: int) -> None:
-    syscalls.prctl(program, _PR_SET_THP_DISABLE, 1, 0)
-    if flags:
+    how = _PR_MCE_KILL_SET if process.machine_check_kill in (0, 1) else _PR_MCE_KILL_CLEAR
+    early = process.machine_check_kill if how else 0
+    program.may_fail(syscalls.prctl(program, _PR_MCE_KILL, how, early))
+    syscalls.prctl(program, _PR_SET_THP_DISABLE, int(process.thp_disable), 0)
+    if process.thp_disable_flags:
         # Since Linux 6.18 not where they are advised; before, nowhere.
+        flags = process.thp_disable_flags
         program.may_fail(syscalls.prctl(program, _PR_SET_THP_DISABLE, 1, flags))
 
 

@@ -21,6 +21,17 @@ static struct policy policy_of(void *place) {
 }
 
 int main(void) {
+	pid_t child = must(fork()); /* before all that */
+	if (child == 0) {
+		wait_for("check");
+		same("a child's huge pages", 0, prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0));
+		same("a child's machine checks", PR_MCE_KILL_DEFAULT, prctl(PR_MCE_KILL_GET, 0, 0, 0, 0));
+		same("a child's merging", 0, prctl(GET_MERGE, 0, 0, 0, 0) > 0);
+		long found = syscall(SYS_membarrier, GET_REGISTRATIONS, 0, 0);
+		same("a child's registrations", 0, found < 0 ? 0 : found);
+		_exit(0);
+	}
+	must(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0));
 	must(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0));
 	must(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0));
 	long registered = syscall(SYS_membarrier, GET_REGISTRATIONS, 0, 0);
@@ -62,5 +73,6 @@ int main(void) {
 		struct policy is = policy_of(bound + (i ? 2 * i - 1 : 0) * PAGE);
 		expect(!memcmp(&was[i], &is, sizeof is), "policy %d was %x of %lx, is %x of %lx", i, was[i].mode, was[i].nodes[0], is.mode, is.nodes[0]);
 	}
+	join(child);
 	return report();
 }
