@@ -3,22 +3,33 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bundles import Bundle, bind
+import pytest
+
+from bundles import Bundle, bind, mount
 from containers import Woodfrog, verdict
 from huge_pages import change, set_aside
 from needs import needs
 
 pytestmark = needs("root", "command gcc")
-PROGRAM = Path(__file__).parent / "programs" / "hugetlb.c"
+PROGRAMS = Path(__file__).parent / "programs"
 
 
-def test_too_few_huge_pages_are_told_before_anything_is_made(
-    woodfrog: Woodfrog, build: Callable[..., Path]
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("hugetlb.c", ("huge pages of 2 MiB, of which", "are lacking: 1 are free")),
+        ("hugetlbfs.c", ("too few huge pages are free for ",)),
+    ],
+)
+def test_too_few_huge_pages_are_told(
+    source: str, words: tuple[str, ...], woodfrog: Woodfrog, build: Callable[..., Path]
 ) -> None:
-    program = build(PROGRAM)
+    program = build(PROGRAMS / source)
     bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(program.parent, "/programs"))
+    (bundle.rootfs / "huge").mkdir()
+    bundle.add_mount(mount("/huge", "hugetlbfs"))
     bundle.add_capabilities("CAP_IPC_LOCK")
     image = woodfrog.directory / "image"
     with set_aside("2048kB 30"):
@@ -27,7 +38,7 @@ def test_too_few_huge_pages_are_told_before_anything_is_made(
         container.checkpoint(image)
         container.wait()
         container.delete()
-        change("2048kB 5")
+        change("2048kB 1")
 
         bundle.save()
         refused = woodfrog(
@@ -44,8 +55,7 @@ def test_too_few_huge_pages_are_told_before_anything_is_made(
         restored.delete()
 
     assert refused.status not in (0, None)
-    assert "huge pages of 2 MiB, of which" in refused.stderr
-    assert "are lacking: 5 are free" in refused.stderr
+    assert [word for word in words if word not in refused.stderr] == [], refused.stderr
     assert "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert said == "ok\n"
