@@ -90,8 +90,6 @@ def outside(
         ("io_uring.c polling", "IORING_SETUP_IOPOLL"),
         ("io_uring.c disabled", "IORING_SETUP_R_DISABLED"),
         ("io_uring.c restricted", "IORING_REGISTER_RESTRICTIONS"),
-        ("io_uring.c large-requests", "IORING_SETUP_SQE128"),
-        ("io_uring.c large-completions", "IORING_SETUP_CQE32"),
         ("io_uring.c own-memory", "IORING_SETUP_NO_MMAP"),
         ("io_uring.c buffers", "buffers were provided"),
         ("io_uring.c buffer-ring", "buffers were provided"),

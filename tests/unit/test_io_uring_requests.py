@@ -7,6 +7,7 @@ import pytest
 
 from woodfrog.kernel.io_uring import CQE_F_MORE, SQE_BYTES
 from woodfrog.resources.io_uring_requests import Seen, Unclear, pending, sort_out
+from woodfrog.resources.io_uring_shown import parse
 
 NOP, POLL, TIMEOUT, ACCEPT, LINK_TIMEOUT, READ, RECV = 0, 6, 11, 13, 15, 22, 27
 LINK, SKIP = 1 << 2, 1 << 6
@@ -100,3 +101,62 @@ def test_what_was_cancelled_is_found_by_its_user_data() -> None:
     assert sort_out(seen([read], [], [RECV]), [1]) == ([], [1])
     chain = [sqe(READ, 1, flags=LINK), sqe(RECV, 2)]
     assert sort_out(seen(chain, [], [READ, RECV]), [1, 2]) == ([], [1, 2])
+
+
+# As Linux 6.18 shows it, and with what only older kernels show.
+FDINFO = """\
+pos:\t0
+flags:\t02000002
+mnt_id:\t17
+ino:\t459358
+SqMask:\t0x7
+SqHead:\t3
+SqTail:\t4
+CachedSqHead:\t3
+CqMask:\t0xf
+CqHead:\t0
+CqTail:\t1
+CachedCqTail:\t1
+SQEs:\t1
+    3: opcode:NOP, fd:-1, flags:0, off:0, addr:0x0, rw_flags:0x0, buf_index:0 user_data:9, e0:0x0
+CQEs:\t1
+    0: user_data:7, res:0, flags:0, extra1:0, extra2:0
+SqThread:\t-1
+SqThreadCpu:\t-1
+UserFiles:\t4
+    0: <none>
+    1: /tmp/a\\040b\\040(deleted)
+    3:\x20
+UserBufs:\t2
+    0: 0x7f6f78a6b000/4096
+    1: <none>
+Personalities:
+    1
+	Uid:\t0\t\t0\t\t0\t\t0
+PollList:
+  op=22, task_works=0
+  op=6, task_works=0
+  op=22, task_works=0
+CqOverflowList:
+  user_data=77, res=-9, flags=1
+NAPI:\tdisabled
+"""
+
+
+def test_what_the_kernel_shows_is_read() -> None:
+    found = parse(FDINFO.splitlines())
+
+    assert found is not None
+    assert (found.sq_entries, found.cq_entries) == (8, 16)
+    assert (found.submitted, found.sq_tail, found.completed, found.thread) == (3, 4, 1, -1)
+    assert found.files == [b"", b"/tmp/a b (deleted)", b"", b"a file without a name"]
+    assert [(one.address, one.length) for one in found.buffers] == [(0x7F6F78A6B000, 4096), (0, 0)]
+    assert found.personalities
+    assert found.polled == {READ: 2, POLL: 1}
+    assert found.overflown == [(77, -9, 1)]
+    assert found.large_requests
+    assert found.large_completions
+
+
+def test_a_ring_that_the_kernel_is_at_work_in_shows_nothing() -> None:
+    assert parse(FDINFO.splitlines()[:4]) is None

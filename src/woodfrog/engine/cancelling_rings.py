@@ -50,7 +50,7 @@ def _cancel(rings: Rings, ring: Ring, record: AnyIoUring, vdso: Vdso) -> AnyIoUr
         program.may_fail(io_uring.register(program, number, operation, argument, 1))
         scratch.run(program, owner.tracee)
     shown = _settled(rings, ring, seen)
-    with Sample(record.sq_entries, record.cq_entries) as sample:
+    with Sample(record.sq_entries, record.cq_entries, record.size_flags) as sample:
         contents = contents_of(ring.file, shown, sample)
     count = shown.completed - record.completed & _WORD
     completions = contents.seen.completions[-count:] if count else []
@@ -65,7 +65,7 @@ def _cancel(rings: Rings, ring: Ring, record: AnyIoUring, vdso: Vdso) -> AnyIoUr
         found = found._replace(reissued=[], cancelled=cancelled)
     return msgspec.structs.replace(
         record,
-        ring=_with(record, sample.layout.cqes, others),
+        ring=_with(record, sample, others),
         completed=record.completed + len(others) & _WORD,
         reissued=found.reissued,
         cancelled=found.cancelled,
@@ -87,11 +87,12 @@ def _settled(rings: Rings, ring: Ring, seen: Seen) -> Shown:
         time.sleep(_A_MOMENT_S)
 
 
-def _with(record: AnyIoUring, cqes: int, completions: Sequence[tuple[int, int, int]]) -> bytes:
+def _with(record: AnyIoUring, sample: Sample, completions: Sequence[tuple[int, int, int]]) -> bytes:
     """Return the memory of the rings with further completions."""
-    size = cqes + record.cq_entries * io_uring.CQE.size
+    cqes = sample.layout.cqes
+    size = cqes + record.cq_entries * sample.completion
     ring = bytearray(record.ring.ljust(size, b"\0"))
     for at, completion in enumerate(completions, record.completed):
-        place = cqes + at % record.cq_entries * io_uring.CQE.size
+        place = cqes + at % record.cq_entries * sample.completion
         io_uring.CQE.pack_into(ring, place, *completion)
     return bytes(ring).rstrip(b"\0")

@@ -251,6 +251,8 @@ class Rings:
             "reissued": found.reissued,
             "cancelled": found.cancelled[:room],
             "overflown": overflown,
+            "large_requests": bool(sample.flags & io_uring.SETUP_SQE128),
+            "large_completions": bool(sample.flags & io_uring.SETUP_CQE32),
         }
 
     def _refuse_groups(self, ring: Ring, owner: HeldTask, sample: Sample) -> None:

@@ -42,8 +42,9 @@ class Maker:
     """One ring, which `task` has as descriptor `number` and mapped at `address`."""
 
     def __init__(self, record: AnyIoUring, task: Stub, number: int, address: int) -> None:
-        with Sample(record.sq_entries, record.cq_entries) as sample:
+        with Sample(record.sq_entries, record.cq_entries, record.size_flags) as sample:
             self._layout = sample.layout
+            self._request, self._completion = sample.request, sample.completion
             self._ring_bytes, self._request_bytes = sample.ring_bytes, sample.request_bytes
         if list(self._layout) != record.layout:
             raise UnsupportedResource("this kernel has the parts of an io_uring at other places")
@@ -90,7 +91,7 @@ class Maker:
             more, silent = completed - submitted & _WORD, 0
         self._put_indexes(memory)
         for count, flags in ((silent, _CQE_SKIP_SUCCESS), (submitted - silent & _WORD, 0)):
-            nothing = bytes((_NOP, flags)).ljust(io_uring.SQE_BYTES, b"\0")
+            nothing = bytes((_NOP, flags)).ljust(self._request, b"\0")
             memory.requests[:] = nothing * record.sq_entries
             self._submit(memory, count, answered=not flags)
         if more:
@@ -160,7 +161,7 @@ class Maker:
         for at in kernels:
             ring[at : at + 4] = memory.ring[at : at + 4]
         for at, data in enumerate(record.cancelled, record.completed):
-            place = layout.cqes + at % record.cq_entries * io_uring.CQE.size
+            place = layout.cqes + at % record.cq_entries * self._completion
             io_uring.CQE.pack_into(ring, place, data, -_ECANCELED, 0)
         memory.ring[:] = bytes(ring)
 
@@ -204,10 +205,8 @@ class Maker:
         for first in range(0, len(requests), entries):
             some = requests[first : first + entries]
             for at, sqe in enumerate(some, memory.word(self._layout.sq_tail)):
-                place = at % entries * io_uring.SQE_BYTES
-                memory.requests[place : place + io_uring.SQE_BYTES] = sqe.ljust(
-                    io_uring.SQE_BYTES, b"\0"
-                )
+                place = at % entries * self._request
+                memory.requests[place : place + self._request] = sqe.ljust(self._request, b"\0")
             self._submit(memory, len(some), answered=False)
 
     def _fill_requests(self, memory: Memory) -> None:

@@ -9,6 +9,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import io_uring
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote.address import page_up
+from woodfrog.resources import io_uring_shown
 from woodfrog.resources.files.base import OpenFile
 from woodfrog.resources.io_uring_requests import Seen
 from woodfrog.resources.io_uring_shown import Shown
@@ -32,23 +33,53 @@ class Contents(NamedTuple):
 
 
 class Sample:
-    """An io_uring of ours with the same sizes and nothing special, to compare others with."""
+    """An io_uring of ours with the same sizes and nothing else special, to compare others with.
 
-    def __init__(self, sq_entries: int, cq_entries: int) -> None:
+    `flags` say whether its entries are large (IORING_SETUP_SQE128, IORING_SETUP_CQE32).
+    """
+
+    def __init__(self, sq_entries: int, cq_entries: int, flags: int = 0) -> None:
         answer = io_uring.new_answer()
-        self._fd = io_uring.setup(HERE, sq_entries, cq_entries, 0, answer)
+        self._fd = io_uring.setup(HERE, sq_entries, cq_entries, flags, answer)
         self.layout = io_uring.layout_in(answer)
+        self.flags = flags
+        self.request = io_uring.SQE_BYTES << bool(flags & io_uring.SETUP_SQE128)
+        self.completion = io_uring.CQE.size << bool(flags & io_uring.SETUP_CQE32)
         self.ring_bytes = self.layout.array + 4 * sq_entries
-        self.request_bytes = io_uring.SQE_BYTES * sq_entries
+        self.request_bytes = self.request * sq_entries
         # What rings with completions and requests of twice the size would have.
         self._most = page_up(self.layout.cqes + 2 * io_uring.CQE.size * cq_entries + 4 * sq_entries)
-        self._most_requests = page_up(2 * self.request_bytes)
+        self._most_requests = page_up(2 * io_uring.SQE_BYTES * sq_entries)
 
     @classmethod
     def like(cls, file: OpenFile) -> Self:
-        """Make one for a ring that is open in a held process."""
-        mask, completions = (int(file.fdinfo[name], 16) for name in ("SqMask", "CqMask"))
-        return cls(mask + 1, completions + 1)
+        """Make one for a ring that is open in a held process; raises UnsupportedResource.
+
+        Where a ring is too small for its kind to show by the number of its pages, something must
+        stand behind the place of smaller entries.
+        """
+        shown = io_uring_shown.parse(file.lines)
+        if shown is None:
+            raise UnsupportedResource("is an io_uring that the kernel is at work in")
+        plain = cls(shown.sq_entries, shown.cq_entries)
+        flags = 0
+        try:
+            ring, requests = plain.memory(file.descriptor)
+            ours, our_requests = plain.memory(plain._fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise UnsupportedResource(
+                "is an io_uring in the program's own memory (IORING_SETUP_NO_MMAP),"
+                " which cannot be saved yet"
+            ) from None
+        finally:
+            os.close(plain._fd)
+        if shown.large_requests or _is_larger(requests, our_requests, plain.request_bytes):
+            flags |= io_uring.SETUP_SQE128
+        if shown.large_completions or _is_larger(ring, ours, plain.ring_bytes):
+            flags |= io_uring.SETUP_CQE32
+        return cls(shown.sq_entries, shown.cq_entries, flags)
 
     def __enter__(self) -> Self:
         return self
@@ -75,37 +106,20 @@ class Sample:
         return _error(lambda: io_uring.register(HERE, fd, operation, argument, 1))
 
     def read(self, fd: int) -> tuple[bytes, bytes]:
-        """Return the memory of another ring; raises UnsupportedResource if it is of another kind.
-
-        Where a ring is too small for its kind to show by the number of its pages, something must
-        stand behind the place of smaller entries.
-        """
-        try:
-            ring, requests = self._memory(fd)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            raise UnsupportedResource(
-                "is an io_uring in the program's own memory (IORING_SETUP_NO_MMAP),"
-                " which cannot be saved yet"
-            ) from None
-        ours, our_requests = self._memory(self._fd)
-        for has, sample, size in (
-            (ring, ours, self.ring_bytes),
-            (requests, our_requests, self.request_bytes),
-        ):
-            if len(has) > len(sample) or any(has[size:]):
-                raise UnsupportedResource(
-                    "is an io_uring with large entries (IORING_SETUP_SQE128 or IORING_SETUP_CQE32),"
-                    " which cannot be saved yet"
-                )
+        """Return the memory of another ring of the same kind."""
+        ring, requests = self.memory(fd)
         return ring[: self.ring_bytes], requests[: self.request_bytes]
 
-    def _memory(self, fd: int) -> tuple[bytes, bytes]:
+    def memory(self, fd: int) -> tuple[bytes, bytes]:
+        """Return what stands in a ring of any kind, to the end of its pages."""
         return (
             io_uring.accessible(fd, io_uring.OFF_SQ_RING, self._most),
             io_uring.accessible(fd, io_uring.OFF_SQES, self._most_requests),
         )
+
+
+def _is_larger(has: bytes, sample: bytes, size: int) -> bool:
+    return len(has) > len(sample) or any(has[size:])
 
 
 def _error(call: Callable[[], int]) -> int:
@@ -126,10 +140,10 @@ def contents_of(file: OpenFile, shown: Shown, sample: Sample) -> Contents:
         return array[at % shown.sq_entries] % shown.sq_entries
 
     def request(index: int) -> bytes:
-        return requests[index * io_uring.SQE_BYTES :][: io_uring.SQE_BYTES]
+        return requests[index * sample.request :][: io_uring.SQE_BYTES]
 
     def completion(at: int) -> tuple[int, int, int]:
-        place = layout.cqes + at % shown.cq_entries * io_uring.CQE.size
+        place = layout.cqes + at % shown.cq_entries * sample.completion
         data, result, flags = io_uring.CQE.unpack_from(ring, place)
         return data, result, flags
 
@@ -162,7 +176,7 @@ def contents_of(file: OpenFile, shown: Shown, sample: Sample) -> Contents:
     flags = int.from_bytes(ring[layout.sq_flags :][:4], "little")
     # They are the kernel's, and its thread goes to sleep when it likes.
     ring = ring[: layout.sq_flags] + bytes(4) + ring[layout.sq_flags + 4 :]
-    places = range(0, len(requests), io_uring.SQE_BYTES)
+    places = range(0, len(requests), sample.request)
     personalities = any(any(requests[at + 42 : at + 44]) for at in places)
     return Contents(
         ring=ring.rstrip(b"\0"),

@@ -33,7 +33,7 @@ class Shown(NamedTuple):
 
     `files` are as links in /proc/PID/fd read, empty for a place without one. `polled` counts the
     operations of requests that wait for a file; `overflown` are the completions without a place:
-    user_data, result, flags.
+    user_data, result, flags. That entries are large shows only while there are some.
     """
 
     sq_entries: int
@@ -50,6 +50,8 @@ class Shown(NamedTuple):
     personalities: bool
     polled: Counter[int]
     overflown: list[tuple[int, int, int]]
+    large_requests: bool
+    large_completions: bool
 
 
 def parse(lines: Sequence[str]) -> Shown | None:
@@ -74,7 +76,8 @@ def parse(lines: Sequence[str]) -> Shown | None:
             continue
         entry = _ENTRY.match(line)
         if entry and below == "UserFiles" and entry[2] != "<none>":
-            files[int(entry[1])] = _unescaped(entry[2])
+            # Older kernels show no name for what has no path.
+            files[int(entry[1])] = _unescaped(entry[2]) or b"a file without a name"
         elif entry and below == "UserBufs" and entry[2] != "<none>":
             address, _, length = entry[2].partition("/")
             buffers[int(entry[1])] = Buffer(address=int(address, 16), length=int(length))
@@ -99,6 +102,8 @@ def parse(lines: Sequence[str]) -> Shown | None:
         personalities=any(line.startswith("Personalities") for line in lines),
         polled=polled,
         overflown=overflown,
+        large_requests=any(", e0:0x" in line for line in lines),
+        large_completions=any(", extra1:" in line for line in lines),
     )
 
 

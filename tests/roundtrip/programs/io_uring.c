@@ -1,5 +1,5 @@
 /* An io_uring: completions that nobody has taken, a request not yet submitted, and four on their way. */
-// arguments: 0 | 0x1000 | 0x3100
+// arguments: 0 | 0x1000 | 0x3100 | 0xc00
 #include "ring.h"
 #include <poll.h>
 #include <sys/socket.h>
@@ -34,7 +34,7 @@ int main(int count, char **arguments) {
 	request(&ring, IORING_OP_NOP, -1, 2005); /* not submitted */
 
 	freeze_here();
-	spoil(((struct io_uring_cqe *)(ring.memory + ring.parameters.cq_off.cqes))[1001 % 16].user_data = 5;);
+	spoil(((struct io_uring_cqe *)(ring.memory + ring.parameters.cq_off.cqes))[1001 % 16 << !!(ring.parameters.flags & IORING_SETUP_CQE32)].user_data = 5;);
 
 	same("the head of the requests", 1007, *word(&ring, ring.parameters.sq_off.head));
 	same("their tail", 1008, *word(&ring, ring.parameters.sq_off.tail));

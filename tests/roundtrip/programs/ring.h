@@ -23,7 +23,7 @@ static inline void make_ring(struct ring *ring, unsigned entries, unsigned flags
 	}
 	size_t length = ring->parameters.sq_off.array + 4 * ring->parameters.sq_entries;
 	ring->memory = must(mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd, IORING_OFF_SQ_RING));
-	length = ring->parameters.sq_entries * sizeof *ring->requests;
+	length = ring->parameters.sq_entries * sizeof *ring->requests << !!(flags & IORING_SETUP_SQE128);
 	ring->requests = must(mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd, IORING_OFF_SQES));
 }
 
@@ -33,9 +33,10 @@ static inline struct io_uring_sqe *request(struct ring *ring, int operation, int
 	expect(ring->ready - head <= mask, "the ring is full: %u of %u", ring->ready - head, mask + 1);
 	unsigned at = ring->ready++ & mask;
 	word(ring, ring->parameters.sq_off.array)[at] = at;
-	ring->requests[at] = (struct io_uring_sqe){.opcode = operation, .fd = fd, .user_data = data};
+	struct io_uring_sqe *one = &ring->requests[at << !!(ring->parameters.flags & IORING_SETUP_SQE128)];
+	*one = (struct io_uring_sqe){.opcode = operation, .fd = fd, .user_data = data};
 	__atomic_store_n(word(ring, ring->parameters.sq_off.tail), ring->ready, __ATOMIC_RELEASE);
-	return &ring->requests[at];
+	return one;
 }
 
 static inline int enter(struct ring *ring, unsigned submit, unsigned wait) {
@@ -54,7 +55,8 @@ static inline struct io_uring_cqe take(struct ring *ring) {
 		must(enter(ring, 0, 1));
 	unsigned *head = word(ring, ring->parameters.cq_off.head);
 	struct io_uring_cqe *all = (struct io_uring_cqe *)(ring->memory + ring->parameters.cq_off.cqes);
-	struct io_uring_cqe found = all[*head & (ring->parameters.cq_entries - 1)];
+	unsigned at = *head & (ring->parameters.cq_entries - 1);
+	struct io_uring_cqe found = all[at << !!(ring->parameters.flags & IORING_SETUP_CQE32)];
 	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
 	return found;
 }

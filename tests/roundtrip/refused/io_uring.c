@@ -19,19 +19,7 @@ int main(int count, char **arguments) {
 	const char *kind = arguments[1];
 	bool usable = true;
 	(void)count;
-	if (strcmp(kind, "large-requests") == 0 || strcmp(kind, "large-completions") == 0) {
-		make_ring(&ring, 4, kind[6] == 'r' ? IORING_SETUP_SQE128 : IORING_SETUP_CQE32, 77);
-		for (int i = 0; i < 4; i++) { /* all slots have been used */
-			unsigned at = ring.ready++ & 3;
-			struct io_uring_sqe *one = &ring.requests[kind[6] == 'r' ? 2 * at : at];
-			*one = (struct io_uring_sqe){.opcode = IORING_OP_NOP, .user_data = i + 1};
-			word(&ring, ring.parameters.sq_off.array)[at] = at;
-			__atomic_store_n(word(&ring, ring.parameters.sq_off.tail), ring.ready, __ATOMIC_RELEASE);
-			submit(&ring, 1);
-			*word(&ring, ring.parameters.cq_off.head) += 1;
-		}
-		usable = false;
-	} else if (strcmp(kind, "own-memory") == 0) {
+	if (strcmp(kind, "own-memory") == 0) {
 		char *memory = must(mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
 		struct io_uring_params parameters = {.flags = IORING_SETUP_NO_MMAP};
 		*(uint64_t *)((char *)&parameters.cq_off + 32) = (uintptr_t)memory;

@@ -54,10 +54,9 @@ _ROW = Row(
         " completed by ECANCELED",
     ),
     refused=(
-        "polling devices (IORING_SETUP_IOPOLL), with large entries or in memory of its own; with"
-        " restrictions, registered credentials or provided buffers; with requests that are being"
-        " worked on, or by `--leave-running` with such on their way of which the rings do not tell"
-        " enough",
+        "polling devices (IORING_SETUP_IOPOLL), or in memory of its own; with restrictions,"
+        " registered credentials or provided buffers; with requests that are being worked on, or by"
+        " `--leave-running` with such on their way of which the rings do not tell enough",
     ),
 )
 
@@ -90,6 +89,8 @@ class AnyIoUring(FileRecord, frozen=True):
     eventfd: int = -1
     registered: list[Registered] = []
     overflown: list[Completion] = []
+    large_requests: bool = False
+    large_completions: bool = False
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
@@ -97,11 +98,17 @@ class AnyIoUring(FileRecord, frozen=True):
         return cls(id=number, flags=file.flags, **fields)
 
     @property
+    def size_flags(self) -> int:
+        """The flags for io_uring_setup(2) that say how large entries are."""
+        large_requests = io_uring.SETUP_SQE128 if self.large_requests else 0
+        return large_requests | (io_uring.SETUP_CQE32 if self.large_completions else 0)
+
+    @property
     def setup_flags(self) -> int:
-        """The flags for io_uring_setup(2)."""
+        """All flags for io_uring_setup(2)."""
         # SUBMIT_ALL and TASKRUN_FLAG can't be told from outside; a program that has not asked for
         # them can do with them, one that has can't do without.
-        flags = io_uring.SETUP_SUBMIT_ALL
+        flags = io_uring.SETUP_SUBMIT_ALL | self.size_flags
         if self.single_issuer:
             flags |= io_uring.SETUP_SINGLE_ISSUER
         if self.defer_taskrun:
@@ -128,7 +135,7 @@ class AnyIoUring(FileRecord, frozen=True):
             or len(self.overflown) > _MOST_OVERFLOWN
             or len(self.files) > _MOST_REGISTERED
             or len(self.buffers) > _MOST_REGISTERED
-            or len(self.requests) > self.sq_entries * io_uring.SQE_BYTES
+            or len(self.requests) > self.sq_entries * 2 * io_uring.SQE_BYTES
         ):
             raise ImageError("an io_uring in the image has impossible contents")
 
