@@ -235,18 +235,68 @@ def test_what_was_tracked_of_connections_is_told_as_lost(woodfrog: Woodfrog) -> 
     assert "had tracked of 1 connections" in woodfrog.output(thawed.name)
 
 
-def test_iproute2_shows_the_same_before_and_after(woodfrog: Woodfrog) -> None:
-    script = """
-        ip link add br0 type bridge; ip link set br0 up
-        ip link add veth0 type veth peer name port0; ip link set port0 master br0
-        ip link set veth0 up; ip link set port0 up
-        ip address add 10.5.0.1/24 dev br0; ip address add 10.5.0.2/24 dev veth0
+_A_BRIDGE = """
+        ip link add br0 type bridge
+        ip link set br0 up
+        ip link add veth0 type veth peer name port0
+        ip link set port0 master br0
+        ip link set veth0 up
+        ip link set port0 up
+        ip address add 10.5.0.1/24 dev br0
+        ip address add 10.5.0.2/24 dev veth0
         ip address add fd05::1/64 dev br0 nodad
-        ip route add 10.6.0.0/16 via 10.5.0.9; ip rule add from 10.5.0.0/24 lookup 99
+        ip route add 10.6.0.0/16 via 10.5.0.9
+        ip rule add from 10.5.0.0/24 lookup 99
         ip route add default via 10.5.0.8 table 99
-        ping -c 1 -w 5 -I veth0 10.5.0.1 || true
-        sleep 3;"""
-    bundle = bundle_with(woodfrog, script)
+"""
+_MUCH = """
+        ip link add a0 type veth peer name a1
+        ip addr add 10.1.0.1/24 dev a0
+        ip addr add fd01::1/64 dev a0
+        ip link set a1 mtu 1000 up
+        ip link add b0 type veth peer name b1
+        ip link set b0 addrgenmode none
+        ip link set b0 up
+        ip link set b1 up
+        ip addr add fd02::1/64 dev b0 nodad
+        ip addr add fd02::2/64 dev b0 nodad
+        ip addr add fd02::3/64 dev b0 nodad preferred_lft 0
+        ip addr add 10.2.0.1 peer 10.2.0.2/32 dev b0
+        ip addr add 10.2.1.1/24 brd + dev b0 noprefixroute
+        ip -6 route add fd09::/64 nexthop via fd02::8 dev b0 weight 2 nexthop via fd02::9 dev b0
+        ip route add 10.9.0.0/24 nexthop via 10.2.0.2 dev b0 weight 3 nexthop dev b1
+        ip route add 10.8.0.0/24 dev b0 src 10.2.1.1 mtu lock 1200 advmss 900 rto_min 5ms quickack 1
+        ip route add throw 10.7.0.0/24 table 50
+        ip route add local 10.66.0.0/24 dev lo
+        ip -6 route add default via fd02::7 metric 5 pref high
+        ip -6 rule add to fd77::/16 lookup 77 suppress_prefixlength 3
+        ip link add br0 type bridge mcast_snooping 1 mcast_querier 1
+        ip link set b1 master br0
+        ip link set br0 address 02:00:00:00:00:77 up
+        ip link add x0 link b0 type macvlan mode private
+        ip link add v0 type vxlan id 5 group 239.1.1.1 dev b0 dstport 4789
+        ip link set v0 up
+        ip link add v6 type vxlan id 7 local fd02::1 remote fd02::99 ttl inherit udp6zerocsumrx
+        ip link set v6 mtu 1300
+        bridge fdb append 02:11:22:33:44:55 dev v0 dst 10.2.0.2 vni 9
+        ip neigh add proxy fd02::55 dev b0
+        ip -6 neigh add fd02::66 lladdr 02:00:00:00:00:01 dev b0 router
+        ip link add ifb0 type ifb
+        ip link set ifb0 txqueuelen 5 group 4 alias "x y"
+        ip link property add dev ifb0 altname foo altname bar
+        ip nexthop add id 5 via 10.2.0.2 dev b0
+        ip nexthop add id 6 blackhole
+        ip nexthop add id 7 group 5 type mpath
+        ip route add 10.44.0.0/24 nhid 7
+        ip link set lo mtu 9000 arp off
+        ip addr add 10.250.0.1/32 dev lo label lo:x
+"""
+
+
+@needs("command bridge")
+@pytest.mark.parametrize("commands", [_A_BRIDGE, _MUCH], ids=["a bridge", "much"])
+def test_iproute2_shows_the_same_before_and_after(commands: str, woodfrog: Woodfrog) -> None:
+    bundle = bundle_with(woodfrog, f"{commands}\nsleep 3;")
     container = woodfrog.run(bundle)
     container.wait_for("ready")
 
@@ -258,10 +308,14 @@ def test_iproute2_shows_the_same_before_and_after(woodfrog: Woodfrog) -> None:
             "-6 route show table all",
             "rule",
             "-6 rule",
+            "neighbour show nud permanent",
+            "neighbour show proxy",
+            "nexthop",
         )
         found = [
             line for one in asked for line in inside(container, "ip", *one.split()).splitlines()
         ]
+        found += inside(container, "bridge", "fdb").splitlines()
         # A bridge's timers and what it tells others follow from the rest.
         words = [line.split() for line in found]
         return sorted(
