@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
@@ -52,17 +53,14 @@ class Option(Part, frozen=True):
 def collect(one: socket.socket, *, connected: bool = False) -> list[Option]:
     """Return the options of a socket that differ from those of a new one."""
     found = []
-    # To have an ICMP socket takes a group of those in net.ipv4.ping_group_range.
-    is_icmp = one.type == socket.SOCK_DGRAM and one.proto in _ICMP
-    with socket.socket(one.family, one.type, 0 if is_icmp else one.proto) as fresh:
-        for known in table.known(one.family, one.type, one.proto):
-            if known.unconnected and connected:
-                continue
-            value = _value(one, known)
-            if value is not None and value != _value(fresh, known):
-                if known.device:
-                    value = _device_name(one, value, known.device)
-                found.append(Option(level=known.level, name=known.name, value=value))
+    for known, usual in _of_new_ones(one.family, one.type, one.proto):
+        if known.unconnected and connected:
+            continue
+        value = _value(one, known)
+        if value is not None and value != usual:
+            if known.device:
+                value = _device_name(one, value, known.device)
+            found.append(Option(level=known.level, name=known.name, value=value))
     if any(option.level == socket.SOL_SOCKET and option.name in _FORCED for option in found):
         # To be set last: setting a size locks it.
         value = one.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 4)
@@ -70,11 +68,22 @@ def collect(one: socket.socket, *, connected: bool = False) -> list[Option]:
     return found
 
 
+@cache
+def _of_new_ones(family: int, kind: int, protocol: int) -> list[tuple[Known, bytes]]:
+    """Return the options that this kernel has for such sockets, as they are at first."""
+    # To have an ICMP socket takes a group of those in net.ipv4.ping_group_range.
+    is_icmp = kind == socket.SOCK_DGRAM and protocol in _ICMP
+    with socket.socket(family, kind, 0 if is_icmp else protocol) as fresh:
+        values = ((one, _value(fresh, one)) for one in table.known(family, kind, protocol))
+        return [(one, value) for one, value in values if value is not None]
+
+
 def _value(one: socket.socket, known: Known) -> bytes | None:
     """Return an option's value; None if this kernel, or this kind of socket, doesn't have it."""
     try:
-        if known.size <= _MOST_OF_PYTHON:
-            return one.getsockopt(known.level, known.name, known.size)
+        found = one.getsockopt(known.level, known.name, min(known.size, _MOST_OF_PYTHON))
+        if len(found) < _MOST_OF_PYTHON:
+            return found
         value, length = bytearray(known.size), bytearray(known.size.to_bytes(4, "little"))
         HERE.call(SYS.GETSOCKOPT, one.fileno(), known.level, known.name, value, length)
         return bytes(value[: int.from_bytes(length, "little")])
