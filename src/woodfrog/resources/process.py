@@ -23,7 +23,6 @@ from woodfrog.resources.timers import IntervalTimer, PosixTimer
 _PR_GET_DUMPABLE = 3
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 _PR_SET_MDWE, _PR_GET_MDWE = 65, 66
-_PR_MCE_KILL, _PR_MCE_KILL_CLEAR, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 0, 1, 34
 _P_PID, _WNOHANG, _WSTOPPED, _WCONTINUED, _WNOWAIT, _WALL = 1, 1, 2, 8, 0x01000000, 0x40000000
 
 
@@ -125,7 +124,6 @@ class Process(Record, frozen=True, tag="process"):
     child_subreaper: bool
     thp_disable: bool
     mdwe: int
-    machine_check_kill: int
     foreground_group: int
     memory: AddressSpace
     descriptors: list[Descriptor]
@@ -182,7 +180,6 @@ def ask(program: Program) -> Callable[[], dict[str, object]]:
     subreaper = bytearray(4)
     dumpable = syscalls.prctl(program, _PR_GET_DUMPABLE)
     syscalls.prctl(program, PR_GET_CHILD_SUBREAPER, subreaper)
-    machine_check = program.may_fail(syscalls.prctl(program, _PR_MCE_KILL_GET))
     thp = program.may_fail(syscalls.prctl(program, _PR_GET_THP_DISABLE))
     mdwe = program.may_fail(syscalls.prctl(program, _PR_GET_MDWE))
 
@@ -190,7 +187,6 @@ def ask(program: Program) -> Callable[[], dict[str, object]]:
         return {
             "dumpable": program[dumpable],
             "child_subreaper": any(subreaper),
-            "machine_check_kill": program[machine_check],
             "thp_disable": program[thp] > 0,
             "thp_disable_flags": max(program[thp], 0) & ~1,
             "mdwe": max(0, program[mdwe]),
@@ -254,9 +250,6 @@ def restore_attributes(program: Program, process: Process) -> None:
     """Set what doesn't depend on who the process is; some of it came from its parent's stub."""
     if process.child_subreaper:
         syscalls.prctl(program, PR_SET_CHILD_SUBREAPER, 1)
-    how = _PR_MCE_KILL_SET if process.machine_check_kill in (0, 1) else _PR_MCE_KILL_CLEAR
-    early = process.machine_check_kill if how else 0
-    program.may_fail(syscalls.prctl(program, _PR_MCE_KILL, how, early))
     syscalls.prctl(program, _PR_SET_THP_DISABLE, int(process.thp_disable), 0)
     if process.thp_disable_flags:
         # Since Linux 6.18 not where they are advised; before, nowhere.

@@ -25,6 +25,7 @@ from woodfrog.resources.thread_controls import Controls
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
 _PR_GET_PDEATHSIG = 2
+_PR_MCE_KILL, _PR_MCE_KILL_CLEAR, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 0, 1, 34
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK, _PR_GET_TID_ADDRESS = 29, 30, 40
 _ARCH_GET_XCOMP_PERM, _ARCH_REQ_XCOMP_PERM = 0x1022, 0x1023
 _XFEATURE_AMX = 18
@@ -68,6 +69,7 @@ class Thread(Part, frozen=True):
     rseq: RseqArea
     pdeath_signal: int
     timer_slack: int
+    machine_check_kill: int
     credentials: Credentials
     scheduling: Scheduling
     seccomp: int
@@ -117,6 +119,7 @@ class Answers:
         syscalls.prctl(program, _PR_GET_TID_ADDRESS, self._tid_address)
         syscalls.prctl(program, _PR_GET_PDEATHSIG, self._pdeath)
         self._slack = syscalls.prctl(program, _PR_GET_TIMERSLACK)
+        self._machine_check = program.may_fail(syscalls.prctl(program, _PR_MCE_KILL_GET))
         program.may_fail(program.call(SYS.ARCH_PRCTL, _ARCH_GET_XCOMP_PERM, self._xcomp))
         self._controls = thread_controls.ask(program)
         self._credentials: Callable[[], Credentials] = credentials_of.ask(program, status)
@@ -128,6 +131,7 @@ class Answers:
             "tid_address": int.from_bytes(self._tid_address, "little"),
             "pdeath_signal": int.from_bytes(self._pdeath, "little"),
             "timer_slack": self._program[self._slack],
+            "machine_check_kill": self._program[self._machine_check],
             "amx": bool(int.from_bytes(self._xcomp, "little") >> _XFEATURE_AMX & 1),
             "credentials": self._credentials(),
             "controls": self._controls(),
@@ -196,6 +200,9 @@ def restore(program: Program, thread: Thread) -> None:
     if not flags & disable:
         stack_now = _STACK.pack(stack, flags & ~on_stack, size)
         syscalls.sigaltstack(program, stack_now, None)
+    how = _PR_MCE_KILL_SET if thread.machine_check_kill in (0, 1) else _PR_MCE_KILL_CLEAR
+    early = thread.machine_check_kill if how else 0
+    program.may_fail(syscalls.prctl(program, _PR_MCE_KILL, how, early))
     if thread.timer_slack:
         syscalls.prctl(program, _PR_SET_TIMERSLACK, thread.timer_slack)
     if thread.directory:

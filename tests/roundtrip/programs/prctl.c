@@ -23,6 +23,14 @@ static long get(int option, bool stored) {
 	return stored ? value : got;
 }
 
+static void *other_checks(__attribute__((unused)) void *nothing) {
+	must(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_LATE, 0, 0));
+	say("thread");
+	wait_for("check");
+	same("machine checks of a thread", PR_MCE_KILL_LATE, get(PR_MCE_KILL_GET, false));
+	return NULL;
+}
+
 int main(void) {
 	pid_t parent = must(fork()), grandchild;
 	if (parent == 0) {
@@ -36,12 +44,16 @@ int main(void) {
 				must(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, options[i].value, 0, 0));
 			else
 				must(prctl(options[i].set, options[i].value, 0, 0, 0));
+		pthread_t thread;
+		must(pthread_create(&thread, NULL, other_checks, NULL));
+		wait_for("thread");
 		say("grandchild");
 		wait_for("check");
 		spoil(prctl(PR_SET_TIMERSLACK, 50001); prctl(PR_SET_KEEPCAPS, 0););
 		for (unsigned i = 0; i < sizeof options / sizeof *options; i++)
 			same(options[i].name, options[i].value, get(options[i].get, options[i].stored));
 		same("told of the parent's death too early", 0, told);
+		pthread_join(thread, NULL);
 		say("dies");
 		for (double end = now(CLOCK_MONOTONIC) + 5; !told && now(CLOCK_MONOTONIC) < end;)
 			sched_yield();
