@@ -184,7 +184,8 @@ class Chain:
                     found.append(f"{directory}: {error}")
                 continue
             if reader.digest == digest:
-                return directory, reader
+                # A path through many links is one link too many some time (path_resolution(7)).
+                return os.path.realpath(directory), reader
             found.append(f"{directory} holds another image, or the parent was changed")
             reader.close()
         raise ImageError(

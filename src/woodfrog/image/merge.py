@@ -25,6 +25,8 @@ def merge(chain: Chain, output: str, *, sync: str = "full") -> int:
             for space in spaces
             for _, length, store in space["pages"]
         )
+        for start, end in needed:
+            _check(chain, start, end)
         stored = Stored(chain)
         with Writer(
             output, compression=chain.header.compression, sync=sync, replace=replace
@@ -37,7 +39,6 @@ def merge(chain: Chain, output: str, *, sync: str = "full") -> int:
             starts = [start for start, _ in inherited]
             places = []
             for start, end in inherited:
-                _check(chain, start, end)
                 places.append(writer.write_pages([(stored, start, end - start)]))
             for space in spaces:
                 space["pages"] = [
@@ -68,5 +69,5 @@ def _moved(store: int, starts: list[int], places: list[int]) -> int:
 def _check(chain: Chain, start: int, end: int) -> None:
     level, place = divmod(start, ANCESTOR)
     lengths = chain.store_bytes
-    if level >= len(lengths) or place + end - start > lengths[level]:
-        raise ImageError(f"{IMAGE_NAME} refers to memory that its ancestors lack")
+    if not 0 <= level < len(lengths) or place + end - start > lengths[level]:
+        raise ImageError(f"{IMAGE_NAME} has a record of memory that isn't in it or its parents")

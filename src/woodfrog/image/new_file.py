@@ -50,7 +50,10 @@ class NewFile:
         except FileExistsError:
             old = os.lstat(name, dir_fd=self.directory_fd)
             if not stat.S_ISLNK(old.st_mode):
-                raise
+                raise ImageError(
+                    f"{self._directory}/{name} is in the way of a link to {directory}",
+                    hint="give another --image-path",
+                ) from None
             temporary = self._temporary_name()
             os.symlink(target, temporary, dir_fd=self.directory_fd)
             os.rename(temporary, name, src_dir_fd=self.directory_fd, dst_dir_fd=self.directory_fd)
