@@ -1,0 +1,101 @@
+"""Images with unix sockets, message queues and files that no checkpoint makes."""
+
+import os
+import socket
+import stat
+
+import pytest
+from test_hostile_images import ID, Attack, attack
+
+from needs import needs
+from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN
+from woodfrog.resources.files.message_queue import MessageQueueFile
+from woodfrog.resources.files.regular import RegularFile
+from woodfrog.resources.files.unix_socket import UnixSocketFile
+from woodfrog.resources.posix_queues import Message, PosixQueue
+
+__all__ = ["attack"]  # the fixture
+pytestmark = needs("root")
+
+
+def unix_socket(**fields: object) -> UnixSocketFile:
+    usual: dict[str, object] = {
+        "id": ID,
+        "flags": 2,
+        "type": socket.SOCK_DGRAM,
+        "state": TCP_CLOSE,
+        "inode": 1,
+        "pair": 0,
+        "name": b"\0hostile",
+        "name_mode": 0,
+        "name_owner": (0, 0),
+        "accepted": False,
+        "peer_name": b"",
+        "backlog": 0,
+        "shutdown": 0,
+        "queue": [],
+        "takes_more": True,
+        "reset": False,
+        "broken": False,
+        "options": [],
+    }
+    return UnixSocketFile(**usual | fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"queue": [b"one", b"two"], "senders": [b"/work/x"]}, "another number of senders"),
+        ({"queue": [b"one"], "urgent": 3}, "urgent data behind its data"),
+        ({"queue": [b"one"], "urgent": -2}, "urgent data behind its data"),
+        (
+            {"type": socket.SOCK_STREAM, "state": TCP_LISTEN, "pending": [77]},
+            "waited for by one that the image lacks",
+        ),
+    ],
+)
+def test_no_impossible_unix_sockets(attack: Attack, fields: dict[str, object], said: str) -> None:
+    assert said in attack.refusal(unix_socket(**fields))
+
+
+def test_no_unix_socket_displaces_the_file_of_another(attack: Attack) -> None:
+    """Paths that are bound for a moment, or that nobody finds any more, are none of those there."""
+    mine = attack.bundle.work / "mine"
+    mine.write_text("a file")
+    receiver = unix_socket(queue=[b"one"], senders=[b"/work/mine"])
+    unlinked = unix_socket(id=ID + 1, name=b"/work/mine")
+
+    attack.woodfrog.restore(attack.bundle, attack.hostile(receiver, unlinked)).delete()
+
+    assert mine.read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    ("messages", "longest"),
+    [([Message(priority=0, data=b"")] * 3, 8), ([Message(priority=0, data=b"too long")], 4)],
+)
+def test_no_queues_with_more_than_they_hold(
+    attack: Attack, messages: list[Message], longest: int
+) -> None:
+    queue = PosixQueue(
+        name=b"queue", mode=0o600, uid=0, gid=0, most=2, longest=longest, messages=messages
+    )
+    unlinked = MessageQueueFile(id=ID, flags=2, name=b"queue", queue=1, unlinked=queue)
+
+    assert "more than it can hold" in attack.refusal(queue)
+    assert "more than it can hold" in attack.refusal(unlinked)
+
+
+def test_no_hidden_files_that_it_may_not_open(attack: Attack) -> None:
+    attack.leave_secret(0o600)
+    hidden = RegularFile(
+        id=ID,
+        flags=os.O_RDONLY,
+        path=b"/work/secret",
+        position=0,
+        file_kind=stat.S_IFREG,
+        device=0,
+        covered=True,
+    )
+
+    assert "ermission denied" in attack.refusal(hidden)
