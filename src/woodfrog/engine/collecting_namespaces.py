@@ -207,7 +207,7 @@ class Namespaces:
         """Return the ids of the nested namespaces of a kind by what /proc/PID/ns reads for them."""
         return {link: one.number for link, one in self._found.items() if one.name == name}
 
-    def collect(self, init: int) -> None:
+    def collect(self, init: int, usual: sysctls.Usual) -> None:
         """Read what belongs to the namespaces themselves."""
         for found in self._found.values():
             if found.name == "mnt":
@@ -215,7 +215,7 @@ class Namespaces:
             if found.name == "pid" and found.descriptor >= 0:
                 self.records.append(self._pid_namespace(found))
             elif found.descriptor >= 0:
-                self.records.append(_record(found, init))
+                self.records.append(_record(found, init, usual))
         self.records.sort(key=lambda record: record.id)
 
     def _pid_namespace(self, found: Found) -> nested.PidNamespace:
@@ -242,7 +242,7 @@ class Namespaces:
         self._found.clear()
 
 
-def _record(found: Found, init: int) -> AnyNamespace:
+def _record(found: Found, init: int, usual: sysctls.Usual) -> AnyNamespace:
     match found.name:
         case "uts":
             with namespaces.within(found.descriptor, "uts"):
@@ -252,7 +252,7 @@ def _record(found: Found, init: int) -> AnyNamespace:
             )
         case "ipc":
             with namespaces.within(found.descriptor, "ipc"):
-                settings = sysctls.changed_here("ipc")
+                settings = sysctls.changed_here("ipc", usual)
             # What is in it is known only when all that shows it has been looked at.
             return nested.IpcNamespace(
                 id=found.number, owner=found.owner, settings=settings, queues=[], objects=[]

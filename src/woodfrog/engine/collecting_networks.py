@@ -39,6 +39,7 @@ class Networks:
         obstacles: Obstacles,
         given: bytes | None,
         given_tables: frozenset[str],
+        usual: sysctls.Usual,
     ) -> None:
         """Look at all of them; `given` is what the own one had at the start, None if none may.
 
@@ -63,7 +64,7 @@ class Networks:
                         self.network, self.rules, self.tables = found
                     else:
                         network, rules, tables = self._look(place, fresh, b"", frozenset())
-                        _put(nested, number, _settings(place), network, rules, tables)
+                        _put(nested, number, _settings(place, usual), network, rules, tables)
         finally:
             os.close(own)
 
@@ -89,11 +90,11 @@ def _neighbours_of(number: int, all_of_them: Mapping[int, int]) -> dict[int, int
     return found
 
 
-def _settings(place: Place) -> list[tuple[str, bytes]]:
+def _settings(place: Place, usual: sysctls.Usual) -> list[tuple[str, bytes]]:
     if sysctls.is_read_only(place.view):
         return []
     with namespaces.within(place.namespace, "net"):
-        return sysctls.changed_here("net")
+        return sysctls.changed_here("net", usual)
 
 
 def _put(

@@ -118,6 +118,9 @@ def look(
     """
     vdso = Vdso()
     namespaces.refuse_shared_pid_namespace(init)
+    usual = sysctls.Usual()
+    if not sysctls.is_read_only(init):
+        _ = usual.settings  # which takes some time: before anything is held
     tree = undo.enter_context(held(init, pause))
     collecting.refuse_dispatched(tree)
     tidying.remove_leftovers(tree, vdso)
@@ -166,14 +169,15 @@ def look(
         world.look_at_posix_queues()
     with obstacles.at("the container"):
         world.look_at_sysv_ipc()
-    settings = sysctls.collect(init, view, container.namespaces, container.sysctls)
+    settings = sysctls.collect(init, view, container.namespaces, container.sysctls, usual)
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
         groups = cgroups.collect(container.cgroups, world.identify)
     with obstacles.at("the container"):
-        nested.collect(init)
+        nested.collect(init, usual)
     networks = Networks()
-    networks.collect(init, view, nested, obstacles, container.network, container.tables)
+    given = container.network, container.tables
+    networks.collect(init, view, nested, obstacles, *given, usual)
     world.look_at(files.files)
     backlogs.look(world, own_network="network" in container.namespaces)
     undo.enter_context(connections.hushed(init, world.sockets))

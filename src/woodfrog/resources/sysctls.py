@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Record
@@ -94,8 +95,27 @@ class Sysctls(Record, frozen=True, tag="sysctls"):
     network: list[tuple[str, bytes]]
 
 
+class Usual:
+    """The settings of new namespaces, read when they are first asked for."""
+
+    @cached_property
+    def settings(self) -> Mapping[str, bytes]:
+        """All of them, by paths below /proc/sys."""
+        found: dict[str, bytes] = {}
+
+        def look() -> None:
+            calls.unshare(HERE, calls.CLONE_NEWIPC | calls.CLONE_NEWNET)
+            found.update(_read((*_IPC, *_network())))
+
+        # A thread that ends there takes them along.
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        return found
+
+
 def collect(
-    init: int, view: int, own: Collection[str], configured: Mapping[str, str]
+    init: int, view: int, own: Collection[str], configured: Mapping[str, str], new: Usual
 ) -> Sysctls | None:
     """Compare a container's settings with those of new namespaces and of its config.
 
@@ -104,8 +124,8 @@ def collect(
     """
     if is_read_only(view):
         return None
-    usual = _usual()
-    usual |= {_path(name): value.encode() for name, value in configured.items()}
+    config = {_path(name): value.encode() for name, value in configured.items()}
+    usual = {**new.settings, **config}
     ipc, network = list[tuple[str, bytes]](), list[tuple[str, bytes]]()
     if "ipc" in own:
         with namespaces.inside(init, "ipc"):
@@ -134,9 +154,9 @@ def _can_be_set(path: str) -> bool:
     return bool(os.stat(f"/proc/sys/{path}").st_mode & 0o200)
 
 
-def changed_here(kind: str) -> list[tuple[str, bytes]]:
+def changed_here(kind: str, new: Usual) -> list[tuple[str, bytes]]:
     """Compare the settings of the namespace that we are in with those of a new one."""
-    return _changed(_read(_IPC if kind == "ipc" else _network()), _usual())
+    return _changed(_read(_IPC if kind == "ipc" else _network()), new.settings)
 
 
 def change_here(settings: Collection[tuple[str, bytes]]) -> None:
@@ -202,21 +222,6 @@ def _is_shared(path: str) -> bool:
     if parts[2] in ("conf", "neigh"):
         return len(parts) == 5 and parts[3] in _SHARED_DEVICES and parts[4] not in _TWICE
     return "/".join(parts[:2]) in _PLACES
-
-
-def _usual() -> dict[str, bytes]:
-    """Return the settings of new namespaces."""
-    found: dict[str, bytes] = {}
-
-    def look() -> None:
-        calls.unshare(HERE, calls.CLONE_NEWIPC | calls.CLONE_NEWNET)
-        found.update(_read((*_IPC, *_network())))
-
-    # A thread that ends there takes them along.
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    return found
 
 
 def of_device(namespace: int, view: int, device: bytes) -> list[tuple[str, bytes]]:
