@@ -23,6 +23,8 @@ PROGRAMS = (
     *("mounts moved", "mounts shared", "mounts slave", "mounts overlay", "sysctls"),
     *("network bridge", "network routes", "network loopback", "network settings"),
     *("tcp_connections 4", "unix_names", "unix_pair stream", "working_directory"),
+    *("namespaces ipc", "namespace_sockets", "namespace_time", "namespace_users nested"),
+    *("namespace_mounts pivoted", "namespace_mounts sandbox", "namespace_pid sandbox"),
     *("aio", "io_uring 0x3100", "io_uring_polled 2", "io_uring_registered 0"),
 )
 

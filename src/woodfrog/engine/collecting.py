@@ -231,10 +231,11 @@ def _refuse_in_user_namespace(held: HeldProcess, fields: dict[str, Any], world: 
     """Refuse what only the container's root could make again, who can't go there and back."""
     within = world.namespaces.of(held.pid)
     owner = world.namespaces.owner(within.get("pid", 0))
-    if owner and (within.get("user") not in (None, owner) or len(held.ids) > 2):
+    deeper = within.get("user") not in (None, owner) and len(held.tasks) > 1
+    if owner and (deeper or len(held.ids) > 2):
         raise UnsupportedResource(
-            "is in a pid namespace of a user namespace that a program made, and deeper in one of"
-            " them, which cannot be saved yet"
+            "has threads, or a pid namespace deeper, in a user namespace below the one that its pid"
+            " namespace belongs to, which cannot be saved yet"
         )
     if "user" not in within:
         return

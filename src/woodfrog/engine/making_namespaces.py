@@ -16,6 +16,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.id_maps import IdMap
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote import descriptors
+from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub, StubError, await_birth
 from woodfrog.resources import credentials, namespaces, sysctls
 from woodfrog.resources.credentials import Credentials
@@ -62,6 +63,7 @@ class MadeNamespaces:
         self._users: dict[int, UserNamespace] = {}
         self._pid_owners: dict[int, int] = {}
         self._born: dict[int, Credentials] = {}
+        self._born_in: dict[int, int] = {}
         self._later: dict[int, TimeNamespace] = {}
         # By name and id; 0: the container's own.
         self._ours: dict[tuple[str, int], int] = {}
@@ -95,8 +97,8 @@ class MadeNamespaces:
             return
         with self._maker(record) as maker:
             program = maker.program()
-            if isinstance(record, UserNamespace) and (uid := self._id_in(record.owner, record.uid)):
-                program.call(SYS.SETRESUID, -1, uid, -1)
+            if isinstance(record, UserNamespace):
+                self._become_maker(program, record)
             ns.unshare(program, ns.FLAGS[record.name])
             if isinstance(record, UtsNamespace):
                 program.call(SYS.SETHOSTNAME, record.hostname, len(record.hostname))
@@ -117,6 +119,14 @@ class MadeNamespaces:
                 sysctls.change_here(record.settings)
         if record.name == "mnt" or (not record.owner and record.name != "user"):
             self._go(self._root, self._root, {record.name: _OWN})
+
+    def _become_maker(self, program: Program, record: UserNamespace) -> None:
+        """Be the user who made a user namespace; all ids must be some in the one above."""
+        uid = self._id_in(record.owner, record.uid)
+        if record.owner and self._users[record.owner].group_map:
+            program.call(SYS.SETRESGID, -1, self._users[record.owner].group_map[0][0], -1)
+        if uid is not None and (uid or record.owner):
+            program.call(SYS.SETRESUID, -1, uid, -1)
 
     def _make_mounts(self, record: MountNamespace) -> None:
         """Make a mount namespace, in which the root stub then is.
@@ -166,21 +176,33 @@ class MadeNamespaces:
         It has all rights there, until it gets those that it had.
         """
         number = record.namespaces.get("user", _OWN)
-        if not number or record.pid in self._born:
+        now = self._born_in.get(record.pid, _OWN)
+        if number == now:
             return
         program = stub.program()
-        credentials.leave_root(program, record.threads[0].credentials, permitted)
+        ids = self.ids_to_take(record, record.threads[0], now)
+        if ids:
+            rights = credentials.permitted_set(stub.pid) if now else permitted
+            credentials.leave_root(program, ids, rights)
         with while_(f"having process {record.pid} enter its user namespace"):
             stub.run(program)
             self._go(stub, stub, {"user": number})
 
-    def ids_to_take(self, record: Process, thread: Thread) -> Credentials | None:
-        """Return the credentials whose ids a thread has to take where it is; None: it has them."""
-        number = record.namespaces.get("user", _OWN)
-        own = thread.credentials
-        if not number:
+    def ids_to_take(
+        self, record: Process, thread: Thread, number: int | None = None
+    ) -> Credentials | None:
+        """Return the credentials whose ids a thread has to take where it is; None: it has them.
+
+        `number` is the user namespace where it is, if not where it is to be.
+        """
+        before = self._born.get(record.pid)
+        if number is None:
+            number = record.namespaces.get("user", _OWN)
+            if number != self._born_in.get(record.pid, _OWN):
+                before = record.threads[0].credentials  # it had to take them to come here
+        own, first = thread.credentials, before
+        if not number or first is None:
             return own
-        first = self._born.get(record.pid, record.threads[0].credentials)
         if (own.uids, own.gids, own.groups) == (first.uids, first.gids, first.groups):
             return None
         uids = [self._id_in(number, one) for one in own.uids]
@@ -243,7 +265,7 @@ class MadeNamespaces:
             program = stub.program()
             credentials.leave_root(program, child.threads[0].credentials, permitted)
             stub.run(program)
-            self.note_birth(child, child.threads[0].credentials)
+            self.note_birth(child, owner, child.threads[0].credentials)
         self._go(stub, stub, {"user": owner})
         program = stub.program()
         ns.unshare(program, ns.CLONE_NEWPID)
@@ -261,9 +283,14 @@ class MadeNamespaces:
         """Return the id of the user namespace that a pid namespace belongs to."""
         return self._pid_owners.get(pid_namespace, _OWN)
 
-    def note_birth(self, child: Process, ids: Credentials) -> None:
-        """Note that a process has been born in its user namespace, with these ids."""
+    def note_birth(self, child: Process, user_namespace: int, ids: Credentials) -> None:
+        """Note that a process has been born in a nested user namespace, with these ids."""
         self._born[child.pid] = ids
+        self._born_in[child.pid] = user_namespace
+
+    def born_in(self, pid: int) -> int:
+        """Return the nested user namespace that a process was born in."""
+        return self._born_in[pid]
 
     def born_ids(self, pid: int) -> Credentials | None:
         """Return the ids of a process that was born in a nested user namespace."""

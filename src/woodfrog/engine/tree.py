@@ -219,7 +219,7 @@ class Tree:
         flags, signal = self._flags(child)
         self._namespaces.bear(stub, flags, signal, child.ids)
         if isinstance(child, Process):
-            self._namespaces.note_birth(child, ids)
+            self._namespaces.note_birth(child, self._namespaces.born_in(maker.pid), ids)
 
     def _flags(self, child: Member) -> tuple[int, int]:
         """Return the flags of clone(2) for a process, and its exit signal."""

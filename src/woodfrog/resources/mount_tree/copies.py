@@ -26,13 +26,14 @@ def copy(
 ) -> dict[int, int]:
     """Return descriptors of copies of mounts, by their ids, with nothing mounted in them.
 
-    But where mounts are `locked`, as those of a user namespace are: those may cover others.
+    But where mounts are `locked`, as those of a user namespace are: those may cover others. Those
+    that are not seen at all are missing then.
     """
 
     looked_at = [mount for mount in mounts if mount.mnt_id in wanted]
-    covers = table.covering(mounts, looked_at)
+    covers = set() if locked else table.covering(mounts, looked_at)
     # In a copied namespace they can be made ordinary.
-    unbindable = any("unbindable" in mount.tags.split() for mount in looked_at)
+    unbindable = not locked and any("unbindable" in mount.tags.split() for mount in looked_at)
 
     def work(proc: int) -> dict[int, int]:
         ids = {mount.mnt_id: mount.mnt_id for mount in mounts}
@@ -44,7 +45,9 @@ def copy(
         try:
             for mount in table.uncovered_first(mounts):
                 if mount.mnt_id in wanted:
-                    found[mount.mnt_id] = _copy(proc, mount.point, ids[mount.mnt_id], locked=locked)
+                    copied = _copy(proc, mount.point, ids[mount.mnt_id], locked=locked)
+                    if copied >= 0:
+                        found[mount.mnt_id] = copied
                 if mount.mnt_id in covers:
                     m.umount(HERE, mount.point, m.MNT_DETACH | m.UMOUNT_NOFOLLOW)
         except BaseException:
@@ -62,6 +65,8 @@ def _copy(proc: int, point: bytes, expected: int, *, locked: bool) -> int:
         file = os.open(f"thread-self/fdinfo/{place}", os.O_RDONLY, dir_fd=proc)
         try:
             if f"mnt_id:\t{expected}\n".encode() not in os.read(file, 4096):
+                if locked:
+                    return -1
                 raise UnsupportedResource(f"cannot look into the mount at {os.fsdecode(point)}")
         finally:
             os.close(file)

@@ -13,7 +13,7 @@ import msgspec
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount, read_mounts
 from woodfrog.resources import ids, namespaces
-from woodfrog.resources.file_entry import ROOT, Entry
+from woodfrog.resources.file_entry import ROOT, Entry, Moment
 from woodfrog.resources.file_tree import Collector, Tree, WritePages, join
 from woodfrog.resources.mount_tree import copies, options, table
 from woodfrog.resources.mount_tree.records import (
@@ -378,6 +378,8 @@ class ChangedMounts:
         for device, base in self._shown.items():
             kind = self._bases[base].type
             for mount in self._widest(device) if kind in _WITH_FILES else ():
+                if mount.mnt_id not in self._copies:
+                    continue  # nobody sees it
                 with _naming(mount), _opened(self._copies[mount.mnt_id]) as tree:
                     if kind == "devpts" and any(name.isdigit() for name in tree.names(ROOT)):
                         raise UnsupportedResource(
@@ -415,6 +417,23 @@ class ChangedMounts:
                 bases[index] = msgspec.structs.replace(bases[index], entries=entries)
         return MountTree(bases=bases, nodes=self._nodes, removed=self._removed)
 
+    def _unseen(self, mount: Mount) -> list[Entry]:
+        """Return the directories of a tmpfs that nobody sees, which others are mounted upon."""
+        then = Moment.of(0)
+        uid, gid = 0, 0
+        if self._maps:
+            uid, gid = self._maps.users.outside(0) or 0, self._maps.groups.outside(0) or 0
+        mode = stat.S_IFDIR | 0o755
+        root = Entry(path=ROOT, mode=mode, uid=uid, gid=gid, atime=then, mtime=then)
+        found = {ROOT: root}
+        for other in read_mounts(self._view):
+            if other.parent == mount.mnt_id:
+                names = table.place(other, mount).split(b"/")
+                for end in range(1, len(names) + 1):
+                    path = b"/".join(names[:end])
+                    found.setdefault(path, msgspec.structs.replace(root, path=path))
+        return list(found.values())
+
     def _places_in(self, mount: Mount, tree: Tree, found: list[Entry]) -> Iterator[Entry]:
         """Yield what others are mounted upon, where that can't be seen."""
         seen = {entry.path for entry in found}
@@ -429,6 +448,9 @@ class ChangedMounts:
     def _entries(self, mount: Mount, write_pages: WritePages) -> Iterator[Entry]:
         """Read what a mount shows of a tmpfs; paths are those from the tmpfs's own root."""
         prefix = table.relative(mount.root, b"/")
+        if mount.mnt_id not in self._copies and self._locked:
+            yield from self._unseen(mount)
+            return
         with (
             while_(f"reading the tmpfs at {os.fsdecode(mount.point)}"),
             _opened(self._copies[mount.mnt_id]) as tree,

@@ -1,0 +1,59 @@
+"""What people make namespaces with: util-linux's tools, iproute2's, and bubblewrap."""
+
+import pytest
+from test_programs import restored
+
+from bundles import Bundle
+from containers import Woodfrog, verdict
+from needs import needs, require
+
+pytestmark = needs("root")
+
+# Runs inside, and compares what it sees before and after.
+LOOK = """\
+look() {
+    hostname; id -u; cat /proc/self/uid_map; cut -d ' ' -f 1-3 /proc/1/stat; echo $$ $PPID
+    ls /tmp; wc -l < /proc/net/dev; cut -d ' ' -f 5- /proc/self/mountinfo | sort
+}
+before=$(look)
+: > /work/ready
+while [ ! -e /work/check ]; do sleep 0.02; done
+after=$(look)
+if [ "$before" = "$after" ]; then echo ok; else echo "$before"; echo; echo "$after"; fi > /work/out
+"""
+SANDBOXES = {
+    "unshare": (
+        "unshare --mount --pid --fork --mount-proc --uts --ipc --net --cgroup sh -c 'hostname in;"
+        " mount -t tmpfs none /tmp; : > /tmp/mine; exec sh /work/look'"
+    ),
+    "unshare --user": (
+        "unshare --user --map-root-user --mount --pid --fork --mount-proc --uts --ipc --net"
+        " sh -c 'hostname in; mount -t tmpfs none /tmp; : > /tmp/mine; exec sh /work/look'"
+    ),
+    "nsenter": (
+        "unshare --pid --fork --mount --mount-proc sleep 1000 & sleep 0.3;"
+        " nsenter --target $(pgrep -f '^sleep 1000') --pid --mount sh /work/look; kill -9 $!"
+    ),
+    "bwrap": (
+        "bwrap --bind / / --dev /dev --proc /proc --tmpfs /tmp --unshare-all --hostname in"
+        " sh /work/look"
+    ),
+    "bwrap as a user": (
+        "setpriv --reuid 1000 --regid 1000 --clear-groups bwrap --ro-bind / / --bind /work /work"
+        " --dev /dev --proc /proc --tmpfs /tmp --unshare-all --hostname in sh /work/look"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SANDBOXES)
+def test_a_sandbox_goes_on_as_it_was(name: str, woodfrog: Woodfrog) -> None:
+    require(f"command {SANDBOXES[name].split()[0]}")
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", f"{SANDBOXES[name]}; :"])
+    bundle.add_host_programs()
+    bundle.add_capabilities("CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_NET_ADMIN", "CAP_SYS_PTRACE")
+    (bundle.work / "look").write_text(LOOK)
+    bundle.work.chmod(0o777)
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+
+    assert verdict(restored(container, 0)) == "ok\n"
