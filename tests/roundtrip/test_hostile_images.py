@@ -205,7 +205,9 @@ def test_no_fanotify_that_needs_a_right(
     attack: Attack, init_flags: int, kind: int, mask: int
 ) -> None:
     mark = FanotifyMark(kind=kind, flags=0, mask=mask, ignored=0, path=b"/work", deleted=0)
-    group = Fanotify(id=ID, flags=0, init_flags=init_flags, event_flags=0, marks=[mark])
+    group = Fanotify(
+        id=ID, flags=0, init_flags=init_flags, event_flags=0, marks=[mark], overflow=False
+    )
 
     assert "CAP_SYS_ADMIN" in attack.refusal(group)
 
@@ -213,7 +215,7 @@ def test_no_fanotify_that_needs_a_right(
 def test_no_fanotify_on_a_file_that_it_may_not_read(attack: Attack) -> None:
     attack.leave_secret(0o600)
     mark = FanotifyMark(kind=0, flags=0, mask=2, ignored=0, path=b"/work/secret", deleted=0)
-    group = Fanotify(id=ID, flags=0, init_flags=0x200, event_flags=0, marks=[mark])
+    group = Fanotify(id=ID, flags=0, init_flags=0x200, event_flags=0, marks=[mark], overflow=False)
 
     assert "ermission denied" in attack.refusal(group)
 

@@ -27,6 +27,7 @@ from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.fanotify import Fanotify
 from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.io_uring import AnyIoUring
 from woodfrog.resources.files.netlink_socket import NetlinkSocket
@@ -216,9 +217,10 @@ def losses_of(files: Sequence[FileRecord]) -> list[str]:
         broken = sum(1 for file in files if isinstance(file, kind) and file.reset)
         if broken:
             found.append(f"{broken} {what} connections to the outside are restored as closed")
-    overflows = sum(1 for file in files if isinstance(file, Inotify) and file.overflow)
-    if overflows:
-        found.append(f"{overflows} inotify queues with unread events are restored as overflown")
+    for queue, what in ((Inotify, "inotify"), (Fanotify, "fanotify")):
+        overflows = sum(1 for file in files if isinstance(file, queue) and file.overflow)
+        if overflows:
+            found.append(f"{overflows} {what} queues with unread events are restored as overflown")
     cancelled = sum(len(file.cancelled) for file in files if isinstance(file, AnyIoUring))
     if cancelled:
         found.append(f"{cancelled} requests to io_uring are restored as cancelled")

@@ -1,5 +1,5 @@
 /* fanotify(7): groups of every class, with marks on files, directories, mounts and file systems, and what they ignore. */
-// arguments: descriptors | identities | permissions
+// arguments: descriptors | identities | permissions | unread
 // capabilities: CAP_SYS_ADMIN
 #include "wait.h"
 #include <sys/fanotify.h>
@@ -125,10 +125,37 @@ static void permissions(void) {
 	}
 }
 
+/* Of events that nobody has read there is at least the news that some are lost. */
+static void unread(void) {
+	int groups[] = {must(fanotify_init(FAN_CLASS_CONTENT, O_RDONLY)), must(fanotify_init(FAN_REPORT_DFID_NAME, 0)), must(fanotify_init(FAN_REPORT_DIR_FID, 0))};
+	const char *directory = path("directory"), *inside = path("directory/inside");
+	must(mkdir(directory, 0700));
+	touch(inside);
+	for (int i = 0; i < 3; i++)
+		must(fanotify_mark(groups[i], FAN_MARK_ADD, FAN_OPEN | FAN_EVENT_ON_CHILD, AT_FDCWD, directory));
+	close(must(open(inside, O_RDONLY)));
+
+	freeze_here();
+	spoil(must(read(groups[0], buffer, sizeof buffer)););
+
+	for (int i = 0; i < 3; i++) {
+		must(fcntl(groups[i], F_SETFL, O_NONBLOCK));
+		struct fanotify_event_metadata *one = (void *)buffer;
+		ssize_t got = read(groups[i], buffer, sizeof buffer);
+		expect(got >= (ssize_t)sizeof *one && (one->mask & (FAN_OPEN | FAN_Q_OVERFLOW)), "neither the event nor that it is lost");
+		if (got > 0 && one->fd >= 0)
+			close(one->fd);
+		same("nothing else", -1, read(groups[i], buffer, sizeof buffer));
+		close(must(open(inside, O_RDONLY)));
+		same("another", true, read(groups[i], buffer, sizeof buffer) > 0 && one->mask == FAN_OPEN);
+	}
+}
+
 int main(int count, char **arguments) {
 	switch (count > 1 ? arguments[1][0] : 'd') {
 	case 'd': descriptors(); break;
 	case 'i': identities(); break;
+	case 'u': unread(); break;
 	default: permissions();
 	}
 	return report();

@@ -14,6 +14,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.mounts import AT_FDCWD, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
+from woodfrog.resources.files import fanotify_overflow
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 
 _MINOR_BITS = 20
@@ -40,16 +41,20 @@ class FanotifyMark(Part, frozen=True):
 
 
 class Fanotify(FileRecord, frozen=True, tag="fanotify"):
-    """A group: flags of fanotify_init(2), flags that its events' files are opened by, and marks."""
+    """A group: flags of fanotify_init(2), flags that its events' files are opened by, and marks.
+
+    Events that nobody had read can't be kept: the queue has then run over.
+    """
 
     row: ClassVar[Row] = Row(
         called="fanotify",
         kept=("marks on files, mounts and file systems, with what is ignored; permission classes",),
-        refused=("with events that nobody has read",),
+        refused=("with events that nobody has read, if they may want an answer",),
     )
     init_flags: int
     event_flags: int
     marks: list[FanotifyMark]
+    overflow: bool
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -59,19 +64,28 @@ class Fanotify(FileRecord, frozen=True, tag="fanotify"):
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         waiting = array.array("i", [0])
         fcntl.ioctl(file.descriptor, termios.FIONREAD, waiting)
-        if waiting[0]:
-            raise UnsupportedResource(
-                "is a fanotify with events that nobody has read, or waits for an answer to them",
-                hint="try again in a moment",
-            )
         lines = [_fields(line) for line in file.lines if line.startswith("fanotify ")]
         head = next(fields for fields in lines if "event-flags" in fields)
+        marks = [_mark(fields, world) for fields in lines if fields is not head]
+        init_flags = int(head["flags"], 16) & ~(fanotify.FAN_CLOEXEC | fanotify.FAN_NONBLOCK)
+        if waiting[0] and any(one.mask & fanotify.FAN_PERMISSIONS for one in marks):
+            raise UnsupportedResource(
+                "is a fanotify with events that nobody has read, and that may want an answer",
+                hint="try again in a moment",
+            )
+        if waiting[0] and init_flags & fanotify.FAN_UNLIMITED_QUEUE:
+            raise UnsupportedResource(
+                "is a fanotify with events that nobody has read, whose queue can't run over"
+                " (FAN_UNLIMITED_QUEUE)",
+                hint="try again in a moment",
+            )
         return cls(
             id=number,
             flags=file.flags,
-            init_flags=int(head["flags"], 16) & ~(fanotify.FAN_CLOEXEC | fanotify.FAN_NONBLOCK),
+            init_flags=init_flags,
             event_flags=int(head["event-flags"], 16),
-            marks=[_mark(fields, world) for fields in lines if fields is not head],
+            marks=marks,
+            overflow=bool(waiting[0]),
         )
 
     def refuse_wider(self, bounding: int) -> None:
@@ -106,6 +120,8 @@ class Fanotify(FileRecord, frozen=True, tag="fanotify"):
         return {one.deleted for one in self.marks} - {0}
 
     def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
+        if self.overflow:
+            fanotify_overflow.make(descriptor)
         # The kernel shows the newest first.
         for one in reversed(self.marks):
             with while_(f"marking {os.fsdecode(one.path)}"):
