@@ -15,8 +15,10 @@ from changing import MANY, OLDER, SOURCE, Changing, holders
 
 from bundles import Bundle, bind, mount
 from containers import Container, Woodfrog, eventually, is_gone, verdict
+from images import doctored
 from needs import needs
 from overlays import OverlayRoot, seen
+from woodfrog.resources.deleted_files import DeletedFile
 
 SOURCES = Path(__file__).parent / "rollback"
 
@@ -228,3 +230,24 @@ def test_files_of_the_root_go_back_as_well(woodfrog: Woodfrog) -> None:
         container.delete()
     finally:
         root.close()
+
+
+def test_no_image_writes_to_what_the_container_only_reads(woodfrog: Woodfrog) -> None:
+    script = """
+        echo read > /work/read; echo written > /work/written
+        exec 3< /work/read 4<> /work/written; rm /work/read /work/written
+        : > /work/ready
+        while [ ! -e /work/check ]; do :; done
+        cat <&3 >> /work/out; cat <&4 >> /work/out
+    """
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    woodfrog("rollback", f"--image-path={image}", container.name)
+    longer = doctored(image, woodfrog.directory / "longer", DeletedFile, size=100)
+    said = woodfrog("rollback", f"--image-path={longer}", container.name, status=1).stderr
+    assert "that it only reads now" in said
+    assert verdict(container) == "read\nwritten\n"

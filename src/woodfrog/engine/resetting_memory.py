@@ -225,12 +225,21 @@ def _run(stub: Stub, calls: list[Callable[..., object]]) -> None:
 
 
 class SharedReset:
-    """What is to be done to shared memory or a deleted file; `fd` is open for writing."""
+    """What is to be done to shared memory or a deleted file.
+
+    `fd` is open for writing, if the container itself can write there.
+    """
 
     def __init__(
-        self, then: SharedMemory | DeletedFile, now: SharedObject | Found, fd: int
+        self,
+        then: SharedMemory | DeletedFile,
+        now: SharedObject | Found,
+        fd: int,
+        *,
+        may_write: bool,
     ) -> None:
         self._fd = fd
+        self._may_write = may_write
         self._size = then.size
         wanted: list[PageRange] = []
         store = then.store
@@ -248,8 +257,16 @@ class SharedReset:
             for page in _minus(wanted, present)
         )
 
+    def refuse_if_changed(self, contents: "Contents") -> None:
+        """Refuse what has changed and nobody in the container can write to (any more)."""
+        same_layout = os.fstat(self._fd).st_size == self._size and not self._punch
+        if not (self._may_write or (same_layout and not contents.goes_to(self._fd))):
+            raise _impossible("shared memory or a deleted file has changed that it only reads now")
+
     def arrange(self) -> None:
         """Set back its size, and take away pages that the image lacks."""
+        if not self._may_write:
+            return
         if os.fstat(self._fd).st_size != self._size:
             os.ftruncate(self._fd, self._size)
         for start, end in self._punch:
@@ -293,6 +310,10 @@ class Contents:
         self.written += one.length
         self._kept.append((one, data))
         return True
+
+    def goes_to(self, fd: int) -> bool:
+        """Tell whether something is to be written to a file."""
+        return any(one.fd == fd for one in (*(one for one, _ in self._kept), *self._left))
 
     def put(self) -> None:
         """Write it all."""

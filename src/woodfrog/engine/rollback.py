@@ -5,7 +5,6 @@ First all is held, looked at, and compared; a refusal leaves the container runni
 then on the tasks die with us (PTRACE_O_EXITKILL), and a failure ends the container.
 """
 
-import errno
 import os
 import stat
 import time
@@ -32,6 +31,9 @@ from woodfrog.remote.hold import Pause, end_all
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import known_files, layer, namespaces, tmpfs
 from woodfrog.resources.cpu import CpuCheck
+from woodfrog.resources.files.base import ACCESS_MODE, O_PATH
+from woodfrog.resources.files.deleted import OpenDeletedFile
+from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.overlay import Overlay
 
@@ -111,6 +113,8 @@ def _rollback(
         writes = [one for reset in resets for one in reset.memory.writes]
         writes += (one for reset in shared for one in reset.writes)
         contents = Contents(image, writes, trusted=trusted)
+        for memory in shared:
+            memory.refuse_if_changed(contents)
         lent = hold.enter_context(ExitStack())
         for reset in resets:
             lent.enter_context(reset.lend())
@@ -150,20 +154,35 @@ def _look_at_objects(
 ) -> list[SharedReset]:
     """Compare shared memory and deleted files with the image's."""
     now = {one.number: one for one in looked.world.objects.values()}
+    writable = _written_by_container(looked)
     found = []
     for then, number in match.pairs.of("object"):
         record = plan.shared.get(then) or plan.deleted.get(then)
         one = now.get(number)
         if record is None or one is None or not stat.S_ISREG(os.fstat(one.fd).st_mode):
             continue
-        try:
-            fd = os.open(f"/proc/self/fd/{one.fd}", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno in (errno.ETXTBSY, errno.EROFS):
-                continue  # nobody can have written
-            raise
+        # Not by our rights: an image could have it that the container writes to what it only reads.
+        access = os.O_RDWR if number in writable else os.O_RDONLY
+        fd = os.open(f"/proc/self/fd/{one.fd}", access | os.O_CLOEXEC)
         hold.callback(os.close, fd)
-        found.append(SharedReset(record, one, fd))
+        found.append(SharedReset(record, one, fd, may_write=number in writable))
+    return found
+
+
+def _written_by_container(looked: Looked) -> set[int]:
+    """Return the ids of shared memory and deleted files that the container can write to now."""
+    found = {
+        mapping.object
+        for process in looked.processes
+        for mapping in process.space.mappings
+        if mapping.writable
+    }
+    for file in looked.file_records:
+        if file.flags & (ACCESS_MODE | O_PATH) in (os.O_WRONLY, os.O_RDWR):
+            if isinstance(file, MemFd):
+                found.add(file.memory)
+            elif isinstance(file, OpenDeletedFile):
+                found.add(file.deleted)
     return found
 
 
