@@ -189,6 +189,11 @@ class World:
         """Return the id of the io_uring that a mapping shows."""
         return self.rings.number_of(inode, offset)  # type: ignore[no-any-return]
 
+    def bpf_map(self, number: int) -> int:
+        """See the protocol."""
+        found = (one.number for one in self._maps if one.fdinfo.get("map_id") == str(number))
+        return next(found, 0)
+
     def mapped_file(self, pid: int, mapping: KernelMapping) -> int:
         """Return the id of the open file whose memory a mapping shows."""
         if mapping.name == bpf_map.TARGET:

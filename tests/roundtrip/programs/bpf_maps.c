@@ -64,6 +64,15 @@ int main(void) {
 		memory[i][599] = 99;
 	}
 
+	/* Maps of maps. */
+	int outer[2];
+	for (int i = 0; i < 2; i++) {
+		union bpf_attr attribute = {.map_type = i ? BPF_MAP_TYPE_HASH_OF_MAPS : BPF_MAP_TYPE_ARRAY_OF_MAPS, .key_size = 4, .value_size = 4, .max_entries = 4,
+			.inner_map_fd = large};
+		outer[i] = must(bpf(BPF_MAP_CREATE, &attribute));
+		must(put(outer[i], &(uint32_t){2}, &large));
+	}
+
 	freeze_here();
 	spoil(must(put(maps[0], key_of(types[0], 1), value)););
 
@@ -93,6 +102,15 @@ int main(void) {
 	must(get(frozen, &zero, found));
 	same("what is frozen", 4711, found[0]);
 	same("changing it", -1, put(frozen, &zero, value));
+	for (int i = 0; i < 2; i++) {
+		struct bpf_map_info info = {0};
+		union bpf_attr ask = {.info.bpf_fd = large, .info.info_len = sizeof info, .info.info = (uintptr_t)&info};
+		must(bpf(BPF_OBJ_GET_INFO_BY_FD, &ask));
+		must(get(outer[i], &(uint32_t){2}, found));
+		same("the map in a map", info.id, (uint32_t)found[0]);
+		same("no other", -1, get(outer[i], &(uint32_t){1}, found));
+		same("another of its kind", 0, put(outer[i], &(uint32_t){3}, &large));
+	}
 	for (uint64_t i = 0; i < 2; i++) {
 		same("what was written by the mapping", 99, memory[i][599]);
 		memory[i][0] = 5 + i;

@@ -75,6 +75,9 @@ class World(Protocol):
     def is_covered_by_own(self, path: bytes) -> bool:
         """Tell whether a mount that the container has made is above a path, or there."""
 
+    def bpf_map(self, number: int) -> int:
+        """Return the id of the file of a BPF map, by the kernel's number; 0 if nobody has it."""
+
     def open_socket(self, inode: int) -> "OpenFile | None":
         """Return an open socket of the container by its inode."""
 

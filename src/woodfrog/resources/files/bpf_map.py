@@ -19,6 +19,8 @@ _KEPT = {
     bpf_maps.LRU_HASH: "lru_hash",
     bpf_maps.LRU_PERCPU_HASH: "lru_percpu_hash",
     bpf_maps.LPM_TRIE: "lpm_trie",
+    bpf_maps.ARRAY_OF_MAPS: "array_of_maps",
+    bpf_maps.HASH_OF_MAPS: "hash_of_maps",
 }
 _LARGEST = 1 << 29
 _LONGEST_NAME = 15
@@ -29,12 +31,16 @@ _BTF_FD = 48  # within what MAP_CREATE takes
 class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
     """A map: its struct bpf_map_info, its types (BTF), and what is in it.
 
-    `keys` and `values` stand one after the other; a value per CPU has those of `cpus` CPUs.
+    `keys` and `values` stand one after the other; a value per CPU has those of `cpus` CPUs. The
+    values of a map of maps are `inner`: the ids of their files.
     """
 
     row: ClassVar[Row] = Row(
         called="BPF maps",
-        kept=("arrays, hashes and tries, per CPU and LRU ones, too", "contents, types, mappings"),
+        kept=(
+            "arrays, hashes and tries, per CPU and LRU ones, too, and those of maps",
+            "contents, types, mappings",
+        ),
         refused=("maps of other types; opened for reading or writing only", "programs, links"),
     )
     map_type: int
@@ -51,6 +57,7 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
     cpus: int
     keys: bytes
     values: bytes
+    inner: list[int] = []
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -70,6 +77,13 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
             for keys, values in bpf_maps.elements(file.descriptor, info, cpus)
             for element in zip(_pieces(keys, info.key_size), _pieces(values, length), strict=True)
         )
+        inner: list[int] = []
+        if info.type in bpf_maps.OF_MAPS:
+            # An array shows its empty places as map 0.
+            found = [(key, value) for key, value in found if any(value)]
+            inner = [_inner(what, value, world) for _, value in found]
+            if not inner:
+                raise UnsupportedResource(f"{what}, which has no map in it to show of which kind")
         return cls(
             id=number,
             flags=file.flags,
@@ -86,8 +100,13 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
             btf_value=info.btf_value,
             cpus=cpus,
             keys=b"".join(key for key, _ in found),
-            values=b"".join(value for _, value in found),
+            values=b"" if inner else b"".join(value for _, value in found),
+            inner=inner,
         )
+
+    def turn(self) -> int:
+        # Maps of maps come after what is in them.
+        return 1 if self.inner else 0
 
     def refuse_wider(self, bounding: int) -> None:
         if self.map_type not in _KEPT or not 0 < self.key_size * self.value_size < _LARGEST:
@@ -97,6 +116,11 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
             raise ImageError("the image has an impossible BPF map")
         count, rest = divmod(len(self.keys), self.key_size)
         length = bpf_maps.value_bytes(self.map_type, self.value_size, self.cpus)
+        if self.map_type in bpf_maps.OF_MAPS:
+            length = 0
+            rest = rest or len(self.inner) != count or not count
+        elif self.inner:
+            raise ImageError("the image has maps in a BPF map that can't have any")
         if rest or not self.cpus > 0 or len(self.values) != count * length:
             raise ImageError("the image has a BPF map whose elements are incomplete")
         if count > self.max_entries or len(self.name) > _LONGEST_NAME:
@@ -113,6 +137,9 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
             )
 
     def restore(self, making: Making) -> int:
+        if not all(number in making.files for number in self.inner):
+            raise ImageError("the image lacks a BPF map that is in another")
+        inner = [making.settle(making.files[number]) for number in self.inner]
         program = making.program
         request = bpf_maps.CREATE.pack(
             self.map_type,
@@ -120,7 +147,7 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
             self.value_size,
             self.max_entries,
             self.map_flags,
-            0,
+            inner[0] if inner else 0,
             0,
             self.name,
             0,
@@ -140,8 +167,11 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
         fd = making.settle(program.call(SYS.BPF, bpf_maps.MAP_CREATE, address, len(request)))
         ours = making.ours(fd)
         count = len(self.keys) // self.key_size
+        values = self._values_here(count)
+        if inner:
+            values = b"".join(making.ours(one).to_bytes(4, "little") for one in inner)
         if count:
-            bpf_maps.fill(ours, self.keys, self._values_here(count), count)
+            bpf_maps.fill(ours, self.keys, values, count)
         if self.frozen:
             bpf_maps.freeze(ours)
         return fd
@@ -154,6 +184,14 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
         length = len(self.values) // count
         more = bytes(length // self.cpus * (here - self.cpus))
         return b"".join(value + more for value in _pieces(self.values, length))
+
+
+def _inner(what: str, number: bytes, world: World) -> int:
+    """Return the id of the file of a map in a map."""
+    found = world.bpf_map(int.from_bytes(number, "little"))
+    if not found:
+        raise UnsupportedResource(f"{what} with a map in it that no process has open")
+    return found
 
 
 def _pieces(data: bytes, length: int) -> list[bytes]:
