@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from woodfrog.engine import reading_pages
+from woodfrog.engine import reading_pages, sharing
 from woodfrog.engine.pids import Member
 from woodfrog.engine.reading_pages import Space
 from woodfrog.image.chain import Chain
@@ -107,13 +107,14 @@ class Inheritance:
         return member.shares.memory or member.pid
 
     def wishes(self, parent: Member, children: Iterable[Member]) -> dict[int, Wish]:
-        """Return what each child has in common with its parent, or the sibling before or behind."""
+        """Return what each child has in common with its parent, or siblings near to it."""
         found: dict[int, Wish] = {}
         if not isinstance(parent, Process):
             return found
         family = sorted((one for one in children if isinstance(one, Process)), key=_pid)
         for place, child in enumerate(family):
-            siblings = [*family[max(place - 1, 0) : place], *family[place + 1 : place + 2]]
+            before = family[max(place - sharing.NEAR, 0) : place]
+            siblings = [*reversed(before), *family[place + 1 : place + 1 + sharing.NEAR]]
             pages = _common(child, [self._by_pid.get(self._owner(parent), parent), *siblings])
             if pages:
                 found[child.pid] = Wish(child.memory.mappings, pages)

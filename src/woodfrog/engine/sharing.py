@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from woodfrog.kernel.pagemap import PAGE, Pagemap
 from woodfrog.resources.memory import PageRange
 
+# So many siblings on each side are compared with.
+NEAR = 4
 _FRAME = (1 << 55) - 1
 _PRESENT = 1 << 63
 _STEP = 1 << 30  # addresses compared at a time: 2 MiB of pagemap each

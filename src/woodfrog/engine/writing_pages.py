@@ -1,6 +1,7 @@
 """The processes' own pages on their way into the image."""
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -50,8 +51,8 @@ class PageWriter:
         self._image = image
         self._changes = changes
         self._stored: dict[int, sharing.Ranges] = {}
-        # The child of each parent that was written last.
-        self._youngest: dict[int, int] = {}
+        # The children of each parent that have been written.
+        self._siblings: dict[int, list[int]] = defaultdict(list)
         self._early: dict[int, list[PageRange]] = {}
         self._kept: dict[int, _Kept] = {}
         self.bytes = self.unchanged = 0
@@ -106,11 +107,14 @@ class PageWriter:
         parent = one.held.leader.stat.parent
         own, pages = sharing.split(pid, extents, self._stored.get(parent))
         # What the parent has written to since, siblings may share still.
-        own, siblings = sharing.split(pid, own, self._stored.get(self._youngest.get(parent, -1)))
-        pages += [*siblings, *self._write_changed(one, memory, own)]
+        siblings = self._siblings[parent]
+        for sibling in reversed(siblings[-sharing.NEAR :]):
+            own, same = sharing.split(pid, own, self._stored.get(sibling))
+            pages += same
+        pages += self._write_changed(one, memory, own)
         pages.sort(key=lambda page: page.start)
         self._stored[one.held.group] = sharing.Ranges(pid, pages)
-        self._youngest[parent] = one.held.group
+        siblings.append(one.held.group)
         return sorted([*pages, *(early or ())], key=lambda page: page.start)
 
     def _write_changed(
