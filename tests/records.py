@@ -23,6 +23,7 @@ _MAY_DIFFER = (
     ("deleted_directory", r"deleted-file\.mtime.*", "to fill a FIFO is to write to it"),
     ("deleted_file", r"deleted-file\.path", "another has the name by now; O_TMPFILE numbers"),
     ("hugetlbfs", r"deleted-file\.path", "O_TMPFILE numbers"),
+    ("directory_tmpfs", r"regular\.position", "a new directory counts its entries anew"),
     ("huge_pages", r"process\.memory\.pages.*", "what was given back of one is zeros in one"),
     ("hugetlb", r"process\.memory\.mappings\[\]\.no_reserve", "a child has none reserved"),
     ("network", r"network\.added\.addresses\[\]\.attributes", "lifetimes go on"),

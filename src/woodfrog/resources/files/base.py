@@ -72,6 +72,9 @@ class World(Protocol):
     def controls_sessions(self, terminal: int) -> bool:
         """Tell whether sessions can have this terminal, which is not the container's own."""
 
+    def is_copied(self, mnt_id: int) -> bool:
+        """Tell whether the files of a mount may be read for the image, which has them."""
+
     def is_covered_by_own(self, path: bytes) -> bool:
         """Tell whether a mount that the container has made is above a path, or there."""
 

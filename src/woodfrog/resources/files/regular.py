@@ -2,10 +2,12 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import directory, syscalls
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
     O_PATH,
@@ -24,7 +26,8 @@ DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)))
 class RegularFile(FileRecord, frozen=True, tag="regular"):
     """A file that is opened again by its path. `file_kind` is its S_IFMT.
 
-    If it is `covered`, a mount that the container has made hides it: it is found before that.
+    If it is `covered`, a mount that the container has made hides it: it is found before that. Of a
+    directory that is made anew, positions are others: `last_read` is the name before this one.
     """
 
     row: ClassVar[Row] = Row(
@@ -40,6 +43,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
     file_kind: int
     device: int
     covered: bool = False
+    last_read: bytes = b""
 
     @property
     def place(self) -> tuple[bytes, bytes]:
@@ -73,8 +77,8 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
         path = file.target
         if kind == stat.S_IFSOCK and (name := world.sockets.name_of_file(found.st_ino)):
             # It gets the path back that it has by now when all others stand.
-            directory = os.path.dirname(path)
-            path = name if name[:1] == b"/" else os.path.join(directory, os.path.basename(name))
+            above = os.path.dirname(path)
+            path = name if name[:1] == b"/" else os.path.join(above, os.path.basename(name))
         return cls(
             id=number,
             flags=file.flags,
@@ -83,6 +87,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             file_kind=kind,
             device=found.st_rdev,
             covered=covered,
+            last_read=_last_read(file, world) if kind == stat.S_IFDIR else b"",
         )
 
     def turn(self) -> int:
@@ -113,6 +118,30 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             self.file_kind == stat.S_IFCHR and found.st_rdev != self.device
         ):
             raise ImageError(f"{os.fsdecode(self.path)} is not the kind of file that it was")
+        if self.last_read:
+            with _opened(f"/proc/self/fd/{descriptor}") as anew:
+                for name, position in directory.entries(anew):
+                    if name == self.last_read:
+                        os.lseek(descriptor, position, os.SEEK_SET)
+
+
+@contextmanager
+def _opened(link: str) -> Iterator[int]:
+    """Open a directory by a magic link, from its beginning."""
+    descriptor = os.open(link, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _last_read(file: OpenFile, world: World) -> bytes:
+    """Return the last name that was read from a directory whose file system will be another."""
+    if not file.position or file.flags & O_PATH or not world.is_copied(file.mnt_id):
+        return b""
+    with _opened(file.link) as anew:
+        found = (name for name, position in directory.entries(anew) if position == file.position)
+        return next(found, b"")
 
 
 def _is_covered(file: OpenFile, world: World) -> bool:
