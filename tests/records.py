@@ -37,6 +37,7 @@ _MAY_DIFFER = (
     ),
     ("posix_queue", r"message-queue\.(unlinked\.)?name", "another has the name by now"),
     ("timer_rung", r"process\.pending.*", "the timer rings once more"),
+    ("waits_io_uring", r"io-uring\.owner", "the first thread has made it, and may be who uses it"),
     (
         "io_uring(_reused|_overflow)?",
         r"container\.losses.*|io-uring\.(completed|ring|cancelled.*|overflown.*)",
