@@ -42,6 +42,7 @@ from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
 # Programs of so many calls, with what they fill, have room in our scratch memory.
+_FEW = 20  # that fit into a program with all else
 _ASKED_AT_ONCE = 200
 
 
@@ -127,6 +128,8 @@ def _collect(
         leader = threads.Answers(program, status)
         confined = [world.confined.ask(held.leader, program)]
         inherited = files.ask_inherited(held, program)
+        children = list(world.children(held).items())
+        news = process.ask_news(program, children[:_FEW])
         policies = Policies(program, held.pid)
         # Filters often forbid this one, and then all would run call by call.
         rings = None if held.leader.tracee.filters else keyrings.ask(program)
@@ -136,8 +139,8 @@ def _collect(
         if len(program):
             scratch.run(program)
             peers()
-        children = list(world.children(held).items())
-        for first in range(0, len(children), _ASKED_AT_ONCE):
+        world.news |= news()
+        for first in range(_FEW, len(children), _ASKED_AT_ONCE):
             program = scratch.program()
             news = process.ask_news(program, children[first : first + _ASKED_AT_ONCE])
             scratch.run(program)

@@ -24,6 +24,8 @@ class Confined:
     def __init__(self, foreign: AbstractSet[int]) -> None:
         self._foreign = foreign
         self._known: dict[int, HeldProcess] = {}
+        # Threads of a process are mostly alike.
+        self._seen: dict[tuple[object, ...], HeldProcess | None] = {}
 
     def note(self, process: HeldProcess, *, dumpable: bool) -> None:
         """Let others look at a process from now on, if it isn't protected from that."""
@@ -32,7 +34,10 @@ class Confined:
 
     def ask(self, task: HeldTask, program: Program) -> Callable[[], None]:
         """Add the call that tells; the answer is UnsupportedResource."""
-        seen = self._whom(task)
+        who = (task.process.group, *(task.status[name] for name in ("Uid", "Gid", "CapPrm")))
+        if who not in self._seen:
+            self._seen[who] = self._whom(task)
+        seen = self._seen[who]
         if seen is None:
             return lambda: None
         ignored = bytearray(8), bytearray(8)
@@ -50,7 +55,7 @@ class Confined:
     def _whom(self, task: HeldTask) -> HeldProcess | None:
         """Return a process that a task may look at by all other rules, its parent if possible."""
         is_foreign = task.process.pid in self._foreign
-        if len(task.process.ids) > 1 or is_foreign or _has_label(task.path):
+        if len(task.process.ids) > 1 or is_foreign or _has_label(task.process.path):
             return None
         parent = self._known.get(task.process.leader.stat.parent)
         for one in ([parent] if parent else []) + list(self._known.values()):
