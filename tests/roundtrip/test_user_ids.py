@@ -22,6 +22,8 @@ PROGRAMS = (
     *("mounts tmpfs", "mounts part", "mounts file", "mounts remount", "mounts removed"),
     *("mounts moved", "mounts shared", "mounts slave", "mounts overlay", "sysctls"),
     *("network bridge", "network routes", "network loopback", "network settings"),
+    *("packets sockets", "packets ring 2", "packets ring 3", "packets sending", "tcp_waiting 4"),
+    *("tcp_signed 4", "inet_options", "netlink_unread", "fanotify identities"),
     *("tcp_connections 4", "unix_names", "unix_pair stream", "working_directory"),
     *("namespaces ipc", "namespace_sockets", "namespace_time", "namespace_users nested"),
     *("namespace_mounts pivoted", "namespace_mounts sandbox", "namespace_pid sandbox"),
