@@ -133,11 +133,11 @@ class Body:
 
         Who was born in a nested user namespace has no more, and keeps what it has there.
         """
-        if self._namespaces.born_ids(self.record.pid) is None:
+        if self._namespaces.users.born_ids(self.record.pid) is None:
             credentials.set_effective(program, making.capabilities, making.permitted)
 
     def _regain_rights(self, program: Program, making: Making) -> None:
-        if self._namespaces.born_ids(self.record.pid) is None:
+        if self._namespaces.users.born_ids(self.record.pid) is None:
             credentials.set_effective(program, making.permitted, making.permitted)
 
     def complete(self, making: Making) -> None:
@@ -213,7 +213,7 @@ class Body:
         seccomp_filters.restore(program, seccomp_filters.FILTER, self.common_filters, inherited=0)
         with while_(f"making the threads of {self.name}"):
             self.stub.run(program)
-            self.tasks += self._namespaces.make_threads(self.stub, self.record, _THREAD)
+            self.tasks += self._namespaces.users.make_threads(self.stub, self.record, _THREAD)
             for task, thread in zip(self.tasks, self.record.threads, strict=True):
                 self._namespaces.join_by_thread(
                     self.stub, task, thread.namespaces, self.record.namespaces
@@ -254,11 +254,11 @@ class Body:
 
     def enter_user_namespace(self, permitted: int) -> None:
         """Go to the process's user namespace, if it is a nested one, before it has threads."""
-        self._namespaces.enter_user_namespace(self.stub, self.record, permitted)
+        self._namespaces.users.enter(self.stub, self.record, permitted)
 
     def ids_to_take(self, thread: threads.Thread) -> credentials.Credentials | None:
         """Return what has the ids that a thread takes now; None: it has them already."""
-        return self._namespaces.ids_to_take(self.record, thread)
+        return self._namespaces.users.ids_to_take(self.record, thread)
 
     def leave_future(self) -> None:
         """Have threads set in which pid namespace their children will be, but no further thread."""

@@ -1,25 +1,20 @@
 """The nested namespaces of an image: the root stub makes them, processes and threads join them."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import msgspec
-
-from woodfrog.engine import kinship, passing, root_stub
-from woodfrog.engine.pids import Member
-from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.engine import passing, root_stub
+from woodfrog.engine.making_users import Users
+from woodfrog.errors import while_
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import syscalls, user_namespace
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.procfs.id_maps import IdMap
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote import descriptors
-from woodfrog.remote.program import Program
-from woodfrog.remote.stub import Stub, StubError, await_birth
-from woodfrog.resources import credentials, namespaces, sysctls
-from woodfrog.resources.credentials import Credentials
+from woodfrog.remote.stub import Stub
+from woodfrog.resources import namespaces, sysctls
 from woodfrog.resources.mount_tree.making import OneByOne
 from woodfrog.resources.mount_tree.records import Base, MountTree
 from woodfrog.resources.nested import (
@@ -34,13 +29,10 @@ from woodfrog.resources.nested import (
     UserNamespace,
     UtsNamespace,
 )
-from woodfrog.resources.process import Process
-from woodfrog.resources.threads import Thread
 
 # A mount namespace comes last: to enter it changes the directory.
 _ORDER = ("cgroup", "ipc", "uts", "net", "mnt")
 _OWN = 0
-_USERS, _GROUPS = "user_map", "group_map"
 
 
 class MadeNamespaces:
@@ -60,10 +52,7 @@ class MadeNamespaces:
         self._mount = mount
         self._undo = undo
         self._unborn: set[int] = set()
-        self._users: dict[int, UserNamespace] = {}
-        self._pid_owners: dict[int, int] = {}
-        self._born: dict[int, Credentials] = {}
-        self._born_in: dict[int, int] = {}
+        self.users = Users(root, self._go, self.join)
         self._later: dict[int, TimeNamespace] = {}
         # By name and id; 0: the container's own.
         self._ours: dict[tuple[str, int], int] = {}
@@ -80,7 +69,7 @@ class MadeNamespaces:
                 self._later[record.id] = record
                 continue
             if isinstance(record, PidNamespace):
-                self._pid_owners[record.id] = record.owner
+                self.users.pid_owners[record.id] = record.owner
                 if record.is_unborn:
                     self._unborn.add(record.id)
                 continue
@@ -98,15 +87,14 @@ class MadeNamespaces:
         with self._maker(record) as maker:
             program = maker.program()
             if isinstance(record, UserNamespace):
-                self._become_maker(program, record)
+                self.users.become_maker(program, record)
             ns.unshare(program, ns.FLAGS[record.name])
             if isinstance(record, UtsNamespace):
                 program.call(SYS.SETHOSTNAME, record.hostname, len(record.hostname))
                 program.call(SYS.SETDOMAINNAME, record.domainname, len(record.domainname))
             maker.run(program)
             if isinstance(record, UserNamespace):
-                self._users[record.id] = record
-                texts = [self._map_text(record.owner, record, kind) for kind in (_USERS, _GROUPS)]
+                texts = self.users.know(record)
                 above: int | None = self._ours["user", record.owner]
                 if not record.owner and namespaces.is_ours(self._root.pid, "user"):
                     above = None
@@ -119,14 +107,6 @@ class MadeNamespaces:
                 sysctls.change_here(record.settings)
         if record.name == "mnt" or (not record.owner and record.name != "user"):
             self._go(self._root, self._root, {record.name: _OWN})
-
-    def _become_maker(self, program: Program, record: UserNamespace) -> None:
-        """Be the user who made a user namespace; all ids must be some in the one above."""
-        uid = self._id_in(record.owner, record.uid)
-        if record.owner and self._users[record.owner].group_map:
-            program.call(SYS.SETRESGID, -1, self._users[record.owner].group_map[0][0], -1)
-        if uid is not None and (uid or record.owner):
-            program.call(SYS.SETRESUID, -1, uid, -1)
 
     def _make_mounts(self, record: MountNamespace) -> None:
         """Make a mount namespace, in which the root stub then is.
@@ -156,157 +136,6 @@ class MadeNamespaces:
             self._go(maker, maker, {"user": record.owner})
         yield maker
         self._end(maker)
-
-    def _map_text(self, owner: int, record: UserNamespace, kind: str) -> bytes:
-        """Return a map as the kernel takes it: with ids of the user namespace above."""
-        found = IdMap(list(getattr(record, kind)))
-        if owner:
-            found = found.seen_from(IdMap(list(getattr(self._users[owner], kind))))
-        return found.text
-
-    def _id_in(self, namespace: int, number: int, kind: str = _USERS) -> int | None:
-        """Return what an id of the container is in a nested user namespace, None: nothing."""
-        if not namespace:
-            return number
-        return IdMap(list(getattr(self._users[namespace], kind))).inside(number)
-
-    def enter_user_namespace(self, stub: Stub, record: Process, permitted: int) -> None:
-        """Have a process of one thread be who it was, and go to the user namespace where it was.
-
-        It has all rights there, until it gets those that it had.
-        """
-        number = record.namespaces.get("user", _OWN)
-        now = self._born_in.get(record.pid, _OWN)
-        if number == now:
-            return
-        program = stub.program()
-        ids = self.ids_to_take(record, record.threads[0], now)
-        if ids:
-            rights = credentials.permitted_set(stub.pid) if now else permitted
-            credentials.leave_root(program, ids, rights)
-        with while_(f"having process {record.pid} enter its user namespace"):
-            stub.run(program)
-            self._go(stub, stub, {"user": number})
-
-    def ids_to_take(
-        self, record: Process, thread: Thread, number: int | None = None
-    ) -> Credentials | None:
-        """Return the credentials whose ids a thread has to take where it is; None: it has them.
-
-        `number` is the user namespace where it is, if not where it is to be.
-        """
-        before = self._born.get(record.pid)
-        if number is None:
-            number = record.namespaces.get("user", _OWN)
-            if number != self._born_in.get(record.pid, _OWN):
-                before = record.threads[0].credentials  # it had to take them to come here
-        own, first = thread.credentials, before
-        if not number or first is None:
-            return own
-        if (own.uids, own.gids, own.groups) == (first.uids, first.gids, first.groups):
-            return None
-        uids = [self._id_in(number, one) for one in own.uids]
-        gids = [self._id_in(number, one, _GROUPS) for one in (*own.gids, *own.groups)]
-        if None in (*uids, *gids):
-            raise UnsupportedResource(
-                f"thread {thread.tid} has an id that its user namespace does not have"
-            )
-        return msgspec.structs.replace(own, uids=tuple(uids), gids=tuple(gids[:4]), groups=gids[4:])
-
-    def make_threads(self, maker: Stub, record: Process, flags: int) -> list[Stub]:
-        """Clone the further threads of a process.
-
-        Who is in a nested user namespace may not choose ids in the container's pid namespace: the
-        root stub does, by saying which was the last one.
-        """
-        maker.born.clear()
-        if not record.namespaces.get("user"):
-            program = maker.program()
-            for thread in record.threads[1:]:
-                syscalls.clone3(program, flags, 0, thread.ids)
-            maker.run(program)
-            return [_taken(maker, born) for born in maker.born]
-        for thread in record.threads[1:]:
-            self.bear(maker, flags, 0, thread.ids)
-        return [_taken(maker, born) for born in maker.born]
-
-    def bear(self, maker: Stub, flags: int, signal: int, ids: Sequence[int]) -> None:
-        """Have who is in a nested user namespace clone, but choose only the inner ids itself."""
-        self._say_last_id(ids[0] - 1)
-        program = maker.program()
-        syscalls.clone3(program, flags, signal, ids[1:])
-        maker.run(program)
-        self.check_id(maker.born[-1], ids)
-
-    def check_id(self, born: int, ids: Sequence[int]) -> None:
-        """Check that a newborn task has the ids that it was to have."""
-        found = [int(word) for word in read_status(f"/proc/{born}")["NSpid"].split()]
-        if found[-len(ids) :] != list(ids):
-            raise StubError(f"task {ids[0]} came to be as {found[-len(ids)]}")
-
-    def bear_first(
-        self, maker: Stub, spare: Sequence[int], signal: int, child: Member, born_in: Membership
-    ) -> int:
-        """Have the first process of a pid namespace born that belongs to a user namespace.
-
-        It is made there by a passing sibling. Returns its id as we see it.
-        """
-        owner = self.owner_of(child.pid_namespace)
-        program = maker.program()
-        syscalls.clone3(program, 0, signal, spare)
-        maker.run(program)
-        sibling = maker.born.pop()
-        await_birth(sibling)
-        stub = Stub(sibling, maker.base, maker.size)
-        wanted = child.namespaces if isinstance(child, Process) else born_in
-        self.join(stub, wanted, born_in)
-        if isinstance(child, Process):
-            permitted = credentials.permitted_set(stub.pid)
-            program = stub.program()
-            credentials.leave_root(program, child.threads[0].credentials, permitted)
-            stub.run(program)
-            self.note_birth(child, owner, child.threads[0].credentials)
-        self._go(stub, stub, {"user": owner})
-        program = stub.program()
-        ns.unshare(program, ns.CLONE_NEWPID)
-        stub.run(program)
-        self._say_last_id(child.pid - 1)
-        program = stub.program()
-        syscalls.clone3(program, kinship.CLONE_PARENT, 0, [1])
-        stub.run(program)
-        (born,) = stub.born
-        self.check_id(born, child.ids)
-        passing.end(maker, stub, spare[-1])
-        return born
-
-    def owner_of(self, pid_namespace: int) -> int:
-        """Return the id of the user namespace that a pid namespace belongs to."""
-        return self._pid_owners.get(pid_namespace, _OWN)
-
-    def note_birth(self, child: Process, user_namespace: int, ids: Credentials) -> None:
-        """Note that a process has been born in a nested user namespace, with these ids."""
-        self._born[child.pid] = ids
-        self._born_in[child.pid] = user_namespace
-
-    def born_in(self, pid: int) -> int:
-        """Return the nested user namespace that a process was born in."""
-        return self._born_in[pid]
-
-    def born_ids(self, pid: int) -> Credentials | None:
-        """Return the ids of a process that was born in a nested user namespace."""
-        return self._born.get(pid)
-
-    def _say_last_id(self, number: int) -> None:
-        ours = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            (theirs,) = root_stub.send(self._root, [ours])
-        finally:
-            os.close(ours)
-        program = self._root.program()
-        text = str(number).encode()
-        program.expect(program.call(SYS.WRITE, theirs, text, len(text)), len(text))
-        syscalls.close(program, theirs)
-        self._root.run(program)
 
     def set_clocks(self, processes: Iterable[tuple[Stub, Membership]]) -> None:
         """Make the namespaces of time, and have processes join them; all are of one thread still.
@@ -457,12 +286,6 @@ class MadeNamespaces:
             ns.setns(program, theirs, ns.FLAGS[name])
             syscalls.close(program, theirs)
         task.run(program)
-
-
-def _taken(maker: Stub, born: int) -> Stub:
-    """Take over a thread that its process has cloned."""
-    await_birth(born)
-    return maker.task(born)
 
 
 def _differing(wanted: Membership, present: Membership) -> Membership:

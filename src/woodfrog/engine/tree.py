@@ -200,26 +200,26 @@ class Tree:
 
     def _is_in_users(self, one: Member) -> bool:
         """Tell whether a process was born in a nested user namespace."""
-        return self._namespaces.born_ids(one.pid) is not None
+        return self._namespaces.users.born_ids(one.pid) is not None
 
     def _is_born_elsewhere(self, maker: Member, child: Member) -> bool:
         """Tell whether somebody must help a process to have a child of the right ids."""
-        begins = child.is_first and self._namespaces.owner_of(child.pid_namespace)
+        begins = child.is_first and self._namespaces.users.owner_of(child.pid_namespace)
         return bool(begins) or self._is_in_users(maker)
 
     def _bear(self, stub: Stub, maker: Member, child: Member) -> None:
         """Make a child in a nested user namespace."""
-        ids = self._namespaces.born_ids(maker.pid)
+        ids = self._namespaces.users.born_ids(maker.pid)
         if ids is None:
             spare = [self._next_spare()] * len(maker.ids)
             born_in = _membership(maker)
-            born = self._namespaces.bear_first(stub, spare, child.exit_signal, child, born_in)
+            born = self._namespaces.users.bear_first(stub, spare, child.exit_signal, child, born_in)
             stub.born.append(born)
             return
         flags, signal = self._flags(child)
-        self._namespaces.bear(stub, flags, signal, child.ids)
+        self._namespaces.users.bear(stub, flags, signal, child.ids)
         if isinstance(child, Process):
-            self._namespaces.note_birth(child, self._namespaces.born_in(maker.pid), ids)
+            self._namespaces.users.note_birth(child, self._namespaces.users.born_in(maker.pid), ids)
 
     def _flags(self, child: Member) -> tuple[int, int]:
         """Return the flags of clone(2) for a process, and its exit signal."""
@@ -300,7 +300,7 @@ class Tree:
         if not self._is_in_users(maker):
             return passing_processes.make(stub, ids, flags)
         stub.born.clear()
-        self._namespaces.bear(stub, flags, 0, ids)
+        self._namespaces.users.bear(stub, flags, 0, ids)
         await_birth(stub.born[0])
         return Stub(stub.born[0], stub.base, stub.size)
 
