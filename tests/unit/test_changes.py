@@ -9,7 +9,7 @@ from woodfrog.engine import changes
 from woodfrog.errors import ImageError
 from woodfrog.image.layout import ANCESTOR
 from woodfrog.kernel.comparing import equal_pages
-from woodfrog.resources import memory
+from woodfrog.resources import memory_checks
 from woodfrog.resources.memory import PageRange
 
 PAGE = 4096
@@ -74,6 +74,6 @@ def test_equal_pages_are_found_one_by_one() -> None:
 def test_pages_outside_of_the_stores_of_a_chain_are_refused(store: int) -> None:
     lengths = [3 * PAGE, 2 * PAGE]
     for good in (0, 2 * PAGE, ANCESTOR, ANCESTOR + PAGE):
-        memory.check_pages([PageRange(start=PAGE, length=PAGE, store=good)], lengths)
+        memory_checks.check_pages([PageRange(start=PAGE, length=PAGE, store=good)], lengths)
     with pytest.raises(ImageError):
-        memory.check_pages([PageRange(start=PAGE, length=PAGE, store=store)], lengths)
+        memory_checks.check_pages([PageRange(start=PAGE, length=PAGE, store=store)], lengths)

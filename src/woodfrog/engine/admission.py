@@ -24,6 +24,7 @@ from woodfrog.resources import (
     layer,
     login,
     memory,
+    memory_checks,
     memory_modes,
     nested,
     placed_mappings,
@@ -492,14 +493,14 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
 
 def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     who = f"process {process.pid} of the image"
-    memory.check(process.memory, plan.store_bytes)
+    memory_checks.check(process.memory, plan.store_bytes)
     memory_modes.check(process.modes)
     if ended := process.ended_thread:
         threads.check_ended(ended)
         credentials.refuse_wider(who, ended.credentials, bounds.bounding)
     if not process.threads or (process.threads[0].tid == process.pid) == (ended is not None):
         raise ImageError(f"{who} has no first thread, or two")
-    memory.refuse_wider(who, process.memory, bounds.rlimits, bounds.bounding)
+    memory_checks.refuse_wider(who, process.memory, bounds.rlimits, bounds.bounding)
     if process.stopped_by not in (0, *signals.STOPPING):
         raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")
     timers.refuse_wider(who, process.posix_timers, bounds.bounding, len(process.threads))

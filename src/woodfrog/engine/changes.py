@@ -19,7 +19,7 @@ from woodfrog.image.layout import ANCESTOR, CHUNK
 from woodfrog.image.pages import Source, in_parallel, usable_cpus
 from woodfrog.kernel.comparing import equal_pages
 from woodfrog.kernel.pagemap import Pagemap, Ranges
-from woodfrog.resources import memory
+from woodfrog.resources import memory_checks
 from woodfrog.resources.memory import PageRange
 
 
@@ -152,7 +152,7 @@ def pages_by_process(image: Chain) -> dict[int, list[PageRange]]:
     except msgspec.MsgspecError as error:
         raise ImageError(f"the parent image has records that make no sense: {error}") from error
     for pages in found.values():
-        memory.check_pages(pages, image.store_bytes)
+        memory_checks.check_pages(pages, image.store_bytes)
     return found
 
 
