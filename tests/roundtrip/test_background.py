@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import test_user_ids as user_ids
 from test_programs import cases
@@ -19,6 +20,7 @@ from needs import needs
 pytestmark = needs("root", "command gcc")
 
 Build = Callable[..., Path]
+PAGE = 4096
 SOURCE = Path(__file__).parent / "background" / "missing.c"
 ACTS = set(re.findall(r'{"([\w-]+)", \w+}', SOURCE.read_text())) - {"forks-often"}
 # Then memory comes only when it is touched, until the server is told otherwise: nothing is left to
@@ -234,15 +236,46 @@ def test_what_is_filled_in_counts_as_the_containers(woodfrog: Woodfrog, build: B
     assert told["data"]["memory"]["usage"]["usage"] >= 4 << 20
 
 
-def test_a_container_with_a_user_namespace_is_refused(woodfrog: Woodfrog, build: Build) -> None:
+def test_a_container_with_a_user_namespace_is_filled_in(woodfrog: Woodfrog, build: Build) -> None:
     case = next(case for case in cases() if case.name == "anonymous")
     container = user_ids.start(case, woodfrog, build)
     container.wait_for("ready")
     image = woodfrog.directory / "image"
     container.checkpoint(image, "--sync=none")
     container.delete()
-    waiting = woodfrog.create(container.bundle)
-    restore = ("restore", "--background", f"--image-path={image}", "--detach", waiting.name)
-    said = woodfrog(*restore, status=1).stderr
-    assert "--background is not possible for a container with a user namespace" in said
-    assert waiting.state()["status"] == "created"
+    assert verdict(thawed(woodfrog, (container.bundle, image), TOUCHED_ONLY)) == "ok\n"
+
+
+def test_what_was_touched_first_comes_first_the_next_time(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = frozen(woodfrog, build, "protects")
+    first = thawed(woodfrog, (bundle, image), TOUCHED_ONLY)
+    assert verdict(first) == "ok\n"
+    eventually(lambda: not helpers(), "all is in")
+    assert sorted(path.name for path in image.iterdir()) == ["checkpoint.img", "working-set"]
+    first.delete()
+    for name in ("ready", "check", "out"):
+        (bundle.work / name).unlink(missing_ok=True)
+
+    second = thawed(woodfrog, (bundle, image), TOUCHED_ONLY)
+
+    # It waits, and touches next to nothing; yet what it touched then is there.
+    touched = msgspec.msgpack.decode((image / "working-set").read_bytes())["touched"]
+    wanted = sum(map(len, touched.values())) * PAGE
+    assert wanted > 0
+
+    def bytes_in() -> int:
+        return int(str(told_of(second).get("bytes", 1 << 40)))  # nothing is told when all is in
+
+    eventually(lambda: bytes_in() >= wanted, "the working set is in")
+    assert verdict(second) == "ok\n"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xc1", b"\x82\xa5image\xa0\xa7touched\x81\x01\x91\xcb" + bytes(8)]
+)
+def test_a_working_set_that_makes_no_sense_is_ignored(
+    content: bytes, woodfrog: Woodfrog, build: Build
+) -> None:
+    bundle, image = frozen(woodfrog, build, "protects")
+    (image / "working-set").write_bytes(content)
+    assert verdict(thawed(woodfrog, (bundle, image))) == "ok\n"

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from woodfrog.engine import filling
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
-from woodfrog.engine.filling import Filling, Keeper
+from woodfrog.engine.filling import Filling, Keeper, Task
+from woodfrog.engine.working_set import WorkingSet
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.image.chain import Chain
 from woodfrog.kernel import userfaultfd
@@ -32,7 +33,7 @@ class Background:
         self._filling: Filling | None = None
         self._divisions: dict[int, Division] = {}
         if keeper:
-            _require(plan)
+            _require()
             for record in plan.processes:
                 space = record.memory
                 self._divisions[record.pid] = missing_memory.divide(
@@ -55,6 +56,7 @@ class Background:
         Before that, `alone` waits for all other threads of ours to end.
         """
         spaces: dict[int, Missing] = {}
+        pids: dict[int, int] = {}
         with ExitStack() as failed:
             for body in bodies:
                 division = self._divisions.get(body.record.pid)
@@ -63,10 +65,13 @@ class Background:
                         descriptor = userfaults.register(body.stub, division.mappings, waits=True)
                     failed.callback(os.close, descriptor)
                     spaces[descriptor] = Missing(division.later)
+                    pids[descriptor] = body.record.pid
             if spaces and self._keeper:
                 alone()
-                chunks = self._reader.chunks()
-                self._filling = filling.start(self._init, spaces, chunks, self._keeper)
+                working_set = WorkingSet(self._reader.directory, self._reader.digest)
+                self._undo.callback(working_set.close)
+                task = Task(spaces, self._reader.chunks(), pids, working_set)
+                self._filling = filling.start(self._init, task, self._keeper)
                 self._undo.callback(self._filling.close)
             failed.pop_all()
 
@@ -81,13 +86,8 @@ class Background:
             self._filling.await_end()
 
 
-def _require(plan: Plan) -> None:
+def _require() -> None:
     """Raise UnsupportedResource if pages can't be brought later."""
-    if plan.container.uid_map:
-        raise UnsupportedResource(
-            "--background is not possible for a container with a user namespace",
-            hint="restore it without",
-        )
     try:
         os.close(userfaultfd.create(HERE, kernel_too=True))
     except OSError as error:

@@ -5,7 +5,6 @@ import os
 import struct
 import termios
 
-from woodfrog.engine import root_stub
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
 from woodfrog.engine.making_files import Making
@@ -13,6 +12,7 @@ from woodfrog.errors import while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.id_maps import IdMaps
+from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
 from woodfrog.resources import descriptor, file_signals, login
 from woodfrog.resources.process import Lock
@@ -31,7 +31,7 @@ def set_login(body: Body, bounding: int, maps: IdMaps | None) -> list[str]:
         return [f"{body.name} belongs to the login of whoever restores it (loginuid)"]
     file = os.open(f"/proc/{body.stub.pid}/loginuid", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        theirs = root_stub.send(body.stub, [file])[0]
+        theirs = descriptors.give(body.stub, [file])[0]
     finally:
         os.close(file)
     program = body.stub.program()

@@ -8,11 +8,12 @@ only after that lets go.
 import os
 import select
 import signal
-from collections.abc import Mapping
-from typing import NoReturn, Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, NoReturn, Protocol
 
 from woodfrog.engine.page_server import PageServer
 from woodfrog.engine.staying import leave_everything
+from woodfrog.engine.working_set import WorkingSet
 from woodfrog.errors import WoodfrogError
 from woodfrog.image.pages import Chunks
 from woodfrog.kernel import features
@@ -44,6 +45,33 @@ class Keeper(Protocol):
         """Note that all is in, or the container has ended."""
 
 
+class Task(NamedTuple):
+    """What there is to do, as the page server takes it; see there. The descriptors are its own.
+
+    `working_set` says what comes first, by pids inside, or has it noted.
+    """
+
+    spaces: Mapping[int, Missing]
+    chunks: Chunks
+    pids: Mapping[int, int]  # of the processes, by the descriptors of `spaces`
+    working_set: WorkingSet
+
+    @property
+    def descriptors(self) -> set[int]:
+        """Return all that must stay open."""
+        return {*self.spaces, *self.chunks.descriptors, self.working_set.descriptor}
+
+    @property
+    def first(self) -> dict[int, Sequence[int]]:
+        """Return the addresses that come first, by descriptor."""
+        touched = self.working_set.touched
+        return {descriptor: touched.get(pid, ()) for descriptor, pid in self.pids.items()}
+
+    def note(self, touched: Mapping[int, list[int]]) -> None:
+        """Note what was touched first, by descriptor."""
+        self.working_set.note({self.pids[one]: some for one, some in touched.items() if some})
+
+
 class Filling:
     """Our end of it, until the container runs."""
 
@@ -68,33 +96,31 @@ class Filling:
             pass  # somebody has waited for all that we had
 
 
-def start(init: int, spaces: Mapping[int, Missing], chunks: Chunks, keeper: Keeper) -> Filling:
+def start(init: int, task: Task, keeper: Keeper) -> Filling:
     """Begin to fill in the memory of a container's processes; see PageServer.
 
-    The descriptors in `spaces` are ours no longer. This process must have no other thread.
+    The descriptors of its spaces are ours no longer. This process must have no other thread.
     """
     told, tells = os.pipe()
     pidfd = pidfd_open(HERE, init)
     holder = os.fork()
     if holder == 0:
-        _become_holder(pidfd, spaces, chunks, keeper, tells)
-    for descriptor in (tells, pidfd, *spaces):
+        _become_holder(pidfd, task, keeper, tells)
+    for descriptor in (tells, pidfd, *task.spaces):
         os.close(descriptor)
     return Filling(holder, told)
 
 
-def _become_holder(
-    init: int, spaces: Mapping[int, Missing], chunks: Chunks, keeper: Keeper, tells: int
-) -> NoReturn:
+def _become_holder(init: int, task: Task, keeper: Keeper, tells: int) -> NoReturn:
     """Start the server and stay until it ends, in a process of its own."""
     try:
         wake_up = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        leave_everything(but={init, *spaces, *chunks.descriptors, tells, wake_up})
+        leave_everything(but={init, *task.descriptors, tells, wake_up})
         _be_the_last_to_die()
         signal.signal(signal.SIGUSR1, lambda *_: os.eventfd_write(wake_up, 1))
         server = HERE.call(SYS.CLONE, CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0)
         if server == 0:
-            _serve(init, spaces, chunks, keeper, tells, wake_up)
+            _serve(init, task, keeper, tells, wake_up)
         HERE.call(SYS.PRCTL, PR_SET_NAME, _NAME_OF_HOLDER, 0, 0, 0)
         status = os.waitstatus_to_exitcode(os.waitpid(server, 0)[1])
         if status not in (0, _HAS_TOLD):
@@ -108,25 +134,20 @@ def _become_holder(
         os._exit(0)
 
 
-def _serve(
-    init: int,
-    spaces: Mapping[int, Missing],
-    chunks: Chunks,
-    keeper: Keeper,
-    tells: int,
-    wake_up: int,
-) -> NoReturn:
+def _serve(init: int, task: Task, keeper: Keeper, tells: int, wake_up: int) -> NoReturn:
     status = _HAS_TOLD
     try:
         HERE.call(SYS.PRCTL, PR_SET_NAME, _NAME_OF_SERVER, 0, 0, 0)
-        total = sum(missing.bytes for missing in spaces.values())
+        total = sum(missing.bytes for missing in task.spaces.values())
         server = PageServer(
-            spaces,
-            chunks,
+            task.spaces,
+            task.chunks,
             init,
             ahead=features.wanted(features.FILLING_AHEAD),
             wake_up=wake_up,
             tell=keeper.tell,
+            first=task.first,
+            note=None if task.working_set.touched else task.note,
         )
         keeper.begun(os.getppid(), os.getpid(), total)
         os.write(tells, _STANDS)

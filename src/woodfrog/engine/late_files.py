@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-from woodfrog.engine import root_stub
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
 from woodfrog.engine.making_files import Making
@@ -78,7 +77,7 @@ class LateFiles:
                 ours = [self._ours[slot.file] for slot in some]
                 # High enough not to be in the way of those that are still to come.
                 program = body.stub.program()
-                for got, slot in zip(root_stub.send(body.stub, ours), some, strict=True):
+                for got, slot in zip(descriptors.give(body.stub, ours), some, strict=True):
                     high = syscalls.duplicate_above(program, got, body.highest_descriptor + 1)
                     syscalls.close(program, got)
                     syscalls.duplicate_to(program, high, slot.number, cloexec=slot.cloexec)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from woodfrog.engine import root_stub
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.passing import Delegates
 from woodfrog.errors import ImageError, UnsupportedResource, while_
@@ -291,7 +290,7 @@ class Making:
 
     def send(self, ours: int) -> int:
         """Give the stub a descriptor of ours."""
-        return root_stub.send(self.stub, [ours])[0]
+        return descriptors.give(self.stub, [ours])[0]
 
     def make_files(
         self,

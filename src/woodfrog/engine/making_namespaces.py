@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from woodfrog.engine import passing, root_stub
+from woodfrog.engine import passing
 from woodfrog.engine.making_users import Users
 from woodfrog.errors import while_
 from woodfrog.kernel import mounts as m
@@ -213,7 +213,7 @@ class MadeNamespaces:
         ours = descriptors.fetch(maker.pid, made)
         try:
             self._end(maker)
-            return root_stub.send(self._root, [ours])[0]
+            return descriptors.give(self._root, [ours])[0]
         finally:
             os.close(ours)
 
@@ -282,7 +282,7 @@ class MadeNamespaces:
             return
         ours = [self._ours[name, number] for name, number in where.items()]
         program = task.program()
-        for name, theirs in zip(where, root_stub.send(leader, ours), strict=True):
+        for name, theirs in zip(where, descriptors.give(leader, ours), strict=True):
             ns.setns(program, theirs, ns.FLAGS[name])
             syscalls.close(program, theirs)
         task.run(program)

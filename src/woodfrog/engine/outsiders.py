@@ -52,7 +52,7 @@ def make(init: int, pid: int, root: Stub, vdso: Vdso, files: Sequence[int], page
         pairs = [pair for pair in pairs if pair[1] not in rings]
         for first in range(0, len(pairs), _RIGHTS_AT_ONCE):
             some, numbers = zip(*pairs[first : first + _RIGHTS_AT_ONCE], strict=True)
-            received = root_stub.send(stub, list(some))
+            received = descriptors.give(stub, list(some))
             program = stub.program()
             for got, wanted in zip(received, numbers, strict=True):
                 if got != wanted:

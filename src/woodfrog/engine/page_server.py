@@ -5,8 +5,9 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from woodfrog.engine import working_set
 from woodfrog.errors import WoodfrogError
 from woodfrog.image.layout import CHUNK
 from woodfrog.image.pages import Chunks
@@ -37,9 +38,11 @@ class _ChangingError(Exception):
 class _Space:
     """One process's memory: its userfaultfd, and what is still missing."""
 
-    def __init__(self, descriptor: int, missing: Missing) -> None:
+    def __init__(self, descriptor: int, missing: Missing, first: Iterable[int] = ()) -> None:
         self.descriptor = descriptor
         self.missing = missing
+        self.first = deque(first)  # addresses that are wanted before all others
+        self.touched: list[int] = []  # pages that somebody has waited for
         self.faults: dict[int, None] = {}  # pages that somebody waits for, in order
         self.next: deque[int] = deque()  # addresses whose chunk is at hand
 
@@ -50,6 +53,8 @@ class PageServer:
     `spaces` are userfaultfds and what is missing there; they are closed as soon as all is in.
     `init` is a pidfd of the container's first process. Without `ahead` only what is touched comes,
     until `wake_up`, an eventfd, is written to. `tell` gets how many bytes are in, and of how many.
+    What is in `first`, addresses by descriptor, comes before all else that nobody waits for. `note`
+    gets such addresses when programs have run for a while: those that they were waiting for.
     """
 
     def __init__(
@@ -61,7 +66,12 @@ class PageServer:
         ahead: bool,
         wake_up: int,
         tell: Callable[[int, int], None],
+        first: Mapping[int, Sequence[int]],
+        note: Callable[[Mapping[int, list[int]]], None] | None,
     ) -> None:
+        self._note = note
+        self._note_at = time.monotonic() + working_set.SECONDS
+        self._noted: dict[int, list[int]] = {}
         self._chunks = chunks
         self._init = init
         self._ahead = ahead
@@ -76,14 +86,16 @@ class PageServer:
         self._poll.register(init, select.POLLIN)
         self._poll.register(wake_up, select.POLLIN)
         for descriptor, missing in spaces.items():
-            self._add(_Space(descriptor, missing))
+            space = _Space(descriptor, missing, first.get(descriptor, ()))
+            self._noted[descriptor] = space.touched
+            self._add(space)
 
     def run(self) -> None:
         """Serve to the end; raises ImageError if the image turns out to be damaged."""
         timeout: int | None = 0
         while self._spaces:
             if not self._hear(timeout):
-                return
+                break
             timeout = None
             self._drop_ended()
             for space in list(self._spaces.values()):
@@ -91,7 +103,8 @@ class PageServer:
                 again = self._serve(space, ahead=self._ahead and timeout != 0)
                 if again is not None:
                     timeout = again if timeout is None else min(again, timeout)
-            self._report()
+            self._report(at_rest=timeout is None)
+        self._write_note()
 
     def _serve(self, space: _Space, *, ahead: bool) -> int | None:
         """Bring what a process waits for, and a bit more; returns when to come again (ms)."""
@@ -132,9 +145,17 @@ class PageServer:
                 self._drop(space)
         self._look_at = max(_MANY, 2 * len(self._spaces))
 
-    def _report(self) -> None:
+    def _write_note(self) -> None:
+        """Say once what was touched; later faults are no part of a beginning."""
+        if self._note:
+            self._note(self._noted)
+            self._note = None
+
+    def _report(self, *, at_rest: bool) -> None:
         now = time.monotonic()
-        if now - self._told >= _PROGRESS_SECONDS:
+        if now >= self._note_at:
+            self._write_note()
+        if at_rest or now - self._told >= _PROGRESS_SECONDS:
             self._told = now
             missing = sum(space.missing.bytes for space in self._spaces.values())
             self._tell(self._total - missing, self._total)
@@ -174,12 +195,19 @@ class PageServer:
             if found is None:
                 self._bring_zeros(space, page)
             else:
+                if self._note:
+                    space.touched.append(page)
                 self._bring(space, *found, _AT_ONCE)
                 space.next.append(page + _AT_ONCE)
             del space.faults[page]
 
     def _bring_more(self, space: _Space, *, ahead: bool) -> bool:
         """Bring what nobody waits for yet, at most a chunk; tell whether there was any."""
+        while space.first:
+            if (found := space.missing.at(space.first.popleft())) is not None:
+                self._bring(space, *found, _AT_ONCE)
+                space.next.append(found[0] + _AT_ONCE)
+                return True
         found = None
         while space.next and found is None:
             found = space.missing.at(space.next.popleft())

@@ -11,7 +11,7 @@ from woodfrog.kernel.namespaces import CLONE_NEWTIME
 from woodfrog.kernel.ptrace import Event
 from woodfrog.kernel.syscalls import F_DUPFD
 from woodfrog.remote import descriptors, stub
-from woodfrog.remote.program import LOOP, Program
+from woodfrog.remote.program import LOOP
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso, vdso_of
 from woodfrog.resources import namespaces
@@ -110,20 +110,6 @@ def raise_descriptor_limit(injection: Injection) -> None:
     hard = struct.unpack("<2Q", os.pread(injection.memory, 16, old))[1]
     injection.put(struct.pack("<2Q", hard, hard))
     injection.call(SYS.PRLIMIT64, 0, _RLIMIT_NOFILE, old, 0)
-
-
-def send(made: Stub, ours: list[int]) -> list[int]:
-    """Give a stub descriptors of ours; returns their numbers there."""
-    page = made.program().base
-
-    def call(number: int, *arguments: int) -> int:
-        # Behind the page that carries the message.
-        program = Program(page + 4096, made.size - 4096)
-        result = program.call(number, *arguments)
-        made.run(program)
-        return program[result]
-
-    return descriptors.send(made.pid, made.memory, page, call, ours)
 
 
 def settle(pid: int, base: int, size: int, vdso: Vdso) -> Stub:

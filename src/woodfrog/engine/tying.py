@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
-from woodfrog.engine import root_stub
 from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
 from woodfrog.errors import ImageError, while_
@@ -54,7 +53,7 @@ def _connect_borrowing(record: FileRecord, number: int, body: Body, bodies: Iter
         with ExitStack() as undo:
             ours = [_fetch(file, bodies, undo) for file in some]
             program = body.stub.program()
-            for got, file in zip(root_stub.send(body.stub, ours), some, strict=True):
+            for got, file in zip(descriptors.give(body.stub, ours), some, strict=True):
                 high = syscalls.duplicate_above(program, got, above)
                 syscalls.close(program, got)
                 borrowed[file] = high

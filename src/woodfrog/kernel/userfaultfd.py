@@ -22,6 +22,8 @@ _FEATURE_EVENT_REMOVE, _FEATURE_EVENT_UNMAP = 1 << 3, 1 << 6
 _EVENTS = _FEATURE_EVENT_FORK | _FEATURE_EVENT_REMAP | _FEATURE_EVENT_REMOVE | _FEATURE_EVENT_UNMAP
 _FEATURE_WP_UNPOPULATED, _FEATURE_WP_ASYNC = 1 << 13, 1 << 15
 _REGISTER_MODE_MISSING, _REGISTER_MODE_WP = 1, 2
+DEVICE = "/dev/userfaultfd"
+_IOCTL_NEW = 0xAA00
 _USER_MODE_ONLY = 1
 
 _IOCTL_API, _IOCTL_REGISTER, _IOCTL_WAKE = 0xC018AA3F, 0xC020AA00, 0x8010AA02
@@ -45,6 +47,11 @@ def create(on: Caller, *, kernel_too: bool) -> int:
     """
     only = 0 if kernel_too else _USER_MODE_ONLY
     return on.call(SYS.USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | only)
+
+
+def create_by_device(on: Caller, device: int) -> int:
+    """Return the same, for faults in the kernel, too, from an open DEVICE (Linux 6.1)."""
+    return on.call(SYS.IOCTL, device, _IOCTL_NEW, os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def begin(on: Caller, descriptor: int, *, events: bool) -> None:

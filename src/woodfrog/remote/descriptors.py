@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.remote.program import Program
+from woodfrog.remote.stub import Stub
 
 _PIDFD_THREAD = os.O_EXCL  # Linux 6.9
 
@@ -57,3 +59,17 @@ def send(
     return list(
         struct.unpack(f"<{len(descriptors)}i", os.pread(memory, 4 * len(descriptors), page + 144))
     )
+
+
+def give(stub: Stub, ours: list[int]) -> list[int]:
+    """Give a stub descriptors of ours; returns their numbers there (close-on-exec)."""
+    page = stub.program().base
+
+    def call(number: int, *arguments: int) -> int:
+        # Behind the page that carries the message.
+        program = Program(page + 4096, stub.size - 4096)
+        result = program.call(number, *arguments)
+        stub.run(program)
+        return program[result]
+
+    return send(stub.pid, stub.memory, page, call, ours)
