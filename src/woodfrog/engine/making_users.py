@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from woodfrog.engine import kinship, passing, root_stub
+from woodfrog.engine import kinship, passing
 from woodfrog.engine.pids import Member
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import namespaces as ns
@@ -17,6 +17,7 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.id_maps import IdMap
 from woodfrog.kernel.procfs.status import read_status
+from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub, StubError, await_birth
 from woodfrog.resources import credentials
@@ -207,7 +208,7 @@ class Users:
     def _say_last_id(self, number: int) -> None:
         ours = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            (theirs,) = root_stub.send(self._root, [ours])
+            (theirs,) = descriptors.give(self._root, [ours])
         finally:
             os.close(ours)
         program = self._root.program()
