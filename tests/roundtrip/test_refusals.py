@@ -350,3 +350,16 @@ def test_ipc_is_not_restored_into_a_namespace_of_others(woodfrog: Woodfrog, buil
     assert refused.status not in (0, None)
     assert "ipc namespace" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_clients_that_wait_at_a_unix_socket_are_given_up_by_a_flag(
+    woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(woodfrog, build, "unix_waiting.c")
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+
+    done = container.checkpoint(image, "--ext-unix-close", "--leave-running")
+
+    assert "1 clients that wait at unix sockets are restored as closed" in done.stderr
+    assert verdict(container) == "ok\n"

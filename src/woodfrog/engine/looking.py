@@ -217,6 +217,9 @@ def losses_of(files: Sequence[FileRecord]) -> list[str]:
         broken = sum(1 for file in files if isinstance(file, kind) and file.reset)
         if broken:
             found.append(f"{broken} {what} connections to the outside are restored as closed")
+    clients = sum(file.clients_lost for file in files if isinstance(file, UnixSocketFile))
+    if clients:
+        found.append(f"{clients} clients that wait at unix sockets are restored as closed")
     for queue, what in ((Inotify, "inotify"), (Fanotify, "fanotify")):
         overflows = sum(1 for file in files if isinstance(file, queue) and file.overflow)
         if overflows:

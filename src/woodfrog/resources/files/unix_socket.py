@@ -42,7 +42,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     that came by MSG_OOB, or -1; `senders` are the names that datagrams came from, if any had one.
     `takes_more` if it can be written to; `reset` if its peer was outside, and it is restored as
     closed by it; `broken` if its peer was closed without having read all. `pending` are the
-    clients, by `inode`, that a listener has not accepted, which are `unaccepted`.
+    clients, by `inode`, that a listener has not accepted, which are `unaccepted`; `clients_lost` is
+    how many more there were, that a flag gave up.
     """
 
     row: ClassVar[Row] = Row(
@@ -86,6 +87,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     urgent: int = -1
     pending: list[int] = []
     unaccepted: bool = False
+    clients_lost: int = 0
     peer: Maker | None = None  # as SO_PEERCRED tells
     authors: list[Maker | None] = []  # who sent what is queued, if readers are told (SO_PASSCRED)
 
@@ -182,6 +184,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             senders=senders if any(senders) else [],
             urgent=urgent,
             pending=pending,
+            clients_lost=len(found.pending) - len(pending),
             unaccepted=unaccepted is not None and _can_wait_again(inode, world),
             peer=peer,
             authors=unix_peers.authors(messages, world),
