@@ -478,7 +478,7 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
                 _check_rights(file, plan)
             if file.late:
                 file.refuse_holders(plan.holders(file.id), bounds.bounding)
-    placed_mappings.refuse_forbidden(plan.files.values(), bounds.seccomp)
+    placed_mappings.refuse_forbidden(plan.files.values(), bounds.seccomp, bounds.bounding)
     tcp_socket.check_backlogs(plan.files.values())
     outside = tcp_socket.count_outside(
         plan.files.values(), new_network="network" in bounds.new_namespaces

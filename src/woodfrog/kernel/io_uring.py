@@ -74,6 +74,15 @@ class Layout(NamedTuple):
     array: int
 
 
+def disabled() -> int:
+    """Return kernel.io_uring_disabled: by 1 only CAP_SYS_ADMIN and a group may, by 2 nobody."""
+    try:
+        with open("/proc/sys/kernel/io_uring_disabled", encoding="ascii") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return 0  # before Linux 6.6
+
+
 def setup(on: Caller, sq_entries: int, cq_entries: int, flags: int, answer: bytearray) -> int:
     """Make rings of these sizes; `answer` is as long as `new_answer()` and is filled."""
     answer[:] = _PARAMS.pack(0, cq_entries, flags | SETUP_CQSIZE, *(0,) * 25)

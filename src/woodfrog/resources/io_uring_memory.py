@@ -39,6 +39,12 @@ class Sample:
     """
 
     def __init__(self, sq_entries: int, cq_entries: int, flags: int = 0) -> None:
+        if io_uring.disabled() > 1:
+            raise UnsupportedResource(
+                "is an io_uring on a machine where nobody may make any more"
+                " (kernel.io_uring_disabled), which cannot be saved",
+                hint="sysctl kernel.io_uring_disabled=0",
+            )
         answer = io_uring.new_answer()
         self._fd = io_uring.setup(HERE, sq_entries, cq_entries, flags, answer)
         self.layout = io_uring.layout_in(answer)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import io_uring, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.remote.address import PAGE, TASK_SIZE
 from woodfrog.remote.program import Program
 from woodfrog.remote.seccomp import Filters
@@ -114,11 +115,20 @@ def _take(program: Program, start: int, end: int) -> int:
     return syscalls.mmap(program, start, end - start, 0, flags)
 
 
-def refuse_forbidden(files: Iterable[FileRecord], seccomp: bytes | None) -> None:
-    """Refuse io_urings that the new container's seccomp profile would let nobody make."""
-    if seccomp is None or not any(isinstance(file, AnyIoUring) for file in files):
+def refuse_forbidden(files: Iterable[FileRecord], seccomp: bytes | None, bounding: int) -> None:
+    """Refuse io_urings that this machine or the new container's profile lets nobody make."""
+    if not any(isinstance(file, AnyIoUring) for file in files):
         return
-    if not Filters([seccomp], strict=False).allow(SYS.IO_URING_SETUP, [None] * 6):
+    disabled = io_uring.disabled()
+    if disabled > 1 or (disabled and not bounding >> CAP_SYS_ADMIN & 1):
+        raise UnsupportedResource(
+            "the image has io_urings, which programs may not make on this machine"
+            f" (kernel.io_uring_disabled is {disabled})",
+            hint="sysctl kernel.io_uring_disabled=0",
+        )
+    if seccomp is not None and not Filters([seccomp], strict=False).allow(
+        SYS.IO_URING_SETUP, [None] * 6
+    ):
         raise UnsupportedResource(
             "the image has io_urings, which the new container's seccomp profile forbids",
             hint="allow io_uring_setup(2) in linux.seccomp of config.json",

@@ -135,7 +135,7 @@ class AnyIoUring(FileRecord, frozen=True):
             or len(self.overflown) > _MOST_OVERFLOWN
             or len(self.files) > _MOST_REGISTERED
             or len(self.buffers) > _MOST_REGISTERED
-            or len(self.requests) > self.sq_entries * 2 * io_uring.SQE_BYTES
+            or len(self.requests) > self.sq_entries * io_uring.SQE_BYTES << self.large_requests
         ):
             raise ImageError("an io_uring in the image has impossible contents")
 
