@@ -1,5 +1,5 @@
 /* packet(7): sockets of both types with names, options, memberships, groups and filters; rings of all versions, read and written by turns. */
-// arguments: sockets | ring 1 | ring 2 | ring 3 | sending
+// arguments: sockets | ring 1 | ring 2 | ring 3 | sending | sending around
 // capabilities: CAP_NET_RAW CAP_NET_ADMIN
 #include "wait.h"
 #include <arpa/inet.h>
@@ -219,7 +219,7 @@ static void put(int number) {
 	turn = (turn + 1) % FRAMES;
 }
 
-static void sending(void) {
+static void sending(bool around) {
 	int fd = must(socket(AF_PACKET, SOCK_RAW, 0)), hearer = bound(SOCK_RAW, PROTOCOL);
 	struct sockaddr_ll name = lo(0);
 	struct tpacket_req request = {.tp_block_size = BLOCK, .tp_block_nr = FRAME * FRAMES / BLOCK, .tp_frame_size = FRAME, .tp_frame_nr = FRAMES};
@@ -227,16 +227,24 @@ static void sending(void) {
 	must(setsockopt(fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof request));
 	ring = must(mmap(NULL, FRAME * FRAMES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
 	must(bind(fd, (void *)&name, sizeof name));
+	for (int i = 0; around && i < FRAMES + 1; i++) {
+		put(i);
+		must(send(fd, NULL, 0, 0));
+		same("around", i, taken(hearer, 14));
+	}
 	for (int i = 0; i < 5; i++)
 		put(i);
 	must(send(fd, NULL, 0, 0));
 	for (int i = 0; i < 5; i++)
 		same("before", i, taken(hearer, 14));
-	put(5); /* nobody has asked to send it yet */
+	if (!around)
+		put(5); /* nobody has asked to send it yet */
 
 	freeze_here();
 	spoil(turn++;);
 
+	if (around)
+		put(5);
 	put(6);
 	same("sending", 1, send(fd, NULL, 0, 0) > 0);
 	same("what waited", 5, taken(hearer, 14));
@@ -255,7 +263,7 @@ int main(int count, char **arguments) {
 		version = atoi(arguments[2]) - 1;
 		receiving();
 	} else if (!strcmp(what, "sending")) {
-		sending();
+		sending(count > 2);
 	} else {
 		sockets();
 	}

@@ -20,7 +20,7 @@ from woodfrog.remote.address import PAGE
 from woodfrog.remote.program import Program
 
 SOL_PACKET = 263
-_PACKET_RX_RING, _PACKET_TX_RING = 5, 13
+_PACKET_RX_RING, _PACKET_TX_RING, _PACKET_LOSS = 5, 13, 14
 TPACKET_V1, TPACKET_V2, TPACKET_V3 = 0, 1, 2
 _REQUEST = struct.Struct("<7I")  # struct tpacket_req3, of which tpacket_req is the beginning
 _LARGEST = 1 << 30
@@ -33,6 +33,7 @@ _TIME = {TPACKET_V1: 20, TPACKET_V2: 16}
 # struct tpacket_block_desc: block_status, seq_num
 _BLOCK_STATUS, _SEQUENCE = 8, 24
 _TP_STATUS_USER = _TP_STATUS_SEND_REQUEST = 1
+_TP_STATUS_WRONG_FORMAT = 4
 
 # Of an EtherType for experiments (IEEE 802), which no protocol has.
 _ETHERTYPE = 0x88B5
@@ -76,7 +77,7 @@ class Ring(Part, frozen=True):
 
 
 def collect(
-    fd: int, version: int, receiving: PacketRing | None, sending: PacketRing | None
+    one: socket.socket, version: int, receiving: PacketRing | None, sending: PacketRing | None
 ) -> tuple[Ring | None, Ring | None]:
     """Read the rings of a socket, through a descriptor of ours."""
     rings = [
@@ -88,7 +89,7 @@ def collect(
         return None, None
     if size > _LARGEST:
         raise UnsupportedResource("is a packet socket with a ring of more than 1 GiB")
-    with mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+    with mmap.mmap(one.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
         contents = memory[:]
     taking, giving = rings
     split = taking.size if taking else 0
@@ -96,7 +97,10 @@ def collect(
         taking = _with_contents(taking, contents[:split], _receive_head(taking, version, contents))
     if giving:
         inside = contents[split:]
-        giving = _with_contents(giving, inside, _send_head(giving, version, inside))
+        head = _send_head(giving, version, inside)
+        if head is None:
+            head = _tried_head(one, size, split, version, giving)
+        giving = _with_contents(giving, inside, head)
     return taking, giving
 
 
@@ -136,23 +140,49 @@ def _receive_head(ring: Ring, version: int, contents: bytes) -> int:
     return next(heads, 0)
 
 
-def _send_head(ring: Ring, version: int, contents: bytes) -> int:
-    """Return which frame the kernel will send next."""
+def _send_head(ring: Ring, version: int, contents: bytes) -> int | None:
+    """Return which frame the kernel will send next, if the contents tell."""
     frames = range(ring.frames)
-    waiting = [
-        bool(status & _TP_STATUS_SEND_REQUEST) for status in _statuses(ring, version, contents)
-    ]
+    statuses = _statuses(ring, version, contents)
+    waiting = [bool(status & _TP_STATUS_SEND_REQUEST) for status in statuses]
     for number in frames:
         if waiting[number] and not waiting[number - 1]:
             return number
     for number in frames:
         if struct.unpack_from("<I", contents, ring.frame(number) + _LENGTH[version]) == (0,):
             return number
-    raise UnsupportedResource(
-        "is a packet socket that has gone around its ring (PACKET_TX_RING), of which nothing tells"
-        " where it stands",
-        hint="send without a ring, or let a frame wait to be sent",
-    )
+    return None
+
+
+def _tried_head(one: socket.socket, size: int, start: int, version: int, ring: Ring) -> int:
+    """Find that out in a ring of which no frame waits: which of impossible frames is refused?
+
+    One that is refused is neither sent nor left behind, unless the socket has PACKET_LOSS.
+    """
+    if one.getsockopt(SOL_PACKET, _PACKET_LOSS):
+        raise UnsupportedResource(
+            "is a packet socket with PACKET_LOSS that has gone around its ring (PACKET_TX_RING),"
+            " of which nothing tells where it stands",
+            hint="let a frame wait to be sent, or do without PACKET_LOSS",
+        )
+    with mmap.mmap(one.fileno(), size) as memory:
+        places = [start + ring.frame(number) for number in range(ring.frames)]
+        words = [(at + _STATUS[version], at + _LENGTH[version]) for at in places]
+        before = [[bytes(memory[at : at + 4]) for at in both] for both in words]
+        for status, length in words:
+            struct.pack_into("<I", memory, length, ring.frame_size)
+            struct.pack_into("<I", memory, status, _TP_STATUS_SEND_REQUEST)
+        try:
+            one.sendto(b"", socket.MSG_DONTWAIT, ("lo", _ETHERTYPE))
+        except OSError:
+            pass  # that is the answer
+        found = [struct.unpack_from("<I", memory, status)[0] for status, _ in words]
+        for both, values in zip(words, before, strict=True):
+            for at, value in zip(both, values, strict=True):
+                memory[at : at + 4] = value
+    if _TP_STATUS_WRONG_FORMAT not in found:
+        raise UnsupportedResource("is a packet socket with a PACKET_TX_RING that does not answer")
+    return found.index(_TP_STATUS_WRONG_FORMAT)
 
 
 def _statuses(ring: Ring, version: int, contents: bytes) -> Iterator[int]:

@@ -56,7 +56,7 @@ class PacketSocket(FileRecord, frozen=True, tag="packet-socket"):
         ),
         refused=(
             "a fanout group with a program",
-            "a PACKET_TX_RING that has been gone around",
+            "a PACKET_TX_RING that has been gone around, with PACKET_LOSS",
         ),
     )
     type: int
@@ -86,9 +86,7 @@ class PacketSocket(FileRecord, frozen=True, tag="packet-socket"):
             fanout = _fanout(one) if found.in_fanout else -1
             is_old = one.type == _SOCK_PACKET
             version = 0 if is_old else one.getsockopt(SOL_PACKET, _PACKET_VERSION)
-            taking, giving = packet_ring.collect(
-                one.fileno(), version, found.receiving, found.sending
-            )
+            taking, giving = packet_ring.collect(one, version, found.receiving, found.sending)
             device = netdevice.name_of(one.fileno(), found.device) if found.device > 0 else b""
             return cls(
                 id=number,
