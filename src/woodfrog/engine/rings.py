@@ -78,6 +78,13 @@ class Ring:
         """Tell whether a thread has ever made or used an io_uring."""
         return self.answers[task]["index"] != -errno.EINVAL
 
+    def look_again(self) -> None:
+        """Read fdinfo once more if the kernel was at work and showed nothing of the ring."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while "SqThread" not in self.file.fdinfo and time.monotonic() < deadline:
+            time.sleep(_A_MOMENT_S)
+            self.file.fdinfo, self.file.lines = read_fdinfo(*self.file.holders[0])
+
     def shown(self) -> Shown | None:
         """Return what the kernel shows now."""
         pid, number = self.file.holders[0]
@@ -95,6 +102,8 @@ class Rings:
         self._vdso = vdso
         self._processes = {one.pid: one for one in tree.processes}
         self._by_inode = {file.inode: Ring(file) for file in files.files if is_one(file.target)}
+        for ring in self._by_inode.values():
+            ring.look_again()
         self._of_process: dict[int, list[Ring]] = defaultdict(list)
         for ring in self._by_inode.values():
             for pid in ring.holders.keys() & self._processes.keys():
@@ -184,7 +193,7 @@ class Rings:
 
     def _owner(self, ring: Ring) -> HeldTask:
         """Return the thread that can make the ring whole."""
-        thread = int(ring.file.fdinfo["SqThread"])
+        thread = int(ring.file.fdinfo.get("SqThread", -1))
         able = [
             task
             for task in ring.answers
