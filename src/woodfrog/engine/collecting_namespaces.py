@@ -53,6 +53,8 @@ class Namespaces:
         self._inside |= {zombie.pid for zombie in tree.zombies}
         self._found: dict[str, Found] = {}
         self._of: dict[int, dict[str, int]] = {}
+        # What /proc/PID/ns reads of the process that is being looked at.
+        self._links: dict[str, str] = {}
         with socket_in(init, socket.AF_UNIX, socket.SOCK_DGRAM, 0) as one:
             self._cookie = _cookie(one.fileno())
         self._known_cookies = {self._cookie}
@@ -75,8 +77,10 @@ class Namespaces:
     def _look_at(self, task: HeldTask) -> None:
         is_leader = task is task.process.leader
         of = self._of[task.pid] = dict(self.of(task.process.leader.pid)) if not is_leader else {}
+        if is_leader:
+            self._links = {}
         for name in _OF_PROCESSES if is_leader else _OF_THREADS:
-            link = _link(task.path, name)
+            link = self._links[name] = _link(task.path, name)
             if link != self._own[name]:
                 of[name] = self._number(link, f"{task.path}/ns/{name}")
             else:
@@ -86,7 +90,7 @@ class Namespaces:
             link = _link(task.path, name + _FUTURE)
             if name == "pid" and not link:
                 of[name + _FUTURE] = self._unborn(task)
-            elif link != _link(task.path, name):
+            elif link != self._links[name]:
                 of[name + _FUTURE] = self._number(link, f"{task.path}/ns/{name}{_FUTURE}")
 
     def look_at(self, files: list[OpenFile]) -> None:

@@ -118,6 +118,9 @@ class MadeNamespaces:
             self._go(self._root, self._root, {"mnt": record.origin})
         program = self._root.program()
         ns.unshare(program, ns.CLONE_NEWNS)
+        if record.tree:
+            # What is made there must not spread to where it was copied from.
+            m.mount(program, None, "/", None, m.MS_REC | m.MS_SLAVE)
         self._root.run(program)
         if record.tree:
             self._mount(record.tree, None, bool(record.owner))

@@ -237,7 +237,8 @@ class Tree:
         """Take a newborn process over, and have it join its namespaces."""
         await_birth(pid)
         stub = self.stubs[child.pid] = Stub(pid, parent.base, parent.size)
-        self._namespaces.join(stub, _membership(child), born_in)
+        if isinstance(child, Process):
+            self._namespaces.join(stub, child.namespaces, born_in)
         if child.is_first:
             self._namespaces.know_pid_namespace(child.pid_namespace, stub)
         if isinstance(child, Process):

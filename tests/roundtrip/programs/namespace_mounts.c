@@ -1,5 +1,5 @@
 /* Mount namespaces inside: what each has mounted, who is in which, roots that are others, files that are open in them. */
-// arguments: copy | private | changed | pivoted | twice | thread | init | sandbox
+// arguments: copy | private | changed | pivoted | twice | thread | init | sandbox | follow
 // capabilities: CAP_SYS_ADMIN CAP_SYS_CHROOT
 #include "mounts.h"
 #include "namespaces.h"
@@ -84,7 +84,10 @@ static int inside(int who, const char *what) {
 	if (what[0] != 's')
 		must(unshare(CLONE_NEWNS));
 	const char *file = "/tmp/file", *text = "below";
-	if (what[0] == 'c' && what[1] == 'o') {
+	if (what[0] == 'f') { /* is told what is mounted outside, and what it mounts is its own */
+		must(mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL));
+		make("/run/from"), bind("/run/from", "/run/own");
+	} else if (what[0] == 'c' && what[1] == 'o') {
 	} else if (what[1] == 'r') {
 		alone();
 	} else if (what[1] == 'h') {
@@ -117,6 +120,10 @@ static int inside(int who, const char *what) {
 	stay(who, file, text);
 	if (what[0] == 'i')
 		check_proc(who);
+	if (what[0] == 'f') {
+		wait_for("mounted");
+		holds(who, "/tmp/new/file", "news");
+	}
 	join(child);
 	return 0;
 }
@@ -133,6 +140,8 @@ int main(int count, char **arguments) {
 	const char *what = arguments[count - 1];
 	umask(0022);
 	prepare_places();
+	if (what[0] == 'f')
+		must(mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL));
 	put("/tmp/file", "below");
 	if (what[1] == 'h' && what[0] == 't') {
 		pthread_t other;
@@ -161,8 +170,13 @@ int main(int count, char **arguments) {
 	check_place(0, "mnt");
 	read_mounts(&is);
 	expect_same_mounts(&was[0], &is);
+	if (what[0] == 'f') { /* they hear of it only now that they have looked */
+		await(&places[1].checked), await(&places[2].checked);
+		make("/tmp/new"), must(mount("new", "/tmp/new", "tmpfs", 0, "")), put("/tmp/new/file", "news");
+		say("mounted");
+	}
 	join(child);
-	holds(0, "/tmp/file", what[0] == 'c' && what[1] == 'o' ? "Xelow" : what[1] == 'r' ? "Xelow" : "below");
+	holds(0, "/tmp/file", what[0] == 'c' && what[1] == 'o' ? "Xelow" : what[1] == 'r' || what[0] == 'f' ? "Xelow" : "below");
 	compare_places("mnt", 3);
 	return report();
 }

@@ -105,6 +105,8 @@ class ChangedMounts:
         removed = [] if self._has_another_root() else removed
         changed = {mount.mnt_id for mount in self._now if self._is_changed(mount)}
         self._changed = bool(removed or changed)
+        if nested and self._changed:
+            self._refuse_peers()
         self._removed = removed
         for mount in table.making_order(self._now) if changed else ():
             if mount.mnt_id in changed:
@@ -116,6 +118,15 @@ class ChangedMounts:
             except BaseException:
                 self.close()
                 raise
+
+    def _refuse_peers(self) -> None:
+        """Refuse mounts that a nested namespace shares with its origin, but not all of them."""
+        for mount in self._now:
+            if table.Spread(mount).group in self._groups:
+                raise UnsupportedResource(
+                    f"has {os.fsdecode(mount.point)} shared between two mount namespaces, of which"
+                    " one has other mounts, which cannot be saved yet"
+                )
 
     def _has_another_root(self) -> bool:
         lowest = next(mount for mount in self._now if mount.parent not in self._by_id)

@@ -393,9 +393,11 @@ class _Making:
         return self._leaders[group]
 
     def _follow(self, mount: int, master: int) -> None:
-        """Let a mount be told by a group; with OUTSIDE by whom its base is, which it is already."""
-        if master != OUTSIDE:
-            self._set(mount, m.MS_PRIVATE)
+        """Let a mount be told by a group; with OUTSIDE by whom its base is.
+
+        That it is already; or, in a nested namespace, it tells those of another one, too.
+        """
+        self._set(mount, m.MS_SLAVE if master == OUTSIDE else m.MS_PRIVATE)
         if master > 0:
             m.join_group(self._on, self._leader(master), mount)
             self._set(mount, m.MS_SLAVE)
