@@ -1,7 +1,9 @@
 """What can't be saved is refused by name before anything is touched, and the container runs on."""
 
 import contextlib
+import os
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bundles import Bundle, bind
-from containers import Container, Woodfrog, verdict
+from containers import Container, Woodfrog, eventually, verdict
 from needs import needs
 
 pytestmark = needs("root", "command gcc")
@@ -187,6 +189,26 @@ def test_an_ended_first_thread_is_refused_where_its_process_cannot_be_reached(
 
     assert refused.status not in (0, None)
     assert f"the first thread of process {container.init} has ended" in refused.stderr
+    assert "running as before" in refused.stderr
+    assert verdict(container) == "ok\n"
+
+
+def test_a_namespace_that_somebody_outside_is_in_is_refused(
+    woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(woodfrog, build, "../programs/namespaces.c", "uts")
+    container.wait_for("ready")
+    child = Path(f"/proc/{container.init}/task/{container.init}/children").read_text().split()[0]
+    with subprocess.Popen(["nsenter", "--uts", "--target", child, "sleep", "1000"]) as guest:
+        try:
+            own = os.readlink("/proc/self/ns/uts")
+            eventually(lambda: os.readlink(f"/proc/{guest.pid}/ns/uts") != own, "nsenter")
+            refused = container.checkpoint(woodfrog.directory / "image", status=None)
+        finally:
+            guest.kill()
+
+    assert refused.status not in (0, None)
+    assert "is in a uts namespace that others outside the container are in, too" in refused.stderr
     assert "running as before" in refused.stderr
     assert verdict(container) == "ok\n"
 

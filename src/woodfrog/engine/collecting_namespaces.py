@@ -52,6 +52,7 @@ class Namespaces:
         self._inside = {process.group for process in tree.processes}
         self._inside |= {zombie.pid for zombie in tree.zombies}
         self._found: dict[str, Found] = {}
+        self._outside: dict[str, set[str]] = {}
         self._of: dict[int, dict[str, int]] = {}
         # What /proc/PID/ns reads of the process that is being looked at.
         self._links: dict[str, str] = {}
@@ -110,7 +111,7 @@ class Namespaces:
         try:
             path = f"/proc/self/fd/{namespace}"
             link = os.readlink(path)
-            if link not in _links_outside("net", self._inside):
+            if link not in self._links_outside("net"):
                 self._number(link, path)
         finally:
             os.close(namespace)
@@ -169,11 +170,17 @@ class Namespaces:
 
     def _refuse_outside(self, found: Found) -> None:
         """Refuse a namespace that somebody outside has, too."""
-        if found.link in _links_outside(found.name, self._inside):
+        if found.link in self._links_outside(found.name):
             raise UnsupportedResource(
                 f"is in a {found.name} namespace that others outside the container are in, too",
                 hint="end what has joined it from outside, or take its mount away",
             )
+
+    def _links_outside(self, name: str) -> set[str]:
+        """Return the namespaces of a kind that others are in, or that are mounted somewhere."""
+        if name not in self._outside:
+            self._outside[name] = _links_outside(name, self._inside)
+        return self._outside[name]
 
     def of(self, pid: int) -> Membership:
         """Return the nested namespaces that a task is in."""
