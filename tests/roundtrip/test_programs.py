@@ -249,6 +249,7 @@ IN_THE_BACKGROUND = (
     "io_uring_registered",
     "many_mappings",
     "mlock",
+    "namespace_pid",
     "pending",
     "protections",
     "robust_list",
