@@ -261,7 +261,7 @@ def test_a_clone_has_the_id_that_was_asked_for(guest: Entered) -> None:
         wanted = int(file.read()) - 7
     program = guest.scratch.program()
     # The child gets 0 instead: it stops the program, goes its parent's way back, and sleeps.
-    program.expect(syscalls.clone3(program, 0, signal.SIGCHLD, wanted), wanted)
+    program.expect(syscalls.clone3(program, 0, signal.SIGCHLD, [wanted]), wanted)
     try:
         guest.scratch.run(program)
         assert int(read_status(f"/proc/{wanted}")["PPid"]) == guest.pid
