@@ -1,6 +1,7 @@
 """All open files of a held container: each description once, however many descriptors name it."""
 
 import fcntl
+import itertools
 import os
 import socket
 import stat
@@ -22,7 +23,14 @@ from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.files import KINDS, refused, unix_peers, unix_queue
 from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
-from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD, Epoll, Watch, parse_watches, tell_told
+from woodfrog.resources.files.epoll import (
+    EPOLL,
+    KCMP_EPOLL_TFD,
+    Epoll,
+    Watch,
+    parse_watches,
+    tell_told,
+)
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.nested import FilesWithin
@@ -115,6 +123,12 @@ class Files:
     def collect(self, world: World, obstacles: Obstacles) -> list[FileRecord]:
         """Read every file into its record."""
         records: list[FileRecord] = []
+        # Before anything is read, even if it is put back: that may be news.
+        watches: dict[int, list[Watch]] = {}
+        for file in self.files:
+            if file.target == EPOLL:
+                with obstacles.at(self._place(file)):
+                    watches[file.number] = self._watches(file)
         for file in self.files:
             with obstacles.at(self._place(file)):
                 self._look_at_signals(file, world)
@@ -122,10 +136,15 @@ class Files:
         by_number = {record.id: record for record in records}
         for file in self.files:
             record = by_number.get(file.number)
-            if isinstance(record, Epoll):
+            if isinstance(record, Epoll) and record.id in watches:
+                some = watches[record.id]
                 with obstacles.at(self._place(file)):
-                    watches = self._watches(file)
-                    by_number[record.id] = msgspec.structs.replace(record, watches=watches)
+                    if id(file) in self._where and any(self._is_late(one) for one in some):
+                        raise UnsupportedResource(
+                            "is an epoll that watches a file of a process, and can be saved only"
+                            " while a process has it"
+                        )
+                    by_number[record.id] = msgspec.structs.replace(record, watches=some)
         return [by_number[number] for number in sorted(by_number)]
 
     def _look_at_signals(self, file: OpenFile, world: World) -> None:
@@ -208,22 +227,19 @@ class Files:
                     f"is an epoll that watches what was descriptor {number},"
                     " which no process of the container has any more; it cannot be saved yet"
                 )
-            if id(file) in self._where and found.is_late:
-                raise UnsupportedResource(
-                    "is an epoll that watches a file of a process, and can be saved only while a"
-                    " process has it"
-                )
             watch = Watch(descriptor=number, file=found.number, events=events, data=data)
             watches.append((watch, found.descriptor))
         return tell_told(file.descriptor, watches)
+
+    def _is_late(self, watch: Watch) -> bool:
+        return self.files[watch.file - 1].is_late
 
     def _watched(self, epoll: OpenFile, number: int, inode: int) -> OpenFile | None:
         """Find the file that an epoll watches under a number, which may have been closed since."""
         pid, fd = epoll.holders[0]
         slot = struct.pack("<3I", fd, number, 0)
-        candidates = [one for n, one, _ in self._tables.get(pid, ()) if n == number]
-        candidates += [one for one in self.files if one not in candidates]
-        for one in candidates:
+        likely = [one for n, one, _ in self._tables.get(pid, ()) if n == number]
+        for one in itertools.chain(likely, self.files):
             if one.inode in (inode, 0):
                 holder, descriptor = one.holders[0]
                 if HERE.call(SYS.KCMP, holder, pid, KCMP_EPOLL_TFD, descriptor, slot) == 0:

@@ -22,6 +22,8 @@ _PRIVATE = 0xF0000000
 _EVENT = struct.Struct("<IQ")
 _EVENTS_AT_ONCE = 64
 KCMP_EPOLL_TFD = 7
+# What the links in /proc/PID/fd read.
+EPOLL = b"anon_inode:[eventpoll]"
 
 
 class Watch(Part, frozen=True):
@@ -58,7 +60,7 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
-        return file.target == b"anon_inode:[eventpoll]"
+        return file.target == EPOLL
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
