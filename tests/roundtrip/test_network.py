@@ -330,3 +330,28 @@ def test_iproute2_shows_the_same_before_and_after(commands: str, woodfrog: Woodf
     time.sleep(1)
 
     assert shown(thawed) == before
+
+
+@needs("command nft")
+def test_a_rollback_refuses_what_was_set_up_since(woodfrog: Woodfrog) -> None:
+    script = (
+        "ip link add left type veth peer name right; ip link set left up; ip link set right up;"
+        " nft 'table ip f { chain c { type filter hook output priority 0; counter; }; }';"
+        " : > /work/ready; exec sleep 1000;"
+    )
+    container = woodfrog.run(bundle_with(woodfrog, script))
+    container.wait_for("ready")
+    time.sleep(3)
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running")
+    rollback = "rollback", f"--image-path={image}", container.name
+    inside(container, "bash", "-c", "echo x > /dev/udp/127.0.0.1/9")
+    woodfrog(*rollback)
+
+    inside(container, "nft", "add rule ip f c drop")
+    assert "network or packet filters have changed" in woodfrog(*rollback, status=1).stderr
+    inside(container, "nft", "flush chain ip f c")
+    inside(container, "nft", "add rule ip f c counter")
+    woodfrog(*rollback)
+    inside(container, "ip", "address", "add", "10.1.0.1/24", "dev", "left")
+    assert "network or packet filters have changed" in woodfrog(*rollback, status=1).stderr

@@ -216,6 +216,7 @@ CANNOT_BE_SET_BACK = (
     "namespace_time",
     "namespace_users",
     "namespaces",
+    "nested_network",
     "proc_files",
     "stopped",
     "tcp_waiting",

@@ -17,6 +17,10 @@ from woodfrog.engine.obstacles import Obstacles
 from woodfrog.errors import UnsupportedResource
 from woodfrog.remote.held import HeldProcess, HeldTask, Zombie
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.network import records as network
+from woodfrog.resources.network.records import Network
+from woodfrog.resources.packet_filters import legacy, nftables
+from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.process import Process
 from woodfrog.resources.threads import Thread
 
@@ -267,6 +271,13 @@ def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
     then, now = (sorted((*one, *other), key=repr) for one, other in ipc)
     _match_all("System V IPC or message queues", then, now, pairs)
     _match_all("settings (sysctl)", _some(plan.sysctls), _some(looked.sysctls), pairs)
+    networks = looked.networks
+    for before, after in (
+        (_lasting(plan.network), _lasting(networks.network)),
+        (_lasting(plan.rules), _lasting(networks.rules)),
+        ([*map(legacy.lasting, plan.tables)], [*map(legacy.lasting, networks.tables)]),
+    ):
+        _match_all("network or packet filters", before, after, pairs)
     _match_all("cgroups that programs made", plan.cgroups, looked.cgroups, pairs)
     mounts = looked.mounts.record(lambda _: 0) if looked.mounts else None
     if plan.mounts or mounts:
@@ -282,6 +293,12 @@ def _match_all(what: str, then: Sequence[object], now: Sequence[object], pairs: 
 
 def _some(one: object | None) -> list[object]:
     return [one] if one is not None else []
+
+
+def _lasting(one: Network | Nftables | None) -> list[object]:
+    if isinstance(one, Network):
+        return [network.lasting(one)]
+    return [nftables.lasting(one)] if one else []
 
 
 def _unarmed(timer: Any) -> Any:

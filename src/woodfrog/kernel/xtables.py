@@ -85,10 +85,19 @@ def write(on: socket.socket, name: str, table: Table) -> None:
     on.setsockopt(_LEVELS[on.family], _ADD_COUNTERS, added)
 
 
+def without_counters(family: int, entries: bytes) -> bytes:
+    """Return the entries of a table with counters of zero."""
+    changed = bytearray(entries)
+    for part in parts(family, entries):
+        changed[part.counters_at : part.counters_at + _COUNTERS] = bytes(_COUNTERS)
+    return bytes(changed)
+
+
 class Part(NamedTuple):
     """An entry of a table, as far as anybody but the kernel needs to know."""
 
     counters: bytes
+    counters_at: int
     extensions: list[bytes]  # names of its matches and of its target
 
 
@@ -113,5 +122,5 @@ def parts(family: int, entries: bytes) -> Iterator[Part]:
             found.append(name.rstrip(b"\0"))
             place += size
         found.append(_EXTENSION.unpack_from(entries, at + target)[1].rstrip(b"\0"))
-        yield Part(entries[at + counters : at + first], found)
+        yield Part(entries[at + counters : at + first], at + counters, found)
         at += following

@@ -168,7 +168,7 @@ ADDRESS: Layout = {
     IFA_LOCAL: IP,
     3: _NAME,  # label
     4: IP,  # broadcast
-    IFA_CACHEINFO: data(16, 16),
+    IFA_CACHEINFO: Field(16, 16, is_fleeting=True),
     IFA_FLAGS: U32,
     9: U32,  # metric of its route
     11: U8,  # who made it
@@ -194,7 +194,7 @@ ROUTE: Layout = {
     15: U32,  # table
     RTA_VIA: data(18, 2),
     20: U8,  # preference
-    RTA_EXPIRES: U32,
+    RTA_EXPIRES: Field(4, 4, is_fleeting=True),
     RTA_NH_ID: U32,
 }
 NEXT_HOP: Layout = {

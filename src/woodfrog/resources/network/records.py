@@ -5,6 +5,8 @@ Attributes are rtnetlink's own (layouts.py); indexes in them are those of the re
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel.netlink import rtnetlink
@@ -129,6 +131,23 @@ def translated(attributes: bytes, layout: Layout, indexes: Mapping[int, int]) ->
         return walk(attributes, layout, Visitor(indexes.__getitem__, unknown))
     except (ValueError, KeyError) as error:
         raise ImageError(f"the image has an impossible network: {error}") from error
+
+
+def lasting(network: Network) -> Network:
+    """Return a network without what changes by itself: how long something lasts, or runs."""
+
+    def of(entries: Entries) -> Entries:
+        visitor = Visitor(lambda index: index, lambda _: None, lasting=True)
+        kept: dict[str, list[NetworkEntry]] = {kind: [] for kind in SIZES}
+        for kind, entry in entries.all():
+            attributes = walk(entry.attributes, LAYOUTS[kind], visitor)
+            kept[kind].append(NetworkEntry(header=entry.header, attributes=attributes))
+        return Entries(**kept)
+
+    links = [msgspec.structs.replace(link, running=False) for link in network.links]
+    return msgspec.structs.replace(
+        network, links=links, added=of(network.added), removed=of(network.removed)
+    )
 
 
 def check(network: Network) -> None:

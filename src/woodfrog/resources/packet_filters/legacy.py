@@ -3,6 +3,8 @@
 import socket
 from collections.abc import Collection
 
+import msgspec
+
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Record
 from woodfrog.kernel import xtables
@@ -64,6 +66,12 @@ def collect(namespace: int, given: Collection[str]) -> tuple[list[LegacyTable], 
                 )
             )
     return found, lost
+
+
+def lasting(table: LegacyTable) -> LegacyTable:
+    """Return a table without its counters."""
+    entries = xtables.without_counters(table.family, table.entries)
+    return msgspec.structs.replace(table, entries=entries)
 
 
 def check(tables: Collection[LegacyTable]) -> None:

@@ -10,6 +10,8 @@ from _socket import socket as raw_socket
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel.netlink import dumps, nf_messages, nftables
@@ -161,6 +163,16 @@ def _told(number: int, family: int, attributes: memoryview, unknown: set[str]) -
     if number == nf_messages.NEW_RULE:
         kept += compatibility(kept)
     return _Told(NfMessage(number=number, family=family, attributes=kept), key)
+
+
+def lasting(ruleset: Nftables) -> Nftables:
+    """Return a ruleset without what changes by itself: counters, and how long something lasts."""
+    return Nftables(
+        messages=[
+            msgspec.structs.replace(one, attributes=_lasting(one.number, one.attributes))
+            for one in ruleset.messages
+        ]
+    )
 
 
 def check(ruleset: Nftables) -> None:
