@@ -198,7 +198,7 @@ def destroy(container: Container, status: str, warn: Callable[[str], None]) -> N
     if container.tracking():
         from woodfrog.runtime import tracking
 
-        tracking.Tracker(container).forget()
+        tracking.end(container)
     cgroups.remove(groups)
     for place in ("scratch", "mountedOnHost"):
         if place in container.state:

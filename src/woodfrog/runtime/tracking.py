@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open, pidfd_send_signal
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import jsontext
 from woodfrog.runtime.state import TRACKING, Container, start_time
+
+_SOON_MS = 10_000
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ class Tracker:
         if record is None:
             return
         os.unlink(self._container.path(TRACKING))
-        end(*record["holder"])
+        _end(*record["holder"], most_ms=0)
 
     def begun(self, known: Known) -> None:
         """See the protocol."""
@@ -59,8 +62,14 @@ def is_alive(pid: int, began: str) -> bool:
     return known is not None and known[0] not in "ZX" and known[1] == began
 
 
-def end(pid: int, began: str) -> None:
-    """End a helper, if it is still there."""
+def end(container: Container) -> None:
+    """End the holder of a container that has ended, and wait for that."""
+    if record := container.tracking():
+        _end(*record["holder"], most_ms=_SOON_MS)
+
+
+def _end(pid: int, began: str, *, most_ms: int) -> None:
+    """End a helper, if it is still there; wait at most so long until it has ended."""
     try:
         pidfd = pidfd_open(HERE, pid)
     except ProcessLookupError:
@@ -68,6 +77,9 @@ def end(pid: int, began: str) -> None:
     try:
         if is_alive(pid, began):
             pidfd_send_signal(HERE, pidfd, signals.SIGKILL)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(most_ms)
     except ProcessLookupError:
         pass
     finally:
