@@ -116,7 +116,6 @@ COMMAND = Command(
     (
         "woodfrog create -b /srv/web web2 && woodfrog restore --image-path=/srv/images/web web2",
         "woodfrog restore -b /srv/web --image-path=/srv/images/web --detach web3",
-        "woodfrog restore -b /srv/web --template=web --detach web4",
     ),
     (
         *IMAGE_FLAGS,

@@ -46,9 +46,7 @@ COMMAND = Command(
     "containers from it: they begin at once, and share all memory that none of them writes to.",
     (
         "woodfrog warm --image-path=/srv/images/web web",
-        "woodfrog restore --template=web -b /srv/web --detach web7",
         "woodfrog restore --template=web -b /srv/web --count=100 web",
-        "woodfrog warm --drop web",
     ),
     (
         Flag("image-path", "the directory of checkpoint.img", value="DIR"),
