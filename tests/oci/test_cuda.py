@@ -96,7 +96,7 @@ def test_without_the_program_it_is_refused_by_name(gpus: Gpus, tmp_path: Path) -
     gpus.woodfrog("check", gpus.flag, gpus.container.name)
     assert gpus.calls() == []
     done = gpus.container.checkpoint(tmp_path / "image", status=1)
-    assert "/dev/nvidia0, which cannot be saved" in done.stderr
+    assert "a GPU of NVIDIA (/dev/nvidia0), which cannot be saved" in done.stderr
     assert "--cuda-checkpoint-path" in done.stderr
 
 

@@ -29,10 +29,10 @@ BY_LINK = {
         "a Landlock ruleset", "close it once the process has restricted itself by it"
     ),
     b"/dev/nvidia": Refused(
-        "a GPU (/dev/nvidia…)",
+        "a GPU of NVIDIA",
         "--cuda-checkpoint-path names NVIDIA's program that frees GPUs for a checkpoint",
     ),
-    b"/dev/dri/": Refused("a GPU (/dev/dri)", "close the GPU first"),
+    b"/dev/dri/": Refused("a GPU", "close the GPU first"),
     b"/dev/kvm": Refused("/dev/kvm", "end the virtual machine first, or save it by its own means"),
     b"anon_inode:kvm-": Refused(
         "a virtual machine", "end the virtual machine first, or save it by its own means"
