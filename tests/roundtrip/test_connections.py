@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bundles import Bundle, bind
-from containers import Container, Woodfrog, eventually
+from containers import Container, Woodfrog, eventually, verdict
 from needs import needs
 
 pytestmark = needs("root", "command gcc", "command nft", "command ip")
@@ -97,6 +97,17 @@ def client(server: Container, port: int) -> Iterator[Client]:
     with contextlib.closing(found.socket):
         assert found.add(5) == 5
         yield found
+
+
+def waiting(container: Container) -> set[str]:
+    """Return how the kernel tells the container's connections that nobody has accepted."""
+    words = ["nsenter", f"--target={container.init}", "--net", "ss", "-Htaen", "sport", "7072"]
+    shown = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+    found = {
+        line.partition("sk:")[2].split()[0] for line in shown.splitlines() if "LISTEN" not in line
+    }
+    assert found
+    return found
 
 
 def frozen(container: Container) -> Path:
@@ -277,3 +288,25 @@ def test_nobody_answers_a_client_before_the_new_container_stands(
             restored.result()
         assert client.answer() == 11
         assert client.add(7) == 18
+
+
+@needs("command ss")
+def test_a_look_leaves_connections_that_nobody_has_accepted_alone(
+    woodfrog: Woodfrog, build: Callable[..., Path]
+) -> None:
+    program = build(PROGRAM.parents[1] / "programs/tcp_waiting.c")
+    bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    before = waiting(container)
+    image = woodfrog.directory / "image"
+
+    woodfrog("check", container.name)
+    container.checkpoint(image, "--dry-run")
+    assert waiting(container) == before
+
+    container.checkpoint(image, "--leave-running")
+    assert waiting(container) != before
+    assert verdict(container) == "ok\n"

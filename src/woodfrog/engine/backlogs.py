@@ -7,11 +7,14 @@ from contextlib import ExitStack
 import msgspec
 
 from woodfrog.engine.connections import needs_nftables
+from woodfrog.engine.sockets import Unread
 from woodfrog.engine.world import World
+from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink import nftables
 from woodfrog.kernel.netlink.messages import socket_in
 from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE_WAIT, TCP_SYN_RECV, InetSocket
 from woodfrog.resources.files import inet, tcp_backlog
+from woodfrog.resources.files.base import FileRecord, OpenFile
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.tcp_backlog import HungUp, Waiting
 
@@ -22,12 +25,11 @@ _FINISHED = (4, 5, 11)
 def look(world: World, *, own_network: bool) -> None:
     """Note what waits at the container's listeners, if all of it comes from inside.
 
-    If data have come already, the connections are accepted, and made anew at once, by both ends:
-    that is done only where nobody else is in the network namespace.
+    Nothing is touched. What holds data can be read only by accepting it: that is left to `read`,
+    and possible only where nobody else is in the network namespace.
     """
     sockets = world.sockets
     noted: set[object] = set()
-    touched = False
     for listener in sockets.listeners():
         found = [one for one in sockets.not_accepted(listener) if _key(one) not in noted]
         found = _in_the_queue_first(found, listener.receive_queue)
@@ -36,18 +38,39 @@ def look(world: World, *, own_network: bool) -> None:
             _is_inside(world, one) for one in found
         ):
             continue
-        waiting = [_waiting(world, one) for one in found]
         if any(one.receive_queue > (one.state == TCP_CLOSE_WAIT) for one in queued):
             if not own_network:
                 continue
-            waiting = _made_anew(world, listener, found, waiting, len(queued))
-            touched = True
+            sockets.unread.append(Unread(listener, found, len(queued)))
         noted |= {_key(one) for one in found}
-        sockets.backlogs[listener.inode] = waiting
-        callers = (sockets.peer_of(one) for one in found)
-        sockets.callers |= {one.inode for one in callers if one is not None and one.inode}
-    if touched:
-        sockets.forget_tcp()
+        sockets.backlogs[listener.inode] = [_waiting(world, one) for one in found]
+        callers = (_caller(world, one) for one in found)
+        sockets.callers |= {one.inode for one in callers if one is not None}
+    if any(_caller(world, one) for unread in sockets.unread for one in unread.found):
+        with needs_nftables():
+            nftables.look(world.init)
+
+
+def read(world: World, records: list[FileRecord]) -> None:
+    """Read the data that wait, and put them into the listeners' records.
+
+    The connections are accepted, and made anew at once, by both ends.
+    """
+    sockets = world.sockets
+    sockets.forget_tcp()
+    for unread in sockets.unread:
+        listener = unread.listener
+        now = sockets.tcp(listener.inode)
+        if now is None or now.receive_queue != listener.receive_queue:
+            raise UnsupportedResource(
+                f"connections to port {listener.local[1]} came while the container was looked at",
+                hint="try again",
+            )
+        opened = world.open_socket(listener.inode)
+        assert opened is not None
+        waiting = _made_anew(world, opened, unread, sockets.backlogs[listener.inode])
+        at = next(at for at, one in enumerate(records) if one.id == opened.number)
+        records[at] = msgspec.structs.replace(records[at], waiting=waiting)
 
 
 def _key(one: InetSocket) -> object:
@@ -92,16 +115,11 @@ def _waiting(world: World, one: InetSocket) -> Waiting:
 
 
 def _made_anew(
-    world: World,
-    listener: InetSocket,
-    found: list[InetSocket],
-    waiting: list[Waiting],
-    queued: int,
+    world: World, opened: OpenFile, unread: Unread, waiting: list[Waiting]
 ) -> list[Waiting]:
     """Accept what is in a listener's queue, and have it called again; returns it in its order."""
+    found = unread.found
     at = {End(*one.remote).unmapped(): number for number, one in enumerate(found)}
-    opened = world.open_socket(listener.inode)
-    assert opened is not None
     callers = [_caller(world, one) for one in found]
     held = [nftables.Connection(one.local, one.remote) for one in callers if one is not None]
     taken: dict[int, Waiting] = {}
@@ -112,7 +130,7 @@ def _made_anew(
         if held:
             with needs_nftables():
                 undo.enter_context(nftables.blocked(world.init, held))
-        for _ in range(queued):
+        for _ in range(unread.queued):
             source, data = tcp_backlog.take(one)
             number = at[source.unmapped()]
             taken[number] = msgspec.structs.replace(waiting[number], data=data)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from woodfrog.engine import cancelling_rings, collecting, connections
+from woodfrog.engine import backlogs, cancelling_rings, collecting, connections
 from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
@@ -138,6 +138,7 @@ def _checkpoint(
             looked = look(hold, init, container, options, pause, obstacles, guardian, noted.keys())
             obstacles.raise_if_any()
             guardian.check()
+            backlogs.read(looked.world, looked.file_records)
             times.note("stop", looked.stopped)
             times.note("collect")
             statistics = looked.statistics()

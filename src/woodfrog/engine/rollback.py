@@ -14,6 +14,7 @@ from functools import partial
 
 import msgspec
 
+from woodfrog.engine import backlogs
 from woodfrog.engine.admission import Bounds, Plan, admit
 from woodfrog.engine.changes import unwritten_since
 from woodfrog.engine.checkpoint import try_again
@@ -98,6 +99,7 @@ def _rollback(
         without_root = msgspec.structs.replace(container, rootfs="")
         looked = look(hold, init, without_root, options, pause, obstacles, guardian, noted.keys())
         obstacles.raise_if_any()
+        backlogs.read(looked.world, looked.file_records)
         match = Match(plan, looked, obstacles)
         obstacles.raise_if_any()
         # Such files as it doesn't bring must be as they were.

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from socket import socket as raw_socket
+from typing import NamedTuple
 
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.errors import UnsupportedResource
@@ -24,6 +25,14 @@ from woodfrog.resources.files.tcp_backlog import Waiting
 _NOT_ACCEPTED = (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT)
 
 
+class Unread(NamedTuple):
+    """What waits at a listener and holds data; the first `queued` of it are in its queue."""
+
+    listener: InetSocket
+    found: list[InetSocket]
+    queued: int
+
+
 class Sockets:
     """All sockets of the container's network namespaces, by inode; asked for when first needed."""
 
@@ -42,6 +51,7 @@ class Sockets:
         self.inside: set[int] = set()
         # What waits at listeners to be accepted, all of it from inside, by their inodes.
         self.backlogs: dict[int, list[Waiting]] = {}
+        self.unread: list[Unread] = []
         # Sockets inside whose other end waits there.
         self.callers: set[int] = set()
 
@@ -178,8 +188,8 @@ class Sockets:
         ]
 
     def connections(self) -> list[InetSocket]:
-        """Return the TCP connections that processes of the container hold."""
-        found = (self.tcp(inode) for inode in self.inside)
+        """Return the TCP connections that processes of the container hold, and have accepted."""
+        found = (self.tcp(inode) for inode in self.inside - self.callers)
         return [one for one in found if one is not None and one.state in tcp_connection.STATES]
 
     def is_outside(self, inode: int) -> bool:
