@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from woodfrog.engine.admission import RECORDS
+from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader, Writer
 from woodfrog.image.record import Record
 from woodfrog.resources.container import ContainerRecord

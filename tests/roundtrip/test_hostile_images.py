@@ -15,7 +15,7 @@ from bundles import Bundle, bind
 from containers import Woodfrog
 from images import doctored
 from needs import needs
-from woodfrog.engine.admission import RECORDS
+from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.image.record import Record
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN

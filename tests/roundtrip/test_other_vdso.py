@@ -10,7 +10,7 @@ from bundles import Bundle
 from containers import Container, Woodfrog, verdict
 from images import doctored
 from needs import needs
-from woodfrog.engine.admission import RECORDS
+from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.kernel import elf
 from woodfrog.kernel.ptrace import Registers

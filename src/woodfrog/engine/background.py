@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 from woodfrog.engine import filling
-from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
 from woodfrog.engine.filling import Filling, Keeper, Task
+from woodfrog.engine.plan import Plan
 from woodfrog.engine.working_set import WorkingSet
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.image.chain import Chain

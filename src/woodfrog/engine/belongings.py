@@ -5,9 +5,9 @@ import os
 import struct
 import termios
 
-from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
 from woodfrog.engine.making_files import Making
+from woodfrog.engine.plan import Plan
 from woodfrog.errors import while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS

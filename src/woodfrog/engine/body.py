@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from woodfrog.engine import inheriting, reading_pages
-from woodfrog.engine.admission import Plan
 from woodfrog.engine.inheriting import Inherited
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
+from woodfrog.engine.plan import Plan
 from woodfrog.engine.template import Staged
 from woodfrog.errors import while_
 from woodfrog.kernel import ptrace, syscalls

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
 from woodfrog.engine.making_files import Making
+from woodfrog.engine.plan import Plan
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import mounts, syscalls

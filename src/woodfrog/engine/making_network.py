@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from woodfrog.engine.admission import Bounds, Plan
+from woodfrog.engine.admission import Bounds
 from woodfrog.engine.making_namespaces import MadeNamespaces
+from woodfrog.engine.plan import Plan
 from woodfrog.kernel.netlink import nf_messages, rtnetlink
 from woodfrog.kernel.netlink.messages import explain
 from woodfrog.remote.stub import Stub

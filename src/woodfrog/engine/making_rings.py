@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from woodfrog.engine import taking_files
-from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
+from woodfrog.engine.plan import Plan
 from woodfrog.errors import ImageError, while_
 from woodfrog.kernel import io_uring, syscalls
 from woodfrog.kernel.procfs.maps import read_maps

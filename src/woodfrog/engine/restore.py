@@ -19,7 +19,7 @@ from woodfrog.engine import (
     tying,
 )
 from woodfrog.engine import body as body_module
-from woodfrog.engine.admission import Bounds, Plan, admit
+from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.background import Background
 from woodfrog.engine.body import Body
 from woodfrog.engine.filling import Keeper
@@ -29,6 +29,7 @@ from woodfrog.engine.late_files import LateFiles
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.making_network import Networking
+from woodfrog.engine.plan import Plan
 from woodfrog.engine.stages import Stage
 from woodfrog.engine.template import Template
 from woodfrog.engine.tracking import Tracker, Tracking

@@ -15,12 +15,13 @@ from functools import partial
 import msgspec
 
 from woodfrog.engine import backlogs
-from woodfrog.engine.admission import Bounds, Plan, admit
+from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.changes import unwritten_since
 from woodfrog.engine.checkpoint import try_again
 from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look
 from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.plan import Plan
 from woodfrog.engine.resetting import ProcessReset, end_extras, reset_files
 from woodfrog.engine.resetting_memory import Contents, SharedReset
 from woodfrog.engine.standing import Match

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from woodfrog.engine.admission import Plan
 from woodfrog.engine.collecting import CollectedProcess
 from woodfrog.engine.looking import Looked
 from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource
 from woodfrog.remote.held import HeldProcess, HeldTask, Zombie
 from woodfrog.resources.files.base import FileRecord

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from woodfrog.engine import kinship, reading_pages
-from woodfrog.engine.admission import Plan
+from woodfrog.engine.plan import Plan
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.chain import Chain, merged
 from woodfrog.kernel import syscalls

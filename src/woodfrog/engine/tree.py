@@ -9,12 +9,12 @@ from operator import or_
 
 from woodfrog.engine import kinship
 from woodfrog.engine import passing as passing_processes
-from woodfrog.engine.admission import Plan
 from woodfrog.engine.inheriting import Inheritance, Wish
 from woodfrog.engine.keyring_members import KeyringMembers
 from woodfrog.engine.kinship import How
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.pids import Member
+from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
-from woodfrog.engine.admission import Plan
 from woodfrog.engine.body import Body
+from woodfrog.engine.plan import Plan
 from woodfrog.errors import ImageError, while_
 from woodfrog.kernel import syscalls
 from woodfrog.remote import descriptors
