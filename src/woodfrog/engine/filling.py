@@ -7,7 +7,6 @@ only after that lets go.
 
 import os
 import select
-import signal
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -21,6 +20,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_FILES
 from woodfrog.kernel.process import PR_SET_NAME, pidfd_open, pidfd_send_signal
+from woodfrog.kernel.signals import signals
 from woodfrog.resources.missing_memory import Missing
 
 _NAME_OF_SERVER, _NAME_OF_HOLDER = b"woodfrog-pages\0", b"woodfrog-holder\0"
@@ -117,8 +117,8 @@ def _become_holder(init: int, task: Task, keeper: Keeper, tells: int) -> NoRetur
         wake_up = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         leave_everything(but={init, *task.descriptors, tells, wake_up})
         _be_the_last_to_die()
-        signal.signal(signal.SIGUSR1, lambda *_: os.eventfd_write(wake_up, 1))
-        server = HERE.call(SYS.CLONE, CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0)
+        signals.signal(signals.SIGUSR1, lambda *_: os.eventfd_write(wake_up, 1))
+        server = HERE.call(SYS.CLONE, CLONE_FILES | signals.SIGCHLD, 0, 0, 0, 0)
         if server == 0:
             _serve(init, task, keeper, tells, wake_up)
         HERE.call(SYS.PRCTL, PR_SET_NAME, _NAME_OF_HOLDER, 0, 0, 0)
@@ -171,7 +171,7 @@ def _be_the_last_to_die() -> None:
 def _end_container(init: int, keeper: Keeper, reason: str) -> None:
     """End the container, and wait for that, while all descriptors are still held."""
     try:
-        pidfd_send_signal(HERE, init, signal.SIGKILL)
+        pidfd_send_signal(HERE, init, signals.SIGKILL)
     except ProcessLookupError:
         pass  # it has ended by itself
     try:

@@ -7,11 +7,11 @@ well, the container's tasks still go on by themselves (see remote/tracee.py).
 
 import os
 import select
-import signal
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from woodfrog.errors import WoodfrogError
+from woodfrog.kernel.signals import signals
 
 T = TypeVar("T")
 
@@ -75,8 +75,8 @@ def guarded(work: Callable[[Guardian], T]) -> T:
 
 def _work(work: Callable[[Guardian], T], guardian: Guardian, result: int) -> NoReturn:
     # The terminal's and a supervisor's signals are for the command; its end tells us.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (signals.SIGINT, signals.SIGTERM, signals.SIGHUP, signals.SIGPIPE):
+        signals.signal(number, signals.SIG_IGN)
     status = 1
     try:
         import pickle

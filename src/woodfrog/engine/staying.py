@@ -2,18 +2,18 @@
 
 import os
 import resource
-import signal
 
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import close_all_from
+from woodfrog.kernel.signals import signals
 
 
 def leave_everything(but: set[int]) -> None:
     """Be of no session, directory, terminal or file of the command that we come from."""
     os.setsid()
     os.chdir("/")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (signals.SIGINT, signals.SIGTERM, signals.SIGHUP, signals.SIGPIPE):
+        signals.signal(number, signals.SIG_IGN)
     close_all_from(HERE, 3, but)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for stdio in range(3):
