@@ -53,14 +53,14 @@ _LACKED = ("CAP_DAC_OVERRIDE", "CAP_NET_RAW")
 class Attack:
     """A container that was frozen, and whose image is changed."""
 
-    def __init__(self, woodfrog: Woodfrog) -> None:
+    def __init__(self, woodfrog: Woodfrog, *lacked: str) -> None:
         self.woodfrog = woodfrog
         self._made = 0
         # The shell waits by itself: there is but one process.
         self.bundle: Bundle = shell(woodfrog, ": > /work/ready; read line <> /work/check")
         os.mkfifo(self.bundle.work / "check")
         for capabilities in self.bundle.process["capabilities"].values():
-            capabilities[:] = [one for one in capabilities if one not in _LACKED]
+            capabilities[:] = [one for one in capabilities if one not in {*_LACKED, *lacked}]
         container = woodfrog.run(self.bundle)
         container.wait_for("ready")
         self.image: Path = frozen(container)

@@ -45,12 +45,28 @@ SANDBOXES = {
 }
 
 
+UNPRIVILEGED = ("unshare --user", "bwrap as a user")
+
+
 @pytest.mark.parametrize("name", SANDBOXES)
 def test_a_sandbox_goes_on_as_it_was(name: str, woodfrog: Woodfrog) -> None:
     require(f"command {SANDBOXES[name].split()[0]}")
     bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", f"{SANDBOXES[name]}; :"])
     bundle.add_host_programs()
     bundle.add_capabilities("CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_NET_ADMIN", "CAP_SYS_PTRACE")
+    expect_as_it_was(bundle, woodfrog)
+
+
+@pytest.mark.parametrize("name", UNPRIVILEGED)
+def test_a_sandbox_of_a_container_without_rights_does(name: str, woodfrog: Woodfrog) -> None:
+    require(f"command {SANDBOXES[name].split()[0]}")
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", f"{SANDBOXES[name]}; :"])
+    bundle.add_host_programs()
+    bundle.add_capabilities("CAP_NET_ADMIN")  # bubblewrap sets its loopback device up
+    expect_as_it_was(bundle, woodfrog)
+
+
+def expect_as_it_was(bundle: Bundle, woodfrog: Woodfrog) -> None:
     (bundle.work / "look").write_text(LOOK)
     bundle.work.chmod(0o777)
     container = woodfrog.run(bundle)

@@ -140,7 +140,7 @@ def restore(
             ids.refuse_others(plan.container.uid_map, plan.container.gid_map, ids.maps_of(init))
             _refuse_wider_ipc(init, plan, bounds)
             nested.refuse_wider(
-                plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
+                init, plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
             )
             for files in plan.tmpfs:
                 if files.destination in bounds.tmpfs:

@@ -6,11 +6,13 @@ from typing import ClassVar
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Record
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.capability import CAP_SYS_ADMIN
+from woodfrog.kernel.capability import CAP_SETFCAP, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, NAMES
 from woodfrog.kernel.namespaces import FLAGS
+from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.remote.seccomp import Filters
 from woodfrog.resources import file_maker, posix_queues, sysctls, sysv_ipc
 from woodfrog.resources.mount_tree import records as mount_records
+from woodfrog.resources.mount_tree import unprivileged
 from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.network import records as network_records
 from woodfrog.resources.network.records import Network
@@ -233,8 +235,10 @@ def check_made_for_children(memberships: Iterable[Membership]) -> None:
         raise ImageError("two processes of the image have made one namespace")
 
 
-def refuse_wider(found: Iterable[AnyNamespace], *, bounding: int, seccomp: bytes | None) -> None:
-    """Refuse namespaces that the new container could not make itself."""
+def refuse_wider(
+    init: int, found: Iterable[AnyNamespace], *, bounding: int, seccomp: bytes | None
+) -> None:
+    """Refuse namespaces that the new container, of which `init` waits, could not make itself."""
     found = list(found)
     names = sorted({one.name for one in found})
     # Whoever has made a user namespace may make others in it.
@@ -247,7 +251,9 @@ def refuse_wider(found: Iterable[AnyNamespace], *, bounding: int, seccomp: bytes
         )
     for one in found:
         if isinstance(one, MountNamespace):
-            _refuse_wider_mounts(one, bounding)
+            _refuse_wider_mounts(init, one, bounding)
+        if isinstance(one, UserNamespace) and not one.owner:
+            _refuse_wider_ids(one, bounding)
     filters = Filters([seccomp] if seccomp is not None else [], strict=False)
     for name in names:
         if not filters.allow(SYS.UNSHARE, [FLAGS[name], 0, 0, 0, 0, 0]):
@@ -265,9 +271,35 @@ def refuse_wider(found: Iterable[AnyNamespace], *, bounding: int, seccomp: bytes
         )
 
 
-def _refuse_wider_mounts(one: MountNamespace, bounding: int) -> None:
+def _refuse_wider_ids(one: UserNamespace, bounding: int) -> None:
+    """Refuse users and groups that could not have been mapped (user_namespaces(7)).
+
+    In those of another one the kernel allows no more than that has.
+    """
+    wanted = []
+    if one.user_map and [run[1:] for run in one.user_map] != [(one.uid, 1)]:
+        wanted.append(CAP_SETUID)
+    if one.group_map and (one.setgroups or [run[2] for run in one.group_map] != [1]):
+        wanted.append(CAP_SETGID)
+    if any(outside == 0 for _, outside, _ in one.user_map):
+        wanted.append(CAP_SETFCAP)
+    if lacked := [NAMES[number] for number in wanted if not bounding >> number & 1]:
+        raise UnsupportedResource(
+            "the image has a user namespace with users or groups that the new container may not"
+            f" map ({', '.join(lacked)})",
+            hint="add that to process.capabilities of config.json",
+        )
+
+
+def _refuse_wider_mounts(init: int, one: MountNamespace, bounding: int) -> None:
     """Refuse what those could not have mounted or made that a mount namespace belongs to."""
     rights = 0 if one.owner else bounding
+    if one.owner and not bounding >> CAP_SYS_ADMIN & 1:
+        mounts = read_mounts(init)
+        if one.tree:
+            unprivileged.refuse_wider(one.tree, mounts, known=not one.origin)
+        if one.late:
+            unprivileged.refuse_wider(one.late, mounts, known=False)
     for base in (base for tree in (one.tree, one.late) if tree for base in tree.bases):
         file_maker.refuse_wider(base.entries, None, rights, f"a {base.type} of the image")
         if one.owner and base.given is None and base.type not in _BY_ANYBODY:
