@@ -112,7 +112,7 @@ def _rollback(
             for one in match.processes
         ]
         shared = _look_at_objects(plan, looked, match, hold)
-        files = _look_at_files(plan, image, container, looked, hold)
+        files = _look_at_files(plan, image, container, bounds, looked, hold)
         writes = [one for reset in resets for one in reset.memory.writes]
         writes += (one for reset in shared for one in reset.writes)
         contents = Contents(image, writes, trusted=trusted)
@@ -125,7 +125,8 @@ def _rollback(
         collected = time.monotonic()
         lent.pop_all()
         try:
-            _set_back(init, plan, looked, match, resets, shared, files, contents)
+            names = "uts" in bounds.new_namespaces
+            _set_back(init, plan, looked, match, resets, shared, files, contents, names=names)
             if known:
                 tracking.take_over(tracker)
                 for one in match.processes:
@@ -190,7 +191,12 @@ def _written_by_container(looked: Looked) -> set[int]:
 
 
 def _look_at_files(
-    plan: Plan, image: Chain, container: Container, looked: Looked, hold: ExitStack
+    plan: Plan,
+    image: Chain,
+    container: Container,
+    bounds: Bounds,
+    looked: Looked,
+    hold: ExitStack,
 ) -> list[Callable[[], None]]:
     """Compare the files that the image has; return what sets those back that have changed."""
     stored = Stored(image)
@@ -198,12 +204,16 @@ def _look_at_files(
     pages, base = image.open_pages()
     resets: list[Callable[[], None]] = []
     for record in plan.tmpfs:
-        reset = tmpfs.look_for_rollback(view, record, stored)
+        if record.destination not in bounds.tmpfs:
+            continue  # nothing that the container has of its own: an image could name any place
+        reset = tmpfs.look_for_rollback(view, record, stored, bounds.bounding)
         if reset.make or reset.remove:
             resets.append(partial(tmpfs.roll_back, view, record, reset, pages, base))
     if plan.layer:
         overlay = hold.enter_context(Overlay(view, writable=True))
-        reset = layer.look_for_rollback(plan.layer, overlay, container.rootfs, stored)
+        reset = layer.look_for_rollback(
+            plan.layer, overlay, container.rootfs, stored, bounds.bounding
+        )
         if reset.make or reset.remove:
             resets.append(partial(layer.roll_back, overlay, reset, pages, base))
     return resets
@@ -218,8 +228,13 @@ def _set_back(
     shared: list[SharedReset],
     files: list[Callable[[], None]],
     contents: Contents,
+    *,
+    names: bool,
 ) -> None:
-    """Do it. From here on the container can't go on as it was."""
+    """Do it. From here on the container can't go on as it was.
+
+    `names` tells that its host and domain name are its own.
+    """
     for reset in resets:
         reset.hold_for_good()
     end_extras(looked, match, resets)
@@ -231,12 +246,13 @@ def _set_back(
         reset.arrange()
     contents.put()
     hostname, domainname = plan.container.hostname, plan.container.domainname
-    with namespaces.inside(init, "uts"):
-        now = namespaces.names()
-    if now[0] != hostname:
-        namespaces.set_hostname(init, hostname)
-    if now[1] != domainname:
-        namespaces.set_domainname(init, domainname)
+    if names:
+        with namespaces.inside(init, "uts"):
+            now = namespaces.names()
+        if now[0] != hostname:
+            namespaces.set_hostname(init, hostname)
+        if now[1] != domainname:
+            namespaces.set_domainname(init, domainname)
     reset_files(looked, match)
     for reset in resets:
         reset.finish(match)

@@ -177,11 +177,13 @@ def restore(layer: Layer, overlay: Overlay, pages: int, base: int) -> None:
         maker.make(layer.entries)
 
 
-def look_for_rollback(layer: Layer, overlay: Overlay, rootfs: str, stored: Source) -> Reset:
+def look_for_rollback(
+    layer: Layer, overlay: Overlay, rootfs: str, stored: Source, bounding: int
+) -> Reset:
     """Compare what has changed in a container's root with an image's; `stored` has its memory.
 
     Raises UnsupportedResource for files of a lower layer that were unchanged then: nobody has what
-    they were.
+    they were; and for what a process with the `bounding` set could not make.
     """
     known = {entry.path for entry in layer.entries}
     removed = set(layer.removed)
@@ -202,6 +204,7 @@ def look_for_rollback(layer: Layer, overlay: Overlay, rootfs: str, stored: Sourc
                 _refuse_rollback(path, "was changed")
             paths.append((path, status))
         reset = file_reset.look(overlay.tree, paths, layer.entries, stored)
+        file_maker.refuse_wider(reset.make, overlay.tree, bounding, _WHERE)
         return Reset([*reset.remove, *removed], reset.make)
     finally:
         os.close(upper.root)

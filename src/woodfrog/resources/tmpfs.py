@@ -5,17 +5,19 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from woodfrog.errors import while_
+from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.image.pages import Source
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.resources import file_entry, file_maker, file_reset, namespaces
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
 from woodfrog.resources.file_reset import Reset
 from woodfrog.resources.file_tree import Collector, CoveredError, Tree, WritePages
+from woodfrog.resources.mount_tree import options
 
 
 class Tmpfs(Record, frozen=True, tag="tmpfs"):
@@ -31,8 +33,12 @@ class Tmpfs(Record, frozen=True, tag="tmpfs"):
 
 
 @contextmanager
-def _mounted(init: int, destination: str) -> Iterator[Tree]:
-    """Open the root of a mount, by its path in the container."""
+def _mounted(init: int, destination: str, *, itself: bool = False) -> Iterator[Tree]:
+    """Open the root of a mount, by its path in the container.
+
+    Whoever can rename a directory above can have the path lead elsewhere: what is found must be all
+    of a file system in memory, and one that is mounted at just that path if it is to be `itself`.
+    """
     root = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         path = os.fsencode(destination.lstrip("/") or ".")
@@ -42,9 +48,22 @@ def _mounted(init: int, destination: str) -> Iterator[Tree]:
     finally:
         os.close(root)
     try:
+        with open(f"/proc/self/fdinfo/{mount}", encoding="ascii") as file:
+            number = next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+        found = next((one for one in read_mounts(init) if one.mnt_id == number), None)
+        in_memory = found and found.type in options.IN_MEMORY and found.root == b"/"
+        elsewhere = itself and found and found.point != _normal(destination)
+        if not in_memory or elsewhere:
+            raise UnsupportedResource(
+                f"{destination} leads elsewhere than to the container's own tmpfs"
+            )
         yield Tree(mount)
     finally:
         os.close(mount)
+
+
+def _normal(destination: str) -> bytes:
+    return os.fsencode(os.path.normpath("/" + destination.lstrip("/")))
 
 
 @contextmanager
@@ -98,21 +117,26 @@ def restore(init: int, tmpfs: Tmpfs, pages: int, base: int) -> None:
         namespaces.as_its_root(init, lambda: Maker(tree, pages, base).make(missing))
 
 
-def look_for_rollback(init: int, tmpfs: Tmpfs, stored: Source) -> Reset:
-    """Compare a container's tmpfs with an image's; `stored` has the image's memory."""
+def look_for_rollback(init: int, tmpfs: Tmpfs, stored: Source, bounding: int) -> Reset:
+    """Compare a container's tmpfs with an image's; `stored` has the image's memory.
+
+    Refuses what a process with the `bounding` set could not make.
+    """
     with (
         while_(f"comparing the tmpfs at {tmpfs.destination}"),
-        _mounted(init, tmpfs.destination) as tree,
+        _mounted(init, tmpfs.destination, itself=True) as tree,
     ):
         paths = [(ROOT, os.fstat(tree.root)), *tree.walk(ROOT)]
-        return file_reset.look(tree, paths, tmpfs.entries, stored)
+        reset = file_reset.look(tree, paths, tmpfs.entries, stored)
+        file_maker.refuse_wider(reset.make, tree, bounding, tmpfs.where)
+        return reset
 
 
 def roll_back(init: int, tmpfs: Tmpfs, reset: Reset, pages: int, base: int) -> None:
     """Set it back to what the image has."""
     with (
         while_(f"setting back the tmpfs at {tmpfs.destination}"),
-        _mounted(init, tmpfs.destination) as tree,
+        _mounted(init, tmpfs.destination, itself=True) as tree,
     ):
         maker = Maker(tree, pages, base)
         namespaces.as_its_root(init, lambda: reset.run(maker))
