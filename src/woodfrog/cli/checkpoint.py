@@ -111,6 +111,7 @@ def options_of(
     return CheckpointOptions(
         leave_running=leave_running,
         compression=arguments["compression"],
+        direct=arguments["direct"],
         sync=arguments["sync"],
         replace=replace,
         tcp_close=arguments["tcp_close"],

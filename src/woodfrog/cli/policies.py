@@ -198,7 +198,7 @@ POLICIES = (
     Policy("skip-in-flight", "CRIU's name for --tcp-skip-in-flight", "checkpoint"),
     Policy(
         "direct",
-        NO_EFFECT + "images are written and read through the page cache",
+        "write and read pages past the page cache (O_DIRECT), if uncompressed",
         "checkpoint",
         "restore",
     ),

@@ -65,6 +65,7 @@ def thaw(arguments: Arguments, directory: str, template: Template | None) -> int
     options.spec_validation = arguments["restore_spec_validation"]
     options.background = arguments["background"]
     options.parents = arguments["parent"]
+    options.direct = arguments["direct"]
     options.track_changes = arguments["track_changes"]
     if options.background and options.track_changes:
         raise UsageError("--background and --track-changes can't be had at once")

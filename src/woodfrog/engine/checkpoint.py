@@ -121,6 +121,7 @@ def _checkpoint(
             Writer(
                 directory,
                 compression=options.compression,
+                direct=options.direct,
                 sync=options.sync,
                 replace=options.replace,
                 check=guardian.check,

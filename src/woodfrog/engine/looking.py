@@ -44,6 +44,7 @@ class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     leave_running: bool = False
     compression: str = "none"
+    direct: bool = False  # past the page cache
     sync: str = "full"
     replace: bool = False
     tcp_close: bool = False

@@ -59,6 +59,7 @@ def _pre_dump(
             Writer(
                 directory,
                 compression=options.compression,
+                direct=options.direct,
                 sync=options.sync,
                 replace=options.replace,
                 check=guardian.check,

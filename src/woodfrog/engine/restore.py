@@ -115,6 +115,7 @@ def restore(
     silence: connections.Silence | None = None,
     keeper: Keeper | None = None,
     parents: Sequence[str] = (),
+    direct: bool = False,
     tracker: Tracker | None = None,
     template: Template | None = None,
 ) -> dict[str, object]:
@@ -124,14 +125,14 @@ def restore(
     any other failure all its processes have ended. `accept` may refuse what the image says of its
     container; `silence` is what `silence_for` has begun. With a `keeper` the processes run before
     their memory is there, which is filled in meanwhile. `parents` are directories in which images
-    may be that this one builds on. With a `tracker` what is written to is noted from then on. With
-    a `template` of the image, of which init is a fork, memory is shared with that. Returns
-    statistics.
+    may be that this one builds on; with `direct` pages are read past the page cache. With a
+    `tracker` what is written to is noted from then on. With a `template` of the image, of which
+    init is a fork, memory is shared with that. Returns statistics.
     """
     began = time.monotonic()
     with ExitStack() as undo:
         try:
-            reader = template.reader if template else Chain(directory, parents)
+            reader = template.reader if template else Chain(directory, parents, direct=direct)
             undo.callback(reader.close)
             plan = template.plan if template else Plan(reader)
             vdso = template.vdso if template else Vdso()

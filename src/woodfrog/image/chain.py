@@ -37,11 +37,17 @@ class Chain:
     Store offsets are of all of them: see `layout.ANCESTOR`.
     """
 
-    def __init__(self, directory: str, parents: Sequence[str] = ()) -> None:
-        """Open an image. `parents` are directories in which ancestors may be."""
+    def __init__(
+        self, directory: str, parents: Sequence[str] = (), *, direct: bool = False
+    ) -> None:
+        """Open an image. `parents` are directories in which ancestors may be.
+
+        With `direct` pages are read past the page cache.
+        """
         self.directory = directory
+        self._direct = direct
         self._parents = parents
-        self._readers = [Reader(directory)]
+        self._readers = [Reader(directory, direct=direct)]
         self._is_whole = False
 
     def __enter__(self) -> Self:
@@ -178,7 +184,7 @@ class Chain:
         found = []
         for directory in (*self._parents, beside):
             try:
-                reader = Reader(directory)
+                reader = Reader(directory, direct=self._direct)
             except ImageError as error:
                 if os.path.lexists(os.path.join(directory, IMAGE_NAME)):
                     found.append(f"{directory}: {error}")

@@ -13,7 +13,7 @@ from xxhash import xxh3_128_digest as checksum
 
 import woodfrog
 from woodfrog.errors import ImageError, while_
-from woodfrog.image import layout, page_file, pages
+from woodfrog.image import direct_io, layout, page_file, pages
 from woodfrog.image.compression import COMPRESSIONS
 from woodfrog.image.layout import CHUNK, IMAGE_NAME, PAGE, PARENT_NAME, Header, Trailer
 from woodfrog.image.new_file import NewFile
@@ -60,12 +60,14 @@ class Writer:
         check: Callable[[], None] = lambda: None,
         turn: Callable[[Record], Record] = lambda record: record,
         parent: Parent | None = None,
+        direct: bool = False,
     ) -> None:
         """Open a new image for `directory`, which is made if missing.
 
         A `checkpoint.img` that is already there is refused, or with `replace` stays until the new
         one is complete. `check` is called again and again, and may raise. `turn` gives records
-        their last form. With a `parent` records may refer to its pages.
+        their last form. With a `parent` records may refer to its pages. With `direct` what is
+        stored uncompressed goes past the page cache, where that is possible.
         """
         if compression not in COMPRESSIONS:
             raise ImageError(f"unknown compression {compression!r}", hint=", ".join(COMPRESSIONS))
@@ -82,6 +84,7 @@ class Writer:
         self._encoder = msgspec.msgpack.Encoder()
         self._parent = parent
         self._digest = ""
+        self._direct_fd = -1
         self._file = NewFile(directory, IMAGE_NAME, replace=replace)
         try:
             node = os.uname()
@@ -97,11 +100,17 @@ class Writer:
             fd = self._file.fd
             self._header = layout.encode_header(facts)
             pages.write_all(fd, self._header, 0)
+            if direct:
+                self._direct_fd = direct_io.opened(fd, os.O_WRONLY)
             self._pages = pages.PageWriter(
-                fd, compression=compression, writeback=self._sync, check=check
+                fd,
+                whole_pages=self._direct_fd,
+                compression=compression,
+                writeback=self._sync,
+                check=check,
             )
         except BaseException:
-            self._file.close()
+            self._close()
             raise
 
     def __enter__(self) -> Self:
@@ -113,6 +122,12 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._direct_fd >= 0:
+            os.close(self._direct_fd)
+            self._direct_fd = -1
         self._file.close()
 
     def add(self, record: Record) -> None:
@@ -204,9 +219,12 @@ class Writer:
 class Reader:
     """An image whose header, sizes, records and index have been checked."""
 
-    def __init__(self, directory: str) -> None:
-        """Open directory/checkpoint.img. Pages are checked later, by whoever reads them."""
-        self._fd = self._page_fd = -1
+    def __init__(self, directory: str, *, direct: bool = False) -> None:
+        """Open directory/checkpoint.img. Pages are checked later, by whoever reads them.
+
+        With `direct` uncompressed ones are read past the page cache, where that is possible.
+        """
+        self._fd = self._page_fd = self._direct_fd = -1
         self._page_base = 0
         self._digest = ""
         path = os.path.join(directory, IMAGE_NAME)
@@ -227,6 +245,8 @@ class Reader:
         except BaseException:
             self.close()
             raise
+        if direct and self.header.compression == "none":
+            self._direct_fd = direct_io.opened(self._fd, os.O_RDONLY)
         self._wanted: Sequence[int] = range(len(self._table))
         self._verified = not self.page_bytes
 
@@ -243,10 +263,10 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file."""
-        for fd in (self._fd, self._page_fd):
+        for fd in (self._fd, self._page_fd, self._direct_fd):
             if fd >= 0:
                 os.close(fd)
-        self._fd = self._page_fd = -1
+        self._fd = self._page_fd = self._direct_fd = -1
 
     @property
     def page_bytes(self) -> int:
@@ -285,17 +305,22 @@ class Reader:
         """Return a few bytes of the page store, by their store offset."""
         return pages.read_memory(self._fd, self._table, offset, length)
 
+    @property
+    def _chunk_fd(self) -> int:
+        """The descriptor by which whole chunks are read into aligned memory."""
+        return self._direct_fd if self._direct_fd >= 0 else self._fd
+
     def verify_pages(self) -> None:
         """Check all page chunks but those left out, by several threads; a wrong one is named."""
         if not self._verified:
-            pages.verify(self._fd, self._table, self._wanted)
+            pages.verify(self._chunk_fd, self._table, self._wanted)
             self._verified = True
 
     def each_chunk(
         self, jobs: Iterable[tuple[int, Job]], use: Callable[[Job, memoryview], None]
     ) -> None:
         """Read chunks and check them, by several threads; see pages.each_chunk."""
-        pages.each_chunk(self._fd, self._table, jobs, use)
+        pages.each_chunk(self._chunk_fd, self._table, jobs, use)
 
     def leave_out(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Leave chunks that lie within (start, end) ranges to `chunks` and `each_chunk`.

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from xxhash import xxh3_128_digest as checksum
 
 from woodfrog.errors import ImageError
+from woodfrog.image import direct_io
 from woodfrog.image.compression import Packer, packer, unpack
 from woodfrog.image.layout import ANCESTOR, CHUNK, IMAGE_NAME, INDEX_ENTRY, PAGE, chunk_count
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -142,8 +143,16 @@ class PageWriter:
     """Writes the page store of an image, from file offset PAGE on."""
 
     def __init__(
-        self, fd: int, *, compression: str, writeback: bool, check: Callable[[], None]
+        self,
+        fd: int,
+        *,
+        whole_pages: int,
+        compression: str,
+        writeback: bool,
+        check: Callable[[], None],
     ) -> None:
+        """Write to a file; by `whole_pages`, another descriptor of it, what isn't compressed."""
+        self._page_fd = fd if compression != "none" or whole_pages < 0 else whole_pages
         self.page_bytes = 0
         self._check = check
         self.stored_bytes = 0
@@ -155,7 +164,7 @@ class PageWriter:
         self._turn = threading.Condition()
         self._failed = False
         # The last chunk, while it isn't whole.
-        self._tail = bytearray(CHUNK)
+        self._tail = direct_io.buffer(CHUNK)
         self._tail_bytes = 0
 
     def write(self, extents: Sequence[Extent]) -> int:
@@ -181,7 +190,7 @@ class PageWriter:
         if self._tail_bytes:
             self._put(
                 len(self._index),
-                memoryview(self._tail)[: self._tail_bytes],
+                self._tail[: self._tail_bytes],
                 packer(self._compression),
             )
             self._tail_bytes = 0
@@ -189,14 +198,13 @@ class PageWriter:
 
     def _append_to_tail(self, extents: list[Extent]) -> int:
         total = sum(length for _, _, length in extents)
-        with memoryview(self._tail) as view:
-            for pieces in _whole_chunks(iter(extents), total):
-                self._check()
-                _read_pieces(pieces, view[self._tail_bytes : self._tail_bytes + total])
+        for pieces in _whole_chunks(iter(extents), total):
+            self._check()
+            _read_pieces(pieces, self._tail[self._tail_bytes : self._tail_bytes + total])
         self._tail_bytes += total
         self.page_bytes += total
         if self._tail_bytes == CHUNK:
-            self._put(len(self._index), memoryview(self._tail), packer(self._compression))
+            self._put(len(self._index), self._tail, packer(self._compression))
             self._tail_bytes = 0
         return total
 
@@ -204,7 +212,7 @@ class PageWriter:
         begin = len(self._index)
 
         def worker() -> Callable[[tuple[int, Pieces]], None]:
-            buffer = memoryview(bytearray(CHUNK))
+            buffer = direct_io.buffer(CHUNK)
             pack = packer(self._compression)
 
             def write_chunk(job: tuple[int, Pieces]) -> None:
@@ -247,7 +255,7 @@ class PageWriter:
             self._turn.notify_all()
         shared = self._share(pieces, at) if pieces else 0
         if shared < len(packed):
-            write_all(self._fd, packed[shared:], at + shared)
+            write_all(self._page_fd, packed[shared:], at + shared)
         if self._writeback:
             self._start_writeback(at)
 
@@ -363,7 +371,7 @@ def each_chunk(
     """
 
     def worker() -> Callable[[tuple[int, Job]], None]:
-        buffer = memoryview(bytearray(CHUNK))
+        buffer = direct_io.buffer(CHUNK)
 
         def read(one: tuple[int, Job]) -> None:
             number, job = one

@@ -48,6 +48,7 @@ class Options:
     gpus: Toggle | None = None
     announcement: Announcement | None = None
     parents: Sequence[str] = ()  # directories of images that the image may build on
+    direct = False  # the image is read past the page cache
     track_changes = False  # it is noted what is written to
     background = False  # most of the memory comes when the container runs
     template: Template | None = None  # which has the image's memory, and which we are a fork of
@@ -181,6 +182,7 @@ def _restore(
             silence=options.silence,
             keeper=filling.Keeper(container, options.complain) if options.background else None,
             parents=options.parents,
+            direct=options.direct,
             tracker=tracking.Tracker(container) if options.track_changes else None,
             template=options.template,
         )

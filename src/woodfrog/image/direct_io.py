@@ -1,0 +1,20 @@
+"""Pages that go past the page cache (O_DIRECT, open(2)): for images larger than it should hold."""
+
+import mmap
+import os
+
+
+def opened(fd: int, access: int) -> int:
+    """Return the same file, opened once more for direct I/O; -1 where that is not possible.
+
+    Offsets, lengths and addresses in memory must then be multiples of PAGE.
+    """
+    try:
+        return os.open(f"/proc/self/fd/{fd}", access | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return -1  # EINVAL: a file system without it, like tmpfs before Linux 6.6
+
+
+def buffer(length: int) -> memoryview:
+    """Return memory that begins with a page."""
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
