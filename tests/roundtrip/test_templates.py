@@ -36,7 +36,7 @@ def keeper(woodfrog: Woodfrog, build: Build) -> tuple[Bundle, Path]:
 
 
 def listed(woodfrog: Woodfrog) -> dict[str, int]:
-    """Return the templates that are ready, and their holders' pids."""
+    """Return the templates that are ready, and their supervisors' pids."""
     lines = woodfrog("warm", "--list").stdout.splitlines()[1:]
     return {line.split()[0]: int(line.split()[1]) for line in lines}
 
@@ -92,7 +92,9 @@ def test_the_exit_status_comes_back(woodfrog: Woodfrog, build: Build) -> None:
     woodfrog("warm", "--drop", "t")
 
 
-def test_a_holder_that_is_killed_takes_its_template_along(woodfrog: Woodfrog, build: Build) -> None:
+def test_a_supervisor_that_is_killed_takes_its_template_along(
+    woodfrog: Woodfrog, build: Build
+) -> None:
     bundle, image = keeper(woodfrog, build)
     woodfrog("warm", f"--image-path={image}", "t")
     assert (
@@ -102,10 +104,10 @@ def test_a_holder_that_is_killed_takes_its_template_along(woodfrog: Woodfrog, bu
     flags = ("--template=t", f"--bundle={bundle.directory}")
     woodfrog.names.append("early")
     woodfrog("restore", *flags, "--detach", "early")
-    holder = listed(woodfrog)["t"]
+    supervisor = listed(woodfrog)["t"]
 
-    os.kill(holder, signal.SIGKILL)
-    eventually(lambda: is_gone(holder), "the holder ends")
+    os.kill(supervisor, signal.SIGKILL)
+    eventually(lambda: is_gone(supervisor), "the supervisor ends")
 
     assert listed(woodfrog) == {}
     failed = woodfrog("restore", *flags, "late", status=1)

@@ -34,9 +34,9 @@ def run(arguments: Arguments) -> None:
     if not (directory := arguments["image_path"]):
         raise UsageError("warm: --image-path is missing: the directory of checkpoint.img")
     from woodfrog.cli.main import main
-    from woodfrog.runtime import template_holder
+    from woodfrog.runtime import template_supervisor
 
-    template_holder.start(place, os.path.abspath(directory), arguments["parent"], main)
+    template_supervisor.start(place, os.path.abspath(directory), arguments["parent"], main)
 
 
 COMMAND = Command(

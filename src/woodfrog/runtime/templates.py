@@ -2,7 +2,7 @@
 
 What is known of one is in a directory beside the containers' (ROOT.templates/NAME): who holds it,
 and a socket at which it is asked. `restore --template` sends its whole command line, directory and
-standard descriptors there, and passes signals on; a fork of the holder does the work.
+standard descriptors there, and passes signals on; a fork of the supervisor does the work.
 """
 
 from __future__ import annotations
@@ -87,17 +87,17 @@ class Place:
             file.write(jsontext.write(information))
 
     def information(self) -> dict[str, Any] | None:
-        """Return what the holder has said, or None if there is no holder (any more)."""
+        """Return what the supervisor has said, or None if there is no supervisor (any more)."""
         try:
             with open(os.path.join(self.directory, _INFORMATION), encoding="utf-8") as file:
                 found: dict[str, Any] = jsontext.parse(file.read())
         except (FileNotFoundError, ValueError):
             return None
-        holder = start_time(found["pid"])
-        return found if holder and holder[1] == found["startTime"] else None
+        supervisor = start_time(found["pid"])
+        return found if supervisor and supervisor[1] == found["startTime"] else None
 
     def listen(self) -> socket.socket:
-        """Return the holder's socket, where it is asked."""
+        """Return the supervisor's socket, where it is asked."""
         listening = _socket()
         with _At(self.directory) as directory:
             listening.bind(f"{directory}/{_SOCKET}")
@@ -105,7 +105,7 @@ class Place:
         return listening
 
     def connect(self) -> socket.socket:
-        """Return a connection to the holder; raises StateError."""
+        """Return a connection to the supervisor; raises StateError."""
         connection = _socket()
         try:
             with _At(self.directory) as directory:
@@ -153,14 +153,14 @@ def all_templates(root: str) -> list[Place]:
 
 
 def drop(place: Place) -> None:
-    """Have the holder let go of it; containers that were made from it go on."""
+    """Have the supervisor let go of it; containers that were made from it go on."""
     with place.connect() as connection:
         connection.send(DROP)
         connection.recv(1)
 
 
 def ask(place: Place, words: list[str]) -> int:
-    """Have a fork of the holder run this command line; returns its exit status."""
+    """Have a fork of the supervisor run this command line; returns its exit status."""
     request = os.memfd_create("woodfrog-request")
     here = os.open(".", os.O_PATH | os.O_DIRECTORY)
     umask = os.umask(0)
@@ -191,7 +191,7 @@ def ask(place: Place, words: list[str]) -> int:
 
 
 def gone(place: Place) -> WoodfrogError:
-    """Return what to raise when the holder, or who worked for it, has ended."""
+    """Return what to raise when the supervisor, or who worked for it, has ended."""
     return StateError(
         f"template {place.name} has ended, or who worked for it",
         hint="`woodfrog warm` makes it anew",

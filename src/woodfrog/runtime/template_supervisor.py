@@ -1,4 +1,4 @@
-"""The process that holds a template: it loads the image, forks whoever makes a container from it,
+"""The supervisor of a template: it loads the image, forks whoever makes a container from it,
 and reaps the containers' first processes."""
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def start(
         ours.close()
         if os.fork():
             os._exit(0)
-        _become_holder(place, image, parents, run, theirs)
+        _become_supervisor(place, image, parents, run, theirs)
     theirs.close()
     os.waitpid(pid, 0)
     try:
@@ -65,7 +65,7 @@ def start(
     return told
 
 
-def _become_holder(
+def _become_supervisor(
     place: Place,
     image: str,
     parents: Sequence[str],
@@ -92,7 +92,7 @@ def _become_holder(
         place.write(information)
         channel.send(**information)
         channel.close()
-        _Holder(place, listening, run).serve()
+        _Supervisor(place, listening, run).serve()
     except BaseException as error:
         try:
             channel.send_error(error)
@@ -129,7 +129,7 @@ def _import_all() -> None:
     gc.freeze()
 
 
-class _Holder:
+class _Supervisor:
     """Answers requests until the template is dropped and all its containers have ended."""
 
     def __init__(
@@ -213,7 +213,6 @@ class _Holder:
         os.close(self._awake)
         os.close(self._wakes)
         self._listening.close()
-        prctl(HERE, PR_SET_CHILD_SUBREAPER, 0)
         os.fchdir(descriptors[1])
         for number, descriptor in enumerate(descriptors[2:]):
             os.dup2(descriptor, number, inheritable=True)
