@@ -231,10 +231,10 @@ def _write(
             [(contents, extent.start, extent.length) for extent in shared.extents]
         )
         image.add(shared.record(store))
-    for one_of_ipc in world.ipc_objects(0):
+    for one_of_ipc in world.ipc.records(0):
         image.add(one_of_ipc)
     for namespace in looked.namespaces.records:
-        image.add(world.furnished(namespace))
+        image.add(world.ipc.furnished(namespace))
     for number, _ in looked.namespaces.descriptors("mnt"):
         image.add(world.places.record(number, image.write_pages))
     for within in looked.files.within():

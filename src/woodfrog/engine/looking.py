@@ -168,9 +168,9 @@ def look(
     )
     undo.callback(world.close)
     with obstacles.at("the container"):
-        world.look_at_posix_queues()
+        world.ipc.look_at_posix_queues()
     with obstacles.at("the container"):
-        world.look_at_sysv_ipc()
+        world.ipc.look_at_sysv()
     settings = sysctls.collect(init, view, container.namespaces, container.sysctls, usual)
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
@@ -188,7 +188,9 @@ def look(
     processes = collecting.collect_processes(tree, world, files, file_records, obstacles, vdso)
     collecting_shares.refuse_unmade(processes, obstacles)
     world.keyrings.refuse_unjoinable(processes, obstacles)
-    if any(isinstance(one, Semaphores) for found in world.sysv.values() for one in found.objects):
+    if any(
+        isinstance(one, Semaphores) for found in world.ipc.sysv.values() for one in found.objects
+    ):
         collecting_shares.refuse_undo(tree, obstacles)
     # After all timers and waits have been read: their times must not seem to run out early.
     clocks = namespaces.clocks(init)

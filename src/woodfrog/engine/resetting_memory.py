@@ -11,8 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from woodfrog.engine.changes import in_common, without
+from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.engine.standing import Pairs, Standing
-from woodfrog.engine.world import SharedObject
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.chain import Chain
 from woodfrog.image.layout import ANCESTOR, CHUNK

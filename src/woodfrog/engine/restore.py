@@ -2,7 +2,6 @@
 
 import errno
 import os
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
@@ -19,32 +18,28 @@ from woodfrog.engine import (
     tying,
 )
 from woodfrog.engine import body as body_module
-from woodfrog.engine.admission import Bounds, admit
-from woodfrog.engine.background import Background
+from woodfrog.engine.admission import Bounds
+from woodfrog.engine.admitting import Admitted, Wishes
 from woodfrog.engine.body import Body
-from woodfrog.engine.filling import Keeper
 from woodfrog.engine.finishing import Release
 from woodfrog.engine.inheriting import Inheritance, Inherited
 from woodfrog.engine.late_files import LateFiles
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
-from woodfrog.engine.making_network import Networking
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.stages import Stage
-from woodfrog.engine.template import Template
-from woodfrog.engine.tracking import Tracker, Tracking
+from woodfrog.engine.tracking import Tracking
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.chain import Chain
 from woodfrog.kernel import syscalls
-from woodfrog.kernel.capability import CAP_SYS_ADMIN, CAP_SYS_RESOURCE
+from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
 from woodfrog.remote.program import ProgramError
 from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.socket_waits import Shortened
 from woodfrog.remote.stub import Stub
-from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     cgroups,
     credentials,
@@ -52,7 +47,6 @@ from woodfrog.resources import (
     known_files,
     layer,
     namespaces,
-    nested,
     posix_queues,
     scheduling,
     sysctls,
@@ -60,151 +54,45 @@ from woodfrog.resources import (
     sysv_memory,
     tmpfs,
 )
-from woodfrog.resources.container import ContainerRecord
-from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files import own_addresses
 from woodfrog.resources.files.regular import RegularFile
-from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.mount_tree import making as mount_making
 from woodfrog.resources.mount_tree.records import Base, MountTree
-from woodfrog.resources.overlay import Overlay
 
-__all__ = ["Bounds", "restore"]
+__all__ = ["Bounds", "Wishes", "restore", "silence_for"]
 
 _STUB_BYTES = 32 << 20
 
 
-def _anything(container: ContainerRecord) -> None:
-    pass
-
-
-class _PageCheck:
-    """Checks the page store beside the copying."""
-
-    def __init__(self, reader: Chain, *, begin: bool) -> None:
-        self._failure: BaseException | None = None
-        self._reader = reader
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._begun = begin
-        if begin:
-            self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._reader.verify_own_pages()
-        except BaseException as error:
-            self._failure = error
-
-    def result(self) -> None:
-        """Wait for the end; raises ImageError."""
-        if self._begun:
-            self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-
-def restore(
-    init: int,
-    directory: str,
-    *,
-    bounds: Bounds,
-    clock: str = "container",
-    cpu_check: str = CpuCheck.STRICT,
-    file_validation: str = FileValidation.BUILD_ID,
-    accept: Callable[[ContainerRecord], None] = _anything,
-    silence: connections.Silence | None = None,
-    keeper: Keeper | None = None,
-    parents: Sequence[str] = (),
-    direct: bool = False,
-    tracker: Tracker | None = None,
-    template: Template | None = None,
-) -> dict[str, object]:
+def restore(init: int, directory: str, wishes: Wishes) -> dict[str, object]:
     """Turn the waiting init of a created container into the image's processes.
 
     A refusal before anything was touched carries `touched = False`; then init still waits. After
-    any other failure all its processes have ended. `accept` may refuse what the image says of its
-    container; `silence` is what `silence_for` has begun. With a `keeper` the processes run before
-    their memory is there, which is filled in meanwhile. `parents` are directories in which images
-    may be that this one builds on; with `direct` pages are read past the page cache. With a
-    `tracker` what is written to is noted from then on. With a `template` of the image, of which
-    init is a fork, memory is shared with that. Returns statistics.
+    any other failure all its processes have ended. Returns statistics.
     """
     began = time.monotonic()
     with ExitStack() as undo:
         try:
-            reader = template.reader if template else Chain(directory, parents, direct=direct)
-            undo.callback(reader.close)
-            plan = template.plan if template else Plan(reader)
-            vdso = template.vdso if template else Vdso()
-            admit(plan, bounds, vdso, CpuCheck(cpu_check))
-            accept(plan.container)
-            ids.refuse_others(plan.container.uid_map, plan.container.gid_map, ids.maps_of(init))
-            _refuse_wider_ipc(init, plan, bounds)
-            nested.refuse_wider(
-                init, plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
-            )
-            for files in plan.tmpfs:
-                if files.destination in bounds.tmpfs:
-                    tmpfs.refuse_wider(init, files, bounds.bounding)
-            if plan.sysctls:
-                sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces)
-            networking = Networking(plan, bounds, undo)
-            networking.refuse_wider(init)
-            if plan.mounts:
-                mount_making.refuse_wider(
-                    init,
-                    plan.mounts,
-                    new="mount" in bounds.new_namespaces,
-                    bounding=bounds.bounding,
-                    seccomp=bounds.seccomp,
-                    own=bounds.tmpfs,
-                )
-            validation = FileValidation(file_validation)
-            known_files.refuse_changed(init, plan.own_files, plan.growing_files, validation)
-            overlay = None
-            if plan.layer:
-                overlay = undo.enter_context(Overlay(init, writable=True))
-                layer.refuse_wider(plan.layer, overlay, bounds.bounding)
-                # What can't be undone begins only with an image that is right to the last byte.
-                reader.verify_pages()
-            background = Background(init, reader, plan, keeper, undo)
-            # Whoever fills pages in checks them, too.
-            reader.leave_out(reading_pages.ranges(plan.pages))
+            admitted = Admitted(init, directory, wishes, undo)
         except Exception as error:
             error.touched = False  # type: ignore[attr-defined]
             raise
+        admitted_at = time.monotonic()
+        reader, plan, tracker = admitted.reader, admitted.plan, wishes.tracker
         tracking = undo.enter_context(Tracking()) if tracker else None
-        check = _PageCheck(reader, begin=template is None)
-        pages, base = reader.open_pages()
-        admitted = time.monotonic()
         try:
-            if plan.layer and overlay:
-                layer.restore(plan.layer, overlay, pages, base)
-            silence = silence or connections.Silence(
-                init, plan.files.values(), new_network="network" in bounds.new_namespaces
+            if plan.layer and admitted.overlay:
+                layer.restore(plan.layer, admitted.overlay, admitted.pages, admitted.base)
+            silence = wishes.silence or connections.Silence(
+                init,
+                plan.files.values(),
+                new_network="network" in wishes.bounds.new_namespaces,
             )
             with silence:
-                statistics = _restore(
-                    init,
-                    reader,
-                    plan,
-                    bounds,
-                    clock,
-                    validation,
-                    vdso,
-                    pages,
-                    base,
-                    check,
-                    silence,
-                    undo,
-                    background,
-                    networking,
-                    tracking,
-                    template,
-                )
+                statistics = _restore(init, admitted, silence, tracking, undo)
         except BaseException as error:
             root_stub.end(init)
-            background.abandon()
+            admitted.background.abandon()
             if isinstance(error, ProgramError) and error.opened:
                 raise _cannot_open(error) from error
             if isinstance(error, ProgramError) and error.errno == errno.EADDRNOTAVAIL:
@@ -214,26 +102,11 @@ def restore(
         if tracking and tracker:
             tracking.hold(init)
             tracking.settle(tracker, reader.digest, reader.identity)
-    statistics["admit_us"] = int((admitted - began) * 1e6)
+    statistics["admit_us"] = int((admitted_at - began) * 1e6)
     statistics["restore_us"] = int((time.monotonic() - began) * 1e6)
     statistics["page_bytes"] = reader.page_bytes
     statistics["losses"] = plan.container.losses
     return statistics
-
-
-def _refuse_wider_ipc(init: int, plan: Plan, bounds: Bounds) -> None:
-    for number, queues, objects in plan.ipc():
-        new = number != 0 or "ipc" in bounds.new_namespaces
-        # In a namespace that a program has made, it may set the limits, too.
-        bounding = bounds.bounding | (1 << CAP_SYS_RESOURCE if number else 0)
-        posix_queues.refuse_wider(init, queues, new=new, bounding=bounding)
-        sysv_ipc.refuse_wider(
-            init,
-            objects,
-            new=new,
-            bounding=bounding,
-            may_lock=bounds.rlimits.get("RLIMIT_MEMLOCK", (None,))[0],
-        )
 
 
 def silence_for(init: int, directory: str, parents: Sequence[str] = ()) -> connections.Silence:
@@ -261,22 +134,15 @@ def _cannot_open(error: ProgramError) -> UnsupportedResource:
 
 def _restore(
     init: int,
-    reader: Chain,
-    plan: Plan,
-    bounds: Bounds,
-    clock: str,
-    validation: FileValidation,
-    vdso: Vdso,
-    pages: int,
-    base: int,
-    check: _PageCheck,
+    admitted: Admitted,
     silence: connections.Silence,
-    undo: ExitStack,
-    background: Background,
-    networking: Networking,
     tracking: Tracking | None,
-    template: Template | None,
+    undo: ExitStack,
 ) -> dict[str, object]:
+    wishes, plan, vdso = admitted.wishes, admitted.plan, admitted.vdso
+    networking, background = admitted.networking, admitted.background
+    reader, pages, base = admitted.reader, admitted.pages, admitted.base
+    bounds, template = wishes.bounds, wishes.template
     started = time.monotonic()
     marks: dict[str, object] = {}
 
@@ -293,7 +159,7 @@ def _restore(
         plan.used_memory() + [(m[0], m[1]) for m in read_maps(init)], _STUB_BYTES + 4096
     )
     offsets = None
-    if clock == "container":
+    if wishes.clock == "container":
         offsets = namespaces.time_offsets(container.monotonic_ns, container.boottime_ns)
     if template:
         root, store = forked_stub.make(
@@ -328,7 +194,9 @@ def _restore(
             pages=pages,
             base=base,
         )
-        known_files.refuse_changed(init, plan.files_in_new_mounts, plan.growing_files, validation)
+        known_files.refuse_changed(
+            init, plan.files_in_new_mounts, plan.growing_files, admitted.validation
+        )
     mark(Stage.ROOT)
 
     # FILES
@@ -419,7 +287,7 @@ def _restore(
             reading_pages.fill(reader, [body.lacking for body in bodies])
 
     body_module.make(plan, bodies.values(), making, fill)
-    background.begin(bodies.values(), check.result)
+    background.begin(bodies.values(), admitted.check.result)
     for number, segments in plan.segments.items():
         with made.visited(root, "ipc", number):
             bodies[1].remove_segments(segments)
@@ -472,7 +340,7 @@ def _restore(
     mark(Stage.LIMITS)
 
     # GO
-    check.result()
+    admitted.check.result()
     background.confirm()
     for body in bodies.values() if tracking else ():
         if tracking and not body.record.shares.memory:

@@ -267,7 +267,7 @@ def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
     world = looked.world
     if plan.namespaces:
         raise _lost("programs have made namespaces in it")
-    ipc = ((plan.posix_queues, plan.sysv), (world.ipc_objects(0), ()))
+    ipc = ((plan.posix_queues, plan.sysv), (world.ipc.records(0), ()))
     then, now = (sorted((*one, *other), key=repr) for one, other in ipc)
     _match_all("System V IPC or message queues", then, now, pairs)
     _match_all("settings (sysctl)", _some(plan.sysctls), _some(looked.sysctls), pairs)

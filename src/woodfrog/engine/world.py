@@ -3,69 +3,32 @@
 import os
 import stat
 from collections import abc, defaultdict
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-import msgspec
-
 from woodfrog.engine.collecting_confined import Confined
+from woodfrog.engine.collecting_ipc import Ipc
 from woodfrog.engine.collecting_keyrings import Keyrings
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.places import OWN, Place, Places
+from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.huge_pages import page_size
 from woodfrog.kernel.pagemap import PAGE, page_frame
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess
-from woodfrog.resources import deleted_files, posix_queues, shared_memory, sysv_ipc
+from woodfrog.resources import deleted_files, shared_memory
 from woodfrog.resources.files import bpf_map
 from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
 from woodfrog.resources.files.pty import MAJORS
-from woodfrog.resources.memory import MAP_SHARED, Extent, Mapping
+from woodfrog.resources.memory import MAP_SHARED, Mapping
 from woodfrog.resources.mount_tree.options import IN_MEMORY
-from woodfrog.resources.namespaces import is_ours
-from woodfrog.resources.nested import AnyNamespace, IpcNamespace, Membership
-from woodfrog.resources.posix_queues import PosixQueue
+from woodfrog.resources.nested import Membership
 
-# Stands for the device of System V memory, whose inode numbers are those of other files, too.
-_SYSV = -1
 _PROT_READ, _MAP_POPULATE = 1, 0x8000
-
-
-class SharedObject:
-    """A piece of shared memory: our descriptor for it, and what is in it."""
-
-    def __init__(self, number: int, fd: int, memfd: bytes | None) -> None:
-        self.number = number
-        self.fd = fd
-        self.memfd = memfd
-        self.size, self.extents = shared_memory.extents(fd)
-        self.seals = shared_memory.seals(fd) if self.memfd is not None else 0
-        self.huge_page = page_size(fd)
-
-    def _owner(self) -> dict[str, int]:
-        if self.memfd is None:
-            return {}
-        found = os.fstat(self.fd)
-        return {"mode": stat.S_IMODE(found.st_mode), "uid": found.st_uid, "gid": found.st_gid}
-
-    def record(self, store: int) -> shared_memory.SharedMemory:
-        """Return the record, once the store's offset of the first page is known."""
-        return shared_memory.SharedMemory(
-            id=self.number,
-            memfd=self.memfd,
-            size=self.size,
-            seals=self.seals,
-            extents=[Extent(start=e.start, length=e.length) for e in self.extents],
-            store=store,
-            huge_page=self.huge_page,
-            **self._owner(),
-        )
 
 
 class World:
@@ -108,9 +71,7 @@ class World:
         self.own_terminal = _own_terminal(self.root)
         self.packet_pipes: set[int] = set()
         self.objects: dict[tuple[int, int], SharedObject | deleted_files.Found] = {}
-        # By the ids of ipc namespaces; 0 is the container's own.
-        self.sysv: dict[int, sysv_ipc.Found] = {}
-        self.posix_queues: dict[int, posix_queues.Found] = {}
+        self.ipc = Ipc(init, namespaces, self.objects)
         # What is known of io_urings (engine/rings.py).
         self.rings: Any = None
         # Processes whose parent has not waited for the news that they stopped or go on.
@@ -292,59 +253,19 @@ class World:
             self.objects[key] = SharedObject(len(self.objects) + 1, ours, memfd)
         return self.objects[key].number
 
-    def look_at_posix_queues(self) -> None:
-        """Collect POSIX message queues."""
-        for number, descriptor in self._ipc_namespaces():
-            found = self.posix_queues[number] = posix_queues.Found()
-            posix_queues.collect(descriptor, found)
-
-    def look_at_sysv_ipc(self) -> None:
-        """Collect System V objects."""
-        for number, descriptor in self._ipc_namespaces():
-            found = self.sysv[number] = sysv_ipc.Found()
-            sysv_ipc.collect(descriptor, found)
-            for identifier, segment in found.segments.items():
-                one = SharedObject(len(self.objects) + 1, os.dup(segment.fd), None)
-                self.objects[_SYSV - number, identifier] = one
-                segment.contents = one.number
-
-    def ipc_objects(self, namespace: int) -> list[PosixQueue | sysv_ipc.AnyObject]:
-        """Return what is in an ipc namespace, once all processes have been collected."""
-        queues, objects = self.posix_queues.get(namespace), self.sysv.get(namespace)
-        return [*(queues.queues if queues else ()), *(objects.records() if objects else ())]
-
-    def furnished(self, namespace: AnyNamespace) -> AnyNamespace:
-        """Return the record of a nested namespace with what is in it."""
-        if not isinstance(namespace, IpcNamespace):
-            return namespace
-        return msgspec.structs.replace(
-            namespace,
-            queues=self.posix_queues[namespace.id].queues,
-            objects=self.sysv[namespace.id].records(),
-        )
-
-    def _ipc_namespaces(self) -> Iterator[tuple[int, int]]:
-        if not is_ours(self.init, "ipc"):
-            own = os.open(f"/proc/{self.init}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                yield 0, own
-            finally:
-                os.close(own)
-        yield from self.namespaces.descriptors("ipc")
-
     @property
     def queue_devices(self) -> abc.Mapping[int, int]:
         """See the protocol."""
-        return {found.device: number for number, found in self.posix_queues.items()}
+        return self.ipc.queue_devices
 
     @property
     def queue_names(self) -> set[bytes]:
         """See the protocol."""
-        return {one.name for found in self.posix_queues.values() for one in found.queues}
+        return self.ipc.queue_names
 
     def _refuse_other_segment(self, pid: int, fd: int, name: bytes) -> None:
         """Refuse a mapping that doesn't show a segment of its process's ipc namespace."""
-        found = self.sysv.get(self.namespaces.of(pid).get("ipc", 0))
+        found = self.ipc.sysv.get(self.namespaces.of(pid).get("ipc", 0))
         segment = found.segments.get(os.fstat(fd).st_ino) if found else None
         if segment is None or not segment.is_shown_by(fd, name):
             raise UnsupportedResource(
@@ -450,8 +371,7 @@ class World:
         for one in self.objects.values():
             os.close(one.fd)
         self.objects.clear()
-        for found in self.sysv.values():
-            found.close()
+        self.ipc.close()
 
 
 def _own_terminal(root: str) -> int:

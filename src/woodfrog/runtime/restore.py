@@ -171,9 +171,7 @@ def _restore(
 
     given_network.note(container, created.config)
     try:
-        statistics = engine.restore(
-            container.pid,
-            directory,
+        wishes = engine.Wishes(
             bounds=bounds(created, engine.Bounds, options),
             clock=options.clock,
             cpu_check=options.cpu_check,
@@ -186,6 +184,7 @@ def _restore(
             tracker=tracking.Tracker(container) if options.track_changes else None,
             template=options.template,
         )
+        statistics = engine.restore(container.pid, directory, wishes)
     except Exception as error:
         if failure := filling.failure(container):
             raise ImageError(failure) from error  # of which the engine has seen only the end

@@ -1,0 +1,161 @@
+"""ADMIT: an image is read and checked, and compared with the new container that it shall become."""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import msgspec
+
+from woodfrog.engine import (
+    connections,
+    reading_pages,
+)
+from woodfrog.engine.admission import Bounds, admit
+from woodfrog.engine.background import Background
+from woodfrog.engine.filling import Keeper
+from woodfrog.engine.making_network import Networking
+from woodfrog.engine.plan import Plan
+from woodfrog.engine.template import Template
+from woodfrog.engine.tracking import Tracker
+from woodfrog.image.chain import Chain
+from woodfrog.kernel.capability import CAP_SYS_RESOURCE
+from woodfrog.remote.vdso import Vdso
+from woodfrog.resources import (
+    ids,
+    known_files,
+    layer,
+    nested,
+    posix_queues,
+    sysctls,
+    sysv_ipc,
+    tmpfs,
+)
+from woodfrog.resources.container import ContainerRecord
+from woodfrog.resources.cpu import CpuCheck
+from woodfrog.resources.known_files import FileValidation
+from woodfrog.resources.mount_tree import making as mount_making
+from woodfrog.resources.overlay import Overlay
+
+
+def _anything(container: ContainerRecord) -> None:
+    pass
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller of a restore wants.
+
+    `accept` may refuse what the image says of its container; `silence` is what `silence_for` has
+    begun. With a `keeper` the processes run before their memory is there, which is filled in
+    meanwhile. `parents` are directories in which images may be that this one builds on; with
+    `direct` pages are read past the page cache. With a
+    `tracker` what is written to is noted from then on. With a `template` of the image, of which the
+    init is a fork, memory is shared with that.
+    """
+
+    bounds: Bounds
+    clock: str = "container"
+    cpu_check: str = CpuCheck.STRICT
+    file_validation: str = FileValidation.BUILD_ID
+    accept: Callable[[ContainerRecord], None] = _anything
+    silence: connections.Silence | None = None
+    keeper: Keeper | None = None
+    parents: Sequence[str] = ()
+    direct: bool = False
+    tracker: Tracker | None = None
+    template: Template | None = None
+
+
+class PageCheck:
+    """Checks the page store beside the copying."""
+
+    def __init__(self, reader: Chain, *, begin: bool) -> None:
+        self._failure: BaseException | None = None
+        self._reader = reader
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._begun = begin
+        if begin:
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._reader.verify_own_pages()
+        except BaseException as error:
+            self._failure = error
+
+    def result(self) -> None:
+        """Wait for the end; raises ImageError."""
+        if self._begun:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+
+class Admitted:
+    """An image that the new container may become, and what was opened to find that out.
+
+    All of it is closed when `undo` unwinds. `pages` is our descriptor of the page store, which
+    begins at `base` of it.
+    """
+
+    def __init__(self, init: int, directory: str, wishes: Wishes, undo: ExitStack) -> None:
+        """Refuse what must be refused; nothing has been touched then."""
+        bounds, template = wishes.bounds, wishes.template
+        self.wishes = wishes
+        self.reader = (
+            template.reader if template else Chain(directory, wishes.parents, direct=wishes.direct)
+        )
+        undo.callback(self.reader.close)
+        self.plan = template.plan if template else Plan(self.reader)
+        self.vdso = template.vdso if template else Vdso()
+        self.validation = FileValidation(wishes.file_validation)
+        plan = self.plan
+        admit(plan, bounds, self.vdso, CpuCheck(wishes.cpu_check))
+        wishes.accept(plan.container)
+        ids.refuse_others(plan.container.uid_map, plan.container.gid_map, ids.maps_of(init))
+        _refuse_wider_ipc(init, plan, bounds)
+        nested.refuse_wider(
+            init, plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
+        )
+        for files in plan.tmpfs:
+            if files.destination in bounds.tmpfs:
+                tmpfs.refuse_wider(init, files, bounds.bounding)
+        if plan.sysctls:
+            sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces)
+        self.networking = Networking(plan, bounds, undo)
+        self.networking.refuse_wider(init)
+        if plan.mounts:
+            mount_making.refuse_wider(
+                init,
+                plan.mounts,
+                new="mount" in bounds.new_namespaces,
+                bounding=bounds.bounding,
+                seccomp=bounds.seccomp,
+                own=bounds.tmpfs,
+            )
+        known_files.refuse_changed(init, plan.own_files, plan.growing_files, self.validation)
+        self.overlay: Overlay | None = None
+        if plan.layer:
+            self.overlay = undo.enter_context(Overlay(init, writable=True))
+            layer.refuse_wider(plan.layer, self.overlay, bounds.bounding)
+            # What can't be undone begins only with an image that is right to the last byte.
+            self.reader.verify_pages()
+        self.background = Background(init, self.reader, plan, wishes.keeper, undo)
+        # Whoever fills pages in checks them, too.
+        self.reader.leave_out(reading_pages.ranges(plan.pages))
+        self.check = PageCheck(self.reader, begin=template is None)
+        self.pages, self.base = self.reader.open_pages()
+
+
+def _refuse_wider_ipc(init: int, plan: Plan, bounds: Bounds) -> None:
+    for number, queues, objects in plan.ipc():
+        new = number != 0 or "ipc" in bounds.new_namespaces
+        # In a namespace that a program has made, it may set the limits, too.
+        bounding = bounds.bounding | (1 << CAP_SYS_RESOURCE if number else 0)
+        posix_queues.refuse_wider(init, queues, new=new, bounding=bounding)
+        sysv_ipc.refuse_wider(
+            init,
+            objects,
+            new=new,
+            bounding=bounding,
+            may_lock=bounds.rlimits.get("RLIMIT_MEMLOCK", (None,))[0],
+        )
