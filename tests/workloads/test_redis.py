@@ -11,7 +11,7 @@ from pathlib import Path
 
 from real_programs import MOMENTS, program, thaw_again
 
-from containers import Woodfrog, eventually
+from containers import Container, Woodfrog, eventually
 from needs import needs
 
 KEYS = 2000
@@ -95,10 +95,8 @@ def a_client_that_goes_on(work: Path) -> Iterator[list[str]]:
         thread.join()
 
 
-@needs("root", "command redis-server")
-def test_redis_keeps_all_its_keys_and_its_client_through_two_freezes(
-    woodfrog: Woodfrog, chance: random.Random
-) -> None:
+def started(woodfrog: Woodfrog) -> Container:
+    """Run a redis-server that has all its keys, which it also listens for."""
     command = ["/usr/bin/redis-server", "--port", "0", "--unixsocket", "/work/redis.sock"]
     command += ["--unixsocketperm", "777", "--save", "", "--appendonly", "no", "--dir", "/work"]
     bundle = program(woodfrog, command)
@@ -107,6 +105,55 @@ def test_redis_keeps_all_its_keys_and_its_client_through_two_freezes(
     client = Client(bundle.work)
     for key in range(KEYS):
         assert client.ask(b"SET", b"key:%d" % key, value(key)) == b"OK"
+    client.close()
+    os.close(client.directory)
+    return container
+
+
+@needs("root", "command redis-server")
+def test_no_command_fails_while_redis_is_copied(woodfrog: Woodfrog) -> None:
+    container = started(woodfrog)
+    image = woodfrog.directory / "image"
+    client = Client(container.bundle.work)
+    answered: list[int] = []
+    leave = threading.Event()
+
+    def ask() -> None:
+        while not leave.is_set():
+            answered.append(int(client.ask(b"INCR", b"counter")))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        eventually(lambda: len(answered) > 100, "the client counts")
+        container.checkpoint(image, "--leave-running", "--ext-unix-close")
+        counted = len(answered)
+        eventually(lambda: len(answered) > counted + 100, "the client counts on")
+    finally:
+        leave.set()
+        thread.join()
+    assert answered == list(range(1, len(answered) + 1))
+    client.close()
+    container.delete()
+
+    # The copy has what there was at one moment, whole.
+    (container.bundle.work / "redis.sock").unlink(missing_ok=True)
+    woodfrog.restore(container.bundle, image)
+    client.connect()
+    for key in range(KEYS):
+        assert client.ask(b"GET", b"key:%d" % key) == value(key), f"key {key} has changed"
+    assert 100 < int(client.ask(b"GET", b"counter")) <= counted
+    client.close()
+    os.close(client.directory)
+
+
+@needs("root", "command redis-server")
+def test_redis_keeps_all_its_keys_and_its_client_through_two_freezes(
+    woodfrog: Woodfrog, chance: random.Random
+) -> None:
+    container = started(woodfrog)
+    bundle = container.bundle
+    client = Client(bundle.work)
     client.close()
 
     with a_client_that_goes_on(bundle.work) as wrong:

@@ -53,6 +53,17 @@ def test_fifty_processes_and_two_hundred_threads_find_themselves_as_they_were(
     assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
 
 
+@needs("command gcc")
+def test_a_forest_grows_again_from_a_template(woodfrog: Woodfrog, build: Build) -> None:
+    container = woodfrog.run(compiled(woodfrog, build, "forest.c"))
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image)
+    container.delete()
+
+    assert verdict(woodfrog.restore_from_template(container.bundle, image)) == "ok\n"
+
+
 def test_sqlite_commits_a_transaction_that_was_frozen(
     woodfrog: Woodfrog, chance: random.Random
 ) -> None:
