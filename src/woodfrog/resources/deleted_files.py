@@ -144,6 +144,8 @@ def check(one: DeletedFile, page_bytes: int) -> None:
         parts = path.split(b"/")
         if parts[0] or not all(parts[1:]) or {b".", b".."} & {*parts} or b"\0" in path:
             raise ImageError("a deleted file has an impossible path")
+    if not 0 <= one.mode <= 0o177777 or not 0 <= one.device < 1 << 32:
+        raise ImageError("a deleted file is of no kind of file")
     device = (os.major(one.device), os.minor(one.device))
     if one.kind not in _KINDS or (one.kind == stat.S_IFCHR and device not in _DEVICES):
         raise ImageError("a deleted file is of a kind that is never saved")

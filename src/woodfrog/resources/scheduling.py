@@ -66,6 +66,15 @@ _CAP_SYS_NICE = 23
 
 def refuse_wider(who: str, recorded: Scheduling, bounding: int) -> None:
     """Refuse what only CAP_SYS_NICE allows, if the new container may not have it (design law 5)."""
+    # The kernel takes no more of these than it has room for.
+    words = recorded.policy, recorded.flags, recorded.priority, recorded.io_priority
+    times = recorded.runtime, recorded.deadline, recorded.period
+    if (
+        any(not 0 <= word < 1 << 31 for word in words)
+        or any(not 0 <= one < 1 << 64 for one in times)
+        or not -20 <= recorded.nice <= 19
+    ):
+        raise ImageError(f"{who} was scheduled in an impossible way")
     urgent = (
         recorded.policy in (_SCHED_FIFO, _SCHED_RR, _SCHED_DEADLINE)
         or recorded.nice < 0

@@ -154,6 +154,9 @@ def refuse_wider(who: str, timers: list[PosixTimer], bounding: int, threads: int
         raise ImageError(f"{who} has a POSIX timer that none of its threads can make")
     if any(not 0 <= one.timer <= _HIGHEST_ID for one in timers):
         raise ImageError(f"{who} has a POSIX timer whose id is out of reach")
+    # The kernel takes no more of a clock's number than it has room for.
+    if any(not -(1 << 31) <= one.clock < 1 << 31 for one in timers):
+        raise ImageError(f"{who} has a POSIX timer of an impossible clock")
     if any(one.clock in _ALARM_CLOCKS for one in timers) and not bounding >> _CAP_WAKE_ALARM & 1:
         raise UnsupportedResource(
             f"{who} has a timer that wakes the machine, which the new container may not do",

@@ -7,7 +7,7 @@ import termios
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -20,6 +20,8 @@ _SETNEXTWD = 0x40044900  # INOTIFY_IOC_SETNEXTWD
 _EVENT_BYTES = 16  # struct inotify_event without a name
 _MOST_EVENTS = "/proc/sys/fs/inotify/max_queued_events"
 _MINOR_BITS = 20
+# What says how to add a watch, and is no part of one: IN_MASK_ADD, IN_MASK_CREATE, IN_DONT_FOLLOW.
+_OTHER_WAYS = 0x20000000 | 0x10000000 | 0x02000000
 
 
 class InotifyWatch(Part, frozen=True):
@@ -59,6 +61,13 @@ class Inotify(FileRecord, frozen=True, tag="inotify"):
             watches=sorted(watches, key=lambda watch: watch.number),
             overflow=bool(waiting[0]),
         )
+
+    def refuse_wider(self, bounding: int) -> None:
+        if any(
+            not 0 < one.number < 1 << 31 or not 0 <= one.mask < 1 << 32 or one.mask & _OTHER_WAYS
+            for one in self.watches
+        ):
+            raise ImageError("the image has an impossible watch of inotify")
 
     def restore(self, making: Making) -> int:
         fd = making.program.call(SYS.INOTIFY_INIT1, 0)
