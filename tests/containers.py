@@ -142,6 +142,7 @@ class Container:
         """Delete the container, ended or not."""
         self.kill()
         self.woodfrog("delete", "--force", self.name)
+        self.woodfrog.deleted.add(self.name)
 
     def state(self) -> dict[str, Any]:
         """Return what `state` says."""
@@ -157,6 +158,7 @@ class Woodfrog:
         self.root = directory / "root"
         self.containers: list[Container] = []
         self.names: list[str] = []
+        self.deleted: set[str] = set()
 
     def output(self, name: str) -> str:
         """Return what a detached container and the command that started it wrote."""
@@ -221,6 +223,7 @@ class Woodfrog:
         bundle.config["linux"]["cgroupsPath"] = f"/{name}"
         bundle.save()
         self.names.append(name)
+        self.deleted.discard(name)
         pid_file = self.directory / f"{name}.pid"
         arguments = ["--bundle", str(bundle.directory), "--pid-file", str(pid_file)]
         if command != "create":
@@ -271,6 +274,8 @@ class Woodfrog:
         for container in self.containers:
             container.kill()
         for name in dict.fromkeys(self.names):
+            if name in self.deleted:
+                continue
             done = self("delete", "--force", name, status=None)
             if done.status:
                 problems.append(f"delete --force {name}: {done.stderr}")
