@@ -31,7 +31,7 @@ _MAY_DIFFER = (
     ("tun", r"network\.added\.addresses\[\]\.attributes", "the kernel had made some by itself"),
     ("network", r"network\.links\[\]\.running", "the kernel tells a moment later"),
     (
-        "nested_network",
+        "nested_network|namespace_bound",
         r"network(-namespace\.network)?\.links\[\]\.running",
         "the kernel tells a moment later",
     ),

@@ -209,6 +209,7 @@ CANNOT_BE_SET_BACK = (
     "inet_datagrams",
     "inotify",
     "mounts",
+    "namespace_bound",
     "namespace_files",
     "namespace_mounts",
     "namespace_pid",

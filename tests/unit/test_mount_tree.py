@@ -31,7 +31,7 @@ def test_what_a_checkpoint_writes_passes() -> None:
         new(parent=1, place=b".", master=7),
         new(propagation="private"),
     )
-    records.check(mounts, 0)
+    records.check(mounts, 0, namespaces={})
     assert [mounts.path(node) for node in mounts.nodes] == [b"/", *[b"/tmp/m"] * 3]
     assert mounts.is_brought(b"/tmp/m/file")
     assert not mounts.shows(b"/tmp/mine")
@@ -60,7 +60,7 @@ def test_what_a_checkpoint_writes_passes() -> None:
 )
 def test_impossible_mounts_are_refused(node: Node) -> None:
     with pytest.raises(ImageError):
-        records.check(tree(node), 0)
+        records.check(tree(node), 0, namespaces={})
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,17 @@ def test_impossible_mounts_are_refused(node: Node) -> None:
         Base(type="overlay", options=b"lowerdir=/a,index=on"),
         Base(type="tmpfs", source=b"a\0b"),
         Base(type="tmpfs", options=b"mode=700\0"),
+        Base(type="nsfs"),
+        Base(type="nsfs", namespace="net", namespace_id=3),
+        Base(type="nsfs", namespace="uts", namespace_id=1),
+        Base(type="nsfs", namespace="mnt", namespace_id=2),
+        Base(type="tmpfs", namespace="net", namespace_id=1, source=b"a\0b"),
+        Base(type="nsfs", namespace="net", namespace_id=1, options=b"mode=700"),
     ],
 )
 def test_no_image_mounts_what_is_not_on_the_list(base: Base) -> None:
     with pytest.raises(ImageError):
-        records.check(tree(new(), base=base), 0)
+        records.check(tree(new(), base=base), 0, namespaces={1: "net", 2: "mnt"})
 
 
 def test_what_a_mount_table_shows_is_what_mount_takes() -> None:

@@ -1,5 +1,6 @@
 """Nested namespaces of an image are checked before anything is made of them."""
 
+import os
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from woodfrog.resources.nested import (
 from woodfrog.resources.process import NestedIds, Zombie
 
 UTS = UtsNamespace(id=1, owner=0, hostname=b"pond", domainname=b"")
-USER = UserNamespace(id=2, owner=0, uid=0, user_map=[(0, 1000, 1)], group_map=[], setgroups=False)
+USER = UserNamespace(
+    id=2, owner=0, uid=1000, user_map=[(0, 1000, 1)], group_map=[], setgroups=False
+)
 PID = PidNamespace(id=3, owner=2, parent=0, is_unborn=False)
 
 
@@ -113,7 +116,7 @@ def test_a_pid_namespace_above_itself_is_refused() -> None:
 
 def test_who_may_make_namespaces_is_the_new_containers_matter() -> None:
     def refuse(*found: AnyNamespace, bounding: int = 0) -> None:
-        nested.refuse_wider(found, bounding=bounding, seccomp=None)
+        nested.refuse_wider(os.getpid(), found, bounding=bounding, seccomp=None)
 
     with pytest.raises(UnsupportedResource, match="CAP_SYS_ADMIN"):
         refuse(UTS)
@@ -121,4 +124,4 @@ def test_who_may_make_namespaces_is_the_new_containers_matter() -> None:
     # In a user namespace of one's own all of this is free, but not every file system.
     refuse(USER, PID, mounts("tmpfs", owner=2))
     with pytest.raises(UnsupportedResource, match="nobody may mount"):
-        refuse(USER, mounts("debugfs", owner=2))
+        refuse(USER, mounts("debugfs", owner=2), bounding=1 << CAP_SYS_ADMIN)

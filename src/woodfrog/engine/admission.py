@@ -115,7 +115,8 @@ def admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:
     cgroups.check(plan.cgroups)
     cgroups.refuse_wider(plan.cgroups, bounds.cgroups, writable=bounds.may_make_cgroups)
     if plan.mounts:
-        mount_records.check(plan.mounts, plan.page_bytes)
+        kinds = {number: one.name for number, one in plan.namespaces.items()}
+        mount_records.check(plan.mounts, plan.page_bytes, namespaces=kinds)
     for one in plan.tmpfs:
         tmpfs.check(one, plan.page_bytes)
         if one.destination not in bounds.tmpfs and len(one.entries) > 1:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.errors import UnsupportedResource
@@ -17,6 +17,7 @@ from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.remote.held import Held, HeldTask
 from woodfrog.resources import ids, namespaces, nested, sysctls
 from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.mount_tree.records import BOUND
 from woodfrog.resources.nested import AnyNamespace, Membership
 
 _FUTURE = "_for_children"
@@ -103,6 +104,23 @@ class Namespaces:
                 self._number(link, file.link)
             elif name == "socket" and _cookie(file.descriptor) not in self._known_cookies:
                 self._look_at_network(file.descriptor)
+
+    def look_at_mounts(self, view: int, given: Collection[bytes]) -> None:
+        """Learn of namespaces that are bound to files where `view` is, but for those `given`."""
+        for mount in read_mounts(view):
+            link = os.fsdecode(mount.root)
+            name, _, number = link.partition(":")
+            if mount.type == "nsfs" and name in BOUND and mount.root not in given:
+                path = f"/proc/{view}/root{os.fsdecode(mount.point)}"
+                is_seen = number == f"[{os.stat(path).st_ino}]"  # nothing covers it
+                if is_seen and link != self._own[name]:
+                    self._number(link, path)
+
+    @property
+    def bound(self) -> dict[str, int]:
+        """Return the ids of namespaces that may be bound to files, 0: the container's own."""
+        found = {self._own[name]: 0 for name in BOUND}
+        return found | {link: one.number for link, one in self._found.items() if one.name in BOUND}
 
     def _look_at_network(self, descriptor: int) -> None:
         """Learn of the network namespace of a socket, unless it came from outside with it."""

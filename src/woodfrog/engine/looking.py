@@ -129,22 +129,19 @@ def look(
     stopped = time.monotonic()
     guardian.check()
     view = undo.enter_context(view_of(init))
+    nested = Namespaces(init, tree, obstacles)
+    undo.callback(nested.close)
     mounts = None
     if container.mounts is not None:
         with obstacles.at("the container"):
-            mounts = ChangedMounts(
-                init,
-                view,
-                [parse_mount(os.fsencode(line)) for line in container.mounts],
-                container.tmpfs,
-            )
+            created = [parse_mount(os.fsencode(line)) for line in container.mounts]
+            nested.look_at_mounts(view, {mount.root for mount in created})
+            mounts = ChangedMounts(init, view, created, container.tmpfs, namespaces=nested.bound)
             undo.callback(mounts.close)
     overlay = None
     if container.rootfs:
         with obstacles.at("the container"):
             overlay = undo.enter_context(Overlay(view))
-    nested = Namespaces(init, tree, obstacles)
-    undo.callback(nested.close)
     collecting_shares.refuse_shared_parts(tree, obstacles)
     files = Files(tree)
     undo.callback(files.close)

@@ -60,6 +60,8 @@ class MadeNamespaces:
     def make(self, records: Iterable[AnyNamespace]) -> None:
         """Make namespaces; the root stub is in none of them afterwards.
 
+        Those of mounts come after what may be bound in them, and after the container's own mounts.
+
         Those of time come only when all processes stand: they may belong to a process's future
         children, which nobody but that process can make so. Pid namespaces come with their first
         processes.
@@ -183,6 +185,11 @@ class MadeNamespaces:
         if number == _OWN:
             self._know(name, _OWN, f"/proc/{self._root.pid}/ns/{name}")
         return self._ours[name, number]
+
+    def give_bound(self, base: Base) -> int:
+        """Return the root stub's descriptor of a namespace that is bound to a file."""
+        ours = self.descriptor(base.namespace, base.namespace_id)
+        return descriptors.give(self._root, [ours])[0]
 
     def know_pid_namespace(self, number: int, stub: Stub) -> None:
         """Keep the pid namespace that a stub is in, which may be the container's own."""

@@ -32,6 +32,7 @@ class Places:
     def __init__(self, view: int, namespaces: Namespaces, undo: ExitStack) -> None:
         self._all: dict[int, Place] = {OWN: Place(view)}
         self._changed: dict[int, tuple[int, ChangedMounts, ChangedMounts]] = {}
+        self._namespaces = namespaces
         self._pid_namespaces = namespaces.links("pid")
         self._owner = namespaces.owner
         for number, descriptor in namespaces.descriptors("mnt"):
@@ -57,7 +58,18 @@ class Places:
             now, all_now = self._without_late(place, pids), list(place.mounts.values())
             origin = table.as_copied(list(self._all[likest].mounts.values()), now)
             locked = bool(self._owner(number))
-            found = ChangedMounts(init, place.view, origin, (), nested=True, now=now, locked=locked)
+            self._namespaces.look_at_mounts(place.view, {mount.root for mount in origin})
+            bound = self._namespaces.bound
+            found = ChangedMounts(
+                init,
+                place.view,
+                origin,
+                (),
+                nested=True,
+                now=now,
+                namespaces=bound,
+                locked=locked,
+            )
             undo.callback(found.close)
             late = ChangedMounts(
                 init,
@@ -66,6 +78,7 @@ class Places:
                 (),
                 nested=True,
                 now=all_now,
+                namespaces=bound,
                 pid_namespaces=pids,
                 locked=locked,
             )
@@ -113,7 +126,7 @@ class Places:
 
 
 def _file_systems(place: Place) -> set[tuple[int, int]]:
-    return {mount.device for mount in place.mounts.values()}
+    return {mount.device for mount in place.mounts.values() if mount.type != "nsfs"}
 
 
 def _likeness(one: Mapping[int, Mount], other: Mapping[int, Mount]) -> int:

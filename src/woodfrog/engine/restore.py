@@ -58,6 +58,7 @@ from woodfrog.resources.files import own_addresses
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.mount_tree import making as mount_making
 from woodfrog.resources.mount_tree.records import Base, MountTree
+from woodfrog.resources.nested import MountNamespace
 
 __all__ = ["Bounds", "Wishes", "restore", "silence_for"]
 
@@ -185,21 +186,7 @@ def _restore(
     if plan.sysctls:
         sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
     uncovered = _open_before_mounts(root, plan, high, bounds.bounding, permitted)
-    if plan.mounts:
-        mount_making.restore(
-            root,
-            plan.mounts,
-            bounding=bounds.bounding,
-            permitted=permitted,
-            pages=pages,
-            base=base,
-        )
-        known_files.refuse_changed(
-            init, plan.files_in_new_mounts, plan.growing_files, admitted.validation
-        )
-    mark(Stage.ROOT)
 
-    # FILES
     def mount(tree: MountTree, proc: Callable[[Base], int] | None, owned: bool) -> None:
         mount_making.restore(
             root,
@@ -208,11 +195,21 @@ def _restore(
             permitted=permitted,
             pages=pages,
             base=base,
+            namespace=made.give_bound,
             proc=proc,
         )
 
     made = MadeNamespaces(root, mount, undo)
-    made.make(plan.namespaces.values())
+    made.make(one for one in plan.namespaces.values() if not isinstance(one, MountNamespace))
+    if plan.mounts:
+        mount(plan.mounts, None, False)
+        known_files.refuse_changed(
+            init, plan.files_in_new_mounts, plan.growing_files, admitted.validation
+        )
+    mark(Stage.ROOT)
+
+    # FILES
+    made.make(one for one in plan.namespaces.values() if isinstance(one, MountNamespace))
     missing = networking.set_up(root, permitted, made)
     making = Making(
         root,

@@ -168,6 +168,7 @@ def check(
     found = list(found)
     mounts: set[int] = {0}
     pids = {one.id for one in found if isinstance(one, PidNamespace) and not one.is_unborn}
+    kinds = {one.id: one.name for one in found}
     for one in found:
         match one:
             case UtsNamespace():
@@ -189,9 +190,11 @@ def check(
                     raise ImageError("a mount namespace of the image is made of none before it")
                 mounts.add(one.id)
                 if one.tree:
-                    mount_records.check(one.tree, page_bytes, nested=True)
+                    mount_records.check(one.tree, page_bytes, nested=True, namespaces=kinds)
                 if one.late:
-                    mount_records.check(one.late, page_bytes, nested=True, shown=pids)
+                    mount_records.check(
+                        one.late, page_bytes, nested=True, shown=pids, namespaces=kinds
+                    )
             case NetworkNamespace():
                 sysctls.check_network(one.settings)
                 if one.network:
@@ -302,7 +305,8 @@ def _refuse_wider_mounts(init: int, one: MountNamespace, bounding: int) -> None:
             unprivileged.refuse_wider(one.late, mounts, known=False)
     for base in (base for tree in (one.tree, one.late) if tree for base in tree.bases):
         file_maker.refuse_wider(base.entries, None, rights, f"a {base.type} of the image")
-        if one.owner and base.given is None and base.type not in _BY_ANYBODY:
+        made = base.given is None and not base.namespace
+        if one.owner and made and base.type not in _BY_ANYBODY:
             raise UnsupportedResource(
                 f"the image has a {base.type} in a user namespace, where nobody may mount that"
             )

@@ -68,6 +68,7 @@ class ChangedMounts:
         *,
         nested: bool = False,
         now: list[Mount] | None = None,
+        namespaces: Mapping[str, int],
         pid_namespaces: Mapping[str, int] | None = None,
         locked: bool = False,
     ) -> None:
@@ -77,10 +78,12 @@ class ChangedMounts:
         the container's own tmpfs. In a `nested` mount namespace `view` is one of that, `created`
         are those of the namespace that it is a copy of, by the ids that they have there. `now` are
         those that count, if not all do; procs of `pid_namespaces`, by their links, may be among
-        them. `locked`: it belongs to a user namespace that a program made.
+        them, and files to which some of `namespaces` are bound. `locked`: it belongs to a user
+        namespace that a program made.
         """
         self._locked = locked
         self._pid_namespaces = pid_namespaces or {}
+        self._namespaces = namespaces
         self._init, self._view = init, view
         self._nested = nested
         self._maps = ids.maps_of(init)
@@ -94,6 +97,7 @@ class ChangedMounts:
         self._groups = {table.Spread(mount).group for mount in self._created} - {0}
         self._bases: list[Base] = []
         self._shown: dict[tuple[int, int], int] = {}
+        self._bound: dict[str, int] = {}
         self._base_of_given: dict[Given, int] = {}
         self._nodes: list[Node] = []
         self._index: dict[int, int] = {}
@@ -316,6 +320,8 @@ class ChangedMounts:
                 self._base_of_given[given] = len(self._bases)
                 self._bases.append(Base(given=given))
             return self._base_of_given[given], table.relative(mount.root, nearest.root)
+        if mount.type == "nsfs":
+            return self._bound_namespace(os.fsdecode(mount.root)), ROOT
         if mount.device not in self._shown:
             namespace = self._pid_namespace(mount) if mount.type == "proc" else 0
             flags, data = self._options(mount)
@@ -332,6 +338,20 @@ class ChangedMounts:
                 )
             )
         return self._shown[mount.device], table.relative(self._root(mount), b"/")
+
+    def _bound_namespace(self, link: str) -> int:
+        """Return which base is a namespace that is bound to a file."""
+        if link not in self._namespaces:
+            raise UnsupportedResource(
+                f"shows a namespace, {link}, of outside, of a kind that is made later than mounts"
+                " (mnt, pid, time), or that another mount covers, which cannot be saved yet"
+            )
+        if link not in self._bound:
+            self._bound[link] = len(self._bases)
+            kind = link.partition(":")[0]
+            number = self._namespaces[link]
+            self._bases.append(Base(type="nsfs", namespace=kind, namespace_id=number))
+        return self._bound[link]
 
     def _pid_namespace(self, mount: Mount) -> int:
         """Return the id of the nested pid namespace that a proc shows; 0: the container's own."""

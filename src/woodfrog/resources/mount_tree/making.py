@@ -158,16 +158,18 @@ def restore(
     permitted: int,
     pages: int,
     base: int,
+    namespace: Callable[[Base], int],
     proc: Callable[[Base], int] | None = None,
 ) -> None:
     """Make all mounts in a stub's mount namespace; `pages` is the page store, 0 being at `base`.
 
-    `proc` gives the stub's descriptor of a proc that shows a nested pid namespace.
+    `namespace` gives the stub's descriptor of one that is bound to a file, `proc` that of a proc
+    that shows a nested pid namespace.
     """
     if not _may_mount(bounding):
         return
     with _with_capabilities(stub, bounding, permitted):
-        making = _Making(stub, tree, pages, base, proc)
+        making = _Making(stub, tree, pages, base, namespace, proc)
         making.set_up()
         for index, node in enumerate(tree.nodes):
             with while_(f"mounting {os.fsdecode(tree.path(node))}"):
@@ -192,8 +194,10 @@ class _Making:
         tree: MountTree,
         pages: int,
         base: int,
+        namespace: Callable[[Base], int],
         proc: Callable[[Base], int] | None,
     ) -> None:
+        self._namespace = namespace
         self._proc = proc
         self._on = OneByOne(stub)
         self._init = stub.pid
@@ -286,6 +290,9 @@ class _Making:
             base = self._tree.bases[index]
             if base.pid_namespace and self._proc:
                 self._bases[index] = self._on_stage(self._open(self._proc(base)))
+                return self._bases[index]
+            if base.namespace:
+                self._bases[index] = self._on_stage(self._copy(self._open(self._namespace(base))))
                 return self._bases[index]
             name = self._new_name(directory=True)
             self._on.call(SYS.FCHDIR, self._stage)

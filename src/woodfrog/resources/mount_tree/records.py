@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part, Record
@@ -15,6 +15,8 @@ AS_IT_COMES, PRIVATE, UNBINDABLE = "", "private", "unbindable"
 # A mount takes part in what its base's master tells, which is outside.
 OUTSIDE = -1
 UNCHANGED = -1
+# Namespaces that can be bound to files: they are made before mounts.
+BOUND = ("cgroup", "ipc", "net", "user", "uts")
 
 _MOST_MOUNTS = 10_000
 
@@ -36,6 +38,9 @@ class Base(Part, frozen=True):
     options: bytes = b""
     entries: list[Entry] = []
     pid_namespace: int = 0  # a nested one that a proc shows
+    # A namespace that is bound to a file: as /proc/PID/ns calls its kind; 0: the container's own.
+    namespace: str = ""
+    namespace_id: int = 0
 
 
 class Node(Part, frozen=True):
@@ -117,12 +122,17 @@ def _is_at_or_below(path: bytes, point: bytes) -> bool:
 
 
 def check(
-    tree: MountTree, page_bytes: int, *, nested: bool = False, shown: Collection[int] = ()
+    tree: MountTree,
+    page_bytes: int,
+    *,
+    nested: bool = False,
+    shown: Collection[int] = (),
+    namespaces: Mapping[int, str],
 ) -> None:
     """Check a tree from an image before anything is made of it.
 
     That of a nested namespace may have a root of its own. `shown` are nested pid namespaces of
-    which it may have a proc.
+    which it may have a proc, `namespaces` the kinds of all by their ids.
     """
     what = "the mounts of the image"
     if len(tree.nodes) > _MOST_MOUNTS or len(tree.bases) > _MOST_MOUNTS:
@@ -137,6 +147,11 @@ def check(
             _check_base(base, page_bytes)
         if base.pid_namespace and (base.type != "proc" or base.pid_namespace not in shown):
             raise ImageError(f"{what} show processes of a namespace that the image lacks")
+        known = base.namespace in BOUND and (
+            not base.namespace_id or namespaces.get(base.namespace_id) == base.namespace
+        )
+        if (base.namespace or base.namespace_id) and not known:
+            raise ImageError(f"{what} show a namespace that the image lacks")
     for index, node in enumerate(tree.nodes):
         for path in (node.root, node.place):
             file_entry.check_path(path, what)
@@ -160,6 +175,8 @@ def check(
 def _check_base(base: Base, page_bytes: int) -> None:
     if b"\0" in base.source or len(base.source) >= PATH_MAX:
         raise ImageError("a mount of the image has an impossible source")
+    if base.namespace and base.type == "nsfs" and not (base.flags or base.options or base.entries):
+        return
     options.check(base.type, base.flags, base.options)
     if base.entries and base.type not in options.IN_MEMORY:
         raise ImageError(f"a {base.type} of the image has files")
