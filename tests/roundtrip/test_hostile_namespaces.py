@@ -1,4 +1,4 @@
-"""Images whose nested namespaces would be wider than those that the new container could make."""
+"""Images whose namespaces or keyrings would be others than the new container could make."""
 
 import pytest
 from test_hostile_images import Attack
@@ -6,7 +6,10 @@ from test_hostile_images import Attack
 from containers import Woodfrog
 from needs import needs
 from woodfrog.image.record import Record
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import MOUNT_ATTR_NOSUID
+from woodfrog.resources.keyrings import Keyring
 from woodfrog.resources.mount_tree.records import Base, Given, MountTree, Node
 from woodfrog.resources.nested import MountNamespace, UserNamespace
 
@@ -47,7 +50,7 @@ def test_no_users_that_it_may_not_map(
     assert lacked in refusal
 
 
-PROC, SYS = Given(point=b"/proc", nth=0), Given(point=b"/proc/sys", nth=0)
+PROC, LOCKED = Given(point=b"/proc", nth=0), Given(point=b"/proc/sys", nth=0)
 
 
 def mounts(*nodes: Node, bases: list[Base] | None = None, **fields: object) -> list[Record]:
@@ -60,11 +63,11 @@ def mounts(*nodes: Node, bases: list[Base] | None = None, **fields: object) -> l
     ("hostile", "said"),
     [
         (
-            mounts(tree=MountTree(bases=[], nodes=[], removed=[SYS])),
+            mounts(tree=MountTree(bases=[], nodes=[], removed=[LOCKED])),
             "takes away",
         ),
-        (mounts(Node(given=SYS, attributes=0)), "allows more at /proc/sys"),
-        (mounts(Node(given=SYS, attributes=MOUNT_ATTR_NOSUID)), "allows more at /proc/sys"),
+        (mounts(Node(given=LOCKED, attributes=0)), "allows more at /proc/sys"),
+        (mounts(Node(given=LOCKED, attributes=MOUNT_ATTR_NOSUID)), "allows more at /proc/sys"),
         (
             mounts(
                 Node(given=PROC),
@@ -80,7 +83,7 @@ def mounts(*nodes: Node, bases: list[Base] | None = None, **fields: object) -> l
         ),
         (mounts(Node(given=PROC), Node(base=0, parent=0), bases=[Base(type="proc")]), "a part"),
         (mounts(Node(given=PROC), Node(base=0, parent=0), bases=[Base(type="cgroup2")]), "cgroup2"),
-        (mounts(Node(given=PROC), Node(given=SYS, parent=0)), "moves"),
+        (mounts(Node(given=PROC), Node(given=LOCKED, parent=0)), "moves"),
         (
             mounts(
                 late=MountTree(
@@ -92,7 +95,7 @@ def mounts(*nodes: Node, bases: list[Base] | None = None, **fields: object) -> l
             "shows again",
         ),
         (
-            mounts(late=MountTree(bases=[], nodes=[Node(given=SYS, attributes=0)], removed=[])),
+            mounts(late=MountTree(bases=[], nodes=[Node(given=LOCKED, attributes=0)], removed=[])),
             "could",
         ),
     ],
@@ -102,3 +105,24 @@ def test_no_mounts_that_show_more(attack: Attack, hostile: list[Record], said: s
 
     assert "CAP_SYS_ADMIN" in refusal
     assert said in refusal
+
+
+def keyring(**fields: object) -> Keyring:
+    plain = {"id": 2, "name": b"", "uid": 0, "gid": 0, "permissions": 0x3F3F0000, "keys": []}
+    return Keyring(**{**plain, "has_users": False, **fields})  # type: ignore[arg-type]
+
+
+def test_no_keyring_of_a_user_that_it_can_not_be(attack: Attack) -> None:
+    assert "keyring of its user" in attack.refusal(keyring(has_users=True), keyring=2)
+
+
+def test_no_keyring_that_others_have(attack: Attack) -> None:
+    thread_keyring, unlink, set_permissions = -1, 9, 5
+    name = b"woodfrog-others"
+    theirs = HERE.call(SYS.ADD_KEY, b"keyring\0", name + b"\0", 0, 0, thread_keyring)
+    try:
+        HERE.call(SYS.KEYCTL, set_permissions, theirs, 0x3F3F0000)
+
+        assert "outside the new container" in attack.refusal(keyring(name=name), keyring=2)
+    finally:
+        HERE.call(SYS.KEYCTL, unlink, theirs, thread_keyring)

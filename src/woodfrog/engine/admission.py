@@ -100,6 +100,7 @@ def admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:
     if plan.sysctls:
         sysctls.check(plan.sysctls)
     keyrings.check(plan.keyrings)
+    keyrings.refuse_wider(plan.keyrings, bounds.bounding, bounds.seccomp)
     if not {one.keyring for one in plan.processes} <= {keyrings.FIRST, *plan.keyrings}:
         raise ImageError("a process in the image has a keyring that the image lacks")
     if plan.network:

@@ -49,5 +49,16 @@ class KeyringMembers:
         if ring == FIRST:
             keyrings.join_by_name(program, self._own_name)
         else:
-            keyrings.join(program, self._rings[ring], is_new=ring not in self._made)
+            self._join_other(stub, self._rings[ring], is_new=ring not in self._made)
             self._made.add(ring)
+
+    def _join_other(self, stub: Stub, ring: Keyring, *, is_new: bool) -> None:
+        program = stub.program()
+        check_new = keyrings.join(program, ring)
+        stub.run(program)
+        if is_new:
+            check_new()
+            program = stub.program()
+            keyrings.set_up(program, ring)
+            with while_("making the keys of a session's keyring"):
+                stub.run(program)

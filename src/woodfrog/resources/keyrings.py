@@ -1,12 +1,15 @@
 """Session keyrings, with keys of type `user` in them (keyrings(7))."""
 
+import os
 import struct
 from collections.abc import Callable, Mapping
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.capability import CAP_SETUID
 from woodfrog.remote.program import Program
+from woodfrog.remote.seccomp import Filters
 
 # The first process's; a record has it only if there is something in it.
 FIRST = 1
@@ -16,7 +19,7 @@ _LINK, _READ = 8, 11
 _THREAD, _PROCESS, _SESSION, _USER = -1, -2, -3, -4
 _LONGEST_DESCRIPTION, _LONGEST_PAYLOAD = 4096, 32767
 MOST_KEYS = 1000
-_USER_SEARCH = 0x080000
+_USER_SEARCH, _ANYBODY_SEARCH = 0x080000, 0x080808
 _OF_USERS = b"_uid"  # keyrings that each user has; those are the host's
 _ANONYMOUS = b"_ses"  # the name of one that was made without
 _OWN = b"_ses."  # and begin of that of a container's own
@@ -144,15 +147,48 @@ def fill(program: Program, ring: Keyring) -> None:
         program.call(SYS.KEYCTL, _LINK, _USER, _SESSION)
 
 
-def join(program: Program, ring: Keyring, *, is_new: bool) -> None:
-    """Have a stub join a session keyring, which has its keys unless it is new."""
+def join(program: Program, ring: Keyring) -> Callable[[], None]:
+    """Have a stub join a session keyring; returns what checks that it was not there before.
+
+    Names are those of all containers that have no user namespace of their own, and the host's.
+    """
     name = 0 if ring.is_anonymous else ring.name
-    joined = program.call(SYS.KEYCTL, _JOIN_SESSION_KEYRING, name)
-    if is_new:
-        fill(program, ring)
-        if ring.uid or ring.gid:
-            program.call(SYS.KEYCTL, _CHOWN, joined, ring.uid, ring.gid)
-        program.call(SYS.KEYCTL, _SETPERM, joined, ring.permissions)
+    program.call(SYS.KEYCTL, _JOIN_SESSION_KEYRING, name)
+    ask = ask_description(program, _SESSION)
+
+    def check_new() -> None:
+        # Nobody but its owner's possessors finds one that has just been made.
+        if ask().permissions & _ANYBODY_SEARCH:
+            raise UnsupportedResource(
+                f"there is a keyring {os.fsdecode(ring.name)!r} already, outside the new container",
+                hint="end what has it, or give the container a user namespace",
+            )
+
+    return check_new
+
+
+def set_up(program: Program, ring: Keyring) -> None:
+    """Make the keys of a keyring that a stub has just made as its session's, and its owner."""
+    fill(program, ring)
+    if ring.uid or ring.gid:
+        program.call(SYS.KEYCTL, _CHOWN, _SESSION, ring.uid, ring.gid)
+    program.call(SYS.KEYCTL, _SETPERM, _SESSION, ring.permissions)
+
+
+def refuse_wider(rings: Mapping[int, Keyring], bounding: int, seccomp: bytes | None) -> None:
+    """Refuse the keyring of a user whom the new container can't be, or may not ask for keys.
+
+    It is that of the container's root, which without a user namespace of its own is the host's.
+    """
+    if not any(ring.has_users for ring in rings.values()):
+        return
+    filters = Filters([seccomp] if seccomp is not None else [], strict=False)
+    if not bounding >> CAP_SETUID & 1 or not filters.allow(SYS.KEYCTL, [None] * 6):
+        raise UnsupportedResource(
+            "the image has a session with the keyring of its user, which the new container may not"
+            " use (CAP_SETUID, or its seccomp profile)",
+            hint="add CAP_SETUID to process.capabilities, and allow keyctl(2) in linux.seccomp",
+        )
 
 
 def join_by_name(program: Program, name: bytes) -> None:
