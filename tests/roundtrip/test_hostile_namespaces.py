@@ -1,5 +1,6 @@
 """Images whose namespaces or keyrings would be others than the new container could make."""
 
+import msgspec
 import pytest
 from test_hostile_images import Attack
 
@@ -123,6 +124,10 @@ def test_no_keyring_that_others_have(attack: Attack) -> None:
     try:
         HERE.call(SYS.KEYCTL, set_permissions, theirs, 0x3F3F0000)
 
-        assert "outside the new container" in attack.refusal(keyring(name=name), keyring=2)
+        process = attack.process
+        first = msgspec.structs.replace(process.threads[0], tid=500)
+        child = msgspec.structs.replace(process, pid=500, parent=1, keyring=2, threads=[first])
+
+        assert "outside the new container" in attack.refusal(keyring(name=name), child)
     finally:
         HERE.call(SYS.KEYCTL, unlink, theirs, thread_keyring)
