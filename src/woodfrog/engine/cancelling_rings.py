@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from woodfrog.engine.collecting import scratch_in
+from woodfrog.engine.collected import scratch_in
 from woodfrog.engine.rings import Ring, Rings
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import io_uring

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import msgspec
 
-from woodfrog.engine.collecting import CollectedProcess
+from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.looking import CheckpointOptions
 from woodfrog.engine.tracking import Tracker, still_noted
 from woodfrog.errors import ImageError

@@ -1,11 +1,11 @@
 """Read every process of a held container into its record."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from woodfrog.engine import collecting_shares
+from woodfrog.engine.collected import CollectedProcess, scratch_in
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_memory import Policies, contexts, modes_of, refuse_parted_vdso
 from woodfrog.engine.obstacles import Obstacles
@@ -13,7 +13,6 @@ from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
-from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import (
     KCMP_VM,
     Held,
@@ -21,7 +20,6 @@ from woodfrog.remote.held import (
     HeldTask,
     Zombie,
 )
-from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     keyrings,
@@ -44,32 +42,6 @@ from woodfrog.resources.waits_at_sockets import WaitAtSocket
 # Programs of so many calls, with what they fill, have room in our scratch memory.
 _FEW = 20  # that fit into a program with all else
 _ASKED_AT_ONCE = 200
-
-
-class CollectedProcess:
-    """A process without its pages: `space` says which, `fields` are all others of the record."""
-
-    def __init__(self, held: HeldProcess, space: memory.Collected, fields: dict[str, Any]) -> None:
-        self.held = held
-        self.space = space
-        self.fields = fields
-
-    def record(self, pages: list[memory.PageRange], news: set[int]) -> process.Process:
-        """Return the record, once it is known where the pages are stored."""
-        stopped, unheard = bool(self.fields["stopped_by"]), self.fields["pid"] in news
-        self.fields["stop_heard"] = stopped and not unheard
-        self.fields["continued"] = unheard and not stopped
-        return process.Process(memory=self.space.record(pages), **self.fields)
-
-
-@contextmanager
-def scratch_in(held: HeldProcess, vdso: Vdso) -> Iterator[Scratch]:
-    """Lend memory in a held process."""
-    start = next((m[0] for m in read_maps(held.pid) if m[7] == b"[vdso]"), None)
-    if start is None:
-        raise UnsupportedResource("has no vDSO, through which woodfrog enters a process")
-    with Scratch(held.leader.tracee, held.memory, start, vdso, SCRATCH_BYTES) as scratch:
-        yield scratch
 
 
 def refuse_dispatched(tree: Held) -> None:

@@ -27,8 +27,7 @@ from woodfrog.resources import (
     threads,
     timers,
 )
-
-_SIGTRAP = 5
+from woodfrog.resources.signals import SIGTRAP
 
 
 def restore_limits(
@@ -142,9 +141,9 @@ class Release:
         instruction = self._instruction()
         if not shares.actions:
             # The breakpoint that ends programs is over; now its signal may have its own action.
-            trap = next((a for a in body.record.actions if a.signal == _SIGTRAP), None)
+            trap = next((a for a in body.record.actions if a.signal == SIGTRAP), None)
             action = self._put(signals.packed(trap))
-            body.stub.call_at(instruction, SYS.RT_SIGACTION, _SIGTRAP, action, 0, 8)
+            body.stub.call_at(instruction, SYS.RT_SIGACTION, SIGTRAP, action, 0, 8)
         if not shares.memory:
             body.stub.call_at(instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from woodfrog.engine import backlogs, collecting, collecting_shares, connections, tidying
-from woodfrog.engine.collecting import CollectedProcess
+from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.collecting_networks import Networks

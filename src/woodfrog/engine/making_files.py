@@ -27,6 +27,7 @@ from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import DescriptorTable, FileRecord
 from woodfrog.resources.files.deleted import OpenDeletedFile
+from woodfrog.resources.files.socket_option_table import CAP_NET_ADMIN, CAP_NET_RAW
 from woodfrog.resources.nested import Membership
 from woodfrog.resources.shared_memory import SharedMemory
 
@@ -35,7 +36,7 @@ _AT_EACCESS = 0x200
 # What an access mode of open(2) needs; 3 is for ioctl(2) alone, and needs both.
 _ACCESS = (os.R_OK, os.W_OK, os.R_OK | os.W_OK, os.R_OK | os.W_OK)
 # For SO_SNDBUFFORCE and TCP_REPAIR, and for a peer's last segments.
-_FOR_SOCKETS = 1 << 12 | 1 << 13  # CAP_NET_ADMIN, CAP_NET_RAW
+_FOR_SOCKETS = CAP_NET_ADMIN | CAP_NET_RAW
 
 
 T = TypeVar("T")

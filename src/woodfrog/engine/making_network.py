@@ -11,7 +11,7 @@ from woodfrog.engine.plan import Plan
 from woodfrog.kernel.netlink import nf_messages, rtnetlink
 from woodfrog.kernel.netlink.messages import explain
 from woodfrog.remote.stub import Stub
-from woodfrog.resources import sysctls
+from woodfrog.resources import credentials, sysctls
 from woodfrog.resources.nested import NetworkNamespace
 from woodfrog.resources.network import making
 from woodfrog.resources.network.devices import Devices
@@ -75,7 +75,7 @@ class Networking:
         with ExitStack() as sockets:
             for one in all_of_it:
                 with made.visited(root, "net", one.number):
-                    with making.with_capabilities(root, bounding, permitted):
+                    with credentials.with_capabilities(root, bounding, permitted):
                         sysctls.write(root, one.settings)
                     self._open_for_filters(root, permitted, one)
                     if one.network:
@@ -98,7 +98,7 @@ class Networking:
                 for number, some in devices.items():
                     with (
                         made.visited(root, "net", number),
-                        making.with_capabilities(root, bounding, permitted),
+                        credentials.with_capabilities(root, bounding, permitted),
                     ):
                         step(some)
         return [lack for some in devices.values() for lack in some.missing]

@@ -21,10 +21,10 @@ from woodfrog.remote import descriptors
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import namespaces
+from woodfrog.resources.signals import SIGCHLD
 
 # CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWPID | NEWNET
 _NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x20000000 | 0x40000000
-_SIGCHLD = 17
 _RIGHTS_AT_ONCE = 200
 
 
@@ -120,7 +120,7 @@ def _become_helper(
 def clone_with_id(ids: bytearray) -> int:
     """Fork with set_tid (clone3(2)); returns the child's id as we see it, or 0 in the child."""
     address = ctypes.addressof((ctypes.c_char * len(ids)).from_buffer(ids))
-    words = (0, 0, 0, 0, _SIGCHLD, 0, 0, 0, address, 1, 0)
+    words = (0, 0, 0, 0, SIGCHLD, 0, 0, 0, address, 1, 0)
     arguments = b"".join(word.to_bytes(8, "little") for word in words)
     return HERE.call(SYS.CLONE3, arguments, len(arguments))
 

@@ -12,8 +12,9 @@ from woodfrog.errors import WoodfrogError
 from woodfrog.image.layout import CHUNK
 from woodfrog.image.pages import Chunks
 from woodfrog.kernel import userfaultfd
+from woodfrog.kernel.abi.x86_64 import PAGE
 from woodfrog.kernel.caller import HERE
-from woodfrog.remote.address import PAGE, TASK_SIZE
+from woodfrog.remote.address import TASK_SIZE
 from woodfrog.resources.missing_memory import Missing
 
 # With the page that somebody waits for comes so much, then the rest of its chunk.

@@ -9,8 +9,8 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.namespaces import CLONE_FILES
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.stub import Stub, StubError, await_birth
+from woodfrog.resources.signals import SIGKILL
 
-_SIGKILL = 9
 _RLIMIT_CORE = 4
 
 
@@ -39,14 +39,14 @@ def end_by(stub: Stub, status: int) -> None:
     signal = status & 0x7F
     program = stub.program()
     if signal:
-        if signal != _SIGKILL:
+        if signal != SIGKILL:
             program.call(SYS.RT_SIGACTION, signal, bytes(32), 0, 8)
         # A core dump would be ours.
         program.call(SYS.PRLIMIT64, 0, _RLIMIT_CORE, bytes(16), 0)
         stub.run(program)
         ptrace.set_signal_mask(stub.pid, 0)
         os.kill(stub.pid, signal)
-        if signal != _SIGKILL:
+        if signal != SIGKILL:
             ptrace.resume(stub.pid)
     else:
         program.call(SYS.EXIT_GROUP, status >> 8 & 0xFF)

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 
 from woodfrog.engine import tidying
 from woodfrog.engine.changes import ParentImage
-from woodfrog.engine.collecting import CollectedProcess, parents_first
+from woodfrog.engine.collected import CollectedProcess
+from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.looking import CheckpointOptions
 from woodfrog.engine.snapshots import Snapshots

@@ -12,13 +12,13 @@ from woodfrog.engine.resetting_memory import MemoryReset
 from woodfrog.engine.standing import Match, Pairs, Standing
 from woodfrog.errors import while_
 from woodfrog.kernel import ptrace, syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.pagemap import Ranges
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat
 from woodfrog.kernel.ptrace import NO_CALL, Event
 from woodfrog.remote import stub
-from woodfrog.remote.address import PAGE, free_range
+from woodfrog.remote.address import free_range
 from woodfrog.remote.held import HeldTask
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.socket_waits import SocketWait
@@ -27,12 +27,12 @@ from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import process, signals, threads, timers
 from woodfrog.resources.files.epoll import Epoll
+from woodfrog.resources.signals import SIGTRAP
 from woodfrog.resources.threads import Thread
 
 _SYSCALL = b"\x0f\x05"
 _ALL_SIGNALS = ((1 << 64) - 1).to_bytes(8, "little")
 _FD_CLOEXEC, _F_SETFD = 1, 2
-_SIGTRAP = 5
 _PATIENCE_S = 10.0
 _STACK = struct.Struct("<QixxxxQ")
 _SS_DISABLE = 2
@@ -162,10 +162,10 @@ class ProcessReset:
 
     def _reset_trap(self) -> None:
         """Give the breakpoint's signal its own action, when no program ends by it any more."""
-        action = next((one for one in self.one.then.actions if one.signal == _SIGTRAP), None)
+        action = next((one for one in self.one.then.actions if one.signal == SIGTRAP), None)
         place = self.stub.base + PAGE
         os.pwrite(self.stub.memory, signals.packed(action), place)
-        self.stub.call_at(self._instruction, SYS.RT_SIGACTION, _SIGTRAP, place, 0, 8)
+        self.stub.call_at(self._instruction, SYS.RT_SIGACTION, SIGTRAP, place, 0, 8)
 
     def _reset_timers(self) -> None:
         program = self.stub.program()
@@ -193,7 +193,7 @@ class ProcessReset:
                 self.stub.task(task.pid).run(program)
         program = self.stub.program()
         if not one.then.shares.actions:
-            signals.restore_actions(program, one.then.actions, skip=_SIGTRAP)
+            signals.restore_actions(program, one.then.actions, skip=SIGTRAP)
         queue = timers.without_rung(one.then.pending, one.then.interval_timers)
         signals.restore_pending(program, one.then.pid, None, queue)
         self.stub.run(program)

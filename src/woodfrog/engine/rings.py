@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from woodfrog.engine.collecting import scratch_in
+from woodfrog.engine.collected import scratch_in
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.ring_parts import (

@@ -6,7 +6,8 @@ Both have the same page frame at the same address (/proc/PID/pagemap).
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from woodfrog.kernel.pagemap import PAGE, Pagemap
+from woodfrog.kernel.abi.x86_64 import PAGE
+from woodfrog.kernel.pagemap import Pagemap
 from woodfrog.resources.memory import PageRange
 
 # So many siblings on each side are compared with.

@@ -8,7 +8,7 @@ its process does, by a call of ours.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from woodfrog.engine.collecting import CollectedProcess, scratch_in
+from woodfrog.engine.collected import CollectedProcess, scratch_in
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.namespaces import CLONE_FILES
@@ -23,12 +23,12 @@ from woodfrog.remote.stub import Stub, await_birth
 from woodfrog.remote.tracee import SCRATCH_BYTES
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import memory
+from woodfrog.resources.signals import SIGKILL
 
 # What /proc/PID/comm says of a copy; `tidying` looks for it.
 NAME = b"woodfrog-copy"
 
 _CLOSE_RANGE_UNSHARE = 2
-_SIGKILL = 9
 _MOST_CALLS = 100
 # A fork takes as long as writing so much memory, which doesn't matter for a few.
 _WORTH_A_FORK = 1 << 20
@@ -120,7 +120,7 @@ class Snapshots:
         if not self._taken:
             return
         for snapshot in self._taken.values():
-            os.kill(snapshot.pid, _SIGKILL)
+            os.kill(snapshot.pid, SIGKILL)
             while ptrace.wait(snapshot.pid).event not in (Event.EXITED, Event.KILLED):
                 ptrace.resume(snapshot.pid)
             snapshot.stub.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from woodfrog.engine.collecting import CollectedProcess
+from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.looking import Looked
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan

@@ -17,10 +17,11 @@ from woodfrog.engine.plan import Plan
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.chain import Chain, merged
 from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import PAGE
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process_memory import write_memory
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.address import PAGE, free_range
+from woodfrog.remote.address import free_range
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import missing_memory
 from woodfrog.resources.memory import (

@@ -3,7 +3,7 @@
 import os
 
 from woodfrog.engine import snapshots
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
@@ -12,8 +12,7 @@ from woodfrog.remote.tracee import SCRATCH_BYTES, call_through_vdso
 from woodfrog.remote.vdso import Vdso
 
 _PROT_READ_EXEC = 5
-_PAGE = 4096
-_AREA = _PAGE + SCRATCH_BYTES
+_AREA = PAGE + SCRATCH_BYTES
 
 
 def tidy(init: int, pause: Pause | None = None) -> int:
@@ -38,7 +37,7 @@ def remove_leftovers(tree: Held, vdso: Vdso) -> int:
             if protection != _PROT_READ_EXEC or shared or inode or name:
                 continue
             first = os.pread(process.memory, len(LOOP), start)
-            if first == LOOP and end - start == _PAGE:
+            if first == LOOP and end - start == PAGE:
                 # The page of code, and the data behind it.
                 after = mappings[i + 1] if i + 1 < len(mappings) else None
                 if after is not None and after[0] == end:

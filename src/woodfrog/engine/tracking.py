@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import NamedTuple, NoReturn, Protocol
 
-from woodfrog.engine.collecting import CollectedProcess, scratch_in
+from woodfrog.engine.collected import CollectedProcess, scratch_in
 from woodfrog.engine.staying import leave_everything
 from woodfrog.kernel import features, userfaultfd
 from woodfrog.kernel.abi.x86_64 import SYS

@@ -9,8 +9,7 @@ from woodfrog.kernel import namespaces, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_PDEATHSIG
-
-_SIGKILL = 9
+from woodfrog.resources.signals import SIGKILL
 
 
 @contextmanager
@@ -45,14 +44,14 @@ def standing_in(mounts: int) -> Iterator[int]:
         yield child
     finally:
         os.close(told)
-        os.kill(child, _SIGKILL)
+        os.kill(child, SIGKILL)
         os.waitpid(child, 0)
 
 
 def _stand_at_the_root(mounts: int, tell: int) -> None:
     """Enter a mount namespace, which leads to its root, and wait for the end. Never returns."""
     try:
-        syscalls.prctl(HERE, PR_SET_PDEATHSIG, _SIGKILL)
+        syscalls.prctl(HERE, PR_SET_PDEATHSIG, SIGKILL)
         namespaces.setns(HERE, mounts, namespaces.CLONE_NEWNS)
         os.write(tell, b"x")
         # Pipes that others wait for the end of must not stay open here.

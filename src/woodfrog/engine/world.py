@@ -15,8 +15,9 @@ from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import PAGE
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.pagemap import PAGE, page_frame
+from woodfrog.kernel.pagemap import page_frame
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from woodfrog.engine import sharing
 from woodfrog.engine.changes import Changes
-from woodfrog.engine.collecting import CollectedProcess
+from woodfrog.engine.collected import CollectedProcess
 from woodfrog.image.container_file import Source, Writer
 from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.resources.memory import Mapping, PageRange

@@ -3,7 +3,8 @@
 import ctypes
 from collections.abc import Iterator
 
-PAGE = 4096
+from woodfrog.kernel.abi.x86_64 import PAGE
+
 _BLOCK = 16 * PAGE
 
 _memcmp = ctypes.CDLL(None).memcmp

@@ -10,8 +10,8 @@ import struct
 from typing import TypeAlias
 
 from woodfrog.kernel import features
+from woodfrog.kernel.abi.x86_64 import PAGE
 
-PAGE = 4096
 Ranges: TypeAlias = list[tuple[int, int]]
 
 _PAGEMAP_SCAN = (3 << 30) | (96 << 16) | (ord("f") << 8) | 16

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-PAGE = 4096
+from woodfrog.kernel.abi.x86_64 import PAGE
+
 # The end of what a process can map on x86-64 with four-level page tables (TASK_SIZE).
 TASK_SIZE = 0x7FFF_FFFF_F000
 

@@ -14,6 +14,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Event
+from woodfrog.kernel.signals import signals
 from woodfrog.kernel.waiting import SchedulerClocks, Waiting, look_before_the_hold
 from woodfrog.remote.held import Held, HeldProcess, HeldTask, Zombie
 from woodfrog.remote.seccomp import Filters
@@ -22,7 +23,6 @@ from woodfrog.remote.socket_waits import Resumed, Shortened
 _PATIENCE_S = 10.0
 _TRIES_IN_VDSO = 200
 _A_MOMENT_S = 20e-6
-_SIGTRAP = 5
 _LOOKS = 100
 _IO_URING = b"iou-"
 _PF_IO_WORKER, _PF_USER_WORKER = 0x10, 0x4000
@@ -282,7 +282,7 @@ def _await_stops(
                 continue
             if status.event is Event.STOPPED:
                 task = waiting.pop(pid)
-                task.stopped_by = 0 if status.signal == _SIGTRAP else status.signal
+                task.stopped_by = 0 if status.signal == signals.SIGTRAP else status.signal
                 task.mend()
                 if tries_left and task.is_in_vdso():
                     tries_left -= 1

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.remote.address import PAGE
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.remote.program import Program
 
 # struct aio_ring: id, nr, head, tail, magic, compat_features, incompat_features, header_length.

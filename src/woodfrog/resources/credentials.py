@@ -1,7 +1,8 @@
 """Who a task is: ids, groups, capabilities, securebits, no_new_privs (credentials(7))."""
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from woodfrog.errors import UnsupportedResource
@@ -17,6 +18,7 @@ from woodfrog.kernel.capability import (
 )
 from woodfrog.kernel.process import PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS
 from woodfrog.remote.program import Program
+from woodfrog.remote.stub import Stub
 
 _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
 _SECBIT_KEEP_CAPS = 1 << 4
@@ -218,3 +220,14 @@ def restore(
         syscalls.prctl(program, PR_SET_KEEPCAPS, 0)
     if no_new_privs:
         syscalls.prctl(program, PR_SET_NO_NEW_PRIVS, 1)
+
+
+@contextmanager
+def with_capabilities(stub: Stub, effective: int, permitted: int) -> Iterator[None]:
+    """Have a stub use only some of the rights that are `permitted`, for as long."""
+    for now in (effective, permitted):
+        program = stub.program()
+        set_effective(program, now, permitted)
+        stub.run(program)
+        if now == effective:
+            yield

@@ -7,7 +7,8 @@ from typing import Self
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
-from woodfrog.remote.address import PAGE, page_up
+from woodfrog.kernel.abi.x86_64 import PAGE
+from woodfrog.remote.address import page_up
 from woodfrog.resources.memory import Extent
 
 ROOT = b"."

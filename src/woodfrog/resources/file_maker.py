@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.pages import read_exactly
+from woodfrog.kernel.capability import CAP_MKNOD
 from woodfrog.kernel.huge_pages import page_size, pool_directory
 from woodfrog.resources.file_entry import NS, ROOT, Entry
 from woodfrog.resources.file_tree import Tree, join, place_of
 
 _COPY = 1 << 20
 _CAPABILITIES_FOR = {b"security": ("CAP_SETFCAP", 31), b"trusted": ("CAP_SYS_ADMIN", 21)}
-_CAP_MKNOD = 27
 
 
 def refuse_wider(entries: Iterable[Entry], tree: Tree | None, bounding: int, what: str) -> None:
@@ -25,7 +25,7 @@ def refuse_wider(entries: Iterable[Entry], tree: Tree | None, bounding: int, wha
     for entry in entries:
         where = f"{os.fsdecode(entry.path)} in {what}"
         # Anyone may make 0:0, by which an overlay notes what was removed.
-        if _is_device(entry.mode) and entry.device and not bounding >> _CAP_MKNOD & 1:
+        if _is_device(entry.mode) and entry.device and not bounding >> CAP_MKNOD & 1:
             found = tree.look(entry.path) if tree else None
             if found is None or not _is_device(found.st_mode) or found.st_rdev != entry.device:
                 raise UnsupportedResource(

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import PAGE
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.huge_pages import page_size
 from woodfrog.kernel.mounts import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from woodfrog.kernel.process_memory import FileContents, SharableFile
-from woodfrog.remote.address import PAGE, page_up
+from woodfrog.remote.address import page_up
 from woodfrog.resources import shared_memory
 from woodfrog.resources.file_entry import (
     KEPT_ATTRIBUTES,

@@ -8,10 +8,10 @@ import os
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.capability import CAP_AUDIT_CONTROL
 from woodfrog.remote.program import Program
 
 _NOBODY = (1 << 32) - 1
-_CAP_AUDIT_CONTROL = 30
 
 
 class Login(Part, frozen=True):
@@ -44,7 +44,7 @@ def may_be_set(pid: int, bounding: int) -> bool:
     """Tell whether a stub, which is `pid` for us, can be another login's, as it could by itself."""
     path = f"/proc/{pid}"
     return os.path.exists(f"{path}/loginuid") and (
-        _read(path) == _NOBODY or bool(bounding >> _CAP_AUDIT_CONTROL & 1)
+        _read(path) == _NOBODY or bool(bounding >> CAP_AUDIT_CONTROL & 1)
     )
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.layout import ANCESTOR
-from woodfrog.remote.address import PAGE, TASK_SIZE
+from woodfrog.kernel.abi.x86_64 import PAGE
+from woodfrog.kernel.capability import CAP_IPC_LOCK
+from woodfrog.remote.address import TASK_SIZE
 from woodfrog.resources import memory_flags, memory_policy
 from woodfrog.resources.memory import AddressSpace, PageRange
-
-_CAP_IPC_LOCK = 14
 
 
 def check(space: AddressSpace, store_bytes: Sequence[int]) -> None:
@@ -71,7 +71,7 @@ def refuse_wider(
     """
     locked = sum(one.end - one.start for one in space.mappings if one.locked)
     _, most = rlimits.get("RLIMIT_MEMLOCK", (0, locked))
-    if locked > most and not bounding >> _CAP_IPC_LOCK & 1:
+    if locked > most and not bounding >> CAP_IPC_LOCK & 1:
         raise UnsupportedResource(
             f"{who} has {locked} bytes of locked memory, more than the new container allows",
             hint="raise RLIMIT_MEMLOCK or allow CAP_IPC_LOCK in the bundle's config.json",

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import io_uring, syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
-from woodfrog.remote.address import PAGE, TASK_SIZE
+from woodfrog.remote.address import TASK_SIZE
 from woodfrog.remote.program import Program
 from woodfrog.remote.seccomp import Filters
 from woodfrog.resources import aio

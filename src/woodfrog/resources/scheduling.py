@@ -6,6 +6,7 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.capability import CAP_SYS_NICE
 from woodfrog.kernel.scheduling import ATTRIBUTES, IOPRIO_WHO_PROCESS
 
 # struct sched_attr up to sched_period (SCHED_ATTR_SIZE_VER0).
@@ -61,7 +62,6 @@ def set_autogroup_nice(pid: int, nice: int) -> None:
 
 _SCHED_FIFO, _SCHED_RR, _SCHED_DEADLINE = 1, 2, 6
 _IOPRIO_CLASS_RT = 1
-_CAP_SYS_NICE = 23
 
 
 def refuse_wider(who: str, recorded: Scheduling, bounding: int) -> None:
@@ -80,7 +80,7 @@ def refuse_wider(who: str, recorded: Scheduling, bounding: int) -> None:
         or recorded.nice < 0
         or recorded.io_priority >> 13 == _IOPRIO_CLASS_RT
     )
-    if urgent and not bounding >> _CAP_SYS_NICE & 1:
+    if urgent and not bounding >> CAP_SYS_NICE & 1:
         raise UnsupportedResource(
             f"{who} was scheduled before others (a real-time policy or negative nice),"
             " which the new container may not do",
@@ -92,7 +92,7 @@ def refuse_nicer(who: str, nice: int, bounding: int) -> None:
     """Refuse a session that comes before others, likewise."""
     if not -20 <= nice <= 19:
         raise ImageError(f"{who} has a session that is impossibly nice")
-    if nice < 0 and not bounding >> _CAP_SYS_NICE & 1:
+    if nice < 0 and not bounding >> CAP_SYS_NICE & 1:
         raise UnsupportedResource(
             f"{who} has a session that comes before others (a negative nice of its autogroup),"
             " which the new container may not have",

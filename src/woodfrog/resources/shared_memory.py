@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.huge_pages import MAP_HUGETLB, page_size, size_flag
-from woodfrog.remote.address import PAGE, page_up
+from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Program
 from woodfrog.resources.memory import MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED, Extent
 

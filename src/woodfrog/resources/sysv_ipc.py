@@ -13,10 +13,10 @@ from collections.abc import Mapping as MappingOf
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.capability import CAP_SYS_RESOURCE
-from woodfrog.remote.address import PAGE, TASK_SIZE
+from woodfrog.kernel.capability import CAP_IPC_LOCK, CAP_SYS_RESOURCE
+from woodfrog.remote.address import TASK_SIZE
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces, sysv_memory
@@ -37,7 +37,6 @@ from woodfrog.resources.sysv_object import (
 _IPC_NOWAIT = 0o4000
 _GETALL, _SETALL = 13, 17
 _MSG_COPY = 0o40000
-_CAP_IPC_LOCK = 14
 _SEMID_DS, _MSQID_DS = 104, 120
 _QBYTES = 88  # offset of msg_qbytes in struct msqid64_ds
 _LONGEST_TEXT = 16 << 20
@@ -196,7 +195,7 @@ def refuse_wider(
             hint='give it one of its own: "ipc" without a path in linux.namespaces of config.json',
         )
     locked = sum(one.size for one in objects if isinstance(one, Segment) and one.locked)
-    if locked > (_MAY_LOCK if may_lock is None else may_lock) and not bounding >> _CAP_IPC_LOCK & 1:
+    if locked > (_MAY_LOCK if may_lock is None else may_lock) and not bounding >> CAP_IPC_LOCK & 1:
         raise UnsupportedResource(
             f"the image has {locked} bytes of System V shared memory that are locked (SHM_LOCK),"
             " more than the new container allows",

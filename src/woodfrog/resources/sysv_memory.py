@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.huge_pages import page_size, size_flag
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.address import PAGE, free_range, round_up
+from woodfrog.remote.address import free_range, round_up
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces

@@ -9,6 +9,7 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import features, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.capability import CAP_WAKE_ALARM
 from woodfrog.remote.program import Program
 
 _ITIMERVAL = struct.Struct("<4q")
@@ -20,7 +21,6 @@ _PR_TIMER_CREATE_RESTORE_IDS = 77
 _HIGHEST_ID = 100_000
 _OF_A_THREAD = 4  # bit of a CPU clock; the bits above the lowest three are ~pid
 _ALARM_CLOCKS = (8, 9)  # CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM
-_CAP_WAKE_ALARM = 35
 
 _ENTRY = re.compile(
     r"ID: (-?\d+)\nsignal: (\d+)/([0-9a-f]+)\nnotify: (\w+)/(pid|tid)\.(-?\d+)\nClockID: (-?\d+)"
@@ -157,7 +157,7 @@ def refuse_wider(who: str, timers: list[PosixTimer], bounding: int, threads: int
     # The kernel takes no more of a clock's number than it has room for.
     if any(not -(1 << 31) <= one.clock < 1 << 31 for one in timers):
         raise ImageError(f"{who} has a POSIX timer of an impossible clock")
-    if any(one.clock in _ALARM_CLOCKS for one in timers) and not bounding >> _CAP_WAKE_ALARM & 1:
+    if any(one.clock in _ALARM_CLOCKS for one in timers) and not bounding >> CAP_WAKE_ALARM & 1:
         raise UnsupportedResource(
             f"{who} has a timer that wakes the machine, which the new container may not do",
             hint="add CAP_WAKE_ALARM to process.capabilities.bounding of the bundle's config.json",

@@ -1,4 +1,6 @@
-"""System call numbers of x86-64 (arch/x86/entry/syscalls/syscall_64.tbl)."""
+"""System call numbers of x86-64 (arch/x86/entry/syscalls/syscall_64.tbl), and its page size."""
+
+PAGE = 4096
 
 
 class SYS:

@@ -13,7 +13,7 @@ from woodfrog.kernel.netlink.messages import HEADER, NLM_F_ACK, NLM_F_REQUEST
 from woodfrog.resources.files import socket_filter, socket_options
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.socket_filter import SocketFilter
-from woodfrog.resources.files.socket_option_table import SOL_NETLINK
+from woodfrog.resources.files.socket_option_table import CAP_NET_ADMIN, SOL_NETLINK
 from woodfrog.resources.files.socket_options import SO_BUF_LOCK, SO_RCVBUFFORCE, Option
 
 _ADDRESS = struct.Struct("<HxxII")  # struct sockaddr_nl
@@ -22,7 +22,6 @@ _MOST_GROUPS = 1024
 _NLMSG_NOOP = 1
 _MOST_SENT = 16
 _HIGHEST_PROTOCOL = 31
-_CAP_NET_ADMIN = 1 << 12
 # NETLINK_ROUTE, NETLINK_KOBJECT_UEVENT: their news are for all.
 _FOR_ALL = (0, 15)
 
@@ -92,7 +91,7 @@ class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
             self.options, socket.AF_NETLINK, self.type, self.protocol, bounding
         )
         told_others = self.peer or self.peer_mask or self.memberships
-        if told_others and self.protocol not in _FOR_ALL and not bounding & _CAP_NET_ADMIN:
+        if told_others and self.protocol not in _FOR_ALL and not bounding & CAP_NET_ADMIN:
             raise UnsupportedResource(
                 f"the image has a netlink socket (protocol {self.protocol}) in groups that need"
                 " CAP_NET_ADMIN in the new container",

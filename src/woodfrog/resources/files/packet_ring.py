@@ -14,9 +14,8 @@ import msgspec
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.netlink.packet_diag import PacketRing
-from woodfrog.remote.address import PAGE
 from woodfrog.remote.program import Program
 
 SOL_PACKET = 263

@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.capability import CAP_SYS_PTRACE
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
     O_PATH,
@@ -17,7 +18,6 @@ from woodfrog.resources.files.base import (
     set_flags,
 )
 
-_CAP_SYS_PTRACE = 19
 # What every process may open of every other; all else the kernel opens only for the process
 # itself, or by CAP_SYS_PTRACE and the like.
 _OPEN_TO_ALL = frozenset(
@@ -83,7 +83,7 @@ class ProcFile(FileRecord, frozen=True, tag="proc-file"):
         if words[0] == b"task":
             words = words[2:] or [b""]
         is_open = not self.flags & O_PATH and words[0] not in (b"", *_OPEN_TO_ALL)
-        if is_open and self.pid not in holders and not bounding >> _CAP_SYS_PTRACE & 1:
+        if is_open and self.pid not in holders and not bounding >> CAP_SYS_PTRACE & 1:
             raise UnsupportedResource(
                 f"the image has {os.fsdecode(self.path)} open for another process than {self.pid},"
                 " for which the new container lacks CAP_SYS_PTRACE"

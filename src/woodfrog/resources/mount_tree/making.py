@@ -8,14 +8,14 @@ when all stand are they let spread what happens in them.
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Argument
+from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.stub import Stub
@@ -36,7 +36,6 @@ from woodfrog.resources.mount_tree.records import (
 )
 from woodfrog.resources.mount_tree.table import Spread, givens
 
-_CAP_SYS_ADMIN = 21
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE_NO_XDEV = 0x01
 _STAY = _RESOLVE_NO_XDEV | m.RESOLVE_BENEATH | m.RESOLVE_NO_SYMLINKS
@@ -97,7 +96,7 @@ def refuse_wider(
 
 
 def _may_mount(bounding: int) -> bool:
-    return bool(bounding >> _CAP_SYS_ADMIN & 1)
+    return bool(bounding >> CAP_SYS_ADMIN & 1)
 
 
 def _refuse_spreading(mount: Mount) -> None:
@@ -168,23 +167,13 @@ def restore(
     """
     if not _may_mount(bounding):
         return
-    with _with_capabilities(stub, bounding, permitted):
+    with credentials.with_capabilities(stub, bounding, permitted):
         making = _Making(stub, tree, pages, base, namespace, proc)
         making.set_up()
         for index, node in enumerate(tree.nodes):
             with while_(f"mounting {os.fsdecode(tree.path(node))}"):
                 making.make(index, node)
         making.finish()
-
-
-@contextmanager
-def _with_capabilities(stub: Stub, effective: int, permitted: int) -> Iterator[None]:
-    for now in (effective, permitted):
-        program = stub.program()
-        credentials.set_effective(program, now, permitted)
-        stub.run(program)
-        if now == effective:
-            yield
 
 
 class _Making:

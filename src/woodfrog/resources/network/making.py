@@ -8,11 +8,10 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.capability import CAP_NET_ADMIN
 from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.attributes import Visitor, walk
 from woodfrog.kernel.netlink.messages import (
@@ -33,7 +32,6 @@ from woodfrog.resources.network.records import (
     NetworkEntry,
 )
 
-_CAP_NET_ADMIN = 12
 _EXCLUSIVE, _REPLACE = 0x200, 0x100
 _AF_INET6 = socket.AF_INET6
 _IFA_F_NODAD, _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x02, 0x40, 0x08
@@ -61,7 +59,7 @@ def refuse_wider(init: int, network: Network | None, *, joins: bool, bounding: i
             " namespace",
             hint='give it one of its own: "network" without a path in linux.namespaces',
         )
-    if not bounding >> _CAP_NET_ADMIN & 1:
+    if not bounding >> CAP_NET_ADMIN & 1:
         raise UnsupportedResource(
             "the image has a network that was set up inside, which the new container may not do"
             " (CAP_NET_ADMIN)",
@@ -95,17 +93,6 @@ def socket_of(
     program.call(SYS.CLOSE, number)
     stub.run(program)
     return found
-
-
-@contextmanager
-def with_capabilities(stub: Stub, effective: int, permitted: int) -> Iterator[None]:
-    """Have a stub use the container's own rights for as long."""
-    for now in (effective, permitted):
-        program = stub.program()
-        credentials.set_effective(program, now, permitted)
-        stub.run(program)
-        if now == effective:
-            yield
 
 
 class Making:
