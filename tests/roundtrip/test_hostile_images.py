@@ -40,7 +40,7 @@ from woodfrog.resources.files.stdio import Stdio
 from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.tun_queue import TunQueue
-from woodfrog.resources.memory import Mapping, Source
+from woodfrog.resources.memory import Extent, Mapping, Source
 from woodfrog.resources.process import Lock, Process, Zombie
 from woodfrog.resources.timers import PosixTimer
 
@@ -342,6 +342,25 @@ nsenter -t $pid -n ip neighbour add {outside} lladdr 02:00:00:00:00:01 dev eth0
         (attack.bundle.work / "check").write_text("go on\n")
         assert restored.wait() == 0
     subprocess.run(["ip", "link", "delete", link], stderr=subprocess.DEVNULL)
+
+
+def test_no_root_of_the_host(attack: Attack) -> None:
+    attack.bundle.add_mount(bind("/proc", "/host"))
+
+    assert "cannot open" in attack.refusal(root=b"/host/%d/root" % os.getpid())
+
+
+def test_no_root_of_its_own_without_the_right(woodfrog: Woodfrog) -> None:
+    attack = Attack(woodfrog, "CAP_SYS_CHROOT")
+
+    assert "CAP_SYS_CHROOT" in attack.refusal(root=b"/work")
+
+
+def test_no_guard_pages_where_nothing_is(attack: Attack) -> None:
+    memory = attack.process.memory
+    hostile = msgspec.structs.replace(memory, guards=[Extent(start=0x10000, length=4096)])
+
+    assert "guard pages" in attack.refusal(memory=hostile)
 
 
 def timer(number: int, clock: int) -> PosixTimer:

@@ -9,6 +9,7 @@ import msgspec
 from woodfrog.engine import kinship
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import ImageError, UnsupportedResource, while_
+from woodfrog.kernel.capability import CAP_SYS_CHROOT
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     cgroups,
@@ -217,6 +218,17 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     if not process.threads or (process.threads[0].tid == process.pid) == (ended is not None):
         raise ImageError(f"{who} has no first thread, or two")
     memory_checks.refuse_wider(who, process.memory, bounds.rlimits, bounds.bounding)
+    has_other_root = process.root != b"/" or process.root_deleted
+    # Who made a user namespace may do that in it.
+    if (
+        has_other_root
+        and "user" not in process.namespaces
+        and not (bounds.bounding >> CAP_SYS_CHROOT & 1)
+    ):
+        raise UnsupportedResource(
+            f"{who} has a root directory of its own (chroot), which the new container may not have",
+            hint="add CAP_SYS_CHROOT to process.capabilities of config.json",
+        )
     if process.stopped_by not in (0, *signals.STOPPING):
         raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")
     timers.refuse_wider(who, process.posix_timers, bounds.bounding, len(process.threads))

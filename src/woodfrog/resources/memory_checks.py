@@ -1,6 +1,7 @@
 """What must be true of an address space from an image before anything is made of it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.layout import ANCESTOR
@@ -8,7 +9,7 @@ from woodfrog.kernel.abi.x86_64 import PAGE
 from woodfrog.kernel.capability import CAP_IPC_LOCK
 from woodfrog.remote.address import TASK_SIZE
 from woodfrog.resources import memory_flags, memory_policy
-from woodfrog.resources.memory import AddressSpace, PageRange
+from woodfrog.resources.memory import AddressSpace, Extent, PageRange
 
 
 def check(space: AddressSpace, store_bytes: Sequence[int]) -> None:
@@ -29,8 +30,20 @@ def check(space: AddressSpace, store_bytes: Sequence[int]) -> None:
             memory_policy.check(mapping.policy)
         end = mapping.end
     check_pages(space.pages, store_bytes)
+    if any(one.start % PAGE or one.length % PAGE or one.length <= 0 for one in space.guards):
+        raise ImageError("guard pages of the image are not whole")
+    if any(one.start + one.length > other.start for one, other in pairwise(space.guards)):
+        raise ImageError("guard pages of the image are out of order")
+    _refuse_unmapped(space.pages, space, "pages")
+    _refuse_unmapped(space.guards, space, "guard pages")
+    if len(space.auxv) > 1024:
+        raise ImageError("an auxiliary vector in the image is too long")
+
+
+def _refuse_unmapped(extents: Sequence[PageRange | Extent], space: AddressSpace, what: str) -> None:
+    """Refuse what isn't in mappings as a whole; `extents` are in order."""
     at = 0
-    for extent in space.pages:
+    for extent in extents:
         while at < len(space.mappings) and space.mappings[at].end <= extent.start:
             at += 1
         covered = extent.start
@@ -42,9 +55,7 @@ def check(space: AddressSpace, store_bytes: Sequence[int]) -> None:
             covered = space.mappings[look].end
             look += 1
         if covered < extent.start + extent.length:
-            raise ImageError(f"the pages at {extent.start:#x} belong to no mapping")
-    if len(space.auxv) > 1024:
-        raise ImageError("an auxiliary vector in the image is too long")
+            raise ImageError(f"the {what} at {extent.start:#x} belong to no mapping")
 
 
 def check_pages(pages: Sequence[PageRange], store_bytes: Sequence[int]) -> None:

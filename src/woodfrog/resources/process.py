@@ -239,7 +239,11 @@ def restore_directories(program: Program, process: Process, deleted: Callable[[i
         program.call(SYS.FCHDIR, deleted(process.root_deleted))
         program.call(SYS.CHROOT, b".")
     elif process.root != b"/":
-        program.call(SYS.CHROOT, process.root)
+        # By the stub's rights a magic link of a proc could lead to the host's root.
+        root = syscalls.openat2(program, process.root, flags)
+        program.call(SYS.FCHDIR, root)
+        program.call(SYS.CHROOT, b".")
+        syscalls.close(program, root)
     program.call(SYS.FCHDIR, directory)
     if not process.directory_deleted:
         syscalls.close(program, directory)
