@@ -221,6 +221,7 @@ CANNOT_BE_SET_BACK = (
     "proc_files",
     "stopped",
     "tcp_waiting",
+    "thread_tables",
     "unix_pair",
     "unix_rights",
     "waits_sockets",

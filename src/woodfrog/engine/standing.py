@@ -202,9 +202,13 @@ class Match:
         self.extra_zombies: list[Zombie] = [
             one for one in looked.tree.zombies if one.namespace_pid not in zombies
         ]
+        unmatched = len(plan.processes)
         for one in self.processes:
             with obstacles.at(one.held.name):
                 self._match_process(one)
+                unmatched -= 1
+        # What files a process has is known only if nothing else about it stood in the way.
+        self._files_are_known = unmatched == 0
         self._match_files(plan, looked.file_records, obstacles)
         with obstacles.at("the container"):
             _match_container(plan, looked, self.pairs)
@@ -221,6 +225,8 @@ class Match:
             raise _lost("it shares its memory with another process (clone(2))")
         if then.pid_namespace:
             raise _lost("it is in a pid namespace that a program has made")
+        if len(then.tables) > 1:
+            raise _lost("a thread of it has descriptors of its own (unshare(2))")
         if one.lacking:
             raise _lost(f"its thread {one.lacking[0]} has ended since")
         record = one.now.record([], set())
@@ -251,6 +257,8 @@ class Match:
             found = records.get(self.pairs.now("file", then.id))
             with obstacles.at(f"file {then.id} of the image"):
                 if found is None:
+                    if not self._files_are_known:
+                        continue
                     raise _lost(f"nobody has it open any more ({_kind(then)})")
                 names = differences(
                     then, found, self.pairs, _SET_BACK.get(_kind(then), frozenset())
