@@ -6,7 +6,7 @@ from typing import BinaryIO
 from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.remote.hold import held
 from woodfrog.resources import layer_tar, namespaces
-from woodfrog.resources.mount_tree import looking
+from woodfrog.resources.mount_tree import comparing
 from woodfrog.resources.overlay import Overlay
 
 
@@ -17,7 +17,7 @@ def write(init: int, rootfs: str, mounts: list[str], output: BinaryIO, *, paused
     """
 
     def work(check: Callable[[], None]) -> None:
-        looking.refuse_new(init, mounts)
+        comparing.refuse_new(init, mounts)
         with Overlay(init) as overlay:
             layer_tar.write(overlay, rootfs, output, check)
             output.flush()

@@ -2,20 +2,20 @@
 
 import errno
 import os
-import stat
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 import msgspec
 
-from woodfrog.errors import UnsupportedResource, while_
-from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount, read_mounts
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.resources import ids, namespaces
-from woodfrog.resources.file_entry import ROOT, Entry, Moment
-from woodfrog.resources.file_tree import Collector, Tree, WritePages, join
+from woodfrog.resources.file_entry import ROOT
+from woodfrog.resources.file_tree import WritePages
 from woodfrog.resources.mount_tree import copies, options, table
+from woodfrog.resources.mount_tree.comparing import Comparison
+from woodfrog.resources.mount_tree.contents import Contents, opened
 from woodfrog.resources.mount_tree.records import (
     AS_IT_COMES,
     OUTSIDE,
@@ -27,22 +27,10 @@ from woodfrog.resources.mount_tree.records import (
     Node,
 )
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 NOT_MOUNTED = -1
 _DELETED = b"//deleted"
 # File systems that can be in use, or have files that are kept.
 _WITH_FILES = (*options.IN_MEMORY, "devpts")
-
-
-def refuse_new(init: int, created: list[str]) -> None:
-    """Refuse mounts that were made inside, whose files would be missed among those of the root."""
-    before = Counter(parse_mount(os.fsencode(line)).point for line in created)
-    new = Counter(mount.point for mount in read_mounts(init)) - before
-    if new:
-        raise UnsupportedResource(
-            f"something was mounted at {', '.join(map(os.fsdecode, sorted(new)))} since the"
-            " container was created, which is not among its root's files"
-        )
 
 
 def shown_by_proc(view: int, mount: Mount) -> str:
@@ -88,13 +76,10 @@ class ChangedMounts:
         self._nested = nested
         self._maps = ids.maps_of(init)
         self._created = created
-        self._own = {os.fsencode(os.path.normpath(path)) for path in own}
         self._givens = table.givens(self._created)
         self._now = read_mounts(view) if now is None else now
-        self._by_id = {mount.mnt_id: mount for mount in self._now}
-        self._kept = self._find_kept()
-        self._groups_inside = {table.Spread(mount).group for mount in self._now} - {0}
-        self._groups = {table.Spread(mount).group for mount in self._created} - {0}
+        self._was = Comparison(created, self._now, own)
+        self._by_id, self._kept = self._was.by_id, self._was.kept
         self._bases: list[Base] = []
         self._shown: dict[tuple[int, int], int] = {}
         self._bound: dict[str, int] = {}
@@ -107,7 +92,7 @@ class ChangedMounts:
         ]
         # Those of a root that is another now are gone with it.
         removed = [] if self._has_another_root() else removed
-        changed = {mount.mnt_id for mount in self._now if self._is_changed(mount)}
+        changed = {mount.mnt_id for mount in self._now if self._was.is_changed(mount)}
         self._changed = bool(removed or changed)
         if nested and self._changed:
             self._refuse_peers()
@@ -126,7 +111,7 @@ class ChangedMounts:
     def _refuse_peers(self) -> None:
         """Refuse mounts that a nested namespace shares with its origin, but not all of them."""
         for mount in self._now:
-            if table.Spread(mount).group in self._groups:
+            if table.Spread(mount).group in self._was.groups:
                 raise UnsupportedResource(
                     f"has {os.fsdecode(mount.point)} shared between two mount namespaces, of which"
                     " one has other mounts, which cannot be saved yet"
@@ -157,55 +142,6 @@ class ChangedMounts:
         """Return the ids of the mounts that are as `create` made them."""
         return self._kept.keys()
 
-    def _find_kept(self) -> dict[int, Mount]:
-        """Return those of create's mounts that are there, as they were made.
-
-        An id may be another mount's by now; one that shows the same is as good.
-        """
-        return {
-            mount.mnt_id: mount
-            for mount in self._created
-            if (now := self._by_id.get(mount.mnt_id)) is not None
-            and (now.device, now.root, now.type) == (mount.device, mount.root, mount.type)
-        }
-
-    def _is_changed(self, mount: Mount) -> bool:
-        before = self._kept.get(mount.mnt_id)
-        if before is None:
-            return True
-        return (
-            self._is_moved(mount, before)
-            or before.options != mount.options
-            or self._spreads_otherwise(mount, before)
-            or self._has_other_options(mount, before)
-        )
-
-    def _is_moved(self, mount: Mount, before: Mount) -> bool:
-        if before.parent != mount.parent:
-            return mount.parent in self._by_id
-        above, above_before = self._by_id.get(mount.parent), self._kept.get(mount.parent)
-        return (
-            above is not None
-            and above_before is not None
-            and table.place(before, above_before) != table.place(mount, above)
-        )
-
-    def _has_other_options(self, mount: Mount, before: Mount) -> bool:
-        """Tell whether the container's own file system has got other options."""
-        own = (
-            before.point in self._own if before.type in options.IN_MEMORY else before.type == "proc"
-        )
-        return own and mount.super_options != before.super_options
-
-    def _spreads_otherwise(self, mount: Mount, before: Mount) -> bool:
-        was, spread = table.Spread(before), table.Spread(mount)
-        # Which group outside tells it may change without its doing.
-        return (was.group, OUTSIDE if was.master else 0, was.unbindable) != (
-            spread.group,
-            self._master(spread),
-            spread.unbindable,
-        )
-
     def _look_at(self, mount: Mount) -> None:
         """Add what a mount needs to be made again."""
         before = self._kept.get(mount.mnt_id)
@@ -235,7 +171,7 @@ class ChangedMounts:
         if above.mnt_id not in self._index:
             self._add(above, Node(given=self._givens[above.mnt_id]))
         spread = table.Spread(above)
-        if spread.group in self._groups:
+        if spread.group in self._was.groups:
             raise UnsupportedResource("spreads to outside the container, which cannot be saved")
         return self._index[above.mnt_id]
 
@@ -245,9 +181,9 @@ class ChangedMounts:
         base, root = self._base(mount)
         parent = self._parent(mount)
         spread = table.Spread(mount)
-        if spread.group in self._groups:
+        if spread.group in self._was.groups:
             raise UnsupportedResource("spreads to outside the container, which cannot be saved")
-        master = self._master(spread)
+        master = self._was.master(spread)
         if master == OUTSIDE and not self._has_master(self._bases[base].given, spread.master):
             raise UnsupportedResource("was mounted from outside, which cannot be saved")
         propagation = AS_IT_COMES if master or spread.group else PRIVATE
@@ -262,12 +198,6 @@ class ChangedMounts:
             master=master,
         )
 
-    def _master(self, spread: table.Spread) -> int:
-        if not spread.master:
-            return 0
-        inside = self._groups_inside - self._groups
-        return spread.master if spread.master in inside else OUTSIDE
-
     def _has_master(self, given: Given | None, master: int) -> bool:
         return any(
             table.Spread(mount).master == master
@@ -276,7 +206,7 @@ class ChangedMounts:
         )
 
     def _changed_given(self, mount: Mount, before: Mount) -> Node:
-        is_moved = self._is_moved(mount, before)
+        is_moved = self._was.is_moved(mount, before)
         node = Node(given=self._givens[mount.mnt_id])
         if is_moved:
             node = msgspec.structs.replace(
@@ -284,19 +214,19 @@ class ChangedMounts:
                 parent=self._parent(mount),
                 place=table.place(mount, self._by_id[mount.parent]),
             )
-        remounted = self._has_other_options(mount, before)
+        remounted = self._was.has_other_options(mount, before)
         if before.options != mount.options or remounted:
             node = msgspec.structs.replace(node, attributes=options.attributes(mount.options))
         if remounted:
             flags, data = self._options(mount)
             node = msgspec.structs.replace(node, flags=flags, options=data)
-        if self._spreads_otherwise(mount, before):
+        if self._was.spreads_otherwise(mount, before):
             spread = table.Spread(mount)
             if table.Spread(before).group and not self._nested:
                 raise UnsupportedResource(
                     "was shared with the outside and is so no more, which cannot be saved"
                 )
-            master = self._master(spread)
+            master = self._was.master(spread)
             propagation = AS_IT_COMES if master or spread.group else PRIVATE
             node = msgspec.structs.replace(
                 node,
@@ -403,7 +333,9 @@ class ChangedMounts:
             if self._bases[base].type in _WITH_FILES
             for mount in self._widest(device)
         }
-        return needed | {mount.mnt_id for mount in self._kept.values() if mount.point in self._own}
+        return needed | {
+            mount.mnt_id for mount in self._kept.values() if mount.point in self._was.own
+        }
 
     def _refuse_contents(self) -> None:
         for device, base in self._shown.items():
@@ -411,7 +343,7 @@ class ChangedMounts:
             for mount in self._widest(device) if kind in _WITH_FILES else ():
                 if mount.mnt_id not in self._copies:
                     continue  # nobody sees it
-                with _naming(mount), _opened(self._copies[mount.mnt_id]) as tree:
+                with _naming(mount), opened(self._copies[mount.mnt_id]) as tree:
                     if kind == "devpts" and any(name.isdigit() for name in tree.names(ROOT)):
                         raise UnsupportedResource(
                             "is a devpts of its own with terminals in use, which cannot be saved"
@@ -438,87 +370,16 @@ class ChangedMounts:
         if not self._changed:
             return None
         bases = list(self._bases)
+        contents = Contents(self._view, self._maps, self._copies, locked=self._locked)
         for device, index in self._shown.items():
             if bases[index].type in options.IN_MEMORY:
                 entries = [
                     entry
                     for mount in self._widest(device)
-                    for entry in self._entries(mount, write_pages)
+                    for entry in contents.entries(mount, write_pages)
                 ]
                 bases[index] = msgspec.structs.replace(bases[index], entries=entries)
         return MountTree(bases=bases, nodes=self._nodes, removed=self._removed)
-
-    def _unseen(self, mount: Mount) -> list[Entry]:
-        """Return the directories of a tmpfs that nobody sees, which others are mounted upon."""
-        then = Moment.of(0)
-        uid, gid = 0, 0
-        if self._maps:
-            uid, gid = self._maps.users.outside(0) or 0, self._maps.groups.outside(0) or 0
-        mode = stat.S_IFDIR | 0o755
-        root = Entry(path=ROOT, mode=mode, uid=uid, gid=gid, atime=then, mtime=then)
-        found = {ROOT: root}
-        for other in read_mounts(self._view):
-            if other.parent == mount.mnt_id:
-                names = table.place(other, mount).split(b"/")
-                for end in range(1, len(names) + 1):
-                    path = b"/".join(names[:end])
-                    found.setdefault(path, msgspec.structs.replace(root, path=path))
-        return list(found.values())
-
-    def _places_in(self, mount: Mount, tree: Tree, found: list[Entry]) -> Iterator[Entry]:
-        """Yield what others are mounted upon, where that can't be seen."""
-        seen = {entry.path for entry in found}
-        for other in read_mounts(self._view):
-            path = table.place(other, mount) if other.parent == mount.mnt_id else ROOT
-            if path not in seen:
-                seen.add(path)
-                covering = os.stat(path, dir_fd=tree.root)
-                kind = stat.S_IFDIR | 0o755 if stat.S_ISDIR(covering.st_mode) else stat.S_IFREG
-                yield msgspec.structs.replace(found[0], path=path, mode=kind, attributes=[])
-
-    def _entries(self, mount: Mount, write_pages: WritePages) -> Iterator[Entry]:
-        """Read what a mount shows of a tmpfs; paths are those from the tmpfs's own root."""
-        prefix = table.relative(mount.root, b"/")
-        if mount.mnt_id not in self._copies and self._locked:
-            yield from self._unseen(mount)
-            return
-        with (
-            while_(f"reading the tmpfs at {os.fsdecode(mount.point)}"),
-            _opened(self._copies[mount.mnt_id]) as tree,
-        ):
-            collector = Collector(tree, write_pages)
-            found = [collector.entry(ROOT, os.fstat(tree.root))]
-            found += (collector.entry(path, status) for path, status in tree.walk(ROOT))
-            found += self._places_in(mount, tree, found) if self._locked else ()
-        for end in range(len(prefix.split(b"/")) if prefix != ROOT else 0):
-            # What is above can't be seen, but has to be there.
-            above = b"/".join(prefix.split(b"/")[:end]) or ROOT
-            yield msgspec.structs.replace(found[0], path=above, attributes=[])
-        for entry in found:
-            yield msgspec.structs.replace(
-                entry,
-                path=_below(prefix, entry.path),
-                link=_below(prefix, entry.link) if entry.link else b"",
-            )
-
-
-def _below(prefix: bytes, path: bytes) -> bytes:
-    return prefix if path == ROOT else join(prefix, path)
-
-
-@contextmanager
-def _opened(mount: int) -> Iterator[Tree]:
-    try:
-        root = os.open(".", _DIRECTORY, dir_fd=mount)
-    except NotADirectoryError:
-        raise UnsupportedResource(
-            "shows a single file of a file system that is mounted nowhere else,"
-            " which cannot be saved"
-        ) from None
-    try:
-        yield Tree(root)
-    finally:
-        os.close(root)
 
 
 @contextmanager

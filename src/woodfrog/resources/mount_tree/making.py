@@ -16,7 +16,7 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Argument
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
-from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
+from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials, file_maker, namespaces
@@ -34,7 +34,7 @@ from woodfrog.resources.mount_tree.records import (
     MountTree,
     Node,
 )
-from woodfrog.resources.mount_tree.table import Spread, givens
+from woodfrog.resources.mount_tree.table import Givens, Spread
 
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _RESOLVE_NO_XDEV = 0x01
@@ -74,7 +74,7 @@ def refuse_wider(
             " seccomp profile forbids",
             hint="allow mount(2) in linux.seccomp of config.json",
         )
-    there = _Givens(init)
+    there = Givens(init)
     for given in tree.needed():
         there.find(given)
     for node in tree.nodes:
@@ -106,33 +106,6 @@ def _refuse_spreading(mount: Mount) -> None:
             " with the outside",
             hint='is linux.rootfsPropagation "shared"? or an option of a mount?',
         )
-
-
-class _Givens:
-    """The mounts of a container that was just created."""
-
-    def __init__(self, init: int) -> None:
-        mounts = read_mounts(init)
-        names = givens(mounts)
-        self._found = {names[mount.mnt_id]: mount for mount in mounts}
-
-    @property
-    def root(self) -> Mount:
-        """Return the lowest mount at the root."""
-        return self.find(Given(point=b"/", nth=0))
-
-    def __contains__(self, given: Given) -> bool:
-        return given in self._found
-
-    def find(self, given: Given) -> Mount:
-        """Return the mount of that name; raises UnsupportedResource if there is none."""
-        if given not in self._found:
-            raise UnsupportedResource(
-                f"the image has mounts that need the one at {os.fsdecode(given.point)}, which the"
-                " new container does not have",
-                hint="mount there what the checkpointed container had, in the bundle's config.json",
-            )
-        return self._found[given]
 
 
 class OneByOne:
@@ -208,7 +181,7 @@ class _Making:
 
     def set_up(self) -> None:
         """Put up the stage, and take away what was removed and moved."""
-        there = _Givens(self._init)
+        there = Givens(self._init)
         # One that was removed may be lacking here, too.
         removed = [given for given in self._tree.removed if given in there]
         for given in dict.fromkeys((*self._tree.needed(), *removed)):

@@ -1,8 +1,10 @@
 """What a mount table tells of mounts, and in which order they can be made and seen."""
 
+import os
 from collections import Counter
 
-from woodfrog.kernel.procfs.mountinfo import Mount
+from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.mount_tree.records import Given
 
@@ -131,3 +133,30 @@ def covering(mounts: list[Mount], wanted: list[Mount]) -> set[int]:
             and (mount.point + b"/").startswith(other.point.rstrip(b"/") + b"/")
         }
     return found
+
+
+class Givens:
+    """The mounts of a container that was just created."""
+
+    def __init__(self, init: int) -> None:
+        mounts = read_mounts(init)
+        names = givens(mounts)
+        self._found = {names[mount.mnt_id]: mount for mount in mounts}
+
+    @property
+    def root(self) -> Mount:
+        """Return the lowest mount at the root."""
+        return self.find(Given(point=b"/", nth=0))
+
+    def __contains__(self, given: Given) -> bool:
+        return given in self._found
+
+    def find(self, given: Given) -> Mount:
+        """Return the mount of that name; raises UnsupportedResource if there is none."""
+        if given not in self._found:
+            raise UnsupportedResource(
+                f"the image has mounts that need the one at {os.fsdecode(given.point)}, which the"
+                " new container does not have",
+                hint="mount there what the checkpointed container had, in the bundle's config.json",
+            )
+        return self._found[given]
