@@ -31,7 +31,7 @@ _MAY_DIFFER = (
     ("tun", r"network\.added\.addresses\[\]\.attributes", "the kernel had made some by itself"),
     ("network", r"network\.links\[\]\.running", "the kernel tells a moment later"),
     (
-        "nested_network|namespace_bound",
+        "nested_network|namespace_bound|tcp_nested",
         r"network(-namespace\.network)?\.links\[\]\.running",
         "the kernel tells a moment later",
     ),
@@ -46,7 +46,7 @@ _MAY_DIFFER = (
     ("hugetlbfs", r"mount-tree\.bases\[\]\.entries.*\.[am]time.*", "deleted files are made there"),
     ("mounts", r"mount-tree\.bases\[\]\.entries.*", "the work directory is the overlay's own"),
     (
-        "tcp_(connections|signed|waiting)",
+        "tcp_(connections|nested|signed|waiting)",
         r"tcp-socket\.options.*",
         "buffers grow with what is in them",
     ),
@@ -54,7 +54,7 @@ _MAY_DIFFER = (
     ("tcp_signed", r"tcp-socket\.connection\.(timestamp|window)", "clocks go on"),
     ("tcp_connections", r"tcp-socket\.state", "who is being closed may be done"),
     (
-        "tcp_connections",
+        "tcp_connections|tcp_nested",
         r"tcp-socket\.connection\.(timestamp|window|send|unsent|receive|received_to)",
         "data arrive",
     ),

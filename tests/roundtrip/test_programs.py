@@ -220,6 +220,7 @@ CANNOT_BE_SET_BACK = (
     "nested_network",
     "proc_files",
     "stopped",
+    "tcp_nested",
     "tcp_waiting",
     "thread_tables",
     "unix_pair",

@@ -33,7 +33,7 @@ from woodfrog.resources.files.epoll import (
 )
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.unix_socket import UnixSocketFile
-from woodfrog.resources.nested import FilesWithin
+from woodfrog.resources.nested import FilesWithin, Membership
 from woodfrog.resources.process import Lock
 
 _KCMP_FILE = 0
@@ -212,7 +212,7 @@ class Files:
                     _refuse_in_flight(kind, file)
                 record = kind.collect(file.number, file, world)
                 if within := world.within(file):
-                    _refuse_connection(record)
+                    _refuse_connection(record, within)
                     self._within[tuple(sorted(within.items()))].append(file.number)
                 return record
         what, hint = refused.explain(file)
@@ -340,12 +340,13 @@ def _parse_lock(number: int, line: str) -> Lock:
     )
 
 
-def _refuse_connection(record: FileRecord) -> None:
-    """Refuse a TCP connection in a network that nothing silences."""
-    if isinstance(record, TcpSocket) and record.connection is not None:
+def _refuse_connection(record: FileRecord, within: Membership) -> None:
+    """Refuse a TCP connection to outside from a network that ends with the container."""
+    connection = record.connection if isinstance(record, TcpSocket) else None
+    if connection is not None and connection.outside and "net" in within:
         raise UnsupportedResource(
-            "is a TCP connection in a network namespace that a program made, which cannot be saved"
-            " yet"
+            "is a TCP connection to outside in a network namespace that a program made, which"
+            " cannot be saved yet"
         )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Self
 
@@ -24,11 +24,19 @@ def hushed(init: int, sockets: Sockets) -> Iterator[None]:
 
     When we end, in whatever way, the kernel lets them hear again; peers repeat what was dropped.
     """
-    found = [nftables.Connection(one.local, one.remote) for one in sockets.connections()]
+    found = [
+        (namespace, [nftables.Connection(one.local, one.remote) for one in there])
+        for namespace, there in sockets.connections()
+    ]
     with ExitStack() as undo:
-        if found:
+        for namespace, ends in found:
             with needs_nftables():
-                undo.enter_context(nftables.blocked(init, found))
+                undo.enter_context(
+                    nftables.blocked(init, ends)
+                    if namespace < 0
+                    else nftables.blocked_at(namespace, ends)
+                )
+        if found:
             # What they were before doesn't count.
             sockets.forget_tcp()
         yield
@@ -59,11 +67,22 @@ class Silence:
     can have it for connections of theirs.
     """
 
-    def __init__(self, init: int, records: Iterable[FileRecord], *, new_network: bool) -> None:
+    def __init__(
+        self,
+        init: int,
+        records: Iterable[FileRecord],
+        networks: Mapping[int, int],
+        *,
+        new_network: bool,
+    ) -> None:
+        """Begin in the container's own network; `networks` has others, by ids of files."""
         self._init = init
-        self._found = [
-            one for one in records if isinstance(one, TcpSocket) and one.connection is not None
-        ]
+        self._found: list[TcpSocket] = []
+        self._elsewhere: dict[int, list[TcpSocket]] = {}
+        for one in records:
+            if isinstance(one, TcpSocket) and one.connection is not None:
+                number = networks.get(one.id, 0)
+                (self._elsewhere.setdefault(number, []) if number else self._found).append(one)
         if not new_network:
             _refuse_others(init, _ends(self._found))
         self._undo = ExitStack()
@@ -77,6 +96,14 @@ class Silence:
 
     def __exit__(self, *error: object) -> None:
         self._undo.close()
+
+    def spread(self, descriptor: Callable[[int], int]) -> None:
+        """Begin in nested network namespaces, too, which stand by now, by descriptors of ours."""
+        for number, found in self._elsewhere.items():
+            with needs_nftables():
+                self._undo.enter_context(
+                    nftables.blocked_at(descriptor(number), _ends(found), mark=inet.MARK)
+                )
 
     def end(self) -> None:
         """Let them hear, also those that the checkpoint's `end_silently` went on to block."""

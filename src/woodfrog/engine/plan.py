@@ -209,6 +209,11 @@ class Plan:
         return [one for one in self.files.values() if "net" in self.within.get(one.id, {})]
 
     @property
+    def networks(self) -> dict[int, int]:
+        """Return the ids of the nested networks that files are made in, by the ids of the files."""
+        return {file: where["net"] for file, where in self.within.items() if "net" in where}
+
+    @property
     def opened_deleted(self) -> dict[int, list[OpenDeletedFile]]:
         """Return the open files of each deleted file, by its id."""
         found: dict[int, list[OpenDeletedFile]] = defaultdict(list)

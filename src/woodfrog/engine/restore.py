@@ -87,6 +87,7 @@ def restore(init: int, directory: str, wishes: Wishes) -> dict[str, object]:
             silence = wishes.silence or connections.Silence(
                 init,
                 plan.files.values(),
+                plan.networks,
                 new_network="network" in wishes.bounds.new_namespaces,
             )
             with silence:
@@ -117,7 +118,7 @@ def silence_for(init: int, directory: str, parents: Sequence[str] = ()) -> conne
     """
     with Chain(directory, parents) as reader:
         plan = Plan(reader)
-    return connections.Silence(init, plan.files.values(), new_network=True)
+    return connections.Silence(init, plan.files.values(), plan.networks, new_network=True)
 
 
 def _cannot_open(error: ProgramError) -> UnsupportedResource:
@@ -210,6 +211,7 @@ def _restore(
 
     # FILES
     made.make(one for one in plan.namespaces.values() if isinstance(one, MountNamespace))
+    silence.spread(lambda number: made.descriptor("net", number))
     missing = networking.set_up(root, permitted, made)
     making = Making(
         root,

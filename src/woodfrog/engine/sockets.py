@@ -25,6 +25,9 @@ from woodfrog.resources.files.tcp_backlog import Waiting
 _NOT_ACCEPTED = (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT)
 
 
+_OWN = 0
+
+
 class Unread(NamedTuple):
     """What waits at a listener and holds data; the first `queued` of it are in its queue."""
 
@@ -47,7 +50,9 @@ class Sockets:
         self._shutdowns: dict[int, dict[int, int]] = {}
         self._tcp: list[InetSocket] | None = None
         self._tcp_by_inode: dict[int, InetSocket] = {}
-        self._tcp_by_ends: dict[object, InetSocket] = {}
+        # In each network namespace; 0: the container's own.
+        self._tcp_by_ends: dict[int, dict[object, InetSocket]] = {}
+        self._network_of: dict[int, int] = {}
         self.inside: set[int] = set()
         # What waits at listeners to be accepted, all of it from inside, by their inodes.
         self.backlogs: dict[int, list[Waiting]] = {}
@@ -141,24 +146,27 @@ class Sockets:
         if self._tcp is None:
             with sock_diag.diag_socket(self._init) as diag:
                 self._tcp = sock_diag.tcp_sockets(diag)
-            nested: list[InetSocket] = []
-            for _, descriptor in self._namespaces.descriptors("net"):
+            found = {_OWN: self._tcp}
+            for number, descriptor in self._namespaces.descriptors("net"):
                 with sock_diag.diag_socket_at(descriptor) as diag:
-                    nested += sock_diag.tcp_sockets(diag)
-            self._tcp_by_inode = {one.inode: one for one in (*self._tcp, *nested) if one.inode}
-            self._tcp_by_ends = {_ends(one.local, one.remote): one for one in self._tcp}
+                    found[number] = sock_diag.tcp_sockets(diag)
+            for number, there in found.items():
+                self._tcp_by_inode |= {one.inode: one for one in there if one.inode}
+                self._tcp_by_ends[number] = {_ends(one.local, one.remote): one for one in there}
+                self._network_of |= {one.inode: number for one in there if one.inode}
         return self._tcp_by_inode.get(inode)
 
     def forget_tcp(self) -> None:
         """Ask for the TCP sockets anew when next needed."""
         self._tcp = None
+        self._tcp_by_inode.clear()
 
     def leads_outside(self, socket: InetSocket) -> bool:
         """Tell whether a TCP connection's peer is another's than the container's.
 
         The peer of a connection that was closed at the other end may be an orphan, or gone.
         """
-        peer = self.peer_of(socket)
+        peer = self.peer_of(socket) or self._peer_in_another(socket)
         if peer is None:
             return not inet.is_loopback(socket.remote[0]) and socket.remote[0] != socket.local[0]
         if peer.inode == 0:
@@ -167,12 +175,25 @@ class Sockets:
 
     def peer_of(self, socket: InetSocket) -> InetSocket | None:
         """Return the other end of a TCP connection, if that is in the same network namespace."""
-        return self._tcp_by_ends.get(_ends(socket.remote, socket.local))
+        there = self._tcp_by_ends[self._network_of.get(socket.inode, _OWN)]
+        return there.get(_ends(socket.remote, socket.local))
+
+    def _peer_in_another(self, socket: InetSocket) -> InetSocket | None:
+        """Return the other end in another network namespace of the container, if only one is it."""
+        if inet.is_loopback(socket.remote[0]):
+            return None
+        ends = _ends(socket.remote, socket.local)
+        found = [there[ends] for there in self._tcp_by_ends.values() if ends in there]
+        return found[0] if len(found) == 1 else None
 
     def listeners(self) -> list[InetSocket]:
-        """Return the TCP sockets of the container that listen."""
+        """Return the TCP sockets of the container that listen in its own network namespace."""
         found = (self.tcp(inode) for inode in sorted(self.inside))
-        return [one for one in found if one is not None and one.state == TCP_LISTEN]
+        return [
+            one
+            for one in found
+            if one is not None and one.state == TCP_LISTEN and not self._network_of[one.inode]
+        ]
 
     def not_accepted(self, listener: InetSocket) -> list[InetSocket]:
         """Return the connections that may wait at a listener; others may have the same name."""
@@ -187,10 +208,22 @@ class Sockets:
             and (not any(address) or inet.End(*one.local).unmapped().address == address)
         ]
 
-    def connections(self) -> list[InetSocket]:
-        """Return the TCP connections that processes of the container hold, and have accepted."""
-        found = (self.tcp(inode) for inode in self.inside - self.callers)
-        return [one for one in found if one is not None and one.state in tcp_connection.STATES]
+    def connections(self) -> Iterator[tuple[int, list[InetSocket]]]:
+        """Yield the TCP connections that processes of the container hold, and have accepted.
+
+        By their network namespaces: each a descriptor of ours, -1 for the container's own.
+        """
+        found = [self.tcp(inode) for inode in self.inside - self.callers]
+        for number, descriptor in ((_OWN, -1), *self._namespaces.descriptors("net")):
+            there = [
+                one
+                for one in found
+                if one is not None
+                and one.state in tcp_connection.STATES
+                and self._network_of[one.inode] == number
+            ]
+            if there:
+                yield descriptor, there
 
     def is_outside(self, inode: int) -> bool:
         """Tell whether a unix socket is connected to one that no held process has."""

@@ -71,13 +71,29 @@ def blocked(pid: int, connections: Iterable[Connection], *, mark: int = 0) -> It
     Packets with a mark pass. The kernel ends this by itself when we end, in whatever way.
     """
     with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
-        netlink.bind((0, 0))
-        port, _ = netlink.getsockname()
-        name = f"{OURS}of-{port}"
-        transact(netlink, _table(name, TABLE_OWNER))
-        rules = _mark_rules(name, mark) if mark else []
-        transact(netlink, *_chains(name), *rules, *_rules(name, connections))
+        _block_by(netlink, connections, mark)
         yield
+
+
+@contextmanager
+def blocked_at(
+    namespace: int, connections: Iterable[Connection], *, mark: int = 0
+) -> Iterator[None]:
+    """Do the same in the network namespace that a descriptor names."""
+    kind = socket.SOCK_RAW
+    with socket_at(namespace, socket.AF_NETLINK, kind, NETLINK_NETFILTER) as netlink:
+        _block_by(netlink, connections, mark)
+        yield
+
+
+def _block_by(netlink: socket.socket, connections: Iterable[Connection], mark: int) -> None:
+    """Drop what comes for or from connections until a socket is closed."""
+    netlink.bind((0, 0))
+    port, _ = netlink.getsockname()
+    name = f"{OURS}of-{port}"
+    transact(netlink, _table(name, TABLE_OWNER))
+    rules = _mark_rules(name, mark) if mark else []
+    transact(netlink, *_chains(name), *rules, *_rules(name, connections))
 
 
 @contextmanager
