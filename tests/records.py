@@ -46,16 +46,12 @@ _MAY_DIFFER = (
     ("hugetlbfs", r"mount-tree\.bases\[\]\.entries.*\.[am]time.*", "deleted files are made there"),
     ("mounts", r"mount-tree\.bases\[\]\.entries.*", "the work directory is the overlay's own"),
     (
-<<<<<<< Updated upstream
-        "tcp_(connections|nested|signed|waiting)",
-=======
         "namespace_mounts",
         r"mount-namespace\.tree\.bases\[\]\.entries\[\]\.[am]time.*",
         "README: what mounts cover in a user namespace is gone, and made anew by its root's times",
     ),
     (
-        "tcp_(connections|signed|waiting)",
->>>>>>> Stashed changes
+        "tcp_(connections|nested|signed|waiting)",
         r"tcp-socket\.options.*",
         "buffers grow with what is in them",
     ),
