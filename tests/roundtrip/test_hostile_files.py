@@ -71,6 +71,22 @@ def test_no_unix_socket_displaces_the_file_of_another(attack: Attack) -> None:
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": b"/work/mine"},
+        {"name": b"mine", "name_directory": b"/work"},
+        {"name": b"/work/new", "name_alias": b"/work/mine"},
+    ],
+)
+def test_no_bound_socket_displaces_another_file(attack: Attack, fields: dict[str, object]) -> None:
+    mine = attack.bundle.work / "mine"
+    mine.write_text("a file")
+
+    assert "is no socket" in attack.refusal(unix_socket(name_mode=0o140755, **fields))
+    assert mine.read_text() == "a file"
+
+
+@pytest.mark.parametrize(
     ("messages", "longest"),
     [([Message(priority=0, data=b"")] * 3, 8), ([Message(priority=0, data=b"too long")], 4)],
 )

@@ -15,7 +15,8 @@ from woodfrog.engine.passing import Delegates
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import netdevice, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.mounts import AT_EMPTY_PATH
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import AT_EMPTY_PATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.kernel.netlink.messages import socket_in
 from woodfrog.kernel.procfs.addresses import read_addresses
 from woodfrog.remote import descriptors
@@ -483,6 +484,27 @@ class Making:
         wanted = _ACCESS[flags & base.ACCESS_MODE]
         how = AT_EMPTY_PATH | _AT_EACCESS
         self.program.call(SYS.FACCESSAT2, fd, b"", wanted, how)
+
+    def refuse_displacing(self, path: bytes) -> None:
+        """See the protocol."""
+        root = os.open(f"/proc/{self.stub.pid}/root", os.O_PATH | os.O_CLOEXEC)
+        try:
+            resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+            flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+            there = syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
+        except OSError:
+            return
+        finally:
+            os.close(root)
+        try:
+            if stat.S_ISSOCK(os.fstat(there).st_mode):
+                return
+        finally:
+            os.close(there)
+        raise UnsupportedResource(
+            f"{os.fsdecode(path)} in the new container is no socket, as it was",
+            hint="take it away, or give the new container the files of the old one",
+        )
 
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """See the protocol."""

@@ -230,6 +230,9 @@ class Making(Protocol):
     def refuse_forbidden(self, fd: int, flags: int) -> None:
         """Have a file that we open by our rights be one that the container may open so."""
 
+    def refuse_displacing(self, path: bytes) -> None:
+        """Refuse to put a unix socket where anything but one stands."""
+
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """Open what a descriptor of the stub names once more, likewise."""
 

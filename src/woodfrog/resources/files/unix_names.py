@@ -186,6 +186,7 @@ class Unfinished:
             found = self.paths.get(path, BoundPath())
             if found.alias:
                 # In the place of the socket file from before, if that stands there.
+                making.refuse_displacing(found.alias)
                 program.call(SYS.RENAME, path, found.alias)
             program.call(SYS.CHMOD, found.alias or path, found.mode)
             program.call(SYS.LCHOWN, found.alias or path, *found.owner)
@@ -211,6 +212,8 @@ def bind(making: Making, fd: int, name: Name) -> None:
     """Bind to a name; a socket file that stands there was this one's, from before."""
     with leading(making, name) as address:
         if not name.is_abstract:
+            if name.stands:
+                making.refuse_displacing(name.path)
             making.program.may_fail(making.program.call(SYS.UNLINK, name.name))
         making.program.call(SYS.BIND, fd, address, len(address))
     if name.stands and not name.is_abstract:
