@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.caller import Argument
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.tracee import Scratch, Tracee
+from woodfrog.remote.scratch import Scratch
+from woodfrog.remote.tracee import Tracee
 from woodfrog.remote.vdso import Vdso
 
 VDSO = Vdso()

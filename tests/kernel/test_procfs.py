@@ -135,7 +135,7 @@ def test_the_vdso_has_room_and_a_call() -> None:
     assert len(vdso.image) % PAGE == 0
     assert not any(vdso.image[vdso.padding :])
     assert vdso.image[vdso.syscall : vdso.syscall + 2] == b"\x0f\x05"
-    # Call, spin, and way back (remote/tracee.py).
+    # Call, spin, and way back (remote/scratch.py).
     assert vdso.room >= 200
 
 

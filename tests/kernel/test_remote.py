@@ -7,7 +7,7 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,13 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import NO_CALL
+from woodfrog.remote.held import Held, HeldProcess, HeldTask
 from woodfrog.remote.hold import held, processes_in
 from woodfrog.remote.program import ProgramError
 from woodfrog.remote.registers import way_back
-from woodfrog.remote.tracee import EndedError, Scratch
+from woodfrog.remote.scratch import Scratch
+from woodfrog.remote.side_by_side import SideBySide
+from woodfrog.remote.tracee import EndedError
 
 PROGRAMS = Path(__file__).parent / "programs"
 Build = Callable[..., Path]
@@ -384,6 +387,94 @@ def test_all_tasks_of_a_namespace_are_held_and_let_go(build: Build) -> None:
         while any(now <= then for now, then in zip(counts(lasting, address), before, strict=True)):
             assert time.monotonic() < deadline, "a thread did not go on"
             time.sleep(0.01)
+
+
+def _all_go_on(pids: list[int], address: int) -> None:
+    before = counts(pids, address)
+    deadline = time.monotonic() + 5
+    while any(now <= then for now, then in zip(counts(pids, address), before, strict=True)):
+        assert time.monotonic() < deadline, "a thread did not go on"
+        time.sleep(0.01)
+
+
+def _lasting(tree: Held) -> list[HeldProcess]:
+    """Return the processes of many_tasks.c that don't end soon."""
+    return [process for process in tree.processes if len(process.tasks) == 4]
+
+
+def _asked(scratch: Scratch, tasks: Iterable[HeldTask], extra: int = 0) -> list[tuple[int, int]]:
+    """Have threads tell their ids side by side, after an `extra` call; as (told, known)."""
+    side = SideBySide()
+    answers = []
+    for task in tasks:
+        lender = scratch.by(task.tracee)
+        program = side.program(lender)
+        for _ in range(30):
+            tid = program.call(SYS.GETTID)
+        if extra and task is not task.process.leader:
+            program.call(extra, 9999)
+        answers.append((program, tid, task.ids[-1]))
+        side.run(lender, program, f"asking thread {task.pid}")
+    side.finish()
+    return [(program[tid], known) for program, tid, known in answers]
+
+
+@needs("root")
+def test_threads_of_a_process_run_programs_side_by_side(build: Build) -> None:
+    with started(*UNSHARE, build(PROGRAMS / "many_tasks.c")) as unshare:
+        address = int(line(unshare), 16)
+        with held(child_of(unshare.pid)) as tree:
+            pids = [process.pid for process in _lasting(tree)]
+            for process in _lasting(tree):
+                before = areas(process.pid)
+                vdso = vdso_start(process.pid)
+                with Scratch(process.leader.tracee, process.memory, vdso, VDSO, 65536) as scratch:
+                    for _ in range(5):
+                        for told, known in _asked(scratch, process.tasks):
+                            assert told == known
+                # One that fails while others are on their way: all come back.
+                with (
+                    pytest.raises(ProgramError, match="close"),
+                    Scratch(process.leader.tracee, process.memory, vdso, VDSO, 65536) as scratch,
+                ):
+                    _asked(scratch, process.tasks, SYS.CLOSE)
+                assert areas(process.pid) == before
+        _all_go_on(pids, address)
+
+
+def _use_threads_until_killed(init: int) -> int:
+    """Fork a tracer that never stops running programs in many threads; returns its id."""
+    tracer = os.fork()
+    if tracer:
+        return tracer
+    try:
+        with held(init) as tree:
+            while True:
+                for process in _lasting(tree):
+                    leader, vdso = process.leader.tracee, vdso_start(process.pid)
+                    with Scratch(leader, process.memory, vdso, VDSO, 65536) as scratch:
+                        for _ in range(20):
+                            _asked(scratch, process.tasks)
+    finally:
+        os._exit(1)
+
+
+@needs("root")
+def test_a_killed_tracer_of_many_threads_leaves_all_as_they_were(
+    build: Build, chance: random.Random
+) -> None:
+    with started(*UNSHARE, build(PROGRAMS / "many_tasks.c")) as unshare:
+        address = int(line(unshare), 16)
+        init = child_of(unshare.pid)
+        with held(init) as tree:
+            pids = [process.pid for process in _lasting(tree)]
+        for _ in range(8):
+            tracer = _use_threads_until_killed(init)
+            time.sleep(chance.uniform(0.1, 0.3))
+            os.kill(tracer, signal.SIGKILL)
+            assert os.waitstatus_to_exitcode(os.waitpid(tracer, 0)[1]) == -signal.SIGKILL
+            _all_go_on(pids, address)
+            time.sleep(0.5)  # none of them is on its way back any more
 
 
 @needs("root")

@@ -7,7 +7,7 @@ from typing import Any
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import HeldProcess
-from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
+from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import memory, process
 

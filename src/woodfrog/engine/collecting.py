@@ -20,6 +20,7 @@ from woodfrog.remote.held import (
     HeldTask,
     Zombie,
 )
+from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     keyrings,
@@ -126,12 +127,14 @@ def _collect(
             **attributes(),
         }
         answers = [leader]
+        side = SideBySide()
         for task in held.tasks[1:]:
-            program = scratch.program()
-            answer = threads.Answers(program, task.status)
+            lender = scratch.by(task.tracee)
+            program = side.program(lender)
+            answers.append(threads.Answers(program, task.status))
             confined.append(world.confined.ask(task, program))
-            scratch.run(program, task.tracee)
-            answers.append(answer)
+            side.run(lender, program, f"asking thread {task.namespace_pid}")
+        side.finish()
         for ask in confined:
             ask()
         world.confined.note(held, dumpable=fields["dumpable"] == 1)

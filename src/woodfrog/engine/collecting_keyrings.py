@@ -7,7 +7,7 @@ from woodfrog.engine.obstacles import Obstacles
 from woodfrog.errors import UnsupportedResource
 from woodfrog.remote.held import HeldProcess
 from woodfrog.remote.program import ProgramError
-from woodfrog.remote.tracee import Scratch
+from woodfrog.remote.scratch import Scratch
 from woodfrog.resources import keyrings
 from woodfrog.resources.keyrings import FIRST, Key, Keyring
 

@@ -9,7 +9,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import HeldProcess
 from woodfrog.remote.program import Program
-from woodfrog.remote.tracee import Scratch
+from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.vdso import Vdso, layout_of
 from woodfrog.resources import aio, memory, memory_modes, memory_policy
 from woodfrog.resources.memory_modes import MemoryModes

@@ -2,7 +2,7 @@
 
 The child holds the container. When its parent is gone, it gives up at the next step and unwinds in
 order: the container runs on as before, and nothing is left in it. Should the child be killed as
-well, the container's tasks still go on by themselves (see remote/tracee.py).
+well, the container's tasks still go on by themselves (see remote/lender.py).
 """
 
 import os

@@ -11,7 +11,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.netlink import nftables, sock_diag
 from woodfrog.kernel.pagemap import Pagemap
 from woodfrog.kernel.process import PR_SET_MM, pidfd_exit_status, pidfd_getfd, pidfd_open
-from woodfrog.remote.tracee import room_needed
+from woodfrog.remote.scratch import room_needed
 from woodfrog.remote.vdso import Vdso
 
 _PR_SET_MM_MAP_SIZE = 15

@@ -21,9 +21,9 @@ from woodfrog.remote import stub
 from woodfrog.remote.address import free_range
 from woodfrog.remote.held import HeldTask
 from woodfrog.remote.program import LOOP
+from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
 from woodfrog.remote.socket_waits import SocketWait
 from woodfrog.remote.stub import Stub, StubError
-from woodfrog.remote.tracee import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import process, signals, threads, timers
 from woodfrog.resources.files.epoll import Epoll

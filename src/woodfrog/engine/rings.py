@@ -23,7 +23,7 @@ from woodfrog.kernel import io_uring
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import KCMP_VM, Held, HeldProcess, HeldTask
-from woodfrog.remote.tracee import Scratch
+from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import io_uring_shown
 from woodfrog.resources.files.base import OpenFile

@@ -18,9 +18,9 @@ from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.held import KCMP_VM, Held, HeldProcess, Zombie
 from woodfrog.remote.hold import held
 from woodfrog.remote.program import ProgramError
+from woodfrog.remote.scratch import SCRATCH_BYTES
 from woodfrog.remote.socket_waits import Resumed
 from woodfrog.remote.stub import Stub, await_birth
-from woodfrog.remote.tracee import SCRATCH_BYTES
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import memory
 from woodfrog.resources.signals import SIGKILL

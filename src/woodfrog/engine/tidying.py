@@ -8,7 +8,7 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.program import LOOP
-from woodfrog.remote.tracee import SCRATCH_BYTES, call_through_vdso
+from woodfrog.remote.scratch import SCRATCH_BYTES, call_through_vdso
 from woodfrog.remote.vdso import Vdso
 
 _PROT_READ_EXEC = 5

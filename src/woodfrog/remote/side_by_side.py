@@ -1,18 +1,30 @@
-"""Programs in several stubs at once: while one runs, the next is being written."""
+"""Programs in several tasks at once: while one runs, the next is being written."""
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from woodfrog.errors import while_
 from woodfrog.remote.program import Program
-from woodfrog.remote.stub import Stub
 
 _AT_ONCE = 8
 
 
+class Runner(Protocol):
+    """A task that runs programs: a stub, or a held thread that lends itself."""
+
+    def program(self, part: int = 0, of: int = 1) -> Program:
+        """Return an empty program that fits the task's data, or one of its parts."""
+
+    def start(self, program: Program) -> None:
+        """Set a program going."""
+
+    def finish(self, program: Program) -> None:
+        """Wait for the program's end and take its results."""
+
+
 class _Running(NamedTuple):
-    task: Stub
+    task: Runner
     program: Program
     doing: str
     then: Callable[[], None]
@@ -25,19 +37,19 @@ def _nothing() -> None:
 class SideBySide:
     """Runs one program in each of many tasks, be they of one process; call `finish` at the end.
 
-    Each has a part of the stub's data for itself. A task has one program until `finish`.
+    Each has a part of the data for itself. A task has one program until `finish`.
     """
 
     def __init__(self) -> None:
         self._running: deque[_Running] = deque()
         self._turn = 0
 
-    def program(self, task: Stub) -> Program:
+    def program(self, task: Runner) -> Program:
         """Return an empty program for a task, to be run before the next one is asked for."""
         return task.program(self._turn % _AT_ONCE, _AT_ONCE)
 
     def run(
-        self, task: Stub, program: Program, doing: str, then: Callable[[], None] = _nothing
+        self, task: Runner, program: Program, doing: str, then: Callable[[], None] = _nothing
     ) -> None:
         """Set a program going; `then` takes its results, and `doing` says for what it is."""
         if not len(program):

@@ -1,0 +1,177 @@
+"""Programs that threads of one held process run side by side, and come back from."""
+
+import os
+import struct
+import time
+
+from woodfrog.kernel import ptrace
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.ptrace import NO_CALL, Event, Registers, Status
+from woodfrog.remote.program import LOOP, RECORD_BYTES, Program
+from woodfrog.remote.registers import way_back
+from woodfrog.remote.tracee import EndedError, RanOnError, Tracee
+
+CODE_BYTES = 4096
+_PARTS = 8
+_PART_OF_CODE = CODE_BYTES // _PARTS
+# One loop for each part; behind it is room for a way back.
+CODE = LOOP.ljust(_PART_OF_CODE, b"\0") * _PARTS
+# In front of a program: where the loop tells that it has ended, and the thread's flags.
+_TOLD_BYTES = 64
+_YIELDS = 100
+# So long a thread that has ended its program sleeps, if others run theirs.
+_SLEEP = struct.pack("<qq", 0, 200_000_000)
+
+
+class Lender:
+    """A held thread that runs programs in scratch memory of its process.
+
+    Several do at once (SideBySide), each in a part of the memory: a page of code has room for
+    _PARTS loops, each with the way back of one thread.
+    """
+
+    def __init__(
+        self, tracee: Tracee, memory: int, scratch: int, size: int, running: "list[Lender]"
+    ) -> None:
+        """`running` lists those of the same memory that were started and haven't come back."""
+        self._tracee = tracee
+        self._memory = memory
+        self._data = scratch + CODE_BYTES
+        self._size = size - CODE_BYTES
+        self._running = running
+        self._code = scratch
+        self._told = self._data
+        self._end = 0
+        self._is_interrupted = False
+
+    def program(self, part: int = 0, of: int = 1) -> Program:
+        """Return an empty program that fits the data, or one of up to _PARTS parts of it."""
+        size = self._size // of
+        return Program(self._data + part * size + _TOLD_BYTES, size - _TOLD_BYTES)
+
+    def start(self, program: Program) -> None:
+        """Set a program going; `finish` waits for its end.
+
+        Beside others it sleeps at its end: if all of them spun, none would get on.
+        """
+        self._told = program.base - _TOLD_BYTES
+        part = (self._told - self._data) * _PARTS // self._size
+        self._code = self._data - CODE_BYTES + part * _PART_OF_CODE
+        length = len(program)
+        if program.size < self._size - _TOLD_BYTES:
+            program.store(self._told, 1)
+            # A call that, interrupted, is made again as itself, should we die: the way by
+            # restart_syscall(2) a filter may forbid.
+            program.may_fail(program.call(SYS.PPOLL, 0, 0, _SLEEP, 0, 0))
+        os.pwrite(self._memory, program.assemble(), program.base)
+        self._end = program.entry + RECORD_BYTES * length
+        if self._tracee.may_run(program):
+            self._go(program.entry)
+
+    def finish(self, program: Program) -> None:
+        """Wait for the program's end and take its results; raises ProgramError."""
+        is_going = self in self._running
+        ended_at = self.come_back() if is_going else self._step_through(program)
+        if ended_at >= self._end:
+            ended_at = program.entry + RECORD_BYTES * len(program)
+        program.finish(self._memory, ended_at)
+
+    def _step_through(self, program: Program) -> int:
+        """Run a program call by call, as filters want it; returns the record that it ended at."""
+        ended_at = program.entry
+        for record in range(program.entry, self._end, RECORD_BYTES):
+            after = program.end_after(record, self._memory)
+            self._go(record)
+            ended_at = self.come_back()
+            os.pwrite(self._memory, after, record + RECORD_BYTES)
+            if ended_at == record:
+                break
+        return ended_at
+
+    def _go(self, record: int) -> None:
+        """Set the loop going at a record."""
+        start = self._tracee.registers.copy()
+        start.rip, start.r15, start.r14, start.orig_rax = self._code, record, self._told, NO_CALL
+        os.pwrite(self._memory, bytes(8), self._told)
+        self._running.append(self)
+        self._resume(start)
+
+    def _resume(self, registers: Registers) -> None:
+        """Put the way back behind the loop, and the flags into the data; run on."""
+        code = way_back(self._tracee.registers, self._told + 8)
+        os.pwrite(self._memory, code, self._code + len(LOOP))
+        flags = struct.pack("<Q", self._tracee.registers.eflags)
+        os.pwrite(self._memory, flags, self._told + 8)
+        ptrace.set_registers(self._tracee.pid, registers)
+        self._is_interrupted = False
+        ptrace.resume(self._tracee.pid)
+
+    def come_back(self) -> int:
+        """Wait until the loop has ended, and have the thread stand where it was.
+
+        Returns the record that the loop ended at.
+        """
+        try:
+            while True:
+                try:
+                    stopped = self._await_end()
+                    break
+                except InterruptedError as interruption:
+                    self._resume(interruption.args[0])
+            self._tracee.go_back()
+        finally:
+            self._running.remove(self)
+        return stopped.r15
+
+    def _await_end(self) -> Registers:
+        """Wait until the loop has ended, stop the thread in it, and return its registers.
+
+        Raises InterruptedError, holding the registers to go on with, after a signal came in.
+        """
+        pid = self._tracee.pid
+        tries = 0
+        while not self._has_ended():
+            status = ptrace.poll(pid)
+            if status is not None:
+                self._interrupted(status)
+            tries += 1
+            if tries < _YIELDS:
+                os.sched_yield()
+            else:
+                time.sleep(0.0001)
+        for lender in self._running:
+            if not lender._is_interrupted and lender._has_ended():
+                ptrace.interrupt(lender._tracee.pid)
+                lender._is_interrupted = True
+        status = ptrace.wait(pid)
+        if status.event is not Event.STOPPED:
+            self._interrupted(status)
+        found = ptrace.registers(pid)
+        if not self._is_in_loop(found):
+            self._tracee.registers = found
+            raise RanOnError(f"task {pid} ran on")
+        return found
+
+    def _has_ended(self) -> bool:
+        return os.pread(self._memory, 1, self._told) == b"\1"
+
+    def _is_in_loop(self, registers: Registers) -> bool:
+        return self._code <= registers.rip <= self._code + len(LOOP)
+
+    def _interrupted(self, status: Status) -> None:
+        tracee = self._tracee
+        if status.event in (Event.EXITED, Event.KILLED):
+            raise EndedError(f"task {tracee.pid} ended while it was held")
+        ours = ptrace.registers(tracee.pid)
+        ran_on = not self._is_in_loop(ours)
+        if ran_on:
+            tracee.registers = ours
+        if status.event is Event.EVENT:
+            tracee.born.append(ptrace.event_message(tracee.pid))
+        elif status.event is Event.SIGNAL:
+            tracee.take_signal(status, interrupted=self._is_interrupted)
+        if ran_on:
+            raise RanOnError(f"task {tracee.pid} ran on")
+        # Otherwise a group stop: the thread stays where it is, and runs our loop on.
+        ours.orig_rax = NO_CALL
+        raise InterruptedError(ours)
