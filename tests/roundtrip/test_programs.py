@@ -212,6 +212,7 @@ CANNOT_BE_SET_BACK = (
     "namespace_bound",
     "namespace_files",
     "namespace_mounts",
+    "namespace_peers",
     "namespace_pid",
     "namespace_sockets",
     "namespace_time",
