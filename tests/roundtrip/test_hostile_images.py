@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 import stat
+import struct
 import subprocess
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from needs import needs
 from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.image.record import Record
+from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
+from woodfrog.kernel.process import pidfd_getfd
 from woodfrog.resources.aio import Context
 from woodfrog.resources.cgroups import Group, Hierarchy
 from woodfrog.resources.deleted_files import DeletedFile
@@ -269,6 +272,24 @@ def test_no_tun_devices_without_the_right(attack: Attack) -> None:
 
 def proc_file(point: bytes, pid: int, name: bytes) -> ProcFile:
     return ProcFile(id=ID, flags=0, point=point, pid=pid, name=name, position=0, ended=False)
+
+
+def test_no_page_frames_of_the_machine(attack: Attack) -> None:
+    slots = [*attack.process.descriptors, Descriptor(number=9, file=ID, cloexec=False)]
+    image = attack.hostile(proc_file(b"/proc", 1, b"pagemap"), descriptors=slots)
+
+    restored = attack.woodfrog.restore(attack.bundle, image)
+    pidfd = os.pidfd_open(restored.init)
+    pagemap = pidfd_getfd(HERE, pidfd, 9)
+    page = attack.process.memory.pages[0].start >> 12
+    (entry,) = struct.unpack("<Q", os.pread(pagemap, 8, page * 8))
+    for descriptor in (pidfd, pagemap):
+        os.close(descriptor)
+    (attack.bundle.work / "check").write_text("go on\n")
+
+    assert restored.wait() == 0
+    assert entry >> 63, "the page is not there"
+    assert not entry & (1 << 55) - 1
 
 
 @pytest.mark.parametrize("name", [b"../kallsyms", b"net/../environ", b"task/1/../../../kallsyms"])

@@ -15,6 +15,7 @@ from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.capability import CAP_DAC_OVERRIDE, CAP_SYS_PTRACE, limited_to
 from woodfrog.kernel.mounts import (
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
@@ -31,6 +32,7 @@ from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.io_uring import PolledIoUring
 
 _RIGHTS_AT_ONCE = 200
+_TO_OPEN = 1 << CAP_SYS_PTRACE | 1 << CAP_DAC_OVERRIDE
 _WITHIN_PROCESS = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS
 
 
@@ -39,6 +41,8 @@ class LateFiles:
 
     def __init__(self, root: Stub, tree: Tree, plan: Plan, making: Making, undo: ExitStack) -> None:
         self._root = root
+        # And those to open files of processes at all.
+        self._rights = making.capabilities | _TO_OPEN
         self._plan = plan
         self._tree = tree
         self._undo = undo
@@ -137,9 +141,11 @@ class LateFiles:
                 return self.open_in_proc(point, pid, name, flags, ended=False)
         process = self._process_directory(point, pid)
         try:
-            return syscalls.openat2(
-                HERE, name, flags | os.O_CLOEXEC, directory=process, resolve=_WITHIN_PROCESS
-            )
+            # What some of them show or take is a matter of who has opened them (pagemap).
+            with limited_to(self._rights):
+                return syscalls.openat2(
+                    HERE, name, flags | os.O_CLOEXEC, directory=process, resolve=_WITHIN_PROCESS
+                )
         finally:
             os.close(process)
 

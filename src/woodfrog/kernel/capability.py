@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import struct
+from contextlib import contextmanager
 
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from woodfrog.kernel.caller import Caller
 
 # In the order of their numbers (include/uapi/linux/capability.h).
@@ -57,6 +61,7 @@ NAMES = [
 ]
 CAP_AUDIT_CONTROL = NAMES.index("CAP_AUDIT_CONTROL")
 CAP_BPF = NAMES.index("CAP_BPF")
+CAP_DAC_OVERRIDE = NAMES.index("CAP_DAC_OVERRIDE")
 CAP_IPC_LOCK = NAMES.index("CAP_IPC_LOCK")
 CAP_MKNOD = NAMES.index("CAP_MKNOD")
 CAP_NET_ADMIN = NAMES.index("CAP_NET_ADMIN")
@@ -93,6 +98,17 @@ def capset(on: Caller, *, effective: int, permitted: int, inheritable: int) -> N
     masks = (effective, permitted, inheritable)
     data = struct.pack("6I", *(m & 0xFFFFFFFF for m in masks), *(m >> 32 for m in masks))
     on.call(SYS.CAPSET, bytearray(struct.pack("Ii", _VERSION_3, 0)), data)
+
+
+@contextmanager
+def limited_to(mask: int) -> Iterator[None]:
+    """Have the calling thread use no other capabilities for as long: what it opens notes them."""
+    effective, permitted, inheritable = capget(HERE)
+    capset(HERE, effective=effective & mask, permitted=permitted, inheritable=inheritable)
+    try:
+        yield
+    finally:
+        capset(HERE, effective=effective, permitted=permitted, inheritable=inheritable)
 
 
 def bounding_set(on: Caller) -> int:
