@@ -19,11 +19,13 @@ from entering import VDSO, Entered, entered, padding_of, vdso_start
 from needs import needs
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import NO_CALL
 from woodfrog.remote.held import Held, HeldProcess, HeldTask
-from woodfrog.remote.hold import held, processes_in
+from woodfrog.remote.hold import held
 from woodfrog.remote.program import ProgramError
 from woodfrog.remote.registers import way_back
 from woodfrog.remote.scratch import Scratch
@@ -370,7 +372,7 @@ def test_all_tasks_of_a_namespace_are_held_and_let_go(build: Build) -> None:
                 assert process.namespace_pid == int(inside)
             alive = {
                 pid
-                for pid in processes_in(namespace)
+                for pid in processes_in(HERE, namespace)
                 if read_stat(f"/proc/{pid}").state not in "ZX"
             }
             assert alive == known

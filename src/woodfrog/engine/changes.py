@@ -16,7 +16,8 @@ from woodfrog.errors import ImageError
 from woodfrog.image.chain import Chain
 from woodfrog.image.container_file import Parent
 from woodfrog.image.layout import ANCESTOR, CHUNK
-from woodfrog.image.pages import Source, in_parallel, usable_cpus
+from woodfrog.image.pages import Source
+from woodfrog.image.parallel import in_parallel, usable_cpus
 from woodfrog.kernel.comparing import equal_pages
 from woodfrog.kernel.pagemap import Pagemap, Ranges
 from woodfrog.resources import memory_checks

@@ -15,10 +15,12 @@ from woodfrog.engine.tracking import Tracker, Tracking, still_noted
 from woodfrog.engine.writing_pages import PageWriter
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Writer
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.held import living_task
-from woodfrog.remote.hold import Pause, end_all, processes_in
+from woodfrog.remote.hold import Pause, end_all
 from woodfrog.remote.tracee import EndedError, RanOnError
 from woodfrog.resources import ids, known_files, layer, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
@@ -315,7 +317,7 @@ def _write_snapshots(
 def _estimated_bytes(init: int) -> int:
     """Estimate, before anything is stopped, how much memory there is to be written."""
     total = 0
-    for pid in processes_in(namespaces.pid_namespace(init)):
+    for pid in processes_in(HERE, namespaces.pid_namespace(init)):
         try:
             status = read_status(f"/proc/{pid}")
         except OSError:

@@ -80,3 +80,23 @@ class Pids:
             if groups[0] == number and self.is_within(one.pid_namespace, viewer.pid_namespace):
                 found = groups[level]
         return found
+
+
+def numbers_of(one: Member) -> list[int]:
+    """Return all numbers that a process's pid namespaces have for it and what it belongs to."""
+    found = list(one.ids)
+    if one.nested_ids:
+        found += [*one.nested_ids.group, *one.nested_ids.session]
+    if isinstance(one, Process):
+        found += [number for thread in one.threads for number in thread.ids]
+    return found
+
+
+def group_ids(one: Member) -> list[int]:
+    """Return the ids of a process's group, in the pid namespaces that see it."""
+    return [one.group, *(filter(None, one.nested_ids.group) if one.nested_ids else ())]
+
+
+def session_ids(one: Member) -> list[int]:
+    """Return those of its session."""
+    return [one.session, *(filter(None, one.nested_ids.session) if one.nested_ids else ())]

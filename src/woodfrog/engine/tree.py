@@ -13,7 +13,7 @@ from woodfrog.engine.inheriting import Inheritance, Wish
 from woodfrog.engine.keyring_members import KeyringMembers
 from woodfrog.engine.kinship import How
 from woodfrog.engine.making_namespaces import MadeNamespaces
-from woodfrog.engine.pids import Member
+from woodfrog.engine.pids import Member, group_ids, numbers_of, session_ids
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import syscalls
@@ -68,7 +68,7 @@ class Tree:
         used |= {one.session for one in self._members.values()}
         used |= {one.group for one in self._members.values()}
         # No task has one of these ids, whatever pid namespace it is in.
-        used |= {number for one in self._members.values() for number in _nested(one)}
+        used |= {number for one in self._members.values() for number in numbers_of(one)}
         self._spare_pid = max(used)
         # Those in another pid namespace than their makers' children otherwise, with their makers.
         self._strangers: list[tuple[Member, Member]] = []
@@ -274,7 +274,7 @@ class Tree:
         elif one.session not in self.stubs:
             maker, begins_session = one.parent, True
         making = self._members[maker]
-        ids = _session_ids(one) if begins_session else [self._next_spare()] * len(making.ids)
+        ids = session_ids(one) if begins_session else [self._next_spare()] * len(making.ids)
         with while_(f"making process {one.pid}, whose former parent has ended"):
             passing = self._passing(making, ids, flags)
             self._keyrings.inherit(passing, self.stubs[maker])
@@ -336,8 +336,8 @@ class Tree:
         for group, members in ended.items():
             # The group's first process has ended: one of the same id starts it, and ends again. It
             # was in the pid namespace of those who know it.
-            made_by = max(members, key=lambda one: len(_group_ids(one)))
-            ids = _group_ids(made_by)
+            made_by = max(members, key=lambda one: len(group_ids(one)))
+            ids = group_ids(made_by)
             maker = self.stubs[made_by.pid]
             with while_(f"making process group {group}"):
                 passing = self._passing(made_by, ids)
@@ -382,26 +382,6 @@ class Tree:
             program = stub.program()
             signals.forget_children(program, {zombie.exit_signal for zombie in self._plan.zombies})
             stub.run(program)
-
-
-def _nested(one: Member) -> list[int]:
-    """Return all numbers that a process's pid namespaces have for it and what it belongs to."""
-    found = list(one.ids)
-    if one.nested_ids:
-        found += [*one.nested_ids.group, *one.nested_ids.session]
-    if isinstance(one, Process):
-        found += [number for thread in one.threads for number in thread.ids]
-    return found
-
-
-def _group_ids(one: Member) -> list[int]:
-    """Return the ids of a process's group, in the pid namespaces that see it."""
-    return [one.group, *(filter(None, one.nested_ids.group) if one.nested_ids else ())]
-
-
-def _session_ids(one: Member) -> list[int]:
-    """Return those of its session."""
-    return [one.session, *(filter(None, one.nested_ids.session) if one.nested_ids else ())]
 
 
 def _membership(one: Member) -> Membership:

@@ -24,7 +24,7 @@ from woodfrog.image.layout import (
     PARENT_NAME,
     Header,
 )
-from woodfrog.image.pages import Job
+from woodfrog.image.parallel import Job
 
 _CHUNKS_OF_LEVEL = ANCESTOR // CHUNK
 

@@ -17,7 +17,8 @@ from woodfrog.image import direct_io, layout, page_file, pages
 from woodfrog.image.compression import COMPRESSIONS
 from woodfrog.image.layout import CHUNK, IMAGE_NAME, PAGE, PARENT_NAME, Header, Trailer
 from woodfrog.image.new_file import NewFile
-from woodfrog.image.pages import Job, Source
+from woodfrog.image.pages import Source
+from woodfrog.image.parallel import Job
 from woodfrog.image.record import Record
 
 __all__ = ["COMPRESSIONS", "SYNCS", "Header", "Reader", "Source", "Writer"]

@@ -7,7 +7,7 @@ without gaps, so the index needs of each only its length in the file and its che
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from xxhash import xxh3_128_digest as checksum
 
@@ -15,6 +15,7 @@ from woodfrog.errors import ImageError
 from woodfrog.image import direct_io
 from woodfrog.image.compression import Packer, packer, unpack
 from woodfrog.image.layout import ANCESTOR, CHUNK, IMAGE_NAME, INDEX_ENTRY, PAGE, chunk_count
+from woodfrog.image.parallel import Job, in_parallel, usable_cpus
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process_memory import SharableFile
@@ -24,10 +25,7 @@ from woodfrog.kernel.process_memory import SharableFile
 _WRITEBACK_STEP = 8 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 
-_MOST_THREADS = 16
 _CHUNKS_KEPT = 8
-
-Job = TypeVar("Job")
 
 
 class Source(Protocol):
@@ -38,49 +36,6 @@ class Source(Protocol):
 
 
 Extent = tuple[Source, int, int]
-
-
-def in_parallel(
-    jobs: Iterator[Job],
-    worker: Callable[[], Callable[[Job], None]],
-    *,
-    threads: int,
-    failed: Callable[[], None] = lambda: None,
-) -> None:
-    """Do all jobs, in order of start, by this thread and others; raise the first failure.
-
-    Each thread calls `worker` once, for a function that does one job with what the thread owns.
-    After a failure no job is begun any more, and `failed` is called to wake those who wait.
-    """
-    take = threading.Lock()
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            do = worker()
-            while not failures:
-                with take:
-                    job = next(jobs, None)
-                if job is None:
-                    return
-                do(job)
-        except BaseException as error:
-            failures.append(error)
-            failed()
-
-    helpers = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
-    started = []
-    try:
-        for helper in helpers:
-            helper.start()
-            started.append(helper)
-    except RuntimeError:
-        pass  # no room for another thread: fewer do it too
-    work()
-    for helper in started:
-        helper.join()
-    if failures:
-        raise failures[0]
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
@@ -100,11 +55,6 @@ def read_exactly(fd: int, into: bytearray | memoryview, offset: int) -> None:
             if count == 0:
                 raise ImageError(f"{IMAGE_NAME} is truncated: it became shorter while being read")
             done += count
-
-
-def usable_cpus() -> int:
-    """Return on how many CPUs this process may run, at most as many as threads are worth it."""
-    return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
 
 
 Pieces = list[tuple[Source, list[tuple[int, int]], int]]

@@ -94,3 +94,23 @@ def setdomainname(on: Caller, name: str) -> None:
     """Set the NIS domain name of this UTS namespace."""
     text = name.encode()
     on.call(SYS.SETDOMAINNAME, text, len(text))
+
+
+def processes_in(on: Caller, pid_namespace: str) -> list[int]:
+    """Return the processes (host pids) of a pid namespace and all that are nested in it.
+
+    It is given as /proc/PID/ns/pid reads.
+    """
+    found = []
+    known = {pid_namespace: True}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                link = os.readlink(f"/proc/{name}/ns/pid")
+                if link not in known:
+                    known[link] = is_nested(on, f"/proc/{name}/ns/pid", pid_namespace)
+                if known[link]:
+                    found.append(int(name))
+            except OSError:
+                continue
+    return sorted(found)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource, WoodfrogError
-from woodfrog.kernel import features, namespaces, ptrace
+from woodfrog.kernel import features, ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Event
 from woodfrog.kernel.signals import signals
@@ -27,26 +28,6 @@ _LOOKS = 100
 _IO_URING = b"iou-"
 _PF_IO_WORKER, _PF_USER_WORKER = 0x10, 0x4000
 _PATIENCE_LETTING_GO_S = 1.0
-
-
-def processes_in(pid_namespace: str) -> list[int]:
-    """Return the processes (host pids) of a pid namespace and all that are nested in it.
-
-    It is given as /proc/PID/ns/pid reads.
-    """
-    found = []
-    known = {pid_namespace: True}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                link = os.readlink(f"/proc/{name}/ns/pid")
-                if link not in known:
-                    known[link] = namespaces.is_nested(HERE, f"/proc/{name}/ns/pid", pid_namespace)
-                if known[link]:
-                    found.append(int(name))
-            except OSError:
-                continue
-    return sorted(found)
 
 
 class Pause:
@@ -123,7 +104,7 @@ def _stop_all(
     clocks = SchedulerClocks()
     while True:
         fresh: list[HeldTask] = []
-        for pid in processes_in(namespace):
+        for pid in processes_in(HERE, namespace):
             try:
                 process = processes.get(pid)
                 if process is None:
@@ -155,7 +136,7 @@ def _stop_all(
     # Only now can nobody wait for them any more.
     living = {process.group for process in tree.processes}
     tree.zombies = list(
-        _zombies(depth, (pid for pid in processes_in(namespace) if pid not in living))
+        _zombies(depth, (pid for pid in processes_in(HERE, namespace) if pid not in living))
     )
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -277,3 +278,10 @@ def _halved(option: Option, force: bool) -> tuple[int, bytes]:
         return option.name, option.value
     half = int.from_bytes(option.value, "little") // 2
     return _FORCED[option.name] if force else option.name, half.to_bytes(4, "little")
+
+
+def ready_for(descriptor: int, events: int) -> int:
+    """Return which of these events of poll(2), and of errors and ends, a socket is ready for."""
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return sum(found for _, found in poll.poll(0))

@@ -88,7 +88,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 connection = _connection(one, found, world)
                 reset = connection is None and state != TCP_SYN_SENT
             elif state == TCP_CLOSE:
-                events = _events(file.descriptor)
+                events = socket_options.ready_for(file.descriptor, select.POLLRDHUP)
                 reset = bool(events & select.POLLERR)
                 if events & select.POLLRDHUP and not reset:
                     connection = tcp_connection.collect_ended(one, local.address)
@@ -210,7 +210,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
 
     def missing(self, descriptor: int) -> str:
         lacks = socket_options.missing(descriptor, self.options, self.family, *_KIND)
-        if self.calls and _events(descriptor) & select.POLLERR:
+        if self.calls and socket_options.ready_for(descriptor, select.POLLRDHUP) & select.POLLERR:
             return f"a TCP connection from port {self.port} is reset: its other address is missing"
         if lacks or self.reset or not self.port:
             return lacks
@@ -276,12 +276,6 @@ def _connection(one: socket.socket, found: InetSocket, world: World) -> Connecti
             hint="try again in a moment; --tcp-close restores it as reset",
         )
     return tcp_connection.collect(one, found, outside=outside)
-
-
-def _events(descriptor: int) -> int:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLRDHUP)
-    return sum(events for _, events in poll.poll(0))
 
 
 def _reuse_address(program: Program, fd: int, value: bool) -> None:

@@ -11,7 +11,9 @@ from typing import NamedTuple
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.netlink.sock_diag import UnixSocket
 from woodfrog.remote.program import Program
+from woodfrog.resources.files.base import OpenFile, World
 from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE
 
 CREDENTIALS = struct.Struct("<iII")  # struct ucred
@@ -220,3 +222,15 @@ def send(
     )
     sent = program.call(SYS.SENDMSG, fd, header, socket.MSG_DONTWAIT)
     program.expect(sent, len(data))
+
+
+def rights(file: OpenFile, queue: list[bytes], found: UnixSocket, world: World) -> list[Rights]:
+    """Return which files are in flight with which messages of a queue."""
+    at_end = False
+    if file.in_flight and found.type == socket.SOCK_STREAM:
+        sender = world.open_socket(found.peer)
+        at_end = sender is not None and not are_whole(queue, sender.descriptor)
+    return [
+        Rights(message=number, files=[one.number for one in carried], at_end=at_end)
+        for number, carried in file.in_flight.items()
+    ]

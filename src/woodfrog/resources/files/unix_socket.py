@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN, UnixSocket
+from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import (
     socket_options,
@@ -136,7 +136,9 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             listening = found.state == TCP_LISTEN
             peer_name = unix_names.peer_name(one)
             peer = None if outside else unix_peers.collect(one, world)
-            broken = bool(_events(file.descriptor) & select.POLLERR)
+            broken = bool(
+                socket_options.ready_for(file.descriptor, select.POLLOUT) & select.POLLERR
+            )
             if broken and found.queued and found.type != socket.SOCK_STREAM:
                 raise UnsupportedResource(
                     f"{what} has an error that nobody has read yet, which cannot be saved"
@@ -175,11 +177,13 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             backlog=found.backlog if listening else 0,
             shutdown=found.shutdown,
             queue=queue,
-            takes_more=bool(_events(file.descriptor) & select.POLLOUT),
+            takes_more=bool(
+                socket_options.ready_for(file.descriptor, select.POLLOUT) & select.POLLOUT
+            ),
             reset=outside,
             broken=broken,
             options=options,
-            rights=[] if outside else _rights(file, queue, found, world),
+            rights=[] if outside else unix_queue.rights(file, queue, found, world),
             name_directory=path.directory,
             senders=senders if any(senders) else [],
             urgent=urgent,
@@ -397,13 +401,6 @@ def _shut_down(program: Program, fd: int, directions: int) -> None:
         program.may_fail(program.call(SYS.SHUTDOWN, fd, directions - 1))
 
 
-def _events(descriptor: int) -> int:
-    """Return what a socket is ready for."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return sum(events for _, events in poll.poll(0))
-
-
 def _name_of(making: Making, name: bytes) -> Name:
     """Return where a name is in the new container, by those who have it."""
     known: dict[bytes, Name] | None = making.shared("names of unix sockets")
@@ -431,14 +428,3 @@ def _is_socket(file: OpenFile) -> bool:
 def _is_peer_of(inode: int, peer: int, world: World) -> bool:
     found = world.sockets.unix(peer)
     return found is not None and found.peer == inode
-
-
-def _rights(file: OpenFile, queue: list[bytes], found: UnixSocket, world: World) -> list[Rights]:
-    at_end = False
-    if file.in_flight and found.type == socket.SOCK_STREAM:
-        sender = world.open_socket(found.peer)
-        at_end = sender is not None and not unix_queue.are_whole(queue, sender.descriptor)
-    return [
-        Rights(message=number, files=[one.number for one in carried], at_end=at_end)
-        for number, carried in file.in_flight.items()
-    ]
