@@ -1,13 +1,15 @@
 """Files of an image are checked before anything is made of them."""
 
+import os
 import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from woodfrog.errors import ImageError
+from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.layout import PAGE
-from woodfrog.resources import file_entry, layer
+from woodfrog.resources import file_entry, file_tree, layer
 from woodfrog.resources.file_entry import Attribute, Entry, Moment
 from woodfrog.resources.layer import Layer
 from woodfrog.resources.memory import Extent
@@ -98,3 +100,20 @@ def test_small_images_make_no_large_files() -> None:
     check(file(b"one", **whole))
     with pytest.raises(ImageError, match="larger than the page store"):
         check(file(b"one", **whole), file(b"two", **whole))
+
+
+def test_files_with_more_attributes_than_an_image_holds_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_tree, "MOST_RECORD_BYTES", 100)
+    root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        collector = file_tree.Collector(file_tree.Tree(root), lambda extents: 0)
+        for name in ("a" * 60, "b" * 60):
+            (tmp_path / name).touch()
+        found = list(file_tree.Tree(root).walk(b"."))
+        collector.entry(*found[0])
+        with pytest.raises(UnsupportedResource, match="more than an image can hold"):
+            collector.entry(*found[1])
+    finally:
+        os.close(root)

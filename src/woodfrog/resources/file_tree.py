@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from woodfrog.errors import UnsupportedResource
+from woodfrog.image.layout import MOST_RECORD_BYTES
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import PAGE
 from woodfrog.kernel.caller import HERE
@@ -163,12 +164,20 @@ class Collector:
         self._write_pages = write_pages
         self._open_blocks = open_blocks
         self._known: dict[tuple[int, int], bytes] = {}
+        self._room = MOST_RECORD_BYTES
 
     def entry(self, path: bytes, found: os.stat_result, *, opaque: bool = False) -> Entry:
         """Return the entry of one file."""
         extents: list[Extent] = []
         store = 0
         link = b""
+        kept = self._tree.attributes(path)
+        # Noticed before our own memory is full of what a container has made for that.
+        self._room -= len(path) + sum(len(one.name) + len(one.value) for one in kept)
+        if self._room < 0:
+            raise UnsupportedResource(
+                "the files' names and extended attributes are more than an image can hold"
+            )
         is_file = stat.S_ISREG(found.st_mode)
         if is_file and found.st_nlink > 1:
             first = self._known.setdefault((found.st_dev, found.st_ino), path)
@@ -187,7 +196,7 @@ class Collector:
             target=self._tree.target(path) if stat.S_ISLNK(found.st_mode) else b"",
             link=link,
             opaque=opaque,
-            attributes=self._tree.attributes(path),
+            attributes=kept,
             extents=extents,
             store=store,
         )
