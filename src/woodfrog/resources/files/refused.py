@@ -23,7 +23,9 @@ BY_LINK = {
     b"anon_inode:bpf-prog": Refused(
         "a BPF program", "detach it and close it first; maps alone are kept"
     ),
-    b"anon_inode:bpf": Refused("BPF", "detach programs and close links first; maps are kept"),
+    b"anon_inode:bpf": Refused(
+        "a BPF link", "detach programs and close links first; maps are kept"
+    ),
     b"anon_inode:btf": Refused("BPF types", "close them; maps keep their own"),
     b"anon_inode:[landlock-ruleset]": Refused(
         "a Landlock ruleset", "close it once the process has restricted itself by it"
