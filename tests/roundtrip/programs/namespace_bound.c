@@ -1,5 +1,5 @@
 /* Namespaces that nobody is in, but that are bound to files, as `ip netns` has them. */
-// arguments: ip | kinds | nested | exec
+// arguments: ip | kinds | nested | exec | copy
 // capabilities: CAP_SYS_ADMIN CAP_NET_ADMIN CAP_SYS_CHROOT
 #include "mounts.h"
 #include "namespaces.h"
@@ -120,7 +120,7 @@ int main(int count, char **arguments) {
 	umask(0022);
 	must(mkdir("/run", 0755) == 0 || errno == EEXIST ? 0 : -1);
 	int file = -1;
-	if (what[0] == 'i' || what[0] == 'e') {
+	if (strchr("iec", what[0])) {
 		add(bound), furnish(bound);
 		file = must(open(bound, O_RDONLY | O_CLOEXEC));
 	} else if (what[0] == 'k') {
@@ -131,14 +131,15 @@ int main(int count, char **arguments) {
 		close(must(open("/run/again", O_RDONLY | O_CREAT | O_CLOEXEC, 0)));
 		must(mount("/run/uts", "/run/again", NULL, MS_BIND, NULL));
 	}
-	if (what[0] == 'n' || what[0] == 'e') {
+	if (strchr("nec", what[0])) { /* a mount namespace that has it, too; an exact copy, or a changed one */
 		child = must(fork());
 		if (child == 0) {
 			int own;
 			if (what[0] == 'e') /* as `ip netns exec` */
 				in(bound, &own), close(own), close_routing();
 			must(unshare(CLONE_NEWNS));
-			must(mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL));
+			if (what[0] != 'c')
+				must(mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL));
 			if (what[0] == 'n')
 				must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)), bind_new(CLONE_NEWUTS, "uts", "/run/uts");
 			look_at_mounts(&mounted);
@@ -146,6 +147,8 @@ int main(int count, char **arguments) {
 			look_at_mounts(&now_mounted), expect_same_mounts(&mounted, &now_mounted);
 			if (what[0] == 'e')
 				expect(is_own("net", bound), "who was in the bound namespace is in another");
+			else if (what[0] == 'c')
+				check_furnished(bound);
 			else
 				expect(!is_own("uts", "/run/uts"), "a namespace has become the container's");
 			_exit(0);
@@ -162,7 +165,7 @@ int main(int count, char **arguments) {
 			must(umount2(what[0] == 'k' ? "/run/again" : "/tmp", MNT_DETACH));
 	);
 	look_at_mounts(&now_mounted), expect_same_mounts(&mounted, &now_mounted);
-	if (what[0] == 'i' || what[0] == 'e') {
+	if (strchr("iec", what[0])) {
 		check_furnished(bound);
 		struct stat one, other;
 		must(fstat(file, &one)), must(stat(bound, &other));
