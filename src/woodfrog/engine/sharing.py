@@ -15,6 +15,7 @@ NEAR = 4
 _FRAME = (1 << 55) - 1
 _PRESENT = 1 << 63
 _STEP = 1 << 30  # addresses compared at a time: 2 MiB of pagemap each
+_AHEAD = 128 * PAGE  # addresses read at least: the next ones asked for are mostly near
 _CHUNK = 512  # entries compared at a time, if they are all the same
 
 
@@ -36,6 +37,22 @@ class Ranges:
                 yield first, last, one.store + first - one.start
 
 
+class _Entries:
+    """The page table of a process that stands still, to be asked at rising addresses."""
+
+    def __init__(self, pagemap: Pagemap) -> None:
+        self._pagemap = pagemap
+        self._start = self._end = 0
+        self._read = memoryview(b"")
+
+    def of(self, start: int, end: int) -> memoryview:
+        """Return the raw entries of a range, 64 bits for each page."""
+        if start < self._start or end > self._end:
+            self._start, self._end = start, max(end, start + _AHEAD)
+            self._read = self._pagemap.entries(start, self._end)
+        return self._read[(start - self._start) // PAGE : (end - self._start) // PAGE]
+
+
 def split(
     pid: int, extents: list[tuple[int, int]], relative: Ranges | None
 ) -> tuple[list[tuple[int, int]], list[PageRange]]:
@@ -44,7 +61,8 @@ def split(
         return extents, []
     own: list[tuple[int, int]] = []
     same: list[PageRange] = []
-    with Pagemap(pid) as ours, Pagemap(relative.pid) as theirs:
+    with Pagemap(pid) as one, Pagemap(relative.pid) as other:
+        ours, theirs = _Entries(one), _Entries(other)
         for start, end in extents:
             position = start
             for first, last, store in _equal_runs(ours, theirs, relative, start, end):
@@ -58,13 +76,13 @@ def split(
 
 
 def _equal_runs(
-    ours: Pagemap, theirs: Pagemap, relative: Ranges, start: int, end: int
+    ours: _Entries, theirs: _Entries, relative: Ranges, start: int, end: int
 ) -> Iterator[tuple[int, int, int]]:
     """Go through the address ranges in which both have the same frames, with their offsets."""
     for first, last, store in relative.between(start, end):
         for begin in range(first, last, _STEP):
             stop = min(last, begin + _STEP)
-            frames = ours.entries(begin, stop), theirs.entries(begin, stop)
+            frames = ours.of(begin, stop), theirs.of(begin, stop)
             for low, high in _equal_frames(*frames, begin):
                 yield low, high, store + low - first
 
