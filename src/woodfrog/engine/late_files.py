@@ -15,7 +15,7 @@ from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.capability import CAP_DAC_OVERRIDE, CAP_SYS_PTRACE, limited_to
+from woodfrog.kernel.capability import CAP_DAC_OVERRIDE, CAP_SYS_PTRACE, LimitedTo
 from woodfrog.kernel.mounts import (
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
@@ -142,7 +142,7 @@ class LateFiles:
         process = self._process_directory(point, pid)
         try:
             # What some of them show or take is a matter of who has opened them (pagemap).
-            with limited_to(self._rights):
+            with LimitedTo(self._rights):
                 return syscalls.openat2(
                     HERE, name, flags | os.O_CLOEXEC, directory=process, resolve=_WITHIN_PROCESS
                 )

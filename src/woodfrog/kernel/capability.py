@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from contextlib import contextmanager
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -11,8 +10,6 @@ from woodfrog.kernel.process import prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from woodfrog.kernel.caller import Caller
 
 # In the order of their numbers (include/uapi/linux/capability.h).
@@ -100,15 +97,23 @@ def capset(on: Caller, *, effective: int, permitted: int, inheritable: int) -> N
     on.call(SYS.CAPSET, bytearray(struct.pack("Ii", _VERSION_3, 0)), data)
 
 
-@contextmanager
-def limited_to(mask: int) -> Iterator[None]:
-    """Have the calling thread use no other capabilities for as long: what it opens notes them."""
-    effective, permitted, inheritable = capget(HERE)
-    capset(HERE, effective=effective & mask, permitted=permitted, inheritable=inheritable)
-    try:
-        yield
-    finally:
+class LimitedTo:
+    """Have the calling thread use no other capabilities for as long: what it opens notes them.
+
+    A class, because contextlib takes 3 ms of each `create`.
+    """
+
+    def __init__(self, mask: int) -> None:
+        self._mask = mask
+
+    def __enter__(self) -> None:
+        self._before, permitted, inheritable = capget(HERE)
+        effective = self._before & self._mask
         capset(HERE, effective=effective, permitted=permitted, inheritable=inheritable)
+
+    def __exit__(self, *error: object) -> None:
+        _, permitted, inheritable = capget(HERE)
+        capset(HERE, effective=self._before, permitted=permitted, inheritable=inheritable)
 
 
 def bounding_set(on: Caller) -> int:
