@@ -53,7 +53,6 @@ _ALLOWED = {
 }
 # Those whose files are gone with them, and so in the image.
 IN_MEMORY = ("tmpfs", "hugetlbfs")
-_PATTERNS = {kind: re.compile(pattern) for kind, pattern in _ALLOWED.items()}
 _SEPARATOR = re.compile(r"(?<!\\),")
 _COLON = re.compile(rb"(?<!\\):")
 # By which an overlay knows files again that are others after a restore.
@@ -73,7 +72,7 @@ def attributes(text: str) -> int:
 
 def split(kind: str, shown: str) -> tuple[int, bytes]:
     """Return flags and data for mount(2), by what a mount table shows of a file system."""
-    if kind not in _PATTERNS:
+    if kind not in _ALLOWED:
         raise UnsupportedResource(
             f"is a mount of {kind}, which cannot be made again",
             hint="have the runtime mount it: in the mounts of config.json, or by the engine",
@@ -83,7 +82,7 @@ def split(kind: str, shown: str) -> tuple[int, bytes]:
     for option in _SEPARATOR.split(shown):
         if option in _FLAGS:
             flags |= _FLAGS[option]
-        elif not _PATTERNS[kind].fullmatch(option) or option in _TIED:
+        elif not re.fullmatch(_ALLOWED[kind], option) or option in _TIED:
             raise UnsupportedResource(
                 f"is mounted with the option {option} ({kind}), which cannot be saved"
             )
@@ -110,8 +109,8 @@ def inside(data: bytes, maps: IdMaps) -> bytes:
 def check(kind: str, flags: int, data: bytes) -> None:
     """Check a file system of an image before it is made."""
     text = data.decode("utf-8", "surrogateescape")
-    allowed = kind in _PATTERNS and all(
-        _PATTERNS[kind].fullmatch(option) and option not in _TIED
+    allowed = kind in _ALLOWED and all(
+        re.fullmatch(_ALLOWED[kind], option) and option not in _TIED
         for option in (_SEPARATOR.split(text) if text else ())
     )
     if not allowed or flags & ~sum(_FLAGS.values()) or len(data) >= 4096 or b"\0" in data:
