@@ -123,6 +123,8 @@ def peek(master: int) -> Queues:
             output = _drain_output(master, terminal)
             lines += _read_lines(terminal)
             more = _read_rest(terminal, lines)
+            # Each read made room, by which more may have come than fits in at once.
+            more = _take_beyond(terminal, lines) + more
             stopped = _fill_output(terminal, output)
             _fill_input(terminal, lines)
         _write(master, more)
@@ -206,13 +208,31 @@ def _read_lines(terminal: int) -> list[Line]:
         return lines
 
 
+def _take_beyond(terminal: int, lines: list[Line]) -> bytes:
+    """Take away the lines for which a terminal has no room; returns what to type once more."""
+    kept = taken = 0
+    for line in lines:
+        taken += len(line.data) + line.ended
+        if taken > _BUFFER_BYTES:
+            break
+        kept += 1
+    beyond = b"".join(_typed(terminal, line) for line in lines[kept:])
+    del lines[kept:]
+    return beyond
+
+
+def _typed(terminal: int, line: Line) -> bytes:
+    end_of_file = _TERMIOS.unpack(settings(terminal))[5][_VEOF]
+    return line.data + bytes((end_of_file,) if line.ended else ())
+
+
 def _read_rest(terminal: int, lines: list[Line]) -> bytes:
     """Read an unfinished line, too; returns what had not even come to the terminal."""
     rest = b""
     with _without_lines(terminal):
         for line in _read_lines(terminal):
             rest += line.data
-    room = _BUFFER_BYTES - sum(len(line.data) + line.ended for line in lines)
+    room = max(0, _BUFFER_BYTES - sum(len(line.data) + line.ended for line in lines))
     if rest[:room]:
         lines.append(Line(rest[:room], ended=False))
     return rest[room:]
@@ -266,10 +286,8 @@ def _write(fd: int, data: bytes) -> None:
 
 def _fill_input(terminal: int, lines: list[Line]) -> None:
     """Insert what had been typed, without the ways that typing takes (TIOCSTI)."""
-    characters = _TERMIOS.unpack(settings(terminal))[5]
-    end_of_file = characters[_VEOF]
     for line in lines:
-        for one in line.data + bytes((end_of_file,) if line.ended else ()):
+        for one in _typed(terminal, line):
             fcntl.ioctl(terminal, termios.TIOCSTI, bytes((one,)))
 
 
