@@ -125,6 +125,8 @@ def test_what_a_template_cannot_do_is_refused(woodfrog: Woodfrog, build: Build) 
     assert "checksum of page chunk 0" in failed.stderr
     (image / "whole").rename(image / "checkpoint.img")
     assert listed(woodfrog) == {}
+    failed = woodfrog("warm", f"--image-path={image}", "../t", status=1)
+    assert "invalid name of a template '../t'" in failed.stderr
 
     woodfrog("warm", f"--image-path={image}", "t")
     container = woodfrog.create(bundle)

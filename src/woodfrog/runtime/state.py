@@ -50,12 +50,12 @@ class UnknownContainer(StateError):
     """There is no container of that id (any more)."""
 
 
-def check_id(id: str) -> None:
-    """Raise StateError unless the id is a plain name, fit to be a directory's."""
+def check_id(id: str, what: str = "container id") -> None:
+    """Raise StateError unless the id, or `what` it is, is a plain name, fit to be a directory's."""
     allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-."
     if not id or id in (".", "..") or len(id) > 255 or id.strip(allowed):
         raise StateError(
-            f"invalid container id {id!r}", hint="use letters, digits and the characters _ + - ."
+            f"invalid {what} {id!r}", hint="use letters, digits and the characters _ + - ."
         )
 
 

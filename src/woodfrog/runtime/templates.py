@@ -53,7 +53,7 @@ class Place:
     """Where a template is known, whether or not it is there."""
 
     def __init__(self, root: str, name: str) -> None:
-        check_id(name)
+        check_id(name, "name of a template")
         self.name = name
         self.root = root
         self.directory = os.path.join(f"{root}.templates", name)
