@@ -145,6 +145,55 @@ def test_connections_that_nobody_has_accepted_are_given_up_by_a_flag(
             late.add(2)
 
 
+LISTENING = Path(__file__).parent / "connected" / "listening.c"
+
+
+@pytest.mark.parametrize("when", ["checkpoint", "restore", "annotation"])
+def test_only_listeners_are_kept_if_a_policy_says_so(
+    woodfrog: Woodfrog, build: Callable[..., Path], when: str
+) -> None:
+    program = build(LISTENING)
+    bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+    if when == "annotation":
+        bundle.config["annotations"] = {"org.woodfrog.tcp-listen-only": "true"}
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+
+    container.checkpoint(image, *(["--tcp-listen-only"] if when == "checkpoint" else []))
+    container.delete()
+    restored = woodfrog.restore(
+        bundle, image, *(["--tcp-listen-only"] if when == "restore" else [])
+    )
+
+    assert verdict(restored) == "ok\n"
+    assert "TCP connections that nobody has accepted are given up" in restored.told()
+
+
+def test_connections_to_outside_are_reset_if_only_listeners_are_kept(
+    server: Container, client: Client, port: int
+) -> None:
+    os.kill(server.init, signal.SIGSTOP)
+    late = Client(port)
+    image = server.woodfrog.directory / "image"
+    with contextlib.closing(late.socket):
+        late.send(1)
+
+        server.checkpoint(image, "--tcp-listen-only")
+        server.delete()
+        restored = server.woodfrog.restore(server.bundle, image)
+        eventually(lambda: is_stopped(restored), "the program is stopped again")
+        os.kill(restored.init, signal.SIGCONT)
+
+        eventually(lambda: "Connection reset" in restored.told(), "the program sees the reset")
+        another = Client(port)
+        with contextlib.closing(another.socket):
+            assert another.add(1) == 1
+    assert tables(server.woodfrog) == []
+
+
 def is_stopped(container: Container) -> bool:
     stat = Path(f"/proc/{container.init}/stat").read_text()
     return stat.rpartition(")")[2].split()[0] == "T"

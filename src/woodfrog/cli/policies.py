@@ -145,6 +145,13 @@ POLICIES = (
         "restore",
     ),
     Policy(
+        "tcp-listen-only",
+        "keep TCP listeners without what waits there: like --tcp-close, and connections that nobody"
+        " has accepted are given up, too, also those from inside; restored, their ends are reset",
+        "checkpoint",
+        "restore",
+    ),
+    Policy(
         "cuda-checkpoint-path",
         "NVIDIA's program cuda-checkpoint: it takes what is in GPUs into the memory of the"
         " processes that use them, and puts it back",

@@ -59,7 +59,8 @@ def thaw(arguments: Arguments, directory: str, template: Template | None) -> int
     options.cpu_check = arguments["cpu_check"]
     options.file_validation = arguments["file_validation"]
     options.tcp_established = arguments["tcp_established"]
-    options.tcp_close = arguments["tcp_close"]
+    options.tcp_close = arguments["tcp_close"] or arguments["tcp_listen_only"]
+    options.tcp_listen_only = arguments["tcp_listen_only"]
     options.gpus = around.gpus(arguments)
     options.announcement = around.announcement(arguments)
     options.spec_validation = arguments["restore_spec_validation"]

@@ -74,6 +74,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     new_namespaces: frozenset[str]
     tcp_established: bool = False  # TCP connections to outside are taken over
     tcp_close: bool = False  # they are reset
+    tcp_listen_only: bool = False  # ... and so are those that nobody has accepted
 
 
 def admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:

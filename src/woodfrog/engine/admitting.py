@@ -32,6 +32,7 @@ from woodfrog.resources import (
 )
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import CpuCheck
+from woodfrog.resources.files import tcp_socket
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.mount_tree import making as mount_making
 from woodfrog.resources.overlay import Overlay
@@ -110,6 +111,12 @@ class Admitted:
         self.validation = FileValidation(wishes.file_validation)
         plan = self.plan
         admit(plan, bounds, self.vdso, CpuCheck(wishes.cpu_check))
+        self.losses = list(plan.container.losses)
+        if bounds.tcp_listen_only:
+            given_up = tcp_socket.without_waiting(plan.files)
+            plan.files |= given_up
+            if given_up:
+                self.losses.append("TCP connections that nobody has accepted are given up")
         wishes.accept(plan.container)
         ids.refuse_others(plan.container.uid_map, plan.container.gid_map, ids.maps_of(init))
         _refuse_wider_ipc(init, plan, bounds)

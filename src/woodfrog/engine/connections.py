@@ -46,10 +46,14 @@ def end_silently(init: int, files: Iterable[OpenFile], records: Iterable[FileRec
     """Have connections that were saved end with their processes, and their peers not notice.
 
     Until a restore takes its connections over, a network namespace that others keep drops what
-    comes for those to outside: nobody there would answer but by a reset.
+    comes for those to outside: nobody there would answer but by a reset. Those that were given up
+    end in the usual way, and then leave their port to the restored listener.
     """
     outside: list[TcpSocket] = []
     for file, record in zip(files, records, strict=True):
+        if isinstance(record, TcpSocket) and record.reset:
+            with socket.socket(fileno=os.dup(file.descriptor)) as one:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if isinstance(record, TcpSocket) and record.connection is not None:
             with socket.socket(fileno=os.dup(file.descriptor)) as one:
                 tcp_connection.begin_repair(one)

@@ -50,6 +50,7 @@ class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
     tcp_close: bool = False
     tcp_established: bool = False
     tcp_skip_in_flight: bool = False
+    tcp_listen_only: bool = False
     unix_close: bool = False
     with_rootfs: bool = False
     parent: str = ""  # the directory of an image to build on
@@ -178,7 +179,8 @@ def look(
     given = container.network, container.tables
     networks.collect(init, view, nested, obstacles, *given, usual)
     world.look_at(files.files)
-    backlogs.look(world, own_network="network" in container.namespaces)
+    if not options.tcp_listen_only:
+        backlogs.look(world, own_network="network" in container.namespaces)
     undo.enter_context(connections.hushed(init, world.sockets))
     world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)
     file_records = files.collect(world, obstacles)
@@ -217,6 +219,9 @@ def losses_of(files: Sequence[FileRecord]) -> list[str]:
         broken = sum(1 for file in files if isinstance(file, kind) and file.reset)
         if broken:
             found.append(f"{broken} {what} connections to the outside are restored as closed")
+    waiting = sum(file.clients_lost for file in files if isinstance(file, TcpSocket))
+    if waiting:
+        found.append(f"{waiting} TCP connections that nobody has accepted are given up")
     clients = sum(file.clients_lost for file in files if isinstance(file, UnixSocketFile))
     if clients:
         found.append(f"{clients} clients that wait at unix sockets are restored as closed")

@@ -107,7 +107,7 @@ def restore(init: int, directory: str, wishes: Wishes) -> dict[str, object]:
     statistics["admit_us"] = int((admitted_at - began) * 1e6)
     statistics["restore_us"] = int((time.monotonic() - began) * 1e6)
     statistics["page_bytes"] = reader.page_bytes
-    statistics["losses"] = plan.container.losses
+    statistics["losses"] = admitted.losses
     return statistics
 
 

@@ -44,6 +44,7 @@ class Options:
     file_validation = "build-id"
     tcp_established = False
     tcp_close = False
+    tcp_listen_only = False
     spec_validation: str | None = None
     gpus: Toggle | None = None
     announcement: Announcement | None = None
@@ -255,6 +256,7 @@ def bounds(created: Created, kind: type[Bounds], options: Options) -> Bounds:
     return kind(
         tcp_established=options.tcp_established,
         tcp_close=options.tcp_close,
+        tcp_listen_only=options.tcp_listen_only,
         bounding=masks["bounding"] & (1 << len(capability.NAMES)) - 1,
         no_new_privs=bool(wanted.get("noNewPrivileges")),
         seccomp=_profile(config),

@@ -36,7 +36,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     """A TCP socket. `reset` if it was connected, and is restored as a connection that broke.
 
     `connecting` is the address that it is being connected to. `waiting` are the connections from
-    within the container that wait at a listener, and `calls` if it is the other end of such a one.
+    within the container that wait at a listener, and `calls` if it is the other end of such a one;
+    `clients_lost` is how many waited there that a flag gave up.
     """
 
     row: ClassVar[Row] = Row(
@@ -66,6 +67,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     signatures: list[Signature] = []
     waiting: list[Waiting] = []
     calls: bool = False
+    clients_lost: int = 0
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -122,6 +124,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             signatures=tcp_md5.collect(found.md5_keys) if found is not None else [],
             waiting=waiting,
             calls=calls,
+            clients_lost=0 if waiting else left,
         )
 
     def own_addresses(self) -> set[bytes]:
@@ -143,7 +146,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     def restore(self, making: Making) -> int:
         program = making.program
         connection = self.connection
-        named = True
+        named, lent = True, False
         if self.reset or (connection is not None and connection.outside and making.tcp_close):
             fd = making.reset_connection(self.family)
         else:
@@ -162,15 +165,21 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 return fd
             elif self.port:
                 # Connections that ended with the container's former life may linger on its port.
+                # Both bind(2) and listen(2) look at that.
+                lent = not any(
+                    option.place == (socket.SOL_SOCKET, socket.SO_REUSEADDR)
+                    for option in self.options
+                )
                 _reuse_address(program, fd, True)
                 fd, named = inet.bind(making, fd, local, self.family, self.options)
                 program = making.program
-                _reuse_address(program, fd, False)
         self._finish(making, fd)
         if self.state == TCP_LISTEN and named:
             program.call(SYS.LISTEN, fd, self.backlog)
             if self.waiting:
                 making.at_end(self._have_called)
+        if lent:
+            _reuse_address(program, fd, False)
         return fd
 
     def _finish(self, making: Making, fd: int) -> None:
@@ -234,6 +243,15 @@ def check_backlogs(files: Iterable[FileRecord]) -> None:
     ):
         raise ImageError("the image has TCP connections that wait where nobody listens")
     tcp_backlog.check(callers, (one.waiting for one in sockets))
+
+
+def without_waiting(files: Mapping[int, FileRecord]) -> dict[int, FileRecord]:
+    """Return those that change if listeners are restored without what waits there."""
+    return {
+        number: msgspec.structs.replace(one, waiting=[], calls=False, reset=one.calls)
+        for number, one in files.items()
+        if isinstance(one, TcpSocket) and (one.waiting or one.calls)
+    }
 
 
 def count_outside(files: Iterable[FileRecord], *, new_network: bool) -> int:
