@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import astuple
 
 from needs import needs
 from woodfrog.kernel import syscalls
@@ -76,16 +77,16 @@ def test_mappings_are_those_that_we_made(tmp_path: Path) -> None:
     path.unlink()
     (after,) = [m for m in read_maps(US) if m[0] == start]
     syscalls.munmap(HERE, start, PAGE)
-    assert found[:5] == (start, start + PAGE, 3, True, 2 * PAGE)
+    assert astuple(found)[:5] == (start, start + PAGE, 3, True, 2 * PAGE)
     assert found.device == (os.major(inode.st_dev), os.minor(inode.st_dev))
     assert (found.inode, found.name) == (inode.st_ino, os.fsencode(path))
     assert found.flags >= {"rd", "wr", "sh", "dc"}
-    assert plain == [found[:8]]
+    assert plain == [astuple(found)[:8]]
     assert after[7] == os.fsencode(path) + b" (deleted)"
 
 
 def test_smaps_and_maps_tell_of_the_same_mappings(sleeper: int) -> None:
-    assert [m[:8] for m in read_smaps(sleeper)] == read_maps(sleeper)
+    assert [astuple(m)[:8] for m in read_smaps(sleeper)] == read_maps(sleeper)
     assert all(m.flags for m in read_smaps(sleeper))
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import astuple
 
 from needs import needs
 from woodfrog.kernel import ptrace
@@ -53,7 +54,7 @@ def test_seizing_does_not_stop(sleeper: int) -> None:
     assert ptrace.poll(sleeper) is None
     assert read_stat(f"/proc/{sleeper}").state == "S"
     ptrace.interrupt(sleeper)
-    assert ptrace.wait(sleeper) == (sleeper, Event.STOPPED, 128, signal.SIGTRAP)
+    assert astuple(ptrace.wait(sleeper)) == (sleeper, Event.STOPPED, 128, signal.SIGTRAP)
     ptrace.detach(sleeper)
 
 
@@ -119,7 +120,7 @@ def test_queued_signals_are_read_in_order(held: int, count: int) -> None:
 def test_a_signal_stops_its_task_and_is_told(held: int) -> None:
     ptrace.resume(held)
     sigqueue(held, RT, 77)
-    assert ptrace.wait(held) == (held, Event.SIGNAL, RT, RT)
+    assert astuple(ptrace.wait(held)) == (held, Event.SIGNAL, RT, RT)
     assert struct.unpack_from("<i20xi", ptrace.signal_info(held)) == (RT, 77)
 
 
@@ -182,14 +183,14 @@ def test_a_fork_is_told_and_its_child_is_held() -> None:
 
 def test_a_held_process_that_is_killed_is_told(held: int) -> None:
     os.kill(held, signal.SIGKILL)
-    assert ptrace.wait(held) == (held, Event.KILLED, 9, 9)
+    assert astuple(ptrace.wait(held)) == (held, Event.KILLED, 9, 9)
 
 
 def test_an_exit_status_is_taken_apart() -> None:
-    assert ptrace.parse_status(5, 3 << 8) == (5, Event.EXITED, 3, 0)
-    assert ptrace.parse_status(5, 0x137F) == (5, Event.SIGNAL, 19, 19)
-    assert ptrace.parse_status(5, 128 << 16 | 0x137F) == (5, Event.STOPPED, 128, 19)
-    assert ptrace.parse_status(5, 1 << 16 | 0x057F) == (5, Event.EVENT, 1, 5)
+    assert astuple(ptrace.parse_status(5, 3 << 8)) == (5, Event.EXITED, 3, 0)
+    assert astuple(ptrace.parse_status(5, 0x137F)) == (5, Event.SIGNAL, 19, 19)
+    assert astuple(ptrace.parse_status(5, 128 << 16 | 0x137F)) == (5, Event.STOPPED, 128, 19)
+    assert astuple(ptrace.parse_status(5, 1 << 16 | 0x057F)) == (5, Event.EVENT, 1, 5)
 
 
 def test_the_rseq_area_of_a_c_program_is_told(held: int) -> None:

@@ -4,6 +4,7 @@ import struct
 import time
 
 import pytest
+from msgspec.structs import astuple, replace
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import NO_CALL, Registers
@@ -104,14 +105,14 @@ def test_an_unknown_beginning_takes_nothing_off(
 def test_a_wait_that_is_over_still_has_a_moment() -> None:
     # No time at all would mean another thing: see the next test.
     registers = stopped(SYS.POLL, rdx=10)
-    assert left(registers, slept(SYS.POLL, S)) == (SYS.POLL, 1)
+    assert astuple(left(registers, slept(SYS.POLL, S))) == (SYS.POLL, 1)
     assert with_time_left(registers, TimedCall(SYS.POLL, 1), 0).rdx == 1
 
 
 def test_a_call_without_a_timeout_that_runs_down_is_made_again_as_it_was() -> None:
     registers = stopped(SYS.EPOLL_WAIT, EINTR, r10=-1)
     call = left(registers, slept(SYS.EPOLL_WAIT, S))
-    assert call == (SYS.EPOLL_WAIT, 0)
+    assert astuple(call) == (SYS.EPOLL_WAIT, 0)
     again = with_time_left(registers, call, 0x7000)
     assert (again.rax, again.r10, again.rip) == (SYS.EPOLL_WAIT, WORD, 0x401000)
 
@@ -132,7 +133,7 @@ def test_a_call_without_a_timeout_that_runs_down_is_made_again_as_it_was() -> No
     ],
 )
 def test_timeouts_that_do_not_run_down_are_known(number: int, arguments: dict[str, int]) -> None:
-    assert left(stopped(number, EINTR, **arguments), slept(number, S)) == (number, 0)
+    assert astuple(left(stopped(number, EINTR, **arguments), slept(number, S))) == (number, 0)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_timeouts_that_do_not_run_down_are_known(number: int, arguments: dict[st
 )
 def test_a_sleep_is_believed_what_it_says_was_left(number: int, arguments: dict[str, int]) -> None:
     call = left(stopped(number, **arguments), slept(number, S))
-    assert call == (number, 6 * S + 5)
+    assert astuple(call) == (number, 6 * S + 5)
 
 
 def test_the_timeout_of_io_uring_enter_is_in_its_argument() -> None:
@@ -222,5 +223,5 @@ def test_only_a_restart_block_is_gone_on_with(result: int) -> None:
 )
 def test_a_paused_wait_is_known_again(now: Waiting, is_the_same: bool) -> None:
     before = Waiting(SYS.POLL, "poll_schedule", 100, 5)
-    assert now.as_it_was(before) == (before._replace(switches=now.switches) if is_the_same else now)
+    assert now.as_it_was(before) == (replace(before, switches=now.switches) if is_the_same else now)
     assert now.as_it_was(None) == now

@@ -15,12 +15,12 @@ def run(arguments: Arguments) -> None:
     if not arguments["json"]:
         sys.stdout.write(" ".join(cpu.features) + "\n")
         return
+    from msgspec.structs import asdict
+
     from woodfrog.runtime import jsontext
 
-    states = [
-        {"name": cpuid.state_names(1 << one.number)[0], **one._asdict()} for one in cpu.states
-    ]
-    sys.stdout.write(jsontext.write(cpu._asdict() | {"states": states}, 2) + "\n")
+    states = [{"name": cpuid.state_names(1 << one.number)[0], **asdict(one)} for one in cpu.states]
+    sys.stdout.write(jsontext.write(asdict(cpu) | {"states": states}, 2) + "\n")
 
 
 COMMAND = Command(

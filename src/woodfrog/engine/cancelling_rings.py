@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from woodfrog.engine.collected import scratch_in
 from woodfrog.engine.rings import Ring, Rings
@@ -62,7 +63,7 @@ def _cancel(rings: Rings, ring: Ring, record: AnyIoUring, vdso: Vdso) -> AnyIoUr
         )
     found = sort_out(seen, cancelled)
     if ring.has_several_users:
-        found = found._replace(reissued=[], cancelled=cancelled)
+        found = replace(found, reissued=[], cancelled=cancelled)
     return msgspec.structs.replace(
         record,
         ring=_with(record, sample, others),

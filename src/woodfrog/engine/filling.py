@@ -8,7 +8,9 @@ only after that lets go.
 import os
 import select
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NoReturn, Protocol
+
+import msgspec
 
 from woodfrog.engine.page_server import PageServer
 from woodfrog.engine.staying import leave_everything
@@ -45,7 +47,7 @@ class Keeper(Protocol):
         """Note that all is in, or the container has ended."""
 
 
-class Task(NamedTuple):
+class Task(msgspec.Struct, frozen=True):
     """What there is to do, as the page server takes it; see there. The descriptors are its own.
 
     `working_set` says what comes first, by pids inside, or has it noted.

@@ -36,14 +36,14 @@ class Inherited(NamedTuple):
     pages: list[PageRange] = []
 
 
-class Wish(NamedTuple):
+class Wish(msgspec.Struct, frozen=True):
     """Pages that a child is to inherit, and its mappings, in some of which they are."""
 
     mappings: Sequence[Mapping]
     pages: list[PageRange]
 
 
-class Reconciled(NamedTuple):
+class Reconciled(msgspec.Struct, frozen=True):
     """What an address space has still to do, with what it has inherited.
 
     `kept` are ranges that stay mapped, and `dropped` those of their pages that it hasn't any more;
@@ -129,7 +129,7 @@ class Inheritance:
             memory_making.unmap_all(program, [stub.area])
             before = Inherited()
         credentials.set_effective(program, self._capabilities, self._permitted)
-        pieces, pages = _have(program, list(_with_some_of(*wish)), before)
+        pieces, pages = _have(program, list(_with_some_of(wish.mappings, wish.pages)), before)
         credentials.set_effective(program, self._permitted, self._permitted)
         right = page_sets.ranges(page_sets.same(wish.pages, pages))
         new = page_sets.without(wish.pages, right)

@@ -5,7 +5,9 @@ Nothing but clone(2) lets processes share memory, signal actions, descriptors or
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from woodfrog.resources.process import Shares
 
@@ -38,7 +40,7 @@ class How(Enum):
     ORPHAN = "orphan"  # made by a passing process that the maker makes, and that ends
 
 
-class Maker(NamedTuple):
+class Maker(msgspec.Struct, frozen=True):
     """Who makes a process, and how."""
 
     pid: int

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from typing import NamedTuple
 
 import msgspec
 
@@ -77,7 +76,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     rootfs: str = ""  # where the host has its root, if changes there belong to the image
 
 
-class Looked(NamedTuple):
+class Looked(msgspec.Struct, frozen=True):
     """A held container, and all that was seen in it."""
 
     tree: Held

@@ -3,7 +3,8 @@
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.engine.admission import Bounds
 from woodfrog.engine.making_namespaces import MadeNamespaces
@@ -23,7 +24,7 @@ from woodfrog.resources.packet_filters.nftables import Nftables
 _OWN = 0
 
 
-class _SetUp(NamedTuple):
+class _SetUp(msgspec.Struct, frozen=True):
     """What a network namespace is set up with; its id is 0 for the container's own."""
 
     number: int

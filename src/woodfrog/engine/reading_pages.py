@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.errors import while_
 from woodfrog.image.chain import Chain, merged
@@ -26,7 +27,7 @@ from woodfrog.resources.missing_memory import Division
 _HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
-class Space(NamedTuple):
+class Space(msgspec.Struct, frozen=True):
     """Mapped memory that may be written to, the pages that it lacks, and whose it is."""
 
     stub: Stub
@@ -34,7 +35,7 @@ class Space(NamedTuple):
     pages: Sequence[PageRange]
 
 
-class _Target(NamedTuple):
+class _Target(msgspec.Struct, frozen=True, order=True):
     """Where pages go: a process, or an open userfaultfd of it."""
 
     pid: int

@@ -6,9 +6,9 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from woodfrog.engine.changes import in_common, without
 from woodfrog.engine.shared_objects import SharedObject
@@ -38,7 +38,7 @@ _CALLS_AT_ONCE = 100
 _MOST_KEPT = 256 << 20
 
 
-class _Write(NamedTuple):
+class _Write(msgspec.Struct, frozen=True):
     """Pages to be written to a process's memory or to a file: `fd` is open on either.
 
     Those that may be the same already are compared first. A file has no more than `size` bytes.
@@ -52,7 +52,7 @@ class _Write(NamedTuple):
     size: int | None = None
 
 
-class Layout(NamedTuple):
+class Layout(msgspec.Struct, frozen=True):
     """How the mappings of a process have to change, and which stay."""
 
     unmap: list[tuple[int, int]]
@@ -357,7 +357,7 @@ def _differing(pieces: list[_Write], contents: memoryview) -> Iterator[_Write]:
         at = 0
         for begin, end in [*same, (one.length, one.length)]:
             if at < begin:
-                yield one._replace(start=one.start + at, length=begin - at, store=one.store + at)
+                yield replace(one, start=one.start + at, length=begin - at, store=one.store + at)
             at = end
 
 
@@ -374,7 +374,7 @@ def _in_chunks(one: _Write) -> Iterator[_Write]:
     done = 0
     while done < one.length:
         step = min(one.length - done, CHUNK - (one.store + done) % CHUNK)
-        yield one._replace(start=one.start + done, length=step, store=one.store + done)
+        yield replace(one, start=one.start + done, length=step, store=one.store + done)
         done += step
 
 

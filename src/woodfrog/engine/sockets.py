@@ -4,7 +4,8 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from socket import socket as raw_socket
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.errors import UnsupportedResource
@@ -28,7 +29,7 @@ _NOT_ACCEPTED = (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT)
 _OWN = 0
 
 
-class Unread(NamedTuple):
+class Unread(msgspec.Struct, frozen=True):
     """What waits at a listener and holds data; the first `queued` of it are in its queue."""
 
     listener: InetSocket

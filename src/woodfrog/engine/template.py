@@ -10,7 +10,8 @@ import ctypes
 import mmap
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.engine import kinship, reading_pages
 from woodfrog.engine.plan import Plan
@@ -39,7 +40,7 @@ _HUGE, _LARGEST = 2 << 20, 1 << 30
 _MADV_COLLAPSE = 25
 
 
-class Staged(NamedTuple):
+class Staged(msgspec.Struct, frozen=True):
     """A mapping that is moved to `start` from where it lies ready."""
 
     start: int

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import NamedTuple, NoReturn, Protocol
 
+import msgspec
+
 from woodfrog.engine.collected import CollectedProcess, scratch_in
 from woodfrog.engine.staying import leave_everything
 from woodfrog.kernel import features, userfaultfd
@@ -46,7 +48,7 @@ class Noted(NamedTuple):
     descriptor: int
 
 
-class Known(NamedTuple):
+class Known(msgspec.Struct, frozen=True):
     """What is noted of a container, by the pids of its processes, and since which image.
 
     `file` is that image's file as it was when all of it had been written or checked, if we know.

@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import msgspec
 from xxhash import xxh3_128_digest as checksum
@@ -36,7 +36,7 @@ _ARRAY_START = struct.Struct(">BI")
 _ARRAY32 = 0xDD
 
 
-class Parent(NamedTuple):
+class Parent(msgspec.Struct, frozen=True):
     """An image whose pages another one refers to."""
 
     directory: str

@@ -5,7 +5,8 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -32,7 +33,7 @@ _AT_ONCE = 1 << 12
 _POSSIBLE = "/sys/devices/system/cpu/possible"
 
 
-class MapInfo(NamedTuple):
+class MapInfo(msgspec.Struct, frozen=True):
     """What a map is: struct bpf_map_info."""
 
     type: int

@@ -2,7 +2,8 @@
 
 import ctypes
 import mmap
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -97,7 +98,7 @@ STATES = {
 }
 
 
-class State(NamedTuple):
+class State(msgspec.Struct, frozen=True):
     """Where XSAVE keeps one of the larger states, in the form that ptrace shows."""
 
     number: int
@@ -105,7 +106,7 @@ class State(NamedTuple):
     size: int
 
 
-class Cpu(NamedTuple):
+class Cpu(msgspec.Struct, frozen=True):
     """A CPU as programs see it."""
 
     vendor: str

@@ -3,7 +3,8 @@
 import os
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 # ident, then type, machine, version, entry, phoff, shoff, flags, ehsize, phentsize, phnum
 _HEADER = struct.Struct("<16s2HI3QI3H")
@@ -50,7 +51,7 @@ def _in_notes(notes: bytes, align: int) -> bytes:
     return b""
 
 
-class Function(NamedTuple):
+class Function(msgspec.Struct, frozen=True):
     """Where a function begins in an image that is loaded at 0, and its length."""
 
     start: int

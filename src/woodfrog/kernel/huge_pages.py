@@ -2,7 +2,8 @@
 
 import os
 import struct
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -12,7 +13,7 @@ _HUGETLBFS_MAGIC = 0x958458F6
 _POOLS = "/sys/kernel/mm/hugepages"
 
 
-class Pool(NamedTuple):
+class Pool(msgspec.Struct, frozen=True):
     """How many pages of one size this machine has, and how many of them can still be had."""
 
     total: int

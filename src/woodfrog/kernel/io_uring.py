@@ -6,6 +6,8 @@ import os
 import struct
 from typing import NamedTuple, Self
 
+import msgspec
+
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Caller
 
@@ -42,7 +44,7 @@ _PARAMS = struct.Struct("<10I8IQ8IQ")
 _BUFFER_STATUS_BYTES = 40
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """What a request says."""
 
     opcode: int

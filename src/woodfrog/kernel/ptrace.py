@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.errors import UnsupportedResource
 
@@ -103,7 +104,7 @@ class Event(Enum):
     KILLED = "killed"
 
 
-class Status(NamedTuple):
+class Status(msgspec.Struct, frozen=True):
     """A wait status taken apart. `number` is the signal, the exit status or the event."""
 
     pid: int
@@ -245,7 +246,7 @@ def seccomp_filter_flags(pid: int, index: int) -> int:
     return int(buffer[1])
 
 
-class Rseq(NamedTuple):
+class Rseq(msgspec.Struct, frozen=True):
     """struct ptrace_rseq_configuration: the registered rseq area of a task."""
 
     address: int

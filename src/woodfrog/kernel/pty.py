@@ -13,7 +13,8 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.console import TIOCGPTPEER
 
@@ -30,14 +31,14 @@ _BUFFER_BYTES = 4095
 _READ_AT_ONCE = 1 << 17
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True):
     """Input as one read gets it; `ended` without a line end: by the end-of-file character."""
 
     data: bytes
     ended: bool
 
 
-class Queues(NamedTuple):
+class Queues(msgspec.Struct, frozen=True):
     """What the terminal's readers will get, and its master's. `stopped`: output was, as by ^S."""
 
     input: list[Line]

@@ -6,7 +6,8 @@ import fcntl
 import os
 import socket
 import struct
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.netlink.messages import answers, attribute, attributes_of, message, socket_at
 
@@ -40,7 +41,7 @@ _OFFLOADS = {
 }
 
 
-class Attached(NamedTuple):
+class Attached(msgspec.Struct, frozen=True):
     """The device that a file is a queue of; `has_filter` if it was given one."""
 
     name: bytes

@@ -6,7 +6,9 @@ A stop hides both: the kernel then shows the stop instead of the wait. So look b
 import os
 import re
 import time
-from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from woodfrog.kernel.abi.x86_64 import SYS
 
@@ -44,7 +46,7 @@ _SWITCHES = re.compile(rb"nr_voluntary_switches\s*:\s*(\d+)")
 _EXEC_START = re.compile(rb"se\.exec_start\s*:\s*(\d+)\.(\d+)")
 
 
-class Waiting(NamedTuple):
+class Waiting(msgspec.Struct, frozen=True):
     """A call that a task slept in: its number, where in the kernel, and since when.
 
     `since` is in nanoseconds of our CLOCK_MONOTONIC, 0 if unknown. `switches` is how often the task
@@ -70,7 +72,7 @@ class Waiting(NamedTuple):
             return self
         once_more = 0 if before.channel == self.channel else 1
         same = self.switches - before.switches == once_more
-        return before._replace(switches=self.switches) if same else self
+        return replace(before, switches=self.switches) if same else self
 
 
 class SchedulerClocks:

@@ -4,7 +4,8 @@ import ctypes
 import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
@@ -23,7 +24,7 @@ _COUNTERS = 16
 HOOKS = 5
 
 
-class Table(NamedTuple):
+class Table(msgspec.Struct, frozen=True):
     """A table: which hooks it has, where in its entries they begin and end, and the entries."""
 
     hooks: int
@@ -93,7 +94,7 @@ def without_counters(family: int, entries: bytes) -> bytes:
     return bytes(changed)
 
 
-class Part(NamedTuple):
+class Part(msgspec.Struct, frozen=True):
     """An entry of a table, as far as anybody but the kernel needs to know."""
 
     counters: bytes

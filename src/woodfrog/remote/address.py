@@ -1,6 +1,6 @@
 """Addresses and ranges in another task's memory, never to be mixed up with our own."""
 
-from typing import NamedTuple
+import msgspec
 
 from woodfrog.kernel.abi.x86_64 import PAGE
 
@@ -8,7 +8,7 @@ from woodfrog.kernel.abi.x86_64 import PAGE
 TASK_SIZE = 0x7FFF_FFFF_F000
 
 
-class RemoteRange(NamedTuple):
+class RemoteRange(msgspec.Struct, frozen=True):
     """Addresses from `start` up to, not including, `end`."""
 
     start: int

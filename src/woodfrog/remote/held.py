@@ -5,6 +5,8 @@ import struct
 from collections.abc import Iterator
 from functools import cached_property
 
+from msgspec.structs import replace
+
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
@@ -85,7 +87,7 @@ class HeldTask:
         # One switch for the stop itself; with more, it is another wait than the one looked at.
         switches = int(self.status["voluntary_ctxt_switches"])
         if self.waiting is not None and switches > self.waiting.switches + 1:
-            self.waiting = self.waiting._replace(since=0)
+            self.waiting = replace(self.waiting, since=0)
         registers = out_of_critical_section(self.pid, self.process.memory, self._stopped_at)
         if self.seccomp:
             ptrace.set_options(self.pid, ptrace.O_SUSPEND_SECCOMP)
@@ -118,7 +120,7 @@ class HeldTask:
             for address, data in written(registers, call, place, self._read):
                 os.pwrite(self.process.memory, data, address)
         except OSError:
-            call = call._replace(left_ns=0)
+            call = replace(call, left_ns=0)
         return with_time_left(registers, call, place)
 
     def _read(self, address: int, length: int) -> bytes:

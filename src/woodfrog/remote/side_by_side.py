@@ -2,7 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from woodfrog.errors import while_
 from woodfrog.remote.program import Program
@@ -23,7 +25,7 @@ class Runner(Protocol):
         """Wait for the program's end and take its results."""
 
 
-class _Running(NamedTuple):
+class _Running(msgspec.Struct, frozen=True):
     task: Runner
     program: Program
     doing: str

@@ -8,7 +8,9 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Registers
@@ -29,7 +31,7 @@ _CALLS = {
 }
 
 
-class SocketWait(NamedTuple):
+class SocketWait(msgspec.Struct, frozen=True):
     """A task's wait at a descriptor of its process, with the microseconds that were left."""
 
     process: int
@@ -39,7 +41,7 @@ class SocketWait(NamedTuple):
     left_us: int
 
 
-class Resumed(NamedTuple):
+class Resumed(msgspec.Struct, frozen=True):
     """A wait that went on after an earlier hold, at this time (nanoseconds of CLOCK_MONOTONIC)."""
 
     wait: SocketWait
@@ -68,11 +70,11 @@ def socket_wait(
     # Unless it has run since, but for making the call again, it still is the same wait.
     if (
         resumed is not None
-        and resumed.wait._replace(left_us=left) == wait
+        and replace(resumed.wait, left_us=left) == wait
         and waiting.since - resumed.at < _PATIENCE_S * 1e9
     ):
         passed_us = (time.monotonic_ns() - resumed.at) // 1000
-        wait = wait._replace(left_us=max(1, resumed.wait.left_us - passed_us))
+        wait = replace(wait, left_us=max(1, resumed.wait.left_us - passed_us))
     return wait if whole else None
 
 

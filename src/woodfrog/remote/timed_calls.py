@@ -6,7 +6,8 @@ or write. So the time left is computed from when the task last ran.
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Registers
@@ -45,7 +46,7 @@ _REMAINING = {SYS.NANOSLEEP: "rsi", SYS.CLOCK_NANOSLEEP: "r10"}
 Reader = Callable[[int, int], bytes]
 
 
-class TimedCall(NamedTuple):
+class TimedCall(msgspec.Struct, frozen=True):
     """A wait: the call's number, and the nanoseconds that were left; 0 if it has no timeout that
     runs down, so that it is made again as it was."""
 

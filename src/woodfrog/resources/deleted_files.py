@@ -10,6 +10,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
@@ -155,7 +157,7 @@ def check(one: DeletedFile, page_bytes: int) -> None:
     shared_memory.check_extents(one.extents, one.size, one.store, page_bytes)
 
 
-class _Place(NamedTuple):
+class _Place(msgspec.Struct, frozen=True):
     """Where a file can be made: below a directory that exists, perhaps in others that don't."""
 
     parent: bytes  # empty: in a file system of ours

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -15,7 +14,7 @@ from woodfrog.resources.file_tree import Collector, Tree
 _STEP = 1 << 20
 
 
-class Reset(NamedTuple):
+class Reset(msgspec.Struct, frozen=True):
     """What is to be removed, and what to be made (directories before what is in them)."""
 
     remove: list[bytes]

@@ -3,7 +3,9 @@
 import errno
 import os
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import Self
+
+import msgspec
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import io_uring
@@ -18,7 +20,7 @@ _WORD = 0xFFFFFFFF
 _BAD_ADDRESS = 8
 
 
-class Contents(NamedTuple):
+class Contents(msgspec.Struct, frozen=True):
     """The memory, without zeros at its end, and what it tells of requests on their way.
 
     `personalities`: a request has been made with other credentials than the thread's.

@@ -6,7 +6,8 @@ hold the last requests and the last completions, and how many there have been.
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.io_uring import CQE_F_MORE, Request
 
@@ -29,7 +30,7 @@ class Unclear(Exception):
     """It can't be told which requests are on their way, or how far they are."""
 
 
-class Seen(NamedTuple):
+class Seen(msgspec.Struct, frozen=True):
     """What is seen of a ring: the last requests and completions, oldest first, and more.
 
     `on_their_way` is how many are, if each was completed once; `whole`: there were no others.
@@ -49,7 +50,7 @@ def is_countable(seen: Seen) -> bool:
     return not several and not any(sqe[1] & _CQE_SKIP_SUCCESS for sqe in seen.requests)
 
 
-class Pending(NamedTuple):
+class Pending(msgspec.Struct, frozen=True):
     """Requests on their way: those that can be made again, and the user_data of all others."""
 
     reissued: list[bytes]

@@ -3,7 +3,8 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.resources.files.io_uring import Buffer
 
@@ -28,7 +29,7 @@ _OVERFLOWN = re.compile(r"\s+user_data=(\d+), res=(-?\d+), flags=([0-9a-f]+)")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
-class Shown(NamedTuple):
+class Shown(msgspec.Struct, frozen=True):
     """Sizes and counts of requests and completions, and what is registered.
 
     `files` are as links in /proc/PID/fd read, empty for a place without one. `polled` counts the

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import replace
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
@@ -292,11 +293,11 @@ def _without(mappings: list[KernelMapping], ours: tuple[int, int]) -> Iterator[K
             yield found
             continue
         if found.start < ours[0]:
-            yield found._replace(end=ours[0])
+            yield replace(found, end=ours[0])
         if found.start <= ours[0]:
-            yield found._replace(start=ours[0], end=min(found.end, ours[1]))
+            yield replace(found, start=ours[0], end=min(found.end, ours[1]))
         if found.end > ours[1]:
-            yield found._replace(start=ours[1], offset=found.offset)
+            yield replace(found, start=ours[1], offset=found.offset)
 
 
 def _mapping(

@@ -3,7 +3,8 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.resources.memory import Mapping, PageRange, Source
 
@@ -11,7 +12,7 @@ _MADV_HUGEPAGE, _MADV_NOHUGEPAGE, _MADV_WIPEONFORK = 14, 15, 18
 _LARGE, _LARGE_PIECE = 1 << 20, 64 << 10
 
 
-class Division(NamedTuple):
+class Division(msgspec.Struct, frozen=True):
     """The pages of an address space: those that it needs at once, and those that may come later.
 
     `mappings` are those whose pages may, as (start, end).

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 _HEAD = struct.Struct("<HH")
 _HOP = struct.Struct("<HBBi")  # struct rtnexthop: length, flags, hops, interface
@@ -13,7 +14,7 @@ _NUMBER = 0x3FFF
 _DEEPEST = 20
 
 
-class Field(NamedTuple):
+class Field(msgspec.Struct, frozen=True):
     """What an attribute may hold: so many bytes, or attributes."""
 
     least: int = 0
@@ -50,7 +51,7 @@ class UnknownKindError(ValueError):
     """There is no layout for an attribute of this kind."""
 
 
-class Visitor(NamedTuple):
+class Visitor(msgspec.Struct, frozen=True):
     """What is done with what is met."""
 
     turn: Callable[[int], int]  # the index of an interface into another

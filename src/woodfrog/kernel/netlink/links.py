@@ -2,7 +2,8 @@
 
 import socket
 import struct
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.netlink.messages import (
     NLM_F_ACK,
@@ -27,7 +28,7 @@ _LINK = struct.Struct("<BxHiII")  # ifinfomsg: family, type, index, flags, which
 _ADDRESS = struct.Struct("<4Bi")  # ifaddrmsg: family, prefix length, flags, scope, index
 
 
-class _Address(NamedTuple):
+class _Address(msgspec.Struct, frozen=True):
     family: int
     prefix: int
     attributes: dict[int, bytes]

@@ -2,7 +2,8 @@
 
 import socket
 import struct
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.netlink.messages import attributes_of
 from woodfrog.kernel.netlink.sock_diag import dump
@@ -13,7 +14,7 @@ _MEMBERSHIP = struct.Struct("<IIHH32s")
 _RING = struct.Struct("<7I")
 
 
-class PacketMembership(NamedTuple):
+class PacketMembership(msgspec.Struct, frozen=True):
     """What a socket has a device do: `kind` is PACKET_MR_…; so many times."""
 
     device: int
@@ -22,7 +23,7 @@ class PacketMembership(NamedTuple):
     address: bytes
 
 
-class PacketRing(NamedTuple):
+class PacketRing(msgspec.Struct, frozen=True):
     """A ring, in blocks of frames; the last three are those of TPACKET_V3."""
 
     block_size: int
@@ -34,7 +35,7 @@ class PacketRing(NamedTuple):
     features: int
 
 
-class PacketInfo(NamedTuple):
+class PacketInfo(msgspec.Struct, frozen=True):
     """One AF_PACKET socket; `protocol` is an EtherType, `device` 0 for all of them."""
 
     protocol: int

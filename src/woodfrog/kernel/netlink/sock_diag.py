@@ -4,7 +4,8 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.netlink.messages import (
     NLM_F_DUMP,
@@ -32,7 +33,7 @@ TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 2
 TCP_TIME_WAIT, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_LISTEN, TCP_CLOSING = range(6, 12)
 
 
-class UnixSocket(NamedTuple):
+class UnixSocket(msgspec.Struct, frozen=True):
     """One AF_UNIX socket; `name` as it was bound, abstract ones begin with a zero byte."""
 
     type: int
@@ -47,7 +48,7 @@ class UnixSocket(NamedTuple):
     shutdown: int
 
 
-class Md5Key(NamedTuple):
+class Md5Key(msgspec.Struct, frozen=True):
     """A key of TCP_MD5SIG, for peers with an address that begins with some bits."""
 
     address: bytes
@@ -55,7 +56,7 @@ class Md5Key(NamedTuple):
     key: bytes
 
 
-class InetSocket(NamedTuple):
+class InetSocket(msgspec.Struct, frozen=True):
     """One TCP socket; of an orphan, or one that nobody has accepted yet, the inode is 0."""
 
     family: int

@@ -1,12 +1,13 @@
 """/proc/PID/smaps: mappings with their flags."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+
+import msgspec
 
 # Of what smaps prints per mapping, only the head line, the flags and the protection key are read.
 
 
-class Mapping(NamedTuple):
+class Mapping(msgspec.Struct, frozen=True):
     """One mapping. `flags` are the two-letter VmFlags of proc_pid_smaps(5)."""
 
     start: int

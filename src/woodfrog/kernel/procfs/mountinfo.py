@@ -2,12 +2,13 @@
 
 import os
 import re
-from typing import NamedTuple
+
+import msgspec
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
-class Mount(NamedTuple):
+class Mount(msgspec.Struct, frozen=True):
     """One mount, as proc_pid_mountinfo(5) has it; `tags` are its optional fields."""
 
     mnt_id: int

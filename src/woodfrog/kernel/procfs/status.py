@@ -1,6 +1,6 @@
 """/proc/PID/status and /proc/PID/stat."""
 
-from typing import NamedTuple
+import msgspec
 
 
 def read_status(path: str) -> dict[str, str]:
@@ -12,7 +12,7 @@ def read_status(path: str) -> dict[str, str]:
         }
 
 
-class Stat(NamedTuple):
+class Stat(msgspec.Struct, frozen=True):
     """What we need of proc_pid_stat(5)."""
 
     comm: bytes

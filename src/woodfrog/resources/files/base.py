@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import msgspec
 
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel import syscalls
@@ -295,7 +297,7 @@ class Late(Protocol):
         """
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True):
     """What the README says of a kind: what such files are, and what of them is kept or refused."""
 
     called: str
@@ -389,7 +391,7 @@ class FileRecord(Record, frozen=True):
         return ""
 
 
-class DescriptorTable(NamedTuple):
+class DescriptorTable(msgspec.Struct, frozen=True):
     """A process's descriptors: the ids of the files behind them, and which are close-on-exec."""
 
     files: Mapping[int, int]

@@ -8,7 +8,8 @@ import os
 import socket
 import struct
 import time
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
@@ -35,7 +36,7 @@ class Corked(Part, frozen=True):
     by_option: bool
 
 
-class _Datagram(NamedTuple):
+class _Datagram(msgspec.Struct, frozen=True):
     target: bytes
     port: int
     data: bytes

@@ -4,7 +4,8 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
@@ -32,7 +33,7 @@ class Membership(Part, frozen=True):
     sources: list[bytes]
 
 
-class _Joined(NamedTuple):
+class _Joined(msgspec.Struct, frozen=True):
     device: bytes
     number: int
     group: bytes

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import msgspec
+from msgspec.structs import asdict
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
@@ -80,7 +81,7 @@ def collect(
 ) -> tuple[Ring | None, Ring | None]:
     """Read the rings of a socket, through a descriptor of ours."""
     rings = [
-        Ring(**found._asdict(), head=0, contents=[]) if found else None
+        Ring(**asdict(found), head=0, contents=[]) if found else None
         for found in (receiving, sending)
     ]
     size = sum(ring.size for ring in rings if ring)

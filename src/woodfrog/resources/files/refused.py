@@ -2,12 +2,13 @@
 
 import os
 import socket
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.resources.files.base import OpenFile
 
 
-class Refused(NamedTuple):
+class Refused(msgspec.Struct, frozen=True):
     """What such a file is called, and a hint."""
 
     called: str

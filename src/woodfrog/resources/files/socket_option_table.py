@@ -5,7 +5,8 @@ Missing are those that can be set but not be read; README.md lists them.
 """
 
 import socket
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel import capability
 
@@ -24,7 +25,7 @@ IPV6_ROUTER_ALERT = 22
 _EITHER = CAP_NET_ADMIN | CAP_NET_RAW
 
 
-class Known(NamedTuple):
+class Known(msgspec.Struct, frozen=True):
     """An option: level, name, the most bytes of its value; `early` if it matters to bind(2).
 
     `rights` are the capabilities one of which setting it needs. With `unconnected`, it is only of a

@@ -6,7 +6,8 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import mounts, syscalls
@@ -32,7 +33,7 @@ def peer_name(one: socket.socket) -> bytes:
     return name if isinstance(name, bytes) else os.fsencode(name)
 
 
-class BoundPath(NamedTuple):
+class BoundPath(msgspec.Struct, frozen=True):
     """Mode (with the type) and owner of a socket's path; zeros if it was unlinked.
 
     `alias` is its path if that isn't its name any more: renamed, or linked and unlinked.
@@ -135,7 +136,7 @@ def address_of(name: bytes) -> bytes:
     return struct.pack("<H", socket.AF_UNIX) + name + tail
 
 
-class Name(NamedTuple):
+class Name(msgspec.Struct, frozen=True):
     """A socket's name, the directory where a relative one begins, and whether it is to stay.
 
     A path that nobody finds any more, or whose socket isn't saved, is one of a place apart.

@@ -6,7 +6,9 @@ import os
 import socket
 import struct
 import termios
-from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
@@ -28,7 +30,7 @@ _READ_AT_ONCE = 1 << 20
 _ROOM_BESIDE = socket.CMSG_SPACE(_MOST_RIGHTS * 4) + 512
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True):
     """A piece that keeps its bounds, and descriptors of ours for the files that it carries.
 
     `sender` is the name of the socket that a datagram came from, if it had one; `author` are the
@@ -127,7 +129,7 @@ def _joined(messages: list[Message]) -> list[Message]:
         last = joined[-1] if joined else None
         alike = last and not (message.descriptors or last.descriptors)
         if last and alike and message.author == last.author:
-            joined[-1] = last._replace(data=last.data + message.data)
+            joined[-1] = replace(last, data=last.data + message.data)
         else:
             joined.append(message)
     return joined

@@ -3,6 +3,8 @@
 import os
 from collections import Counter
 
+from msgspec.structs import replace
+
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.resources.file_entry import ROOT
@@ -42,7 +44,7 @@ def as_copied(mounts: list[Mount], now: list[Mount]) -> list[Mount]:
         else:
             ids[mount.mnt_id] = -mount.mnt_id
     return [
-        mount._replace(mnt_id=ids[mount.mnt_id], parent=ids.get(mount.parent, mount.parent))
+        replace(mount, mnt_id=ids[mount.mnt_id], parent=ids.get(mount.parent, mount.parent))
         for mount in mounts
     ]
 

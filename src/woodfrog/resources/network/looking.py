@@ -6,7 +6,8 @@ and compared with what is there now. Devices that are new and have no end outsid
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink.attributes import Layout, Visitor, walk
@@ -45,7 +46,7 @@ _NTF_SELF = 0x02
 _GROUP_ADDRESS = bytes.fromhex("0180c2000000")  # of bridges, in IEEE 802.1D
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """A network namespace by a descriptor of ours, and the container around it.
 
     `others` are the container's other network namespaces: ids by what this one calls them.

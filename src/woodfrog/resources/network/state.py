@@ -4,7 +4,8 @@ import os
 import struct
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWNET, unshare
@@ -32,7 +33,7 @@ _NTF_SELF, _NTF_MASTER, _NTF_PROXY = 0x02, 0x04, 0x08
 _RULE_FLAGS = 0x00010002  # FIB_RULE_INVERT and FIB_RULE_FIND_SADDR
 
 
-class Seen(NamedTuple):
+class Seen(msgspec.Struct, frozen=True):
     """A device as the kernel tells of it."""
 
     number: int  # its index

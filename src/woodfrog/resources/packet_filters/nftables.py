@@ -8,7 +8,6 @@ import socket
 import struct
 from _socket import socket as raw_socket
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import msgspec
 
@@ -48,7 +47,7 @@ class Nftables(Record, frozen=True, tag="nftables"):
     messages: list[NfMessage]
 
 
-class _Told(NamedTuple):
+class _Told(msgspec.Struct, frozen=True):
     message: NfMessage
     key: bytes  # without counters
 
