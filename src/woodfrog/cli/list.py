@@ -18,7 +18,7 @@ def run(arguments: Arguments) -> None:
     if arguments["quiet"]:
         sys.stdout.write("".join(f"{container.id}\n" for container in containers))
         return
-    reports = [_report(container) for container in containers]
+    reports = [report for container in containers if (report := _report(container))]
     if arguments["format"] == "json":
         from woodfrog.runtime import jsontext
 
@@ -52,9 +52,13 @@ def write_table(titles: tuple[str, ...], reports: list[dict[str, object]]) -> No
         sys.stdout.write("".join(cells) + row[-1] + "\n")
 
 
-def _report(container: Container) -> dict[str, object]:
+def _report(container: Container) -> dict[str, object] | None:
+    """Return what is shown of a container, or None if somebody has deleted it meanwhile."""
+    try:
+        uid = os.stat(container.directory).st_uid
+    except FileNotFoundError:
+        return None
     report = container.report()
-    uid = os.stat(container.directory).st_uid
     report["owner"] = "root" if uid == 0 else f"#{uid}"
     return report
 

@@ -299,7 +299,7 @@ def _join_cgroups(request: Request, plan: init.Plan, pid: int) -> None:
 
         if (owner := delegation.owner(plan.config)) is not None:
             delegation.hand_over(groups["paths"][""], owner)
-    cgroups.join(groups, pid)
+    cgroups.join(plan.unjoined, pid)
 
 
 def _init_ended() -> WoodfrogError:

@@ -10,9 +10,11 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import cgroups, init, mount_sources, spec
 from woodfrog.runtime import channel as channels
+from woodfrog.runtime.cgroups.entering import Doors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from woodfrog.runtime.state import Container, Lock
@@ -43,7 +45,9 @@ def fork_init(
             plan.sources = mount_sources.Host(sources, in_user_namespace=plan.maps is not None)
             plan.kept.add(plan.sources.descriptor)
         ours, theirs = channels.pair()
-        pid = _fork(plan, wanted.get("pid"), lock, ours, theirs)
+        with Doors(plan.groups) as doors:
+            pid = _fork(plan, wanted.get("pid"), lock, ours, theirs, doors)
+            plan.unjoined = doors.left
         undo.callback(_end, pid, plan.groups)
         return pid, ours
     finally:
@@ -68,15 +72,16 @@ def _fork(
     lock: Lock,
     ours: channels.Channel,
     theirs: channels.Channel,
+    doors: Doors,
 ) -> int:
     def run_inside() -> NoReturn:
         lock.close()
         ours.close()
-        init.run(plan, theirs)
+        init.run(plan, theirs, doors.enter)
 
     joined = plan.joined.get("pid", -1)
     if not plan.maps:
-        if (pid := fork_into_pid_namespace(pid_namespace, joined)) == 0:
+        if (pid := fork_into_pid_namespace(pid_namespace, joined, doors.fork)) == 0:
             run_inside()
         theirs.close()
         return pid
@@ -84,29 +89,48 @@ def _fork(
 
     with user_namespace.Adopting():
         # A new pid namespace is to be the user namespace's: who enters that makes it.
-        if (pid := fork_into_pid_namespace(pid_namespace or None, joined)) == 0:
+        if (pid := fork_into_pid_namespace(pid_namespace or None, joined, doors.fork)) == 0:
             run_inside()
         theirs.close()
         return user_namespace.follow(pid, ours, plan.config)
 
 
-def fork_into_pid_namespace(wanted: str | None, joined: int) -> int:
-    """Fork with the child in a new pid namespace (""), a joined one, or ours (None)."""
+def fork_into_pid_namespace(
+    wanted: str | None, joined: int, fork: Callable[[], int] = os.fork
+) -> int:
+    """Fork with the child in a new pid namespace (""), a joined one, or ours (None).
+
+    Where `fork` fails, os.fork() may not.
+    """
     if wanted is None:
-        return os.fork()
+        try:
+            return fork()
+        except OSError:
+            return os.fork()
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if wanted:
-            ns.setns(HERE, joined, ns.CLONE_NEWPID)
-        else:
-            ns.unshare(HERE, ns.CLONE_NEWPID)
-        pid = os.fork()
+        _choose_pid_namespace(wanted, joined)
+        try:
+            pid = fork()
+        except OSError:
+            # A pid namespace whose first process couldn't be born takes no other one.
+            ns.setns(HERE, own, ns.CLONE_NEWPID)
+            _choose_pid_namespace(wanted, joined)
+            pid = os.fork()
         if pid:
             # Later children (hooks) are to be where we are.
             ns.setns(HERE, own, ns.CLONE_NEWPID)
         return pid
     finally:
         os.close(own)
+
+
+def _choose_pid_namespace(wanted: str, joined: int) -> None:
+    """Choose where children will be."""
+    if wanted:
+        ns.setns(HERE, joined, ns.CLONE_NEWPID)
+    else:
+        ns.unshare(HERE, ns.CLONE_NEWPID)
 
 
 def _end(pid: int, groups: cgroups.Groups) -> None:

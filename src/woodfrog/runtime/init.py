@@ -51,6 +51,7 @@ class Plan:
         self.new_keyring = ""
         self.preserved = 0
         self.kept: set[int] = set()  # other descriptors that are needed in here
+        self.unjoined: list[str] = []  # cgroups that the outside half has to move it to
         self.listen_fds = 0  # so many of the preserved ones are sockets to accept from
         self.pivot = True
         self.debug: Callable[[str], None] = lambda text: None
@@ -60,12 +61,13 @@ class Plan:
         self.labels: Labels = []
 
 
-def run(plan: Plan, channel: Channel) -> NoReturn:
+def run(plan: Plan, channel: Channel, enter_cgroups: Callable[[], None]) -> NoReturn:
     """Be the container's first process; never returns to the caller's code."""
     for number in (signals.SIGHUP, signals.SIGINT, signals.SIGQUIT, signals.SIGTERM):
         # The first process of a pid namespace gets only those signals that it handles.
         signals.signal(number, _end)
     try:
+        enter_cgroups()
         fifo = StartFifo(plan.start_fifo)
         tell_network = given_network.teller(plan.config)
         plan.kept |= fifo.descriptors | channel.descriptors | set(plan.joined.values())
@@ -109,8 +111,8 @@ def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     root = rootfs.prepare(config, sources, plan.groups, in_user_namespace=plan.maps is not None)
     _set_sysctls(config)
     master = _make_console(root, wanted) if wanted.get("terminal") else -1
-    # Meanwhile the outside half has put us into our cgroups: with v1 that takes as long as all
-    # the mounts. Only what a new cgroup namespace shows depends on it.
+    # Meanwhile the outside half has put us into those cgroups that we couldn't enter ourselves.
+    # Only what a new cgroup namespace shows depends on it.
     if (message := channel.receive()) is None:
         os._exit(1)
     plan.hook_state["pid"] = message["pid"]

@@ -113,9 +113,9 @@ def enable_controllers(path: str, wanted: list[str] | None = None) -> None:
                     continue
 
 
-def join(groups: Groups, pid: int) -> None:
-    """Move a process into the groups."""
-    for directory in directories(groups):
+def join(directories: list[str], pid: int) -> None:
+    """Move a process into the groups that have these directories."""
+    for directory in directories:
         write(directory, "cgroup.procs", str(pid))
 
 
