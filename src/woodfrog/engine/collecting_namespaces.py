@@ -27,8 +27,8 @@ _OF_PROCESSES = ("cgroup", "ipc", "mnt", "net", "time", "user", "uts", "pid")
 _OF_THREADS = ("cgroup", "ipc", "mnt", "net", "uts")
 # What must belong to the container's own user namespace.
 _UNOWNED = ("time",)
-# What may be open without being in use: others are made by processes.
-_OPEN = ("cgroup", "ipc", "mnt", "net", "user", "uts")
+# What may be open without being in use.
+_OPEN = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _SIOCGSKNS = 0x894C
 _SO_NETNS_COOKIE = 71
 _KEPT = {one.name for one in AnyNamespace.__args__}
@@ -248,9 +248,10 @@ class Namespaces:
         self.records.sort(key=lambda record: record.id)
 
     def _pid_namespace(self, found: Found) -> nested.PidNamespace:
-        if not any(of.get("pid") == found.number for of in self._of.values()):
+        has_ended = not any(of.get("pid") == found.number for of in self._of.values())
+        if has_ended and found.owner:
             raise UnsupportedResource(
-                "has a process whose children would be in a pid namespace that has ended, which"
+                "has a pid namespace that has ended, of a user namespace that a program made, which"
                 " cannot be saved yet"
             )
         above = ns.parent_of(HERE, found.descriptor)
@@ -260,7 +261,11 @@ class Namespaces:
             os.close(above)
         number = parent.number if parent else 0
         return nested.PidNamespace(
-            id=found.number, owner=found.owner, parent=number, is_unborn=False
+            id=found.number,
+            owner=found.owner,
+            parent=number,
+            is_unborn=False,
+            has_ended=has_ended,
         )
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 from woodfrog.engine.body import Body
 from woodfrog.engine.making_files import Making
+from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import ImageError, UnsupportedResource, while_
@@ -39,12 +40,21 @@ _WITHIN_PROCESS = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS
 class LateFiles:
     """See resources.files.base.Late. `undo` closes descriptors of ours."""
 
-    def __init__(self, root: Stub, tree: Tree, plan: Plan, making: Making, undo: ExitStack) -> None:
+    def __init__(
+        self,
+        root: Stub,
+        tree: Tree,
+        plan: Plan,
+        making: Making,
+        made: MadeNamespaces,
+        undo: ExitStack,
+    ) -> None:
         self._root = root
         # And those to open files of processes at all.
         self._rights = making.capabilities | _TO_OPEN
         self._plan = plan
         self._tree = tree
+        self._namespaces = made
         self._undo = undo
         # Those of io_uring come later yet (engine/making_rings.py).
         self._files = {
@@ -119,6 +129,12 @@ class LateFiles:
         program = self._root.program()
         fd = program.call(SYS.PIDFD_OPEN, pid, flags)
         return self._taken_from(self._root, program, fd)
+
+    def open_namespace(self, name: str, number: int, flags: int) -> int:
+        """See the protocol."""
+        if number not in self._plan.namespaces or self._plan.namespaces[number].name != name:
+            raise ImageError("the image has a file of a namespace that it lacks")
+        return os.open(self._namespaces.link(name, number), flags | os.O_CLOEXEC)
 
     def _taken_from(self, stub: Stub, program: Program, fd: int) -> int:
         """Run a program that opens a descriptor, and make it ours alone."""

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 from woodfrog.engine import passing
 from woodfrog.engine.making_users import Users
-from woodfrog.errors import while_
+from woodfrog.errors import ImageError, while_
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel import syscalls, user_namespace
@@ -52,6 +52,7 @@ class MadeNamespaces:
         self._mount = mount
         self._undo = undo
         self._unborn: set[int] = set()
+        self._ended: list[PidNamespace] = []
         self.users = Users(root, self._go, self.join)
         self._later: dict[int, TimeNamespace] = {}
         # By name and id; 0: the container's own.
@@ -74,6 +75,8 @@ class MadeNamespaces:
                 self.users.pid_owners[record.id] = record.owner
                 if record.is_unborn:
                     self._unborn.add(record.id)
+                if record.has_ended:
+                    self._ended.append(record)
                 continue
             with while_(f"making a namespace ({record.name})"):
                 self._know(record.name, _OWN, f"/proc/{self._root.pid}/ns/{record.name}")
@@ -150,19 +153,30 @@ class MadeNamespaces:
         if not self._later:
             return
         processes = list(processes)
-        for stub, wanted in processes:
-            if FUTURE_TIME in wanted:
-                self._make_clocks(self._later.pop(wanted[FUTURE_TIME]), stub)
         root = self._root
         self._know("time", _OWN, f"/proc/{root.pid}/ns/time")
-        for record in self._later.values():
-            self._make_clocks(record, root)
+        of_makers = {wanted[FUTURE_TIME] for _, wanted in processes if FUTURE_TIME in wanted}
+        for number in self._later.keys() - of_makers:
+            self._make_clocks(self._later.pop(number), root)
             self._go(root, root, {"time": _OWN})
-        for stub, wanted in processes:
-            now = os.stat(f"/proc/{stub.pid}/ns/time").st_ino
-            there = self._ours["time", wanted.get("time", _OWN)]
-            if now != os.fstat(there).st_ino:
-                self._go(stub, stub, {"time": wanted.get("time", _OWN)})
+        while processes:
+            ready = [one for one in processes if one[1].get("time", _OWN) not in self._later]
+            if not ready:
+                raise ImageError("the image has time namespaces that none could have made first")
+            for stub, wanted in ready:
+                self._join_clocks(stub, wanted)
+            processes = [one for one in processes if one not in ready]
+
+    def _join_clocks(self, stub: Stub, wanted: Membership) -> None:
+        """Have a process join its time namespace, and then make that of its future children.
+
+        Whoever joins one has its children in it, too (timens_install() of the kernel).
+        """
+        there = self._ours["time", wanted.get("time", _OWN)]
+        if os.stat(f"/proc/{stub.pid}/ns/time").st_ino != os.fstat(there).st_ino:
+            self._go(stub, stub, {"time": wanted.get("time", _OWN)})
+        if FUTURE_TIME in wanted:
+            self._make_clocks(self._later.pop(wanted[FUTURE_TIME]), stub)
 
     def _make_clocks(self, record: TimeNamespace, maker: Stub) -> None:
         with while_("making a namespace (time)"):
@@ -233,6 +247,18 @@ class MadeNamespaces:
         passing.end(
             self._root, maker, int(read_status(f"/proc/{maker.pid}")["NSpid"].split()[level])
         )
+
+    def make_ended(self) -> None:
+        """Make the pid namespaces that have ended: by a first process that ends at once."""
+        waiting = self._ended
+        self.know_pid_namespace(_OWN, self._root)
+        while waiting:
+            for record in [one for one in waiting if ("pid", one.parent) in self._ours]:
+                waiting.remove(record)
+                with self.children_in(self._root, record.parent, _OWN):
+                    first = passing.make(self._root, [], ns.CLONE_NEWPID)
+                self.know_pid_namespace(record.id, first)
+                self._end(first)
 
     def has_pid_namespace(self, number: int) -> bool:
         """Tell whether a pid namespace has its first process already."""

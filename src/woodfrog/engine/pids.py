@@ -24,12 +24,13 @@ class Pids:
     def check(self) -> None:
         """Check that all have ids, one in each pid namespace that they are in.
 
-        One with nobody in it must be for somebody's future children; all others have a first one.
+        One with nobody in it must have ended, or be for somebody's future children; all others have
+        a first one.
         """
         begun = {one.pid_namespace for one in self._members if one.is_first}
         for namespace in self.namespaces.values():
             self._level(namespace.id)
-            if (namespace.id in begun) == namespace.is_unborn:
+            if (namespace.id in begun) == (namespace.is_unborn or namespace.has_ended):
                 raise ImageError("a pid namespace of the image lacks its first process, or has one")
         for one in self._members:
             found = [one.ids]

@@ -97,12 +97,14 @@ class TimeNamespace(Namespace, frozen=True, tag="time-namespace"):
 class PidNamespace(Namespace, frozen=True, tag="pid-namespace"):
     """Process ids; `parent` is the pid namespace above, 0: the container's own.
 
-    `is_unborn`: it is for children that haven't been made yet.
+    `is_unborn`: it is for children that haven't been made yet. `has_ended`: its first process has,
+    and nobody can be born there any more.
     """
 
     name = "pid"
     parent: int
     is_unborn: bool
+    has_ended: bool = False
 
 
 class UserNamespace(Namespace, frozen=True, tag="user-namespace"):
@@ -167,7 +169,11 @@ def check(
     """Check all nested namespaces of an image; `memory` is its shared memory by ids."""
     found = list(found)
     mounts: set[int] = {0}
-    pids = {one.id for one in found if isinstance(one, PidNamespace) and not one.is_unborn}
+    pids = {
+        one.id
+        for one in found
+        if isinstance(one, PidNamespace) and not (one.is_unborn or one.has_ended)
+    }
     kinds = {one.id: one.name for one in found}
     for one in found:
         match one:

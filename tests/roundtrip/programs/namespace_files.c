@@ -1,6 +1,6 @@
 /* Namespaces in which nobody is: they are kept by descriptors, or by sockets alone. */
-// arguments: uts | ipc | net | mnt | cgroup
-// capabilities: CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_NET_ADMIN
+// arguments: uts | ipc | net | mnt | cgroup | pid | ended | time
+// capabilities: CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_NET_ADMIN CAP_SYS_TIME
 #include "namespaces.h"
 #include <sys/ioctl.h>
 #include <sys/ipc.h>
@@ -21,8 +21,47 @@ static ino_t identity(int file) {
 	return found.st_ino;
 }
 
+/* Those of pids, with a process or without any more, and of time come with processes. */
+static int with_processes(const char *kind) {
+	bool time = *kind == 't';
+	char path[40];
+	int home = must(open(time ? "/proc/self/ns/time" : "/proc/self/ns/pid", O_RDONLY | O_CLOEXEC));
+	must(unshare(time ? CLONE_NEWTIME : CLONE_NEWPID));
+	if (time) {
+		int file = must(open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC));
+		must(write(file, "monotonic 5000000 0\n", 20)), close(file);
+	}
+	pid_t child = must(fork());
+	if (child == 0)
+		pause(), _exit(0);
+	sprintf(path, "/proc/%d/ns/%s", child, time ? "time" : "pid");
+	int held = must(open(path, O_RDONLY)), again = must(open(path, O_RDONLY));
+	must(setns(home, 0));
+	if (*kind != 'p')
+		kill(child, SIGKILL), waitpid(child, NULL, 0);
+	freeze_here();
+	spoil(must(dup2(home, again)););
+	expect(identity(held) == identity(again), "two files of one namespace are of two");
+	expect(identity(home) != identity(held), "the namespace is the container's own");
+	if (*kind == 'p') {
+		int now = must(open(path, O_RDONLY));
+		expect(identity(now) == identity(held), "the namespace is not that of the process in it");
+	}
+	must(setns(held, 0));
+	pid_t born = fork();
+	if (born == 0)
+		_exit(time ? now(CLOCK_MONOTONIC) < 5000000 : 0);
+	expect((born < 0) == (*kind == 'e'), "a child is born there: %d", born);
+	if (born > 0)
+		join(born);
+	kill(child, SIGKILL);
+	return report();
+}
+
 int main(int count, char **arguments) {
 	const char *kind = arguments[count - 1];
+	if (strchr("pet", *kind))
+		return with_processes(kind);
 	int flag = flag_of(kind);
 	char path[40];
 	sprintf(path, "/proc/self/ns/%s", kind);

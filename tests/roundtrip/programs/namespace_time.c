@@ -36,8 +36,18 @@ int main(void) {
 	if (first == 0) {
 		leave("monotonic 1000000 0\nboottime 2000000 500000000\n");
 		pid_t child = must(fork());
-		if (child == 0)
-			return stay(2), 0;
+		if (child == 0) { /* where it can't stay when it makes another one for its own children, but must come back to */
+			leave("monotonic 3000000 0\nboottime 1000000 0\n");
+			pid_t grandchild = must(fork());
+			if (grandchild == 0) {
+				expect(ahead(CLOCK_MONOTONIC) > 3000000, "the clocks are others");
+				stay(4);
+				expect(ahead(CLOCK_MONOTONIC) > 3000000, "the clocks are others now");
+				return 0;
+			}
+			stay(2), join(grandchild);
+			return 0;
+		}
 		stay(1); /* not in it itself */
 		char link[64], future[64];
 		ssize_t a = must(readlink("/proc/self/ns/time_for_children", future, 63)), b = must(readlink("/proc/self/ns/time", link, 63));
@@ -52,7 +62,7 @@ int main(void) {
 		join(child), join(later);
 		return 0;
 	}
-	await(&places[1].noted), await(&places[2].noted);
+	await(&places[1].noted), await(&places[2].noted), await(&places[4].noted);
 	strcpy(places[3].before, places[2].before);
 	note_place(0, "time");
 	double before = ahead(CLOCK_MONOTONIC);
@@ -62,7 +72,7 @@ int main(void) {
 		check_place(0, "time");
 	double after = ahead(CLOCK_MONOTONIC);
 	expect(after >= before && after < before + 50, "monotonic was %f, is %f", before, after);
-	compare_places("time", 4);
+	compare_places("time", 5);
 	join(first);
 	return report();
 }

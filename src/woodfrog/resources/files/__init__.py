@@ -12,7 +12,7 @@ from woodfrog.resources.files.inotify import Inotify
 from woodfrog.resources.files.io_uring import IoUring, PolledIoUring
 from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.files.message_queue import MessageQueueFile
-from woodfrog.resources.files.namespace_file import NamespaceFile
+from woodfrog.resources.files.namespace_file import LateNamespaceFile, NamespaceFile
 from woodfrog.resources.files.netlink_socket import NetlinkSocket
 from woodfrog.resources.files.packet_socket import PacketSocket
 from woodfrog.resources.files.pidfd import PidFd
@@ -52,6 +52,7 @@ KINDS: tuple[type[FileRecord], ...] = (
     IoUring,
     PolledIoUring,
     PidFd,
+    LateNamespaceFile,
     NamespaceFile,
     UnixSocketFile,
     TcpSocket,

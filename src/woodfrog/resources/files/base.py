@@ -287,6 +287,9 @@ class Late(Protocol):
     def open_ended_process(self, status: int, flags: int) -> int:
         """Open a process that then ends by this status, and is waited for."""
 
+    def open_namespace(self, name: str, number: int, flags: int) -> int:
+        """Open a nested namespace, of a kind as /proc/PID/ns calls it, by its id."""
+
     def open_in_session(self, terminal: int, path: bytes, how: int, flags: int) -> int:
         """Open a path in the session that a pseudoterminal controls; `flags` are for later."""
 
