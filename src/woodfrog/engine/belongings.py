@@ -3,7 +3,6 @@
 import fcntl
 import os
 import struct
-import termios
 
 from woodfrog.engine.body import Body
 from woodfrog.engine.making_files import Making
@@ -105,37 +104,3 @@ def _take_lease(body: Body, program: Program, lock: Lock, making: Making) -> Non
         program.may_fail(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_SETLEASE, kind))
     body._regain_rights(program, making)
     program.expect(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_GETLEASE, 0), kind)
-
-
-def take_terminal(body: Body, plan: Plan) -> None:
-    """Let a session have its terminal, and that its foreground group."""
-    number = body.record.controlling
-    path = plan.terminal(number) if number >= 0 else b""
-    foreground = body.record.foreground_group
-    if foreground:
-        foreground = plan.pids.seen_by(body.record, foreground)
-    if not path:
-        _take_foreground(body, foreground)
-        return
-    program = body.stub.program()
-    terminal = syscalls.openat2(program, path, os.O_RDWR | os.O_NOCTTY)
-    program.call(SYS.IOCTL, terminal, termios.TIOCSCTTY, 0)
-    if foreground:
-        group = struct.pack("<i", foreground)
-        program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group)
-    syscalls.close(program, terminal)
-    with while_(f"giving {body.name} its terminal"):
-        body.stub.run(program)
-
-
-def _take_foreground(body: Body, foreground: int) -> None:
-    """Make a group, if there is one, the foreground one of the container's own terminal."""
-    if not foreground:
-        return
-    program = body.stub.program()
-    group = struct.pack("<i", foreground)
-    terminal = syscalls.openat2(program, b"/dev/tty", os.O_RDWR | os.O_CLOEXEC)
-    program.may_fail(terminal)
-    program.may_fail(program.call(SYS.IOCTL, terminal, termios.TIOCSPGRP, group))
-    program.may_fail(program.call(SYS.CLOSE, terminal))
-    body.stub.run(program)

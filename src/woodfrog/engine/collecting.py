@@ -73,6 +73,7 @@ def collect_processes(
         with obstacles.at(one.name), while_(f"collecting {one.name}"):
             found.append(_collect(one, world, files, records, vdso))
     _note_inherited(found)
+    _note_terminals(found)
     return found
 
 
@@ -83,6 +84,14 @@ def _note_inherited(processes: list[CollectedProcess]) -> None:
         parent = by_pid.get(one.held.leader.stat.parent)
         if parent is not None:
             one.space.note_inherited(parent.space)
+
+
+def _note_terminals(processes: list[CollectedProcess]) -> None:
+    """Note who hasn't the terminal of its session: it left that, or was there before."""
+    terminals = {one.held.pid: one.held.leader.stat.terminal for one in processes}
+    for one in processes:
+        stat = one.held.leader.stat
+        one.fields["left_terminal"] = not stat.terminal and bool(terminals.get(stat.session))
 
 
 def _collect(

@@ -15,6 +15,7 @@ from woodfrog.engine import (
     outsiders,
     reading_pages,
     root_stub,
+    terminals,
     tying,
 )
 from woodfrog.engine import body as body_module
@@ -259,7 +260,7 @@ def _restore(
     tree = Tree(plan, root, made, inheritance, bring_in)
     tree.build()
     made.mount_late(plan.namespaces.values())
-    late = LateFiles(root, tree, plan, making, undo)
+    late = LateFiles(root, tree, plan, making, made, undo)
     late.open_those_of_ended()
     bodies = {
         record.pid: Body(
@@ -313,7 +314,7 @@ def _restore(
 
     # CONNECT
     for body in bodies.values():
-        belongings.take_terminal(body, plan)
+        terminals.set_foreground(body.stub, plan, body.record)
     late.open_and_hand_out(bodies.values())
     tying.connect_files(plan, bodies)
     locked: set[object] = set()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import reduce
 from operator import or_
 
-from woodfrog.engine import kinship
+from woodfrog.engine import kinship, terminals
 from woodfrog.engine import passing as passing_processes
 from woodfrog.engine.inheriting import Inheritance, Wish
 from woodfrog.engine.keyring_members import KeyringMembers
@@ -94,6 +94,8 @@ class Tree:
         if missing:
             raise UnsupportedResource(f"cannot find a way to make processes {sorted(missing)}")
         self._join_groups()
+        self._leave_terminals()
+        self._namespaces.make_ended()
         self._namespaces.set_clocks(
             (self.stubs[one.pid], one.namespaces) for one in self._plan.processes
         )
@@ -116,9 +118,12 @@ class Tree:
         with while_(f"making the children of process {parent.pid}"):
             stub.born.clear()
             made = self._make(stub, parent, before)
-            if parent.session == parent.pid and parent.pid != 1 and parent.parent:
+            if parent.session == parent.pid:
                 program = stub.program()
-                program.call(SYS.SETSID)
+                if parent.pid != 1 and parent.parent:
+                    program.call(SYS.SETSID)
+                if isinstance(parent, Process):
+                    terminals.take(program, self._plan, parent)
                 stub.run(program)
             made += self._make(stub, parent, after)
         for child, pid in zip(made, stub.born, strict=True):
@@ -347,6 +352,12 @@ class Tree:
                 for member in members:
                     self._set_group(member)
                 passing_processes.end(maker, passing, ids[-1])
+
+    def _leave_terminals(self) -> None:
+        for one in self._plan.processes:
+            leader = self._members.get(one.session)
+            if one.left_terminal and isinstance(leader, Process):
+                terminals.leave(self.stubs[one.pid], self._plan, one, leader)
 
     def _set_group(self, one: Member) -> None:
         """Set a process's group: by itself, or where it doesn't see that, by its parent."""

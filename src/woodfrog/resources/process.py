@@ -137,6 +137,7 @@ class Process(Record, frozen=True, tag="process"):
     shares: Shares = Shares()  # what it shares it has none of here
     exit_signal: int = SIGCHLD  # what its parent gets when it ends; 0: none
     controlling: int = -1  # the number of its session's terminal, if not the container's own
+    left_terminal: bool = False  # it has none, though its session has one
     file_signals: list[FileSignals] = []
     thp_disable_flags: int = 0
     modes: MemoryModes = MemoryModes()

@@ -69,10 +69,21 @@ int main(void) {
 	pid_t leader = must(fork());
 	if (leader == 0) {
 		must(setsid());
+		pid_t early = must(fork());
+		if (early == 0) {
+			wait_for("check");
+			expect(open("/dev/tty", O_RDWR) == -1 && errno == ENXIO, "who was there before the terminal has it");
+			wait_for("done");
+			_exit(0);
+		}
 		must(ioctl(raw, TIOCSCTTY, 0));
 		pid_t job = must(fork());
 		if (job == 0) {
 			must(setpgid(0, 0));
+			wait_for("check");
+			int own = open("/dev/tty", O_RDWR);
+			expect(own >= 0, "who was born with the terminal has it no longer");
+			same("the foreground group, by itself", getpid(), tcgetpgrp(own));
 			wait_for("done");
 			_exit(0);
 		}
@@ -87,7 +98,7 @@ int main(void) {
 		int anew = must(open("/dev/tty", O_RDWR));
 		same("by another open", job, tcgetpgrp(anew));
 		say("looked");
-		join(job);
+		join(job), join(early);
 		_exit(0);
 	}
 	wait_for("session");
