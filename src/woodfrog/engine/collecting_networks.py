@@ -58,6 +58,7 @@ class Networks:
                         view,
                         not namespaces.is_ours(init, "user"),
                         _neighbours_of(number, all_of_them),
+                        usual,
                     )
                     if number == _OWN and given is not None:
                         found = self._look(place, given, given, given_tables)

@@ -24,7 +24,10 @@ _IPC = (
     *(f"fs/mqueue/{name}" for name in ("queues_max", "msg_max", "msgsize_max")),
     *(f"fs/mqueue/{name}" for name in ("msg_default", "msgsize_default")),
 )
-_CORE = ("optmem_max", "somaxconn", "tstamp_allow_data", "txrehash", "xfrm_acq_expires")
+_CORE = (
+    *("optmem_max", "rps_default_mask", "somaxconn", "tstamp_allow_data", "txrehash"),
+    *("xfrm_acq_expires", "xfrm_aevent_etime", "xfrm_aevent_rseqth", "xfrm_larval_drop"),
+)
 # Where else a network namespace has settings of its own.
 _PLACES = ("net/unix", "net/ipv4", "net/ipv6", "net/netfilter", "net/bridge", "net/mptcp")
 # Not a namespace's own, or no setting.
@@ -73,17 +76,20 @@ _SPREADING = {
     "net/ipv4/conf/all/forwarding": "net/ipv4/conf/{}/forwarding",
     "net/ipv6/conf/all/forwarding": "net/ipv6/conf/{}/forwarding",
     "net/ipv6/conf/all/disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
+    "net/ipv6/conf/all/addr_gen_mode": "net/ipv6/conf/{}/addr_gen_mode",
 }
-# Directories of a device's settings, and who in them has what new ones get; the defaults of
-# neighbours are shown in the first network namespace only.
+# Directories of a device's settings, and who in them has what new ones get. The defaults of
+# neighbours are shown in the first network namespace only: they are what lo has in a new one.
+_DEFAULT, _NEW = "default", "lo"
 _OF_DEVICES = {
-    "net/ipv4/conf": "default",
-    "net/ipv6/conf": "default",
-    "net/ipv4/neigh": "lo",
-    "net/ipv6/neigh": "lo",
+    "net/ipv4/conf": _DEFAULT,
+    "net/ipv6/conf": _DEFAULT,
+    "net/ipv4/neigh": _NEW,
+    "net/ipv6/neigh": _NEW,
 }
-# What is another view of what is kept elsewhere.
-_TWICE = {"addr_gen_mode", "base_reachable_time", "mtu", "retrans_time", "unres_qlen_bytes"}
+# What is another view of what is kept elsewhere: of devices and neighbours, and of devices only.
+_TWICE = {"base_reachable_time", "retrans_time", "unres_qlen"}
+_TWICE_OF_DEVICES = {"addr_gen_mode", "mtu"}
 _SETTING = re.compile(r"[a-z0-9_]+")
 _PATH = re.compile(r"net(/[a-z0-9_-]+)+")
 
@@ -220,11 +226,12 @@ def _is_shared(path: str) -> bool:
     if parts[1] == "core":
         return len(parts) == 3 and parts[2] in _CORE
     if parts[2] in ("conf", "neigh"):
-        return len(parts) == 5 and parts[3] in _SHARED_DEVICES and parts[4] not in _TWICE
+        twice = _TWICE | _TWICE_OF_DEVICES if parts[3] == "lo" else _TWICE
+        return len(parts) == 5 and parts[3] in _SHARED_DEVICES and parts[4] not in twice
     return "/".join(parts[:2]) in _PLACES
 
 
-def of_device(namespace: int, view: int, device: bytes) -> list[tuple[str, bytes]]:
+def of_device(namespace: int, view: int, device: bytes, new: Usual) -> list[tuple[str, bytes]]:
     """Return how a network device's settings differ from those that a new one gets.
 
     `namespace` is a descriptor of its network namespace, `view` sees the container from its root.
@@ -235,18 +242,26 @@ def of_device(namespace: int, view: int, device: bytes) -> list[tuple[str, bytes
     found = []
     with namespaces.within(namespace, "net"):
         for place, default in _OF_DEVICES.items():
-            usual = dict(_read_directory(f"{place}/{default}"))
+            if default == _NEW:
+                usual = _within_directory(f"{place}/{default}", new.settings)
+            else:
+                usual = dict(_read_directory(f"{place}/{default}"))
             found += [
                 (f"{place}/{name}/{setting}", value)
                 for setting, value in _read_directory(f"{place}/{name}")
-                if usual.get(setting, value) != value
+                if usual.get(setting) != value
             ]
     return found
 
 
+def _within_directory(place: str, settings: Mapping[str, bytes]) -> dict[str, bytes]:
+    found = (path.rpartition("/") for path in settings)
+    return {name: settings[f"{at}/{name}"] for at, _, name in found if at == place}
+
+
 def _read_directory(place: str) -> Iterator[tuple[str, bytes]]:
     try:
-        names = sorted(set(os.listdir(f"/proc/sys/{place}")) - _TWICE)
+        names = sorted(set(os.listdir(f"/proc/sys/{place}")) - _TWICE - _TWICE_OF_DEVICES)
     except FileNotFoundError:
         return
     for name in names:

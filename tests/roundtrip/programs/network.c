@@ -8,6 +8,18 @@
 
 static struct world was, is;
 static int held = -1;
+static char path[100];
+static const char *const settings[][2] = {
+	{"ipv6/conf/all/addr_gen_mode", "1"},
+	{"ipv6/conf/default/addr_gen_mode", "0"},
+	{"ipv4/conf/left/rp_filter", "2"},
+	{"ipv6/conf/right/disable_ipv6", "1"},
+	{"ipv6/conf/right/stable_secret", "2001:0db8:0000:0000:0000:0000:0000:0001"},
+	{"ipv4/neigh/lo/gc_stale_time", "99"}, /* new ones don't have what lo has */
+	{"ipv4/neigh/right/gc_stale_time", "99"},
+	{"core/xfrm_aevent_etime", "33"},
+};
+#define SETTINGS (int)(sizeof settings / sizeof *settings)
 
 /* Two ends with an address each. */
 static void pair(void) {
@@ -152,6 +164,8 @@ static void make(const char *what) {
 		put_ip(NDA_DST, "fd00::77"), put(NDA_LLADDR, "\2\4\4\4\4\5", 6), ask();
 		begin(RTM_NEWNEIGH, ADD, &(struct ndmsg){.ndm_family = AF_INET, .ndm_ifindex = index_of("right"), .ndm_flags = NTF_PROXY}, sizeof(struct ndmsg));
 		put_ip(NDA_DST, "10.1.0.78"), ask();
+		begin(RTM_NEWNEIGH, ADD, &(struct ndmsg){.ndm_family = AF_INET, .ndm_ifindex = index_of("left"), .ndm_state = NUD_NOARP}, sizeof(struct ndmsg));
+		put_ip(NDA_DST, "10.1.0.79"), put(NDA_LLADDR, "\2\4\4\4\4\6", 6), ask();
 	} else if (!strcmp(what, "loopback")) {
 		begin(RTM_DELADDR, 0, &(struct ifaddrmsg){.ifa_family = AF_INET6, .ifa_prefixlen = 128, .ifa_index = 1}, sizeof(struct ifaddrmsg));
 		put_ip(IFA_LOCAL, "::1"), put_ip(IFA_ADDRESS, "::1"), ask();
@@ -160,12 +174,11 @@ static void make(const char *what) {
 		set_link("lo", IFF_PROMISC, IFF_PROMISC), put32(IFLA_MTU, 9000), ask();
 	} else if (!strcmp(what, "settings")) {
 		pair();
-		int file = must(open("/proc/sys/net/ipv4/conf/left/rp_filter", O_WRONLY));
-		must(write(file, "2", 1)), close(file);
-		file = must(open("/proc/sys/net/ipv6/conf/right/disable_ipv6", O_WRONLY));
-		must(write(file, "1", 1)), close(file);
-		file = must(open("/proc/sys/net/ipv4/neigh/right/gc_stale_time", O_WRONLY));
-		must(write(file, "99", 2)), close(file);
+		for (int i = 0; i < SETTINGS; i++) {
+			sprintf(path, "/proc/sys/net/%s", settings[i][0]);
+			int file = must(open(path, O_WRONLY));
+			must(write(file, settings[i][1], strlen(settings[i][1]))), close(file);
+		}
 	}
 }
 
@@ -192,9 +205,8 @@ int main(int count, char **arguments) {
 	read_world(&is);
 	expect_same_world(&was, &is);
 	if (!strcmp(what, "settings")) {
-		look("/proc/sys/net/ipv4/conf/left/rp_filter", "2");
-		look("/proc/sys/net/ipv6/conf/right/disable_ipv6", "1");
-		look("/proc/sys/net/ipv4/neigh/right/gc_stale_time", "99");
+		for (int i = 0; i < SETTINGS; i++)
+			sprintf(path, "/proc/sys/net/%s", settings[i][0]), look(path, settings[i][1]);
 	}
 	return report();
 }

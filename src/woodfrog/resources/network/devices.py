@@ -32,7 +32,7 @@ _AF_INET6 = socket.AF_INET6
 _MOST_SECONDS = 1.0
 _ADDRESS = struct.Struct("<B2xBI")  # struct ifaddrmsg: family, scope, index
 _SCOPE_LINK = 253
-_NO_ADDRESSES = 1  # IN6_ADDR_GEN_MODE_NONE
+_NO_ADDRESSES, _STABLE_ADDRESSES = 1, 2  # IN6_ADDR_GEN_MODE_NONE, IN6_ADDR_GEN_MODE_STABLE_PRIVACY
 
 
 class Devices:
@@ -274,7 +274,13 @@ class Devices:
         inner = next(iter(family.values()), b"")
         told = {number & 0x3FFF: one for number, one in attributes_of(memoryview(inner)).items()}
         mode = told.get(layouts.IFLA_INET6_ADDR_GEN_MODE, b"\0")[0]
-        self._set(link.index, _generating(mode))
+        try:
+            self._set(link.index, _generating(mode))
+        except OSError as error:
+            # conf/all/addr_gen_mode sets also what a single device is refused: stable addresses
+            # without a secret (check_stable_privacy). It has none then, as it has now.
+            if error.errno != errno.EINVAL or mode != _STABLE_ADDRESSES:
+                raise
         token = told.get(layouts.IFLA_INET6_TOKEN, b"")
         if any(token):
             self._set(link.index, _of_ipv6(attribute(layouts.IFLA_INET6_TOKEN, token)))

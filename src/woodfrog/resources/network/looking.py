@@ -56,6 +56,7 @@ class Place(msgspec.Struct, frozen=True):
     view: int  # a process that sees the container from its root
     has_own_users: bool
     others: Mapping[int, int]
+    usual: sysctls.Usual
 
 
 def collect(place: Place, given: bytes) -> tuple[Network | None, list[str]]:
@@ -265,7 +266,7 @@ def _link(seen: Seen, now: State, place: Place) -> Link:
         names=seen.attributes.get(layouts.IFLA_PROP_LIST, b""),
         uids=users,
         gids=groups,
-        settings=sysctls.of_device(place.namespace, place.view, seen.name),
+        settings=sysctls.of_device(place.namespace, place.view, seen.name, place.usual),
     )
 
 

@@ -190,9 +190,19 @@ def _clean_neighbour(header: bytearray, told: dict[int, bytes]) -> Cleaned | Non
             return None  # learned
         master = told.get(layouts.NDA_MASTER, bytes(header[4:8]))
         header[10] = flags | (_NTF_SELF if master == header[4:8] else _NTF_MASTER)
-    elif not (state & _NUD_PERMANENT or flags & _NTF_PROXY):
+    elif not (state & _NUD_PERMANENT or flags & _NTF_PROXY or _is_set(family, state, told)):
         return None
     return {}
+
+
+def _is_set(family: int, state: int, told: dict[int, bytes]) -> bool:
+    """Tell whether a program has set a neighbour that is never asked for (nud noarp).
+
+    The kernel itself makes such ones for multicast and broadcast, and where nobody is asked.
+    """
+    address, hardware = told.get(layouts.NDA_DST, b""), told.get(layouts.NDA_LLADDR, b"")
+    many = address[:1] >= b"\xe0" if family != AF_INET6 else address[:1] == b"\xff"
+    return bool(state & _NUD_NOARP and any(hardware) and not hardware[0] & 1 and not many)
 
 
 _CLEAN: dict[str, Callable[[bytearray, dict[int, bytes]], Cleaned | None]] = {
