@@ -180,7 +180,7 @@ class HeldProcess:
         self.has_kernel_threads = False
         # Whose part it has since clone(2), by KCMP_*, if not its own.
         self.shares: dict[int, HeldProcess] = {}
-        self.memory = os.open(f"{self.path}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self.memory = -1  # until it has stopped
 
     def reach_by(self, pid: int) -> None:
         """Reach the process by this living task of it."""
@@ -199,10 +199,17 @@ class HeldProcess:
         mappings = read_maps(self.pid)
         return next(((m[0], m[1]) for m in mappings if m[7] == VDSO_NAMES[-1]), (0, 0))
 
-    def reopen_memory(self) -> None:
-        """Open the memory anew: that of before an exec is gone."""
-        os.close(self.memory)
-        self.memory = os.open(f"{self.path}/mem", os.O_RDWR | os.O_CLOEXEC)
+    def open_memory(self) -> None:
+        """Open the memory, now that it has stopped: an exec(2) on its way has taken another."""
+        if self.memory < 0:
+            self.memory = os.open(f"{self.path}/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    def forget_memory(self) -> None:
+        """Close the memory: the process may have another one when it next stops."""
+        self.__dict__.pop("vdso", None)
+        if self.memory >= 0:
+            os.close(self.memory)
+        self.memory = -1
 
     @property
     def leader(self) -> HeldTask:

@@ -87,7 +87,7 @@ def held(
             _let_go(task)
         shortened.restore()
         for process in tree.processes:
-            os.close(process.memory)
+            process.forget_memory()
 
 
 def _stop_all(
@@ -129,10 +129,11 @@ def _stop_all(
         if process.tasks:
             process.tasks.sort(key=lambda task: (task.pid != process.group, task.pid))
             process.reach_by(process.tasks[0].pid)
+            process.open_memory()
             _refuse_unreachable(process)
             tree.processes.append(process)
         else:
-            os.close(process.memory)
+            process.forget_memory()
     # Only now can nobody wait for them any more.
     living = {process.group for process in tree.processes}
     tree.zombies = list(
@@ -243,7 +244,6 @@ def _await_stops(
     filters: dict[tuple[bytes, ...], Filters],
     *,
     may_run_on: bool,
-    let_run_before: bool = False,
 ) -> None:
     """Wait until all these tasks have stopped, and look at them.
 
@@ -273,10 +273,8 @@ def _await_stops(
                     ptrace.interrupt(pid)
                     continue
                 stopped.append(task)
-                if let_run_before:
-                    task.process.reopen_memory()
             elif status.event in (Event.EXITED, Event.KILLED):
-                del waiting[pid]
+                waiting.pop(pid).process.forget_memory()
                 seized.pop(pid, None)
             else:
                 # A signal came first: it acts as if we weren't here, then the task stops.
@@ -293,6 +291,7 @@ def _await_stops(
         time.sleep(0.0002)
     for task in stopped:
         if task not in let_run:
+            task.process.open_memory()
             task.look(filters)
     for task in let_run:
         try:
@@ -300,7 +299,7 @@ def _await_stops(
         except ProcessLookupError:
             pass  # it has ended, as the wait will tell
     if let_run:
-        _await_stops(let_run, seized, filters, may_run_on=may_run_on, let_run_before=True)
+        _await_stops(let_run, seized, filters, may_run_on=may_run_on)
 
 
 def _run_vfork_children(
@@ -312,6 +311,7 @@ def _run_vfork_children(
         task = seized.get(pid)
         if task is not None and task not in running and _same_memory(parent.pid, pid):
             ptrace.resume(pid)
+            task.process.forget_memory()
             started.append(task)
     return started
 
