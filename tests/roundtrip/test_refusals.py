@@ -146,7 +146,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
         ("landlock.c child", "is confined by Landlock"),
         ("landlock.c thread", "is confined by Landlock"),
         ("keys.c", "has keys of its own"),
-        ("undo.c", "has changed System V semaphores with SEM_UNDO"),
+        ("undo.c", "but may not do so any more"),
         ("bound.c", "mounted or changed at /work/file shows a namespace, pid:["),
         ("clone.c vfork", "waits in vfork(2) for its child"),
         ("clone.c ended", "children would be in a pid namespace that has ended"),

@@ -27,6 +27,7 @@ from woodfrog.resources import (
     placed_mappings,
     posix_queues,
     scheduling,
+    semaphore_undo,
     shared_memory,
     signals,
     sysctls,
@@ -259,9 +260,14 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     placed_mappings.check(process.memory, plan.files)
     if not nameless <= {0, *plan.shared, *plan.deleted}:
         raise ImageError(f"{who} has shared memory or deleted files that the image lacks")
+    semaphore_undo.check(who, process.undo, plan.semaphores_of(process))
+    for thread in process.threads:
+        semaphore_undo.check(who, thread.undo or (), plan.semaphores_of(thread))
     shares = process.shares
-    if (shares.descriptors and process.descriptors) or (
-        shares.memory and process.memory != memory.NONE
+    if (
+        (shares.descriptors and process.descriptors)
+        or (shares.memory and process.memory != memory.NONE)
+        or (shares.undo and process.undo)
     ):
         raise ImageError(f"{who} has something of its own and of another")
     if shares.actions and not shares.memory:

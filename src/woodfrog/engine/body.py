@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 
 from woodfrog.engine import inheriting, reading_pages
 from woodfrog.engine.inheriting import Inherited
@@ -10,8 +11,8 @@ from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.template import Staged
 from woodfrog.errors import while_
-from woodfrog.kernel import ptrace, syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel import namespaces, ptrace, syscalls
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.process import PR_SET_NAME
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
@@ -26,6 +27,7 @@ from woodfrog.resources import (
     placed_mappings,
     process,
     seccomp_filters,
+    semaphore_undo,
     signals,
     sysv_memory,
     threads,
@@ -218,6 +220,23 @@ class Body:
                 self._namespaces.join_by_thread(
                     self.stub, task, thread.namespaces, self.record.namespaces
                 )
+
+    def restore_undo(self, plan: Plan) -> None:
+        """Have semaphores get back at the end of the process, or of a thread, what they shall."""
+        for task, thread in zip(self.tasks, self.record.threads, strict=True):
+            program = task.program()
+            if thread.undo is not None:
+                namespaces.unshare(program, namespaces.CLONE_SYSVSEM)
+            lists = [thread.undo or ()]
+            if task is self.stub:
+                lists.append(self.record.undo)
+            with while_(f"restoring what semaphores get back from thread {thread.tid}"):
+                for call in semaphore_undo.calls(chain(*lists), plan.semaphores_of(thread)):
+                    if program.room < PAGE:
+                        task.run(program)
+                        program = task.program()
+                    semaphore_undo.add(program, *call)
+                task.run(program)
 
     def _born_of(self, program: Program) -> list[Stub]:
         """Run a program that makes threads, and return those."""

@@ -9,12 +9,13 @@ from woodfrog.engine.collected import CollectedProcess, scratch_in
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_memory import Policies, contexts, modes_of, refuse_parted_vdso
 from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.undo_lists import UndoLists
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace
+from woodfrog.kernel.kcmp import KCMP_VM
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.remote.held import (
-    KCMP_VM,
     Held,
     HeldProcess,
     HeldTask,
@@ -148,6 +149,10 @@ def _collect(
             ask()
         world.confined.note(held, dumpable=fields["dumpable"] == 1)
         told = [answer.fields() for answer in answers]
+        undo = UndoLists(held, scratch, world.ipc)
+        fields["undo"] = undo.of_process(world.ipc_of(held.pid))
+        for task, fields_of_thread in zip(held.tasks[1:], told[1:], strict=True):
+            fields_of_thread["undo"] = undo.of_thread(task, world.ipc_of(task.pid))
 
         def shared_object(pid: int, mapping: KernelMapping) -> int:
             if mapping.name == memory_flags.IO_URING:

@@ -16,7 +16,8 @@ from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.remote.held import KCMP_FILES, Held, HeldProcess, HeldTask
+from woodfrog.kernel.kcmp import KCMP_FILES
+from woodfrog.remote.held import Held, HeldProcess, HeldTask
 from woodfrog.remote.program import Program
 from woodfrog.resources import file_signals
 from woodfrog.resources.descriptor import Descriptor

@@ -55,6 +55,11 @@ class Ipc:
         queues, objects = self._queues.get(namespace), self.sysv.get(namespace)
         return [*(queues.queues if queues else ()), *(objects.records() if objects else ())]
 
+    def semaphores(self, namespace: int) -> tuple[dict[int, list[int]], int]:
+        """Return the values of a namespace's semaphores by their sets, and semopm (proc(5))."""
+        found = self.sysv.get(namespace)
+        return (sysv_ipc.values_of(found.objects), found.most_operations) if found else ({}, 0)
+
     def furnished(self, namespace: AnyNamespace) -> AnyNamespace:
         """Return the record of a nested namespace with what is in it."""
         if not isinstance(namespace, IpcNamespace):

@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from functools import cmp_to_key
 from typing import Any, NamedTuple, Protocol
 
-from woodfrog.engine import kinship
+from woodfrog.engine import kinship, undo_lists
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import HERE
-from woodfrog.remote.held import (
+from woodfrog.kernel.kcmp import (
     KCMP_FILES,
     KCMP_FS,
     KCMP_SIGHAND,
     KCMP_SYSVSEM,
     KCMP_VM,
+    compare,
+    same,
+)
+from woodfrog.remote.held import (
     Held,
     HeldProcess,
 )
@@ -25,7 +27,8 @@ from woodfrog.resources import process
 def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
     """Note what processes share by clone(2), and refuse what threads don't share."""
     for kind in _SHARED_BY_CLONE:
-        _note_shared(kind, tree)
+        _note_shared(kind, tree, tree.processes)
+    _note_shared(KCMP_SYSVSEM, tree, undo_lists.owners(tree))
     held_pids = {one.group for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
     for one in tree.processes:
         if one.has_kernel_threads:
@@ -36,20 +39,20 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
         with obstacles.at(one.name):
             alone, with_tables = [one.leader], [one.leader]
             for task in one.tasks:
-                if not _same(KCMP_FILES, one.pid, task.pid):
+                if not same(KCMP_FILES, one.pid, task.pid):
                     task.has_own_descriptors = True
                     others = (*with_tables, *(other.leader for other in tree.processes))
                     if KCMP_FILES in one.shares or any(
-                        _same(KCMP_FILES, other.pid, task.pid) for other in others
+                        same(KCMP_FILES, other.pid, task.pid) for other in others
                     ):
                         raise UnsupportedResource(
                             "has a thread that shares a descriptor table with others, but not with"
                             " its process, which cannot be saved yet"
                         )
                     with_tables.append(task)
-                if not _same(KCMP_FS, one.pid, task.pid):
+                if not same(KCMP_FS, one.pid, task.pid):
                     task.has_own_directory = True
-                    if any(_same(KCMP_FS, other.pid, task.pid) for other in alone):
+                    if any(same(KCMP_FS, other.pid, task.pid) for other in alone):
                         raise UnsupportedResource(
                             "has threads of which some share a working directory, which cannot be"
                             " saved yet"
@@ -86,8 +89,8 @@ class _Kin(NamedTuple):
     is_first: bool = False
 
 
-def _note_shared(kind: int, tree: Held) -> None:
-    """Note who shares a part with whom."""
+def _note_shared(kind: int, tree: Held, processes: Sequence[HeldProcess]) -> None:
+    """Note which of some processes share a part with whom."""
     ids = {one.group: one.namespace_pid for one in tree.processes}
     held = {one.namespace_pid: one for one in tree.processes}
     kin = {
@@ -97,13 +100,13 @@ def _note_shared(kind: int, tree: Held) -> None:
     # kcmp(2) puts them in an order, in which those that share are neighbours.
     order = {0: 0, 1: -1, 2: 1}
 
-    def compare(one: HeldProcess, two: HeldProcess) -> int:
-        return order[_compare(kind, one.pid, two.pid)]
+    def by_kernel(one: HeldProcess, two: HeldProcess) -> int:
+        return order[compare(kind, one.pid, two.pid)]
 
-    ordered = sorted(tree.processes, key=cmp_to_key(compare))
+    ordered = sorted(processes, key=cmp_to_key(by_kernel))
     groups: list[list[HeldProcess]] = []
     for one in ordered:
-        if groups and _same(kind, groups[-1][0].pid, one.pid):
+        if groups and same(kind, groups[-1][0].pid, one.pid):
             groups[-1].append(one)
         else:
             groups.append([one])
@@ -128,7 +131,7 @@ def refuse_unmade(collected: Sequence[Collected], obstacles: Obstacles) -> None:
         if one.fields["pid"] != 1 and any(shares.owners) and one.fields["pid"] not in makers:
             with obstacles.at(one.held.name):
                 raise UnsupportedResource(
-                    f"shares memory, descriptors or a directory with process"
+                    f"shares memory, descriptors or the like with process"
                     f" {max(shares.owners)}, which is neither its parent nor a sibling; that"
                     " cannot be saved yet"
                 )
@@ -142,27 +145,5 @@ def shares(held: HeldProcess) -> process.Shares:
         actions=owners.get(KCMP_SIGHAND, 0),
         descriptors=owners.get(KCMP_FILES, 0),
         directory=owners.get(KCMP_FS, 0),
+        undo=owners.get(KCMP_SYSVSEM, 0),
     )
-
-
-def refuse_undo(tree: Held, obstacles: Obstacles) -> None:
-    """Refuse processes for which semaphores may have to be changed when they end.
-
-    Who has never asked for that (SEM_UNDO of semop(2)) has no list of changes, as we have none.
-    What is in one nobody can read.
-    """
-    for one in tree.processes:
-        with obstacles.at(one.name):
-            if not _same(KCMP_SYSVSEM, os.getpid(), one.pid):
-                raise UnsupportedResource(
-                    "has changed System V semaphores with SEM_UNDO, which cannot be saved: the"
-                    " kernel tells nobody what is to be undone"
-                )
-
-
-def _compare(kind: int, one: int, other: int) -> int:
-    return HERE.call(SYS.KCMP, one, other, kind, 0, 0)
-
-
-def _same(kind: int, one: int, other: int) -> bool:
-    return _compare(kind, one, other) == 0

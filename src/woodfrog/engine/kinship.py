@@ -1,6 +1,7 @@
 """Who can make whom: it depends on whose child one is, and on what it shares with whom (clone(2)).
 
-Nothing but clone(2) lets processes share memory, signal actions, descriptors or a directory.
+Nothing but clone(2) lets processes share memory, signal actions, descriptors, a directory, or what
+semaphores get back at their end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from woodfrog.kernel.namespaces import CLONE_SYSVSEM
 from woodfrog.resources.process import Shares
 
 _CLONE_VM, _CLONE_FS, _CLONE_FILES, _CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
@@ -55,6 +57,7 @@ def flags(one: Relative) -> int:
         | (_CLONE_SIGHAND if shares.actions else 0)
         | (_CLONE_FILES if shares.descriptors else 0)
         | (_CLONE_FS if shares.directory else 0)
+        | (CLONE_SYSVSEM if shares.undo else 0)
     )
 
 

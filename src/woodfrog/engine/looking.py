@@ -35,7 +35,6 @@ from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.mount_tree.looking import ChangedMounts
 from woodfrog.resources.overlay import Overlay
 from woodfrog.resources.sysctls import Sysctls
-from woodfrog.resources.sysv_ipc import Semaphores
 
 
 class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,10 +185,6 @@ def look(
     processes = collecting.collect_processes(tree, world, files, file_records, obstacles, vdso)
     collecting_shares.refuse_unmade(processes, obstacles)
     world.keyrings.refuse_unjoinable(processes, obstacles)
-    if any(
-        isinstance(one, Semaphores) for found in world.ipc.sysv.values() for one in found.objects
-    ):
-        collecting_shares.refuse_undo(tree, obstacles)
     # After all timers and waits have been read: their times must not seem to run out early.
     clocks = namespaces.clocks(init)
     return Looked(

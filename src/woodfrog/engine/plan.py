@@ -44,8 +44,9 @@ from woodfrog.resources.pre_dumped import PreDumped
 from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysctls import Sysctls
-from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores
+from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores, values_of
 from woodfrog.resources.sysv_memory import Segment
+from woodfrog.resources.threads import Thread
 from woodfrog.resources.tmpfs import Tmpfs
 
 _CONTENTS = (
@@ -173,6 +174,11 @@ class Plan:
     def segments_of(self, process: Process) -> Mapping[int, Segment]:
         """Return the System V shared memory of a process's ipc namespace, by ids."""
         return self.segments[process.namespaces.get("ipc", 0)]
+
+    def semaphores_of(self, member: Process | Thread) -> dict[int, list[int]]:
+        """Return the values of the semaphores in an ipc namespace, by the ids of their sets."""
+        number = member.namespaces.get("ipc", 0)
+        return next((values_of(objects) for one, _, objects in self.ipc() if one == number), {})
 
     def all_segments(self) -> Iterator[Segment]:
         """Yield the System V shared memory of all ipc namespaces."""

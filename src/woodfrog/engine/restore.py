@@ -298,6 +298,7 @@ def _restore(
         making.missing += belongings.set_login(body, bounds.bounding, maps)
         body.enter_user_namespace(permitted)
         body.make_threads()
+        body.restore_undo(plan)
     for body in bodies.values():
         body.stop_again()
     for body in bodies.values():

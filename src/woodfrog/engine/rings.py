@@ -20,9 +20,10 @@ from woodfrog.engine.ring_parts import (
 )
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import io_uring
+from woodfrog.kernel.kcmp import KCMP_VM
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.remote.held import KCMP_VM, Held, HeldProcess, HeldTask
+from woodfrog.remote.held import Held, HeldProcess, HeldTask
 from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import io_uring_shown

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from woodfrog.engine.collected import CollectedProcess, scratch_in
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.kcmp import KCMP_VM
 from woodfrog.kernel.namespaces import CLONE_FILES
 from woodfrog.kernel.process import PR_SET_NAME
 from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.kernel.ptrace import Event
-from woodfrog.remote.held import KCMP_VM, Held, HeldProcess, Zombie
+from woodfrog.remote.held import Held, HeldProcess, Zombie
 from woodfrog.remote.hold import held
 from woodfrog.remote.program import ProgramError
 from woodfrog.remote.scratch import SCRATCH_BYTES

@@ -192,6 +192,10 @@ class World:
         """Tell whether a process is in the container's own mount namespace."""
         return self.place_of(pid) is self.places[OWN]
 
+    def ipc_of(self, pid: int) -> int:
+        """Return the id of the ipc namespace that a task is in; 0 is the container's own."""
+        return self.namespaces.of(pid).get("ipc", 0)
+
     def within(self, file: OpenFile) -> Membership:
         """Return the nested namespaces in which a file must be made again.
 
@@ -266,7 +270,7 @@ class World:
 
     def _refuse_other_segment(self, pid: int, fd: int, name: bytes) -> None:
         """Refuse a mapping that doesn't show a segment of its process's ipc namespace."""
-        found = self.ipc.sysv.get(self.namespaces.of(pid).get("ipc", 0))
+        found = self.ipc.sysv.get(self.ipc_of(pid))
         segment = found.segments.get(os.fstat(fd).st_ino) if found else None
         if segment is None or not segment.is_shown_by(fd, name):
             raise UnsupportedResource(

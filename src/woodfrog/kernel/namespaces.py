@@ -14,6 +14,7 @@ CLONE_NEWTIME = 0x80
 CLONE_FS = 0x200
 CLONE_FILES = 0x400
 CLONE_NEWNS = 0x20000
+CLONE_SYSVSEM = 0x40000
 CLONE_NEWCGROUP = 0x2000000
 CLONE_NEWUTS = 0x4000000
 CLONE_NEWIPC = 0x8000000
@@ -36,7 +37,7 @@ _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704
 
 
 def unshare(on: Caller, flags: int) -> None:
-    """Leave the named namespaces for new ones (a pid namespace: for future children)."""
+    """Leave named namespaces for new ones (of pids: for future children), or what is shared."""
     on.call(SYS.UNSHARE, flags)
 
 

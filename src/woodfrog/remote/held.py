@@ -154,7 +154,6 @@ class HeldTask:
 
 
 _SECCOMP_FILTER = 2
-KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_SYSVSEM = 1, 2, 3, 4, 6  # kcmp(2)
 
 
 def _filters(pid: int) -> tuple[bytes, ...]:

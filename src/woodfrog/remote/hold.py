@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource, WoodfrogError
 from woodfrog.kernel import features, ptrace
-from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.kcmp import KCMP_VM, same
 from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Event
@@ -309,7 +309,7 @@ def _run_vfork_children(
     started = []
     for pid in _children(parent):
         task = seized.get(pid)
-        if task is not None and task not in running and _same_memory(parent.pid, pid):
+        if task is not None and task not in running and same(KCMP_VM, parent.pid, pid):
             ptrace.resume(pid)
             task.process.forget_memory()
             started.append(task)
@@ -324,15 +324,10 @@ def _children(parent: HeldTask) -> list[int]:
         return []
 
 
-def _same_memory(one: int, other: int) -> bool:
-    kcmp_vm = 1
-    return HERE.call(SYS.KCMP, one, other, kcmp_vm, 0, 0) == 0
-
-
 def _refuse_unstoppable(task: HeldTask) -> None:
     stat = read_stat(task.path)
     for child in _children(task):
-        if _same_memory(task.pid, child):
+        if same(KCMP_VM, task.pid, child):
             raise UnsupportedResource(
                 f"task {task.pid} ({os.fsdecode(stat.comm)}) waits in vfork(2) for its child"
                 f" {child}, which neither executes another program nor ends",

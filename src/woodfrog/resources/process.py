@@ -16,6 +16,7 @@ from woodfrog.resources.login import Login
 from woodfrog.resources.memory import AddressSpace
 from woodfrog.resources.memory_modes import MemoryModes
 from woodfrog.resources.nested import Membership
+from woodfrog.resources.semaphore_undo import Undo
 from woodfrog.resources.signals import SIGCHLD, Action
 from woodfrog.resources.threads import EndedThread, Thread
 from woodfrog.resources.timers import IntervalTimer, PosixTimer
@@ -46,11 +47,12 @@ class Shares(Part, frozen=True):
     actions: int = 0
     descriptors: int = 0
     directory: int = 0  # with the root directory and the umask
+    undo: int = 0  # see semaphore_undo
 
     @property
-    def owners(self) -> tuple[int, int, int, int]:
+    def owners(self) -> tuple[int, int, int, int, int]:
         """All of them."""
-        return self.memory, self.actions, self.descriptors, self.directory
+        return self.memory, self.actions, self.descriptors, self.directory, self.undo
 
     def of(self, pid: int) -> tuple[int, ...]:
         """Return whose all parts are of a process with this id that shares these."""
@@ -148,6 +150,7 @@ class Process(Record, frozen=True, tag="process"):
     session_nice: int = 0  # of its session, if it leads that
     ended_thread: EndedThread | None = None  # the first one, if it is not among the threads
     nested_ids: NestedIds | None = None
+    undo: list[Undo] = []
 
     @property
     def pid_namespace(self) -> int:

@@ -1,8 +1,6 @@
 """System V IPC: semaphores, message queues and shared memory of the container's own ipc namespace.
 
-No call tells which changes of semaphores the end of a process would undo (SEM_UNDO, semop(2)), so
-those are lost, and nobody can say whether there were any. No call sets when and by which process
-an object was last used, so that is not kept either.
+No call sets when and by which process an object was last used, so that is not kept.
 """
 
 import os
@@ -32,6 +30,7 @@ from woodfrog.resources.sysv_object import (
     owned,
     rows,
     setting,
+    settings,
 )
 
 _IPC_NOWAIT = 0o4000
@@ -70,11 +69,17 @@ class MessageQueue(Object, frozen=True, tag="sysv-message-queue"):
 AnyObject = Semaphores | MessageQueue | Segment
 
 
+def values_of(objects: Iterable[AnyObject]) -> dict[int, list[int]]:
+    """Return the values of all semaphores among some objects, by the ids of their sets."""
+    return {one.id: one.values for one in objects if isinstance(one, Semaphores)}
+
+
 class Found:
-    """All objects of a namespace."""
+    """All objects of a namespace; a call may have so many operations on semaphores."""
 
     def __init__(self) -> None:
         self.objects: list[Semaphores | MessageQueue] = []
+        self.most_operations = 0
         self.segments: dict[int, OpenSegment] = {}
 
     def close(self) -> None:
@@ -91,6 +96,7 @@ class Found:
 def collect(namespace: int, found: Found) -> None:
     """Read all objects of the ipc namespace that a descriptor names."""
     with namespaces.within(namespace, "ipc"):
+        found.most_operations = settings("sem")[2]
         for row in rows("sem"):
             with while_(f"reading System V semaphores {row['semid']}"):
                 found.objects.append(_semaphores(row))

@@ -47,8 +47,13 @@ def common(row: dict[str, str], identifier: str) -> dict[str, Any]:
 
 def setting(name: str) -> int:
     """Read a number in /proc/sys/kernel, for the ipc namespace that we are in."""
+    return settings(name)[0]
+
+
+def settings(name: str) -> list[int]:
+    """Read all numbers of such a file."""
     with open(f"/proc/sys/kernel/{name}", encoding="ascii") as file:
-        return int(file.read())
+        return [int(word) for word in file.read().split()]
 
 
 def set_setting(name: str, value: int) -> None:

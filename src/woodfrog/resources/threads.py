@@ -21,6 +21,7 @@ from woodfrog.resources.credentials import Credentials
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.scheduling import Scheduling
 from woodfrog.resources.seccomp_filters import Filter
+from woodfrog.resources.semaphore_undo import Undo
 from woodfrog.resources.thread_controls import Controls
 from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
@@ -52,8 +53,8 @@ class RseqArea(Part, frozen=True):
 class Thread(Part, frozen=True):
     """One thread, as it goes on. `xstate` is the XSAVE area without the zeros at its end.
 
-    `directory` and `umask` are its own, if it doesn't share the process's; else empty. So is its
-    table of `descriptors`; None is the process's.
+    `directory` and `umask` are its own, if it doesn't share the process's; else empty. So are its
+    table of `descriptors` and its `undo` list; None is the process's.
     """
 
     tid: int
@@ -80,6 +81,7 @@ class Thread(Part, frozen=True):
     descriptors: list[Descriptor] | None = None
     controls: Controls | None = None
     namespaces: dict[str, int] = {}  # nested ones: see nested.Membership
+    undo: list[Undo] | None = None
     nested_tid: list[int] = []  # what `tid` is in the nested pid namespaces, outermost first
 
     @property

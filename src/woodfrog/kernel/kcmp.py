@@ -1,0 +1,16 @@
+"""Whether two tasks have the same part (kcmp(2)): memory, descriptors and so on."""
+
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+
+KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_SYSVSEM = 1, 2, 3, 4, 6
+
+
+def compare(kind: int, one: int, other: int) -> int:
+    """Return 0 for the same part, else in which order the two are: 1 or 2."""
+    return HERE.call(SYS.KCMP, one, other, kind, 0, 0)
+
+
+def same(kind: int, one: int, other: int) -> bool:
+    """Tell whether two tasks have the same part."""
+    return compare(kind, one, other) == 0
