@@ -30,11 +30,11 @@ def collect(pid: int) -> Scheduling:
     """Read how a thread is scheduled, by its id as we see it."""
     attributes = bytearray(ATTRIBUTES.size)
     HERE.call(SYS.SCHED_GETATTR, pid, attributes, len(attributes), 0)
-    _, policy, flags, nice, priority, runtime, deadline, period = ATTRIBUTES.unpack(attributes)
+    _, policy, flags, _, priority, runtime, deadline, period = ATTRIBUTES.unpack(attributes)
     return Scheduling(
         policy=policy,
         flags=flags,
-        nice=nice,
+        nice=os.getpriority(os.PRIO_PROCESS, pid),  # the call tells it only of ordinary ones
         priority=priority,
         runtime=runtime,
         deadline=deadline,
@@ -112,8 +112,11 @@ def restore(pid: int, recorded: Scheduling, default: Scheduling) -> None:
             os.sched_setaffinity(pid, allowed)
     if recorded.io_priority != default.io_priority:
         HERE.call(SYS.IOPRIO_SET, IOPRIO_WHO_PROCESS, pid, recorded.io_priority)
-    ours = (recorded.policy, recorded.flags, recorded.nice, recorded.priority)
-    if ours != (default.policy, default.flags, default.nice, default.priority):
+    if recorded.nice != default.nice:
+        # Which sched_setattr(2) does not, with the policies of no fair share.
+        os.setpriority(os.PRIO_PROCESS, pid, recorded.nice)
+    ours = (recorded.policy, recorded.flags, recorded.priority, recorded.runtime)
+    if ours != (default.policy, default.flags, default.priority, default.runtime):
         attributes = ATTRIBUTES.pack(
             ATTRIBUTES.size,
             recorded.policy,
