@@ -10,6 +10,7 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.capability import (
+    CAP_SETPCAP,
     NAMES,
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
@@ -22,6 +23,8 @@ from woodfrog.remote.stub import Stub
 
 _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
 _SECBIT_KEEP_CAPS = 1 << 4
+# SECBIT_NOROOT, SECBIT_NO_SETUID_FIXUP; others forbid changes, or to raise ambient capabilities.
+_SECBITS_FORBIDDING_NOTHING = _SECBIT_KEEP_CAPS | 1 | 1 << 2
 _CAPABILITY_VERSION_3 = 0x20080522
 CAPABILITIES = range(64)
 
@@ -201,25 +204,35 @@ def restore(
         groups = struct.pack(f"<{len(ids.groups)}I", *ids.groups)
         program.call(SYS.SETGROUPS, len(ids.groups), groups)
     # A flag that keeps the permitted set over the change of ids, and is taken back below.
-    syscalls.prctl(program, _PR_SET_SECUREBITS, credentials.securebits | _SECBIT_KEEP_CAPS)
+    bits = credentials.securebits & _SECBITS_FORBIDDING_NOTHING
+    syscalls.prctl(program, _PR_SET_SECUREBITS, bits | _SECBIT_KEEP_CAPS)
     if ids:
         _take_ids(program, ids)
-    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
-    words = []
-    for shift in (0, 32):
-        words += [
-            field >> shift & 0xFFFFFFFF
-            for field in (credentials.effective, credentials.permitted, credentials.inheritable)
-        ]
-    program.call(SYS.CAPSET, header, struct.pack("<6I", *words))
+    later = 0 if bits == credentials.securebits else 1 << CAP_SETPCAP
+    _take_capabilities(program, credentials, later)
     syscalls.prctl(program, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for number in CAPABILITIES:
         if credentials.ambient >> number & 1:
             syscalls.prctl(program, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)
-    if not credentials.securebits & _SECBIT_KEEP_CAPS:
+    if later:
+        syscalls.prctl(program, _PR_SET_SECUREBITS, credentials.securebits)
+        _take_capabilities(program, credentials, 0)
+    elif not credentials.securebits & _SECBIT_KEEP_CAPS:
         syscalls.prctl(program, PR_SET_KEEPCAPS, 0)
     if no_new_privs:
         syscalls.prctl(program, PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _take_capabilities(program: Program, credentials: Credentials, more: int) -> None:
+    """Take the recorded sets, and for a while some more capabilities."""
+    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+    effective, permitted = credentials.effective | more, credentials.permitted | more
+    words = []
+    for shift in (0, 32):
+        words += [
+            field >> shift & 0xFFFFFFFF for field in (effective, permitted, credentials.inheritable)
+        ]
+    program.call(SYS.CAPSET, header, struct.pack("<6I", *words))
 
 
 @contextmanager

@@ -50,6 +50,15 @@ int main(void) {
 		check(NULL);
 		_exit(0);
 	}
+	pid_t locked = must(fork());
+	if (locked == 0) { /* what neither keeps capabilities nor raises ambient ones any more, but has one */
+		set(some, some, 1 << CAP_KILL);
+		must(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0));
+		must(prctl(PR_SET_SECUREBITS, SECURE_ALL_LOCKS | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_SETUID_FIXUP));
+		set(1 << CAP_KILL, 1 << CAP_KILL, 1 << CAP_KILL);
+		check(NULL);
+		_exit(0);
+	}
 	set(some, some | 1 << CAP_MKNOD, some);
 	pthread_create(&other, NULL, check, NULL);
 	nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
@@ -58,5 +67,6 @@ int main(void) {
 	check(NULL);
 	pthread_join(other, NULL);
 	join(child);
+	join(locked);
 	return report();
 }
