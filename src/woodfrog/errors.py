@@ -17,6 +17,10 @@ class WoodfrogError(Exception):
         self.hint = hint
 
 
+class AbandonedError(Exception):
+    """The command that we worked for is gone."""
+
+
 class UsageError(WoodfrogError):
     """The command line asks for something that doesn't exist or doesn't fit together."""
 

@@ -59,15 +59,15 @@ class Changing:
         container.delete()
         return said
 
-
-def holders() -> list[int]:
-    """Return our processes that hold what the kernel notes."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and not is_gone(int(entry.name)):
-            try:
-                if (entry / "comm").read_text().strip() == "woodfrog-noting":
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
+    def keepers(self) -> list[int]:
+        """Return the keepers that there are of its containers."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and not is_gone(int(entry.name)):
+                try:
+                    ours = str(self.woodfrog.root).encode() in (entry / "cmdline").read_bytes()
+                    if ours and (entry / "comm").read_text().strip() == "woodfrog-keeper":
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return found

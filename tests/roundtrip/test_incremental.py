@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from changing import MANY, OLDER, SOURCE, Changing, holders
+from changing import MANY, OLDER, SOURCE, Changing
 
 from containers import Woodfrog, eventually
 from needs import needs
@@ -189,7 +189,7 @@ def test_a_pre_dump_leaves_little_for_the_checkpoint(
     assert third["compared_bytes"] == 0
     assert os.readlink(changing.image(2) / "parent") == "../1"
     changing.end()
-    eventually(lambda: not holders(), "the holder ends with the container")
+    eventually(lambda: not changing.keepers(), "the keeper ends with the container")
     said = woodfrog(
         "restore",
         f"--image-path={changing.image(1)}",
@@ -206,24 +206,24 @@ def test_a_container_that_is_noted_shows_who_does_it(
     changing: Changing, woodfrog: Woodfrog
 ) -> None:
     changing.save(0, "--track-changes")
-    assert len(holders()) == 1
+    assert len(changing.keepers()) == 1
     rows = json.loads(woodfrog("list", "--helpers", "--format=json").stdout)
     assert [(row["container"], row["pid"]) for row in rows] == [
-        (changing.container.name, holders()[0])
+        (changing.container.name, changing.keepers()[0])
     ]
     changing.go_to(1)
     changing.save(1, f"--parent={changing.image(0)}")
-    assert len(holders()) == 1
+    assert len(changing.keepers()) == 1
     woodfrog("check", changing.container.name)
     changing.container.delete()
-    assert holders() == []
+    assert changing.keepers() == []
     assert changing.verdict_of(1, 1) == "ok\n"
 
 
-def test_without_its_holder_pages_are_compared(changing: Changing) -> None:
+def test_without_its_keeper_pages_are_compared(changing: Changing) -> None:
     changing.save(0, "--track-changes")
-    os.kill(holders()[0], signal.SIGKILL)
-    eventually(lambda: not holders(), "it ends")
+    os.kill(changing.keepers()[0], signal.SIGKILL)
+    eventually(lambda: not changing.keepers(), "it ends")
     changing.go_to(1)
     found = changing.save(1, f"--parent={changing.image(0)}")
     assert found["compared_bytes"] > MANY / 2
@@ -275,7 +275,7 @@ def test_a_killed_checkpoint_leaves_nothing_but_a_container_that_runs_on(
         command.wait()
         if (changing.image(1) / "checkpoint.img").exists():
             shutil.rmtree(changing.image(1))
-    eventually(lambda: len(holders()) <= 1, "at most one holder")
+    eventually(lambda: len(changing.keepers()) <= 1, "at most one keeper")
     woodfrog("state", changing.container.name)
     changing.go_to(3)
     eventually(lambda: not changing.image(1).exists(), "no half image")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from changing import MANY, OLDER, SOURCE, Changing, holders
+from changing import MANY, OLDER, SOURCE, Changing
 
 from bundles import Bundle, bind, mount
 from containers import Container, Woodfrog, eventually, is_gone, verdict
@@ -54,7 +54,7 @@ def test_memory_goes_back_again_and_again(how: str, changing: Changing) -> None:
         assert found["written_bytes"] < MANY / 3
         assert (found["looked_at_bytes"] < MANY / 3) == (how == "noted")
     assert changing.container.init == init
-    assert len(holders()) == (how == "noted")
+    assert len(changing.keepers()) == (how == "noted")
     assert verdict(changing.container) == "ok\n"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from woodfrog.cli import around, policies
+from woodfrog.cli import around, keeper, policies
 from woodfrog.cli.flags import Arguments, Command, Flag
-from woodfrog.cli.loading import found, held
+from woodfrog.cli.loading import found
+from woodfrog.cli.main import main
 from woodfrog.cli.policies import NOT_YET
 from woodfrog.cli.report import explain, warner
 from woodfrog.errors import UsageError, WoodfrogError
@@ -28,6 +29,8 @@ def run(arguments: Arguments) -> int:
     directory, _ = image_directory(arguments)
     parent = _parent(arguments, directory)
     ready = _status_descriptor(arguments["status_fd"])
+    if ready < 0 and (status := keeper.has_done(arguments)) is not None:
+        return status
     warn = warner(arguments.common)
     if arguments["pre_dump"]:
         show(arguments, _pre_dump(arguments, directory, parent, ready, warn))
@@ -37,6 +40,7 @@ def run(arguments: Arguments) -> int:
     policies.settle(arguments, container.state["annotations"], "checkpoint")
     announcement = around.announcement(arguments)
     if announcement:
+        keeper.leave_to_others()
         announcement.tell(container, "save")
     try:
         statistics = _checkpoint(arguments, directory, parent, ready, warn)
@@ -72,7 +76,7 @@ def _checkpoint(
     arguments: Arguments, directory: str, parent: str, ready: int, warn: Callable[[str], None]
 ) -> dict[str, object]:
     engine = bool(arguments["work_path"])
-    with held(arguments) as container:
+    with keeper.held(arguments) as container:
         container.require("checkpoint")
         from woodfrog.runtime import lifecycle
         from woodfrog.runtime.checkpoint import checkpoint
@@ -80,7 +84,7 @@ def _checkpoint(
 
         leave_running = arguments["leave_running"]
         options = options_of(arguments, leave_running=leave_running, replace=engine, parent=parent)
-        statistics = checkpoint(container, directory, options, around.gpus(arguments))
+        statistics = checkpoint(container, directory, options, around.gpus(arguments), main)
         if engine:
             from woodfrog.runtime import criu_files
 
@@ -131,14 +135,14 @@ def _pre_dump(
 ) -> dict[str, object]:
     """Store the memory alone."""
     engine = bool(arguments["work_path"])
-    with held(arguments) as container:
+    with keeper.held(arguments) as container:
         container.require("checkpoint")
         policies.settle(arguments, container.state["annotations"], "checkpoint")
         from woodfrog.runtime.checkpoint import pre_dump
 
         options = options_of(arguments, leave_running=True, replace=engine, parent=parent)
         try:
-            statistics = pre_dump(container, directory, options)
+            statistics = pre_dump(container, directory, options, main)
         except BaseException as error:
             log_failure(arguments, "dump.log", container.state["annotations"], error)
             raise

@@ -27,9 +27,10 @@ def found(arguments: Arguments) -> Container:
 class held:
     """Hold the container's lock, with its state as it is now."""
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, *, wait: bool = True) -> None:
+        """Without `wait` entering raises BlockingIOError if somebody else holds it."""
         self._container = found(arguments)
-        self._lock = self._container.lock()
+        self._lock = self._container.lock(wait=wait)
 
     def __enter__(self) -> Container:
         self._lock.__enter__()

@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> int:
     # A command lives for milliseconds and makes no cycles worth collecting.
     gc.disable()
     from woodfrog.cli import flags, report
-    from woodfrog.errors import WoodfrogError
+    from woodfrog.errors import AbandonedError, WoodfrogError
 
     common = flags.Common()
     common.words = words
@@ -77,6 +77,8 @@ def main(words: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except AbandonedError:
+        return 1  # nobody is there to be told
     except Exception as error:
         report.failure(error, common)
         return error.exit_status if isinstance(error, WoodfrogError) else 1

@@ -192,8 +192,8 @@ POLICIES = (
     Policy(
         "track-changes",
         "have the kernel note what is written to from now on: a checkpoint with this image as"
-        " --parent then takes little time, and so does a rollback to it. A small process of ours"
-        " stays meanwhile",
+        " --parent then takes little time, and so does a rollback to it. A process of ours stays"
+        " meanwhile, and does the next commands",
         "checkpoint",
         "restore",
     ),

@@ -8,6 +8,7 @@ from woodfrog.cli import around, creating, policies
 from woodfrog.cli.checkpoint import IMAGE_FLAGS, PARENT_FLAG, image_directory, log_failure
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
+from woodfrog.cli.main import main
 from woodfrog.cli.policies import NOT_YET
 from woodfrog.cli.report import log, tell, warner
 from woodfrog.errors import ImageError, UsageError
@@ -68,6 +69,7 @@ def thaw(arguments: Arguments, directory: str, template: Template | None) -> int
     options.parents = arguments["parent"]
     options.direct = arguments["direct"]
     options.track_changes = arguments["track_changes"]
+    options.run = main
     if options.background and options.track_changes:
         raise UsageError("--background and --track-changes can't be had at once")
     options.template = template

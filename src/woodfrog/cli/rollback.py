@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from woodfrog.cli import policies
+from woodfrog.cli import keeper, policies
 from woodfrog.cli.checkpoint import IMAGE_FLAGS, PARENT_FLAG, image_directory, show
 from woodfrog.cli.flags import Arguments, Command, Flag
-from woodfrog.cli.loading import held
+from woodfrog.cli.main import main
 
 
-def run(arguments: Arguments) -> None:
+def run(arguments: Arguments) -> int:
     """Set a running container back."""
     directory, _ = image_directory(arguments)
-    with held(arguments) as container:
+    if (status := keeper.has_done(arguments)) is not None:
+        return status
+    with keeper.held(arguments) as container:
         container.require("checkpoint")
         policies.settle(arguments, container.state["annotations"], "rollback")
         from woodfrog.runtime.rollback import rollback
@@ -21,8 +23,10 @@ def run(arguments: Arguments) -> None:
             directory,
             parents=arguments["parent"],
             file_validation=arguments["file_validation"],
+            run=main,
         )
     show(arguments, statistics)
+    return 0
 
 
 COMMAND = Command(

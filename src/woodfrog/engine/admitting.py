@@ -12,7 +12,7 @@ from woodfrog.engine import (
 )
 from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.background import Background
-from woodfrog.engine.filling import Keeper
+from woodfrog.engine.filling import Teller
 from woodfrog.engine.making_network import Networking
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.template import Template
@@ -46,7 +46,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     """What the caller of a restore wants.
 
     `accept` may refuse what the image says of its container; `silence` is what `silence_for` has
-    begun. With a `keeper` the processes run before their memory is there, which is filled in
+    begun. With a `teller` the processes run before their memory is there, which is filled in
     meanwhile. `parents` are directories in which images may be that this one builds on; with
     `direct` pages are read past the page cache. With a
     `tracker` what is written to is noted from then on. With a `template` of the image, of which the
@@ -59,7 +59,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     file_validation: str = FileValidation.BUILD_ID
     accept: Callable[[ContainerRecord], None] = _anything
     silence: connections.Silence | None = None
-    keeper: Keeper | None = None
+    teller: Teller | None = None
     parents: Sequence[str] = ()
     direct: bool = False
     tracker: Tracker | None = None
@@ -146,7 +146,7 @@ class Admitted:
             layer.refuse_wider(plan.layer, self.overlay, bounds.bounding)
             # What can't be undone begins only with an image that is right to the last byte.
             self.reader.verify_pages()
-        self.background = Background(init, self.reader, plan, wishes.keeper, undo)
+        self.background = Background(init, self.reader, plan, wishes.teller, undo)
         # Whoever fills pages in checks them, too.
         self.reader.leave_out(reading_pages.ranges(plan.pages))
         self.check = PageCheck(self.reader, begin=template is None)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from woodfrog.engine import filling
 from woodfrog.engine.body import Body
-from woodfrog.engine.filling import Filling, Keeper, Task
+from woodfrog.engine.filling import Filling, Task, Teller
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.working_set import WorkingSet
 from woodfrog.errors import UnsupportedResource, while_
@@ -21,18 +21,18 @@ from woodfrog.resources.process import Process
 
 
 class Background:
-    """The pages that come later; without a keeper there are none."""
+    """The pages that come later; without a teller there are none."""
 
     def __init__(
-        self, init: int, reader: Chain, plan: Plan, keeper: Keeper | None, undo: ExitStack
+        self, init: int, reader: Chain, plan: Plan, teller: Teller | None, undo: ExitStack
     ) -> None:
         self._init = init
         self._reader = reader
-        self._keeper = keeper
+        self._teller = teller
         self._undo = undo
         self._filling: Filling | None = None
         self._divisions: dict[int, Division] = {}
-        if keeper:
+        if teller:
             _require()
             for record in plan.processes:
                 space = record.memory
@@ -43,7 +43,7 @@ class Background:
     @property
     def is_wanted(self) -> bool:
         """Tell whether anything comes later."""
-        return self._keeper is not None
+        return self._teller is not None
 
     def at_once(self, record: Process) -> Sequence[PageRange]:
         """Return the pages that a process needs at once."""
@@ -66,12 +66,12 @@ class Background:
                     failed.callback(os.close, descriptor)
                     spaces[descriptor] = Missing(division.later)
                     pids[descriptor] = body.record.pid
-            if spaces and self._keeper:
+            if spaces and self._teller:
                 alone()
                 working_set = WorkingSet(self._reader.directory, self._reader.digest)
                 self._undo.callback(working_set.close)
                 task = Task(spaces, self._reader.chunks(), pids, working_set)
-                self._filling = filling.start(self._init, task, self._keeper)
+                self._filling = filling.start(self._init, task, self._teller)
                 self._undo.callback(self._filling.close)
             failed.pop_all()
 

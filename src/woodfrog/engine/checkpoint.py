@@ -11,7 +11,7 @@ from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look, losses_of
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.snapshots import Snapshots
-from woodfrog.engine.tracking import Tracker, Tracking, still_noted
+from woodfrog.engine.tracking import Known, Tracker, Tracking, still_noted
 from woodfrog.engine.writing_pages import PageWriter
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Writer
@@ -64,7 +64,7 @@ def examine(
     container: Container,
     options: CheckpointOptions,
     pause: Pause | None = None,
-    tracker: Tracker | None = None,
+    known: Known | None = None,
 ) -> dict[str, object]:
     """Hold the container for a look, and let it run on: everything that keeps it from being saved.
 
@@ -84,7 +84,7 @@ def examine(
                 pause,
                 obstacles,
                 guardian,
-                still_noted(tracker.known() if tracker else None).keys(),
+                still_noted(known).keys(),
             ).statistics()
         held_us = int((time.monotonic() - began) * 1e6)
         return {"obstacles": obstacles.found, "frozen_us": held_us} | statistics
@@ -169,7 +169,8 @@ def _checkpoint(
             _write_snapshots(image, looked, snapshots, pages)
             snapshots.end(looked.tree.resumed)
             guardian.check()
-            tracking.hold(init)
+            if tracker:
+                tracking.keep(tracker, init)
             image.seal()
             if tracker:
                 tracking.settle(tracker, image.digest, image.identity)

@@ -31,7 +31,7 @@ _STANDS = b"1"
 _HAS_TOLD = 3  # exit status of a server that has ended the container itself
 
 
-class Keeper(Protocol):
+class Teller(Protocol):
     """What a runtime does about it; all of it happens in processes of ours that stay."""
 
     def begun(self, holder: int, server: int, total: int) -> None:
@@ -98,7 +98,7 @@ class Filling:
             pass  # somebody has waited for all that we had
 
 
-def start(init: int, task: Task, keeper: Keeper) -> Filling:
+def start(init: int, task: Task, teller: Teller) -> Filling:
     """Begin to fill in the memory of a container's processes; see PageServer.
 
     The descriptors of its spaces are ours no longer. This process must have no other thread.
@@ -107,13 +107,13 @@ def start(init: int, task: Task, keeper: Keeper) -> Filling:
     pidfd = pidfd_open(HERE, init)
     holder = os.fork()
     if holder == 0:
-        _become_holder(pidfd, task, keeper, tells)
+        _become_holder(pidfd, task, teller, tells)
     for descriptor in (tells, pidfd, *task.spaces):
         os.close(descriptor)
     return Filling(holder, told)
 
 
-def _become_holder(init: int, task: Task, keeper: Keeper, tells: int) -> NoReturn:
+def _become_holder(init: int, task: Task, teller: Teller, tells: int) -> NoReturn:
     """Start the server and stay until it ends, in a process of its own."""
     try:
         wake_up = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -122,21 +122,21 @@ def _become_holder(init: int, task: Task, keeper: Keeper, tells: int) -> NoRetur
         signals.signal(signals.SIGUSR1, lambda *_: os.eventfd_write(wake_up, 1))
         server = HERE.call(SYS.CLONE, CLONE_FILES | signals.SIGCHLD, 0, 0, 0, 0)
         if server == 0:
-            _serve(init, task, keeper, tells, wake_up)
+            _serve(init, task, teller, tells, wake_up)
         HERE.call(SYS.PRCTL, PR_SET_NAME, _NAME_OF_HOLDER, 0, 0, 0)
         status = os.waitstatus_to_exitcode(os.waitpid(server, 0)[1])
         if status not in (0, _HAS_TOLD):
             how = f"was killed by signal {-status}" if status < 0 else "failed"
-            _end_container(init, keeper, f"the process that filled in its memory {how}")
+            _end_container(init, teller, f"the process that filled in its memory {how}")
         if status == 0:
-            keeper.ended()
+            teller.ended()
     except BaseException as error:
-        _end_container(init, keeper, f"the process that holds its memory failed: {error}")
+        _end_container(init, teller, f"the process that holds its memory failed: {error}")
     finally:
         os._exit(0)
 
 
-def _serve(init: int, task: Task, keeper: Keeper, tells: int, wake_up: int) -> NoReturn:
+def _serve(init: int, task: Task, teller: Teller, tells: int, wake_up: int) -> NoReturn:
     status = _HAS_TOLD
     try:
         HERE.call(SYS.PRCTL, PR_SET_NAME, _NAME_OF_SERVER, 0, 0, 0)
@@ -147,17 +147,17 @@ def _serve(init: int, task: Task, keeper: Keeper, tells: int, wake_up: int) -> N
             init,
             ahead=features.wanted(features.FILLING_AHEAD),
             wake_up=wake_up,
-            tell=keeper.tell,
+            tell=teller.tell,
             first=task.first,
             note=None if task.working_set.touched else task.note,
         )
-        keeper.begun(os.getppid(), os.getpid(), total)
+        teller.begun(os.getppid(), os.getpid(), total)
         os.write(tells, _STANDS)
         os.close(tells)
         server.run()
         status = 0
     except BaseException as error:
-        _end_container(init, keeper, f"its memory cannot be filled in: {error}")
+        _end_container(init, teller, f"its memory cannot be filled in: {error}")
     finally:
         os._exit(status)
 
@@ -170,14 +170,14 @@ def _be_the_last_to_die() -> None:
         pass  # without CAP_SYS_RESOURCE
 
 
-def _end_container(init: int, keeper: Keeper, reason: str) -> None:
+def _end_container(init: int, teller: Teller, reason: str) -> None:
     """End the container, and wait for that, while all descriptors are still held."""
     try:
         pidfd_send_signal(HERE, init, signals.SIGKILL)
     except ProcessLookupError:
         pass  # it has ended by itself
     try:
-        keeper.lost(reason)
+        teller.lost(reason)
     finally:
         poll = select.poll()
         poll.register(init, select.POLLIN)

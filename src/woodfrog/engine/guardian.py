@@ -10,14 +10,10 @@ import select
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from woodfrog.errors import WoodfrogError
+from woodfrog.errors import AbandonedError, WoodfrogError
 from woodfrog.kernel.signals import signals
 
 T = TypeVar("T")
-
-
-class AbandonedError(Exception):
-    """The command that we worked for is gone."""
 
 
 class _ThereError(Exception):
@@ -25,7 +21,7 @@ class _ThereError(Exception):
 
 
 class Guardian:
-    """The child's view of its parent, through the read end of a pipe that only the parent keeps."""
+    """The child's view of its parent, through a pipe or socket whose other end only that keeps."""
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
@@ -34,9 +30,26 @@ class Guardian:
         """Go on only if somebody still waits for us; raises AbandonedError. Works in any thread."""
         poll = select.poll()
         # The parent never writes: the other end is closed, or it isn't.
-        poll.register(self._parent, 0)
+        poll.register(self._parent, select.POLLRDHUP)
         if poll.poll(0):
             raise AbandonedError("the command was killed")
+
+
+_worker: Guardian | None = None
+
+
+def be_worker(connection: int) -> None:
+    """Be a process that already is apart from its command, which is at the other end."""
+    global _worker
+    _worker = Guardian(connection)
+
+
+def ended(status: str) -> WoodfrogError:
+    """Return what to raise when who held the container has ended before it was done."""
+    return WoodfrogError(
+        f"the process that held the container was ended{status}",
+        hint="was it the out-of-memory killer? the container goes on by itself",
+    )
 
 
 def guarded(work: Callable[[Guardian], T]) -> T:
@@ -44,6 +57,8 @@ def guarded(work: Callable[[Guardian], T]) -> T:
 
     Both must be picklable.
     """
+    if _worker:
+        return work(_worker)
     parent_end, our_end = os.pipe()
     result_reader, result_writer = os.pipe()
     child = os.fork()
@@ -61,10 +76,7 @@ def guarded(work: Callable[[Guardian], T]) -> T:
         os.close(our_end)
         _, status = os.waitpid(child, 0)
     if not data:
-        raise WoodfrogError(
-            f"the process that held the container was ended (wait status {status:#x})",
-            hint="was it the out-of-memory killer? the container goes on by itself",
-        )
+        raise ended(f" (wait status {status:#x})")
     import pickle
 
     succeeded, value, trace = pickle.loads(data)

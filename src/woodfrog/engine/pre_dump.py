@@ -99,7 +99,7 @@ def _pre_dump(
                 add(one, pages.write(one, snapshot.pid, snapshot.memory))
         snapshots.end(tree.resumed)
         guardian.check()
-        tracking.hold(init)
+        tracking.keep(tracker, init)
         image.seal()
         tracking.settle(tracker, image.digest, image.identity)
     return {"page_bytes": pages.bytes, "unchanged_bytes": pages.unchanged}

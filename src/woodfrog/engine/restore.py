@@ -103,7 +103,7 @@ def restore(init: int, directory: str, wishes: Wishes) -> dict[str, object]:
                 error.add_note("--tcp-close restores them as reset")
             raise
         if tracking and tracker:
-            tracking.hold(init)
+            tracking.keep(tracker, init)
             tracking.settle(tracker, reader.digest, reader.identity)
     statistics["admit_us"] = int((admitted_at - began) * 1e6)
     statistics["restore_us"] = int((time.monotonic() - began) * 1e6)

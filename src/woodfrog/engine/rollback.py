@@ -142,7 +142,7 @@ def _rollback(
             raise failed from error
     done = time.monotonic()
     if known:
-        tracking.hold(init)
+        tracking.keep(tracker, init)
         tracking.settle(tracker, image.digest, known.file if trusted else ())
     return {
         "written_bytes": contents.written,

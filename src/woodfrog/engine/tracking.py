@@ -2,26 +2,24 @@
 
 Each process gets a userfaultfd that nobody waits at: its write protection is undone by the kernel
 itself, which is how it remembers (UFFD_FEATURE_WP_ASYNC). It remembers for as long as somebody
-has the descriptors: a *holder*, a process of ours that stays until the container ends.
+has the descriptors: a *keeper*, a process of ours that stays until the container ends.
 What isn't noted counts as written to: a mapping that is new or has moved, the memory of a forked
 child or of another program.
 """
 
 import os
-import select
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from woodfrog.engine.collected import CollectedProcess, scratch_in
-from woodfrog.engine.staying import leave_everything
 from woodfrog.kernel import features, userfaultfd
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.pagemap import Pagemap
-from woodfrog.kernel.process import PR_SET_NAME, pidfd_getfd, pidfd_open
+from woodfrog.kernel.process import pidfd_getfd, pidfd_open
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.remote import descriptors
@@ -30,8 +28,6 @@ from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources.memory import Mapping
 
-_NAME = b"woodfrog-noting\0"
-_STAY = b"1"
 # What the kernel writes to by pages that it has pinned is not noted.
 _PINNED = (b"[io_uring]", b"[aio]")
 _GONE = b" (deleted)"
@@ -42,7 +38,7 @@ FileIdentity = tuple[int, ...]
 
 
 class Noted(NamedTuple):
-    """A process whose writes are noted: when it began, and its userfaultfd in the holder."""
+    """A process whose writes are noted: when it began, and its userfaultfd in the keeper."""
 
     start_time: int
     descriptor: int
@@ -54,7 +50,7 @@ class Known(msgspec.Struct, frozen=True):
     `file` is that image's file as it was when all of it had been written or checked, if we know.
     """
 
-    holder: int
+    keeper: int
     image: str
     file: FileIdentity
     processes: dict[int, Noted]
@@ -64,13 +60,19 @@ class Tracker(Protocol):
     """What a runtime does about it."""
 
     def known(self) -> Known | None:
-        """Return what is noted, if its holder is there."""
+        """Return what is noted, if its keeper is there."""
 
     def forget(self) -> None:
-        """Note that nothing is known any more, and end the holder."""
+        """Note that nothing is known any more, and have the keeper close what it has."""
+
+    def keep(self, init: int, descriptors: list[int]) -> tuple[int, list[int]]:
+        """Give descriptors to a keeper, who closes them unless `begun` is called.
+
+        Returns its pid, and what it calls them. It ends with the process `init`.
+        """
 
     def begun(self, known: Known) -> None:
-        """Note what is noted from now on."""
+        """Note what is noted from now on, and have the keeper stay."""
 
 
 class Borrowed(Protocol):
@@ -98,13 +100,12 @@ def still_noted(known: Known | None) -> dict[int, Noted]:
 class Tracking:
     """Noting that begins now, for the image that is being made; ends with the `with` block.
 
-    Unless a holder has it by then.
+    Unless a keeper has it by then.
     """
 
     def __init__(self) -> None:
         self._descriptors: dict[int, int] = {}
-        self._confirm = -1
-        self._holder = 0
+        self._kept: tuple[int, list[int]] = (0, [])
 
     def __enter__(self) -> "Tracking":
         return self
@@ -113,18 +114,16 @@ class Tracking:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
-        if self._confirm >= 0:
-            os.close(self._confirm)
 
     def take_over(self, tracker: Tracker) -> None:
-        """Fetch the descriptors that an earlier holder has, and end that.
+        """Fetch the descriptors that a keeper has, for which that is the end.
 
         From here on what it knew is not known any more: `begin` overwrites it.
         """
         known = tracker.known()
         processes = still_noted(known)
         if known and processes:
-            pidfd = pidfd_open(HERE, known.holder)
+            pidfd = pidfd_open(HERE, known.keeper)
             try:
                 for pid, noted in processes.items():
                     self._descriptors[pid] = pidfd_getfd(HERE, pidfd, noted.descriptor)
@@ -164,33 +163,27 @@ class Tracking:
         except (OSError, ProgramError):
             self._give_up(pid)
 
-    def hold(self, init: int) -> None:
-        """Start a holder, if there is something to hold; this process has no other thread.
+    def keep(self, tracker: Tracker, init: int) -> None:
+        """Give all that is noted to a keeper, who stays only if `settle` tells it so.
 
-        It stays only if `settle` tells it so. `init` is a living task of the first process.
+        `init` is a living task of the first process.
         """
-        if not self._descriptors:
-            return
-        told, self._confirm = os.pipe()
-        pidfd = pidfd_open(HERE, int(read_status(f"/proc/{init}")["Tgid"]))
-        self._holder = os.fork()
-        if self._holder == 0:
-            _become_holder(pidfd, told, set(self._descriptors.values()))
-        os.close(told)
-        os.close(pidfd)
+        if self._descriptors:
+            first = int(read_status(f"/proc/{init}")["Tgid"])
+            self._kept = tracker.keep(first, [*self._descriptors.values()])
 
     def settle(self, tracker: Tracker, image: str, file: FileIdentity) -> None:
-        """Have the holder stay, and note since which image all is noted; see `Known`."""
+        """Have the keeper stay, and note since which image all is noted; see `Known`."""
         if not self._descriptors:
             return
         processes = {}
-        for pid, descriptor in self._descriptors.items():
+        keeper, numbers = self._kept
+        for pid, number in zip(self._descriptors, numbers, strict=True):
             try:
-                processes[pid] = Noted(read_stat(f"/proc/{pid}").start_time, descriptor)
+                processes[pid] = Noted(read_stat(f"/proc/{pid}").start_time, number)
             except OSError:
                 pass  # it has ended
-        tracker.begun(Known(self._holder, image, file, processes))
-        os.write(self._confirm, _STAY)
+        tracker.begun(Known(keeper, image, file, processes))
 
     def _give_up(self, pid: int) -> None:
         if pid in self._descriptors:
@@ -219,17 +212,3 @@ def _created(pid: int, borrowed: Borrowed) -> int:
         os.close(ours)
         raise
     return ours
-
-
-def _become_holder(init: int, told: int, held: set[int]) -> NoReturn:
-    """Have descriptors until the container ends; leave at once if nobody says to stay."""
-    try:
-        leave_everything(but={init, told, *held})
-        HERE.call(SYS.PRCTL, PR_SET_NAME, _NAME, 0, 0, 0)
-        if os.read(told, 1) == _STAY:
-            os.close(told)
-            poll = select.poll()
-            poll.register(init, select.POLLIN)
-            poll.poll()
-    finally:
-        os._exit(0)

@@ -22,6 +22,7 @@ from woodfrog.runtime.state import PAUSED, Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from woodfrog.engine import checkpoint as engine
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
 
 
 def checkpoint(
-    container: Container, directory: str, options: CheckpointOptions, gpus: Toggle | None
+    container: Container,
+    directory: str,
+    options: CheckpointOptions,
+    gpus: Toggle | None,
+    run: Callable[[list[str]], int],
 ) -> dict[str, object]:
     """Freeze a container into directory/checkpoint.img; its lock is held. Returns statistics.
 
-    `gpus` takes what is in GPUs into the memory of the processes that use them.
+    `gpus` takes what is in GPUs into the memory of the processes that use them; `run` is what runs
+    command lines, for a keeper.
     """
     from woodfrog.engine import checkpoint as engine
 
@@ -46,7 +52,8 @@ def checkpoint(
             hint="name another directory, or remove checkpoint.img first",
         )
     filling.finish(container)
-    with AtWork(container) as at_work:
+    keeps = options.leave_running and options.track_changes
+    with AtWork(container) as at_work, tracking.Noting(container, run, is_wanted=keeps) as noting:
         suspended = gpus.suspend(container) if gpus else []
         statistics = engine.checkpoint(
             container.pid,
@@ -54,7 +61,7 @@ def checkpoint(
             container=known(container, options, suspended),
             options=options,
             pause=at_work.pause,
-            tracker=tracking.Tracker(container),
+            tracker=noting,
         )
         at_work.has_ended = not options.leave_running
     container.state["checkpoint"] = {"image": image, "time": states.now()}
@@ -79,23 +86,28 @@ def examine(container: Container, options: CheckpointOptions) -> dict[str, objec
             container=known(container, options, []),
             options=options,
             pause=at_work.pause,
-            tracker=tracking.Tracker(container),
+            known=tracking.Tracker(container).known(),
         )
 
 
-def pre_dump(container: Container, directory: str, options: CheckpointOptions) -> dict[str, object]:
+def pre_dump(
+    container: Container,
+    directory: str,
+    options: CheckpointOptions,
+    run: Callable[[list[str]], int],
+) -> dict[str, object]:
     """Write a container's memory to directory/checkpoint.img; its lock is held."""
     from woodfrog.engine.pre_dump import pre_dump
 
     filling.finish(container)
-    with AtWork(container) as at_work:
+    with AtWork(container) as at_work, tracking.Noting(container, run, is_wanted=True) as noting:
         return pre_dump(
             container.pid,
             directory,
             options=options,
             room=memory_room(container.state["cgroup"]),
             pause=at_work.pause,
-            tracker=tracking.Tracker(container),
+            tracker=noting,
         )
 
 

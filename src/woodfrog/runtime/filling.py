@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Keeper:
+class Teller:
     """Writes it down, in the processes that fill; `complain` writes to the log.
 
     It follows the engine's protocol of that name.

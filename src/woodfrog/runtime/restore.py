@@ -53,6 +53,7 @@ class Options:
     track_changes = False  # it is noted what is written to
     background = False  # most of the memory comes when the container runs
     template: Template | None = None  # which has the image's memory, and which we are a fork of
+    run: Callable[[list[str]], int]  # runs command lines, for a keeper
     complain: Callable[[str], None]  # writes to the log when the command has ended
     silence: Silence | None = None  # of connections, since before there was a network
 
@@ -171,6 +172,7 @@ def _restore(
         spec_differences.judge(image.config, created.config, options.spec_validation, warn)
 
     given_network.note(container, created.config)
+    noting = tracking.Noting(container, options.run, is_wanted=options.track_changes)
     try:
         wishes = engine.Wishes(
             bounds=bounds(created, engine.Bounds, options),
@@ -179,13 +181,14 @@ def _restore(
             file_validation=options.file_validation,
             accept=accept,
             silence=options.silence,
-            keeper=filling.Keeper(container, options.complain) if options.background else None,
+            teller=filling.Teller(container, options.complain) if options.background else None,
             parents=options.parents,
             direct=options.direct,
-            tracker=tracking.Tracker(container) if options.track_changes else None,
+            tracker=noting if options.track_changes else None,
             template=options.template,
         )
-        statistics = engine.restore(container.pid, directory, wishes)
+        with noting:
+            statistics = engine.restore(container.pid, directory, wishes)
     except Exception as error:
         if failure := filling.failure(container):
             raise ImageError(failure) from error  # of which the engine has seen only the end

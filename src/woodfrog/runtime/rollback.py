@@ -11,7 +11,7 @@ from woodfrog.runtime.state import Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 def rollback(
@@ -20,10 +20,11 @@ def rollback(
     *,
     parents: Sequence[str],
     file_validation: str,
+    run: Callable[[list[str]], int],
 ) -> dict[str, object]:
     """Set a running container back to directory/checkpoint.img; its lock is held.
 
-    Returns statistics.
+    `run` is what runs command lines, for a keeper. Returns statistics.
     """
     from woodfrog.engine import rollback as engine
     from woodfrog.engine.checkpoint import CheckpointOptions
@@ -34,7 +35,11 @@ def rollback(
     options.tcp_established = True  # a connection that still stands is left alone
     config = lifecycle.config_of(container)
     bounds = restore.bounds(Created(container, config, -1), Bounds, options)
-    with checkpoint.AtWork(container) as at_work:
+    noted = tracking.Tracker(container).known() is not None
+    with (
+        checkpoint.AtWork(container) as at_work,
+        tracking.Noting(container, run, is_wanted=noted) as noting,
+    ):
         try:
             statistics = engine.rollback(
                 container.pid,
@@ -43,7 +48,7 @@ def rollback(
                 bounds=bounds,
                 parents=parents,
                 file_validation=file_validation,
-                tracker=tracking.Tracker(container),
+                tracker=noting,
                 pause=at_work.pause,
             )
         except BaseException as error:

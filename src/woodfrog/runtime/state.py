@@ -19,6 +19,8 @@ DEFAULT_ROOT = "/run/woodfrog"
 # In the state directory while restored memory is still being filled in: by whom, and how far.
 FILLING = "filling"
 TRACKING = "tracking"
+# The socket at which the container's keeper is asked, if there is one.
+KEEPER = "keeper"
 
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 
@@ -95,9 +97,10 @@ def now() -> str:
 class Lock:
     """The lock of one container, held by a `with` block."""
 
-    def __init__(self, directory: str, id: str) -> None:
+    def __init__(self, directory: str, id: str, *, wait: bool) -> None:
         self._directory = directory
         self._id = id
+        self._how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
         self._descriptor = -1
 
     def __enter__(self) -> Lock:
@@ -107,7 +110,7 @@ class Lock:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
                 raise _unknown(self._id) from None
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, self._how)
             # Whoever held it may have deleted the container while we waited.
             try:
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
@@ -196,9 +199,12 @@ class Container:
         """Return where a file of the state directory is."""
         return os.path.join(self.directory, name)
 
-    def lock(self) -> Lock:
-        """Return the container's lock, to be held by `with`."""
-        return Lock(self.directory, self.id)
+    def lock(self, *, wait: bool = True) -> Lock:
+        """Return the container's lock, to be held by `with`.
+
+        Without `wait` that raises BlockingIOError if somebody else has it.
+        """
+        return Lock(self.directory, self.id, wait=wait)
 
     def save(self) -> None:
         """Write state.json; whoever reads sees the old one or the new one."""
@@ -295,7 +301,7 @@ class Container:
         known = (
             (filling.get("server"), "brings the memory that it was restored without"),
             (filling.get("holder"), "ends it if that goes wrong"),
-            (tracking.get("holder"), "has the kernel note what it writes to"),
+            (tracking.get("holder"), "has the kernel note what it writes to, and stands by"),
         )
         return [
             (one[0], purpose)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
-import sys
 from typing import NoReturn
 
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -17,22 +15,20 @@ from woodfrog.kernel.process import (
     close_all_from,
     prctl,
 )
-from woodfrog.kernel.signals import signals
+from woodfrog.runtime import answering, templates
 from woodfrog.runtime import channel as channels
-from woodfrog.runtime import jsontext, templates
 from woodfrog.runtime import state as states
+from woodfrog.runtime.answering import Request, Workers
 from woodfrog.runtime.foreground import exit_code
 from woodfrog.runtime.state import UnknownContainer
 from woodfrog.runtime.templates import Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from woodfrog.runtime.channel import Channel
-
-# The request, the directory, and three standard descriptors.
-_SENT = 5
 
 
 def start(
@@ -78,8 +74,8 @@ def _become_supervisor(
 
         template = Template(image, parents)
         templates.hold(template)
-        _import_all()
-        listening = place.listen()
+        answering.load_all()
+        listening = answering.listen(place.door)
         found = states.start_time(os.getpid())
         information = {
             "name": place.name,
@@ -114,21 +110,6 @@ def _leave_everything(but: set[int]) -> None:
     os.close(null)
 
 
-def _import_all() -> None:
-    """Have all code that a restore may need in memory, once for all forks."""
-    import gc
-    import importlib
-    import pkgutil
-
-    import woodfrog
-
-    for module in pkgutil.walk_packages(woodfrog.__path__, "woodfrog."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    gc.collect()
-    gc.freeze()
-
-
 class _Supervisor:
     """Answers requests until the template is dropped and all its containers have ended."""
 
@@ -137,49 +118,32 @@ class _Supervisor:
     ) -> None:
         self._place = place
         self._listening = listening
-        self._run = run
-        self._workers: set[int] = set()
-        self._awake, wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._wakes = wakes
-        import signal
-
-        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-        signals.signal(signals.SIGCHLD, lambda number, frame: None)
+        self._workers = Workers(run, may_decline=False)
 
     def serve(self) -> None:
         """Do so."""
-        listening = self._listening
         poll = select.poll()
-        poll.register(self._awake, select.POLLIN)
-        poll.register(listening, select.POLLIN)
-        alive = asked = True
-        while alive or asked:
+        poll.register(self._workers.awake, select.POLLIN)
+        poll.register(self._listening, select.POLLIN)
+        asked = True
+        while asked or _has_children():
             for descriptor, _ in poll.poll():
-                if descriptor == self._awake:
-                    os.read(self._awake, 4096)
-                elif not self._answer(listening):
+                if descriptor == self._workers.awake:
+                    for pid, status in self._workers.reap():
+                        _record(self._place.root, pid, exit_code(status))
+                elif not self._answer():
                     poll.unregister(descriptor)
-                    listening.close()
+                    self._listening.close()
                     asked = False
-            alive = self._reap()
 
-    def _answer(self, listening: socket.socket) -> bool:
+    def _answer(self) -> bool:
         """Do what somebody asks for; tell whether the template is still there."""
-        connection, _ = listening.accept()
-        with connection:
-            try:
-                message, descriptors, _, _ = socket.recv_fds(connection, 16, _SENT)
-            except OSError:
-                return True
-            try:
-                if message == templates.DROP:
-                    self._drop()
-                    return False
-                if message == templates.RESTORE and len(descriptors) == _SENT:
-                    self._fork_worker(connection, descriptors)
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
+        with Request(self._listening) as request:
+            if request.message == templates.DROP:
+                self._drop()
+                return False
+            if request.is_command:
+                self._workers.fork(request, -1, self._listening.close)
         return True
 
     def _drop(self) -> None:
@@ -189,58 +153,13 @@ class _Supervisor:
         templates.hold(None)
         self._place.remove()
 
-    def _fork_worker(self, connection: socket.socket, descriptors: list[int]) -> None:
-        worker = os.fork()
-        if worker:
-            self._workers.add(worker)
-            return
-        status = 1
-        try:
-            self._become_worker(descriptors)
-            connection.send(os.getpid().to_bytes(4, "little"))
-            status = self._run(_request(descriptors[0]))
-            sys.stdout.flush()
-            connection.send(status.to_bytes(4, "little"))
-        finally:
-            os._exit(status)
 
-    def _become_worker(self, descriptors: list[int]) -> None:
-        """Have the descriptors, and the signals, of the command that has asked."""
-        import signal
-
-        signal.set_wakeup_fd(-1)
-        signals.signal(signals.SIGCHLD, signals.SIG_DFL)
-        os.close(self._awake)
-        os.close(self._wakes)
-        self._listening.close()
-        os.fchdir(descriptors[1])
-        for number, descriptor in enumerate(descriptors[2:]):
-            os.dup2(descriptor, number, inheritable=True)
-
-    def _reap(self) -> bool:
-        """Take the exit statuses of those that have ended; tell whether anybody is left."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if not pid:
-                return True
-            if pid in self._workers:
-                self._workers.remove(pid)
-            else:
-                _record(self._place.root, pid, exit_code(status))
-
-
-def _request(descriptor: int) -> list[str]:
-    """Take over environment and umask of the command that has asked; returns its words."""
-    text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-    request = jsontext.parse(text.decode("utf-8", "surrogateescape"))
-    os.environ.clear()
-    os.environ.update(request["environ"])
-    os.umask(request["umask"])
-    words: list[str] = request["words"]
-    return words
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _record(root: str, pid: int, status: int) -> None:

@@ -1,29 +1,30 @@
 """Warm templates: images that lie ready in memory, each held by a process that forks containers.
 
 What is known of one is in a directory beside the containers' (ROOT.templates/NAME): who holds it,
-and a socket at which it is asked. `restore --template` sends its whole command line, directory and
-standard descriptors there, and passes signals on; a fork of the supervisor does the work.
+and a socket at which it is asked (runtime/asking.py). `restore --template` has a fork of the
+supervisor do the work, and passes signals on.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 
 from woodfrog.errors import StateError, WoodfrogError
 from woodfrog.kernel.signals import signals
-from woodfrog.runtime import jsontext
+from woodfrog.runtime import asking, jsontext
+from woodfrog.runtime.asking import Door
 from woodfrog.runtime.state import check_id, start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from types import FrameType
     from typing import Any
 
     from woodfrog.engine.template import Template
 
 _INFORMATION, _SOCKET = "template.json", "socket"
-DROP, RESTORE = b"drop", b"restore"
+DROP = b"drop"
 # What is passed on to whoever does the work.
 _FORWARDED = (
     signals.SIGHUP,
@@ -96,44 +97,20 @@ class Place:
         supervisor = start_time(found["pid"])
         return found if supervisor and supervisor[1] == found["startTime"] else None
 
-    def listen(self) -> socket.socket:
-        """Return the supervisor's socket, where it is asked."""
-        listening = _socket()
-        with _At(self.directory) as directory:
-            listening.bind(f"{directory}/{_SOCKET}")
-        listening.listen(128)
-        return listening
+    @property
+    def door(self) -> Door:
+        """Where the supervisor is asked."""
+        return Door(self.directory, _SOCKET)
 
     def connect(self) -> socket.socket:
         """Return a connection to the supervisor; raises StateError."""
-        connection = _socket()
-        try:
-            with _At(self.directory) as directory:
-                connection.connect(f"{directory}/{_SOCKET}")
-        except (FileNotFoundError, ConnectionRefusedError):
-            connection.close()
+        connection = self.door.knock()
+        if connection is None:
             raise StateError(
                 f"there is no template {self.name}",
                 hint="`woodfrog warm --list` shows those that are ready",
-            ) from None
+            )
         return connection
-
-
-def _socket() -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
-class _At:
-    """A short path to a directory: that of a socket has room for 107 bytes."""
-
-    def __init__(self, directory: str) -> None:
-        self._descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def __enter__(self) -> str:
-        return f"/proc/self/fd/{self._descriptor}"
-
-    def __exit__(self, *error: object) -> None:
-        os.close(self._descriptor)
 
 
 def all_templates(root: str) -> list[Place]:
@@ -154,27 +131,16 @@ def all_templates(root: str) -> list[Place]:
 
 def drop(place: Place) -> None:
     """Have the supervisor let go of it; containers that were made from it go on."""
-    with place.connect() as connection:
-        connection.send(DROP)
-        connection.recv(1)
+    connection = place.connect()
+    connection.send(DROP)
+    connection.recv(1)
+    connection.close()
 
 
 def ask(place: Place, words: list[str]) -> int:
     """Have a fork of the supervisor run this command line; returns its exit status."""
-    request = os.memfd_create("woodfrog-request")
-    here = os.open(".", os.O_PATH | os.O_DIRECTORY)
-    umask = os.umask(0)
-    os.umask(umask)
-    text = jsontext.write({"words": words, "environ": dict(os.environ), "umask": umask})
-    with place.connect() as connection:
-        os.write(request, text.encode("utf-8", "surrogateescape"))
-        socket.send_fds(connection, [RESTORE], [request, here, 0, 1, 2])
-        os.close(request)
-        os.close(here)
-        worker = int.from_bytes(connection.recv(4), "little")
-        if not worker:
-            raise gone(place)
 
+    def forward_signals(worker: int) -> None:
         def forward(number: int, frame: FrameType | None) -> None:
             try:
                 os.kill(worker, number)
@@ -184,15 +150,16 @@ def ask(place: Place, words: list[str]) -> int:
         for number in _FORWARDED:
             if signals.getsignal(number) != signals.SIG_IGN:
                 signals.signal(number, forward)
-        status = connection.recv(4)
-        if not status:
-            raise gone(place)
-        return int.from_bytes(status, "little")
+
+    status = asking.ask(place.connect(), words, forward_signals)
+    if status is None:
+        raise gone(place)
+    return status
 
 
 def gone(place: Place) -> WoodfrogError:
     """Return what to raise when the supervisor, or who worked for it, has ended."""
     return StateError(
-        f"template {place.name} has ended, or who worked for it",
-        hint="`woodfrog warm` makes it anew",
+        f"template {place.name} has ended, or who worked for it, or it is of another woodfrog",
+        hint=f"`woodfrog warm --drop {place.name}`, then make it anew",
     )

@@ -1,0 +1,192 @@
+"""Running command lines for those who ask, in forks of a process in which all code is loaded.
+
+Only who could do the same by itself is answered: root, in the namespaces and the root directory
+that we are in. What it sends: see runtime/asking.py.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import PR_SET_NAME
+from woodfrog.kernel.signals import signals
+from woodfrog.runtime import asking, jsontext
+from woodfrog.runtime.asking import RUN, SENT, Door, Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import NoReturn
+
+_PATIENCE_S = 1.0
+_PEER = struct.Struct("3i")
+_NAMESPACES = ("mnt", "user", "pid", "net", "ipc", "uts", "cgroup", "time")
+
+
+def load_all() -> None:
+    """Have all code in memory that a command may need, once for all forks."""
+    import gc
+    import importlib
+    import pkgutil
+
+    import woodfrog
+
+    for module in pkgutil.walk_packages(woodfrog.__path__, "woodfrog."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()
+
+
+def listen(door: Door) -> socket.socket:
+    """Return the socket of a door, where we answer from now on."""
+    return socket.socket(fileno=door.open())
+
+
+class Request:
+    """Somebody at the door, who is to be answered; ends with the `with` block."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self.connection, _ = listening.accept()
+        self.message = b""
+        self.descriptors: list[int] = []
+
+    def __enter__(self) -> Request:
+        try:
+            if _is_like_us(self.connection):
+                self.connection.settimeout(_PATIENCE_S)
+                found = socket.recv_fds(self.connection, 16, SENT)
+                self.message, self.descriptors = found[0], found[1]
+                self.connection.settimeout(None)
+        except OSError:
+            pass  # it has gone again
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.connection.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+    @property
+    def is_command(self) -> bool:
+        """Tell whether a command line shall run."""
+        return self.message == RUN and len(self.descriptors) == SENT
+
+
+class Workers:
+    """The forks that run command lines, and the pipe that tells when a child has ended."""
+
+    def __init__(self, run: Callable[[list[str]], int], *, may_decline: bool) -> None:
+        """`run` runs a command line and returns its exit status.
+
+        It says itself that it has begun for good (`Worker.begin`), if it `may_decline`.
+        """
+        self._run = run
+        self._may_decline = may_decline
+        self._code = asking.code()
+        self._pids: set[int] = set()
+        self.awake, self._wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        import signal
+
+        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
+        signals.signal(signals.SIGCHLD, lambda number, frame: None)
+
+    @property
+    def are_there(self) -> bool:
+        """Tell whether one is at work."""
+        return bool(self._pids)
+
+    def fork(self, request: Request, channel: int, close: Callable[[], None]) -> None:
+        """Start one, which calls `close` first. `channel` is what it has to talk to us."""
+        asked = os.getpid()
+        pid = os.fork()
+        if pid:
+            self._pids.add(pid)
+            return
+        worker = Worker(request.connection.fileno(), channel, asked)
+        self._work(request, worker, close)
+
+    def _work(self, request: Request, worker: Worker, close: Callable[[], None]) -> NoReturn:
+        status = 1
+        try:
+            self._change_into_command(request, close)
+            asking.become(worker)
+            words = self._take(request.descriptors[0])
+            if not self._may_decline:
+                worker.begin()
+            status = self._run(words)
+            sys.stdout.flush()
+            worker.begin()
+            os.write(worker.connection, status.to_bytes(4, "little"))
+        finally:
+            os._exit(status)
+
+    def _change_into_command(self, request: Request, close: Callable[[], None]) -> None:
+        """Have the descriptors and the directory of the command that has asked."""
+        import signal
+
+        signal.set_wakeup_fd(-1)
+        signals.signal(signals.SIGCHLD, signals.SIG_DFL)
+        HERE.call(SYS.PRCTL, PR_SET_NAME, b"woodfrog\0", 0, 0, 0)
+        os.close(self.awake)
+        os.close(self._wakes)
+        close()
+        os.fchdir(request.descriptors[1])
+        for number, descriptor in enumerate(request.descriptors[2:]):
+            os.dup2(descriptor, number, inheritable=True)
+
+    def _take(self, descriptor: int) -> list[str]:
+        """Take over environment and umask of the command that has asked; returns its words."""
+        text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        request = jsontext.parse(text.decode("utf-8", "surrogateescape"))
+        if request["code"] != self._code:
+            raise asking.NotHere
+        os.environ.clear()
+        os.environ.update(request["environ"])
+        os.umask(request["umask"])
+        words: list[str] = request["words"]
+        return words
+
+    def reap(self) -> Iterator[tuple[int, int]]:
+        """Take the ends of all children; gives (pid, wait status) of those that aren't workers."""
+        try:
+            os.read(self.awake, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid in self._pids:
+                self._pids.remove(pid)
+            else:
+                yield pid, status
+
+
+def _is_like_us(connection: socket.socket) -> bool:
+    """Tell whether who has connected is root, and where we are."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    pid, user, _ = _PEER.unpack(data)
+    return user == os.geteuid() and _place(str(pid)) == _place("self")
+
+
+def _place(pid: str) -> list[object]:
+    found: list[object] = []
+    for name in _NAMESPACES:
+        try:
+            found.append(os.readlink(f"/proc/{pid}/ns/{name}"))
+        except FileNotFoundError:
+            found.append(None)  # this kernel doesn't have them, or it has ended
+    try:
+        root = os.stat(f"/proc/{pid}/root")
+    except FileNotFoundError:
+        return []
+    return [*found, root.st_dev, root.st_ino]

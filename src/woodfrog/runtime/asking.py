@@ -1,0 +1,165 @@
+"""Having another process of ours run a command line: one in which all of our code is loaded.
+
+Whoever asks sends the command line, environment, umask, directory and standard descriptors. A fork
+of the process that is asked then is the command (runtime/answering.py): it writes to our
+descriptors itself, and what comes back is its exit status.
+"""
+
+from __future__ import annotations
+
+import os
+
+from woodfrog import __version__
+from woodfrog.kernel.sockets import sockets
+from woodfrog.runtime import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+RUN = b"run"
+# The request, the directory, and three standard descriptors.
+SENT = 5
+_MOST_WAITING = 128
+_FOLDERS = ("", "cli", "engine", "image", "kernel", "remote", "resources", "runtime")
+
+_worker: Worker | None = None
+
+
+class Worker:
+    """What a fork that works for somebody knows of that."""
+
+    def __init__(self, connection: int, channel: int, asked: int) -> None:
+        self.connection = connection  # to whoever has asked
+        self.channel = channel  # to the process that was asked, or -1
+        self.asked = asked  # its pid
+        self._has_begun = False
+
+    def begin(self) -> None:
+        """Say that this is going to be done here; from then on nobody else will do it."""
+        if not self._has_begun:
+            self._has_begun = True
+            os.write(self.connection, os.getpid().to_bytes(4, "little"))
+
+
+def worker() -> Worker | None:
+    """Return what is known if this process works for somebody."""
+    return _worker
+
+
+def become(one: Worker) -> None:
+    """Be a process that works for somebody."""
+    global _worker
+    _worker = one
+
+
+class NotHere(BaseException):
+    """A worker can't do what it was asked for; whoever asked has to do it itself.
+
+    No Exception: nobody but the worker's own loop is to deal with it.
+    """
+
+
+class Door:
+    """A socket in a directory, at which a process of ours is asked."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        self._directory = directory
+        self._name = name
+
+    def open(self) -> int:
+        """Return a listening socket for the process that answers, in the place of an older one."""
+        listening = _socket()
+        with _At(self._directory) as directory:
+            path, new = f"{directory}/{self._name}", f"{directory}/{self._name}.new"
+            try:
+                os.unlink(new)
+            except FileNotFoundError:
+                pass
+            listening.bind(new)
+            os.chmod(new, 0o600)
+            listening.listen(_MOST_WAITING)
+            os.rename(new, path)
+        return listening.detach()
+
+    def knock(self) -> socket.socket | None:
+        """Return a connection to who answers there, or None if nobody does."""
+        connection = _socket()
+        try:
+            with _At(self._directory) as directory:
+                connection.connect(f"{directory}/{self._name}")
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            connection.close()
+            return None
+        return connection
+
+
+class _At:
+    """A short path to a directory: that of a socket has room for 107 bytes."""
+
+    def __init__(self, directory: str) -> None:
+        self._descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> str:
+        return f"/proc/self/fd/{self._descriptor}"
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._descriptor)
+
+
+def _socket() -> socket.socket:
+    return sockets.socket(sockets.AF_UNIX, sockets.SOCK_SEQPACKET | sockets.SOCK_CLOEXEC)
+
+
+def send(connection: socket.socket, message: bytes, descriptors: list[int]) -> None:
+    """Send a message with descriptors."""
+    numbers = b"".join(one.to_bytes(4, "little") for one in descriptors)
+    rights = [(sockets.SOL_SOCKET, sockets.SCM_RIGHTS, numbers)] if numbers else []
+    connection.sendmsg([message], rights)
+
+
+def code() -> str:
+    """Return what tells our code from other code: what was loaded may have been replaced since."""
+    here = os.path.dirname(os.path.dirname(__file__))
+    changed = [str(os.stat(os.path.join(here, folder)).st_mtime_ns) for folder in _FOLDERS]
+    return f"{__version__} {here} {' '.join(changed)}"
+
+
+def ask(connection: socket.socket, words: list[str], began: Callable[[int], None]) -> int | None:
+    """Have a command line run; returns its exit status, or None if it has ended without one.
+
+    `began` is called with the pid of who does it, as soon as that has begun for good.
+    """
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    request = os.memfd_create("woodfrog-request")
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        asked: dict[str, Any] = {
+            "words": words,
+            "environ": dict(os.environ),
+            "umask": umask,
+            "code": code(),
+        }
+        os.write(request, jsontext.write(asked).encode("utf-8", "surrogateescape"))
+        send(connection, RUN, [request, here, 0, 1, 2])
+    except (BrokenPipeError, ConnectionResetError):
+        return None
+    finally:
+        os.close(request)
+        os.close(here)
+    pid = _receive(connection)
+    if pid is None:
+        return None
+    began(pid)
+    return _receive(connection)
+
+
+def _receive(connection: socket.socket) -> int | None:
+    try:
+        data = connection.recv(4)
+    except ConnectionResetError:
+        return None
+    return int.from_bytes(data, "little") if data else None

@@ -1,0 +1,176 @@
+"""The keeper of a container whose changes are noted: it does the next commands, in forks."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from changing import MANY, SOURCE, Changing
+
+from containers import REPOSITORY, Woodfrog, eventually
+from needs import needs
+
+pytestmark = needs("root", "command gcc")
+
+MiB = 1 << 20
+
+
+@pytest.fixture
+def changing(woodfrog: Woodfrog, build: Callable[..., Path]) -> Changing:
+    return Changing(woodfrog, build(SOURCE))
+
+
+def kept(changing: Changing) -> int:
+    """Save a first image, of step 0, and return the keeper's pid when it is ready."""
+    changing.save(0, "--track-changes")
+    [keeper] = changing.keepers()
+    eventually(lambda: private_bytes(keeper) > 10 * MiB, "it has loaded our code")
+    changing.go_to(1)
+    return keeper
+
+
+def private_bytes(pid: int) -> int:
+    """Return how much memory a process has for itself."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(size) for size in re.findall(r"Private_\w+: +(\d+)", text)) * 1024
+
+
+def begun(
+    changing: Changing, keeper: int, *words: str, **how: int
+) -> tuple[subprocess.Popen[str], int]:
+    """Begin a command, and return it and the fork that does it."""
+    command = subprocess.Popen(
+        changing.woodfrog.command(*words, changing.container.name),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children = Path(f"/proc/{keeper}/task/{keeper}/children")
+    return command, int(eventually(children.read_text, "somebody works for it"))
+
+
+def checkpoint(changing: Changing, number: int) -> tuple[str, ...]:
+    """Return a command that builds on the first image."""
+    flags = (f"--parent={changing.image(0)}", f"--image-path={changing.image(number)}")
+    return ("checkpoint", "--leave-running", "--sync=none", *flags)
+
+
+def goes_on(changing: Changing) -> None:
+    """See that nothing is lost, and that it can be saved."""
+    shutil.rmtree(changing.image(1), ignore_errors=True)
+    changing.go_to(2)
+    found = changing.save(1, f"--parent={changing.image(0)}")
+    assert found["page_bytes"] < MANY / 3
+    changing.end()
+    eventually(lambda: not changing.keepers(), "no keeper is left")
+    assert changing.verdict_of(1, 2) == "ok\n"
+
+
+def test_it_does_the_next_commands(changing: Changing, woodfrog: Woodfrog) -> None:
+    keeper = kept(changing)
+    assert changing.save(1, f"--parent={changing.image(0)}")["compared_bytes"] == 0
+    changing.go_to(2)
+    woodfrog("rollback", f"--image-path={changing.image(1)}", changing.container.name)
+    changing.go_to(3)
+    flags = (f"--parent={changing.image(1)}", f"--image-path={changing.image(2)}")
+    woodfrog("checkpoint", "--pre-dump", *flags, changing.container.name)
+    # Who does these commands by himself replaces it.
+    assert changing.keepers() == [keeper]
+    assert private_bytes(keeper) < 40 * MiB
+    said = woodfrog("rollback", "--image-path=/nowhere", changing.container.name, status=1)
+    assert "/nowhere" in said.stderr
+    said = woodfrog(*checkpoint(changing, 1), changing.container.name, status=1)
+    assert "already holds a checkpoint" in said.stderr
+    assert changing.keepers() == [keeper]
+    changing.end()
+    assert changing.keepers() == []
+    assert changing.verdict_of(1, 1) == "ok\n"
+
+
+@pytest.mark.parametrize("how", ["of other code", "in another place"])
+def test_it_does_nothing_for_one_that_is(how: str, changing: Changing, tmp_path: Path) -> None:
+    keeper = kept(changing)
+    command = changing.woodfrog.command(*checkpoint(changing, 1), "--stats")
+    if how == "of other code":
+        other = tmp_path / "other"
+        shutil.copytree(REPOSITORY / "src", other / "src")
+        shutil.copy(REPOSITORY / "woodfrog", other)
+        (other / ".venv").symlink_to(REPOSITORY / ".venv")
+        command[0] = str(other / "woodfrog")
+    else:
+        command = ["unshare", "--mount", *command]
+    done = subprocess.run(
+        [*command, changing.container.name], check=True, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["compared_bytes"] == 0
+    eventually(lambda: keeper not in changing.keepers(), "another one takes its place")
+    assert len(changing.keepers()) == 1
+    changing.end()
+    assert changing.verdict_of(1, 1) == "ok\n"
+
+
+@pytest.mark.parametrize("delay", [0, 0.01, 0.02, 0.04, 0.08])
+@pytest.mark.parametrize("whom", ["keeper", "fork", "command"])
+def test_whoever_is_killed_the_container_goes_on(
+    whom: str, delay: float, changing: Changing
+) -> None:
+    keeper = kept(changing)
+    command, fork = begun(changing, keeper, *checkpoint(changing, 1))
+    time.sleep(delay)
+    pid = {"keeper": keeper, "fork": fork, "command": command.pid}[whom]
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    _, said = command.communicate(timeout=60)
+    assert command.returncode in ((0, 1) if whom != "command" else (0, -signal.SIGKILL)), said
+    assert "internal error" not in said
+    goes_on(changing)
+
+
+def test_an_interrupted_command_ends_when_all_is_as_it_was(changing: Changing) -> None:
+    keeper = kept(changing)
+    command, _ = begun(changing, keeper, *checkpoint(changing, 1))
+    command.send_signal(signal.SIGINT)
+    _, said = command.communicate(timeout=60)
+    assert (command.returncode, said) in ((0, ""), (130, "woodfrog: interrupted\n"))
+    assert changing.image(1).joinpath("checkpoint.img").exists() == (command.returncode == 0)
+    goes_on(changing)
+
+
+def test_two_at_once_are_done_one_after_the_other(changing: Changing) -> None:
+    kept(changing)
+    commands = [
+        subprocess.Popen(
+            changing.woodfrog.command(*checkpoint(changing, number), changing.container.name)
+        )
+        for number in (1, 2)
+    ]
+    assert [command.wait(60) for command in commands] == [0, 0]
+    assert len(changing.keepers()) == 1
+    changing.end()
+    for number in (1, 2):
+        assert changing.verdict_of(number, 1) == "ok\n"
+
+
+def test_a_rollback_that_is_killed_is_done_or_not_or_the_end(
+    changing: Changing, woodfrog: Woodfrog
+) -> None:
+    keeper = kept(changing)
+    changing.save(1, f"--parent={changing.image(0)}")
+    changing.go_to(2)
+    command, fork = begun(changing, keeper, "rollback", f"--image-path={changing.image(1)}")
+    time.sleep(0.03)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(fork, signal.SIGKILL)
+    command.communicate(timeout=60)
+    if not changing.container.has_ended():
+        woodfrog("state", changing.container.name)
+        (changing.bundle.work / "at2").unlink(missing_ok=True)
+        changing.go_to(3)
+    changing.end()
+    assert changing.keepers() == []
