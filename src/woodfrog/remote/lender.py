@@ -17,6 +17,9 @@ _PART_OF_CODE = CODE_BYTES // _PARTS
 # One loop for each part; behind it is room for a way back.
 CODE = LOOP.ljust(_PART_OF_CODE, b"\0") * _PARTS
 # In front of a program: where the loop tells that it has ended, and the thread's flags.
+_TOLD = struct.Struct("<QQ")
+_WORD = struct.Struct("<Q")
+_FLAGS_AT = 8
 _TOLD_BYTES = 64
 _YIELDS = 100
 # So long a thread that has ended its program sleeps, if others run theirs.
@@ -92,16 +95,14 @@ class Lender:
         """Set the loop going at a record."""
         start = self._tracee.registers.copy()
         start.rip, start.r15, start.r14, start.orig_rax = self._code, record, self._told, NO_CALL
-        os.pwrite(self._memory, bytes(8), self._told)
+        os.pwrite(self._memory, _TOLD.pack(0, start.eflags), self._told)
         self._running.append(self)
         self._resume(start)
 
     def _resume(self, registers: Registers) -> None:
-        """Put the way back behind the loop, and the flags into the data; run on."""
-        code = way_back(self._tracee.registers, self._told + 8)
+        """Put the way back behind the loop, and run on."""
+        code = way_back(self._tracee.registers, self._told + _FLAGS_AT)
         os.pwrite(self._memory, code, self._code + len(LOOP))
-        flags = struct.pack("<Q", self._tracee.registers.eflags)
-        os.pwrite(self._memory, flags, self._told + 8)
         ptrace.set_registers(self._tracee.pid, registers)
         self._is_interrupted = False
         ptrace.resume(self._tracee.pid)
@@ -117,6 +118,8 @@ class Lender:
                     stopped = self._await_end()
                     break
                 except InterruptedError as interruption:
+                    flags = _WORD.pack(self._tracee.registers.eflags)
+                    os.pwrite(self._memory, flags, self._told + _FLAGS_AT)
                     self._resume(interruption.args[0])
             self._tracee.go_back()
         finally:

@@ -10,24 +10,26 @@ from woodfrog.kernel.caller import Argument
 with open(os.path.join(os.path.dirname(__file__), "code", "loop_x86_64.bin"), "rb") as _file:
     LOOP = _file.read()
 
+# See the comments of the loop.
 _RECORD = struct.Struct("<8QqQ")
 RECORD_BYTES = _RECORD.size
+_RESULT = struct.Struct("<72xq")
+_ARGUMENTS_AT, _LINKS_AT, _OUTCOME_AT, _EXPECTED_AT, _RESULT_AT = 8, 56, 57, 64, 72
 _END, _STORE, _LOAD = (1 << 64) - 1, (1 << 64) - 2, (1 << 64) - 3
-_MUST_EQUAL, _MAY_FAIL, _CHILD_ENDS = 1 << 8, 1 << 9, 1 << 10
+# What may come back; in the second byte of the record's word 7.
+_MUST_EQUAL, _MAY_FAIL, _CHILD_ENDS = 1, 2, 4
 _WORD = (1 << 64) - 1
+_LAST = _RECORD.pack(_END, *(0,) * 9)
+# What is behind the arguments of a call, by their number.
+_REST = tuple((0,) * (9 - count) for count in range(7))
 _ALIGN = 16
 
 
 class Placeholder(int):
-    """The result of a call that has not run yet; other calls of the program can take it."""
+    """The result of a call that has not run yet; other calls of the program can take it.
 
-    index: int
-
-    def __new__(cls, index: int) -> "Placeholder":
-        # Within an int, so that the catalogue's functions fit; the value itself means nothing.
-        self = super().__new__(cls, 0)
-        self.index = index
-        return self
+    An int, so that the catalogue's functions fit; the value says which call of the program it is.
+    """
 
 
 class ProgramError(OSError):
@@ -49,21 +51,36 @@ class Program:
         self.base = base
         self.size = size
         self._data = bytearray()
-        self._calls: list[tuple[int, tuple[int, ...], int, int]] = []
+        self._records = bytearray()
+        # How many arguments each call was given.
+        self._counts = bytearray()
+        # Which words of the records are to hold the address of an earlier result.
+        self._links: list[tuple[int, int]] = []
         self._fills: list[tuple[int, bytearray]] = []
         self._results: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._counts)
 
     def call(self, number: int, *arguments: Argument) -> Placeholder:
         """Add a call; see `Caller`."""
-        words = tuple(
-            argument if isinstance(argument, int) else self.address_of(argument)
-            for argument in arguments
-        )
-        self._calls.append((number, words, 0, 0))
-        return Placeholder(len(self._calls) - 1)
+        words = []
+        links = 0
+        for place, argument in enumerate(arguments):
+            if type(argument) is Placeholder:
+                at = len(self._records) + _ARGUMENTS_AT + 8 * place
+                self._links.append((at, argument))
+                links |= 1 << place
+                words.append(0)
+            elif isinstance(argument, int):
+                words.append(argument & _WORD)
+            else:
+                words.append(self.address_of(argument))
+        self._records += _RECORD.pack(number, *words, *_REST[len(words)])
+        if links:
+            self._records[_LINKS_AT - RECORD_BYTES] = links
+        self._counts.append(len(words))
+        return Placeholder(len(self._counts) - 1)
 
     def address_of(self, data: bytes | bytearray) -> int:
         """Put data into the area and return where it will be; a `bytearray` is filled back."""
@@ -79,38 +96,34 @@ class Program:
 
     def store(self, address: int, value: int) -> None:
         """Store the low 32 bits of a result at an address, for structures that hold one."""
-        self._calls.append((_STORE, (address, value), 0, 0))
+        self.call(_STORE, address, value)
 
     def load(self, address: int) -> Placeholder:
         """Take 32 bits from an address as a result, for calls that return through memory."""
-        self._calls.append((_LOAD, (address,), 0, 0))
-        return Placeholder(len(self._calls) - 1)
+        return self.call(_LOAD, address)
 
     def expect(self, result: int, value: int) -> int:
         """Have the program stop if the call returns anything but `value`."""
-        assert isinstance(result, Placeholder)
-        number, words, _, _ = self._calls[result.index]
-        self._calls[result.index] = (number, words, _MUST_EQUAL, value)
-        return result
+        struct.pack_into("<q", self._records, RECORD_BYTES * result + _EXPECTED_AT, value)
+        return self._allow(result, _MUST_EQUAL)
 
     def may_fail(self, result: int) -> int:
         """Have the program go on even if the call fails."""
-        assert isinstance(result, Placeholder)
-        number, words, _, _ = self._calls[result.index]
-        self._calls[result.index] = (number, words, _MAY_FAIL, 0)
-        return result
+        return self._allow(result, _MAY_FAIL)
 
     def end_child(self, result: int) -> int:
         """Have a child that the call makes end at once, should nobody hold it."""
+        return self._allow(result, _CHILD_ENDS)
+
+    def _allow(self, result: int, outcome: int) -> int:
         assert isinstance(result, Placeholder)
-        number, words, _, _ = self._calls[result.index]
-        self._calls[result.index] = (number, words, _CHILD_ENDS, 0)
+        self._records[RECORD_BYTES * result + _OUTCOME_AT] = outcome
         return result
 
     @property
     def room(self) -> int:
         """How many bytes of the area are still free."""
-        return self.size - len(self._data) - _RECORD.size * (len(self._calls) + 2)
+        return self.size - len(self._data) - len(self._records) - 2 * RECORD_BYTES
 
     @property
     def entry(self) -> int:
@@ -120,33 +133,26 @@ class Program:
     def assemble(self) -> bytes:
         """Return the bytes to be written at `base`."""
         if self.room < 0:
-            raise ValueError(f"a program of {len(self._calls)} calls does not fit its area")
+            raise ValueError(f"a program of {len(self)} calls does not fit its area")
         entry = self.entry
-        out = bytearray(self._data)
-        out += bytes(entry - self.base - len(out))
-        for number, words, mode, expected in self._calls:
-            row = [0, 0, 0, 0, 0, 0]
-            for i, word in enumerate(words):
-                if type(word) is Placeholder:
-                    mode |= 1 << i
-                    row[i] = entry + _RECORD.size * word.index + 72
-                else:
-                    row[i] = word & _WORD
-            out += _RECORD.pack(number, *row, mode, expected, 0)
-        out += _RECORD.pack(_END, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-        return bytes(out)
+        for at, result in self._links:
+            address = entry + RECORD_BYTES * result + _RESULT_AT
+            struct.pack_into("<Q", self._records, at, address)
+        return b"".join((self._data.ljust(entry - self.base, b"\0"), self._records, _LAST))
 
     def calls(self) -> Iterator[tuple[int, tuple[int | None, ...]]]:
         """Go through the calls proper, as (number, six arguments); None where a result will be."""
-        for number, words, _, _ in self._calls:
+        for number, *words, mode, _, _ in _RECORD.iter_unpack(self._records):
             if number < _LOAD:
-                known = (None if type(word) is Placeholder else word for word in words)
-                yield number, (*known, *(0,) * (6 - len(words)))
+                yield (
+                    number,
+                    tuple(None if mode >> i & 1 else word for i, word in enumerate(words)),
+                )
 
     def records(self) -> range:
         """Return the addresses of all records."""
         entry = self.entry
-        return range(entry, entry + RECORD_BYTES * len(self._calls), RECORD_BYTES)
+        return range(entry, entry + len(self._records), RECORD_BYTES)
 
     def end_after(self, record: int, memory: int) -> bytes:
         """Have the program end after one record; returns what stood there before."""
@@ -160,28 +166,35 @@ class Program:
         Raises ProgramError, naming the call, if it is not the last one.
         """
         entry = self.entry
-        done = (stopped_at - entry) // _RECORD.size
-        length = _RECORD.size * min(done + 1, len(self._calls))
-        table = os.pread(memory, length, entry) if length else b""
-        self._results = [
-            struct.unpack_from("<q", table, at + 72)[0] for at in range(0, len(table), _RECORD.size)
-        ]
-        if done < len(self._calls):
+        done = (stopped_at - entry) // RECORD_BYTES
+        first = self.base + self._fills[0][0] if self._fills else entry
+        end = entry + min(RECORD_BYTES * (done + 1), len(self._records))
+        found = memoryview(os.pread(memory, end - first, first) if end > first else b"")
+        self._results = [result for (result,) in _RESULT.iter_unpack(found[entry - first :])]
+        if done < len(self):
             raise self._failure(done)
         for offset, buffer in self._fills:
-            buffer[:] = os.pread(memory, len(buffer), self.base + offset)
+            at = self.base + offset - first
+            buffer[:] = found[at : at + len(buffer)]
 
     def _failure(self, index: int) -> ProgramError:
-        number, words, mode, expected = self._calls[index]
+        number, *words, mode, expected, _ = _RECORD.unpack_from(self._records, RECORD_BYTES * index)
         result = self._results[index]
-        shown = ", ".join(self._shown(word) for word in words)
+        shown = ", ".join(
+            str(self._result_at(word)) if mode >> i & 1 else self._shown(word)
+            for i, word in enumerate(words[: self._counts[index]])
+        )
         if -4096 < result < 0:
             failure = ProgramError(-result, f"{call_name(number)}({shown}): {os.strerror(-result)}")
             if number == SYS.OPENAT2:
                 failure.opened = self._bytes_at(words[1])
             return failure
-        wanted = f", not {expected:#x}" if mode & _MUST_EQUAL else ""
+        wanted = f", not {expected:#x}" if mode >> 8 & _MUST_EQUAL else ""
         return ProgramError(0, f"{call_name(number)}({shown}) returned {result:#x}{wanted}")
+
+    def _result_at(self, address: int) -> int:
+        """Return the result that a linked argument stands for."""
+        return self._results[(address - self.entry) // RECORD_BYTES]
 
     def _bytes_at(self, address: int) -> bytes:
         """Return what stands in the data at an address, up to a zero byte."""
@@ -189,8 +202,8 @@ class Program:
         return bytes(self._data[offset : self._data.index(0, offset)])
 
     def _shown(self, word: int) -> str:
-        if type(word) is Placeholder:
-            return str(self._results[word.index])
+        if word >> 63:
+            return str(word - (1 << 64))
         offset = word - self.base
         if 0 <= offset < len(self._data):
             text = bytes(self._data[offset : offset + 80]).split(b"\0")[0]
@@ -201,7 +214,7 @@ class Program:
     def __getitem__(self, result: int) -> int:
         """Return what a call returned, once the program has run."""
         assert isinstance(result, Placeholder)
-        return self._results[result.index]
+        return self._results[result]
 
     def results(self, placeholders: Iterable[int]) -> list[int]:
         """Return what several calls returned."""
