@@ -3,8 +3,9 @@
 Both have the same page frame at the same address (/proc/PID/pagemap).
 """
 
+import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from woodfrog.kernel.abi.x86_64 import PAGE
 from woodfrog.kernel.pagemap import Pagemap
@@ -17,6 +18,8 @@ _PRESENT = 1 << 63
 _STEP = 1 << 30  # addresses compared at a time: 2 MiB of pagemap each
 _AHEAD = 128 * PAGE  # addresses read at least: the next ones asked for are mostly near
 _CHUNK = 512  # entries compared at a time, if they are all the same
+# The upper bytes of entries that are present (bit 63), but not mapped by one process alone (bit 56).
+_OF_SEVERAL = re.compile(b"[%s]+" % re.escape(bytes(range(0x80, 0x100, 2))))
 
 
 class Ranges:
@@ -52,27 +55,52 @@ class _Entries:
             self._read = self._pagemap.entries(start, self._end)
         return self._read[(start - self._start) // PAGE : (end - self._start) // PAGE]
 
+    def of_several(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Go through those parts of a range whose pages other processes may have, too."""
+        for begin in range(start, end, _STEP):
+            entries = self.of(begin, min(end, begin + _STEP))
+            for found in _OF_SEVERAL.finditer(entries.tobytes()[7::8]):
+                yield begin + found.start() * PAGE, begin + found.end() * PAGE
+
 
 def split(
-    pid: int, extents: list[tuple[int, int]], relative: Ranges | None
+    pid: int, extents: list[tuple[int, int]], relatives: Iterable[Ranges]
 ) -> tuple[list[tuple[int, int]], list[PageRange]]:
     """Divide a process's pages into those to be stored, and those that a relative's are."""
-    if relative is None or not relative.stored or not extents:
-        return extents, []
-    own: list[tuple[int, int]] = []
     same: list[PageRange] = []
-    with Pagemap(pid) as one, Pagemap(relative.pid) as other:
-        ours, theirs = _Entries(one), _Entries(other)
-        for start, end in extents:
-            position = start
-            for first, last, store in _equal_runs(ours, theirs, relative, start, end):
-                if position < first:
-                    own.append((position, first))
-                same.append(PageRange(start=first, length=last - first, store=store))
-                position = last
-            if position < end:
-                own.append((position, end))
-    return own, same
+    with Pagemap(pid) as pagemap:
+        ours = _Entries(pagemap)
+        left = [part for extent in extents for part in ours.of_several(*extent)]
+        for relative in relatives:
+            if not left:
+                break
+            with Pagemap(relative.pid) as its:
+                theirs = _Entries(its)
+                found = [
+                    PageRange(start=first, length=last - first, store=store)
+                    for start, end in left
+                    for first, last, store in _equal_runs(ours, theirs, relative, start, end)
+                ]
+            same += found
+            left = _without(left, found)
+    same.sort(key=lambda one: one.start)
+    return _without(extents, same), same
+
+
+def _without(extents: list[tuple[int, int]], pages: list[PageRange]) -> list[tuple[int, int]]:
+    """Leave out pages, each of which is within one of the extents; both are sorted."""
+    left = []
+    rest = iter(pages)
+    one = next(rest, None)
+    for start, end in extents:
+        while one is not None and one.start < end:
+            if start < one.start:
+                left.append((start, one.start))
+            start = one.start + one.length
+            one = next(rest, None)
+        if start < end:
+            left.append((start, end))
+    return left
 
 
 def _equal_runs(

@@ -105,12 +105,11 @@ class PageWriter:
             mappings = [mapping for mapping in mappings if not _is_unforked(mapping)]
         extents = one.space.find_pages(pid, mappings)
         parent = one.held.leader.stat.parent
-        own, pages = sharing.split(pid, extents, self._stored.get(parent))
         # What the parent has written to since, siblings may share still.
         siblings = self._siblings[parent]
-        for sibling in reversed(siblings[-sharing.NEAR :]):
-            own, same = sharing.split(pid, own, self._stored.get(sibling))
-            pages += same
+        family = [parent, *reversed(siblings[-sharing.NEAR :])]
+        relatives = [self._stored[group] for group in family if group in self._stored]
+        own, pages = sharing.split(pid, extents, relatives)
         pages += self._write_changed(one, memory, own)
         pages.sort(key=lambda page: page.start)
         self._stored[one.held.group] = sharing.Ranges(pid, pages)
