@@ -45,7 +45,7 @@ def test_any_name_is_read(name: bytes) -> None:
         status = read_status("/proc/thread-self")
     finally:
         syscalls.prctl(HERE, pr_set_name, own + b"\0")
-    assert found.comm == name
+    assert found.comm == status.comm == name
     assert (found.state, found.parent) == ("R", os.getppid())
     assert status["PPid"] == str(os.getppid())
 
@@ -54,7 +54,8 @@ def test_the_status_of_a_thread_is_its_own() -> None:
     seen: dict[str, str] = {}
 
     def look() -> None:
-        seen.update(read_status("/proc/thread-self"), id=str(threading.get_native_id()))
+        status = read_status("/proc/thread-self")
+        seen.update(Pid=status["Pid"], Tgid=status["Tgid"], id=str(threading.get_native_id()))
 
     thread = threading.Thread(target=look)
     thread.start()

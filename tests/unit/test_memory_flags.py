@@ -14,7 +14,7 @@ def mapping(
 ) -> Mapping:
     keys = [] if key is None else [b"ProtectionKey:  %9d\n" % key]
     lines = [HEAD % (permissions, name), *keys, b"VmFlags: %s\n" % flags.encode()]
-    (found,) = parse_smaps(lines)
+    (found,) = parse_smaps(b"".join(lines))
     return found
 
 

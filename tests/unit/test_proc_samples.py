@@ -45,6 +45,7 @@ def test_a_name_with_parentheses_and_a_line_break_does_not_shift_the_fields() ->
 def test_status_is_read_by_field() -> None:
     found = read_status(str(SAMPLES))
     assert found["Name"] == "a) b (\\n"
+    assert found.comm == b"a) b (\n"
     assert found["Uid"].split() == ["0"] * 4
     assert found["Groups"] == ""
     assert int(found["SigIgn"], 16) == 0x1001000
@@ -53,8 +54,8 @@ def test_status_is_read_by_field() -> None:
 
 
 def test_smaps_are_read_with_their_flags() -> None:
-    with (SAMPLES / "smaps").open("rb") as file:
-        found = {mapping.name: mapping for mapping in parse_smaps(file)}
+    text = (SAMPLES / "smaps").read_bytes()
+    found = {mapping.name: mapping for mapping in parse_smaps(text)}
     assert len(found) == 10  # two mappings of the program have one name
     code = found[b"/usr/bin/python3.11"]
     assert (code.start, code.end, code.protection) == (0x41F000, 0x6D2000, 5)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import HeldProcess
 from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
 from woodfrog.remote.vdso import Vdso
@@ -31,8 +30,8 @@ class CollectedProcess:
 @contextmanager
 def scratch_in(held: HeldProcess, vdso: Vdso) -> Iterator[Scratch]:
     """Lend memory in a held process."""
-    start = next((m[0] for m in read_maps(held.pid) if m[7] == b"[vdso]"), None)
-    if start is None:
+    start, _ = held.vdso
+    if not start:
         raise UnsupportedResource("has no vDSO, through which woodfrog enters a process")
     with Scratch(held.leader.tracee, held.memory, start, vdso, SCRATCH_BYTES) as scratch:
         yield scratch

@@ -15,12 +15,15 @@ from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.kcmp import KCMP_VM
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
+from woodfrog.kernel.procfs.maps import read_smaps
+from woodfrog.kernel.procfs.status import Status
 from woodfrog.remote.held import (
     Held,
     HeldProcess,
     HeldTask,
     Zombie,
 )
+from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
@@ -101,6 +104,9 @@ def _collect(
     stat, status = held.leader.stat, held.leader.status
     ids = {task.pid: task.ids[-1] for task in held.tasks}
     with scratch_in(held, vdso) as scratch:
+        space = memory.Collected.none()
+        if KCMP_VM not in held.shares:
+            space = _space(held, world, scratch, vdso)
         program = scratch.program()
         actions = signals.ask(program)
         interval_timers = timers.ask_interval_timers(program)
@@ -113,7 +119,7 @@ def _collect(
         inherited = files.ask_inherited(held, program)
         children = list(world.children(held).items())
         news = process.ask_news(program, children[:_FEW])
-        policies = Policies(program, held.pid)
+        policies = Policies(program, space.mappings)
         # Filters often forbid this one, and then all would run call by call.
         rings = None if held.leader.tracee.filters else keyrings.ask(program)
         scratch.run(program)
@@ -153,35 +159,11 @@ def _collect(
         fields["undo"] = undo.of_process(world.ipc_of(held.pid))
         for task, fields_of_thread in zip(held.tasks[1:], told[1:], strict=True):
             fields_of_thread["undo"] = undo.of_thread(task, world.ipc_of(task.pid))
-
-        def shared_object(pid: int, mapping: KernelMapping) -> int:
-            if mapping.name == memory_flags.IO_URING:
-                return world.ring_number(mapping.inode, mapping.offset)
-            if mapping.name.startswith(memory_flags.OPENED):
-                return world.mapped_file(pid, mapping)
-            return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
-
-        refuse_parted_vdso(policies.maps, vdso)
-        place = world.place_of(held.pid)
-        space = memory.Collected.none()
+        space.set_policies(policies.of(scratch))
         if KCMP_VM not in held.shares:
-            dumped = memory_fields.read_core_dump_filter(held.pid)
-            executable = world.object_at(f"{held.path}/exe", place)
-            space = memory.collect(
-                held.pid,
-                stat,
-                scratch.range,
-                shared_object,
-                place.root,
-                dumped,
-                executable,
-                noted=held.pid in world.noted,
-            )
-            world.refuse_unseen(held.pid, space.mappings)
-            space.find_shared_guards(held.pid)
-            space.set_policies(policies.of(scratch, space.mappings))
             space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
             fields["modes"] = modes_of(scratch, *modes())
+    place = world.place_of(held.pid)
     fields["threads"] = [
         _thread(task, answer, world, files) for task, answer in zip(held.tasks, told, strict=True)
     ]
@@ -219,6 +201,35 @@ def _collect(
     return CollectedProcess(held, space, fields)
 
 
+def _space(held: HeldProcess, world: World, scratch: Scratch, vdso: Vdso) -> memory.Collected:
+    """Look at a process's mappings, among which our scratch memory is."""
+
+    def shared_object(pid: int, mapping: KernelMapping) -> int:
+        if mapping.name == memory_flags.IO_URING:
+            return world.ring_number(mapping.inode, mapping.offset)
+        if mapping.name.startswith(memory_flags.OPENED):
+            return world.mapped_file(pid, mapping)
+        return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
+
+    listed = read_smaps(held.pid)
+    refuse_parted_vdso(listed, vdso)
+    place = world.place_of(held.pid)
+    space = memory.collect(
+        held.pid,
+        held.leader.stat,
+        listed,
+        scratch.range,
+        shared_object,
+        place.root,
+        memory_fields.read_core_dump_filter(held.pid),
+        world.object_at(f"{held.path}/exe", place),
+        noted=held.pid in world.noted,
+    )
+    world.refuse_unseen(held.pid, space.mappings)
+    space.find_shared_guards(held.pid)
+    return space
+
+
 def _refuse_in_user_namespace(held: HeldProcess, fields: dict[str, Any], world: World) -> None:
     """Refuse what only the container's root could make again, who can't go there and back."""
     within = world.namespaces.of(held.pid)
@@ -247,7 +258,7 @@ def _refuse_in_user_namespace(held: HeldProcess, fields: dict[str, Any], world: 
 
 
 def _nested_ids(
-    ids: list[int], ids_of: Callable[[str], list[int]], status: dict[str, str]
+    ids: list[int], ids_of: Callable[[str], list[int]], status: Status
 ) -> process.NestedIds | None:
     if len(ids) == 1:
         return None
@@ -284,13 +295,13 @@ def _thread(task: HeldTask, told: dict[str, Any], world: World, files: Files) ->
         tid=task.namespace_pid,
         nested_tid=task.ids[1:],
         namespaces=dict(world.namespaces.of(task.pid)),
-        name=task.stat.comm,
+        name=task.status.comm,
         registers=threads.packed_registers(task.tracee.registers),
         xstate=_stripped(ptrace.xstate(task.pid)),
         mask=ptrace.signal_mask(task.pid),
         pending=signals.collect_pending(task.pid, shared=False),
         robust_list=threads.robust_list(task.pid),
-        rseq=threads.rseq_area(task.pid),
+        rseq=threads.rseq_area(task.rseq),
         scheduling=scheduling.collect(task.pid),
         seccomp=task.seccomp,
         filters=seccomp_filters.collect(task.pid, task.seccomp),

@@ -5,11 +5,12 @@ get_robust_list(2) of another process asks for that right, and does nothing.
 """
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.status import Status
 from woodfrog.remote.held import HeldProcess, HeldTask
 from woodfrog.remote.program import Program
 
@@ -64,7 +65,7 @@ class Confined:
         return None
 
 
-def _may_look(looker: Mapping[str, str], seen: Mapping[str, str]) -> bool:
+def _may_look(looker: Status, seen: Status) -> bool:
     """Tell whether one task may look at another by its ids and capabilities (ptrace(2))."""
     for name in ("Uid", "Gid"):
         real = looker[name].split()[0]

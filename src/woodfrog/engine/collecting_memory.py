@@ -1,12 +1,10 @@
 """What a held process itself must be asked of its memory."""
 
 import os
-from collections.abc import Iterable
-from typing import Any
 
 from woodfrog.engine.collecting_files import Files
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.remote.held import HeldProcess
 from woodfrog.remote.program import Program
 from woodfrog.remote.scratch import Scratch
@@ -22,11 +20,11 @@ _ROOM_LEFT = 1 << 10
 class Policies:
     """The memory policies of mappings, for which nearly always one program is enough."""
 
-    def __init__(self, program: Program, pid: int) -> None:
+    def __init__(self, program: Program, mappings: list[memory.Mapping]) -> None:
         """Ask in a program that asks for other things, too, as far as it has room."""
         self._kinds: dict[int, int] = {}
-        self.maps = read_maps(pid)
-        self._ask(program, [mapping[0] for mapping in self.maps])
+        self._mappings = mappings
+        self._ask(program, [one.start for one in mappings])
 
     def _ask(self, program: Program, starts: list[int]) -> None:
         room = max(program.room - _ROOM_LEFT, 0) // memory_policy.ROOM
@@ -36,9 +34,10 @@ class Policies:
     def _note(self) -> None:
         self._kinds |= zip(self._asked, self._answer(), strict=True)
 
-    def of(self, scratch: Scratch, mappings: list[memory.Mapping]) -> list[Policy | None]:
+    def of(self, scratch: Scratch) -> list[Policy | None]:
         """Return the policy of each mapping, once the program has run."""
         self._note()
+        mappings = self._mappings
         while left := [one.start for one in mappings if one.start not in self._kinds]:
             program = scratch.program()
             self._ask(program, left)
@@ -55,9 +54,9 @@ class Policies:
         return [found.get(one.start) for one in mappings]
 
 
-def refuse_parted_vdso(maps: Iterable[tuple[Any, ...]], vdso: Vdso) -> None:
+def refuse_parted_vdso(listed: list[KernelMapping], vdso: Vdso) -> None:
     """Refuse a process whose vDSO isn't whole, as it is mapped again."""
-    if layout_of(maps) != vdso.layout:
+    if layout_of((one.name, one.start, one.end) for one in listed) != vdso.layout:
         raise UnsupportedResource(
             "has moved or unmapped a part of its vDSO, or of its data ([vvar]), alone,"
             " which cannot be saved yet"

@@ -15,6 +15,7 @@ from woodfrog.engine.writing_pages import PageWriter
 from woodfrog.errors import while_
 from woodfrog.image.container_file import Writer
 from woodfrog.kernel.process_memory import ProcessMemory
+from woodfrog.kernel.procfs.maps import read_smaps
 from woodfrog.remote.held import Held, living_task
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso
@@ -113,6 +114,7 @@ def _with_memory(tree: Held, init: int, noted: AbstractSet[int]) -> list[Collect
             space = memory.collect(
                 one.pid,
                 one.leader.stat,
+                read_smaps(one.pid),
                 (0, 0),
                 lambda *_: 0,
                 f"/proc/{init}/root",

@@ -3,7 +3,6 @@
 Both have the same page frame at the same address (/proc/PID/pagemap).
 """
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
@@ -18,8 +17,9 @@ _PRESENT = 1 << 63
 _STEP = 1 << 30  # addresses compared at a time: 2 MiB of pagemap each
 _AHEAD = 128 * PAGE  # addresses read at least: the next ones asked for are mostly near
 _CHUNK = 512  # entries compared at a time, if they are all the same
-# The upper bytes of entries that are present (bit 63), but not mapped by one process alone (bit 56).
-_OF_SEVERAL = re.compile(b"[%s]+" % re.escape(bytes(range(0x80, 0x100, 2))))
+# By the upper byte of an entry: 1 if the page is present (bit 63), but not mapped by one process
+# alone (bit 56).
+_OF_SEVERAL = bytes(byte >> 7 & ~byte & 1 for byte in range(256))
 
 
 class Ranges:
@@ -59,8 +59,11 @@ class _Entries:
         """Go through those parts of a range whose pages other processes may have, too."""
         for begin in range(start, end, _STEP):
             entries = self.of(begin, min(end, begin + _STEP))
-            for found in _OF_SEVERAL.finditer(entries.tobytes()[7::8]):
-                yield begin + found.start() * PAGE, begin + found.end() * PAGE
+            marks = entries.tobytes()[7::8].translate(_OF_SEVERAL) + b"\0"
+            last = 0
+            while (first := marks.find(1, last)) >= 0:
+                last = marks.find(0, first)
+                yield begin + first * PAGE, begin + last * PAGE
 
 
 def split(
@@ -72,19 +75,27 @@ def split(
         ours = _Entries(pagemap)
         left = [part for extent in extents for part in ours.of_several(*extent)]
         for relative in relatives:
-            if not left:
-                break
-            with Pagemap(relative.pid) as its:
-                theirs = _Entries(its)
-                found = [
-                    PageRange(start=first, length=last - first, store=store)
-                    for start, end in left
-                    for first, last, store in _equal_runs(ours, theirs, relative, start, end)
-                ]
-            same += found
-            left = _without(left, found)
+            if left:
+                found = list(_equal_pages(ours, left, relative))
+                same += found
+                left = _without(left, found)
     same.sort(key=lambda one: one.start)
     return _without(extents, same), same
+
+
+def _equal_pages(
+    ours: _Entries, parts: list[tuple[int, int]], relative: Ranges
+) -> Iterator[PageRange]:
+    """Go through the pages in some parts of a process's memory that are a relative's, too."""
+    try:
+        pagemap = Pagemap(relative.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return  # it was written without a copy, runs again, and has ended
+    with pagemap:
+        theirs = _Entries(pagemap)
+        for start, end in parts:
+            for first, last, store in _equal_runs(ours, theirs, relative, start, end):
+                yield PageRange(start=first, length=last - first, store=store)
 
 
 def _without(extents: list[tuple[int, int]], pages: list[PageRange]) -> list[tuple[int, int]]:

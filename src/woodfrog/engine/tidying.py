@@ -4,7 +4,7 @@ import os
 
 from woodfrog.engine import snapshots
 from woodfrog.kernel.abi.x86_64 import PAGE, SYS
-from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.kernel.procfs.maps import may_have_code_without_file, read_maps
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.program import LOOP
@@ -28,12 +28,11 @@ def remove_leftovers(tree: Held, vdso: Vdso) -> int:
     """Remove scratch areas and copies of earlier, killed checkpoints; returns how many."""
     count = snapshots.reap(tree, vdso)
     for process in tree.processes:
-        start_of_vdso = 0
+        if not may_have_code_without_file(process.pid):
+            continue
         found = []
         mappings = read_maps(process.pid)
         for i, (start, end, protection, shared, _, _, inode, name) in enumerate(mappings):
-            if name == b"[vdso]":
-                start_of_vdso = start
             if protection != _PROT_READ_EXEC or shared or inode or name:
                 continue
             first = os.pread(process.memory, len(LOOP), start)
@@ -50,7 +49,7 @@ def remove_leftovers(tree: Held, vdso: Vdso) -> int:
             call_through_vdso(
                 process.leader.tracee,
                 process.memory,
-                start_of_vdso + vdso.padding,
+                process.vdso[0] + vdso.padding,
                 vdso.room,
                 SYS.MUNMAP,
                 (start, end - start),

@@ -9,7 +9,7 @@ from woodfrog.kernel.abi.x86_64 import call_name
 
 TYPE_CHECKING = False  # the typing module costs every command 5 ms
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Protocol
 else:
     Protocol = object
 
@@ -17,9 +17,10 @@ Argument = int | bytes | bytearray
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
+# The number and all six arguments are words; ctypes takes bytes and arrays for addresses.
+_syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 6
 _syscall.restype = ctypes.c_long
-
-_WORD = (1 << 64) - 1
+_REST = tuple((0,) * (6 - count) for count in range(7))
 
 
 class Caller(Protocol):
@@ -43,15 +44,13 @@ class _Here:
     """Our own process."""
 
     def call(self, number: int, *arguments: Argument) -> int:
-        words: list[Any] = []
-        for argument in arguments:
-            if isinstance(argument, int):
-                words.append(ctypes.c_uint64(argument & _WORD))
-            elif isinstance(argument, bytes):
-                words.append(ctypes.c_char_p(argument))
-            else:
-                words.append((ctypes.c_char * len(argument)).from_buffer(argument))
-        result: int = _syscall(ctypes.c_uint64(number), *words)
+        words = [
+            (ctypes.c_char * len(argument)).from_buffer(argument)
+            if isinstance(argument, bytearray)
+            else argument
+            for argument in arguments
+        ]
+        result: int = _syscall(number, *words, *_REST[len(words)])
         if result == -1:
             error = ctypes.get_errno()
             raise OSError(error, f"{call_name(number)}: {os.strerror(error)}")

@@ -98,8 +98,9 @@ class Pagemap:
         return self._scan(start, end, 0, _IS_GUARD) if self._guards else []
 
     def entries(self, start: int, end: int) -> memoryview:
-        """Return the raw entries of a range, 64 bits for each page."""
-        data = os.pread(self._fd, (end - start) // PAGE * 8, start // PAGE * 8)
+        """Return the raw entries of a range, 64 bits for each page; zeros once it has ended."""
+        length = (end - start) // PAGE * 8
+        data = os.pread(self._fd, length, start // PAGE * 8).ljust(length, b"\0")
         return memoryview(data).cast("Q")
 
     def _scan(

@@ -5,6 +5,7 @@ Only the thread that seized a task may use these on it (ESRCH otherwise).
 
 import ctypes
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -114,9 +115,10 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def _request(request: int, pid: int, address: int = 0, data: int = 0) -> int:
-    ctypes.set_errno(0)
     result: int = _ptrace(request, pid, address, data)
-    if result == -1 and (error := ctypes.get_errno()):
+    # None of our requests returns -1 otherwise.
+    if result == -1:
+        error = ctypes.get_errno()
         raise OSError(error, f"ptrace request {request:#x} on {pid}: {os.strerror(error)}")
     return result
 
@@ -179,7 +181,7 @@ def xstate(pid: int) -> bytes:
     area = ctypes.create_string_buffer(16384)
     vector = _Iovec(ctypes.addressof(area), len(area))
     _request(_GETREGSET, pid, NT_X86_XSTATE, ctypes.addressof(vector))
-    return area.raw[: vector.length]
+    return ctypes.string_at(area, vector.length)
 
 
 def set_xstate(pid: int, area: bytes) -> None:
@@ -202,18 +204,22 @@ def set_signal_mask(pid: int, mask: int) -> None:
     _request(_SETSIGMASK, pid, 8, ctypes.addressof(word))
 
 
+class _PeekSiginfo(ctypes.Structure):
+    """struct ptrace_peeksiginfo_args."""
+
+    _fields_ = (("off", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("nr", ctypes.c_int32))
+
+
 def pending_signals(pid: int, *, shared: bool) -> list[bytes]:
     """Read the queued signals of the task, or of its process, as siginfo_t, oldest first."""
-
-    class Arguments(ctypes.Structure):
-        _fields_ = (("off", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("nr", ctypes.c_int32))
 
     buffer = ctypes.create_string_buffer(32 * SIGINFO_BYTES)
     found: list[bytes] = []
     while True:
-        arguments = Arguments(len(found), 1 if shared else 0, 32)
+        arguments = _PeekSiginfo(len(found), 1 if shared else 0, 32)
         count = _request(_PEEKSIGINFO, pid, ctypes.addressof(arguments), ctypes.addressof(buffer))
-        found += [buffer.raw[i * SIGINFO_BYTES : (i + 1) * SIGINFO_BYTES] for i in range(count)]
+        raw = ctypes.string_at(buffer, count * SIGINFO_BYTES)
+        found += [raw[at : at + SIGINFO_BYTES] for at in range(0, len(raw), SIGINFO_BYTES)]
         if count < 32:
             return found
 
@@ -246,6 +252,9 @@ def seccomp_filter_flags(pid: int, index: int) -> int:
     return int(buffer[1])
 
 
+_RSEQ = struct.Struct("<Q3Ixxxx")
+
+
 class Rseq(msgspec.Struct, frozen=True):
     """struct ptrace_rseq_configuration: the registered rseq area of a task."""
 
@@ -272,18 +281,10 @@ def has_syscall_dispatch(pid: int) -> bool:
 def rseq(pid: int) -> Rseq:
     """Read the task's rseq registration; address 0 means that there is none."""
 
-    class Configuration(ctypes.Structure):
-        _fields_ = (
-            ("address", ctypes.c_uint64),
-            ("size", ctypes.c_uint32),
-            ("signature", ctypes.c_uint32),
-            ("flags", ctypes.c_uint32),
-            ("pad", ctypes.c_uint32),
-        )
-
-    found = Configuration()
-    _request(_GET_RSEQ_CONFIGURATION, pid, ctypes.sizeof(found), ctypes.addressof(found))
-    return Rseq(found.address, found.size, found.signature, found.flags)
+    found = bytearray(_RSEQ.size)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(found))
+    _request(_GET_RSEQ_CONFIGURATION, pid, _RSEQ.size, address)
+    return Rseq(*_RSEQ.unpack(found))
 
 
 def parse_status(pid: int, status: int) -> Status:

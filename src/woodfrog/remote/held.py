@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.kernel.procfs.status import Stat, read_stat, read_status
+from woodfrog.kernel.procfs.maps import find_vdso
+from woodfrog.kernel.procfs.status import Stat, Status, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.kernel.waiting import Waiting
 from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
@@ -26,15 +26,14 @@ from woodfrog.remote.timed_calls import (
     written,
 )
 from woodfrog.remote.tracee import Tracee
-from woodfrog.remote.vdso import VDSO_NAMES
 
 
 class HeldTask:
     """One held thread.
 
-    `path` is its directory in /proc; `status` and `stat` what stood there once it was held;
-    `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for before;
-    `socket_wait` a wait at a socket that has a timeout;
+    `path` is its directory in /proc; `status` what stood there once it was held; `rseq` its
+    registration; `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for
+    before; `socket_wait` a wait at a socket that has a timeout;
     `resumed` what is known of it from an earlier hold.
     """
 
@@ -50,8 +49,8 @@ class HeldTask:
         self.has_own_directory = False
         self.has_own_descriptors = False
         self.tracee = Tracee(pid, ptrace.Registers())
-        self.status: dict[str, str] = {}
-        self.stat: Stat
+        self.status = Status(b"")
+        self.rseq: ptrace.Rseq
         self.socket_wait: SocketWait | None = None
         self._stopped_at = self.tracee.registers
 
@@ -83,12 +82,13 @@ class HeldTask:
         `known` keeps filters, which many tasks share.
         """
         self.status = read_status(self.path)
-        self.stat = read_stat(self.path)
-        # One switch for the stop itself; with more, it is another wait than the one looked at.
-        switches = int(self.status["voluntary_ctxt_switches"])
-        if self.waiting is not None and switches > self.waiting.switches + 1:
-            self.waiting = replace(self.waiting, since=0)
-        registers = out_of_critical_section(self.pid, self.process.memory, self._stopped_at)
+        if self.waiting is not None and self.waiting.since:
+            # One switch for the stop itself; with more, it is another wait than the one looked at.
+            switches = int(self.status["voluntary_ctxt_switches"])
+            if switches > self.waiting.switches + 1:
+                self.waiting = replace(self.waiting, since=0)
+        self.rseq = ptrace.rseq(self.pid)
+        registers = out_of_critical_section(self.rseq, self.process.memory, self._stopped_at)
         if self.seccomp:
             ptrace.set_options(self.pid, ptrace.O_SUSPEND_SECCOMP)
             chain = _filters(self.pid) if self.seccomp == _SECCOMP_FILTER else ()
@@ -137,12 +137,17 @@ class HeldTask:
         pending = int(self.status["SigPnd"], 16) | int(self.status["ShdPnd"], 16)
         return bool(pending & ~int(self.status["SigBlk"], 16) & int(self.status["SigCgt"], 16))
 
-    @property
+    @cached_property
+    def stat(self) -> Stat:
+        """What its /proc/PID/stat says."""
+        return read_stat(self.path)
+
+    @cached_property
     def seccomp(self) -> int:
         """SECCOMP_MODE_*: 0 disabled, 1 strict, 2 filter."""
         return int(self.status.get("Seccomp", "0"))
 
-    @property
+    @cached_property
     def ids(self) -> list[int]:
         """The task's ids in the container's pid namespace and those below that it is in."""
         return self.process.ids_of(self.status["NSpid"])
@@ -194,9 +199,8 @@ class HeldProcess:
 
     @cached_property
     def vdso(self) -> tuple[int, int]:
-        """Where the vDSO's code is."""
-        mappings = read_maps(self.pid)
-        return next(((m[0], m[1]) for m in mappings if m[7] == VDSO_NAMES[-1]), (0, 0))
+        """Where the vDSO's code is; zeros if there is none."""
+        return find_vdso(self.pid)
 
     def open_memory(self) -> None:
         """Open the memory, now that it has stopped: an exec(2) on its way has taken another."""
@@ -218,7 +222,7 @@ class HeldProcess:
         """Return the ids in a line like NSpid of /proc/PID/status, from the container's on."""
         return ids_below(listed, self.depth)
 
-    @property
+    @cached_property
     def ids(self) -> list[int]:
         """Its ids in the container's pid namespace and those below that it is in."""
         return self.ids_of(self.leader.status["NStgid"])
@@ -241,8 +245,7 @@ class HeldProcess:
     @property
     def name(self) -> str:
         """How messages call it."""
-        comm = os.fsdecode(self.leader.stat.comm)
-        return f"process {self.namespace_pid} ({comm})"
+        return f"process {self.namespace_pid} ({os.fsdecode(self.leader.status.comm)})"
 
 
 def living_task(group: int) -> int:

@@ -3,9 +3,8 @@
 import os
 import struct
 
-from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.ptrace import NO_CALL, Registers
+from woodfrog.kernel.ptrace import NO_CALL, Registers, Rseq
 
 # include/linux/errno.h: never seen by programs, but by a tracer.
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
@@ -83,13 +82,12 @@ def without_the_kernel(registers: Registers) -> Registers:
     return again
 
 
-def out_of_critical_section(pid: int, memory: int, registers: Registers) -> Registers:
+def out_of_critical_section(area: Rseq, memory: int, registers: Registers) -> Registers:
     """Return registers that are not inside an rseq(2) critical section.
 
     Being held counts as being preempted: such a section is left through its abort handler. The
     kernel would see to it by itself, but not once we have moved the task elsewhere.
     """
-    area = ptrace.rseq(pid)
     if not area.address:
         return registers
     section = int.from_bytes(os.pread(memory, 8, area.address + 8), "little")

@@ -3,7 +3,6 @@
 import ctypes
 import struct
 from collections.abc import Iterable
-from typing import Any
 
 from woodfrog.errors import KernelTooOld
 from woodfrog.kernel.procfs.maps import read_maps
@@ -27,9 +26,12 @@ def vdso_of(pid: int) -> int:
     return found
 
 
-def layout_of(mappings: Iterable[tuple[Any, ...]]) -> list[tuple[bytes, int, int]]:
-    """Return a process's vDSO and its data by name, start and end, counted from the first."""
-    found = [(m[7], m[0], m[1]) for m in mappings if m[7] in VDSO_NAMES]
+Part = tuple[bytes, int, int]  # its name, start and end
+
+
+def layout_of(mappings: Iterable[Part]) -> list[Part]:
+    """Return those that are a process's vDSO and its data, counted from where the first starts."""
+    found = [one for one in mappings if one[0] in VDSO_NAMES]
     first = min((start for _, start, _ in found), default=0)
     return [(name, start - first, end - first) for name, start, end in found]
 
@@ -53,7 +55,7 @@ class Vdso:
         start, end = span
         # Its data pages stand before it.
         self.data_bytes = start - min(m[0] for m in mappings if m[7] in VDSO_NAMES)
-        self.layout = layout_of(mappings)
+        self.layout = layout_of((m[7], m[0], m[1]) for m in mappings)
         self.image = ctypes.string_at(start, end - start)
         self.padding = -(-len(self.image.rstrip(b"\0")) // 16) * 16
         self.syscall = self.image.index(SYSCALL_INSTRUCTION)

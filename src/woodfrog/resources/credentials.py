@@ -18,6 +18,7 @@ from woodfrog.kernel.capability import (
     PR_CAPBSET_DROP,
 )
 from woodfrog.kernel.process import PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS
+from woodfrog.kernel.procfs.status import Status
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 
@@ -44,14 +45,14 @@ class Credentials(Part, frozen=True):
     no_new_privs: bool
 
 
-def ask(program: Program, status: dict[str, str]) -> Callable[[], Credentials]:
+def ask(program: Program, status: Status) -> Callable[[], Credentials]:
     """Add the call that tells what /proc/PID/task/TID/status, given as `status`, doesn't."""
     securebits = syscalls.prctl(program, _PR_GET_SECUREBITS)
 
     return lambda: shown(status, securebits=program[securebits])
 
 
-def shown(status: dict[str, str], *, securebits: int) -> Credentials:
+def shown(status: Status, *, securebits: int) -> Credentials:
     """Return the credentials that /proc/PID/task/TID/status shows; it lacks the securebits."""
     uids, gids = (tuple(map(int, status[name].split())) for name in ("Uid", "Gid"))
     return Credentials(

@@ -11,7 +11,6 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.pagemap import Pagemap
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
-from woodfrog.kernel.procfs.maps import read_smaps
 from woodfrog.kernel.procfs.status import Stat
 from woodfrog.remote.vdso import VDSO_NAMES
 from woodfrog.resources import memory_flags
@@ -216,6 +215,7 @@ class Collected:
 def collect(
     pid: int,
     stat: Stat,
+    listed: list[KernelMapping],
     ours: tuple[int, int],
     shared_object: Callable[[int, KernelMapping], int],
     root: str,
@@ -224,7 +224,7 @@ def collect(
     *,
     noted: bool,
 ) -> Collected:
-    """Read the mappings of a held process.
+    """Turn the mappings of a held process, as smaps has listed them, into records.
 
     `ours` are the addresses of our scratch area, `shared_object` gives the id of what is behind a
     mapping and has no path, `root` leads to the container's root for checking paths; `executable`
@@ -235,7 +235,7 @@ def collect(
     lock_future = lock_future_on_fault = False
     vdso_start = vdso_text = 0
     brk = stat.start_brk
-    for found in _without(read_smaps(pid), ours):
+    for found in _without(listed, ours):
         if found.start == ours[0]:
             # New memory is locked as mlockall(MCL_FUTURE) has it, which nothing else tells.
             lock_future = "lo" in found.flags

@@ -12,7 +12,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_FS
 from woodfrog.kernel.process import PR_SET_NAME, PR_SET_PDEATHSIG
-from woodfrog.kernel.procfs.status import read_stat, read_status
+from woodfrog.kernel.procfs.status import Status, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.program import Program
 from woodfrog.resources import credentials as credentials_of
@@ -111,7 +111,7 @@ def ended(path: str) -> EndedThread:
 class Answers:
     """What a program tells of one thread."""
 
-    def __init__(self, program: Program, status: dict[str, str]) -> None:
+    def __init__(self, program: Program, status: Status) -> None:
         self._program = program
         self._stack = bytearray(_STACK.size)
         self._tid_address = bytearray(8)
@@ -147,9 +147,8 @@ def robust_list(pid: int) -> RobustList:
     return RobustList(head=int.from_bytes(head, "little"), length=int.from_bytes(length, "little"))
 
 
-def rseq_area(pid: int) -> RseqArea:
-    """Read a held thread's rseq registration."""
-    found = ptrace.rseq(pid)
+def rseq_area(found: ptrace.Rseq) -> RseqArea:
+    """Return the record of a thread's rseq registration."""
     return RseqArea(address=found.address, size=found.size, signature=found.signature)
 
 

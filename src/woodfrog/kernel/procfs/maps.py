@@ -1,8 +1,10 @@
 """/proc/PID/smaps: mappings with their flags."""
 
-from collections.abc import Iterable
-
 import msgspec
+
+from woodfrog.kernel.procfs.reading import read_file
+
+_PLAIN_CODE = b" r-xp 00000000 00:00 0 \n"
 
 # Of what smaps prints per mapping, only the head line, the flags and the protection key are read.
 
@@ -51,30 +53,41 @@ def unescape(name: bytes) -> bytes:
     return name.replace(b"\\012", b"\n")
 
 
-def parse_smaps(lines: Iterable[bytes]) -> list[Mapping]:
-    """Parse the lines of a whole smaps."""
-    found: list[Mapping] = []
-    head = b""
-    key = 0
-    for line in lines:
-        if line.startswith(b"VmFlags:"):
-            flags = frozenset(line[8:].decode().split())
-            found.append(Mapping(*parse_head(head), flags, key))
-            key = 0
-        elif line[:1] in b"0123456789abcdef":
-            head = line
-        elif line.startswith(b"ProtectionKey:"):
-            key = int(line[14:])
+def parse_smaps(text: bytes) -> list[Mapping]:
+    """Parse a whole smaps."""
+    found = []
+    known: dict[bytes, frozenset[str]] = {}
+    # What ends an entry is in no name: line breaks in those are escaped.
+    head, *rest = text.split(b"\nVmFlags:")
+    for entry in rest:
+        flags, _, next_head = entry.partition(b"\n")
+        if flags not in known:
+            known[flags] = frozenset(flags.decode().split())
+        _, has_key, key = head.rpartition(b"\nProtectionKey:")
+        line = head.partition(b"\n")[0]
+        found.append(Mapping(*parse_head(line), known[flags], int(key) if has_key else 0))
+        head = next_head
     return found
 
 
 def read_smaps(pid: int | str) -> list[Mapping]:
     """Read all mappings of a process, lowest address first."""
-    with open(f"/proc/{pid}/smaps", "rb") as file:
-        return parse_smaps(file)
+    return parse_smaps(read_file(f"/proc/{pid}/smaps"))
 
 
 def read_maps(pid: int | str) -> list[tuple[int, int, int, bool, int, tuple[int, int], int, bytes]]:
     """Read the mappings without their flags, which costs no walk over page tables."""
-    with open(f"/proc/{pid}/maps", "rb") as file:
-        return [parse_head(line) for line in file]
+    lines = read_file(f"/proc/{pid}/maps").split(b"\n")[:-1]
+    return [parse_head(line) for line in lines]
+
+
+def find_vdso(pid: int) -> tuple[int, int]:
+    """Return where a process has the code of its vDSO; zeros if it has none."""
+    lines = read_file(f"/proc/{pid}/maps").split(b"\n")
+    heads = (parse_head(line) for line in lines if line.endswith(b"[vdso]"))
+    return next(((head[0], head[1]) for head in heads if head[7] == b"[vdso]"), (0, 0))
+
+
+def may_have_code_without_file(pid: int) -> bool:
+    """Tell, before all mappings are read for it, whether there may be code that is no file's."""
+    return _PLAIN_CODE in read_file(f"/proc/{pid}/maps")

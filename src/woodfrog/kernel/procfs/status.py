@@ -2,14 +2,41 @@
 
 import msgspec
 
+from woodfrog.kernel.procfs.reading import read_file
 
-def read_status(path: str) -> dict[str, str]:
-    """Read `path`/status, path being /proc/PID or /proc/PID/task/TID, as its fields."""
-    with open(f"{path}/status", encoding="utf-8", errors="surrogateescape") as file:
-        return {
-            name: value.strip()
-            for name, _, value in (line.partition(":") for line in file if ":" in line)
-        }
+
+class Status:
+    """The fields of a status by name: a long text, of which only a few are ever asked for."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = "\n" + text.decode(errors="surrogateescape")
+
+    def __contains__(self, name: str) -> bool:
+        return f"\n{name}:" in self._text
+
+    def __getitem__(self, name: str) -> str:
+        _, found, rest = self._text.partition(f"\n{name}:")
+        if not found:
+            raise KeyError(name)
+        return rest.partition("\n")[0].strip()
+
+    def get(self, name: str, default: str) -> str:
+        """Return a field; `default` if there is none of that name."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    @property
+    def comm(self) -> bytes:
+        """The name of the thread: unlike that in stat, it is shown with escapes."""
+        parts = self["Name"].encode(errors="surrogateescape").split(b"\\\\")
+        return b"\\".join(part.replace(b"\\n", b"\n") for part in parts)
+
+
+def read_status(path: str) -> Status:
+    """Read `path`/status, path being /proc/PID or /proc/PID/task/TID."""
+    return Status(read_file(f"{path}/status"))
 
 
 class Stat(msgspec.Struct, frozen=True):
@@ -40,8 +67,7 @@ class Stat(msgspec.Struct, frozen=True):
 
 def read_stat(path: str) -> Stat:
     """Read `path`/stat, path being /proc/PID or /proc/PID/task/TID."""
-    with open(f"{path}/stat", "rb") as file:
-        text = file.read()
+    text = read_file(f"{path}/stat")
     # comm may hold blanks and parentheses: the last ")" ends it.
     end = text.rindex(b")")
     comm = text[text.index(b"(") + 1 : end]
