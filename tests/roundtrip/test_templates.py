@@ -115,6 +115,109 @@ def test_a_supervisor_that_is_killed_takes_its_template_along(
     assert '"running"' in woodfrog("state", "early").stdout
 
 
+def hook(script: str) -> dict[str, list[dict[str, object]]]:
+    """Return hooks that run a script when a container has been made, before it is restored."""
+    return {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+
+
+def makers(supervisor: int) -> list[int]:
+    """Return the pids of a supervisor's makers."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    names = {int(pid): Path(f"/proc/{pid}/comm").read_text() for pid in children}
+    return [pid for pid, name in names.items() if name == "woodfrog-warm\n"]
+
+
+def test_a_maker_that_is_killed_makes_way_for_another(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    woodfrog("warm", f"--image-path={image}", "t")
+    supervisor = listed(woodfrog)["t"]
+    flags = ("--template=t", f"--bundle={bundle.directory}", "--detach")
+    (idle,) = makers(supervisor)
+    os.kill(idle, signal.SIGKILL)
+    woodfrog.names += ["halves", "whole", "after"]
+
+    # In the middle: its container goes with it, all that is left is what `delete` finds.
+    bundle.config["hooks"] = hook("kill -KILL $PPID")
+    bundle.save()
+    failed = woodfrog("restore", *flags, "halves", status=1)
+    assert "template t has ended, or who worked for it" in failed.stderr
+    eventually(lambda: '"stopped"' in woodfrog("state", "halves").stdout, "its init ends")
+    woodfrog("delete", "halves")
+
+    del bundle.config["hooks"]
+    bundle.save()
+    for name in ("whole", "after"):
+        woodfrog("restore", *flags, name)
+        assert '"running"' in woodfrog("state", name).stdout
+        woodfrog("delete", "--force", name)
+    # One stays for the next, and goes with the template.
+    (idle,) = makers(supervisor)
+    woodfrog("warm", "--drop", "t")
+    eventually(lambda: is_gone(idle) and is_gone(supervisor), "both end")
+
+
+def test_a_clone_that_fails_leaves_nothing(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    woodfrog("warm", f"--image-path={image}", "t")
+    flags = ("--template=t", f"--bundle={bundle.directory}", "--detach")
+    bundle.config["hooks"] = hook("exit 3")
+    bundle.save()
+
+    failed = woodfrog("restore", *flags, "one", status=1)
+
+    assert "createRuntime hook" in failed.stderr
+    assert "does not exist" in woodfrog("state", "one", status=1).stderr
+    assert woodfrog("list", "-q").stdout == ""
+    del bundle.config["linux"]["cgroupsPath"]  # each has its own
+    bundle.save()
+    failed = woodfrog("restore", *flags, "--count=2", "two", status=1)
+    assert failed.stderr.count("createRuntime hook") == 2
+    assert woodfrog("list", "-q").stdout == ""
+    supervisor = listed(woodfrog)["t"]
+    woodfrog("warm", "--drop", "t")
+    eventually(lambda: is_gone(supervisor), "it ends")
+
+
+def test_a_clone_comes_up_without_who_asked_for_it(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    woodfrog("warm", f"--image-path={image}", "t")
+    here, on = woodfrog.directory / "here", woodfrog.directory / "on"
+    bundle.config["hooks"] = hook(f"touch {here}; until [ -e {on} ]; do sleep 0.01; done")
+    bundle.save()
+    woodfrog.names.append("alone")
+    flags = ("--template=t", f"--bundle={bundle.directory}", "--detach", "alone")
+    with subprocess.Popen(woodfrog.command("restore", *flags), stdin=subprocess.DEVNULL) as command:
+        eventually(here.exists, "it is half-way")
+        command.kill()
+    on.touch()
+    eventually(lambda: '"running"' in woodfrog("state", "alone").stdout, "it runs")
+    woodfrog("kill", "alone", "TERM")
+    assert json.loads(woodfrog("wait", "alone").stdout)["exitStatus"] == 7
+    supervisor = listed(woodfrog)["t"]
+    woodfrog("warm", "--drop", "t")
+    eventually(lambda: is_gone(supervisor), "it ends")
+
+
+def test_a_killed_supervisor_leaves_no_maker(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    woodfrog("warm", f"--image-path={image}", "t")
+    supervisor = listed(woodfrog)["t"]
+    (idle,) = makers(supervisor)
+    os.kill(supervisor, signal.SIGKILL)
+    eventually(lambda: is_gone(idle), "its maker ends")
+    assert listed(woodfrog) == {}
+
+    # While one is at work: it can finish what it has begun, once the first process is there.
+    woodfrog("warm", f"--image-path={image}", "t")
+    (maker,) = makers(listed(woodfrog)["t"])
+    bundle.config["hooks"] = hook(f"kill -KILL {listed(woodfrog)['t']}")
+    bundle.save()
+    woodfrog.names.append("late")
+    woodfrog("restore", "--template=t", f"--bundle={bundle.directory}", "--detach", "late")
+    assert '"running"' in woodfrog("state", "late").stdout
+    eventually(lambda: is_gone(maker), "the maker ends")
+
+
 def test_what_a_template_cannot_do_is_refused(woodfrog: Woodfrog, build: Build) -> None:
     bundle, image = keeper(woodfrog, build)
     (image / "checkpoint.img").rename(image / "whole")

@@ -25,7 +25,9 @@ def run(arguments: Arguments, thaw: Callable[[Arguments, str, Template | None], 
     template = templates.held()
     if template is None:
         common = arguments.common
-        return templates.ask(templates.Place(common.root, arguments["template"]), common.words)
+        place = templates.Place(common.root, arguments["template"])
+        detached = arguments["detach"] or arguments["count"] is not None
+        return templates.ask(place, common.words, detached=detached)
     directory = template.reader.directory
     if arguments["count"] is None:
         return thaw(arguments, directory, template)
@@ -51,26 +53,34 @@ def _check(arguments: Arguments) -> None:
 
 
 def _make_several(arguments: Arguments, make: Callable[[], int]) -> int:
-    """Make containers side by side, as many at a time as there are processors."""
-    from woodfrog.cli import report
-
-    id, failed, running = arguments.rest[0], 0, 0
+    """Make containers side by side, with as many processes as there are processors."""
+    count = arguments["count"]
     arguments.values["detach"] = True
-    for number in range(1, arguments["count"] + 1):
-        if running == len(os.sched_getaffinity(0)):
-            failed |= os.wait()[1]
-            running -= 1
+    makers = min(len(os.sched_getaffinity(0)), count)
+    for first in range(2, makers + 1):
         if os.fork() == 0:
             status = 1
             try:
-                arguments.rest[0] = f"{id}-{number}"
-                status = make()
-            except Exception as error:
-                report.failure(error, arguments.common)
+                templates.work_in_fork()
+                status = _make_some(arguments, range(first, count + 1, makers), make)
             finally:
                 os._exit(status)
-        running += 1
-    while running:
+    failed = _make_some(arguments, range(1, count + 1, makers), make)
+    for _ in range(1, makers):
         failed |= os.wait()[1]
-        running -= 1
     return 1 if failed else 0
+
+
+def _make_some(arguments: Arguments, numbers: range, make: Callable[[], int]) -> int:
+    """Make those of these numbers, one after the other; whatever fails, the others are made."""
+    from woodfrog.cli import report
+
+    id, failed = arguments.rest[0], 0
+    for number in numbers:
+        arguments.rest[0] = f"{id}-{number}"
+        try:
+            failed |= make()
+        except Exception as error:
+            report.failure(error, arguments.common)
+            failed = 1
+    return failed

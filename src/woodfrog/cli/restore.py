@@ -72,7 +72,10 @@ def thaw(arguments: Arguments, directory: str, template: Template | None) -> int
     options.run = main
     if options.background and options.track_changes:
         raise UsageError("--background and --track-changes can't be had at once")
-    options.template = template
+    if template:
+        from woodfrog.runtime import templates
+
+        options.template, options.midwife = template, templates.midwife()
     options.complain = lambda text: log("error", text, arguments.common)
     if arguments["do"]:
         options.spec_validation = "ignore"  # the config is made up here

@@ -105,7 +105,8 @@ class Admitted:
         self.reader = (
             template.reader if template else Chain(directory, wishes.parents, direct=wishes.direct)
         )
-        undo.callback(self.reader.close)
+        if template is None:
+            undo.callback(self.reader.close)
         self.plan = template.plan if template else Plan(self.reader)
         self.vdso = template.vdso if template else Vdso()
         self.validation = FileValidation(wishes.file_validation)
@@ -147,8 +148,9 @@ class Admitted:
             # What can't be undone begins only with an image that is right to the last byte.
             self.reader.verify_pages()
         self.background = Background(init, self.reader, plan, wishes.teller, undo)
-        # Whoever fills pages in checks them, too.
-        self.reader.leave_out(reading_pages.ranges(plan.pages))
+        if template is None:
+            # Whoever fills pages in checks them, too.
+            self.reader.leave_out(reading_pages.ranges(plan.pages))
         self.check = PageCheck(self.reader, begin=template is None)
         self.pages, self.base = self.reader.open_pages()
 

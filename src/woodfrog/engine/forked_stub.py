@@ -1,92 +1,86 @@
 """ROOT, from a template: the waiting init becomes the root stub and keeps the memory that it has.
 
 Without the exec(2) of other restores, what exec would have done is done here, but for what each
-process sets later anyway: signal actions, names, the fields of the memory.
+process sets later anyway: signal actions, names, the fields of the memory. The loop and the memory
+that it needs init was born with, so all that takes two programs.
 """
 
 import os
+import socket
 import struct
-from collections.abc import Sequence
-from contextlib import ExitStack
 
-from woodfrog.engine.root_stub import Injection, hold, raise_descriptor_limit
-from woodfrog.kernel import ptrace
+from woodfrog.engine.root_stub import hold
+from woodfrog.engine.template import Template
+from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.namespaces import CLONE_NEWTIME
-from woodfrog.kernel.syscalls import F_DUPFD
 from woodfrog.remote import descriptors, stub
-from woodfrog.remote.program import LOOP
+from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
-from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import memory_making
 
-_PRIVATE_ANONYMOUS_NEW = 0x22 | 0x100000  # MAP_FIXED_NOREPLACE
-_READ_EXECUTE, _READ_WRITE = 5, 3
+_RLIMIT_NOFILE = 7
 _RSEQ_FLAG_UNREGISTER = 1
 _ROBUST_LIST_BYTES = 24
 _STACK_T = struct.Struct("<QixxxxQ")
 _SS_DISABLE = 2
+_FIRST = 3  # behind stdio
 
 
 def make(
-    init: int,
-    base: int,
-    size: int,
-    vdso: Vdso,
-    *,
-    high: int,
-    pages: int,
-    time_offsets: bytes | None,
-    ready: Sequence[tuple[int, int]],
+    init: int, template: Template, *, high: int, pages: int, time_offsets: bytes | None
 ) -> tuple[Stub, int]:
-    """Make a stub of init, like `root_stub.make`, that has only the memory that lies ready.
-
-    `ready` are (start, end) in order.
-    """
+    """Make a stub of init, like `root_stub.make`, that has only the memory that lies ready."""
     hold(init)
-    injection = Injection(init, vdso)
-    raise_descriptor_limit(injection)
-    with ExitStack() as ours:
-        sent = [pages]
-        if time_offsets is not None:
-            injection.call(SYS.UNSHARE, CLONE_NEWTIME)
-            with open(f"/proc/{init}/timens_offsets", "wb", buffering=0) as file:
-                file.write(time_offsets)
-            clocks = os.open(f"/proc/{init}/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
-            ours.callback(os.close, clocks)
-            sent.append(clocks)
-        theirs = descriptors.send(init, injection.memory, injection.page, injection.call, sent)
-    store = injection.call(SYS.FCNTL, theirs[0], F_DUPFD, high)
-    if time_offsets is not None:
-        injection.call(SYS.SETNS, theirs[1], CLONE_NEWTIME)
-    _forget_the_interpreter(injection)
-    injection.call(SYS.MMAP, base, 4096, _READ_EXECUTE, _PRIVATE_ANONYMOUS_NEW, -1, 0)
-    injection.call(SYS.MMAP, base + 4096, size, _READ_WRITE, _PRIVATE_ANONYMOUS_NEW, -1, 0)
-    os.pwrite(injection.memory, LOOP, base)
-    os.close(injection.memory)
     ptrace.set_signal_mask(init, stub.MASK)
-    made = Stub(init, base, size)
+    made = Stub(init, template.base, template.size)
     program = made.program()
-    memory_making.unmap_all(program, [made.area, *ready])
+    # All that init has open closes on exec.
+    syscalls.close_range(program, _FIRST, 0xFFFFFFFF)
+    ends = bytearray(8)
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    program.call(SYS.SOCKETPAIR, socket.AF_UNIX, kind, 0, ends)
+    if time_offsets is not None:
+        program.call(SYS.UNSHARE, CLONE_NEWTIME)
     made.run(program)
-    return made, store
+    sent = [pages]
+    if time_offsets is not None:
+        with open(f"/proc/{init}/timens_offsets", "wb", buffering=0) as file:
+            file.write(time_offsets)
+        sent.append(os.open(f"/proc/{init}/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        theirs, ours = struct.unpack("<2i", ends)
+        descriptors.send_by(init, ours, sent)
+    finally:
+        for descriptor in sent[1:]:
+            os.close(descriptor)
+    program = made.program()
+    store, *clocks = descriptors.receive(program, theirs, len(sent))
+    _raise_descriptor_limit(program)
+    store = syscalls.duplicate_above(program, store, high)
+    for descriptor in clocks:
+        program.call(SYS.SETNS, descriptor, CLONE_NEWTIME)
+    syscalls.close_range(program, _FIRST, high - 1)
+    _forget_the_interpreter(program, init)
+    memory_making.unmap_all(program, [made.area, *template.ready])
+    made.run(program)
+    return made, program[store]
 
 
-def _forget_the_interpreter(injection: Injection) -> None:
-    """Close what exec would close, and take back what Python's thread has told the kernel."""
-    area = ptrace.rseq(injection.pid)
+def _raise_descriptor_limit(program: Program) -> None:
+    """Let the stub have as many descriptors as its hard limit allows."""
+    limits = program.address_of(bytes(16))
+    program.call(SYS.PRLIMIT64, 0, _RLIMIT_NOFILE, 0, limits)
+    # Both are small numbers: nr_open bounds them.
+    program.store(limits, program.load(limits + 8))
+    program.call(SYS.PRLIMIT64, 0, _RLIMIT_NOFILE, limits, 0)
+
+
+def _forget_the_interpreter(program: Program, init: int) -> None:
+    """Take back what Python's thread has told the kernel."""
+    area = ptrace.rseq(init)
     if area.address:
-        arguments = (area.address, area.size, _RSEQ_FLAG_UNREGISTER, area.signature)
-        injection.call(SYS.RSEQ, *arguments)
-    injection.call(SYS.SET_ROBUST_LIST, 0, _ROBUST_LIST_BYTES)
-    injection.call(SYS.SET_TID_ADDRESS, 0)
-    injection.call(SYS.SIGALTSTACK, injection.put(_STACK_T.pack(0, _SS_DISABLE, 0)), 0)
-    for name in os.listdir(f"/proc/{injection.pid}/fd"):
-        if _closes_on_exec(injection.pid, name):
-            injection.call(SYS.CLOSE, int(name))
-
-
-def _closes_on_exec(pid: int, number: str) -> bool:
-    with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
-        flags = next(line for line in file if line.startswith(b"flags:"))
-    return bool(int(flags.split()[1], 8) & os.O_CLOEXEC)
+        program.call(SYS.RSEQ, area.address, area.size, _RSEQ_FLAG_UNREGISTER, area.signature)
+    program.call(SYS.SET_ROBUST_LIST, 0, _ROBUST_LIST_BYTES)
+    program.call(SYS.SET_TID_ADDRESS, 0)
+    syscalls.sigaltstack(program, _STACK_T.pack(0, _SS_DISABLE, 0), None)

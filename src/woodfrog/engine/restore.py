@@ -29,6 +29,7 @@ from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.stages import Stage
+from woodfrog.engine.template import STUB_BYTES
 from woodfrog.engine.tracking import Tracking
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
@@ -62,8 +63,6 @@ from woodfrog.resources.mount_tree.records import Base, MountTree
 from woodfrog.resources.nested import MountNamespace
 
 __all__ = ["Bounds", "Wishes", "restore", "silence_for"]
-
-_STUB_BYTES = 32 << 20
 
 
 def restore(init: int, directory: str, wishes: Wishes) -> dict[str, object]:
@@ -158,26 +157,16 @@ def _restore(
     # ROOT
     container = plan.container
     high = max(plan.highest_descriptor + 1, 16)
-    place = free_range(
-        plan.used_memory() + [(m[0], m[1]) for m in read_maps(init)], _STUB_BYTES + 4096
-    )
     offsets = None
     if wishes.clock == "container":
         offsets = namespaces.time_offsets(container.monotonic_ns, container.boottime_ns)
     if template:
-        root, store = forked_stub.make(
-            init,
-            place.start,
-            _STUB_BYTES,
-            vdso,
-            high=high,
-            pages=pages,
-            time_offsets=offsets,
-            ready=template.ready,
-        )
+        root, store = forked_stub.make(init, template, high=high, pages=pages, time_offsets=offsets)
     else:
+        used = plan.used_memory() + [(m[0], m[1]) for m in read_maps(init)]
+        place = free_range(used, STUB_BYTES + 4096)
         root, store = root_stub.make(
-            init, place.start, _STUB_BYTES, vdso, high=high, pages=pages, time_offsets=offsets
+            init, place.start, STUB_BYTES, vdso, high=high, pages=pages, time_offsets=offsets
         )
     if "uts" in bounds.new_namespaces:
         root_stub.set_names(init, container)

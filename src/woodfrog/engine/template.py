@@ -23,6 +23,8 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process_memory import write_memory
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
+from woodfrog.remote.program import LOOP
+from woodfrog.remote.stub import CODE_BYTES
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import missing_memory
 from woodfrog.resources.memory import (
@@ -35,9 +37,12 @@ from woodfrog.resources.memory import (
 )
 from woodfrog.resources.process import Process
 
-_READ_WRITE = 3
+_READ_WRITE, _READ_EXECUTE = 3, 5
 _HUGE, _LARGEST = 2 << 20, 1 << 30
 _MADV_COLLAPSE = 25
+
+
+STUB_BYTES = 32 << 20  # of memory for a stub's programs
 
 
 class Staged(msgspec.Struct, frozen=True):
@@ -52,7 +57,7 @@ class Template:
     """All of an image's private memory, in the process that loads it, and its records as a plan.
 
     What can't be moved is kept as well, and copied by each restore: pages of files, locked memory
-    and stacks.
+    and stacks. At `base` is what the stubs begin with, the loop and memory of their own.
     """
 
     def __init__(self, directory: str, parents: Sequence[str] = ()) -> None:
@@ -64,11 +69,13 @@ class Template:
         self._staged: dict[int, list[Staged]] = {}
         # Where a process's other pages begin in `_kept`, and where they belong.
         self._others: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+        self.size = STUB_BYTES
         with while_("loading the image's memory"):
             self.bytes = self._load()
         # Whoever fills pages in has checked them.
         self.reader.leave_out(reading_pages.ranges(self.plan.pages))
         self.reader.verify_pages()
+        self.reader.open_pages()  # once for all clones
 
     def staged(self, pid: int) -> list[Staged]:
         """Return what a process, by its id inside, moves into place."""
@@ -85,6 +92,7 @@ class Template:
         """Load all pages; returns how many bytes they are."""
         forked = _forked_from_the_first(self.plan)
         place = _Place(self.plan)
+        self.base = place.map_stub(self.size)
         moved: list[PageRange] = []
         copied: list[PageRange] = []
         for record in self.plan.processes:
@@ -115,10 +123,14 @@ class Template:
         stages = [one for some in self._staged.values() for one in some]
         return sorted((one.at, one.at + one.length) for one in stages)
 
-    def drop(self) -> None:
-        """Let go of it."""
+    def leave_memory(self) -> None:
+        """Let go of what is staged, in a process that others are not forked from."""
         for start, end in self.ready:
             syscalls.munmap(HERE, start, end - start)
+
+    def drop(self) -> None:
+        """Let go of it."""
+        self.leave_memory()
         self._staged.clear()
         self.reader.close()
 
@@ -159,9 +171,20 @@ class _Place:
             if missing_memory.may_wait(mapping)
         )
         try:
-            self._next = free_range(used, room + _LARGEST).start
+            stub = CODE_BYTES + STUB_BYTES + PAGE
+            self._next = free_range(used, room + _LARGEST + stub).start
         except ValueError:
             raise ImageError("the image's processes leave no room for a template") from None
+
+    def map_stub(self, size: int) -> int:
+        """Map what a stub has of its own: the loop, and memory; returns where."""
+        base = self._next
+        mode = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE
+        syscalls.mmap(HERE, base, CODE_BYTES + size, _READ_WRITE, mode)
+        ctypes.memmove(base, LOOP, len(LOOP))
+        syscalls.mprotect(HERE, base, CODE_BYTES, _READ_EXECUTE)
+        self._next = base + CODE_BYTES + size + PAGE
+        return base
 
     def map(self, mapping: Mapping) -> Staged:
         """Map as much memory as a mapping has; pages between keep neighbours apart."""

@@ -12,6 +12,8 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 
+_IOVEC, _MSGHDR = struct.Struct("<QQ"), struct.Struct("<QIxxxxQQQQi")
+_CMSGHDR_BYTES = 16
 _PIDFD_THREAD = os.O_EXCL  # Linux 6.9
 
 
@@ -45,20 +47,37 @@ def send(
     """
     call(SYS.SOCKETPAIR, socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0, page)
     theirs, ours = struct.unpack("<2i", os.pread(memory, 8, page))
-    with socket.socket(fileno=fetch(pid, ours)) as end:
-        rights = array.array("i", descriptors)
-        end.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-    control = 16 + 4 * len(descriptors)
-    control_room = -(-control // 8) * 8
-    # struct msghdr, its iovec, the byte, and room for the control message.
-    message = struct.pack("<QIxxxxQQQQi", 0, 0, page + 64, 1, page + 128, control_room, 0)
-    os.pwrite(memory, message.ljust(64, b"\0") + struct.pack("<QQ", page + 80, 1), page)
+    send_by(pid, ours, descriptors)
+    control = page + 128
+    message = _MSGHDR.pack(0, 0, page + 64, 1, control, _control_bytes(len(descriptors)), 0)
+    os.pwrite(memory, message.ljust(64, b"\0") + _IOVEC.pack(page + 80, 1), page)
     call(SYS.RECVMSG, theirs, page, socket.MSG_CMSG_CLOEXEC)
     call(SYS.CLOSE, theirs)
     call(SYS.CLOSE, ours)
-    return list(
-        struct.unpack(f"<{len(descriptors)}i", os.pread(memory, 4 * len(descriptors), page + 144))
-    )
+    found = os.pread(memory, 4 * len(descriptors), control + _CMSGHDR_BYTES)
+    return list(struct.unpack(f"<{len(descriptors)}i", found))
+
+
+def send_by(pid: int, end: int, descriptors: list[int]) -> None:
+    """Send descriptors of ours into a socket of a process's, whose other end gets them."""
+    with socket.socket(fileno=fetch(pid, end)) as connection:
+        rights = array.array("i", descriptors)
+        connection.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+
+def receive(program: Program, end: int, count: int) -> list[int]:
+    """Take descriptors that were sent to a socket; returns their numbers (close-on-exec)."""
+    byte = program.address_of(bytes(1))
+    vector = program.address_of(_IOVEC.pack(byte, 1))
+    control = program.address_of(bytes(_control_bytes(count)))
+    message = _MSGHDR.pack(0, 0, vector, 1, control, _control_bytes(count), 0)
+    program.call(SYS.RECVMSG, end, program.address_of(message), socket.MSG_CMSG_CLOEXEC)
+    return [program.load(control + _CMSGHDR_BYTES + 4 * number) for number in range(count)]
+
+
+def _control_bytes(count: int) -> int:
+    """Return how much room the control message of so many descriptors needs."""
+    return -(-(_CMSGHDR_BYTES + 4 * count) // 8) * 8
 
 
 def give(stub: Stub, ours: list[int]) -> list[int]:

@@ -28,7 +28,7 @@ SIGSTOP = 19
 # its action (force_sig).
 MASK = ((1 << 64) - 1) & ~(1 << (SIGTRAP - 1))
 
-_CODE_BYTES = 4096
+CODE_BYTES = 4096
 _SYSCALL = b"\x0f\x05"
 _PATIENCE_S = 10.0
 # ldtilecfg [rax]; tilezero tmm0; tilerelease; int3
@@ -46,7 +46,7 @@ def executable(base: int, size: int) -> bytes:
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     head = _ELF_HEADER.pack(ident, 2, 62, 1, base, 64, 0, 0, 64, 56, 3, 0, 0, 0)
     code = _PROGRAM_HEADER.pack(1, 5, 4096, base, base, len(LOOP), len(LOOP), 4096)
-    data = _PROGRAM_HEADER.pack(1, 6, 0, base + _CODE_BYTES, base + _CODE_BYTES, 0, size, 4096)
+    data = _PROGRAM_HEADER.pack(1, 6, 0, base + CODE_BYTES, base + CODE_BYTES, 0, size, 4096)
     # PT_GNU_STACK, so that no personality makes our stack or data executable.
     stack = _PROGRAM_HEADER.pack(0x6474E551, 6, 0, 0, 0, 0, 0, 16)
     head += code + data + stack
@@ -70,7 +70,7 @@ class Stub:
     @property
     def area(self) -> tuple[int, int]:
         """Where our own memory is in the process, as (start, end)."""
-        return self.base, self.base + _CODE_BYTES + self.size
+        return self.base, self.base + CODE_BYTES + self.size
 
     def close(self) -> None:
         """Close our descriptor; the task stays held."""
@@ -91,7 +91,7 @@ class Stub:
     def program(self, part: int = 0, of: int = 1) -> Program:
         """Return an empty program that fits the stub's data, or one of its parts."""
         size = self.size // of & -4096
-        return Program(self.base + _CODE_BYTES + part * size, size)
+        return Program(self.base + CODE_BYTES + part * size, size)
 
     def start(self, program: Program) -> None:
         """Set a program going; `finish` waits for its end."""
@@ -137,14 +137,14 @@ class Stub:
     @property
     def spare_word(self) -> int:
         """The address of memory that programs use, and nothing else while none runs."""
-        return self.base + _CODE_BYTES
+        return self.base + CODE_BYTES
 
     def execute(self, code: bytes, **values: int) -> Registers:
         """Run machine code, a few instructions that end in int3, with these in its registers.
 
         Returns the registers at its end.
         """
-        place = self.base + _CODE_BYTES - 64
+        place = self.base + CODE_BYTES - 64
         os.pwrite(self.memory, code, place)
         registers = ptrace.registers(self.pid)
         registers.rip, registers.orig_rax = place, NO_CALL

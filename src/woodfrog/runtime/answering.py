@@ -75,7 +75,11 @@ class Request:
     @property
     def is_command(self) -> bool:
         """Tell whether a command line shall run."""
-        return self.message == RUN and len(self.descriptors) == SENT
+        return self.asks_for(RUN)
+
+    def asks_for(self, kind: bytes) -> bool:
+        """Tell whether a command line shall run, by who is meant by `kind`."""
+        return self.message == kind and len(self.descriptors) == SENT
 
 
 class Workers:
@@ -88,7 +92,7 @@ class Workers:
         """
         self._run = run
         self._may_decline = may_decline
-        self._code = asking.code()
+        self.code = asking.code()
         self._pids: set[int] = set()
         self.awake, self._wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         import signal
@@ -116,7 +120,7 @@ class Workers:
         try:
             self._change_into_command(request, close)
             asking.become(worker)
-            words = self._take(request.descriptors[0])
+            words = take(request.descriptors[0], self.code)
             if not self._may_decline:
                 worker.begin()
             status = self._run(words)
@@ -128,29 +132,21 @@ class Workers:
 
     def _change_into_command(self, request: Request, close: Callable[[], None]) -> None:
         """Have the descriptors and the directory of the command that has asked."""
-        import signal
-
-        signal.set_wakeup_fd(-1)
-        signals.signal(signals.SIGCHLD, signals.SIG_DFL)
         HERE.call(SYS.PRCTL, PR_SET_NAME, b"woodfrog\0", 0, 0, 0)
-        os.close(self.awake)
-        os.close(self._wakes)
+        self.leave()
         close()
         os.fchdir(request.descriptors[1])
         for number, descriptor in enumerate(request.descriptors[2:]):
             os.dup2(descriptor, number, inheritable=True)
 
-    def _take(self, descriptor: int) -> list[str]:
-        """Take over environment and umask of the command that has asked; returns its words."""
-        text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-        request = jsontext.parse(text.decode("utf-8", "surrogateescape"))
-        if request["code"] != self._code:
-            raise asking.NotHere
-        os.environ.clear()
-        os.environ.update(request["environ"])
-        os.umask(request["umask"])
-        words: list[str] = request["words"]
-        return words
+    def leave(self) -> None:
+        """In a fork: hear of nobody's end."""
+        import signal
+
+        signal.set_wakeup_fd(-1)
+        signals.signal(signals.SIGCHLD, signals.SIG_DFL)
+        os.close(self.awake)
+        os.close(self._wakes)
 
     def reap(self) -> Iterator[tuple[int, int]]:
         """Take the ends of all children; gives (pid, wait status) of those that aren't workers."""
@@ -169,6 +165,22 @@ class Workers:
                 self._pids.remove(pid)
             else:
                 yield pid, status
+
+
+def take(descriptor: int, code: str) -> list[str]:
+    """Take over environment and umask of the command that has asked; returns its words.
+
+    Raises NotHere if it has other code than this.
+    """
+    text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    request = jsontext.parse(text.decode("utf-8", "surrogateescape"))
+    if request["code"] != code:
+        raise asking.NotHere
+    os.environ.clear()
+    os.environ.update(request["environ"])
+    os.umask(request["umask"])
+    words: list[str] = request["words"]
+    return words
 
 
 def _is_like_us(connection: socket.socket) -> bool:

@@ -127,10 +127,13 @@ def code() -> str:
     return f"{__version__} {here} {' '.join(changed)}"
 
 
-def ask(connection: socket.socket, words: list[str], began: Callable[[int], None]) -> int | None:
+def ask(
+    connection: socket.socket, words: list[str], began: Callable[[int], None], kind: bytes = RUN
+) -> int | None:
     """Have a command line run; returns its exit status, or None if it has ended without one.
 
-    `began` is called with the pid of who does it, as soon as that has begun for good.
+    `kind` tells who is to do it, where there are several. `began` is called with the pid of who
+    does it, as soon as that has begun for good.
     """
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     request = os.memfd_create("woodfrog-request")
@@ -144,7 +147,7 @@ def ask(connection: socket.socket, words: list[str], began: Callable[[int], None
             "code": code(),
         }
         os.write(request, jsontext.write(asked).encode("utf-8", "surrogateescape"))
-        send(connection, RUN, [request, here, 0, 1, 2])
+        send(connection, kind, [request, here, 0, 1, 2])
     except (BrokenPipeError, ConnectionResetError):
         return None
     finally:

@@ -52,6 +52,11 @@ class Channel:
         return message
 
     @property
+    def ends(self) -> tuple[int, int]:
+        """The descriptors that this end consists of, incoming and outgoing."""
+        return self._incoming, self._outgoing
+
+    @property
     def descriptors(self) -> set[int]:
         """The descriptors that this end consists of."""
         return {self._incoming, self._outgoing}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from woodfrog.runtime.births import Midwife
+
 
 class Request:
     """What is to be created, and how its console and pid are handed over."""
@@ -40,6 +42,7 @@ class Request:
         self.to_be_restored = False  # its own program never runs, and needn't be there
         self.relay_console = False  # we stay and pass bytes between our stdio and its terminal
         self.options: dict[str, Any] = {}  # global options, recorded in the state
+        self.midwife: Midwife | None = None  # has the init born elsewhere
         self.scratch_over = ""  # `do`: the directory that is shown under a scratch layer
         self.warn: Callable[[str], None] = lambda text: None
         self.debug: Callable[[str], None] = lambda text: None
@@ -171,7 +174,8 @@ def _create(
         limits.apply(groups, linux.get("resources") or {}, request.warn)
     os.mkfifo(container.path("exec.fifo"), 0o622)
     plan.hook_state = hooks.state_of(container, "creating")
-    pid, channel = forking.fork_init(plan, container, lock, undo)
+    midwife = request.midwife if request.midwife and request.midwife.takes(plan) else None
+    pid, channel = forking.fork_init(plan, container, lock, undo, midwife)
     master = _guide(request, plan, container, pid, channel, undo)
     container.save()
     if request.pidfd_socket:

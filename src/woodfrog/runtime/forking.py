@@ -7,24 +7,30 @@ import os
 from woodfrog.errors import SpecError
 from woodfrog.kernel import namespaces as ns
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import pidfd_send_signal
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import cgroups, init, mount_sources, spec
 from woodfrog.runtime import channel as channels
-from woodfrog.runtime.cgroups.entering import Doors
+from woodfrog.runtime.cgroups.entering import doors_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from woodfrog.runtime.births import Midwife
+    from woodfrog.runtime.cgroups.entering import Doors
     from woodfrog.runtime.state import Container, Lock
     from woodfrog.runtime.undo import Undo
 
 
 def fork_init(
-    plan: init.Plan, container: Container, lock: Lock, undo: Undo
+    plan: init.Plan, container: Container, lock: Lock, undo: Undo, midwife: Midwife | None = None
 ) -> tuple[int, channels.Channel]:
-    """Fork the init into its pid namespace; only the child is there, we stay where we are."""
+    """Fork the init into its pid namespace; only the child is there, we stay where we are.
+
+    With a midwife it isn't ours, but born elsewhere.
+    """
     wanted = spec.namespaces(plan.config)
     plan.start_fifo = container.path("exec.fifo")
     opened: list[int] = []
@@ -45,10 +51,15 @@ def fork_init(
             plan.sources = mount_sources.Host(sources, in_user_namespace=plan.maps is not None)
             plan.kept.add(plan.sources.descriptor)
         ours, theirs = channels.pair()
-        with Doors(plan.groups) as doors:
-            pid = _fork(plan, wanted.get("pid"), lock, ours, theirs, doors)
+        with doors_of(plan.groups) as doors:
+            if midwife:
+                pid, pidfd = midwife.fork(plan, theirs, doors)
+                undo.callback(_end_elsewhere, pidfd, plan.groups)
+                theirs.close()
+            else:
+                pid = _fork(plan, wanted.get("pid"), lock, ours, theirs, doors)
+                undo.callback(_end, pid, plan.groups)
             plan.unjoined = doors.left
-        undo.callback(_end, pid, plan.groups)
         return pid, ours
     finally:
         for descriptor in opened:
@@ -131,6 +142,19 @@ def _choose_pid_namespace(wanted: str, joined: int) -> None:
         ns.setns(HERE, joined, ns.CLONE_NEWPID)
     else:
         ns.unshare(HERE, ns.CLONE_NEWPID)
+
+
+def _end_elsewhere(pidfd: int, groups: cgroups.Groups) -> None:
+    import select
+
+    try:
+        pidfd_send_signal(HERE, pidfd, signals.SIGKILL)
+    except ProcessLookupError:
+        pass
+    waiting = select.poll()
+    waiting.register(pidfd, select.POLLIN)
+    waiting.poll()
+    cgroups.kill(groups, signals.SIGKILL)
 
 
 def _end(pid: int, groups: cgroups.Groups) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from woodfrog.engine.template import Template
     from woodfrog.resources.container import ContainerRecord
     from woodfrog.runtime.announcing import Announcement
+    from woodfrog.runtime.births import Midwife
     from woodfrog.runtime.cuda import Toggle
 
 
@@ -53,6 +54,7 @@ class Options:
     track_changes = False  # it is noted what is written to
     background = False  # most of the memory comes when the container runs
     template: Template | None = None  # which has the image's memory, and which we are a fork of
+    midwife: Midwife | None = None  # makes forks of it for us
     run: Callable[[list[str]], int]  # runs command lines, for a keeper
     complain: Callable[[str], None]  # writes to the log when the command has ended
     silence: Silence | None = None  # of connections, since before there was a network
@@ -84,6 +86,7 @@ def restore(
             spec.parse(into.config_text, "config.json")
         ):
             into.before_hooks = lambda pid: _begin_silence(options, pid, directory)
+        into.midwife = options.midwife
         into.relay_console = not into.console_socket and not detach
         created = create.create(into)
     else:

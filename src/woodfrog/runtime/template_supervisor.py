@@ -1,10 +1,11 @@
-"""The supervisor of a template: it loads the image, forks whoever makes a container from it,
-and reaps the containers' first processes."""
+"""The supervisor of a template: it loads the image, has makers make containers from it, forks
+their first processes, and reaps them."""
 
 from __future__ import annotations
 
 import os
 import select
+import socket
 from typing import NoReturn
 
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -15,17 +16,16 @@ from woodfrog.kernel.process import (
     close_all_from,
     prctl,
 )
-from woodfrog.runtime import answering, templates
+from woodfrog.runtime import answering, births, template_maker, templates
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import state as states
 from woodfrog.runtime.answering import Request, Workers
 from woodfrog.runtime.foreground import exit_code
-from woodfrog.runtime.state import UnknownContainer
+from woodfrog.runtime.state import Container, UnknownContainer
 from woodfrog.runtime.templates import Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
 
     from woodfrog.runtime.channel import Channel
@@ -118,40 +118,136 @@ class _Supervisor:
     ) -> None:
         self._place = place
         self._listening = listening
-        self._workers = Workers(run, may_decline=False)
+        self._run = run
+        self._attached = Workers(run, may_decline=False)
+        # Makers by the descriptors of their sockets, their pids, and those that have nothing to do.
+        self._makers: dict[int, socket.socket] = {}
+        self._pids: dict[int, int] = {}
+        self._idle: list[int] = []
+        self._born: dict[int, str] = {}  # the ids of containers, by their first processes
+        self._is_offered = True
+        self._poll = select.poll()
 
     def serve(self) -> None:
         """Do so."""
-        poll = select.poll()
-        poll.register(self._workers.awake, select.POLLIN)
-        poll.register(self._listening, select.POLLIN)
-        asked = True
-        while asked or _has_children():
-            for descriptor, _ in poll.poll():
-                if descriptor == self._workers.awake:
-                    for pid, status in self._workers.reap():
-                        _record(self._place.root, pid, exit_code(status))
-                elif not self._answer():
-                    poll.unregister(descriptor)
-                    self._listening.close()
-                    asked = False
+        self._poll.register(self._attached.awake, select.POLLIN)
+        self._poll.register(self._listening, select.POLLIN)
+        self._idle.append(self._add_maker())
+        while self._is_offered or _has_children():
+            for descriptor, _ in self._poll.poll():
+                if descriptor == self._attached.awake:
+                    self._reap()
+                elif descriptor in self._makers:
+                    self._listen_to(descriptor)
+                elif self._is_offered:
+                    self._answer()
 
-    def _answer(self) -> bool:
-        """Do what somebody asks for; tell whether the template is still there."""
+    def _answer(self) -> None:
+        """Do what somebody asks for."""
         with Request(self._listening) as request:
             if request.message == templates.DROP:
-                self._drop()
-                return False
-            if request.is_command:
-                self._workers.fork(request, -1, self._listening.close)
-        return True
+                self._drop(request.connection.dup())
+            elif request.is_command:
+                self._attached.fork(request, -1, self._leave_others)
+            elif request.asks_for(templates.DETACHED):
+                self._pass_on([request.connection.fileno(), *request.descriptors])
 
-    def _drop(self) -> None:
-        template = templates.held()
-        assert template
-        template.drop()
-        templates.hold(None)
+    def _drop(self, connection: socket.socket) -> None:
+        """Make no more containers; who asks waits until those that are being made are ready."""
+        self._dropping = connection
+        self._is_offered = False
         self._place.remove()
+        self._poll.unregister(self._listening)
+        self._listening.close()
+        for number in list(self._idle):
+            pid = self._pids[number]
+            self._end_maker(number)
+            os.waitpid(pid, 0)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Let go of the memory, if nobody needs it."""
+        template = templates.held()
+        if template and not self._is_offered and not self._makers:
+            template.drop()
+            templates.hold(None)
+            self._reap()
+            if not _has_children():
+                os._exit(0)
+            self._dropping.close()
+
+    def _pass_on(self, descriptors: list[int]) -> None:
+        """Have a maker do it that has nothing to do."""
+        while self._idle:
+            number = self._idle.pop()
+            try:
+                socket.send_fds(self._makers[number], [templates.DETACHED], descriptors)
+                return
+            except OSError:
+                self._end_maker(number)  # it has been killed
+        number = self._add_maker()
+        socket.send_fds(self._makers[number], [templates.DETACHED], descriptors)
+
+    def _add_maker(self) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._leave()
+                ours.close()
+                template_maker.serve(theirs, self._run, self._attached.code)
+            finally:
+                os._exit(1)
+        theirs.close()
+        self._makers[ours.fileno()], self._pids[ours.fileno()] = ours, pid
+        self._poll.register(ours, select.POLLIN)
+        return ours.fileno()
+
+    def _end_maker(self, number: int) -> None:
+        """Have a maker end when it has done what it does."""
+        if number in self._idle:
+            self._idle.remove(number)
+        self._poll.unregister(number)
+        self._makers.pop(number).close()
+        del self._pids[number]
+
+    def _listen_to(self, number: int) -> None:
+        """Do what a maker asks for, or note that it has done its work, or has ended."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(
+                self._makers[number], 16, births.MOST_DESCRIPTORS
+            )
+        except ConnectionResetError:
+            message, descriptors = b"", []
+        if message == births.BIRTH:
+            pid, id = births.give(descriptors, self._leave)
+            if pid:
+                self._born[pid] = id
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        if message == template_maker.IDLE:
+            self._idle.append(number)
+        enough = len(self._idle) > len(os.sched_getaffinity(0))
+        if message != template_maker.IDLE or enough or not self._is_offered:
+            self._end_maker(number)
+            self._let_go()
+
+    def _leave(self) -> None:
+        """In a fork: have nothing of the supervisor's."""
+        self._attached.leave()
+        self._leave_others()
+
+    def _leave_others(self) -> None:
+        self._listening.close()
+        for connection in self._makers.values():
+            connection.close()
+
+    def _reap(self) -> None:
+        """Take the exit statuses of those that have ended."""
+        for pid, status in self._attached.reap():
+            # Of makers, and of orphans that weren't born here, no container is told.
+            _record(self._place.root, pid, exit_code(status), self._born.pop(pid, ""))
 
 
 def _has_children() -> bool:
@@ -162,9 +258,9 @@ def _has_children() -> bool:
     return True
 
 
-def _record(root: str, pid: int, status: int) -> None:
+def _record(root: str, pid: int, status: int, id: str) -> None:
     """Note the exit status of a container's first process, for `wait`."""
-    for container in states.all_containers(root):
+    for container in _containers(root, id):
         if container.state.get("pid") == pid:
             try:
                 with container.lock():
@@ -173,3 +269,13 @@ def _record(root: str, pid: int, status: int) -> None:
                     container.save()
             except UnknownContainer:
                 pass  # somebody has deleted it meanwhile
+
+
+def _containers(root: str, id: str) -> list[Container]:
+    """Return the container of this id, or all if the id isn't known."""
+    if not id:
+        return states.all_containers(root)
+    try:
+        return [Container.load(root, id)]
+    except UnknownContainer:
+        return []

@@ -1,8 +1,9 @@
 """Warm templates: images that lie ready in memory, each held by a process that forks containers.
 
 What is known of one is in a directory beside the containers' (ROOT.templates/NAME): who holds it,
-and a socket at which it is asked (runtime/asking.py). `restore --template` has a fork of the
-supervisor do the work, and passes signals on.
+and a socket at which it is asked (runtime/asking.py). `restore --template` has a maker do the work,
+which waits for that, or, if the command stays with the container, a fork of the supervisor, to
+which it passes signals on.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from woodfrog.engine.template import Template
+    from woodfrog.runtime.births import Midwife
 
 _INFORMATION, _SOCKET = "template.json", "socket"
-DROP = b"drop"
+DROP, DETACHED = b"drop", b"detached"
 # What is passed on to whoever does the work.
 _FORWARDED = (
     signals.SIGHUP,
@@ -37,6 +39,7 @@ _FORWARDED = (
 )
 
 _held: Template | None = None  # in the process that holds one, and in its forks
+_midwife: Midwife | None = None  # of a maker
 
 
 def held() -> Template | None:
@@ -48,6 +51,23 @@ def hold(template: Template | None) -> None:
     """Be the process that holds a template, or none."""
     global _held
     _held = template
+
+
+def midwife() -> Midwife | None:
+    """Return who makes the first processes of a maker's containers."""
+    return _midwife
+
+
+def work_with(one: Midwife) -> None:
+    """Be a maker, with who makes its containers' first processes."""
+    global _midwife
+    _midwife = one
+
+
+def work_in_fork() -> None:
+    """Go on as a fork of a maker."""
+    if _midwife:
+        work_with(_midwife.again())
 
 
 class Place:
@@ -137,8 +157,11 @@ def drop(place: Place) -> None:
     connection.close()
 
 
-def ask(place: Place, words: list[str]) -> int:
-    """Have a fork of the supervisor run this command line; returns its exit status."""
+def ask(place: Place, words: list[str], *, detached: bool) -> int:
+    """Have this command line run where the template is; returns its exit status.
+
+    Detached it goes its way, whatever becomes of us.
+    """
 
     def forward_signals(worker: int) -> None:
         def forward(number: int, frame: FrameType | None) -> None:
@@ -147,11 +170,12 @@ def ask(place: Place, words: list[str]) -> int:
             except ProcessLookupError:
                 pass  # it is about to tell
 
-        for number in _FORWARDED:
+        for number in () if detached else _FORWARDED:
             if signals.getsignal(number) != signals.SIG_IGN:
                 signals.signal(number, forward)
 
-    status = asking.ask(place.connect(), words, forward_signals)
+    kind = DETACHED if detached else asking.RUN
+    status = asking.ask(place.connect(), words, forward_signals, kind)
     if status is None:
         raise gone(place)
     return status

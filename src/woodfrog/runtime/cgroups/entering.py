@@ -20,23 +20,15 @@ if TYPE_CHECKING:
 
 
 class Doors:
-    """Descriptors by which a child gets into groups; `left` are those that it must be moved to."""
+    """Descriptors by which a child gets into groups: v1's `tasks`, with their paths, and v2's.
 
-    def __init__(self, groups: Groups) -> None:
-        self._group = -1
-        self._tasks: list[tuple[int, str]] = []
-        if "unit" in groups:
-            self.left = cgroups.directories(groups)  # systemd makes them for a process
-            return
-        self.left = []
-        for directory in cgroups.directories(groups):
-            path = os.path.join(directory, "tasks")
-            try:
-                self._tasks.append((os.open(path, os.O_WRONLY | os.O_CLOEXEC), path))
-            except FileNotFoundError:
-                flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-                self._group = os.open(directory, flags)
-                self.left.append(directory)
+    `left` are the directories of those that it must be moved to.
+    """
+
+    def __init__(self, tasks: list[tuple[int, str]], group: int, left: list[str]) -> None:
+        self.tasks = tasks
+        self.group = group
+        self.left = left
 
     def __enter__(self) -> Doors:
         return self
@@ -51,27 +43,41 @@ class Doors:
 
     def close(self) -> None:
         """Close the descriptors."""
-        for descriptor, _ in self._tasks:
+        for descriptor, _ in self.tasks:
             os.close(descriptor)
-        if self._group >= 0:
-            os.close(self._group)
-        self._tasks, self._group = [], -1
+        if self.group >= 0:
+            os.close(self.group)
 
     def fork(self) -> int:
         """Fork with the child in the v2 group, if there is one; raises OSError if it can't be."""
-        if self._group < 0:
+        if self.group < 0:
             return os.fork()
         from woodfrog.kernel.fork import fork_into_cgroup
 
-        pid = fork_into_cgroup(self._group)
+        pid = fork_into_cgroup(self.group)
         self.left = []
         return pid
 
     def enter(self) -> None:
         """In the child, of one thread: move to the v1 groups."""
-        for descriptor, path in self._tasks:
+        for descriptor, path in self.tasks:
             try:
                 os.write(descriptor, b"0")
             except OSError as error:
                 error.filename = path
                 raise
+
+
+def doors_of(groups: Groups) -> Doors:
+    """Open the ways into groups that are there."""
+    if "unit" in groups:
+        return Doors([], -1, cgroups.directories(groups))  # systemd makes them for a process
+    doors = Doors([], -1, [])
+    for directory in cgroups.directories(groups):
+        path = os.path.join(directory, "tasks")
+        try:
+            doors.tasks.append((os.open(path, os.O_WRONLY | os.O_CLOEXEC), path))
+        except FileNotFoundError:
+            doors.group = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            doors.left = [directory]
+    return doors
