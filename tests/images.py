@@ -6,10 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader, Writer
 from woodfrog.image.record import Record
+from woodfrog.resources import catalogue
 from woodfrog.resources.container import ContainerRecord
+
+RECORDS = catalogue.all_classes()
 
 
 class _Stored:

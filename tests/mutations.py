@@ -9,6 +9,7 @@ import msgspec
 from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.image.record import Tagged
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources.cpu import CpuCheck
 
@@ -27,6 +28,9 @@ class Parts:
         self.page_bytes = page_bytes
         self.store_bytes = [page_bytes]
         self._records = msgspec.msgpack.encode(records)
+
+    def tags(self) -> list[str]:
+        return [one.kind for one in self.records(Tagged)]
 
     def records(self, kinds: Any) -> list[Any]:
         try:

@@ -14,9 +14,8 @@ from test_surroundings import frozen, shell
 
 from bundles import Bundle, bind
 from containers import Woodfrog
-from images import doctored
+from images import RECORDS, doctored
 from needs import needs
-from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.image.record import Record
 from woodfrog.kernel.caller import HERE

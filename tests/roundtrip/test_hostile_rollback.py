@@ -9,9 +9,8 @@ import msgspec
 
 from bundles import Bundle, mount
 from containers import Container, Woodfrog
-from images import doctored
+from images import RECORDS, doctored
 from needs import needs
-from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.file_entry import Entry

@@ -12,8 +12,8 @@ from test_surroundings import WAIT, frozen, shell
 
 from bundles import Bundle
 from containers import Container, Woodfrog
+from images import RECORDS
 from needs import needs
-from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.kernel.netlink.messages import (
     NLM_F_ACK,

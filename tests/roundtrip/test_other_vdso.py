@@ -8,9 +8,8 @@ from test_surroundings import frozen
 
 from bundles import Bundle
 from containers import Container, Woodfrog, verdict
-from images import doctored
+from images import RECORDS, doctored
 from needs import needs
-from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.kernel import elf
 from woodfrog.kernel.ptrace import Registers

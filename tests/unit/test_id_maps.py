@@ -6,7 +6,7 @@ import struct
 import msgspec
 import pytest
 
-from woodfrog.engine.plan import RECORDS
+from images import RECORDS
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.id_maps import IdMap, IdMaps
 from woodfrog.resources import ids

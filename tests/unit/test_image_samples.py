@@ -10,7 +10,7 @@ import pkgutil
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from woodfrog.image import layout
 from woodfrog.image.container_file import Reader
 from woodfrog.image.inspect import render
 from woodfrog.image.record import Record
+from woodfrog.resources import catalogue
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 SCHEMA = SAMPLES / "records.schema.json"
@@ -37,6 +38,12 @@ def kinds() -> list[type[Record]]:
 
     ours = [kind for kind in leaves(Record) if kind.__module__.startswith("woodfrog.")]
     return sorted(ours, key=lambda kind: kind.__struct_config__.tag)
+
+
+def test_the_catalogue_has_all_kinds_by_their_tags() -> None:
+    assert set(get_args(catalogue.all_classes())) == set(kinds())
+    for kind in kinds():
+        assert catalogue.record_class(kind.__struct_config__.tag) is kind
 
 
 def schema() -> bytes:

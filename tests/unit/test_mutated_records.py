@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import pytest
 
+from images import RECORDS
 from mutations import admitted, mutated, simplest
 from woodfrog.engine.admission import Bounds
-from woodfrog.engine.plan import RECORDS
 from woodfrog.image.container_file import Reader
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources.container import ContainerRecord

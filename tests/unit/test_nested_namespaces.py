@@ -9,6 +9,7 @@ from woodfrog.engine.pids import Pids
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.resources import nested
+from woodfrog.resources.membership import check_membership
 from woodfrog.resources.mount_tree.records import Base, MountTree, Node
 from woodfrog.resources.nested import (
     AnyNamespace,
@@ -83,14 +84,14 @@ def test_possible_namespaces_are_not() -> None:
 
     check(found)
     membership = {"uts": 1, "pid_for_children": 3}
-    nested.check_membership("it", membership, nested.by_id(found))
+    check_membership("it", membership, nested.by_id(found))
     Pids([ended(5, 1)], found).check()
 
 
 @pytest.mark.parametrize("membership", [{"uts": 9}, {"ipc": 1}, {"pid_for_children": 1}])
 def test_nobody_is_in_what_is_not_there(membership: dict[str, int]) -> None:
     with pytest.raises(ImageError, match="lacks"):
-        nested.check_membership("it", membership, {1: UTS})
+        check_membership("it", membership, {1: UTS})
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """ADMIT: read an image, check it, and see whether the new container may hold what is in it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,46 +18,27 @@ from woodfrog.resources import (
     cgroups,
     cpu,
     credentials,
-    deleted_files,
     huge_pages,
     keyrings,
-    layer,
     login,
+    membership,
     memory,
     memory_checks,
     memory_modes,
-    nested,
     placed_mappings,
-    posix_queues,
     scheduling,
     semaphore_undo,
-    shared_memory,
     signals,
-    sysctls,
-    sysv_ipc,
-    sysv_memory,
     threads,
     timers,
-    tmpfs,
 )
 from woodfrog.resources.cpu import Cpu, CpuCheck
-from woodfrog.resources.files import tcp_socket
-from woodfrog.resources.files.bpf_map import BpfMap
-from woodfrog.resources.files.namespace_file import NamespaceFile
-from woodfrog.resources.files.packet_socket import PacketSocket
-from woodfrog.resources.files.terminal import Terminal
-from woodfrog.resources.files.unix_socket import UnixSocketFile
-from woodfrog.resources.mount_tree import records as mount_records
-from woodfrog.resources.nested import (
-    NetworkNamespace,
-)
-from woodfrog.resources.network import records as network_records
-from woodfrog.resources.other_vdso import OtherVdso
-from woodfrog.resources.packet_filters import legacy, nftables
 from woodfrog.resources.process import Process, Zombie
 
-# Open files that can be mapped, and are nowhere in a file system.
-_WITH_MEMORY = (PacketSocket, BpfMap)
+if TYPE_CHECKING:
+    from woodfrog.resources.files.tcp_socket import TcpSocket
+    from woodfrog.resources.files.unix_socket import UnixSocketFile
+
 _HIGHEST_PID = 1 << 22
 _MOST_DESCRIPTORS = 1 << 20
 
@@ -84,55 +68,25 @@ def admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:
     _check_tree(plan)
     for process in plan.processes:
         _check_process(process, plan, bounds)
-    nested.check_owners(plan.namespaces)
-    nested.check(plan.namespaces.values(), plan.shared, plan.page_bytes)
-    nested.check_made_for_children(process.namespaces for process in plan.processes)
-    for shared in plan.shared.values():
-        shared_memory.check(shared, plan.page_bytes)
-    if not plan.deleted.keys().isdisjoint(plan.shared):
-        raise ImageError("shared memory and a deleted file of the image have the same id")
-    for deleted in plan.deleted.values():
-        deleted_files.check(deleted, plan.page_bytes)
-    sysv_ipc.check(plan.sysv, plan.shared)
+    _check_namespaces(plan)
+    _check_contents(plan, bounds)
     huge_pages.refuse_too_many(
         plan.shared.values(), plan.all_segments(), (one.memory for one in plan.processes)
     )
-    posix_queues.check(plan.posix_queues)
-    if plan.layer:
-        layer.check(plan.layer, plan.page_bytes)
-    if plan.sysctls:
-        sysctls.check(plan.sysctls)
     keyrings.check(plan.keyrings)
     keyrings.refuse_wider(plan.keyrings, bounds.bounding, bounds.seccomp)
     if not {one.keyring for one in plan.processes} <= {keyrings.FIRST, *plan.keyrings}:
         raise ImageError("a process in the image has a keyring that the image lacks")
-    if plan.network:
-        network_records.check(plan.network)
-    networks = {0: plan.network} if plan.network else {}
-    for number, namespace in plan.namespaces.items():
-        if isinstance(namespace, NetworkNamespace) and namespace.network:
-            networks[number] = namespace.network
-    network_records.check_pairs(networks)
-    if plan.rules:
-        nftables.check(plan.rules)
-    legacy.check(plan.tables)
+    _check_network(plan)
     cgroups.check(plan.cgroups)
     cgroups.refuse_wider(plan.cgroups, bounds.cgroups, writable=bounds.may_make_cgroups)
     if plan.mounts:
+        from woodfrog.resources.mount_tree import records as mount_records
+
         kinds = {number: one.name for number, one in plan.namespaces.items()}
         mount_records.check(plan.mounts, plan.page_bytes, namespaces=kinds)
-    for one in plan.tmpfs:
-        tmpfs.check(one, plan.page_bytes)
-        if one.destination not in bounds.tmpfs and len(one.entries) > 1:
-            raise UnsupportedResource(
-                f"the image has files of a tmpfs at {one.destination},"
-                " which the new container does not have",
-                hint="mount a tmpfs there in the bundle's config.json",
-            )
     _check_files(plan, bounds)
-    if not bounds.terminal and any(
-        isinstance(file, Terminal) and file.own for file in plan.files.values()
-    ):
+    if not bounds.terminal and any(file.own for file in plan.files_of("terminal")):
         raise UnsupportedResource(
             "the checkpointed container had a terminal, the new one has none",
             hint='set "terminal": true in the bundle\'s config.json',
@@ -141,9 +95,85 @@ def admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:
     cpu.check(plan.container.cpu)
     cpu.refuse_lesser(plan.container.cpu, Cpu.here(), used, cpu_check)
     if plan.container.vdso != vdso.image:
+        from woodfrog.resources.other_vdso import OtherVdso
+
         plan.other_vdso = OtherVdso(plan.container.vdso, vdso)
         for process in plan.processes:
             plan.other_vdso.refuse(process)
+
+
+def _check_namespaces(plan: Plan) -> None:
+    membership.check_made_for_children(process.namespaces for process in plan.processes)
+    if not plan.namespaces:
+        return
+    from woodfrog.resources import nested
+
+    nested.check_owners(plan.namespaces)
+    nested.check(plan.namespaces.values(), plan.shared, plan.page_bytes)
+
+
+def _check_contents(plan: Plan, bounds: Bounds) -> None:
+    """Check what the container's own namespaces and file systems have in them."""
+    if plan.shared:
+        from woodfrog.resources import shared_memory
+
+        for shared in plan.shared.values():
+            shared_memory.check(shared, plan.page_bytes)
+    if not plan.deleted.keys().isdisjoint(plan.shared):
+        raise ImageError("shared memory and a deleted file of the image have the same id")
+    if plan.deleted:
+        from woodfrog.resources import deleted_files
+
+        for deleted in plan.deleted.values():
+            deleted_files.check(deleted, plan.page_bytes)
+    if plan.sysv:
+        from woodfrog.resources import sysv_ipc
+
+        sysv_ipc.check(plan.sysv, plan.shared)
+    if plan.posix_queues:
+        from woodfrog.resources import posix_queues
+
+        posix_queues.check(plan.posix_queues)
+    if plan.layer:
+        from woodfrog.resources import layer
+
+        layer.check(plan.layer, plan.page_bytes)
+    if plan.sysctls:
+        from woodfrog.resources import sysctls
+
+        sysctls.check(plan.sysctls)
+    for one in plan.tmpfs:
+        from woodfrog.resources import tmpfs
+
+        tmpfs.check(one, plan.page_bytes)
+        if one.destination not in bounds.tmpfs and len(one.entries) > 1:
+            raise UnsupportedResource(
+                f"the image has files of a tmpfs at {one.destination},"
+                " which the new container does not have",
+                hint="mount a tmpfs there in the bundle's config.json",
+            )
+
+
+def _check_network(plan: Plan) -> None:
+    """Check what programs had set up in the container's networks."""
+    networks = {0: plan.network} if plan.network else {}
+    for namespace in plan.networks_made:
+        if namespace.network:
+            networks[namespace.id] = namespace.network
+    if networks:
+        from woodfrog.resources.network import records
+
+        if plan.network:
+            records.check(plan.network)
+        records.check_pairs(networks)
+    if plan.rules:
+        from woodfrog.resources.packet_filters import nftables
+
+        nftables.check(plan.rules)
+    if plan.tables:
+        from woodfrog.resources.packet_filters import legacy
+
+        legacy.check(plan.tables)
 
 
 def _check_rights(file: UnixSocketFile, plan: Plan) -> None:
@@ -184,24 +214,31 @@ def _check_files(plan: Plan, bounds: Bounds) -> None:
     for file in plan.files.values():
         with while_(f"looking at file {file.id} of the image ({type(file).__name__})"):
             file.refuse_wider(bounds.bounding)
-            if isinstance(file, NamespaceFile) and file.namespace:
-                opened = {file.name: file.namespace}
-                nested.check_membership(f"file {file.id}", opened, plan.namespaces)
-                if file.name in ("pid", "time"):
-                    raise ImageError("the image has a file of a namespace that isn't made yet")
             within = plan.within.get(file.id, {})
-            nested.check_membership(f"file {file.id}", within, plan.namespaces)
+            membership.check_membership(f"file {file.id}", within, plan.namespaces)
             if not within.keys() <= {"ipc", "mnt", "net"}:
                 raise ImageError("a file of the image is in an impossible namespace")
-            if isinstance(file, UnixSocketFile):
-                _check_rights(file, plan)
             if file.late:
                 file.refuse_holders(plan.holders(file.id), bounds.bounding)
-    placed_mappings.refuse_forbidden(plan.files.values(), bounds.seccomp, bounds.bounding)
-    tcp_socket.check_backlogs(plan.files.values())
-    outside = tcp_socket.count_outside(
-        plan.files.values(), new_network="network" in bounds.new_namespaces
-    )
+    for opened in plan.files_of("namespace-file", "late-namespace-file"):
+        if opened.namespace:
+            which = {opened.name: opened.namespace}
+            membership.check_membership(f"file {opened.id}", which, plan.namespaces)
+            if not opened.late and opened.name in ("pid", "time"):
+                raise ImageError("the image has a file of a namespace that isn't made yet")
+    for unix in plan.files_of("unix-socket"):
+        _check_rights(unix, plan)
+    rings = plan.files_of("io-uring", "polled-io-uring")
+    placed_mappings.refuse_forbidden(rings, bounds.seccomp, bounds.bounding)
+    if connections := plan.files_of("tcp-socket"):
+        _check_connections(connections, bounds)
+
+
+def _check_connections(sockets: list[TcpSocket], bounds: Bounds) -> None:
+    from woodfrog.resources.files import tcp_socket
+
+    tcp_socket.check_backlogs(sockets)
+    outside = tcp_socket.count_outside(sockets, new_network="network" in bounds.new_namespaces)
     if outside and not (bounds.tcp_established or bounds.tcp_close):
         raise UnsupportedResource(
             f"the image has {outside} TCP connections to outside",
@@ -238,7 +275,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     scheduling.refuse_nicer(who, process.session_nice, bounds.bounding)
     for thread in process.threads:
         threads.check(thread)
-        nested.check_membership(who, thread.namespaces, plan.namespaces)
+        membership.check_membership(who, thread.namespaces, plan.namespaces)
         # Who makes a user namespace has all capabilities in it, and none outside.
         if "user" not in process.namespaces:
             credentials.refuse_wider(who, thread.credentials, bounds.bounding)
@@ -252,10 +289,12 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         if mapping.source is memory.Source.SHARED:
             nameless.add(mapping.object)
         if mapping.source is memory.Source.SYSV:
+            from woodfrog.resources import sysv_memory
+
             sysv_memory.check_mapping(mapping, plan.segments_of(process))
         if mapping.source is memory.Source.OPENED:
             shown = plan.files.get(mapping.object)
-            if not mapping.shared or not isinstance(shown, _WITH_MEMORY):
+            if not mapping.shared or shown is None or not shown.has_memory:
                 raise ImageError(f"{who} maps a file that has no memory")
     placed_mappings.check(process.memory, plan.files)
     if not nameless <= {0, *plan.shared, *plan.deleted}:

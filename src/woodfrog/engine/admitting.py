@@ -1,8 +1,11 @@
 """ADMIT: an image is read and checked, and compared with the new container that it shall become."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,30 +15,24 @@ from woodfrog.engine import (
 )
 from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.background import Background
-from woodfrog.engine.filling import Teller
 from woodfrog.engine.making_network import Networking
 from woodfrog.engine.plan import Plan
-from woodfrog.engine.template import Template
-from woodfrog.engine.tracking import Tracker
 from woodfrog.image.chain import Chain
 from woodfrog.kernel.capability import CAP_SYS_RESOURCE
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     ids,
     known_files,
-    layer,
-    nested,
-    posix_queues,
-    sysctls,
-    sysv_ipc,
-    tmpfs,
 )
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import CpuCheck
-from woodfrog.resources.files import tcp_socket
 from woodfrog.resources.known_files import FileValidation
-from woodfrog.resources.mount_tree import making as mount_making
-from woodfrog.resources.overlay import Overlay
+
+if TYPE_CHECKING:
+    from woodfrog.engine.filling import Teller
+    from woodfrog.engine.template import Template
+    from woodfrog.engine.tracking import Tracker
+    from woodfrog.resources.overlay import Overlay
 
 
 def _anything(container: ContainerRecord) -> None:
@@ -114,6 +111,8 @@ class Admitted:
         admit(plan, bounds, self.vdso, CpuCheck(wishes.cpu_check))
         self.losses = list(plan.container.losses)
         if bounds.tcp_listen_only:
+            from woodfrog.resources.files import tcp_socket
+
             given_up = tcp_socket.without_waiting(plan.files)
             plan.files |= given_up
             if given_up:
@@ -121,17 +120,26 @@ class Admitted:
         wishes.accept(plan.container)
         ids.refuse_others(plan.container.uid_map, plan.container.gid_map, ids.maps_of(init))
         _refuse_wider_ipc(init, plan, bounds)
-        nested.refuse_wider(
-            init, plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
-        )
+        if plan.namespaces:
+            from woodfrog.resources import nested
+
+            nested.refuse_wider(
+                init, plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
+            )
         for files in plan.tmpfs:
             if files.destination in bounds.tmpfs:
+                from woodfrog.resources import tmpfs
+
                 tmpfs.refuse_wider(init, files, bounds.bounding)
         if plan.sysctls:
+            from woodfrog.resources import sysctls
+
             sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces)
         self.networking = Networking(plan, bounds, undo)
         self.networking.refuse_wider(init)
         if plan.mounts:
+            from woodfrog.resources.mount_tree import making as mount_making
+
             mount_making.refuse_wider(
                 init,
                 plan.mounts,
@@ -143,6 +151,9 @@ class Admitted:
         known_files.refuse_changed(init, plan.own_files, plan.growing_files, self.validation)
         self.overlay: Overlay | None = None
         if plan.layer:
+            from woodfrog.resources import layer
+            from woodfrog.resources.overlay import Overlay
+
             self.overlay = undo.enter_context(Overlay(init, writable=True))
             layer.refuse_wider(plan.layer, self.overlay, bounds.bounding)
             # What can't be undone begins only with an image that is right to the last byte.
@@ -157,6 +168,10 @@ class Admitted:
 
 def _refuse_wider_ipc(init: int, plan: Plan, bounds: Bounds) -> None:
     for number, queues, objects in plan.ipc():
+        if not queues and not objects:
+            continue
+        from woodfrog.resources import posix_queues, sysv_ipc
+
         new = number != 0 or "ipc" in bounds.new_namespaces
         # In a namespace that a program has made, it may set the limits, too.
         bounding = bounds.bounding | (1 << CAP_SYS_RESOURCE if number else 0)

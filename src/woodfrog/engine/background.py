@@ -1,14 +1,14 @@
 """What of a restore happens while the processes run already: most of their memory comes later."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-from woodfrog.engine import filling
 from woodfrog.engine.body import Body
-from woodfrog.engine.filling import Filling, Task, Teller
 from woodfrog.engine.plan import Plan
-from woodfrog.engine.working_set import WorkingSet
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.image.chain import Chain
 from woodfrog.kernel import userfaultfd
@@ -18,6 +18,9 @@ from woodfrog.resources import missing_memory
 from woodfrog.resources.memory import PageRange
 from woodfrog.resources.missing_memory import Division, Missing
 from woodfrog.resources.process import Process
+
+if TYPE_CHECKING:
+    from woodfrog.engine.filling import Filling, Teller
 
 
 class Background:
@@ -67,10 +70,13 @@ class Background:
                     spaces[descriptor] = Missing(division.later)
                     pids[descriptor] = body.record.pid
             if spaces and self._teller:
+                from woodfrog.engine import filling
+                from woodfrog.engine.working_set import WorkingSet
+
                 alone()
                 working_set = WorkingSet(self._reader.directory, self._reader.digest)
                 self._undo.callback(working_set.close)
-                task = Task(spaces, self._reader.chunks(), pids, working_set)
+                task = filling.Task(spaces, self._reader.chunks(), pids, working_set)
                 self._filling = filling.start(self._init, task, self._teller)
                 self._undo.callback(self._filling.close)
             failed.pop_all()

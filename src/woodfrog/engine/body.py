@@ -1,15 +1,17 @@
 """BODY and CONNECT: what each process is made of, and how it is tied to others."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from woodfrog.engine import inheriting, reading_pages
 from woodfrog.engine.inheriting import Inherited
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.plan import Plan
-from woodfrog.engine.template import Staged
 from woodfrog.errors import while_
 from woodfrog.kernel import namespaces, ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import PAGE, SYS
@@ -29,14 +31,16 @@ from woodfrog.resources import (
     seccomp_filters,
     semaphore_undo,
     signals,
-    sysv_memory,
     threads,
     timers,
 )
 from woodfrog.resources.memory import PageRange
-from woodfrog.resources.other_vdso import OtherVdso
 from woodfrog.resources.process import Process
-from woodfrog.resources.sysv_memory import Segment
+
+if TYPE_CHECKING:
+    from woodfrog.engine.template import Staged
+    from woodfrog.resources.other_vdso import OtherVdso
+    from woodfrog.resources.sysv_memory import Segment
 
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
 _THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
@@ -120,7 +124,10 @@ class Body:
             memory_fields.map_vdso(program, space)
         elif space.vdso_text:
             self._vdso_text = self._other_vdso.map(program, space, keep)
-        sysv_memory.attach(program, space, segments, keep)
+        if segments:
+            from woodfrog.resources import sysv_memory
+
+            sysv_memory.attach(program, space, segments, keep)
         memory_making.map_opened(program, space.mappings, making.files)
         self._limit_rights(program, making)
         memory_making.restore_mappings(
@@ -201,6 +208,10 @@ class Body:
 
     def remove_segments(self, segments: Mapping[int, Segment]) -> None:
         """Remove the System V shared memory that had been, now that it is attached."""
+        if not segments:
+            return
+        from woodfrog.resources import sysv_memory
+
         program = self.stub.program()
         sysv_memory.remove(program, segments.values())
         self.stub.run(program)
@@ -333,7 +344,7 @@ class Body:
             os.kill(pid, signals.SIGCONT)
         ptrace.set_signal_mask(pid, mask)
 
-    def forget_stops(self, bodies: Mapping[int, "Body"]) -> None:
+    def forget_stops(self, bodies: Mapping[int, Body]) -> None:
         """Take the news that a child was stopped, as the parent had taken it."""
         stopped = [
             body.record.ids[len(self.record.ids) - 1]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from woodfrog.engine import backlogs, cancelling_rings, collecting, connections
+from woodfrog.engine import collecting
 from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
@@ -22,7 +22,7 @@ from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.held import living_task
 from woodfrog.remote.hold import Pause, end_all
 from woodfrog.remote.tracee import EndedError, RanOnError
-from woodfrog.resources import ids, known_files, layer, namespaces, tmpfs
+from woodfrog.resources import ids, known_files, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu
 from woodfrog.resources.files.regular import RegularFile
@@ -141,7 +141,10 @@ def _checkpoint(
             looked = look(hold, init, container, options, pause, obstacles, guardian, noted.keys())
             obstacles.raise_if_any()
             guardian.check()
-            backlogs.read(looked.world, looked.file_records)
+            if looked.world.has_sockets:
+                from woodfrog.engine import backlogs
+
+                backlogs.read(looked.world, looked.file_records)
             times.note("stop", looked.stopped)
             times.note("collect")
             statistics = looked.statistics()
@@ -161,7 +164,10 @@ def _checkpoint(
                 image.seal()
                 files, records = looked.files.files, looked.file_records
                 times.note("write")
-                connections.end_silently(init, files, records)
+                if looked.world.has_sockets:
+                    from woodfrog.engine import connections
+
+                    connections.end_silently(init, files, records)
                 end_all(looked.tree, init)
         times.note("write")
         times.note_frozen()
@@ -263,9 +269,11 @@ def _write(
     if mounts and (mount_tree := mounts.record(image.write_pages)):
         image.add(mount_tree)
     if looked.overlay:
+        from woodfrog.resources import layer
+
         image.add(layer.collect(looked.overlay, container.rootfs, image.write_pages))
     records = looked.file_records
-    unclear = {ring.file.number for ring in world.rings.unclear}
+    unclear = {ring.file.number for ring in world.rings.unclear} if world.rings else set()
     for record in records:
         if record.id not in unclear:
             image.add(record)
@@ -293,11 +301,14 @@ def _write(
 
 def _finish_records(image: Writer, init: int, container: Container, looked: Looked) -> None:
     """Write the records that come last."""
-    if looked.world.rings.unclear:
-        image.rehearse(_MOST_RING_BYTES * len(looked.world.rings.unclear))
-        rings = cancelling_rings.cancel(looked.world.rings, looked.vdso, looked.file_records)
-        looked.losses.extend(losses_of(rings))
-        for ring in rings:
+    rings = looked.world.rings
+    if rings and rings.unclear:
+        from woodfrog.engine import cancelling_rings
+
+        image.rehearse(_MOST_RING_BYTES * len(rings.unclear))
+        cancelled = cancelling_rings.cancel(rings, looked.vdso, looked.file_records)
+        looked.losses.extend(losses_of(cancelled))
+        for ring in cancelled:
             image.add(ring)
     image.add(_container_record(init, container, looked))
 

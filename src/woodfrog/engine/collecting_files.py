@@ -1,5 +1,7 @@
 """All open files of a held container: each description once, however many descriptors name it."""
 
+from __future__ import annotations
+
 import fcntl
 import itertools
 import os
@@ -8,34 +10,29 @@ import stat
 import struct
 from collections import defaultdict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource
+from woodfrog.image.record import tag_of
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.kcmp import KCMP_FILES
 from woodfrog.remote.held import Held, HeldProcess, HeldTask
 from woodfrog.remote.program import Program
-from woodfrog.resources import file_signals
+from woodfrog.resources import catalogue, file_signals
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
-from woodfrog.resources.files import KINDS, refused, unix_peers, unix_queue
-from woodfrog.resources.files.base import O_CLOEXEC, O_PATH, FileRecord, OpenFile
-from woodfrog.resources.files.epoll import (
-    EPOLL,
-    KCMP_EPOLL_TFD,
-    Epoll,
-    Watch,
-    parse_watches,
-    tell_told,
-)
-from woodfrog.resources.files.tcp_socket import TcpSocket
-from woodfrog.resources.files.unix_socket import UnixSocketFile
-from woodfrog.resources.nested import FilesWithin, Membership
+from woodfrog.resources.files.base import EPOLL, O_CLOEXEC, O_PATH, FileRecord, OpenFile
+from woodfrog.resources.membership import Membership
+from woodfrog.resources.nested import FilesWithin
 from woodfrog.resources.process import Lock
+
+if TYPE_CHECKING:
+    from woodfrog.resources.files.epoll import Watch
 
 _KCMP_FILE = 0
 
@@ -102,6 +99,8 @@ class Files:
 
     def _look_into(self, file: OpenFile) -> None:
         """Find the files that are in flight in the queue of a unix socket."""
+        from woodfrog.resources.files import unix_queue
+
         pid = os.getpid()
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
             messages = unix_queue.peek(one, most=unix_queue.waiting(one))
@@ -137,7 +136,7 @@ class Files:
         by_number = {record.id: record for record in records}
         for file in self.files:
             record = by_number.get(file.number)
-            if isinstance(record, Epoll) and record.id in watches:
+            if record and record.id in watches:
                 some = watches[record.id]
                 with obstacles.at(self._place(file)):
                     if id(file) in self._where and any(self._is_late(one) for one in some):
@@ -204,10 +203,10 @@ class Files:
         ]
 
     def _record(self, file: OpenFile, world: World) -> FileRecord:
-        for kind in KINDS:
+        for kind in catalogue.likely_kinds(file):
             if kind.recognises(file, world):
                 file.is_late = kind.late
-                if kind.late or kind is Epoll:
+                if kind.late or file.target == EPOLL:
                     self._refuse_in_thread(file.holders[0][0], "is tied to others")
                 if id(file) in self._where:
                     _refuse_in_flight(kind, file)
@@ -216,10 +215,14 @@ class Files:
                     _refuse_connection(record, within)
                     self._within[tuple(sorted(within.items()))].append(file.number)
                 return record
+        from woodfrog.resources.files import refused
+
         what, hint = refused.explain(file)
         raise UnsupportedResource(f"is {what}, which cannot be saved yet", hint=hint)
 
     def _watches(self, file: OpenFile) -> list[Watch]:
+        from woodfrog.resources.files.epoll import Watch, parse_watches, tell_told
+
         watches = []
         for number, events, data, inode in parse_watches(file.lines):
             found = self._watched(file, number, inode)
@@ -238,6 +241,8 @@ class Files:
     def _watched(self, epoll: OpenFile, number: int, inode: int) -> OpenFile | None:
         """Find the file that an epoll watches under a number, which may have been closed since."""
         pid, fd = epoll.holders[0]
+        from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD
+
         slot = struct.pack("<3I", fd, number, 0)
         likely = [one for n, one, _ in self._tables.get(pid, ()) if n == number]
         for one in itertools.chain(likely, self.files):
@@ -270,7 +275,11 @@ class Files:
         for number, file, _ in self._tables[process.pid] if len(process.ids) == 1 else ():
             place = places.get(file.number)
             record = records[place] if place is not None else None
-            if place is not None and isinstance(record, UnixSocketFile):
+            if place is not None and record and tag_of(record) == "unix-socket":
+                from woodfrog.resources.files import unix_peers
+                from woodfrog.resources.files.unix_socket import UnixSocketFile
+
+                assert isinstance(record, UnixSocketFile)
                 peer = record.peer
                 if peer and not peer.pid:
                     asked.append((place, record, peer, unix_peers.ask(program, number)))
@@ -343,6 +352,10 @@ def _parse_lock(number: int, line: str) -> Lock:
 
 def _refuse_connection(record: FileRecord, within: Membership) -> None:
     """Refuse a TCP connection to outside from a network that ends with the container."""
+    if tag_of(record) != "tcp-socket":
+        return
+    from woodfrog.resources.files.tcp_socket import TcpSocket
+
     connection = record.connection if isinstance(record, TcpSocket) else None
     if connection is not None and connection.outside and "net" in within:
         raise UnsupportedResource(

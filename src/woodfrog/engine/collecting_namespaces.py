@@ -17,8 +17,9 @@ from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.remote.held import Held, HeldTask
 from woodfrog.resources import ids, namespaces, nested, sysctls
 from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.membership import Membership
 from woodfrog.resources.mount_tree.records import BOUND
-from woodfrog.resources.nested import AnyNamespace, Membership
+from woodfrog.resources.nested import AnyNamespace
 
 _FUTURE = "_for_children"
 _OF_PROCESSES = ("cgroup", "ipc", "mnt", "net", "time", "user", "uts", "pid")

@@ -1,19 +1,23 @@
 """TCP connections while a container is frozen: nothing comes for them, and nothing leaves them."""
 
+from __future__ import annotations
+
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import xxhash
 
-from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel.netlink import nftables, sock_diag
-from woodfrog.resources.files import inet, tcp_connection
-from woodfrog.resources.files.base import FileRecord, OpenFile
-from woodfrog.resources.files.tcp_socket import TcpSocket
+from woodfrog.image.record import tag_of
+
+if TYPE_CHECKING:
+    from woodfrog.engine.sockets import Sockets
+    from woodfrog.kernel.netlink import nftables
+    from woodfrog.resources.files.base import FileRecord, OpenFile
+    from woodfrog.resources.files.tcp_socket import TcpSocket
 
 _HINT = "--tcp-close restores connections as reset"
 
@@ -24,6 +28,8 @@ def hushed(init: int, sockets: Sockets) -> Iterator[None]:
 
     When we end, in whatever way, the kernel lets them hear again; peers repeat what was dropped.
     """
+    from woodfrog.kernel.netlink import nftables
+
     found = [
         (namespace, [nftables.Connection(one.local, one.remote) for one in there])
         for namespace, there in sockets.connections()
@@ -51,6 +57,11 @@ def end_silently(init: int, files: Iterable[OpenFile], records: Iterable[FileRec
     """
     outside: list[TcpSocket] = []
     for file, record in zip(files, records, strict=True):
+        if tag_of(record) != "tcp-socket":
+            continue
+        from woodfrog.resources.files import tcp_connection
+        from woodfrog.resources.files.tcp_socket import TcpSocket
+
         if isinstance(record, TcpSocket) and record.reset:
             with socket.socket(fileno=os.dup(file.descriptor)) as one:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -60,6 +71,8 @@ def end_silently(init: int, files: Iterable[OpenFile], records: Iterable[FileRec
             if record.connection.outside:
                 outside.append(record)
     if outside:
+        from woodfrog.kernel.netlink import nftables
+
         with needs_nftables():
             nftables.block(init, _table(outside), _ends(outside))
 
@@ -74,7 +87,7 @@ class Silence:
     def __init__(
         self,
         init: int,
-        records: Iterable[FileRecord],
+        records: Iterable[TcpSocket],
         networks: Mapping[int, int],
         *,
         new_network: bool,
@@ -84,13 +97,16 @@ class Silence:
         self._found: list[TcpSocket] = []
         self._elsewhere: dict[int, list[TcpSocket]] = {}
         for one in records:
-            if isinstance(one, TcpSocket) and one.connection is not None:
+            if one.connection is not None:
                 number = networks.get(one.id, 0)
                 (self._elsewhere.setdefault(number, []) if number else self._found).append(one)
-        if not new_network:
+        if self._found and not new_network:
             _refuse_others(init, _ends(self._found))
         self._undo = ExitStack()
         if self._found:
+            from woodfrog.kernel.netlink import nftables
+            from woodfrog.resources.files import inet
+
             ends = _ends(self._found)
             with needs_nftables():
                 self._undo.enter_context(nftables.blocked(init, ends, mark=inet.MARK))
@@ -104,6 +120,9 @@ class Silence:
     def spread(self, descriptor: Callable[[int], int]) -> None:
         """Begin in nested network namespaces, too, which stand by now, by descriptors of ours."""
         for number, found in self._elsewhere.items():
+            from woodfrog.kernel.netlink import nftables
+            from woodfrog.resources.files import inet
+
             with needs_nftables():
                 self._undo.enter_context(
                     nftables.blocked_at(descriptor(number), _ends(found), mark=inet.MARK)
@@ -114,13 +133,15 @@ class Silence:
         self._undo.close()
         outside = [one for one in self._found if one.connection and one.connection.outside]
         if outside:
+            from woodfrog.kernel.netlink import nftables
+
             nftables.unblock(self._init, _table(outside))
 
 
 def _refuse_others(init: int, ends: list[nftables.Connection]) -> None:
     """Refuse connections that somebody has here."""
-    if not ends:
-        return
+    from woodfrog.kernel.netlink import sock_diag
+
     with sock_diag.diag_socket(init) as diag:
         there = {(one.local, one.remote) for one in sock_diag.tcp_sockets(diag)}
     for local, remote in ends:
@@ -139,6 +160,8 @@ def _table(records: Iterable[TcpSocket]) -> str:
 
 
 def _ends(records: Iterable[TcpSocket]) -> list[nftables.Connection]:
+    from woodfrog.kernel.netlink import nftables
+
     return [
         nftables.Connection(
             (record.local, record.port), (record.connection.remote, record.connection.remote_port)

@@ -30,7 +30,6 @@ from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
-from woodfrog.resources.files.io_uring import PolledIoUring
 
 _RIGHTS_AT_ONCE = 200
 _TO_OPEN = 1 << CAP_SYS_PTRACE | 1 << CAP_DAC_OVERRIDE
@@ -58,9 +57,7 @@ class LateFiles:
         self._undo = undo
         # Those of io_uring come later yet (engine/making_rings.py).
         self._files = {
-            number: file
-            for number, file in plan.files.items()
-            if file.late and not isinstance(file, PolledIoUring)
+            number: file for number, file in plan.files.items() if file.late and not file.made_last
         }
         self._terminal = -1
         self._ours: dict[int, int] = {}

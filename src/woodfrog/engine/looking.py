@@ -1,14 +1,18 @@
 """Hold a container and look at everything in it; what can't be kept is noted."""
 
+from __future__ import annotations
+
 import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from woodfrog.engine import backlogs, collecting, collecting_shares, connections, tidying
+from woodfrog.engine import collecting, collecting_shares, tidying
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
@@ -16,7 +20,6 @@ from woodfrog.engine.collecting_networks import Networks
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.places import Places
-from woodfrog.engine.rings import Rings
 from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
 from woodfrog.kernel.procfs.mountinfo import parse_mount
@@ -25,16 +28,12 @@ from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
-from woodfrog.resources.files.base import FileRecord
-from woodfrog.resources.files.fanotify import Fanotify
-from woodfrog.resources.files.inotify import Inotify
-from woodfrog.resources.files.io_uring import AnyIoUring
-from woodfrog.resources.files.netlink_socket import NetlinkSocket
-from woodfrog.resources.files.tcp_socket import TcpSocket
-from woodfrog.resources.files.unix_socket import UnixSocketFile
+from woodfrog.resources.files.base import IO_URING, FileRecord
 from woodfrog.resources.mount_tree.looking import ChangedMounts
-from woodfrog.resources.overlay import Overlay
 from woodfrog.resources.sysctls import Sysctls
+
+if TYPE_CHECKING:
+    from woodfrog.resources.overlay import Overlay
 
 
 class CheckpointOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +138,8 @@ def look(
             undo.callback(mounts.close)
     overlay = None
     if container.rootfs:
+        from woodfrog.resources.overlay import Overlay
+
         with obstacles.at("the container"):
             overlay = undo.enter_context(Overlay(view))
     collecting_shares.refuse_shared_parts(tree, obstacles)
@@ -177,10 +178,16 @@ def look(
     given = container.network, container.tables
     networks.collect(init, view, nested, obstacles, *given, usual)
     world.look_at(files.files)
-    if not options.tcp_listen_only:
-        backlogs.look(world, own_network="network" in container.namespaces)
-    undo.enter_context(connections.hushed(init, world.sockets))
-    world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)
+    if world.has_sockets:
+        from woodfrog.engine import backlogs, connections
+
+        if not options.tcp_listen_only:
+            backlogs.look(world, own_network="network" in container.namespaces)
+        undo.enter_context(connections.hushed(init, world.sockets))
+    if any(file.target == IO_URING for file in files.files):
+        from woodfrog.engine.rings import Rings
+
+        world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)
     file_records = files.collect(world, obstacles)
     processes = collecting.collect_processes(tree, world, files, file_records, obstacles, vdso)
     collecting_shares.refuse_unmade(processes, obstacles)
@@ -206,27 +213,9 @@ def look(
     )
 
 
-def losses_of(files: Sequence[FileRecord]) -> list[str]:
+def losses_of(files: Iterable[FileRecord]) -> list[str]:
     """Say what a flag allowed to lose, or programs are told that is lost, for the report."""
-    found = []
-    for kind, what in ((TcpSocket, "TCP"), (UnixSocketFile, "unix socket")):
-        broken = sum(1 for file in files if isinstance(file, kind) and file.reset)
-        if broken:
-            found.append(f"{broken} {what} connections to the outside are restored as closed")
-    waiting = sum(file.clients_lost for file in files if isinstance(file, TcpSocket))
-    if waiting:
-        found.append(f"{waiting} TCP connections that nobody has accepted are given up")
-    clients = sum(file.clients_lost for file in files if isinstance(file, UnixSocketFile))
-    if clients:
-        found.append(f"{clients} clients that wait at unix sockets are restored as closed")
-    for queue, what in ((Inotify, "inotify"), (Fanotify, "fanotify")):
-        overflows = sum(1 for file in files if isinstance(file, queue) and file.overflow)
-        if overflows:
-            found.append(f"{overflows} {what} queues with unread events are restored as overflown")
-    cancelled = sum(len(file.cancelled) for file in files if isinstance(file, AnyIoUring))
-    if cancelled:
-        found.append(f"{cancelled} requests to io_uring are restored as cancelled")
-    unread = sum(1 for file in files if isinstance(file, NetlinkSocket) and file.lost)
-    if unread:
-        found.append(f"{unread} netlink sockets are restored with the word that news were lost")
-    return found
+    lost: Counter[str] = Counter()
+    for file in files:
+        lost.update(file.losses())
+    return [f"{number} {what}" for what, number in lost.items() if number]

@@ -1,25 +1,30 @@
 """FILES: the root stub opens every file once, at descriptors that no process of the image uses."""
 
+from __future__ import annotations
+
 import os
 import stat
 from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from woodfrog.engine.workshop import Workshop
 from woodfrog.errors import while_
 from woodfrog.kernel import syscalls
+from woodfrog.kernel.capability import CAP_NET_ADMIN, CAP_NET_RAW
 from woodfrog.remote import descriptors
 from woodfrog.remote.address import page_up
-from woodfrog.resources import deleted_files, shared_memory
-from woodfrog.resources.deleted_files import DeletedFile
+from woodfrog.resources import shared_memory
 from woodfrog.resources.files.base import DescriptorTable, FileRecord
-from woodfrog.resources.files.deleted import OpenDeletedFile
-from woodfrog.resources.files.socket_option_table import CAP_NET_ADMIN, CAP_NET_RAW
-from woodfrog.resources.nested import Membership
-from woodfrog.resources.shared_memory import SharedMemory
+from woodfrog.resources.membership import Membership
+
+if TYPE_CHECKING:
+    from woodfrog.resources.deleted_files import DeletedFile
+    from woodfrog.resources.files.deleted import OpenDeletedFile
+    from woodfrog.resources.shared_memory import SharedMemory
 
 _PROGRAM_CALLS = 4000
 # For SO_SNDBUFFORCE and TCP_REPAIR, and for a peer's last segments.
-_FOR_SOCKETS = CAP_NET_ADMIN | CAP_NET_RAW
+_FOR_SOCKETS = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
 
 
 class Making(Workshop):
@@ -57,6 +62,8 @@ class Making(Workshop):
         where the file was made, and nobody else can reach what has no name.
         """
         for one in files:
+            from woodfrog.resources import deleted_files
+
             with while_(f"making the deleted file {os.fsdecode(one.path)}"):
                 wanted = opened.get(one.id, ())
                 ways = [os.O_RDONLY | os.O_CLOEXEC, *(file.way for file in wanted)]

@@ -1,8 +1,11 @@
 """The nested namespaces of an image: the root stub makes them, processes and threads join them."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from woodfrog.engine import passing
 from woodfrog.engine.making_users import Users
@@ -14,21 +17,12 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote import descriptors
 from woodfrog.remote.stub import Stub
-from woodfrog.resources import namespaces, sysctls
-from woodfrog.resources.mount_tree.making import OneByOne
-from woodfrog.resources.mount_tree.records import Base, MountTree
-from woodfrog.resources.nested import (
-    FUTURE_PID,
-    FUTURE_TIME,
-    AnyNamespace,
-    IpcNamespace,
-    Membership,
-    MountNamespace,
-    PidNamespace,
-    TimeNamespace,
-    UserNamespace,
-    UtsNamespace,
-)
+from woodfrog.resources import namespaces
+from woodfrog.resources.membership import FUTURE_PID, FUTURE_TIME, Membership
+
+if TYPE_CHECKING:
+    from woodfrog.resources.mount_tree.records import Base, MountTree
+    from woodfrog.resources.nested import AnyNamespace, MountNamespace, PidNamespace, TimeNamespace
 
 # A mount namespace comes last: to enter it changes the directory.
 _ORDER = ("cgroup", "ipc", "uts", "net", "mnt")
@@ -68,6 +62,8 @@ class MadeNamespaces:
         processes.
         """
         for record in records:
+            from woodfrog.resources.nested import PidNamespace, TimeNamespace
+
             if isinstance(record, TimeNamespace):
                 self._later[record.id] = record
                 continue
@@ -83,6 +79,13 @@ class MadeNamespaces:
                 self._make(record)
 
     def _make(self, record: AnyNamespace) -> None:
+        from woodfrog.resources.nested import (
+            IpcNamespace,
+            MountNamespace,
+            UserNamespace,
+            UtsNamespace,
+        )
+
         if isinstance(record, MountNamespace):
             self._make_mounts(record)
         if isinstance(record, MountNamespace) and not record.owner:
@@ -108,6 +111,8 @@ class MadeNamespaces:
                 )
             self._know(record.name, record.id, f"/proc/{maker.pid}/ns/{record.name}")
         if isinstance(record, IpcNamespace) and record.settings:
+            from woodfrog.resources import sysctls
+
             with namespaces.within(self._ours["ipc", record.id], "ipc"):
                 sysctls.change_here(record.settings)
         if record.name == "mnt" or (not record.owner and record.name != "user"):
@@ -212,6 +217,8 @@ class MadeNamespaces:
     def mount_late(self, records: Iterable[AnyNamespace]) -> None:
         """Make the mounts that need processes: procs of nested pid namespaces."""
         for record in records:
+            from woodfrog.resources.nested import MountNamespace
+
             if isinstance(record, MountNamespace) and record.late:
                 self._mount_late(record.id, record.late, owned=bool(record.owner))
 
@@ -233,6 +240,8 @@ class MadeNamespaces:
         self.know_pid_namespace(_OWN, self._root)
         with self.children_in(self._root, base.pid_namespace, _OWN):
             maker = passing.make(self._root, [])
+        from woodfrog.resources.mount_tree.making import OneByOne
+
         made = m.new_mount(OneByOne(maker), "proc", 0, settings=settings)
         ours = descriptors.fetch(maker.pid, made)
         try:

@@ -1,25 +1,24 @@
 """The image's networks and packet filters, set up in the new container with its own rights."""
 
+from __future__ import annotations
+
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from woodfrog.engine.admission import Bounds
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.plan import Plan
-from woodfrog.kernel.netlink import nf_messages, rtnetlink
-from woodfrog.kernel.netlink.messages import explain
 from woodfrog.remote.stub import Stub
-from woodfrog.resources import credentials, sysctls
-from woodfrog.resources.nested import NetworkNamespace
-from woodfrog.resources.network import making
-from woodfrog.resources.network.devices import Devices
-from woodfrog.resources.network.records import Network
-from woodfrog.resources.packet_filters import legacy, nftables
-from woodfrog.resources.packet_filters.legacy import LegacyTable
-from woodfrog.resources.packet_filters.nftables import Nftables
+from woodfrog.resources import credentials
+
+if TYPE_CHECKING:
+    from woodfrog.resources.network.records import Network
+    from woodfrog.resources.packet_filters.legacy import LegacyTable
+    from woodfrog.resources.packet_filters.nftables import Nftables
 
 _OWN = 0
 
@@ -47,8 +46,8 @@ class Networking:
         plan = self._plan
         if plan.network or plan.rules or plan.tables:
             yield _SetUp(_OWN, [], plan.network, plan.rules, plan.tables)
-        for one in plan.namespaces.values():
-            if isinstance(one, NetworkNamespace) and one.is_set_up:
+        for one in plan.networks_made:
+            if one.is_set_up:
                 yield _SetUp(one.id, one.settings, one.network, one.rules, one.tables)
 
     @property
@@ -59,6 +58,9 @@ class Networking:
     def refuse_wider(self, init: int) -> None:
         """Refuse what the waiting container may not do, or lacks."""
         for one in self._all():
+            from woodfrog.resources import sysctls
+            from woodfrog.resources.network import making
+
             is_own = one.number == _OWN
             sysctls.refuse_read_only(init, one.settings)
             making.refuse_wider(
@@ -70,9 +72,17 @@ class Networking:
 
     def set_up(self, root: Stub, permitted: int, made: MadeNamespaces) -> list[str]:
         """Make devices and what belongs to them; returns what the new container lacks."""
+        all_of_it = list(self._all())
+        if not all_of_it:
+            return []
+        from woodfrog.kernel.netlink import rtnetlink
+        from woodfrog.kernel.netlink.messages import explain
+        from woodfrog.resources import sysctls
+        from woodfrog.resources.network import making
+        from woodfrog.resources.network.devices import Devices
+
         bounding = self._bounds.bounding
         devices: dict[int, Devices] = {}
-        all_of_it = list(self._all())
         with ExitStack() as sockets:
             for one in all_of_it:
                 with made.visited(root, "net", one.number):
@@ -107,6 +117,8 @@ class Networking:
     def _open(
         self, root: Stub, permitted: int, family: int, kind: int, protocol: int
     ) -> socket.socket:
+        from woodfrog.resources.network import making
+
         bounding = self._bounds.bounding
         return making.socket_of(
             root, family, kind, protocol, bounding=bounding, permitted=permitted
@@ -114,6 +126,8 @@ class Networking:
 
     def _open_for_filters(self, root: Stub, permitted: int, one: _SetUp) -> None:
         if one.rules:
+            from woodfrog.kernel.netlink import nf_messages
+
             kind, protocol = socket.SOCK_RAW, nf_messages.NETLINK_NETFILTER
             netlink = self._open(root, permitted, socket.AF_NETLINK, kind, protocol)
             self._filters.append((self._undo.enter_context(netlink), one.rules))
@@ -124,7 +138,9 @@ class Networking:
     def filter(self) -> None:
         """Make the packet filters, last: they may forbid what a restore sends."""
         for on, one in self._filters:
-            if isinstance(one, LegacyTable):
+            from woodfrog.resources.packet_filters import legacy, nftables
+
+            if isinstance(one, legacy.LegacyTable):
                 legacy.restore(on, one)
             else:
                 nftables.restore(on, one)

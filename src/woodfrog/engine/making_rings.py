@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 
 from woodfrog.engine import taking_files
 from woodfrog.engine.body import Body
-from woodfrog.engine.plan import Plan
 from woodfrog.errors import ImageError, while_
 from woodfrog.kernel import io_uring, syscalls
 from woodfrog.kernel.procfs.maps import read_maps
@@ -14,11 +13,8 @@ from woodfrog.resources.files.io_uring import AnyIoUring, PolledIoUring
 from woodfrog.resources.memory import Source
 
 
-def restore(plan: Plan, bodies: Mapping[int, Body]) -> None:
+def restore(rings: Iterable[AnyIoUring], bodies: Mapping[int, Body]) -> None:
     """Make all rings whole: requests on their way are made again with their threads' own rights."""
-    rings = [file for file in plan.files.values() if isinstance(file, AnyIoUring)]
-    if not rings:
-        return
     from woodfrog.resources.io_uring_making import Maker, PolledMaker
 
     threads = {

@@ -4,8 +4,11 @@ Who is in one has all rights there, and none outside. So what is to be done with
 rights comes before, or is done by the root stub.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,9 +25,12 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub, StubError, await_birth
 from woodfrog.resources import credentials
 from woodfrog.resources.credentials import Credentials
-from woodfrog.resources.nested import Membership, UserNamespace
+from woodfrog.resources.membership import Membership
 from woodfrog.resources.process import Process
 from woodfrog.resources.threads import Thread
+
+if TYPE_CHECKING:
+    from woodfrog.resources.nested import UserNamespace
 
 _OWN = 0
 _USERS, _GROUPS = "user_map", "group_map"

@@ -1,10 +1,15 @@
 """What the processes of an image are called in the container's pid namespace and those below."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from woodfrog.errors import ImageError
-from woodfrog.resources.nested import AnyNamespace, PidNamespace
 from woodfrog.resources.process import Process, Zombie
+
+if TYPE_CHECKING:
+    from woodfrog.resources.nested import AnyNamespace, PidNamespace
 
 Member = Process | Zombie
 
@@ -17,9 +22,7 @@ class Pids:
 
     def __init__(self, members: Sequence[Member], namespaces: Iterable[AnyNamespace]) -> None:
         self._members = members
-        self.namespaces: Mapping[int, PidNamespace] = {
-            one.id: one for one in namespaces if isinstance(one, PidNamespace)
-        }
+        self.namespaces: Mapping[int, PidNamespace] = _pid_namespaces(list(namespaces))
 
     def check(self) -> None:
         """Check that all have ids, one in each pid namespace that they are in.
@@ -101,3 +104,11 @@ def group_ids(one: Member) -> list[int]:
 def session_ids(one: Member) -> list[int]:
     """Return those of its session."""
     return [one.session, *(filter(None, one.nested_ids.session) if one.nested_ids else ())]
+
+
+def _pid_namespaces(found: list[AnyNamespace]) -> dict[int, PidNamespace]:
+    if not found:
+        return {}
+    from woodfrog.resources.nested import PidNamespace
+
+    return {one.id: one for one in found if isinstance(one, PidNamespace)}

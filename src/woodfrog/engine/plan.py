@@ -1,74 +1,53 @@
 """An image that is to be restored, by kinds of records."""
 
+from __future__ import annotations
+
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from functools import reduce
 from itertools import chain, count
-from operator import or_
+from typing import TYPE_CHECKING, Any
 
 from woodfrog.engine.pids import Pids
 from woodfrog.errors import ImageError
-from woodfrog.image.chain import Chain
-from woodfrog.resources import (
-    credentials,
-    nested,
-    sysv_memory,
-)
-from woodfrog.resources.cgroups import Hierarchy
-from woodfrog.resources.container import ContainerRecord
-from woodfrog.resources.deleted_files import DeletedFile
-from woodfrog.resources.files import KINDS
-from woodfrog.resources.files.base import ACCESS_MODE, FileRecord
-from woodfrog.resources.files.deleted import OpenDeletedFile
-from woodfrog.resources.files.pty import PtyMaster
-from woodfrog.resources.files.regular import RegularFile
-from woodfrog.resources.files.terminal import Terminal
-from woodfrog.resources.keyrings import Keyring
-from woodfrog.resources.known_files import KnownFile
-from woodfrog.resources.layer import Layer
-from woodfrog.resources.memory import PageRange
-from woodfrog.resources.mount_tree.records import MountTree
-from woodfrog.resources.nested import (
-    AnyNamespace,
-    FilesWithin,
-    IpcNamespace,
-    Membership,
-)
-from woodfrog.resources.network.records import Network
-from woodfrog.resources.other_vdso import OtherVdso
-from woodfrog.resources.packet_filters.legacy import LegacyTable
-from woodfrog.resources.packet_filters.nftables import Nftables
-from woodfrog.resources.posix_queues import PosixQueue
-from woodfrog.resources.pre_dumped import PreDumped
-from woodfrog.resources.process import Process, Zombie
-from woodfrog.resources.shared_memory import SharedMemory
-from woodfrog.resources.sysctls import Sysctls
-from woodfrog.resources.sysv_ipc import AnyObject, MessageQueue, Semaphores, values_of
-from woodfrog.resources.sysv_memory import Segment
-from woodfrog.resources.threads import Thread
-from woodfrog.resources.tmpfs import Tmpfs
+from woodfrog.image.record import tag_of
+from woodfrog.resources import catalogue
+from woodfrog.resources.files.base import ACCESS_MODE
 
-_CONTENTS = (
-    SharedMemory
-    | DeletedFile
-    | AnyObject
-    | AnyNamespace
-    | FilesWithin
-    | PosixQueue
-    | Tmpfs
-    | Layer
-    | MountTree
-    | Sysctls
-    | Keyring
-    | Network
-    | Nftables
-    | LegacyTable
-    | Hierarchy
-    | KnownFile
-    | PreDumped
-)
-RECORDS = reduce(or_, KINDS, ContainerRecord | Process | Zombie | _CONTENTS)
+if TYPE_CHECKING:
+    from woodfrog.image.chain import Chain
+    from woodfrog.resources.cgroups import Hierarchy
+    from woodfrog.resources.credentials import Credentials
+    from woodfrog.resources.deleted_files import DeletedFile
+    from woodfrog.resources.files.base import FileRecord
+    from woodfrog.resources.files.deleted import OpenDeletedFile
+    from woodfrog.resources.keyrings import Keyring
+    from woodfrog.resources.known_files import KnownFile
+    from woodfrog.resources.layer import Layer
+    from woodfrog.resources.membership import Membership
+    from woodfrog.resources.memory import PageRange
+    from woodfrog.resources.mount_tree.records import MountTree
+    from woodfrog.resources.nested import AnyNamespace, NetworkNamespace
+    from woodfrog.resources.network.records import Network
+    from woodfrog.resources.other_vdso import OtherVdso
+    from woodfrog.resources.packet_filters.legacy import LegacyTable
+    from woodfrog.resources.packet_filters.nftables import Nftables
+    from woodfrog.resources.posix_queues import PosixQueue
+    from woodfrog.resources.process import Process, Zombie
+    from woodfrog.resources.shared_memory import SharedMemory
+    from woodfrog.resources.sysctls import Sysctls
+    from woodfrog.resources.sysv_ipc import AnyObject
+    from woodfrog.resources.sysv_memory import Segment
+    from woodfrog.resources.threads import Thread
+    from woodfrog.resources.tmpfs import Tmpfs
+
+# Of which an image has one at most, and what it has otherwise.
+_SINGLE = {
+    "layer": "changes of two root file systems",
+    "network": "two networks",
+    "nftables": "two rulesets",
+    "mount-tree": "mounts of two containers",
+}
 
 
 class Plan:
@@ -97,79 +76,91 @@ class Plan:
         self.tables: list[LegacyTable] = []
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
-        containers: list[ContainerRecord] = []
         namespaces: list[AnyNamespace] = []
-        for record in reader.records(RECORDS):
-            match record:
-                case Process():
+        tags = reader.tags()
+        if "pre-dump" in tags:
+            raise ImageError(
+                "the image is a pre-dump: it has memory, and nothing else of a container",
+                hint="restore the checkpoint that was made after it",
+            )
+        if tags.count("container") != 1:
+            raise ImageError("the image does not describe one container")
+        for tag, what in _SINGLE.items():
+            if tags.count(tag) > 1:
+                raise ImageError(f"the image has {what}")
+        records = reader.records(catalogue.union(tags))
+        for tag, record in zip(tags, records, strict=True):
+            match tag:
+                case "process":
                     self.processes.append(record)
-                case Zombie():
+                case "zombie":
                     self.zombies.append(record)
-                case SharedMemory():
+                case "shared-memory":
                     self.shared[record.id] = record
-                case DeletedFile():
+                case "deleted-file":
                     self.deleted[record.id] = record
-                case Semaphores() | MessageQueue() | Segment():
+                case "sysv-semaphores" | "sysv-message-queue" | "sysv-shared-memory":
                     self.sysv.append(record)
-                case _ if isinstance(record, AnyNamespace):
+                case _ if tag.endswith("-namespace"):
                     namespaces.append(record)
-                case FilesWithin():
+                case "files-within":
                     self.within |= dict.fromkeys(record.files, record.namespaces)
-                case PosixQueue():
+                case "posix-message-queue":
                     self.posix_queues.append(record)
-                case Layer() if self.layer is None:
+                case "layer":
                     self.layer = record
-                case Layer():
-                    raise ImageError("the image has changes of two root file systems")
-                case Keyring():
+                case "keyring":
                     self.keyrings[record.id] = record
-                case Sysctls():
+                case "sysctls":
                     self.sysctls = record
-                case Network() if self.network is None:
+                case "network":
                     self.network = record
-                case Network():
-                    raise ImageError("the image has two networks")
-                case LegacyTable():
+                case "iptables":
                     self.tables.append(record)
-                case Nftables() if self.rules is None:
+                case "nftables":
                     self.rules = record
-                case Nftables():
-                    raise ImageError("the image has two rulesets")
-                case Hierarchy():
+                case "cgroups":
                     self.cgroups.append(record)
-                case MountTree() if self.mounts is None:
+                case "mount-tree":
                     self.mounts = record
-                case MountTree():
-                    raise ImageError("the image has mounts of two containers")
-                case Tmpfs():
+                case "tmpfs":
                     self.tmpfs.append(record)
-                case KnownFile():
+                case "known-file":
                     self.known.append(record)
-                case PreDumped():
-                    raise ImageError(
-                        "the image is a pre-dump: it has memory, and nothing else of a container",
-                        hint="restore the checkpoint that was made after it",
-                    )
-                case ContainerRecord():
-                    containers.append(record)
+                case "container":
+                    self.container = record
                 case _:
                     self.files[record.id] = record
-        if len(containers) != 1:
-            raise ImageError("the image does not describe one container")
-        self.container = containers[0]
-        self.namespaces = nested.by_id(namespaces)
+        self.namespaces = _by_id(namespaces)
         self.page_bytes = reader.page_bytes
         self.store_bytes = reader.store_bytes
         self.pids = Pids([*self.processes, *self.zombies], self.namespaces.values())
         # By the ids of ipc namespaces; 0: the container's own.
-        self.segments = {number: sysv_memory.by_id(objects) for number, _, objects in self.ipc()}
+        self.segments = {number: _segments(objects) for number, _, objects in self.ipc()}
+
+    def files_of(self, *tags: str) -> list[Any]:
+        """Return the open files of some kinds; who asks for none of a kind need not import it."""
+        return [file for file in self.files.values() if tag_of(file) in tags]
 
     def ipc(self) -> Iterator[tuple[int, list[PosixQueue], list[AnyObject]]]:
         """Yield what is in each ipc namespace, by its id; 0 is the container's own."""
         yield 0, self.posix_queues, self.sysv
+        if not self.namespaces:
+            return
+        from woodfrog.resources.nested import IpcNamespace
+
         for one in self.namespaces.values():
             if isinstance(one, IpcNamespace):
                 yield one.id, one.queues, list(one.objects)
+
+    @property
+    def networks_made(self) -> list[NetworkNamespace]:
+        """Return the nested network namespaces."""
+        if not self.namespaces:
+            return []
+        from woodfrog.resources.nested import NetworkNamespace
+
+        return [one for one in self.namespaces.values() if isinstance(one, NetworkNamespace)]
 
     def segments_of(self, process: Process) -> Mapping[int, Segment]:
         """Return the System V shared memory of a process's ipc namespace, by ids."""
@@ -178,6 +169,8 @@ class Plan:
     def semaphores_of(self, member: Process | Thread) -> dict[int, list[int]]:
         """Return the values of the semaphores in an ipc namespace, by the ids of their sets."""
         number = member.namespaces.get("ipc", 0)
+        from woodfrog.resources.sysv_ipc import values_of
+
         return next((values_of(objects) for one, _, objects in self.ipc() if one == number), {})
 
     def all_segments(self) -> Iterator[Segment]:
@@ -193,11 +186,12 @@ class Plan:
 
     def terminal(self, number: int) -> bytes:
         """Return the path of a terminal by its number; empty if it has become another one."""
-        for file in self.files.values():
-            if isinstance(file, PtyMaster) and file.index == number:
-                return file.terminal
-            if isinstance(file, Terminal) and file.index == number:
-                return b"" if self.has_terminal else file.path
+        for file in self.files_of("pty-master"):
+            if file.index == number:
+                return bytes(file.terminal)
+        for file in self.files_of("terminal"):
+            if file.index == number:
+                return b"" if self.has_terminal else bytes(file.path)
         raise ImageError(f"the image lacks the terminal {number}, which a session has")
 
     def holders(self, file: int) -> set[int]:
@@ -223,9 +217,8 @@ class Plan:
     def opened_deleted(self) -> dict[int, list[OpenDeletedFile]]:
         """Return the open files of each deleted file, by its id."""
         found: dict[int, list[OpenDeletedFile]] = defaultdict(list)
-        for file in self.files.values():
-            if isinstance(file, OpenDeletedFile):
-                found[file.deleted].append(file)
+        for file in self.files_of("deleted"):
+            found[file.deleted].append(file)
         return found
 
     @property
@@ -265,7 +258,7 @@ class Plan:
         ]
 
     @property
-    def all_credentials(self) -> Iterator[credentials.Credentials]:
+    def all_credentials(self) -> Iterator[Credentials]:
         """Return those of all threads, also of first ones that have ended."""
         for process in self.processes:
             yield from (thread.credentials for thread in process.threads)
@@ -283,8 +276,8 @@ class Plan:
         """Return the paths of files that the container writes to."""
         growing = {
             file.path
-            for file in self.files.values()
-            if isinstance(file, RegularFile) and file.flags & ACCESS_MODE != os.O_RDONLY
+            for file in self.files_of("regular")
+            if file.flags & ACCESS_MODE != os.O_RDONLY
         }
         for process in self.processes:
             growing |= {one.path for one in process.memory.mappings if one.writable}
@@ -314,3 +307,19 @@ class Plan:
         # The vDSO and its data pages: a generous span around where it was.
         used += [(p.memory.vdso, p.memory.vdso + 0x40000) for p in self.processes if p.memory.vdso]
         return used
+
+
+def _by_id(found: list[AnyNamespace]) -> dict[int, AnyNamespace]:
+    if not found:
+        return {}
+    from woodfrog.resources import nested
+
+    return nested.by_id(found)
+
+
+def _segments(objects: list[AnyObject]) -> Mapping[int, Segment]:
+    if not objects:
+        return {}
+    from woodfrog.resources import sysv_memory
+
+    return sysv_memory.by_id(objects)

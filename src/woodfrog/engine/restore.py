@@ -1,18 +1,18 @@
 """Restore: admit, make a stub, open files, build the tree, fill it, limit it, let it go."""
 
+from __future__ import annotations
+
 import errno
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from woodfrog.engine import (
     belongings,
     connections,
     finishing,
-    forked_stub,
-    making_rings,
-    outsiders,
     reading_pages,
     root_stub,
     terminals,
@@ -29,8 +29,6 @@ from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.stages import Stage
-from woodfrog.engine.template import STUB_BYTES
-from woodfrog.engine.tracking import Tracking
 from woodfrog.engine.tree import Tree
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.chain import Chain
@@ -47,20 +45,14 @@ from woodfrog.resources import (
     credentials,
     ids,
     known_files,
-    layer,
     namespaces,
-    posix_queues,
     scheduling,
-    sysctls,
-    sysv_ipc,
-    sysv_memory,
-    tmpfs,
 )
 from woodfrog.resources.files import own_addresses
-from woodfrog.resources.files.regular import RegularFile
-from woodfrog.resources.mount_tree import making as mount_making
-from woodfrog.resources.mount_tree.records import Base, MountTree
-from woodfrog.resources.nested import MountNamespace
+
+if TYPE_CHECKING:
+    from woodfrog.engine.tracking import Tracking
+    from woodfrog.resources.mount_tree.records import Base, MountTree
 
 __all__ = ["Bounds", "Wishes", "restore", "silence_for"]
 
@@ -80,13 +72,19 @@ def restore(init: int, directory: str, wishes: Wishes) -> dict[str, object]:
             raise
         admitted_at = time.monotonic()
         reader, plan, tracker = admitted.reader, admitted.plan, wishes.tracker
-        tracking = undo.enter_context(Tracking()) if tracker else None
+        tracking: Tracking | None = None
+        if tracker:
+            from woodfrog.engine.tracking import Tracking
+
+            tracking = undo.enter_context(Tracking())
         try:
             if plan.layer and admitted.overlay:
+                from woodfrog.resources import layer
+
                 layer.restore(plan.layer, admitted.overlay, admitted.pages, admitted.base)
             silence = wishes.silence or connections.Silence(
                 init,
-                plan.files.values(),
+                plan.files_of("tcp-socket"),
                 plan.networks,
                 new_network="network" in wishes.bounds.new_namespaces,
             )
@@ -118,7 +116,7 @@ def silence_for(init: int, directory: str, parents: Sequence[str] = ()) -> conne
     """
     with Chain(directory, parents) as reader:
         plan = Plan(reader)
-    return connections.Silence(init, plan.files.values(), plan.networks, new_network=True)
+    return connections.Silence(init, plan.files_of("tcp-socket"), plan.networks, new_network=True)
 
 
 def _cannot_open(error: ProgramError) -> UnsupportedResource:
@@ -161,24 +159,38 @@ def _restore(
     if wishes.clock == "container":
         offsets = namespaces.time_offsets(container.monotonic_ns, container.boottime_ns)
     if template:
+        from woodfrog.engine import forked_stub
+
         root, store = forked_stub.make(init, template, high=high, pages=pages, time_offsets=offsets)
     else:
         used = plan.used_memory() + [(m[0], m[1]) for m in read_maps(init)]
-        place = free_range(used, STUB_BYTES + 4096)
+        place = free_range(used, root_stub.STUB_BYTES + 4096)
         root, store = root_stub.make(
-            init, place.start, STUB_BYTES, vdso, high=high, pages=pages, time_offsets=offsets
+            init,
+            place.start,
+            root_stub.STUB_BYTES,
+            vdso,
+            high=high,
+            pages=pages,
+            time_offsets=offsets,
         )
     if "uts" in bounds.new_namespaces:
         root_stub.set_names(init, container)
     for files in plan.tmpfs:
         if files.destination in bounds.tmpfs:
+            from woodfrog.resources import tmpfs
+
             tmpfs.restore(init, files, pages, base)
     permitted = credentials.permitted_set(init)
     if plan.sysctls:
+        from woodfrog.resources import sysctls
+
         sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
     uncovered = _open_before_mounts(root, plan, high, bounds.bounding, permitted)
 
     def mount(tree: MountTree, proc: Callable[[Base], int] | None, owned: bool) -> None:
+        from woodfrog.resources.mount_tree import making as mount_making
+
         mount_making.restore(
             root,
             tree,
@@ -191,7 +203,7 @@ def _restore(
         )
 
     made = MadeNamespaces(root, mount, undo)
-    made.make(one for one in plan.namespaces.values() if not isinstance(one, MountNamespace))
+    made.make(one for one in plan.namespaces.values() if one.name != "mnt")
     if plan.mounts:
         mount(plan.mounts, None, False)
         known_files.refuse_changed(
@@ -200,7 +212,7 @@ def _restore(
     mark(Stage.ROOT)
 
     # FILES
-    made.make(one for one in plan.namespaces.values() if isinstance(one, MountNamespace))
+    made.make(one for one in plan.namespaces.values() if one.name == "mnt")
     silence.spread(lambda number: made.descriptor("net", number))
     missing = networking.set_up(root, permitted, made)
     making = Making(
@@ -219,6 +231,10 @@ def _restore(
     making.missing += missing
     forced: set[int] = set()
     for number, queues, objects in plan.ipc():
+        if not queues and not objects:
+            continue
+        from woodfrog.resources import posix_queues, sysv_ipc, sysv_memory
+
         with made.visited(root, "ipc", number):
             if plan.segments[number] and sysv_memory.leave_unattached(root.pid):
                 forced.add(number)
@@ -241,6 +257,8 @@ def _restore(
     files_of_root = making.descriptors
 
     def bring_in(pid: int) -> Stub:
+        from woodfrog.engine import outsiders
+
         return outsiders.make(init, pid, root, vdso, files_of_root, store)
 
     inheritance = None
@@ -281,6 +299,8 @@ def _restore(
         with made.visited(root, "ipc", number):
             bodies[1].remove_segments(segments)
             if number in forced:
+                from woodfrog.resources import sysv_memory
+
                 sysv_memory.remove_unattached(root.pid)
     maps = ids.maps_of(init)
     for body in bodies.values():
@@ -323,7 +343,10 @@ def _restore(
     }
     cgroups.restore(plan.cgroups, bounds.cgroups, tasks)
     finishing.restore_limits(bodies.values(), bounds, default, making.missing)
-    making_rings.restore(plan, bodies)
+    if rings := plan.files_of("io-uring", "polled-io-uring"):
+        from woodfrog.engine import making_rings
+
+        making_rings.restore(rings, bodies)
     tying.connect_files(plan, bodies, last=True)
     for body in bodies.values():
         finishing.restore_last(body)
@@ -367,11 +390,7 @@ def _open_before_mounts(
 
     By no right that the new container lacks.
     """
-    wanted = {
-        file.place[0]
-        for file in plan.files.values()
-        if isinstance(file, RegularFile) and file.covered
-    }
+    wanted = {file.place[0] for file in plan.files_of("regular") if file.covered}
     program = root.program()
     credentials.set_effective(program, bounding, permitted)
     opened = {}

@@ -17,6 +17,8 @@ from woodfrog.remote.vdso import Vdso, vdso_of
 from woodfrog.resources import namespaces
 from woodfrog.resources.container import ContainerRecord
 
+STUB_BYTES = 32 << 20  # of memory for a stub's programs
+
 _RLIMIT_NOFILE = 7
 _PRIVATE_ANONYMOUS, _MAP_FIXED = 0x22, 0x10
 _MEMFD_CLOEXEC, _MFD_EXEC = 1, 0x10

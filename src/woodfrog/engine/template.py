@@ -15,6 +15,7 @@ import msgspec
 
 from woodfrog.engine import kinship, reading_pages
 from woodfrog.engine.plan import Plan
+from woodfrog.engine.root_stub import STUB_BYTES
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.chain import Chain, merged
 from woodfrog.kernel import syscalls
@@ -40,9 +41,6 @@ from woodfrog.resources.process import Process
 _READ_WRITE, _READ_EXECUTE = 3, 5
 _HUGE, _LARGEST = 2 << 20, 1 << 30
 _MADV_COLLAPSE = 25
-
-
-STUB_BYTES = 32 << 20  # of memory for a stub's programs
 
 
 class Staged(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub, await_birth
 from woodfrog.resources import process as process_module
 from woodfrog.resources import signals
-from woodfrog.resources.nested import Membership
+from woodfrog.resources.membership import Membership
 from woodfrog.resources.process import Process
 
 

@@ -10,7 +10,6 @@ from woodfrog.errors import ImageError, while_
 from woodfrog.kernel import syscalls
 from woodfrog.remote import descriptors
 from woodfrog.resources.files.base import DescriptorTable, FileRecord
-from woodfrog.resources.files.io_uring import PolledIoUring
 
 _RIGHTS_AT_ONCE = 200
 
@@ -20,7 +19,7 @@ def connect_files(plan: Plan, bodies: Mapping[int, Body], *, last: bool = False)
 
     Those that point at io_urings which come last are tied when these are there, by `last`.
     """
-    polled = {number for number, file in plan.files.items() if isinstance(file, PolledIoUring)}
+    polled = {number for number, file in plan.files.items() if file.made_last}
     tied_last = {number for number, file in plan.files.items() if file.ties() & polled}
     done = set(plan.files) - tied_last if last else tied_last
     for body in bodies.values():

@@ -13,19 +13,17 @@ from typing import Any, TypeVar
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.passing import Delegates
 from woodfrog.errors import ImageError, UnsupportedResource
-from woodfrog.kernel import netdevice, syscalls
+from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import AT_EMPTY_PATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
-from woodfrog.kernel.netlink.messages import socket_in
-from woodfrog.kernel.procfs.addresses import read_addresses
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Placeholder, Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
-from woodfrog.resources.nested import Membership
+from woodfrog.resources.membership import Membership
 
 _AT_EACCESS = 0x200
 # What an access mode of open(2) needs; 3 is for ioctl(2) alone, and needs both.
@@ -346,11 +344,16 @@ class Workshop:
     def has_address(self, address: bytes) -> bool:
         """See the protocol."""
         if self.network not in self._addresses:
+            from woodfrog.kernel.procfs.addresses import read_addresses
+
             self._addresses[self.network] = frozenset(read_addresses(self.stub.pid))
         return address in self._addresses[self.network]
 
     def device_number(self, name: bytes) -> int:
         """See the protocol."""
+        from woodfrog.kernel import netdevice
+        from woodfrog.kernel.netlink.messages import socket_in
+
         with socket_in(self.stub.pid, socket.AF_INET, socket.SOCK_DGRAM, 0) as one:
             return netdevice.number_of(one.fileno(), name)
 

@@ -1,10 +1,13 @@
 """The container around the files that are being collected."""
 
+from __future__ import annotations
+
 import os
 import stat
 from collections import abc, defaultdict
 from collections.abc import Set as AbstractSet
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from woodfrog.engine.collecting_confined import Confined
 from woodfrog.engine.collecting_ipc import Ipc
@@ -12,7 +15,6 @@ from woodfrog.engine.collecting_keyrings import Keyrings
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.places import OWN, Place, Places
 from woodfrog.engine.shared_objects import SharedObject
-from woodfrog.engine.sockets import Sockets
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import PAGE
@@ -22,12 +24,14 @@ from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.resources import deleted_files, shared_memory
-from woodfrog.resources.files import bpf_map
-from woodfrog.resources.files.base import ACCESS_MODE, O_TMPFILE, OpenFile
-from woodfrog.resources.files.pty import MAJORS
+from woodfrog.resources.files.base import ACCESS_MODE, BPF_MAP, O_TMPFILE, PTS_MAJORS, OpenFile
+from woodfrog.resources.membership import Membership
 from woodfrog.resources.memory import MAP_SHARED, Mapping
 from woodfrog.resources.mount_tree.options import IN_MEMORY
-from woodfrog.resources.nested import Membership
+
+if TYPE_CHECKING:
+    from woodfrog.engine.rings import Rings
+    from woodfrog.engine.sockets import Sockets
 
 _PROT_READ, _MAP_POPULATE = 1, 0x8000
 
@@ -64,7 +68,6 @@ class World:
         self.mounts: dict[int, Mount] = places[OWN].mounts
         self._names = places[OWN].names
         self._with_paths: list[OpenFile] = []
-        self.sockets = Sockets(init, namespaces)
         self.pty_masters: set[str] = set()
         self._sockets: dict[int, OpenFile] = {}
         self._maps: list[OpenFile] = []
@@ -74,7 +77,7 @@ class World:
         self.objects: dict[tuple[int, int], SharedObject | deleted_files.Found] = {}
         self.ipc = Ipc(init, namespaces, self.objects)
         # What is known of io_urings (engine/rings.py).
-        self.rings: Any = None
+        self.rings: Rings | None = None
         # Processes whose parent has not waited for the news that they stopped or go on.
         self.news: set[int] = set()
         self.keyrings = Keyrings()
@@ -97,6 +100,18 @@ class World:
         self._stdio = stdio
         self._at_stdio: dict[tuple[int, int], int] = {}
 
+    @cached_property
+    def sockets(self) -> Sockets:
+        """What is known of sockets."""
+        from woodfrog.engine.sockets import Sockets
+
+        return Sockets(self.init, self.namespaces)
+
+    @property
+    def has_sockets(self) -> bool:
+        """Whether there are any."""
+        return bool(self._sockets)
+
     def look_at(self, files: list[OpenFile]) -> None:
         """Learn what a file can only know in the company of the others."""
         self._with_paths = [file for file in files if file.target.startswith(b"/")]
@@ -111,13 +126,13 @@ class World:
                 self._pipe_sides[inode] |= {access != 1} if access != 2 else {True, False}
             elif file.flags & O_TMPFILE == O_TMPFILE:
                 self._unnamed.add((file.stat.st_dev, file.stat.st_ino))
-            elif file.target == bpf_map.TARGET:
+            elif file.target == BPF_MAP:
                 self._maps.append(file)
             elif file.target.startswith(b"socket:"):
                 inode = int(file.target[8:-1])
                 self.sockets.inside.add(inode)
                 self._sockets[inode] = file
-            elif os.major(file.stat.st_rdev) in MAJORS and file.mnt_id in self.mounts:
+            elif os.major(file.stat.st_rdev) in PTS_MAJORS and file.mnt_id in self.mounts:
                 self.terminals[os.minor(file.stat.st_rdev)] = file.target
             if "tty-index" in file.fdinfo and file.mnt_id in self.mounts:
                 self.pty_masters.add(file.fdinfo["tty-index"])
@@ -145,11 +160,17 @@ class World:
 
     def ring(self, file: OpenFile) -> dict[str, Any]:
         """See the protocol."""
-        return self.rings.collect(file)  # type: ignore[no-any-return]
+        assert self.rings is not None
+        return self.rings.collect(file)
 
     def ring_number(self, inode: int, offset: int) -> int:
         """Return the id of the io_uring that a mapping shows."""
-        return self.rings.number_of(inode, offset)  # type: ignore[no-any-return]
+        if self.rings is None:
+            raise UnsupportedResource(
+                "maps an io_uring of which no process of the container has a descriptor,"
+                " which cannot be saved yet"
+            )
+        return self.rings.number_of(inode, offset)
 
     def bpf_map(self, number: int) -> int:
         """See the protocol."""
@@ -158,7 +179,7 @@ class World:
 
     def mapped_file(self, pid: int, mapping: KernelMapping) -> int:
         """Return the id of the open file whose memory a mapping shows."""
-        if mapping.name == bpf_map.TARGET:
+        if mapping.name == BPF_MAP:
             # All have the same inode; but not the same page frames.
             frame = page_frame(pid, mapping.start)
             for file in self._maps:
@@ -385,7 +406,7 @@ def _own_terminal(root: str) -> int:
         device = os.stat(f"{root}/dev/console").st_rdev
     except OSError:
         return -1
-    return os.minor(device) if os.major(device) in MAJORS else -1
+    return os.minor(device) if os.major(device) in PTS_MAJORS else -1
 
 
 def _frame_of(descriptor: int, offset: int) -> int:

@@ -124,6 +124,10 @@ class Chain:
         """Return how many bytes of memory the image's own page store holds."""
         return self._readers[0].page_bytes
 
+    def tags(self) -> list[str]:
+        """Return of which kind each record of the image is."""
+        return self._readers[0].tags()
+
     def records(self, kinds: Any) -> list[Any]:
         """Return all records of the image, typed and checked."""
         return self._readers[0].records(kinds)

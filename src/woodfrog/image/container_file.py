@@ -19,7 +19,7 @@ from woodfrog.image.layout import CHUNK, IMAGE_NAME, PAGE, PARENT_NAME, Header, 
 from woodfrog.image.new_file import NewFile
 from woodfrog.image.pages import Source
 from woodfrog.image.parallel import Job
-from woodfrog.image.record import Record
+from woodfrog.image.record import Record, Tagged
 
 __all__ = ["COMPRESSIONS", "SYNCS", "Header", "Reader", "Source", "Writer"]
 
@@ -283,6 +283,10 @@ class Reader:
     def identity(self) -> tuple[int, ...]:
         """Return what changes when somebody writes to the file."""
         return _identity(self._fd)
+
+    def tags(self) -> list[str]:
+        """Return of which kind each record is, in order; see `records`."""
+        return [one.kind for one in self._decode(list[Tagged])]
 
     def records(self, kinds: Any) -> list[Any]:
         """Return all records, in order, as the classes that `kinds` unites, typed and checked."""

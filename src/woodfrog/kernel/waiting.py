@@ -42,8 +42,8 @@ _TIMED = frozenset(
         SYS.CONNECT,
     )
 )
-_SWITCHES = re.compile(rb"nr_voluntary_switches\s*:\s*(\d+)")
-_EXEC_START = re.compile(rb"se\.exec_start\s*:\s*(\d+)\.(\d+)")
+_SWITCHES = rb"nr_voluntary_switches\s*:\s*(\d+)"
+_EXEC_START = rb"se\.exec_start\s*:\s*(\d+)\.(\d+)"
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -136,7 +136,7 @@ def _last_on_cpu(path: str) -> tuple[int, int]:
             text = file.read(2048)
     except OSError:
         return 0, 0
-    ran, switches = _EXEC_START.search(text), _SWITCHES.search(text)
+    ran, switches = re.search(_EXEC_START, text), re.search(_SWITCHES, text)
     if ran is None or switches is None:
         return 0, 0
     return int(ran[1]) * 1_000_000 + int(ran[2]), int(switches[1])

@@ -1,14 +1,19 @@
 """Huge pages of hugetlbfs: whether there are enough of each size for what an image has."""
 
+from __future__ import annotations
+
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.huge_pages import pool, pool_directory
 from woodfrog.resources.memory import AddressSpace, Mapping
 from woodfrog.resources.shared_memory import SharedMemory
-from woodfrog.resources.sysv_memory import Segment
+
+if TYPE_CHECKING:
+    from woodfrog.resources.sysv_memory import Segment
 
 _Ranges = Iterable[tuple[int, int]]
 

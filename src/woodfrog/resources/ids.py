@@ -7,10 +7,10 @@ from typing import TypeVar
 import msgspec
 
 from woodfrog.errors import UnsupportedResource
+from woodfrog.image.record import Record, tag_of
 from woodfrog.kernel.procfs.id_maps import IdMaps, read_id_maps
 from woodfrog.resources import namespaces
 from woodfrog.resources.file_entry import Attribute
-from woodfrog.resources.layer import Layer
 
 _USERS = {"uid", "euid", "cuid", "uids"}
 _GROUPS = {"gid", "cgid", "gids", "groups"}
@@ -40,7 +40,7 @@ def inside(record: R, maps: IdMaps | None) -> R:
 
     But for a layer's: its files are the host's, which brings them back, and may be anybody's.
     """
-    if maps is None or isinstance(record, Layer):
+    if maps is None or (isinstance(record, Record) and tag_of(record) == "layer"):
         return record
 
     def translated(kind: str, turn: Callable[[int], int | None]) -> Translate:

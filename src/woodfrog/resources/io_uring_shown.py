@@ -23,10 +23,10 @@ _NUMBERS = frozenset(
         "UserBufs",
     )
 )
-_ENTRY = re.compile(r"\s*(\d+): (.*)")
-_POLLED = re.compile(r"\s+op=(\d+), task_works=\d+")
-_OVERFLOWN = re.compile(r"\s+user_data=(\d+), res=(-?\d+), flags=([0-9a-f]+)")
-_OCTAL = re.compile(rb"\\([0-7]{3})")
+_ENTRY = r"\s*(\d+): (.*)"
+_POLLED = r"\s+op=(\d+), task_works=\d+"
+_OVERFLOWN = r"\s+user_data=(\d+), res=(-?\d+), flags=([0-9a-f]+)"
+_OCTAL = rb"\\([0-7]{3})"
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -75,16 +75,16 @@ def parse(lines: Sequence[str]) -> Shown | None:
             elif name == "UserBufs":
                 buffers = [Buffer(address=0, length=0)] * numbers[name]
             continue
-        entry = _ENTRY.match(line)
+        entry = re.match(_ENTRY, line)
         if entry and below == "UserFiles" and entry[2] != "<none>":
             # Older kernels show no name for what has no path.
             files[int(entry[1])] = _unescaped(entry[2]) or b"a file without a name"
         elif entry and below == "UserBufs" and entry[2] != "<none>":
             address, _, length = entry[2].partition("/")
             buffers[int(entry[1])] = Buffer(address=int(address, 16), length=int(length))
-        elif below == "PollList" and (poll := _POLLED.match(line)):
+        elif below == "PollList" and (poll := re.match(_POLLED, line)):
             polled[int(poll[1])] += 1
-        elif below == "CqOverflowList" and (one := _OVERFLOWN.match(line)):
+        elif below == "CqOverflowList" and (one := re.match(_OVERFLOWN, line)):
             overflown.append((int(one[1]), int(one[2]), int(one[3], 16)))
     if "SqMask" not in numbers:
         return None
@@ -110,4 +110,4 @@ def parse(lines: Sequence[str]) -> Shown | None:
 
 def _unescaped(name: str) -> bytes:
     raw = name.encode("utf-8", "surrogateescape")
-    return _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), raw)
+    return re.sub(_OCTAL, lambda found: bytes([int(found[1], 8)]), raw)

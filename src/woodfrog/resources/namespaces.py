@@ -12,7 +12,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWTIME, CLONE_NEWUSER, FLAGS
 from woodfrog.kernel.user_namespace import become_root
 
-_OFFSET = re.compile(r"(monotonic|boottime)\s+(-?\d+)\s+(-?\d+)")
+_OFFSET = r"(monotonic|boottime)\s+(-?\d+)\s+(-?\d+)"
 _NS = 1_000_000_000
 
 
@@ -38,7 +38,7 @@ def offsets(pid: int | str) -> tuple[int, int]:
     found = {"monotonic": 0, "boottime": 0}
     try:
         with open(f"/proc/{pid}/timens_offsets", encoding="ascii") as file:
-            for name, seconds, nanoseconds in _OFFSET.findall(file.read()):
+            for name, seconds, nanoseconds in re.findall(_OFFSET, file.read()):
                 found[name] = int(seconds) * _NS + int(nanoseconds)
     except FileNotFoundError:
         pass  # no time namespaces in this kernel

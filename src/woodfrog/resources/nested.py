@@ -24,11 +24,6 @@ from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysv_ipc import MessageQueue, Semaphores
 from woodfrog.resources.sysv_memory import Segment
 
-# Who is in which: ids of nested namespaces, by the names that /proc/PID/ns has for their kinds. A
-# kind is missing where it is the container's own.
-Membership = Mapping[str, int]
-
-FUTURE_TIME, FUTURE_PID = "time_for_children", "pid_for_children"
 _LONGEST_NAME = 64
 _MOST = 10_000
 # File systems that may be mounted in a user namespace (FS_USERNS_MOUNT).
@@ -227,21 +222,6 @@ def check_owners(found: Mapping[int, AnyNamespace]) -> None:
             if not isinstance(above, UserNamespace) or level > _DEEPEST:
                 raise ImageError("a namespace of the image belongs to nobody")
             owner = above.owner
-
-
-def check_membership(who: str, membership: Membership, found: Mapping[int, AnyNamespace]) -> None:
-    """Check that the namespaces that somebody is in are there, and of their kinds."""
-    for name, number in membership.items():
-        kind = name.removesuffix("_for_children")
-        if number not in found or found[number].name != kind:
-            raise ImageError(f"{who} is in a namespace that the image lacks")
-
-
-def check_made_for_children(memberships: Iterable[Membership]) -> None:
-    """Check that nobody but its maker has a time namespace only for future children."""
-    made = [one[FUTURE_TIME] for one in memberships if FUTURE_TIME in one]
-    if len(set(made)) != len(made):
-        raise ImageError("two processes of the image have made one namespace")
 
 
 def refuse_wider(

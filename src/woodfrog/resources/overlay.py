@@ -18,7 +18,7 @@ from woodfrog.resources.mount_tree import copies
 from woodfrog.resources.namespaces import is_ours
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_BACKSLASH = re.compile(rb"\\(.)", re.DOTALL)
+_BACKSLASH = rb"(?s)\\(.)"
 
 
 class Overlay:
@@ -113,7 +113,7 @@ class Overlay:
 def _candidates(option: bytes, rootfs: str) -> Iterator[bytes]:
     """Yield the paths that an upperdir option may mean."""
     # Some kernels show it as it was given, with backslashes before what they took apart.
-    for text in dict.fromkeys((option, _BACKSLASH.sub(rb"\1", option))):
+    for text in dict.fromkeys((option, re.sub(_BACKSLASH, rb"\1", option))):
         if text.startswith(b"/"):
             yield text
             continue

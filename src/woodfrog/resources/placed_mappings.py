@@ -4,12 +4,15 @@ The kernel lets nobody choose their addresses: for io_urings (io_uring_get_unmap
 mmap(2) nor by mremap(2). So it is left no choice: all other places are taken for that moment.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from woodfrog.errors import ImageError, UnsupportedResource
-from woodfrog.kernel import io_uring, syscalls
+from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.remote.address import TASK_SIZE
@@ -17,7 +20,6 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.seccomp import Filters
 from woodfrog.resources import aio
 from woodfrog.resources.files.base import FileRecord
-from woodfrog.resources.files.io_uring import AnyIoUring
 from woodfrog.resources.memory import (
     MAP_ANONYMOUS,
     MAP_FIXED_NOREPLACE,
@@ -28,6 +30,9 @@ from woodfrog.resources.memory import (
     Mapping,
     Source,
 )
+
+if TYPE_CHECKING:
+    from woodfrog.resources.files.io_uring import AnyIoUring
 
 _LOWEST = 0x10000  # what vm.mmap_min_addr is at most, as a rule
 
@@ -115,10 +120,12 @@ def _take(program: Program, start: int, end: int) -> int:
     return syscalls.mmap(program, start, end - start, 0, flags)
 
 
-def refuse_forbidden(files: Iterable[FileRecord], seccomp: bytes | None, bounding: int) -> None:
+def refuse_forbidden(rings: Collection[AnyIoUring], seccomp: bytes | None, bounding: int) -> None:
     """Refuse io_urings that this machine or the new container's profile lets nobody make."""
-    if not any(isinstance(file, AnyIoUring) for file in files):
+    if not rings:
         return
+    from woodfrog.kernel import io_uring
+
     disabled = io_uring.disabled()
     if disabled > 1 or (disabled and not bounding >> CAP_SYS_ADMIN & 1):
         raise UnsupportedResource(
@@ -148,6 +155,9 @@ def check(space: AddressSpace, files: MappingOf[int, FileRecord]) -> None:
 
 
 def _check_ring(mapping: Mapping, files: MappingOf[int, FileRecord]) -> None:
+    from woodfrog.kernel import io_uring
+    from woodfrog.resources.files.io_uring import AnyIoUring
+
     if not isinstance(files.get(mapping.object), AnyIoUring):
         raise ImageError(
             f"the mapping at {mapping.start:#x} shows an io_uring that the image lacks"

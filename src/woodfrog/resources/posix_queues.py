@@ -21,7 +21,7 @@ from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces
 
 _MQ_ATTR = struct.Struct("<8q")  # mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs
-_NOTIFIED = re.compile(rb"NOTIFY_PID:([1-9]\d*)")
+_NOTIFIED = rb"NOTIFY_PID:([1-9]\d*)"
 _NAME_MAX = 255
 _NO_ID = (1 << 32) - 1
 
@@ -98,7 +98,7 @@ def look_at(fd: int, name: bytes) -> PosixQueue:
     about = bytearray(_MQ_ATTR.size)
     HERE.call(SYS.MQ_GETSETATTR, fd, 0, about)
     _, most, longest, *_ = _MQ_ATTR.unpack(about)
-    if _NOTIFIED.search(os.pread(fd, 200, 0)):
+    if re.search(_NOTIFIED, os.pread(fd, 200, 0)):
         raise UnsupportedResource(
             f"has a process that waits for a notification by the POSIX message queue"
             f" /{os.fsdecode(name)} (mq_notify), which cannot be saved yet"

@@ -13,9 +13,9 @@ from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.keyrings import FIRST
 from woodfrog.resources.limits import Limit
 from woodfrog.resources.login import Login
+from woodfrog.resources.membership import Membership
 from woodfrog.resources.memory import AddressSpace
 from woodfrog.resources.memory_modes import MemoryModes
-from woodfrog.resources.nested import Membership
 from woodfrog.resources.semaphore_undo import Undo
 from woodfrog.resources.signals import SIGCHLD, Action
 from woodfrog.resources.threads import EndedThread, Thread

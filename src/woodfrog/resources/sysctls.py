@@ -90,8 +90,8 @@ _OF_DEVICES = {
 # What is another view of what is kept elsewhere: of devices and neighbours, and of devices only.
 _TWICE = {"base_reachable_time", "retrans_time", "unres_qlen"}
 _TWICE_OF_DEVICES = {"addr_gen_mode", "mtu"}
-_SETTING = re.compile(r"[a-z0-9_]+")
-_PATH = re.compile(r"net(/[a-z0-9_-]+)+")
+_SETTING = r"[a-z0-9_]+"
+_PATH = r"net(/[a-z0-9_-]+)+"
 
 
 class Sysctls(Record, frozen=True, tag="sysctls"):
@@ -220,7 +220,7 @@ def _within(place: str) -> Iterator[str]:
 
 def _is_shared(path: str) -> bool:
     """Tell whether a path is that of a setting of a network namespace that is no device's."""
-    if not _PATH.fullmatch(path) or path in _EVERYBODYS:
+    if not re.fullmatch(_PATH, path) or path in _EVERYBODYS:
         return False
     parts = path.split("/")
     if parts[1] == "core":
@@ -277,7 +277,7 @@ def are_of_device(settings: Collection[tuple[str, bytes]], device: bytes) -> boo
         place, _, setting = path.rpartition("/")
         if place not in {f"{one}/{name}" for one in _OF_DEVICES}:
             return False
-        if not _SETTING.fullmatch(setting) or len(value) > _MOST_BYTES:
+        if not re.fullmatch(_SETTING, setting) or len(value) > _MOST_BYTES:
             return False
     return True
 

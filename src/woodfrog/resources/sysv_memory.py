@@ -36,7 +36,7 @@ _SHM_RDONLY, _SHM_DEST, _SHM_LOCKED = 0o10000, 0o1000, 0o2000
 _SHMID_DS = 112
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 _FORCED = "shm_rmid_forced"
-_ATTACHED = re.compile(rb"/SYSV([0-9a-f]{8}) \(deleted\)")
+_ATTACHED = rb"/SYSV([0-9a-f]{8}) \(deleted\)"
 _LARGEST_READ = 1 << 30
 _VDSO_SPAN = 0x40000  # generous
 _T = TypeVar("_T", bound=Object)
@@ -80,7 +80,7 @@ class OpenSegment:
         Ids are the same in all namespaces, and inode numbers are ids; moments are not.
         """
         ours, theirs = os.fstat(self.fd), os.fstat(fd)
-        key = _ATTACHED.fullmatch(name)
+        key = re.fullmatch(_ATTACHED, name)
         if key is None or (ours.st_dev, ours.st_ino, ours.st_ctime_ns, ours.st_size) != (
             theirs.st_dev,
             theirs.st_ino,

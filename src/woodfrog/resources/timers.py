@@ -22,7 +22,7 @@ _HIGHEST_ID = 100_000
 _OF_A_THREAD = 4  # bit of a CPU clock; the bits above the lowest three are ~pid
 _ALARM_CLOCKS = (8, 9)  # CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM
 
-_ENTRY = re.compile(
+_ENTRY = (
     r"ID: (-?\d+)\nsignal: (\d+)/([0-9a-f]+)\nnotify: (\w+)/(pid|tid)\.(-?\d+)\nClockID: (-?\d+)"
 )
 
@@ -86,7 +86,7 @@ def ask_posix_timers(
         raise UnsupportedResource(
             "this kernel does not tell POSIX timers (CONFIG_CHECKPOINT_RESTORE is off)"
         ) from None
-    entries = _ENTRY.findall(text)
+    entries = re.findall(_ENTRY, text)
     answers = [bytearray(_ITIMERSPEC.size) for _ in entries]
     for entry, answer in zip(entries, answers, strict=True):
         program.call(SYS.TIMER_GETTIME, int(entry[0]), answer)

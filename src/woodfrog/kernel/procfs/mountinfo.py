@@ -5,7 +5,7 @@ import re
 
 import msgspec
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
+_ESCAPE = rb"\\([0-7]{3})"
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -24,7 +24,9 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 def _unescape(text: bytes) -> bytes:
-    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), text)
+    if b"\\" not in text:
+        return text
+    return re.sub(_ESCAPE, lambda match: bytes([int(match[1], 8)]), text)
 
 
 def parse_mount(line: bytes) -> Mount:

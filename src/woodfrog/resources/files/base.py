@@ -1,6 +1,7 @@
 """What all kinds of open files have in common."""
 
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
@@ -26,6 +27,12 @@ O_TMPFILE = 0o20200000
 _LARGEFILE = 0o100000
 CREATION_FLAGS = 0o100 | 0o200 | 0o400 | 0o1000 | O_CLOEXEC  # CREAT EXCL NOCTTY TRUNC
 
+# What magic links of some kinds read.
+EPOLL = b"anon_inode:[eventpoll]"
+IO_URING = b"anon_inode:[io_uring]"
+BPF_MAP = b"anon_inode:bpf-map"
+# Device numbers of pseudoterminals' slaves.
+PTS_MAJORS = range(136, 144)
 
 T = TypeVar("T")
 
@@ -37,7 +44,6 @@ class World(Protocol):
     # Leads to the container's root directory.
     root: str
     mounts: dict[int, Mount]
-    sockets: Any
     namespaces: Any
     unix_close: bool
     tcp_close: bool
@@ -53,6 +59,10 @@ class World(Protocol):
     given_mounts: AbstractSet[int]
     # Inodes of the pipes that are written to in packet mode.
     packet_pipes: set[int]
+
+    @property
+    def sockets(self) -> Any:
+        """What is known of the container's sockets."""
 
     def root_of(self, mnt_id: int) -> str | None:
         """Return what leads to the root of the mount namespace that a mount is in.
@@ -164,6 +174,12 @@ class OpenFile:
     def stat(self) -> os.stat_result:
         """The file's inode."""
         return os.stat(self.link)
+
+    @cached_property
+    def socket_family(self) -> int:
+        """The address family of a socket."""
+        with socket.socket(fileno=os.dup(self.descriptor)) as one:
+            return int(one.family)
 
     def close(self) -> None:
         """Close our own descriptor, if there is one."""
@@ -317,6 +333,10 @@ class FileRecord(Record, frozen=True):
     flags: int
     # Opened by `restore_late`, when all processes and threads stand, instead of `restore`.
     late: ClassVar[bool] = False
+    # Its memory can be mapped, and it is nowhere in a file system.
+    has_memory: ClassVar[bool] = False
+    # Made by its owner, when that has its rights: an io_uring with a thread of the kernel's.
+    made_last: ClassVar[bool] = False
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -327,6 +347,10 @@ class FileRecord(Record, frozen=True):
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         """Read the file into a record with this id; raises UnsupportedResource."""
         raise NotImplementedError
+
+    def losses(self) -> Mapping[str, int]:
+        """Return what of it a flag allowed to lose, or programs are told that is lost: how many."""
+        return {}
 
     def turn(self) -> int:
         """Return when it is to be made: those with a lower one come before."""

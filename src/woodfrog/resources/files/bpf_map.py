@@ -8,9 +8,16 @@ from woodfrog.kernel import bpf_maps
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.bpf_maps import MapInfo
 from woodfrog.kernel.capability import CAP_BPF, CAP_SYS_ADMIN
-from woodfrog.resources.files.base import ACCESS_MODE, FileRecord, Making, OpenFile, Row, World
+from woodfrog.resources.files.base import (
+    ACCESS_MODE,
+    BPF_MAP,
+    FileRecord,
+    Making,
+    OpenFile,
+    Row,
+    World,
+)
 
-TARGET = b"anon_inode:bpf-map"
 _KEPT = {
     bpf_maps.HASH: "hash",
     bpf_maps.ARRAY: "array",
@@ -35,6 +42,7 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
     values of a map of maps are `inner`: the ids of their files.
     """
 
+    has_memory: ClassVar[bool] = True
     row: ClassVar[Row] = Row(
         called="BPF maps",
         kept=(
@@ -61,7 +69,7 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
-        return file.target == TARGET
+        return file.target == BPF_MAP
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:

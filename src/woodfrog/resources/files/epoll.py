@@ -13,7 +13,15 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
-from woodfrog.resources.files.base import DescriptorTable, FileRecord, Making, OpenFile, Row, World
+from woodfrog.resources.files.base import (
+    EPOLL,
+    DescriptorTable,
+    FileRecord,
+    Making,
+    OpenFile,
+    Row,
+    World,
+)
 
 _EPOLL_CTL_ADD, _EPOLL_CTL_DEL, _EPOLL_CTL_MOD = 1, 2, 3
 _EPOLLIN, _EPOLLOUT, _EPOLLET = 0x1, 0x4, 1 << 31
@@ -23,7 +31,6 @@ _EVENT = struct.Struct("<IQ")
 _EVENTS_AT_ONCE = 64
 KCMP_EPOLL_TFD = 7
 # What the links in /proc/PID/fd read.
-EPOLL = b"anon_inode:[eventpoll]"
 
 
 class Watch(Part, frozen=True):

@@ -88,6 +88,9 @@ class Fanotify(FileRecord, frozen=True, tag="fanotify"):
             overflow=bool(waiting[0]),
         )
 
+    def losses(self) -> dict[str, int]:
+        return {"fanotify queues with unread events are restored as overflown": int(self.overflow)}
+
     def refuse_wider(self, bounding: int) -> None:
         if any(one.kind not in _KINDS or one.flags & ~_MARK_FLAGS for one in self.marks):
             raise ImageError("the image has an impossible mark of fanotify")

@@ -62,6 +62,9 @@ class Inotify(FileRecord, frozen=True, tag="inotify"):
             overflow=bool(waiting[0]),
         )
 
+    def losses(self) -> dict[str, int]:
+        return {"inotify queues with unread events are restored as overflown": int(self.overflow)}
+
     def refuse_wider(self, bounding: int) -> None:
         if any(
             not 0 < one.number < 1 << 31 or not 0 <= one.mask < 1 << 32 or one.mask & _OTHER_WAYS

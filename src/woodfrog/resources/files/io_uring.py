@@ -115,6 +115,9 @@ class AnyIoUring(FileRecord, frozen=True):
             flags |= io_uring.SETUP_DEFER_TASKRUN | io_uring.SETUP_TASKRUN_FLAG
         return flags
 
+    def losses(self) -> dict[str, int]:
+        return {"requests to io_uring are restored as cancelled": len(self.cancelled)}
+
     def refuse_wider(self, bounding: int) -> None:
         sizes = (self.sq_entries, self.cq_entries)
         if not (
@@ -163,6 +166,7 @@ class PolledIoUring(AnyIoUring, frozen=True, tag="polled-io-uring"):
     """
 
     late: ClassVar[bool] = True
+    made_last: ClassVar[bool] = True
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:

@@ -8,7 +8,7 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.resources.files.base import FileRecord, Late, Making, OpenFile, Row, World
 
 _LATE = ("pid", "time")
-_TARGET = re.compile(rb"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]")
+_TARGET = rb"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]"
 
 
 class NamespaceFile(FileRecord, frozen=True, tag="namespace-file"):
@@ -24,7 +24,7 @@ class NamespaceFile(FileRecord, frozen=True, tag="namespace-file"):
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
-        return bool(_TARGET.fullmatch(file.target))
+        return bool(re.fullmatch(_TARGET, file.target))
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
@@ -39,7 +39,7 @@ class NamespaceFile(FileRecord, frozen=True, tag="namespace-file"):
         return cls(id=number, flags=file.flags, name=name, namespace=namespace)
 
     def restore(self, making: Making) -> int:
-        if not _TARGET.fullmatch(b"%s:[1]" % self.name.encode()):
+        if not re.fullmatch(_TARGET, b"%s:[1]" % self.name.encode()):
             raise ImageError("the image has a file of an unknown namespace")
         return making.open_namespace(self.name, self.namespace, self.flags)
 
@@ -55,7 +55,7 @@ class LateNamespaceFile(FileRecord, frozen=True, tag="late-namespace-file"):
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
         return (
-            bool(_TARGET.fullmatch(file.target))
+            bool(re.fullmatch(_TARGET, file.target))
             and _name(file) in _LATE
             and not _is_own(file, world)
         )

@@ -79,6 +79,9 @@ class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
                 filter=socket_filter.collect(one),
             )
 
+    def losses(self) -> dict[str, int]:
+        return {"netlink sockets are restored with the word that news were lost": int(self.lost)}
+
     def refuse_wider(self, bounding: int) -> None:
         kinds = (socket.SOCK_RAW, socket.SOCK_DGRAM)
         if self.type not in kinds or not 0 <= self.protocol <= _HIGHEST_PROTOCOL:

@@ -48,6 +48,7 @@ class PacketSocket(FileRecord, frozen=True, tag="packet-socket"):
     what PACKET_FANOUT takes, or -1.
     """
 
+    has_memory: ClassVar[bool] = True
     row: ClassVar[Row] = Row(
         called="packet sockets",
         kept=(

@@ -21,6 +21,7 @@ from woodfrog.kernel.console import TIOCGPTPEER, TIOCSPTLCK
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
     O_PATH,
+    PTS_MAJORS,
     FileRecord,
     Late,
     Making,
@@ -31,7 +32,6 @@ from woodfrog.resources.files.base import (
 )
 
 _TIOCGDEV = 0x80045432
-MAJORS = range(136, 144)
 _DEV_TTY = os.makedev(5, 0)
 _N_TTY = 0
 _MOST = 4096
@@ -179,7 +179,7 @@ class Pty(FileRecord, frozen=True, tag="pty"):
         return (
             not file.flags & O_PATH
             and stat.S_ISCHR(file.stat.st_mode)
-            and os.major(file.stat.st_rdev) in MAJORS
+            and os.major(file.stat.st_rdev) in PTS_MAJORS
             and file.mnt_id in world.mounts
             and str(os.minor(file.stat.st_rdev)) in world.pty_masters
             and not is_hung_up(file)
@@ -226,7 +226,7 @@ class ControllingTerminal(FileRecord, frozen=True, tag="controlling-terminal"):
         found = os.fstat(fd)
         # Opened by more rights than the container may have, so it must be nothing else.
         if not stat.S_ISCHR(found.st_mode) or not (
-            found.st_rdev == _DEV_TTY or os.major(found.st_rdev) in MAJORS
+            found.st_rdev == _DEV_TTY or os.major(found.st_rdev) in PTS_MAJORS
         ):
             os.close(fd)
             raise ImageError(f"{os.fsdecode(self.path)} is not a terminal")
@@ -244,7 +244,7 @@ class HungUpTerminal(FileRecord, frozen=True, tag="hung-up-terminal"):
         return (
             not file.flags & O_PATH
             and stat.S_ISCHR(file.stat.st_mode)
-            and os.major(file.stat.st_rdev) in MAJORS
+            and os.major(file.stat.st_rdev) in PTS_MAJORS
             and file.mnt_id in world.mounts
             and is_hung_up(file)
         )
@@ -282,7 +282,7 @@ def _real_index(file: OpenFile) -> int:
         device = pty.number(file.descriptor, _TIOCGDEV)
     except OSError:
         return -1
-    return os.minor(device) if os.major(device) in MAJORS else -1
+    return os.minor(device) if os.major(device) in PTS_MAJORS else -1
 
 
 def _path_of_terminal(file: OpenFile, index: int, world: World) -> bytes:

@@ -210,6 +210,12 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 syscalls.close(making.program, broken)
             caller._finish(making, fd)
 
+    def losses(self) -> dict[str, int]:
+        return {
+            "TCP connections to the outside are restored as closed": int(self.reset),
+            "TCP connections that nobody has accepted are given up": self.clients_lost,
+        }
+
     def refuse_wider(self, bounding: int) -> None:
         inet.check(self.family, End(self.local, self.port))
         if self.connection is not None:

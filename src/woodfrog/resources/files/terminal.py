@@ -12,6 +12,7 @@ from woodfrog.kernel.console import TIOCSPTLCK
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
     O_PATH,
+    PTS_MAJORS,
     FileRecord,
     Making,
     OpenFile,
@@ -19,7 +20,7 @@ from woodfrog.resources.files.base import (
     World,
     set_flags,
 )
-from woodfrog.resources.files.pty import MAJORS, open_master
+from woodfrog.resources.files.pty import open_master
 
 _WINSIZE_BYTES = 8
 _TERMIOS_BYTES = 36  # struct termios of the kernel: four words, line discipline, 19 characters
@@ -52,7 +53,7 @@ class Terminal(FileRecord, frozen=True, tag="terminal"):
         return (
             not file.flags & O_PATH
             and stat.S_ISCHR(file.stat.st_mode)
-            and os.major(file.stat.st_rdev) in MAJORS
+            and os.major(file.stat.st_rdev) in PTS_MAJORS
             and file.mnt_id in world.mounts
         )
 

@@ -22,7 +22,7 @@ from woodfrog.resources.files.base import (
 _CLOCKS_OF_THE_WORLD = (0, 8)  # CLOCK_REALTIME, CLOCK_REALTIME_ALARM
 _TFD_TIMER_ABSTIME = 1
 _TFD_IOC_SET_TICKS = 0x40085400
-_PAIR = re.compile(r"\((\d+), (\d+)\)")
+_PAIR = r"\((\d+), (\d+)\)"
 
 
 class TimerFd(FileRecord, frozen=True, tag="timerfd"):
@@ -49,7 +49,7 @@ class TimerFd(FileRecord, frozen=True, tag="timerfd"):
         now = time.time_ns()
 
         def nanoseconds(name: str) -> int:
-            match = _PAIR.search(fdinfo[name])
+            match = re.search(_PAIR, fdinfo[name])
             return int(match[1]) * 1_000_000_000 + int(match[2]) if match else 0
 
         clock, left = int(fdinfo["clockid"]), nanoseconds("it_value")

@@ -205,6 +205,12 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         stands = not self.is_unowned or self.name[:1] == b"\0"
         return Name(self.name, self.name_directory, stands)
 
+    def losses(self) -> dict[str, int]:
+        return {
+            "unix socket connections to the outside are restored as closed": int(self.reset),
+            "clients that wait at unix sockets are restored as closed": self.clients_lost,
+        }
+
     def refuse_wider(self, bounding: int) -> None:
         socket_options.refuse_wider(self.options, socket.AF_UNIX, self.type, 0, bounding)
         if self.senders and len(self.senders) != len(self.queue):

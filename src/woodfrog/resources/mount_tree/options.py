@@ -53,8 +53,8 @@ _ALLOWED = {
 }
 # Those whose files are gone with them, and so in the image.
 IN_MEMORY = ("tmpfs", "hugetlbfs")
-_SEPARATOR = re.compile(r"(?<!\\),")
-_COLON = re.compile(rb"(?<!\\):")
+_SEPARATOR = r"(?<!\\),"
+_COLON = rb"(?<!\\):"
 # By which an overlay knows files again that are others after a restore.
 _TIED = ("index=on", "nfs_export=on")
 
@@ -79,7 +79,7 @@ def split(kind: str, shown: str) -> tuple[int, bytes]:
         )
     flags = 0
     data = []
-    for option in _SEPARATOR.split(shown):
+    for option in re.split(_SEPARATOR, shown):
         if option in _FLAGS:
             flags |= _FLAGS[option]
         elif not re.fullmatch(_ALLOWED[kind], option) or option in _TIED:
@@ -111,7 +111,7 @@ def check(kind: str, flags: int, data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
     allowed = kind in _ALLOWED and all(
         re.fullmatch(_ALLOWED[kind], option) and option not in _TIED
-        for option in (_SEPARATOR.split(text) if text else ())
+        for option in (re.split(_SEPARATOR, text) if text else ())
     )
     if not allowed or flags & ~sum(_FLAGS.values()) or len(data) >= 4096 or b"\0" in data:
         raise ImageError("the image mounts what no image does")
@@ -120,12 +120,12 @@ def check(kind: str, flags: int, data: bytes) -> None:
 def layers(data: bytes) -> list[bytes]:
     """Return the directories that an overlay is made of."""
     found = []
-    for option in _SEPARATOR.split(data.decode("utf-8", "surrogateescape")):
+    for option in re.split(_SEPARATOR, data.decode("utf-8", "surrogateescape")):
         name, _, value = option.partition("=")
         if name in ("lowerdir", "upperdir", "workdir"):
             paths = value.encode("utf-8", "surrogateescape")
             found += [
                 re.sub(rb"\\(.)", rb"\1", path)
-                for path in (_COLON.split(paths) if name == "lowerdir" else [paths])
+                for path in (re.split(_COLON, paths) if name == "lowerdir" else [paths])
             ]
     return found
