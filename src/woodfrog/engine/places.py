@@ -41,6 +41,11 @@ class Places:
     def __getitem__(self, number: int) -> Place:
         return self._all[number]
 
+    @property
+    def are_one(self) -> bool:
+        """Tell whether no program has made a mount namespace."""
+        return len(self._all) == 1
+
     def of_mount(self, mnt_id: int) -> int | None:
         """Return the namespace that a mount is in, None if it is none of the container's."""
         return next((n for n, place in self._all.items() if mnt_id in place.mounts), None)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from socket import socket as raw_socket
 
 import msgspec
@@ -20,6 +20,7 @@ from woodfrog.kernel.netlink.sock_diag import (
     UnixSocket,
 )
 from woodfrog.resources.files import inet, tcp_connection
+from woodfrog.resources.files.base import World
 from woodfrog.resources.files.tcp_backlog import Waiting
 
 # States of connections without an inode that nobody has accepted yet: an orphan has none of them.
@@ -132,13 +133,23 @@ class Sockets:
             self._names = Counter((one.type, one.name, one.file) for one in self._unix.values())
         return bool(socket.name) and self._names[socket.type, socket.name, socket.file] > 1
 
-    def has_namesake(self, socket: UnixSocket) -> bool:
-        """Tell whether another unix socket of the container was bound to the same name."""
+    def has_namesake(
+        self, socket: UnixSocket, stands: Callable[[UnixSocket, World], bool], world: World
+    ) -> bool:
+        """Tell whether another unix socket of the container had the same name, and lost it."""
         return any(
             one.inode != socket.inode
             and one.name == socket.name
             and (one.type == socket.type or one.file is not None)
             and one.inode in self.inside
+            and not stands(one, world)
+            for one in self._unix.values()
+        )
+
+    def is_taken(self, kind: int, name: bytes) -> bool:
+        """Tell whether a unix socket of the container is bound to an abstract name."""
+        return name[:1] == b"\0" and any(
+            one.name == name and one.type == kind and one.inode in self.inside
             for one in self._unix.values()
         )
 

@@ -128,6 +128,11 @@ class Workshop:
         """See the protocol."""
         return self._within.get("net", 0)
 
+    @property
+    def mounts(self) -> int:
+        """See the protocol."""
+        return self._within.get("mnt", 0)
+
     def _be_within(self, namespaces: Membership) -> None:
         """Have what follows happen in nested namespaces, and in no others."""
         if namespaces == self._within:

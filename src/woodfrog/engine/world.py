@@ -226,6 +226,8 @@ class World:
         if file.target.startswith(b"socket:"):
             if network := self.namespaces.of_socket(file.descriptor):
                 found["net"] = network
+            if mounts := self._place_of_unix(file):
+                found["mnt"] = mounts
         elif namespace := self.queue_devices.get(file.stat.st_dev):
             found["ipc"] = namespace
         elif place := self.places.of_mount(file.mnt_id):
@@ -236,6 +238,25 @@ class World:
                     " cannot be saved yet"
                 )
         return found
+
+    def _place_of_unix(self, file: OpenFile) -> int:
+        """Return the nested mount namespace in which a unix socket's path, or its peer's, is."""
+        if self.places.are_one or (one := self.sockets.unix(file.stat.st_ino)) is None:
+            return 0
+        from woodfrog.resources.files import unix_names
+
+        ends = [file, self.open_socket(one.peer)]
+        found = {
+            self.places.of_mount(mnt_id) or 0
+            for end in ends
+            if end is not None and (mnt_id := unix_names.mount_of(end.descriptor)) is not None
+        }
+        if len(found) > 1:
+            raise UnsupportedResource(
+                "is a unix socket that is connected to one with a path in another mount namespace,"
+                " and has one in its own, which cannot be saved yet"
+            )
+        return found.pop() if found else 0
 
     def is_copied(self, mnt_id: int) -> bool:
         """Tell whether the files of a mount may be read for the image."""

@@ -205,6 +205,10 @@ class Making(Protocol):
         """The id of the nested network namespace in which the file is made; 0: in none."""
 
     @property
+    def mounts(self) -> int:
+        """The id of the nested mount namespace in which the file is made; 0: in none."""
+
+    @property
     def new_network(self) -> bool:
         """Whether the network namespace is the container's own, or a nested one."""
 

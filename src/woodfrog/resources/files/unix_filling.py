@@ -62,7 +62,10 @@ def requeue(making: Making, record: "UnixSocketFile") -> None:
     for number in range(len(record.queue)):
         name = record.senders[number] if record.senders else b""
         saved = unix_names.unfinished(making).senders.get(name)
-        if saved is not None:
+        former = making.shared(("former unix socket", name)) if name else None
+        if former is not None:
+            sender = former
+        elif saved is not None:
             sender = making.files[saved]
         else:
             if name not in passing:

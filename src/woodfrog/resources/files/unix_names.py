@@ -15,6 +15,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.kernel.netlink.sock_diag import UnixSocket
+from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.resources.deleted_files import DELETED
 from woodfrog.resources.files import unix_peers
 from woodfrog.resources.files.base import Maker, Making, World
@@ -50,15 +51,20 @@ def bound_path(name: bytes, descriptor: int, world: World) -> BoundPath:
     """Look for the path of a socket, by its name and a descriptor of ours."""
     if not name or name[:1] == b"\0":
         return BoundPath()
-    path, status = _file_of(descriptor)
+    path, status, mnt_id = _file_of(descriptor)
     if name[:1] != b"/":
         return _relative_path(name, path, status)
-    found = _stat_inside(name, world)
+    root = world.root_of(mnt_id) or world.root
+    found = _stat_inside(name, root)
     if found and (found.st_ino, found.st_dev) == (status.st_ino, status.st_dev):
         return BoundPath(found.st_mode, (found.st_uid, found.st_gid))
-    for alias in (path, *_beside(name, status.st_ino, world)):
-        other = _stat_inside(alias, world) if alias else None
+    for alias in (path, *_beside(name, status.st_ino, root)):
+        other = _stat_inside(alias, root) if alias else None
         if other and (other.st_ino, other.st_dev) == (status.st_ino, status.st_dev):
+            if alias.endswith(name):
+                # As a process in another root directory (chroot) would name it.
+                above = alias.removesuffix(name)
+                return BoundPath(other.st_mode, (other.st_uid, other.st_gid), b"", above)
             return BoundPath(other.st_mode, (other.st_uid, other.st_gid), alias)
     return BoundPath()
 
@@ -80,20 +86,29 @@ def _relative_path(name: bytes, path: bytes, status: os.stat_result) -> BoundPat
     return BoundPath(status.st_mode, (status.st_uid, status.st_gid), alias, directory)
 
 
-def _file_of(descriptor: int) -> tuple[bytes, os.stat_result]:
-    """Return where the file of a bound socket is, if it is anywhere."""
+def _file_of(descriptor: int) -> tuple[bytes, os.stat_result, int]:
+    """Return where the file of a bound socket is, if it is anywhere, and on which mount."""
     fd = fcntl.ioctl(descriptor, _SIOCUNIXFILE)
     try:
         path, status = os.readlink(b"/proc/self/fd/%d" % fd), os.fstat(fd)
+        mnt_id = int(read_fdinfo(os.getpid(), fd)[0]["mnt_id"])
     finally:
         os.close(fd)
-    return path if status.st_nlink and not path.endswith(DELETED) else b"", status
+    return path if status.st_nlink and not path.endswith(DELETED) else b"", status, mnt_id
 
 
-def _stat_inside(path: bytes, world: World) -> os.stat_result | None:
-    """Return what a path names in the container, where symbolic links stay inside."""
+def mount_of(descriptor: int) -> int | None:
+    """Return the mount that a socket's file is on, None for one that is bound to no path."""
     try:
-        fd = _open_inside(path, _O_PATH_NOFOLLOW, world)
+        return _file_of(descriptor)[2]
+    except OSError:
+        return None
+
+
+def _stat_inside(path: bytes, root: str) -> os.stat_result | None:
+    """Return what a path names under a root directory, where symbolic links stay inside."""
+    try:
+        fd = _open_inside(path, _O_PATH_NOFOLLOW, root)
     except OSError:
         return None
     try:
@@ -102,20 +117,20 @@ def _stat_inside(path: bytes, world: World) -> os.stat_result | None:
         os.close(fd)
 
 
-def _open_inside(path: bytes, flags: int, world: World) -> int:
-    root = os.open(world.root, os.O_PATH | os.O_CLOEXEC)
+def _open_inside(path: bytes, flags: int, root: str) -> int:
+    directory = os.open(root, os.O_PATH | os.O_CLOEXEC)
     try:
         resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-        return syscalls.openat2(HERE, path, flags, directory=root, resolve=resolve)
+        return syscalls.openat2(HERE, path, flags, directory=directory, resolve=resolve)
     finally:
-        os.close(root)
+        os.close(directory)
 
 
-def _beside(name: bytes, inode: int, world: World) -> list[bytes]:
+def _beside(name: bytes, inode: int, root: str) -> list[bytes]:
     """Return the paths of an inode in the directory of a name."""
     directory = os.path.dirname(name)
     try:
-        fd = _open_inside(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, world)
+        fd = _open_inside(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, root)
     except OSError:
         return []
     try:
@@ -137,9 +152,9 @@ def address_of(name: bytes) -> bytes:
 
 
 class Name(msgspec.Struct, frozen=True):
-    """A socket's name, the directory where a relative one begins, and whether it is to stay.
+    """A socket's name, the directory where it begins, and whether it is to stay.
 
-    A path that nobody finds any more, or whose socket isn't saved, is one of a place apart.
+    For a whole path, that is the root directory of who has bound it, if not the container's. A path that nobody finds any more, or whose socket isn't saved, is one of a place apart.
     """
 
     name: bytes
@@ -154,6 +169,8 @@ class Name(msgspec.Struct, frozen=True):
     @property
     def path(self) -> bytes:
         """Return the whole path."""
+        if self.name[:1] == b"/":
+            return self.directory + self.name
         return os.path.join(self.directory, self.name)
 
 
@@ -195,7 +212,7 @@ class Unfinished:
 
 def unfinished(making: Making) -> Unfinished:
     """Return what is left to do for the sockets that are being made."""
-    key = ("unfinished unix sockets", making.network)
+    key = ("unfinished unix sockets", making.network, making.mounts)
     found: Unfinished | None = making.shared(key)
     if found is None:
         found = Unfinished()
@@ -204,9 +221,10 @@ def unfinished(making: Making) -> Unfinished:
     return found
 
 
-def listener(making: Making, kind: int, name: Name) -> tuple[str, int, bytes, bool, int]:
+def listener(making: Making, kind: int, name: Name) -> tuple[object, ...]:
     """Return the key by which a listening socket is shared; abstract names are a network's."""
-    return "unix listener", kind, name.name, name.stands, making.network if name.is_abstract else 0
+    where = making.network if name.is_abstract else (making.mounts, name.directory)
+    return "unix listener", kind, name.name, name.stands, where
 
 
 def bind(making: Making, fd: int, name: Name) -> None:
@@ -237,7 +255,16 @@ def leading(making: Making, name: Name) -> Iterator[bytes]:
         with _apart(making, name.name):
             yield address_of(name.name)
     elif name.name[:1] == b"/":
+        if not name.directory:
+            yield address_of(name.name)
+            return
+        home = syscalls.openat2(program, b"/", _DIRECTORY)
+        root = syscalls.openat2(program, name.directory, _DIRECTORY)
+        _change_root(making, root)
         yield address_of(name.name)
+        _change_root(making, home)
+        syscalls.close(program, root)
+        syscalls.close(program, home)
     else:
         home = syscalls.openat2(program, b".", _DIRECTORY)
         directory = syscalls.openat2(program, name.directory, _DIRECTORY)
@@ -246,6 +273,12 @@ def leading(making: Making, name: Name) -> Iterator[bytes]:
         program.call(SYS.FCHDIR, home)
         syscalls.close(program, directory)
         syscalls.close(program, home)
+
+
+def _change_root(making: Making, directory: int) -> None:
+    with making.by_all_rights():
+        making.program.call(SYS.FCHDIR, directory)
+        making.program.call(SYS.CHROOT, b".")
 
 
 @contextmanager
@@ -310,6 +343,12 @@ def _connect(making: Making, kind: int, client: Name, server: Name) -> tuple[int
     return ours, theirs
 
 
+def _stands(one: UnixSocket, world: World) -> bool:
+    """Tell whether a socket is found by its name."""
+    opened = world.open_socket(one.inode)
+    return opened is None or bool(bound_path(one.name.rstrip(b"\0"), opened.descriptor, world).mode)
+
+
 def refuse_lost_peer(
     what: str, peer_name: bytes, mutual: bool, peer: UnixSocket, world: World
 ) -> None:
@@ -318,7 +357,7 @@ def refuse_lost_peer(
         raise UnsupportedResource(
             f"{what} is connected to a datagram socket without a name, which cannot be saved yet"
         )
-    if peer_name and world.sockets.has_namesake(peer):
+    if peer_name and not _stands(peer, world) and world.sockets.has_namesake(peer, _stands, world):
         raise UnsupportedResource(
             f"{what} is connected to {os.fsdecode(peer_name)}, which is another socket's name now;"
             " that cannot be saved yet"

@@ -37,7 +37,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     `accepted` if it shares its name with a listener or with others that were accepted there;
     `name_alias` is the path that a bound one has now, if not its name any more;
-    `peer_name` is what it is connected to. `queue` is what waits to be read, in one piece for a
+    `peer_name` is what it is connected to; of a datagram socket, `peer_file` is that one's id,
+    unless it is closed by now (`peer_closed`). `queue` is what waits to be read, in one piece for a
     stream, and `rights` the files in flight with it; `urgent` is where in a stream a byte stands
     that came by MSG_OOB, or -1; `senders` are the names that datagrams came from, if any had one.
     `takes_more` if it can be written to; `reset` if its peer was outside, and it is restored as
@@ -89,6 +90,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     unaccepted: bool = False
     clients_lost: int = 0
     peer: Maker | None = None  # as SO_PEERCRED tells
+    peer_closed: bool = False
+    peer_file: int = 0
     authors: list[Maker | None] = []  # who sent what is queued, if readers are told (SO_PASSCRED)
 
     @classmethod
@@ -119,6 +122,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         outside = bool(found.peer) and world.sockets.is_outside(inode)
         mutual = bool(found.peer) and not outside and _is_peer_of(inode, found.peer, world)
         datagrams = found.type == socket.SOCK_DGRAM
+        peer_file = world.open_socket(found.peer)
         if outside and not world.unix_close:
             raise UnsupportedResource(
                 f"{what} is connected to a process outside the container",
@@ -156,6 +160,12 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             )
             # Datagram sockets with names find each other by these.
             mutual = mutual and not (name and peer_name)
+        peer_closed = datagrams and bool(peer_name) and not found.peer
+        if peer_closed and messages and world.sockets.is_taken(found.type, peer_name):
+            raise UnsupportedResource(
+                f"{what} has datagrams of {os.fsdecode(peer_name)}, which is closed, and whose name"
+                " another has by now; that cannot be saved yet"
+            )
         senders = [message.sender for message in messages]
         if datagrams and queue and peer_name and not (name or mutual):
             raise UnsupportedResource(
@@ -191,6 +201,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             clients_lost=len(found.pending) - len(pending),
             unaccepted=unaccepted is not None and _can_wait_again(inode, world),
             peer=peer,
+            peer_closed=peer_closed,
+            peer_file=peer_file.number if datagrams and peer_name and peer_file else 0,
             authors=unix_peers.authors(messages, world),
         )
 
@@ -227,6 +239,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         # Connections go through listeners; a temporary one must not displace what stays.
         if self.state == TCP_LISTEN:
             return 0
+        if self.peer_closed:
+            return -1  # others may have that name by now
         return 1 if self._is_connection() else 2
 
     def restore(self, making: Making) -> int:
@@ -266,7 +280,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             backlog = max(self.backlog, len(self.pending))
             fd = unix_peers.listen(making, fd, backlog, self.peer)
             making.share(unix_names.listener(making, self.type, self.own_name), fd)
-            if self.pending:
+            if self.pending or self.shutdown:
                 unfinished.fills.append(self._finish_listener)
             return fd
         if self.unaccepted:
@@ -279,10 +293,26 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             unix_filling.requeue(making, self)
             self._set_options(making, fd)
             _shut_down(program, fd, self.shutdown)
-        if self.peer_name and not self.reset:
-            peer = _name_of(making, self.peer_name)
+        if self.peer_closed:
+            self._connect_to_closed(making, fd)
+        elif self.peer_name and not self.reset:
+            peer = _name_of(making, self.peer_name, self.peer_file)
             unfinished.datagrams.append((self.id, self.name, peer))
         return fd
+
+    def _connect_to_closed(self, making: Making, fd: int) -> None:
+        """Connect to one that is there for the moment, and then have it be closed."""
+        program = making.program
+        name = Name(self.peer_name, stands=self.peer_name[:1] == b"\0")
+        former = program.call(SYS.SOCKET, socket.AF_UNIX, self.type, 0)
+        unix_names.bind(making, former, name)
+        if self.queue:
+            # Once it is connected, nobody else could fill its queue.
+            making.share(("former unix socket", self.peer_name), making.spare(former))
+            unix_names.unfinished(making).datagrams.append((self.id, self.name, name))
+        else:
+            unix_names.connect_to(making, fd, name)
+            syscalls.close(program, former)
 
     def _set_options(self, making: Making, fd: int) -> None:
         force = making.may_force_buffers
@@ -305,7 +335,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             fd = making.files[client.id]
             unix_names.connect_to(making, fd, self.own_name)
             _shut_down(program, fd, client.shutdown)
-        unix_peers.listen(making, making.files[self.id], self.backlog, self.peer)
+        fd = unix_peers.listen(making, making.files[self.id], self.backlog, self.peer)
+        _shut_down(making.program, fd, self.shutdown)
 
     def _restore_end(self, making: Making) -> int:
         """Make this end of a connection, or take it if the other end was made before."""
@@ -344,21 +375,18 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     def _connected(self, making: Making) -> tuple[int, int]:
         """Make both ends, with their names, as far as these are the container's own."""
         name = self.own_name
-        peer = _name_of(making, self.peer_name)
+        other_end = self._other_end(making) if self.pair else None
+        if other_end and other_end.name == self.peer_name:
+            peer = other_end.own_name
+        else:
+            peer = _name_of(making, self.peer_name)
         if not self.pair:
             peer = self._passing_name(making, self.peer_name, is_server=not self.accepted)
             if self._is_named_by_others:
                 name = self._passing_name(making, self.name, is_server=True)
         if self.type == socket.SOCK_DGRAM or not (name.name or peer.name):
             return making.acting(unix_peers.needed(self.peer), lambda: making.pair(self.type))
-        other = next(
-            (
-                one.peer
-                for one in making.records
-                if isinstance(one, UnixSocketFile) and one.pair == self.pair and one is not self
-            ),
-            None,
-        )
+        other = other_end.peer if other_end else None
         if name.name and (self.accepted or not peer.name):
             client, server = unix_names.connect(
                 making, self.type, client=peer, server=name, listens=other, connects=self.peer
@@ -368,6 +396,12 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         return unix_names.connect(
             making, self.type, client=name, server=peer, listens=self.peer, connects=other
         )
+
+    def _other_end(self, making: Making) -> "UnixSocketFile | None":
+        for one in making.records:
+            if isinstance(one, UnixSocketFile) and one.pair == self.pair and one is not self:
+                return one
+        return None
 
     def _passing_name(self, making: Making, name: bytes, *, is_server: bool) -> Name:
         """Return a name for what is closed at once: nobody may be displaced for it."""
@@ -407,17 +441,21 @@ def _shut_down(program: Program, fd: int, directions: int) -> None:
         program.may_fail(program.call(SYS.SHUTDOWN, fd, directions - 1))
 
 
-def _name_of(making: Making, name: bytes) -> Name:
-    """Return where a name is in the new container, by those who have it."""
-    known: dict[bytes, Name] | None = making.shared("names of unix sockets")
+def _name_of(making: Making, name: bytes, file: int = 0) -> Name:
+    """Return where a name is in the new container, by those who have it, or one of them."""
+    known: dict[bytes | int, Name] | None = making.shared("names of unix sockets")
     if known is None:
         known = {}
         for record in making.records:
             if not isinstance(record, UnixSocketFile) or record._is_named_by_others:
                 continue
+            known[record.id] = record.own_name
             if record.own_name.stands or record.name not in known:
                 known[record.name] = record.own_name
         making.share("names of unix sockets", known)
+    exactly = known.get(file)
+    if exactly and exactly.name == name:
+        return exactly
     return known.get(name) or Name(name, stands=name[:1] == b"\0")
 
 
