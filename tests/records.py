@@ -56,12 +56,12 @@ _MAY_DIFFER = (
         "sockets are bound anew",
     ),
     (
-        "tcp_(connections|nested|signed|waiting)",
+        "tcp_(connections|multipath|nested|signed|waiting)",
         r"tcp-socket\.options.*",
         "buffers grow with what is in them",
     ),
     ("packets", r"packet-socket\.taking\.contents.*", "of the block that is being filled"),
-    ("tcp_signed", r"tcp-socket\.connection\.(timestamp|window)", "clocks go on"),
+    ("tcp_signed|tcp_multipath", r"tcp-socket\.connection\.(timestamp|window)", "clocks go on"),
     ("tcp_connections", r"tcp-socket\.state", "who is being closed may be done"),
     (
         "tcp_connections|tcp_nested",

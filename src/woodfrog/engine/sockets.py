@@ -168,6 +168,11 @@ class Sockets:
                 self._network_of |= {one.inode: number for one in there if one.inode}
         return self._tcp_by_inode.get(inode)
 
+    def mptcp_listener(self, network: int, local: tuple[bytes, int]) -> InetSocket | None:
+        """Return the kernel's own TCP socket that listens for one of MPTCP at an address."""
+        self.tcp(0)
+        return self._tcp_by_ends[network].get(_ends(local, (bytes(len(local[0])), 0)))
+
     def forget_tcp(self) -> None:
         """Ask for the TCP sockets anew when next needed."""
         self._tcp = None

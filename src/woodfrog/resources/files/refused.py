@@ -54,7 +54,6 @@ BY_FAMILY = {
 BY_PROTOCOL = {
     33: Refused("DCCP", "close it first"),
     132: Refused("SCTP", "close it first"),
-    262: Refused("MPTCP", "use TCP: GODEBUG=multipathtcp=0 has Go programs do so"),
 }
 
 

@@ -14,6 +14,7 @@ from woodfrog.kernel import capability
 CAP_NET_ADMIN, CAP_NET_RAW = 1 << capability.CAP_NET_ADMIN, 1 << capability.CAP_NET_RAW
 
 IPPROTO_UDPLITE = 136
+IPPROTO_MPTCP = 262
 SOL_NETLINK = 270
 SOL_PACKET = 263
 SOL_RAW = 255
@@ -188,7 +189,7 @@ def known(family: int, kind: int, protocol: int) -> list[Known]:
         found += _IPV6 + (_IPV6_MULTICAST if datagrams else ())
     if kind == socket.SOCK_RAW:
         found += _RAW
-    elif protocol in (0, socket.IPPROTO_TCP) and kind == socket.SOCK_STREAM:
+    elif protocol in (0, socket.IPPROTO_TCP, IPPROTO_MPTCP) and kind == socket.SOCK_STREAM:
         found += _TCP
     elif protocol in (0, socket.IPPROTO_UDP):
         found += _UDP

@@ -102,7 +102,7 @@ def _device_name(one: socket.socket, number: bytes, order: str) -> bytes:
 
 def refuse_unknown(one: socket.socket) -> None:
     """Refuse what options tell of that can't be made again."""
-    stream = one.type == socket.SOCK_STREAM
+    stream = one.type == socket.SOCK_STREAM and one.proto == socket.IPPROTO_TCP
     if stream and one.getsockopt(socket.IPPROTO_TCP, table.TCP_ULP, 16).rstrip(b"\0"):
         raise UnsupportedResource("is a TCP connection with TLS in the kernel (TCP_ULP)")
     authenticated = Known(socket.IPPROTO_TCP, table.TCP_AO_INFO, 64)

@@ -11,7 +11,13 @@ import msgspec
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, InetSocket
+from woodfrog.kernel.netlink.sock_diag import (
+    TCP_CLOSE,
+    TCP_ESTABLISHED,
+    TCP_LISTEN,
+    TCP_SYN_SENT,
+    InetSocket,
+)
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import (
     inet,
@@ -24,12 +30,14 @@ from woodfrog.resources.files import (
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.socket_filter import SocketFilter
+from woodfrog.resources.files.socket_option_table import IPPROTO_MPTCP
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_connection import Connection
 from woodfrog.resources.files.tcp_md5 import Signature
 
-_KIND = socket.SOCK_STREAM, socket.IPPROTO_TCP
+_KINDS = tuple((socket.SOCK_STREAM, one) for one in (socket.IPPROTO_TCP, IPPROTO_MPTCP))
+_TCP_INFO = 11
 
 
 class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
@@ -47,10 +55,11 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             "connections within the container, in every state and with what is on its way",
             "those that nobody has accepted",
             "options, keys (TCP_MD5SIG), filters",
+            "those of MPTCP that are not connected by it, as Go's listeners",
         ),
         refused=(
             "connections to outside without a flag; those of them that nobody has accepted",
-            "MPTCP",
+            "connections of sockets of MPTCP; theirs that nobody has accepted, without a flag",
             "TLS in the kernel, TCP-AO, eBPF",
         ),
     )
@@ -68,14 +77,17 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     waiting: list[Waiting] = []
     calls: bool = False
     clients_lost: int = 0
+    protocol: int = socket.IPPROTO_TCP  # or IPPROTO_MPTCP
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
-        return inet.protocol_of(file) == (socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        return inet.protocol_of(file) in _KINDS
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         found = world.sockets.tcp(file.stat.st_ino)
+        if (protocol := inet.protocol_of(file)) == (socket.SOCK_STREAM, IPPROTO_MPTCP):
+            found = _listens_for(file, found, world)
         state = found.state if found is not None else TCP_CLOSE
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
             socket_options.refuse_unknown(one)
@@ -125,6 +137,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             waiting=waiting,
             calls=calls,
             clients_lost=0 if waiting else left,
+            protocol=protocol[1] if protocol else socket.IPPROTO_TCP,
         )
 
     def own_addresses(self) -> set[bytes]:
@@ -150,8 +163,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         if self.reset or (connection is not None and connection.outside and making.tcp_close):
             fd = making.reset_connection(self.family)
         else:
-            fd = program.call(SYS.SOCKET, self.family, socket.SOCK_STREAM, 0)
-            early = socket_options.early(self.options, self.family, *_KIND)
+            fd = program.call(SYS.SOCKET, self.family, *self._kind)
+            early = socket_options.early(self.options, self.family, *self._kind)
             socket_options.restore(program, fd, early, force=making.may_force_buffers)
             local = End(self.local, self.port)
             if connection is not None:
@@ -182,9 +195,13 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             _reuse_address(program, fd, False)
         return fd
 
+    @property
+    def _kind(self) -> tuple[int, int]:
+        return socket.SOCK_STREAM, self.protocol
+
     def _finish(self, making: Making, fd: int) -> None:
-        late = socket_options.late(self.options, self.family, *_KIND)
-        socket_options.restore_all(making, fd, late, self.family, *_KIND)
+        late = socket_options.late(self.options, self.family, *self._kind)
+        socket_options.restore_all(making, fd, late, self.family, *self._kind)
         tcp_md5.restore(making.program, fd, self.family, self.signatures)
         socket_filter.restore(making.program, fd, self.filter)
         set_flags(making.program, fd, self.flags)
@@ -220,11 +237,13 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         inet.check(self.family, End(self.local, self.port))
         if self.connection is not None:
             inet.check(self.family, End(self.connection.remote, self.connection.remote_port))
-        socket_options.refuse_wider(self.options, self.family, *_KIND, bounding)
+        if self._kind not in _KINDS or (self.protocol != socket.IPPROTO_TCP and self.connection):
+            raise ImageError("the image has a TCP socket of an unknown protocol")
+        socket_options.refuse_wider(self.options, self.family, *self._kind, bounding)
         tcp_md5.check(self.signatures)
 
     def missing(self, descriptor: int) -> str:
-        lacks = socket_options.missing(descriptor, self.options, self.family, *_KIND)
+        lacks = socket_options.missing(descriptor, self.options, self.family, *self._kind)
         if self.calls and socket_options.ready_for(descriptor, select.POLLRDHUP) & select.POLLERR:
             return f"a TCP connection from port {self.port} is reset: its other address is missing"
         if lacks or self.reset or not self.port:
@@ -300,6 +319,31 @@ def _connection(one: socket.socket, found: InetSocket, world: World) -> Connecti
             hint="try again in a moment; --tcp-close restores it as reset",
         )
     return tcp_connection.collect(one, found, outside=outside)
+
+
+def _listens_for(file: OpenFile, found: InetSocket | None, world: World) -> InetSocket | None:
+    """Return the TCP socket that listens for one of MPTCP; refuse one that is connected.
+
+    It may have the same inode, and so be `found`.
+    """
+    with socket.socket(fileno=os.dup(file.descriptor)) as one:
+        try:
+            (state,) = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)
+        except OSError:
+            state = TCP_ESTABLISHED  # it tells only of those that are not connected
+        broken = socket_options.ready_for(file.descriptor, 0) & select.POLLERR
+        if state not in (TCP_CLOSE, TCP_LISTEN) or broken:
+            raise UnsupportedResource(
+                "is a socket of MPTCP that is or was connected, which cannot be saved yet",
+                hint="use TCP for it",
+            )
+        if state == TCP_CLOSE or found is not None:
+            return found
+        network = world.namespaces.of_socket(file.descriptor)
+        found = world.sockets.mptcp_listener(network, inet.end(one.getsockname()))
+        if found is None:
+            raise UnsupportedResource("is a socket of MPTCP whose TCP sockets are not found")
+        return found
 
 
 def _reuse_address(program: Program, fd: int, value: bool) -> None:

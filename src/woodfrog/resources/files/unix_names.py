@@ -154,7 +154,8 @@ def address_of(name: bytes) -> bytes:
 class Name(msgspec.Struct, frozen=True):
     """A socket's name, the directory where it begins, and whether it is to stay.
 
-    For a whole path, that is the root directory of who has bound it, if not the container's. A path that nobody finds any more, or whose socket isn't saved, is one of a place apart.
+    For a whole path, that is the root directory of who has bound it, if not the container's. A path
+    that nobody finds any more, or whose socket isn't saved, is one of a place apart.
     """
 
     name: bytes
