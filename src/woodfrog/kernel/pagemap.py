@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from woodfrog.kernel import features
@@ -97,6 +98,17 @@ class Pagemap:
         """Return the ranges with guard pages (MADV_GUARD_INSTALL), where the kernel tells."""
         return self._scan(start, end, 0, _IS_GUARD) if self._guards else []
 
+    def own_and_guards(self, start: int, end: int) -> tuple[Ranges, Ranges]:
+        """Return what `own_pages` does, and what `guard_regions` does, by one walk if possible."""
+        if not self.scans_guards():
+            return self.own_pages(start, end), []
+        own: Ranges = []
+        guards: Ranges = []
+        any_of = _IS_PRESENT | _IS_SWAPPED | _IS_GUARD
+        for first, last, told in self._regions(start, end, _NOT_OWN, any_of, told=_IS_GUARD):
+            _extend(guards if told else own, first, last)
+        return own, guards
+
     def entries(self, start: int, end: int) -> memoryview:
         """Return the raw entries of a range, 64 bits for each page; zeros once it has ended."""
         length = (end - start) // PAGE * 8
@@ -114,6 +126,23 @@ class Pagemap:
         flags: int = 0,
     ) -> Ranges:
         found: Ranges = []
+        regions = self._regions(start, end, excluded, any_of, required=required, flags=flags)
+        for first, last, _ in regions:
+            _extend(found, first, last)
+        return found
+
+    def _regions(
+        self,
+        start: int,
+        end: int,
+        excluded: int,
+        any_of: int,
+        *,
+        required: int = 0,
+        flags: int = 0,
+        told: int = 0,
+    ) -> Iterator[tuple[int, int, int]]:
+        """Go through the ranges of pages in such categories, each with those that are `told`."""
         position = start
         while position < end:
             argument = bytearray(
@@ -130,17 +159,15 @@ class Pagemap:
                     excluded,
                     excluded | required,
                     any_of,
-                    any_of,
+                    told,
                 )
             )
             count = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, argument)
             words = self._vectors[: 3 * count]
-            for i in range(0, 3 * count, 3):
-                _extend(found, words[i], words[i + 1])
+            yield from zip(words[::3], words[1::3], words[2::3], strict=True)
             # walk_end can't be relied on: it may be where the kernel's own buffer was last full
             # (fs/proc/task_mmu.c, do_pagemap_scan: it is not set again when the walk completes).
             position = words[-2] if count == _VECTORS else end
-        return found
 
     def _read(self, start: int, end: int) -> Ranges:
         found: Ranges = []

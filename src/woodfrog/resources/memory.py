@@ -22,6 +22,8 @@ MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x02, 0x20, 0x100
 MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x4000, 0x100000
 
 _SYSV = b"/SYSV"
+# Mappings so near to each other are looked at together, whatever is between them.
+_NEAR = 1 << 20
 _IGNORED_NAMES = (b"[vsyscall]", b"[uprobes]")
 
 
@@ -158,10 +160,10 @@ class Collected:
         """
         extents: list[tuple[int, int]] = []
         with Pagemap(pid) as pagemap:
-            for one in mappings:
-                if not one.shared:
-                    extents += pagemap.own_pages(one.start, one.end)
-                    self._note_guards(pagemap, one)
+            for near in _neighbours(one for one in mappings if not one.shared):
+                own, guards = pagemap.own_and_guards(near[0].start, near[-1].end)
+                extents += _within(near, own)
+                self._note_guards(_within(near, guards))
         return extents
 
     def find_shared_guards(self, pid: int) -> None:
@@ -170,11 +172,10 @@ class Collected:
         if shared:
             with Pagemap(pid) as pagemap:
                 for one in shared:
-                    self._note_guards(pagemap, one)
+                    self._note_guards(pagemap.guard_regions(one.start, one.end))
 
-    def _note_guards(self, pagemap: Pagemap, mapping: Mapping) -> None:
-        for start, end in pagemap.guard_regions(mapping.start, mapping.end):
-            self._guards.append(Extent(start=start, length=end - start))
+    def _note_guards(self, ranges: Iterable[tuple[int, int]]) -> None:
+        self._guards += (Extent(start=start, length=end - start) for start, end in ranges)
 
     def set_policies(self, policies: Sequence[Policy | None]) -> None:
         """Note the memory policy of each mapping."""
@@ -210,6 +211,34 @@ class Collected:
         """Return the record, once it is known where the pages are stored."""
         guards = sorted(self._guards, key=lambda guard: guard.start)
         return AddressSpace(mappings=self.mappings, pages=pages, guards=guards, **self.fields)  # type: ignore[arg-type]
+
+
+def _neighbours(mappings: Iterable[Mapping]) -> Iterator[list[Mapping]]:
+    """Divide mappings where others, or nothing, may be between them for long."""
+    near: list[Mapping] = []
+    for one in mappings:
+        if near and one.start - near[-1].end > _NEAR:
+            yield near
+            near = []
+        near.append(one)
+    if near:
+        yield near
+
+
+def _within(
+    mappings: Sequence[Mapping], ranges: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Take from ranges what is in mappings, each apart; both are sorted."""
+    place = 0
+    for start, end in ranges:
+        while place < len(mappings) and mappings[place].start < end:
+            one = mappings[place]
+            first, last = max(start, one.start), min(end, one.end)
+            if first < last:
+                yield first, last
+            if one.end > end:
+                break
+            place += 1
 
 
 def collect(
