@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from woodfrog.engine import collecting_shares
+from woodfrog.engine.asking_threads import AskingThreads
 from woodfrog.engine.collected import CollectedProcess, scratch_in
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_memory import Policies, contexts, modes_of, refuse_parted_vdso
@@ -24,7 +25,6 @@ from woodfrog.remote.held import (
     Zombie,
 )
 from woodfrog.remote.scratch import Scratch
-from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     keyrings,
@@ -73,9 +73,10 @@ def collect_processes(
     What only they can tell of their files goes into `records`.
     """
     found = []
+    asking = AskingThreads(world.confined)
     for one in tree.processes:
         with obstacles.at(one.name), while_(f"collecting {one.name}"):
-            found.append(_collect(one, world, files, records, vdso))
+            found.append(_collect(one, world, files, records, vdso, asking))
     _note_inherited(found)
     _note_terminals(found)
     return found
@@ -99,7 +100,12 @@ def _note_terminals(processes: list[CollectedProcess]) -> None:
 
 
 def _collect(
-    held: HeldProcess, world: World, files: Files, records: list[FileRecord], vdso: Vdso
+    held: HeldProcess,
+    world: World,
+    files: Files,
+    records: list[FileRecord],
+    vdso: Vdso,
+    asking: AskingThreads,
 ) -> CollectedProcess:
     stat, status = held.leader.stat, held.leader.status
     ids = {task.pid: task.ids[-1] for task in held.tasks}
@@ -114,8 +120,8 @@ def _collect(
         all_limits = limits.ask(program)
         attributes = process.ask(program)
         modes = memory_modes.ask(program)
-        leader = threads.Answers(program, status)
-        confined = [world.confined.ask(held.leader, program)]
+        leader = threads.Answers(program)
+        confined = world.confined.ask(world.confined.whom(held.leader), program)
         inherited = files.ask_inherited(held, program)
         children = list(world.children(held).items())
         news = process.ask_news(program, children[:_FEW])
@@ -142,19 +148,9 @@ def _collect(
             "limits": all_limits(),
             **attributes(),
         }
-        answers = [leader]
-        side = SideBySide()
-        for task in held.tasks[1:]:
-            lender = scratch.by(task.tracee)
-            program = side.program(lender)
-            answers.append(threads.Answers(program, task.status))
-            confined.append(world.confined.ask(task, program))
-            side.run(lender, program, f"asking thread {task.namespace_pid}")
-        side.finish()
-        for ask in confined:
-            ask()
+        confined()
+        told = [leader.fields(status), *asking.ask(scratch, held.tasks[1:])]
         world.confined.note(held, dumpable=fields["dumpable"] == 1)
-        told = [answer.fields() for answer in answers]
         undo = UndoLists(held, scratch, world.ipc)
         fields["undo"] = undo.of_process(world.ipc_of(held.pid))
         for task, fields_of_thread in zip(held.tasks[1:], told[1:], strict=True):

@@ -33,12 +33,15 @@ class Confined:
         if dumpable and len(process.ids) == 1 and process.pid not in self._foreign:
             self._known[process.group] = process
 
-    def ask(self, task: HeldTask, program: Program) -> Callable[[], None]:
-        """Add the call that tells; the answer is UnsupportedResource."""
+    def whom(self, task: HeldTask) -> HeldProcess | None:
+        """Return whom the task is to be asked to look at, if there is anybody."""
         who = (task.process.group, *(task.status[name] for name in ("Uid", "Gid", "CapPrm")))
         if who not in self._seen:
             self._seen[who] = self._whom(task)
-        seen = self._seen[who]
+        return self._seen[who]
+
+    def ask(self, seen: HeldProcess | None, program: Program) -> Callable[[], None]:
+        """Add the call that tells; the answer is UnsupportedResource."""
         if seen is None:
             return lambda: None
         ignored = bytearray(8), bytearray(8)

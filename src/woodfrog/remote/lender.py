@@ -7,7 +7,7 @@ import time
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import NO_CALL, Event, Registers, Status
-from woodfrog.remote.program import LOOP, RECORD_BYTES, Program
+from woodfrog.remote.program import LOOP, RECORD_BYTES, STORE, Program, packed
 from woodfrog.remote.registers import way_back
 from woodfrog.remote.tracee import EndedError, RanOnError, Tracee
 
@@ -16,14 +16,14 @@ _PARTS = 8
 _PART_OF_CODE = CODE_BYTES // _PARTS
 # One loop for each part; behind it is room for a way back.
 CODE = LOOP.ljust(_PART_OF_CODE, b"\0") * _PARTS
-# In front of a program: where the loop tells that it has ended, and the thread's flags.
-_TOLD = struct.Struct("<QQ")
+# In front of a program: where the loop tells that it has ended, the thread's flags, and how long a
+# thread that has ended its program sleeps, if others run theirs.
+_TOLD = struct.Struct("<QQqq")
 _WORD = struct.Struct("<Q")
-_FLAGS_AT = 8
+_FLAGS_AT, _SLEEP_AT = 8, 16
+_SLEEP_NS = 200_000_000
 _TOLD_BYTES = 64
 _YIELDS = 100
-# So long a thread that has ended its program sleeps, if others run theirs.
-_SLEEP = struct.pack("<qq", 0, 200_000_000)
 
 
 class Lender:
@@ -47,10 +47,14 @@ class Lender:
         self._end = 0
         self._is_interrupted = False
 
-    def program(self, part: int = 0, of: int = 1) -> Program:
-        """Return an empty program that fits the data, or one of up to _PARTS parts of it."""
+    def part(self, number: int = 0, of: int = 1) -> tuple[int, int]:
+        """Return where a program may stand, and how long: in all data, or one of _PARTS parts."""
         size = self._size // of
-        return Program(self._data + part * size + _TOLD_BYTES, size - _TOLD_BYTES)
+        return self._data + number * size + _TOLD_BYTES, size - _TOLD_BYTES
+
+    def program(self) -> Program:
+        """Return an empty program that fits the data."""
+        return Program(*self.part())
 
     def start(self, program: Program) -> None:
         """Set a program going; `finish` waits for its end.
@@ -60,24 +64,23 @@ class Lender:
         self._told = program.base - _TOLD_BYTES
         part = (self._told - self._data) * _PARTS // self._size
         self._code = self._data - CODE_BYTES + part * _PART_OF_CODE
-        length = len(program)
+        ending, may_sleep = b"", True
         if program.size < self._size - _TOLD_BYTES:
-            program.store(self._told, 1)
             # A call that, interrupted, is made again as itself, should we die: the way by
             # restart_syscall(2) a filter may forbid.
-            program.may_fail(program.call(SYS.PPOLL, 0, 0, _SLEEP, 0, 0))
-        os.pwrite(self._memory, program.assemble(), program.base)
-        self._end = program.entry + RECORD_BYTES * length
-        if self._tracee.may_run(program):
+            sleep = SYS.PPOLL, (0, 0, self._told + _SLEEP_AT, 0, 0)
+            ending = packed(STORE, self._told, 1) + packed(sleep[0], *sleep[1])
+            may_sleep = self._tracee.may_call(*sleep)
+        os.pwrite(self._memory, program.assemble(ending), program.base)
+        self._end = program.entry + RECORD_BYTES * len(program)
+        if may_sleep and self._tracee.may_run(program):
             self._go(program.entry)
 
     def finish(self, program: Program) -> None:
         """Wait for the program's end and take its results; raises ProgramError."""
         is_going = self in self._running
         ended_at = self.come_back() if is_going else self._step_through(program)
-        if ended_at >= self._end:
-            ended_at = program.entry + RECORD_BYTES * len(program)
-        program.finish(self._memory, ended_at)
+        program.finish(self._memory, min(ended_at, self._end))
 
     def _step_through(self, program: Program) -> int:
         """Run a program call by call, as filters want it; returns the record that it ended at."""
@@ -95,7 +98,7 @@ class Lender:
         """Set the loop going at a record."""
         start = self._tracee.registers.copy()
         start.rip, start.r15, start.r14, start.orig_rax = self._code, record, self._told, NO_CALL
-        os.pwrite(self._memory, _TOLD.pack(0, start.eflags), self._told)
+        os.pwrite(self._memory, _TOLD.pack(0, start.eflags, 0, _SLEEP_NS), self._told)
         self._running.append(self)
         self._resume(start)
 

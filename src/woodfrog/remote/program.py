@@ -14,8 +14,9 @@ with open(os.path.join(os.path.dirname(__file__), "code", "loop_x86_64.bin"), "r
 _RECORD = struct.Struct("<8QqQ")
 RECORD_BYTES = _RECORD.size
 _RESULT = struct.Struct("<72xq")
+_WORD_OF = struct.Struct("<Q")
 _ARGUMENTS_AT, _LINKS_AT, _OUTCOME_AT, _EXPECTED_AT, _RESULT_AT = 8, 56, 57, 64, 72
-_END, _STORE, _LOAD = (1 << 64) - 1, (1 << 64) - 2, (1 << 64) - 3
+_END, STORE, _LOAD = (1 << 64) - 1, (1 << 64) - 2, (1 << 64) - 3
 # What may come back; in the second byte of the record's word 7.
 _MUST_EQUAL, _MAY_FAIL, _CHILD_ENDS = 1, 2, 4
 _WORD = (1 << 64) - 1
@@ -23,6 +24,11 @@ _LAST = _RECORD.pack(_END, *(0,) * 9)
 # What is behind the arguments of a call, by their number.
 _REST = tuple((0,) * (9 - count) for count in range(7))
 _ALIGN = 16
+
+
+def packed(number: int, *words: int) -> bytes:
+    """Return the record of a call that may fail."""
+    return _RECORD.pack(number, *words, *_REST[len(words)][:-3], _MAY_FAIL << 8, 0, 0)
 
 
 class Placeholder(int):
@@ -44,7 +50,8 @@ class ProgramError(OSError):
 class Program:
     """Calls to be run by the loop in the memory area that starts at `base`.
 
-    Data for the calls comes first in the area, the records behind it.
+    Data for the calls comes first in the area, the records behind it. It can be run more than once,
+    and be moved to another area in between.
     """
 
     def __init__(self, base: int, size: int) -> None:
@@ -54,8 +61,10 @@ class Program:
         self._records = bytearray()
         # How many arguments each call was given.
         self._counts = bytearray()
-        # Which words of the records are to hold the address of an earlier result.
+        # Which words of the records are to hold the address of an earlier result, or of data.
         self._links: list[tuple[int, int]] = []
+        self._places: list[tuple[int, int]] = []
+        self._has_addresses = False
         self._fills: list[tuple[int, bytearray]] = []
         self._results: list[int] = []
 
@@ -67,23 +76,31 @@ class Program:
         words = []
         links = 0
         for place, argument in enumerate(arguments):
+            word = 0
             if type(argument) is Placeholder:
-                at = len(self._records) + _ARGUMENTS_AT + 8 * place
-                self._links.append((at, argument))
+                self._links.append((self._word_at(place), argument))
                 links |= 1 << place
-                words.append(0)
             elif isinstance(argument, int):
-                words.append(argument & _WORD)
+                word = argument & _WORD
             else:
-                words.append(self.address_of(argument))
+                self._places.append((self._word_at(place), self._add(argument)))
+            words.append(word)
         self._records += _RECORD.pack(number, *words, *_REST[len(words)])
         if links:
             self._records[_LINKS_AT - RECORD_BYTES] = links
         self._counts.append(len(words))
         return Placeholder(len(self._counts) - 1)
 
+    def _word_at(self, place: int) -> int:
+        """Return where an argument of the next call stands in the records."""
+        return len(self._records) + _ARGUMENTS_AT + 8 * place
+
     def address_of(self, data: bytes | bytearray) -> int:
         """Put data into the area and return where it will be; a `bytearray` is filled back."""
+        self._has_addresses = True
+        return self.base + self._add(data)
+
+    def _add(self, data: bytes | bytearray) -> int:
         offset = -(-len(self._data) // _ALIGN) * _ALIGN
         self._data += bytes(offset - len(self._data))
         self._data += data
@@ -92,11 +109,11 @@ class Program:
         else:
             # bytes are paths more often than not, and a path ends in a zero.
             self._data += b"\0"
-        return self.base + offset
+        return offset
 
     def store(self, address: int, value: int) -> None:
         """Store the low 32 bits of a result at an address, for structures that hold one."""
-        self.call(_STORE, address, value)
+        self.call(STORE, address, value)
 
     def load(self, address: int) -> Placeholder:
         """Take 32 bits from an address as a result, for calls that return through memory."""
@@ -130,18 +147,29 @@ class Program:
         """Where the first record will be."""
         return self.base + -(-len(self._data) // _ALIGN) * _ALIGN
 
-    def assemble(self) -> bytes:
-        """Return the bytes to be written at `base`."""
-        if self.room < 0:
+    def move(self, base: int, size: int) -> None:
+        """Have it run in another area from now on; nobody may have asked for an address in it."""
+        assert not self._has_addresses
+        self.base, self.size = base, size
+
+    def assemble(self, ending: bytes = b"") -> bytes:
+        """Return the bytes to be written at `base`; `ending` are records that come last."""
+        if self.room < len(ending):
             raise ValueError(f"a program of {len(self)} calls does not fit its area")
-        entry = self.entry
+        self._link()
+        data = self._data.ljust(self.entry - self.base, b"\0")
+        return b"".join((data, self._records, ending, _LAST))
+
+    def _link(self) -> None:
+        results = self.entry + _RESULT_AT
         for at, result in self._links:
-            address = entry + RECORD_BYTES * result + _RESULT_AT
-            struct.pack_into("<Q", self._records, at, address)
-        return b"".join((self._data.ljust(entry - self.base, b"\0"), self._records, _LAST))
+            _WORD_OF.pack_into(self._records, at, results + RECORD_BYTES * result)
+        for at, offset in self._places:
+            _WORD_OF.pack_into(self._records, at, self.base + offset)
 
     def calls(self) -> Iterator[tuple[int, tuple[int | None, ...]]]:
         """Go through the calls proper, as (number, six arguments); None where a result will be."""
+        self._link()
         for number, *words, mode, _, _ in _RECORD.iter_unpack(self._records):
             if number < _LOAD:
                 yield (

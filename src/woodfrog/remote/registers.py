@@ -2,6 +2,8 @@
 
 import os
 import struct
+from itertools import chain
+from operator import attrgetter
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import NO_CALL, Registers, Rseq
@@ -10,8 +12,6 @@ from woodfrog.kernel.ptrace import NO_CALL, Registers, Rseq
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
 EINTR = 4
 _SYSCALL_BYTES = 2
-
-_WORD = (1 << 64) - 1
 
 # Calls that return EINTR because they were held, not because of a signal: kernel-notes.md.
 CALLS_THAT_SEE_A_HOLD = frozenset(
@@ -100,6 +100,7 @@ def out_of_critical_section(area: Rseq, memory: int, registers: Registers) -> Re
     return registers
 
 
+# movabs to each
 _MOVABS = (
     ("rax", b"\x48\xb8"),
     ("rcx", b"\x48\xb9"),
@@ -119,6 +120,14 @@ _MOVABS = (
 )
 
 
+_VALUES = attrgetter(*(name for name, _ in _MOVABS), "rip")
+# jmp [rip+0]
+_OPCODES = (*(opcode for _, opcode in _MOVABS), b"\xff\x25\0\0\0\0")
+_WAY = struct.Struct("<" + "2sQ" * len(_MOVABS) + "6sQ")
+# movabs rsp, where the flags are; popfq; movabs rsp
+_FLAGS_AND_STACK = struct.Struct("<2sQ3sQ")
+
+
 def way_back(registers: Registers, flags_at: int | None = None) -> bytes:
     """Return machine code that sets these registers and jumps to where they point.
 
@@ -126,12 +135,7 @@ def way_back(registers: Registers, flags_at: int | None = None) -> bytes:
     are left alone. The code makes no call and doesn't touch the task's stack.
     """
     target = without_the_kernel(registers)
-    code = bytearray()
-    if flags_at is not None:
-        code += b"\x48\xbc" + struct.pack("<Q", flags_at) + b"\x9d"  # movabs rsp; popfq
-        code += b"\x48\xbc" + struct.pack("<Q", target.rsp & _WORD)
-    for name, opcode in _MOVABS:
-        code += opcode + struct.pack("<Q", getattr(target, name))
-    # jmp [rip+0]
-    code += b"\xff\x25\0\0\0\0" + struct.pack("<Q", target.rip)
-    return bytes(code)
+    code = _WAY.pack(*chain.from_iterable(zip(_OPCODES, _VALUES(target), strict=True)))
+    if flags_at is None:
+        return code
+    return _FLAGS_AND_STACK.pack(b"\x48\xbc", flags_at, b"\x9d\x48\xbc", target.rsp) + code

@@ -9,14 +9,14 @@ import msgspec
 from woodfrog.errors import while_
 from woodfrog.remote.program import Program
 
-_AT_ONCE = 8
+AT_ONCE = 8
 
 
 class Runner(Protocol):
     """A task that runs programs: a stub, or a held thread that lends itself."""
 
-    def program(self, part: int = 0, of: int = 1) -> Program:
-        """Return an empty program that fits the task's data, or one of its parts."""
+    def part(self, number: int = 0, of: int = 1) -> tuple[int, int]:
+        """Return where a program may stand in the task's data or a part of it, and how long."""
 
     def start(self, program: Program) -> None:
         """Set a program going."""
@@ -48,7 +48,16 @@ class SideBySide:
 
     def program(self, task: Runner) -> Program:
         """Return an empty program for a task, to be run before the next one is asked for."""
-        return task.program(self._turn % _AT_ONCE, _AT_ONCE)
+        return Program(*self.part(task))
+
+    def part(self, task: Runner) -> tuple[int, int]:
+        """Return where the next program may stand in a task, and how long it may be."""
+        return task.part(self.turn, AT_ONCE)
+
+    @property
+    def turn(self) -> int:
+        """Which of those that run at once comes next, from 0."""
+        return self._turn % AT_ONCE
 
     def run(
         self, task: Runner, program: Program, doing: str, then: Callable[[], None] = _nothing
@@ -60,7 +69,7 @@ class SideBySide:
         task.start(program)
         self._running.append(_Running(task, program, doing, then))
         self._turn += 1
-        if len(self._running) == _AT_ONCE:
+        if len(self._running) == AT_ONCE:
             self._finish_first()
 
     def finish(self) -> None:

@@ -88,10 +88,14 @@ class Stub:
         )
         return thread
 
-    def program(self, part: int = 0, of: int = 1) -> Program:
-        """Return an empty program that fits the stub's data, or one of its parts."""
+    def part(self, number: int = 0, of: int = 1) -> tuple[int, int]:
+        """Return where a program may stand in the stub's data or a part of it, and how long."""
         size = self.size // of & -4096
-        return Program(self.base + CODE_BYTES + part * size, size)
+        return self.base + CODE_BYTES + number * size, size
+
+    def program(self) -> Program:
+        """Return an empty program that fits the stub's data."""
+        return Program(*self.part())
 
     def start(self, program: Program) -> None:
         """Set a program going; `finish` waits for its end."""

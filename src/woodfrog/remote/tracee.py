@@ -4,6 +4,8 @@ Nothing here single-steps the task, blocks its signals or leaves it in a state t
 are killed at any point, the task goes on by itself to where it was (design law 1).
 """
 
+from collections.abc import Sequence
+
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.ptrace import Event, Registers, Status
 from woodfrog.remote.program import Program
@@ -34,8 +36,11 @@ class Tracee:
 
     def may_run(self, program: Program) -> bool:
         """Tell whether the task would survive a program that it runs to its end without us."""
-        filters = self.filters
-        return filters is None or all(filters.allow(*call) for call in program.calls())
+        return self.filters is None or all(self.may_call(*call) for call in program.calls())
+
+    def may_call(self, number: int, arguments: Sequence[int | None]) -> bool:
+        """Tell whether it would survive one call likewise; None is an argument not yet known."""
+        return self.filters is None or self.filters.allow(number, arguments)
 
     def take_signal(self, status: Status, *, interrupted: bool) -> None:
         """Let a signal that arrives meanwhile act on the task as if we weren't here.

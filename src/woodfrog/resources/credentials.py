@@ -45,11 +45,11 @@ class Credentials(Part, frozen=True):
     no_new_privs: bool
 
 
-def ask(program: Program, status: Status) -> Callable[[], Credentials]:
-    """Add the call that tells what /proc/PID/task/TID/status, given as `status`, doesn't."""
+def ask(program: Program) -> Callable[[Status], Credentials]:
+    """Add the call that tells what /proc/PID/task/TID/status, given for the answer, doesn't."""
     securebits = syscalls.prctl(program, _PR_GET_SECUREBITS)
 
-    return lambda: shown(status, securebits=program[securebits])
+    return lambda status: shown(status, securebits=program[securebits])
 
 
 def shown(status: Status, *, securebits: int) -> Credentials:

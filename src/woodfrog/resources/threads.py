@@ -3,7 +3,6 @@
 import ctypes
 import os
 import struct
-from collections.abc import Callable
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
@@ -111,7 +110,7 @@ def ended(path: str) -> EndedThread:
 class Answers:
     """What a program tells of one thread."""
 
-    def __init__(self, program: Program, status: Status) -> None:
+    def __init__(self, program: Program) -> None:
         self._program = program
         self._stack = bytearray(_STACK.size)
         self._tid_address = bytearray(8)
@@ -124,10 +123,10 @@ class Answers:
         self._machine_check = program.may_fail(syscalls.prctl(program, _PR_MCE_KILL_GET))
         program.may_fail(program.call(SYS.ARCH_PRCTL, _ARCH_GET_XCOMP_PERM, self._xcomp))
         self._controls = thread_controls.ask(program)
-        self._credentials: Callable[[], Credentials] = credentials_of.ask(program, status)
+        self._credentials = credentials_of.ask(program)
 
-    def fields(self) -> dict[str, object]:
-        """Return the record's fields, once the program has run."""
+    def fields(self, status: Status) -> dict[str, object]:
+        """Return the record's fields, once the program has run in the thread with this status."""
         return {
             "alternate_stack": bytes(self._stack),
             "tid_address": int.from_bytes(self._tid_address, "little"),
@@ -135,7 +134,7 @@ class Answers:
             "timer_slack": self._program[self._slack],
             "machine_check_kill": self._program[self._machine_check],
             "amx": bool(int.from_bytes(self._xcomp, "little") >> _XFEATURE_AMX & 1),
-            "credentials": self._credentials(),
+            "credentials": self._credentials(status),
             "controls": self._controls(),
         }
 
