@@ -22,11 +22,13 @@ from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.places import Places
 from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.mountinfo import parse_mount
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import cgroups, namespaces, sysctls
+from woodfrog.resources import catalogue, cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.files.base import IO_URING, FileRecord
 from woodfrog.resources.mount_tree.looking import ChangedMounts
@@ -121,6 +123,7 @@ def look(
     usual = sysctls.Usual()
     if not sysctls.is_read_only(init):
         _ = usual.settings  # which takes some time: before anything is held
+    _prepare(init)
     tree = undo.enter_context(held(init, pause))
     collecting.refuse_dispatched(tree)
     tidying.remove_leftovers(tree, vdso)
@@ -211,6 +214,13 @@ def look(
         stopped,
         losses_of(file_records) + networks.losses,
     )
+
+
+def _prepare(init: int) -> None:
+    """Import what is needed for the files that there are; before anything is held."""
+    looks = catalogue.prepare(processes_in(HERE, os.readlink(f"/proc/{init}/ns/pid")))
+    if any(look.startswith("socket ") for look in looks):
+        from woodfrog.engine import backlogs, connections, sockets  # noqa: F401
 
 
 def losses_of(files: Iterable[FileRecord]) -> list[str]:

@@ -5,14 +5,18 @@ few kinds, and to make the classes of all takes longer than many a restore.
 """
 
 import os
+import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache, reduce
 from importlib import import_module
+from itertools import islice
 from operator import or_
 from typing import Any
 
 from woodfrog.errors import ImageError
+from woodfrog.remote.descriptors import fetch
 from woodfrog.resources.files.base import FileRecord, OpenFile
 
 _CLASSES = {
@@ -61,6 +65,7 @@ _DEVICE = ("character device",)
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _UNIX, _INTERNET = ("socket 1",), ("socket 2", "socket 10")  # AF_UNIX, AF_INET, AF_INET6
 _NETLINK, _PACKET = ("socket 16",), ("socket 17",)  # AF_NETLINK, AF_PACKET
+_MOST_LOOKED_AT = 500
 _ANYTHING: tuple[str, ...] = ()
 
 # Open files, in the order in which they are asked: the first kind that recognises a file collects
@@ -127,7 +132,41 @@ def file_kinds() -> list[type[FileRecord]]:
 
 def likely_kinds(file: OpenFile) -> Iterator[type[FileRecord]]:
     """Go through the kinds that a file may be of, in the order in which they are asked."""
-    return map(record_class, _tags(_look(file)))
+    look = _look(file.target, lambda: file.stat.st_mode, lambda: file.socket_family)
+    return map(record_class, _tags(look))
+
+
+def prepare(pids: Iterable[int]) -> set[str]:
+    """Import the kinds of what running processes have open, so that they are held the shorter.
+
+    What is met only then is imported then. Returns what the files look like.
+    """
+    looks = set()
+    for pid, name in islice(_descriptors(pids), _MOST_LOOKED_AT):
+        link = f"/proc/{pid}/fd/{name}"
+        with suppress(OSError):  # it may be closed by now
+            looks.add(
+                _look(
+                    os.readlink(os.fsencode(link)),
+                    lambda link=link: os.stat(link).st_mode,  # type: ignore[misc]
+                    lambda pid=pid, name=name: _family(pid, int(name)),  # type: ignore[misc]
+                )
+            )
+    for look in looks:
+        for tag in _tags(look):
+            record_class(tag)
+    return looks
+
+
+def _descriptors(pids: Iterable[int]) -> Iterator[tuple[int, str]]:
+    for pid in pids:
+        with suppress(OSError):
+            yield from ((pid, name) for name in os.listdir(f"/proc/{pid}/fd"))
+
+
+def _family(pid: int, number: int) -> int:
+    with socket.socket(fileno=fetch(pid, number)) as one:
+        return int(one.family)
 
 
 @cache
@@ -135,14 +174,13 @@ def _tags(look: str) -> list[str]:
     return [tag for tag, (_, looks) in _FILES.items() if look in looks or looks is _ANYTHING]
 
 
-def _look(file: OpenFile) -> str:
+def _look(target: bytes, mode: Callable[[], int], family: Callable[[], int]) -> str:
     """Tell what a file looks like: by its magic link, and the type of its inode or socket."""
-    if file.target.startswith(b"/memfd:"):
+    if target.startswith(b"/memfd:"):
         return "memfd"
-    if file.target.startswith(b"/"):
-        return _BY_TYPE[stat.S_IFMT(file.stat.st_mode)]
-    target = os.fsdecode(file.target)
-    kind = target.partition(":")[0]
-    if kind == "socket":
-        return f"socket {file.socket_family}"
-    return target if kind == "anon_inode" else kind
+    if target.startswith(b"/"):
+        return _BY_TYPE[stat.S_IFMT(mode())]
+    kind = target.partition(b":")[0]
+    if kind == b"socket":
+        return f"socket {family()}"
+    return os.fsdecode(target if kind == b"anon_inode" else kind)
