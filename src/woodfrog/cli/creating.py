@@ -10,6 +10,8 @@ from woodfrog.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from woodfrog.cli.flags import Arguments
     from woodfrog.runtime.create import Request
 
@@ -41,19 +43,18 @@ def request(arguments: Arguments) -> Request:
     common = arguments.common
     bundle = os.path.realpath(arguments["bundle"])
     text = spec.read(os.path.join(bundle, "config.json"))
-    if b"org.woodfrog." in text:
-        _check_annotations(text)
     wanted = Request(common.root, arguments.rest[0], bundle, text)
+    if b"org.woodfrog." in text:
+        _check_annotations(wanted.config)
     fill(wanted, arguments)
     return wanted
 
 
-def _check_annotations(text: bytes) -> None:
+def _check_annotations(config: Any) -> None:
     """Refuse policies that nobody could follow, now rather than when they are needed."""
     from woodfrog.cli import policies
-    from woodfrog.runtime import spec
 
-    annotations = spec.parse(text, "config.json").get("annotations") or {}
+    annotations = config.get("annotations") or {}
     policies.annotated({name: str(value) for name, value in annotations.items()})
 
 

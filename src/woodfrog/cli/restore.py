@@ -108,9 +108,7 @@ def _request(arguments: Arguments) -> tuple[Request, dict[str, str]]:
         creating.fill(wanted, arguments)
         return wanted, {}
     wanted = creating.request(arguments)
-    from woodfrog.runtime import spec
-
-    config = spec.parse(wanted.config_text, "config.json")
+    config = wanted.config
     creating.refuse_lost_terminal(wanted, config, arguments["detach"])
     return wanted, config.get("annotations") or {}
 

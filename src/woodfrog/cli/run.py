@@ -10,10 +10,7 @@ from woodfrog.cli.report import tell
 def run(arguments: Arguments) -> int:
     """Create, start and stay."""
     wanted = creating.request(arguments)
-    from woodfrog.runtime import spec
-
-    config = spec.parse(wanted.config_text, "config.json")
-    creating.refuse_lost_terminal(wanted, config, arguments["detach"])
+    creating.refuse_lost_terminal(wanted, wanted.config, arguments["detach"])
     from woodfrog.runtime.run import run as run_container
 
     return run_container(

@@ -63,23 +63,35 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:
-    """Check an image against itself, this machine and the new container; nothing is made yet."""
+    """Check an image against itself, this machine and the new container; nothing is made yet.
+
+    Of a template's clones, what was found for one holds for the next of the same bounds.
+    """
+    question = msgspec.structs.replace(bounds, cgroups={}), cpu_check
+    if plan.admitted != question:
+        plan.admitted = None
+        _admit(plan, bounds, vdso, cpu_check)
+        plan.admitted = question
+    cgroups.refuse_wider(plan.cgroups, bounds.cgroups, writable=bounds.may_make_cgroups)
+    huge_pages.refuse_too_many(
+        plan.shared.values(), plan.all_segments(), (one.memory for one in plan.processes)
+    )
+
+
+def _admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:
+    """Check what neither another clone nor time can change."""
     plan.has_terminal = bounds.terminal
     _check_tree(plan)
     for process in plan.processes:
         _check_process(process, plan, bounds)
     _check_namespaces(plan)
     _check_contents(plan, bounds)
-    huge_pages.refuse_too_many(
-        plan.shared.values(), plan.all_segments(), (one.memory for one in plan.processes)
-    )
     keyrings.check(plan.keyrings)
     keyrings.refuse_wider(plan.keyrings, bounds.bounding, bounds.seccomp)
     if not {one.keyring for one in plan.processes} <= {keyrings.FIRST, *plan.keyrings}:
         raise ImageError("a process in the image has a keyring that the image lacks")
     _check_network(plan)
     cgroups.check(plan.cgroups)
-    cgroups.refuse_wider(plan.cgroups, bounds.cgroups, writable=bounds.may_make_cgroups)
     if plan.mounts:
         from woodfrog.resources.mount_tree import records as mount_records
 

@@ -60,6 +60,7 @@ class Plan:
         self.shared: dict[int, SharedMemory] = {}
         self.deleted: dict[int, DeletedFile] = {}
         self.has_terminal = False  # the new container
+        self.admitted: object = None  # by what container's bounds
         self.namespaces: dict[int, AnyNamespace] = {}
         # The nested namespaces that files are made in, by the ids of the files.
         self.within: dict[int, Membership] = {}

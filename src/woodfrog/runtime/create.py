@@ -30,6 +30,7 @@ class Request:
         self.id = id
         self.bundle = bundle
         self.config_text = config_text
+        self._config: Any = None
         self.console_socket = ""
         self.pid_file = ""
         self.preserve_fds = 0
@@ -52,6 +53,13 @@ class Request:
         # What must be done when its namespaces, of this pid, are there and nobody knows them yet.
         self.before_hooks: Callable[[int], object] = lambda pid: None
 
+    @property
+    def config(self) -> Any:
+        """What the config says; it is checked and completed when the container is created."""
+        if self._config is None:
+            self._config = spec.parse(self.config_text, "config.json")
+        return self._config
+
 
 class Created:
     """A created container whose init waits; the console's master if we are to relay it."""
@@ -64,7 +72,7 @@ class Created:
 
 def create(request: Request) -> Created:
     """Make the container, up to its init that waits for `start` or `restore`."""
-    config = spec.parse(request.config_text, "config.json")
+    config = request.config
     for warning in spec.check(config):
         request.warn(warning)
     spec.complete(config)

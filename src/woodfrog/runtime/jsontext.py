@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from _json import encode_basestring_ascii, make_scanner
+from _json import encode_basestring_ascii, make_encoder, make_scanner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 _SPACE = " \t\r\n"
 
@@ -42,9 +42,18 @@ def parse(text: str) -> Any:
 
 def write(value: object, indent: int | None = None) -> str:
     """Return the JSON text of plain values; `indent` breaks it into lines."""
+    if indent is None:
+        encode = make_encoder(
+            None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True
+        )
+        return "".join(encode(value, 0))
     parts: list[str] = []
-    _write(value, parts, "" if indent is None else "\n", " " * (indent or 0))
+    _write(value, parts, "\n", " " * indent)
     return "".join(parts)
+
+
+def _refuse(value: object) -> NoReturn:
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def _write(value: object, parts: list[str], line: str, indent: str) -> None:
@@ -67,7 +76,7 @@ def _write(value: object, parts: list[str], line: str, indent: str) -> None:
     elif isinstance(value, (list, tuple)):
         _write_members(parts, "[]", [(None, member) for member in value], line, indent)
     else:
-        raise TypeError(f"{type(value).__name__} has no JSON form")
+        _refuse(value)
 
 
 def _write_members(
@@ -84,7 +93,7 @@ def _write_members(
             parts.append(",")
         parts.append(inner)
         if key is not None:
-            parts.append(key + (": " if line else ":"))
+            parts.append(f"{key}: ")
         _write(member, parts, inner, indent)
     if members:
         parts.append(line)

@@ -82,9 +82,7 @@ def restore(
     if isinstance(into, Request):
         into.to_be_restored = True
         into.meanwhile = _load_engine
-        if options.tcp_established and "network" in spec.new_namespaces(
-            spec.parse(into.config_text, "config.json")
-        ):
+        if options.tcp_established and "network" in spec.new_namespaces(into.config):
             into.before_hooks = lambda pid: _begin_silence(options, pid, directory)
         into.midwife = options.midwife
         into.relay_console = not into.console_socket and not detach

@@ -44,8 +44,7 @@ def check_unused(groups: Groups) -> None:
 def make(groups: Groups) -> list[str]:
     """Make the groups and their parents; returns the directories that weren't there before."""
     made: list[str] = []
-    # The controller directories of v1 may be symbolic links to one that several share.
-    for path in {os.path.realpath(path): None for path in groups["paths"].values()}:
+    for path in directories(groups):
         try:
             _make_group(path, made)
         except OSError as error:
