@@ -304,9 +304,9 @@ def verdict(container: Container) -> str:
 
 
 def thaw(name: str) -> None:
-    """Let a cgroup that is paused run: what is frozen doesn't die."""
+    """Let a cgroup that is paused, or has frozen ones, run: what is frozen doesn't die."""
     for file, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-        for path in [*CGROUPS.glob(f"*/{name}/{file}"), *CGROUPS.glob(f"{name}/{file}")]:
+        for path in [*CGROUPS.glob(f"*/{name}/**/{file}"), *CGROUPS.glob(f"{name}/**/{file}")]:
             path.write_text(word)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.resources import cgroups
-from woodfrog.resources.cgroups import Group, Hierarchy, Value
+from woodfrog.resources.cgroups import Group, Hierarchy, Node, Value
 
 TOP = Group(path=b".", controllers=b"cpu pids")
 
@@ -34,6 +34,11 @@ def test_what_a_checkpoint_writes_passes() -> None:
         (TOP, Group(path=b"a", values=[Value(name="../pids.max", text=b"max")])),
         (TOP, Group(path=b"a", values=[Value(name="pids.max", text=b"1" * 5000)])),
         (Group(path=b".", values=[Value(name="pids.max", text=b"max")]),),
+        (TOP, Group(path=b"a", nodes=[Node(name=b"../tasks", uid=0, gid=0, mode=0o644)])),
+        (TOP, Group(path=b"a", nodes=[Node(name=b"tasks", uid=0, gid=0, mode=0o4755)])),
+        (TOP, Group(path=b"a", nodes=[Node(name=b"tasks", uid=-1, gid=0, mode=0o644)])),
+        (Group(path=b".", nodes=[Node(name=b"", uid=7, gid=7, mode=0o755)]),),
+        (Group(path=b".", frozen=True),),
         (TOP, *[Group(path=b"%d" % number) for number in range(1000)]),
     ],
     ids=str,
@@ -56,5 +61,5 @@ def test_nothing_is_made_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "top" / "link").symlink_to("../outside")
     groups = [TOP, Group(path=b"link/made")]
     with pytest.raises(OSError):
-        cgroups.restore([Hierarchy(name="", groups=groups)], {"": str(tmp_path / "top")}, {})
+        cgroups.make([Hierarchy(name="", groups=groups)], {"": str(tmp_path / "top")})
     assert list((tmp_path / "outside").iterdir()) == []

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.errors import UnsupportedResource
@@ -15,7 +15,7 @@ from woodfrog.kernel.netlink.messages import socket_in
 from woodfrog.kernel.procfs.id_maps import IdMap
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.remote.held import Held, HeldTask
-from woodfrog.resources import ids, namespaces, nested, sysctls
+from woodfrog.resources import cgroup_roots, ids, namespaces, nested, sysctls
 from woodfrog.resources.files.base import OpenFile
 from woodfrog.resources.membership import Membership
 from woodfrog.resources.mount_tree.records import BOUND
@@ -237,15 +237,18 @@ class Namespaces:
         """Return the ids of the nested namespaces of a kind by what /proc/PID/ns reads for them."""
         return {link: one.number for link, one in self._found.items() if one.name == name}
 
-    def collect(self, init: int, usual: sysctls.Usual) -> None:
-        """Read what belongs to the namespaces themselves."""
+    def collect(self, init: int, usual: sysctls.Usual, places: Mapping[str, str]) -> None:
+        """Read what belongs to the namespaces themselves.
+
+        `places` are the directories of the container's cgroups by the names of their hierarchies.
+        """
         for found in self._found.values():
             if found.name == "mnt":
                 continue  # see places
             if found.name == "pid" and found.descriptor >= 0:
                 self.records.append(self._pid_namespace(found))
             elif found.descriptor >= 0:
-                self.records.append(_record(found, init, usual))
+                self.records.append(_record(found, init, usual, self._of, places))
         self.records.sort(key=lambda record: record.id)
 
     def _pid_namespace(self, found: Found) -> nested.PidNamespace:
@@ -277,7 +280,13 @@ class Namespaces:
         self._found.clear()
 
 
-def _record(found: Found, init: int, usual: sysctls.Usual) -> AnyNamespace:
+def _record(
+    found: Found,
+    init: int,
+    usual: sysctls.Usual,
+    members: Collection[int],
+    places: Mapping[str, str],
+) -> AnyNamespace:
     match found.name:
         case "uts":
             with namespaces.within(found.descriptor, "uts"):
@@ -305,8 +314,8 @@ def _record(found: Found, init: int, usual: sysctls.Usual) -> AnyNamespace:
         case "user":
             return _user_namespace(found, init)
         case "cgroup":
-            _refuse_deeper(found, init)
-            return nested.CgroupNamespace(id=found.number, owner=found.owner)
+            roots = cgroup_roots.collect(found.descriptor, init, members, places)
+            return nested.CgroupNamespace(id=found.number, owner=found.owner, roots=roots)
         case _:
             ours, theirs = namespaces.own_offsets(init), namespaces.offsets_in(found.descriptor)
             return nested.TimeNamespace(
@@ -330,24 +339,6 @@ def _user_namespace(found: Found, init: int) -> nested.UserNamespace:
         group_map=maps[1].runs,
         setgroups=setgroups.strip() == "allow",
     )
-
-
-def _refuse_deeper(found: Found, init: int) -> None:
-    """Refuse a cgroup namespace whose root is another group than the container's own."""
-
-    def seen() -> bytes:
-        with open(f"/proc/{init}/cgroup", "rb") as file:
-            return file.read()
-
-    with namespaces.inside(init, "cgroup"):
-        at_home = seen()
-    with namespaces.within(found.descriptor, "cgroup"):
-        there = seen()
-    if at_home != there:
-        raise UnsupportedResource(
-            "has a cgroup namespace that begins at another group than the container's first"
-            " process's, which cannot be saved yet"
-        )
 
 
 def _cookie(descriptor: int) -> int:

@@ -69,6 +69,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     network: bytes | None = None  # how its own was when it started; None if none may change it
     tables: frozenset[str] = frozenset()  # of legacy iptables that it had when it started
     cgroups: dict[str, str] = {}  # its directories, by the names of their hierarchies
+    frozen_groups: frozenset[str] = frozenset()  # directories of those frozen by their own freezers
     mounts: list[str] | None = None  # the lines of its mount table when `create` was done
     stdio: list[tuple[int, int]] = []  # device and inode of what `create` gave as 0, 1 and 2
     suspended: list[int] = []  # our pids of those whose GPU state is in their memory
@@ -174,9 +175,9 @@ def look(
     settings = sysctls.collect(init, view, container.namespaces, container.sysctls, usual)
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
-        groups = cgroups.collect(container.cgroups, world.identify)
+        groups = cgroups.collect(container.cgroups, container.frozen_groups, world.identify)
     with obstacles.at("the container"):
-        nested.collect(init, usual)
+        nested.collect(init, usual, container.cgroups)
     networks = Networks()
     given = container.network, container.tables
     networks.collect(init, view, nested, obstacles, *given, usual)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,17 +33,20 @@ class MadeNamespaces:
     """Nested namespaces that stand, by descriptors of ours; `undo` closes them.
 
     `mount` makes mounts in the namespace that the root stub is in; see mount_tree.making.restore.
-    With True, they are for a user namespace, whose processes need nobody's leave.
+    With True, they are for a user namespace, whose processes need nobody's leave. `cgroups` are the
+    directories of the container's own groups by the names of their hierarchies.
     """
 
     def __init__(
         self,
         root: Stub,
         mount: Callable[[MountTree, Callable[[Base], int] | None, bool], None],
+        cgroups: Mapping[str, str],
         undo: ExitStack,
     ) -> None:
         self._root = root
         self._mount = mount
+        self._cgroups = cgroups
         self._undo = undo
         self._unborn: set[int] = set()
         self._ended: list[PidNamespace] = []
@@ -141,10 +144,15 @@ class MadeNamespaces:
 
         There is no way back from that, so others than the root stub do it, and end.
         """
-        if not record.owner and record.name != "user":
+        from woodfrog.resources import cgroups
+        from woodfrog.resources.nested import CgroupNamespace
+
+        roots = record.roots if isinstance(record, CgroupNamespace) else []
+        if not record.owner and record.name != "user" and not roots:
             yield self._root
             return
         maker = passing.make(self._root, [])
+        cgroups.join(roots, self._cgroups, maker.pid)
         if record.owner:
             self._go(maker, maker, {"user": record.owner})
         yield maker

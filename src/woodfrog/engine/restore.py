@@ -202,7 +202,8 @@ def _restore(
             proc=proc,
         )
 
-    made = MadeNamespaces(root, mount, undo)
+    cgroups.make(plan.cgroups, bounds.cgroups)
+    made = MadeNamespaces(root, mount, bounds.cgroups, undo)
     made.make(one for one in plan.namespaces.values() if one.name != "mnt")
     if plan.mounts:
         mount(plan.mounts, None, False)
@@ -341,7 +342,7 @@ def _restore(
         for body in bodies.values()
         for thread, task in zip(body.record.threads, body.tasks, strict=True)
     }
-    cgroups.restore(plan.cgroups, bounds.cgroups, tasks)
+    cgroups.restore(plan.cgroups, bounds.cgroups, tasks, maps)
     finishing.restore_limits(bodies.values(), bounds, default, making.missing)
     if rings := plan.files_of("io-uring", "polled-io-uring"):
         from woodfrog.engine import making_rings
@@ -373,6 +374,7 @@ def _restore(
     networking.filter()
     silence.end()
     making.complete()
+    cgroups.freeze(plan.cgroups, bounds.cgroups)
     for release in releases:
         release.let_go()
     shortened.restore()

@@ -4,66 +4,51 @@ A value that is set below the container's group can only be narrower than what t
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, nullcontext, suppress
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
+from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.resources import file_entry
+from woodfrog.resources.cgroup_values import DEVICES, Value, is_kept, values_among
 from woodfrog.resources.file_entry import ROOT
 
 _MOST_GROUPS = 1000
 _MOST_BYTES = 4096
+_NOBODY = 0xFFFFFFFF
 _STAY = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TYPE, _CONTROLLERS = "cgroup.type", "cgroup.subtree_control"
-# What is kept of each group; all others count, tell, or act at once.
-_VALUES = (
-    "cgroup.max.depth",
-    "cgroup.max.descendants",
-    "cpuset.cpus",
-    "cpuset.mems",
-    "cpuset.cpu_exclusive",
-    "cpuset.mem_exclusive",
-    "cpu.weight",
-    "cpu.max",
-    "cpu.max.burst",
-    "cpu.shares",
-    "cpu.cfs_period_us",
-    "cpu.cfs_quota_us",
-    "memory.min",
-    "memory.low",
-    "memory.high",
-    "memory.max",
-    "memory.oom.group",
-    "memory.swap.high",
-    "memory.swap.max",
-    "memory.zswap.max",
-    "memory.limit_in_bytes",
-    "memory.soft_limit_in_bytes",
-    "memory.swappiness",
-    "pids.max",
-)
+_USUAL_MODES = (0o644, 0o444, 0o200, 0o222)
 
 
-class Value(Part, frozen=True, array_like=True):
-    """What is in a file of a group."""
+class Node(Part, frozen=True):
+    """Whose a file of a group is, or with an empty name the group, and who may use it."""
 
-    name: str
-    text: bytes
+    name: bytes
+    uid: int
+    gid: int
+    mode: int
 
 
 class Group(Part, frozen=True):
-    """One group, by its path below the container's; `threads` are the ids of who is in it."""
+    """One group, by its path below the container's; `threads` are the ids of who is in it.
+
+    `nodes` are its files that are others' or open to others than usual.
+    """
 
     path: bytes
     threaded: bool = False
     controllers: bytes = b""  # what it hands down
     values: list[Value] = []
     threads: list[int] = []
+    nodes: list[Node] = []
+    frozen: bool = False  # by its own freezer, not that of a group above
 
 
 class Hierarchy(Record, frozen=True, tag="cgroups"):
@@ -112,15 +97,56 @@ class _Groups:
     def make(self, path: bytes) -> None:
         """Make a group, if it isn't there."""
         above, _, name = path.rpartition(b"/")
-        directory = syscalls.openat2(
-            HERE, above or ROOT, _DIRECTORY, directory=self._top, resolve=_STAY
-        )
-        try:
+        with self._directory(above or ROOT) as directory, suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=directory)
-        except FileExistsError:
-            pass
+
+    @contextmanager
+    def _directory(self, path: bytes) -> Iterator[int]:
+        directory = syscalls.openat2(HERE, path, _DIRECTORY, directory=self._top, resolve=_STAY)
+        try:
+            yield directory
         finally:
             os.close(directory)
+
+    def names(self, path: bytes) -> list[str]:
+        """Return the names of a group's files."""
+        with self._directory(path) as directory:
+            return sorted(os.listdir(directory))
+
+    def nodes(self, path: bytes) -> Iterator[Node]:
+        """Yield who may use a group and its files, where that isn't root as usual."""
+        with self._directory(path) as directory, os.scandir(directory) as entries:
+            found: list[tuple[bytes, os.stat_result, tuple[int, ...]]]
+            found = [(b"", os.fstat(directory), (0o755,))]
+            for one in entries:
+                if one.is_file(follow_symlinks=False):
+                    status = one.stat(follow_symlinks=False)
+                    found.append((os.fsencode(one.name), status, _USUAL_MODES))
+            for name, status, usual in sorted(found, key=lambda one: one[0]):
+                mode = stat.S_IMODE(status.st_mode)
+                if status.st_uid or status.st_gid or mode not in usual:
+                    yield Node(name=name, uid=status.st_uid, gid=status.st_gid, mode=mode)
+
+    def set_node(self, path: bytes, node: Node, maps: IdMaps | None) -> None:
+        """Set who may use a group or one of its files; ids are those inside of `maps`."""
+        uid = maps.users.outside(node.uid) if maps else node.uid
+        gid = maps.groups.outside(node.gid) if maps else node.gid
+        if uid is None or gid is None:
+            raise ImageError("a cgroup of the image belongs to nobody")
+        with self._directory(path) as directory, suppress(FileNotFoundError):
+            if node.name:
+                os.chown(node.name, uid, gid, dir_fd=directory, follow_symlinks=False)
+                os.chmod(node.name, node.mode, dir_fd=directory)
+            else:
+                os.fchown(directory, uid, gid)
+                os.fchmod(directory, node.mode)
+
+    def freeze(self, path: bytes) -> None:
+        """Freeze a group."""
+        if self.is_second:
+            self.write(path, "cgroup.freeze", b"1")
+        else:
+            self.write(path, "freezer.state", b"FROZEN")
 
     def paths(self) -> Iterator[bytes]:
         """Yield all groups, parents first."""
@@ -128,12 +154,8 @@ class _Groups:
         while waiting:
             path = waiting.pop()
             yield path
-            directory = syscalls.openat2(HERE, path, _DIRECTORY, directory=self._top, resolve=_STAY)
-            try:
-                with os.scandir(directory) as entries:
-                    names = sorted(os.fsencode(one.name) for one in entries if one.is_dir())
-            finally:
-                os.close(directory)
+            with self._directory(path) as directory, os.scandir(directory) as entries:
+                names = sorted(os.fsencode(one.name) for one in entries if one.is_dir())
             waiting += [name if path == ROOT else path + b"/" + name for name in reversed(names)]
 
 
@@ -156,8 +178,13 @@ def _hierarchies(places: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield name, real
 
 
-def collect(places: Mapping[str, str], identify: Callable[[int], int]) -> list[Hierarchy]:
-    """Read what there is below the container's groups; `identify` knows threads by our ids."""
+def collect(
+    places: Mapping[str, str], frozen: Collection[str], identify: Callable[[int], int]
+) -> list[Hierarchy]:
+    """Read what there is below the container's groups; `identify` knows threads by our ids.
+
+    `frozen` are the directories of those that were frozen until we held them.
+    """
     found = []
     for name, directory in _hierarchies(places):
         with _opened(directory) as groups:
@@ -168,15 +195,16 @@ def collect(places: Mapping[str, str], identify: Callable[[int], int]) -> list[H
                     " saved"
                 )
             if len(paths) > 1:
-                kept = [_group(groups, path, identify) for path in paths]
+                stopped = {os.fsencode(os.path.relpath(one, directory)) for one in frozen}
+                kept = [_group(groups, path, path in stopped, identify) for path in paths]
                 found.append(Hierarchy(name=name, groups=kept))
     return found
 
 
-def _group(groups: _Groups, path: bytes, identify: Callable[[int], int]) -> Group:
+def _group(groups: _Groups, path: bytes, frozen: bool, identify: Callable[[int], int]) -> Group:
     threads = map(int, (groups.read(path, groups.members) or b"").split())
     values = []
-    for name in _VALUES if path != ROOT else ():
+    for name in values_among(groups.names(path)) if path != ROOT else ():
         text = groups.read(path, name)
         if text is not None:
             values.append(Value(name=name, text=text))
@@ -186,6 +214,8 @@ def _group(groups: _Groups, path: bytes, identify: Callable[[int], int]) -> Grou
         controllers=(groups.read(path, _CONTROLLERS) or b"") if groups.is_second else b"",
         values=values,
         threads=sorted(one for one in map(identify, threads) if one),
+        nodes=list(groups.nodes(path)) if path != ROOT else [],
+        frozen=frozen,
     )
 
 
@@ -201,10 +231,21 @@ def check(hierarchies: Sequence[Hierarchy]) -> None:
             file_entry.check_path(group.path, what)
             words = group.controllers.decode(errors="replace").split()
             if not all(map(str.isidentifier, words)) or any(
-                value.name not in _VALUES or len(value.text) > _MOST_BYTES for value in group.values
+                not is_kept(value.name) or len(value.text) > _MOST_BYTES for value in group.values
             ):
                 raise ImageError(f"{what} have values that no image has")
-        if any(group.path == ROOT for group in one.groups[1:]) or one.groups[0].values:
+            if any(
+                b"/" in node.name
+                or node.name in (b".", b"..")
+                or not 0 <= node.mode <= 0o777
+                or not (0 <= node.uid < _NOBODY and 0 <= node.gid < _NOBODY)
+                for node in group.nodes
+            ):
+                raise ImageError(f"{what} have impossible files")
+        top = one.groups[0]
+        if any(group.path == ROOT for group in one.groups[1:]) or (
+            top.values or top.nodes or top.frozen
+        ):
             raise ImageError(f"{what} have limits of the container's own")
 
 
@@ -226,21 +267,30 @@ def refuse_wider(
             )
 
 
+def make(hierarchies: Sequence[Hierarchy], places: Mapping[str, str]) -> None:
+    """Make all groups, as far as files in them may be open, and namespaces begin at them."""
+    for one in hierarchies:
+        with _opened(os.path.realpath(places[one.name])) as groups:
+            for group in one.groups[1:]:
+                groups.make(group.path)
+                _set(groups, group, [value for value in group.values if value.is_place])
+                if group.threaded:
+                    groups.write(group.path, _TYPE, b"threaded")
+
+
 def restore(
-    hierarchies: Sequence[Hierarchy], places: Mapping[str, str], tasks: Mapping[int, int]
+    hierarchies: Sequence[Hierarchy],
+    places: Mapping[str, str],
+    tasks: Mapping[int, int],
+    maps: IdMaps | None,
 ) -> None:
-    """Make all groups, and put everybody into theirs; `tasks` are our ids of the image's threads.
+    """Put everybody into their groups; `tasks` are our ids of the image's threads.
 
     Limits come last: what is not needed any more after a restore must fit, too.
     """
     ours = frozenset(tasks.values())
     for one in hierarchies:
         with _opened(os.path.realpath(places[one.name])) as groups:
-            for group in one.groups[1:]:
-                groups.make(group.path)
-                _set(groups, group, [value for value in group.values if _is_place(value)])
-                if group.threaded:
-                    groups.write(group.path, _TYPE, b"threaded")
             for group in one.groups[1:]:
                 for thread in group.threads:
                     if thread in tasks and _leads(tasks[thread], ours):
@@ -257,11 +307,27 @@ def restore(
                         groups.write(group.path, _CONTROLLERS, b"+" + controller)
             for group in one.groups[1:]:
                 _set(groups, group, group.values)
+                for node in group.nodes:
+                    groups.set_node(group.path, node, maps)
 
 
-def _is_place(value: Value) -> bool:
-    """Tell whether a group takes nobody without this (cpusets of version 1)."""
-    return value.name in ("cpuset.cpus", "cpuset.mems")
+def join(roots: Collection[tuple[str, bytes]], places: Mapping[str, str], pid: int) -> None:
+    """Put a process, by our id, into groups by their hierarchies' names and paths."""
+    for name, path in roots:
+        if name not in places:
+            raise ImageError("the image has a cgroup namespace of a hierarchy that is not there")
+        with _opened(os.path.realpath(places[name])) as groups:
+            groups.write(path, "cgroup.procs", b"%d" % pid)
+
+
+def freeze(hierarchies: Sequence[Hierarchy], places: Mapping[str, str]) -> None:
+    """Freeze the groups that were frozen; who is in them stops before it runs."""
+    for one in hierarchies:
+        if any(group.frozen for group in one.groups):
+            with _opened(os.path.realpath(places[one.name])) as groups:
+                for group in one.groups:
+                    if group.frozen:
+                        groups.freeze(group.path)
 
 
 def _set(groups: _Groups, group: Group, values: Sequence[Value]) -> None:
@@ -269,7 +335,10 @@ def _set(groups: _Groups, group: Group, values: Sequence[Value]) -> None:
         now = groups.read(group.path, value.name)
         # A group of version 2 may get its files only when a controller is handed down to it.
         if now is not None and now != value.text:
-            groups.write(group.path, value.name, value.text)
+            for name, text in value.written(now):
+                # Devices that the new container has no right to.
+                with suppress(PermissionError) if value.name == DEVICES else nullcontext():
+                    groups.write(group.path, name, text)
 
 
 def _leads(pid: int, tasks: Set[int]) -> bool:

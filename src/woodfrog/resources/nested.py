@@ -10,7 +10,7 @@ from woodfrog.kernel.capability import CAP_SETFCAP, CAP_SETGID, CAP_SETUID, CAP_
 from woodfrog.kernel.namespaces import FLAGS
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.remote.seccomp import Filters
-from woodfrog.resources import file_maker, posix_queues, sysctls, sysv_ipc
+from woodfrog.resources import file_entry, file_maker, posix_queues, sysctls, sysv_ipc
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree import unprivileged
 from woodfrog.resources.mount_tree.records import MountTree
@@ -76,9 +76,13 @@ class NetworkNamespace(Namespace, frozen=True, tag="network-namespace"):
 
 
 class CgroupNamespace(Namespace, frozen=True, tag="cgroup-namespace"):
-    """Control groups from the container's own on."""
+    """Control groups from the container's own on, or from those in `roots`.
+
+    These are paths below the container's own by the names of the hierarchies (see cgroups.py).
+    """
 
     name = "cgroup"
+    roots: list[tuple[str, bytes]] = []
 
 
 class TimeNamespace(Namespace, frozen=True, tag="time-namespace"):
@@ -182,6 +186,9 @@ def check(
                 sysctls.check_ipc(one.settings)
                 posix_queues.check(one.queues)
                 sysv_ipc.check(one.objects, memory)
+            case CgroupNamespace():
+                for _, path in one.roots:
+                    file_entry.check_path(path, "the cgroups of the image")
             case UserNamespace():
                 runs = (*one.user_map, *one.group_map)
                 if len(runs) > _MOST or any(not _is_run(*run) for run in runs):

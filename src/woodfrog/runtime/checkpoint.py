@@ -8,6 +8,7 @@ from woodfrog.errors import ImageError, StateError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
 from woodfrog.runtime import (
+    cgroups,
     filling,
     given_network,
     interrupted,
@@ -127,12 +128,15 @@ class AtWork:
 
     def __enter__(self) -> AtWork:
         container = self._container
-        if self._status == PAUSED:
+        paused, frozen = self._status == PAUSED, cgroups.frozen_below(container.state["cgroup"])
+        if paused or frozen:
             # The engine lets it run once it is held. Should we be killed, the next command pauses
             # it.
-            container.state["pausedForCheckpoint"] = True
+            if paused:
+                container.state["pausedForCheckpoint"] = True
+            container.state["thawedForCheckpoint"] = frozen
             container.save()
-            self.pause = pausing.pause_of(container)
+            self.pause = pausing.pause_of(container, paused=paused, frozen=frozen)
         interrupted.mark(container)
         return self
 
@@ -171,6 +175,7 @@ def known(
         network=given_network.noted(container, config),
         tables=given_network.noted_tables(container),
         cgroups=container.state["cgroup"]["paths"],
+        frozen_groups=frozenset(container.state.get("thawedForCheckpoint", ())),
         mounts=container.state.get("mounts"),
         memory_room=memory_room(container.state["cgroup"]),
         stdio=[(device, inode) for device, inode in container.state.get("stdio", ())],

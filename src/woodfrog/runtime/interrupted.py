@@ -38,21 +38,27 @@ def recover(container: Container) -> None:
 def finish(container: Container) -> None:
     """Set right what a checkpoint that was killed half-way has left (the lock is held)."""
     marker = container.path(CHECKPOINTING)
+    groups = container.state["cgroup"]
     if os.path.exists(marker):
         if container.is_alive():
             from woodfrog.engine.tidying import tidy
-            from woodfrog.runtime import pausing
+            from woodfrog.runtime import cgroups, pausing
 
-            paused = container.status() == PAUSED
-            tidy(container.pid, pausing.pause_of(container) if paused else None)
+            paused, frozen = container.status() == PAUSED, cgroups.frozen_below(groups)
+            pause = pausing.pause_of(container, paused=paused, frozen=frozen)
+            tidy(container.pid, pause if paused or frozen else None)
         os.unlink(marker)
     if "cudaSuspended" in container.state:
         from woodfrog.runtime.cuda import resume_suspended
 
         resume_suspended(container)
-    if container.state.pop("pausedForCheckpoint", None):
-        if container.status() == RUNNING:
-            from woodfrog.runtime import cgroups
+    paused = container.state.pop("pausedForCheckpoint", None)
+    frozen = container.state.pop("thawedForCheckpoint", None)
+    if paused or frozen:
+        from woodfrog.runtime import cgroups
 
-            cgroups.freeze(container.state["cgroup"], True)
+        if container.is_alive():
+            cgroups.freeze_these(frozen or [], True)
+        if paused and container.status() == RUNNING:
+            cgroups.freeze(groups, True)
         container.save()

@@ -130,9 +130,19 @@ def kill(container: Container, number: int, *, everything: bool = False) -> None
             _signal(container, number)
         except ProcessLookupError:
             container.require("kill")
-    if status == PAUSED and number == signals.SIGKILL and container.state["cgroup"]["version"] == 1:
-        # Frozen tasks of v1 don't even die.
-        cgroups.freeze(container.state["cgroup"], False)
+    if number == signals.SIGKILL:
+        _let_die(container, status)
+
+
+def _let_die(container: Container, status: str) -> None:
+    """Kill what is frozen, and thaw it: frozen tasks of v1 don't even die."""
+    groups = container.state["cgroup"]
+    frozen = cgroups.frozen_below(groups) if "freezer" in groups["paths"] else []
+    if (status == PAUSED and groups["version"] == 1) or frozen:
+        cgroups.kill(groups, signals.SIGKILL)
+        cgroups.freeze_these(frozen, False)
+    if status == PAUSED and groups["version"] == 1:
+        cgroups.freeze(groups, False)
 
 
 def _signal(container: Container, number: int) -> None:
@@ -185,10 +195,8 @@ def delete(root: str, id: str, *, force: bool, warn: Callable[[str], None]) -> N
 def destroy(container: Container, status: str, warn: Callable[[str], None]) -> None:
     """End what runs and remove all that was made; the container's lock is held."""
     groups = container.state["cgroup"]
-    if status == PAUSED and groups["version"] == 1:
-        cgroups.kill(groups, signals.SIGKILL)
-        cgroups.freeze(groups, False)
     if status != STOPPED:
+        _let_die(container, status)
         _kill_and_wait(container)
     cgroups.kill(groups, signals.SIGKILL)
     if container.filling():

@@ -41,8 +41,11 @@ def forget_waits(container: Container) -> None:
         pass
 
 
-def pause_of(container: Container) -> Pause:
-    """Return what the engine needs to know and to do to hold a paused container."""
+def pause_of(container: Container, *, paused: bool = True, frozen: list[str]) -> Pause:
+    """Return what the engine needs to know and to do to hold a paused container.
+
+    `frozen` are groups in it that its programs have frozen; perhaps nothing else is `paused`.
+    """
     from woodfrog.kernel.waiting import Waiting
     from woodfrog.remote.hold import Pause
 
@@ -55,8 +58,14 @@ def pause_of(container: Container) -> Pause:
     except FileNotFoundError:
         pass  # something else has paused it
     groups = container.state["cgroup"]
+
+    def set_paused(to_pause: bool) -> None:
+        cgroups.freeze_these(frozen, to_pause)
+        if paused:
+            cgroups.freeze(groups, to_pause)
+
     return Pause(
-        lambda paused: cgroups.freeze(groups, paused),
+        set_paused,
         waits,
         loses_wakeups=cgroups.freezer(groups)[1],
     )

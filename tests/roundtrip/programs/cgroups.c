@@ -1,5 +1,5 @@
-/* Control groups made inside: their limits, and which process and thread is in which. */
-// arguments: first | second | threaded
+/* Control groups made inside: their limits and owners, which process and thread is in which, open files of them; frozen ones; namespaces that begin there. */
+// arguments: first | second | threaded | frozen | cold | deeper
 // capabilities: CAP_SYS_ADMIN
 #include "wait.h"
 #include <sys/mount.h>
@@ -48,11 +48,14 @@ static void *in_a_thread(void *group) {
 
 int main(int count, char **arguments) {
 	const char *what = count > 1 ? arguments[1] : "second";
-	bool first = what[0] == 'f', threaded = what[0] == 't';
+	bool cold = what[0] == 'c', first = !strcmp(what, "first") || cold, threaded = what[0] == 't', deeper = what[0] == 'd';
+	const char *freezer = cold ? "/a/freezer.state" : !strcmp(what, "frozen") ? "/a/cgroup.freeze" : NULL;
+	char path[100];
 	pthread_t thread;
-	hierarchy = first ? "pids" : "0:";
+	hierarchy = first ? cold ? "freezer" : "pids" : "0:";
 	must(mkdir(TOP, 0755));
-	if (mount("none", TOP, first ? "cgroup" : "cgroup2", 0, first ? "pids" : NULL) != 0) {
+	if (mount("none", TOP, first ? "cgroup" : "cgroup2", 0, first ? hierarchy : NULL) != 0) {
+		freezer = cold ? "/a/cgroup.freeze" : freezer, cold = false;
 		must(first ? 0 : -1); /* a machine without version 1 */
 		must(mount("none", TOP, "cgroup2", 0, NULL));
 		hierarchy = "0:";
@@ -61,12 +64,19 @@ int main(int count, char **arguments) {
 	const char *limit = access(TOP "/a/b/pids.max", F_OK) == 0 ? TOP "/a/b/pids.max" : first ? NULL : TOP "/a/b/cgroup.max.descendants";
 	if (limit)
 		put(limit, "77");
+	must(chown(TOP "/a/b", 7, 8)), must(chmod(TOP "/a/b", 0711)), must(chown(TOP "/a/b/cgroup.procs", 7, 8)), must(chmod(TOP "/a/b/cgroup.procs", 0664));
+	bool tells = access(TOP "/a/notify_on_release", F_OK) == 0;
+	if (tells)
+		put(TOP "/a/notify_on_release", "1");
+	int members = must(open(TOP "/a/b/cgroup.procs", O_RDWR | O_CLOEXEC)), directory = must(open(TOP "/a", O_RDONLY | O_CLOEXEC));
 	pid_t child = must(fork());
 	if (child == 0) {
 		put(TOP "/a/b/cgroup.procs", "0");
+		if (deeper)
+			must(unshare(CLONE_NEWCGROUP)), must(mkdir(TOP "/a/b/c", 0755)), put(TOP "/a/b/c/cgroup.procs", "0");
 		say("there");
 		wait_for("check");
-		expect(is_in(hierarchy, "/a/b"), "the child is in another group");
+		expect(is_in(hierarchy, deeper ? "/c" : "/a/b"), "the child is in another group");
 		_exit(0);
 	}
 	wait_for("there");
@@ -77,8 +87,22 @@ int main(int count, char **arguments) {
 		pthread_create(&thread, NULL, in_a_thread, "/c/t");
 		wait_for("in");
 	}
+	if (freezer)
+		snprintf(path, sizeof path, TOP "%s", freezer), put(path, cold ? "FROZEN" : "1");
 	freeze_here();
-	spoil(put(threaded ? TOP "/cgroup.procs" : TOP "/a/cgroup.procs", "0"););
+	spoil(if (freezer) put(path, cold ? "THAWED" : "0"); else put(threaded ? TOP "/cgroup.procs" : TOP "/a/cgroup.procs", "0"););
+	if (freezer) {
+		expect(!strncmp(get(path), cold ? "FR" : "1", cold ? 2 : 1), "it is not frozen: %s", get(path));
+		put(path, cold ? "THAWED" : "0");
+	}
+	struct stat one, other;
+	must(fstat(members, &one)), must(stat(TOP "/a/b/cgroup.procs", &other));
+	same("the open file", other.st_ino, one.st_ino);
+	expect(other.st_uid == 7 && other.st_gid == 8 && other.st_mode == (S_IFREG | 0664), "it is %d's and %d's, %o", other.st_uid, other.st_gid, other.st_mode);
+	must(stat(TOP "/a/b", &other));
+	expect(other.st_uid == 7 && other.st_gid == 8 && other.st_mode == (S_IFDIR | 0711), "the group is %d's and %d's, %o", other.st_uid, other.st_gid, other.st_mode);
+	must(faccessat(directory, "cgroup.procs", F_OK, 0));
+	expect(!tells || !strcmp(get(TOP "/a/notify_on_release"), "1"), "it tells nobody when it is empty");
 	join(child);
 	expect(is_in(hierarchy, threaded ? "/c" : "/"), "is in another group");
 	expect(!limit || !strcmp(get(limit), "77"), "another limit");

@@ -156,6 +156,30 @@ def freezer(groups: Groups) -> tuple[str, bool]:
     return groups["paths"].get("", ""), False
 
 
+def frozen_below(groups: Groups) -> list[str]:
+    """Return the directories of groups that programs made below, and froze by their own freezer."""
+    found = []
+    for kind, name in (("freezer", "freezer.self_freezing"), ("", "cgroup.freeze")):
+        top = groups["paths"].get(kind)
+        for directory, _, _ in os.walk(top) if top else ():
+            try:
+                if directory != top and read(directory, name) == "1":
+                    found.append(directory)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENODEV):  # removed just now
+                    raise
+    return found
+
+
+def freeze_these(directories: list[str], frozen: bool) -> None:
+    """Freeze or thaw groups below a container's own; who is in them need not stop at once."""
+    for directory in directories:
+        if os.path.exists(os.path.join(directory, "freezer.state")):
+            write(directory, "freezer.state", "FROZEN" if frozen else "THAWED")
+        else:
+            write(directory, "cgroup.freeze", str(int(frozen)))
+
+
 def freeze(groups: Groups, frozen: bool, *, patience: float = 10.0) -> None:
     """Pause or resume every process of the container, and wait until it is so."""
     directory, is_v1 = freezer(groups)
