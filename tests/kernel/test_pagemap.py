@@ -32,6 +32,7 @@ class Area:
 
     def __init__(self, pages: int, file: int = -1) -> None:
         flags = mmap.MAP_PRIVATE | (mmap.MAP_ANONYMOUS if file < 0 else 0)
+        self.is_anonymous = file < 0
         self.length = pages * PAGE
         self.start = syscalls.mmap(HERE, 0, self.length, 3, flags, file)
         syscalls.madvise(HERE, self.start, self.length, MADV_NOHUGEPAGE)
@@ -46,9 +47,13 @@ class Area:
 
     def own(self, first: int = 0, last: int | None = None) -> list[tuple[int, int]]:
         """Return what is told of it, in page numbers, the last one not included."""
-        end = self.length if last is None else last * PAGE
+        start = self.start + first * PAGE
+        end = self.start + (self.length if last is None else last * PAGE)
         with Pagemap(os.getpid()) as pagemap:
-            return self.numbered(pagemap.own_pages(self.start + first * PAGE, self.start + end))
+            found = pagemap.own_pages(start, end)
+            if self.is_anonymous:
+                assert pagemap.own_pages(start, end, anonymous=True) == found
+        return self.numbered(found)
 
     def numbered(self, ranges: Ranges) -> list[tuple[int, int]]:
         """Turn addresses into page numbers."""
@@ -175,11 +180,12 @@ def test_what_is_written_to_is_noted_page_by_page(area: Area) -> None:
         with Pagemap(os.getpid()) as pagemap:
             assert pagemap.unwritten(area.start, end) == []
             userfaultfd.note(HERE, descriptor, area.start, area.length)
-            pagemap.protect(area.start, end)
+            pagemap.protect(area.start, end, anonymous=True)
             area.write(1)
             area.write(5)
             area.look(2)
             found = pagemap.unwritten(area.start, end)
+            assert pagemap.unwritten(area.start, end, anonymous=True) == found
         assert found == [
             (area.start, area.start + PAGE),
             (area.start + 2 * PAGE, area.start + 4 * PAGE),

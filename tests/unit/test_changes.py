@@ -41,15 +41,18 @@ def test_pages_are_divided_like_sets(seed: int) -> None:
     ]
     extents = ranges(ours, cuts)
 
-    both = list(changes._in_both(stored, extents))
+    both = changes.in_common(stored, extents)
 
     assert numbers([(one.start, one.start + one.length) for one in both]) == ours & theirs
     assert all(one.store == one.start + 7 * PAGE for one in both)
-    assert numbers(changes._common(extents, ranges(theirs))) == ours & theirs
+    assert numbers(changes.common(extents, ranges(theirs))) == ours & theirs
     joined = changes._joined(both)
     assert len(joined) <= len(both)
     for pages in (both, joined):
         assert numbers(changes.without(extents, pages)) == ours - theirs
+    left = changes.outside(stored, extents)
+    assert numbers([(one.start, one.start + one.length) for one in left]) == theirs - ours
+    assert all(one.store == one.start + 7 * PAGE for one in left)
 
 
 def test_equal_pages_are_found_one_by_one() -> None:

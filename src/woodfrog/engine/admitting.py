@@ -19,7 +19,7 @@ from woodfrog.engine.making_network import Networking
 from woodfrog.engine.plan import Plan
 from woodfrog.image.chain import Chain
 from woodfrog.kernel.capability import CAP_SYS_RESOURCE
-from woodfrog.remote.vdso import Vdso
+from woodfrog.remote.vdso import own_vdso
 from woodfrog.resources import (
     ids,
     known_files,
@@ -105,7 +105,7 @@ class Admitted:
         if template is None:
             undo.callback(self.reader.close)
         self.plan = template.plan if template else Plan(self.reader)
-        self.vdso = template.vdso if template else Vdso()
+        self.vdso = template.vdso if template else own_vdso()
         self.validation = FileValidation(wishes.file_validation)
         plan = self.plan
         admit(plan, bounds, self.vdso, CpuCheck(wishes.cpu_check))

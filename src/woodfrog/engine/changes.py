@@ -4,7 +4,8 @@ Where the kernel has noted what was written to since then (engine/tracking.py), 
 has not, each page is compared with what the parent has at its place.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
 import msgspec
@@ -60,7 +61,7 @@ class Changes:
         unwritten = self._unwritten.get(one.held.pid)
         if unwritten is None:
             return None
-        return max(one.held.own_bytes - sum(end - start for start, end in unwritten), 0)
+        return max(one.held.own_bytes - sum([end - start for start, end in unwritten]), 0)
 
     def split(
         self, one: CollectedProcess, extents: Ranges, contents: Source
@@ -69,7 +70,7 @@ class Changes:
         stored = self._pages.get(one.held.namespace_pid, [])
         unwritten = self._unwritten.get(one.held.pid)
         if unwritten is not None:
-            same = in_common(stored, _common(extents, unwritten))
+            same = in_common(stored, common(extents, unwritten))
         else:
             same = self._compare(in_common(stored, extents), contents)
         return without(extents, same), [_of_parent(page) for page in same]
@@ -112,7 +113,8 @@ def unwritten_since(one: CollectedProcess, noted: Container[int]) -> Ranges | No
         with Pagemap(one.held.pid) as pagemap:
             for mapping in one.space.mappings:
                 if not mapping.shared:
-                    found += pagemap.unwritten(mapping.start, mapping.end)
+                    start, end = mapping.start, mapping.end
+                    found += pagemap.unwritten(start, end, anonymous=mapping.is_anonymous)
     except OSError:
         return None
     return found
@@ -157,21 +159,31 @@ def pages_by_process(image: Chain) -> dict[int, list[PageRange]]:
     return found
 
 
-def without(extents: Ranges, pages: Iterable[PageRange]) -> Ranges:
+def without(extents: Ranges, pages: Sequence[PageRange]) -> Ranges:
     """Return what is left of ranges when pages are taken out; both are in order."""
     left: Ranges = []
-    rest = iter(pages)
-    page = next(rest, None)
+    starts = [page.start for page in pages]
+    ends = [page.start + page.length for page in pages]
     for start, end in extents:
-        while page is not None and page.start < end:
-            if start < page.start:
-                left.append((start, page.start))
-            start = max(start, page.start + page.length)
-            if start > end:
-                break  # it goes on in the next range
-            page = next(rest, None)
-        if start < end:
-            left.append((start, end))
+        within = _overlapping(starts, ends, start, end)
+        begins = [start, *ends[within]]
+        left += [(a, b) for a, b in zip(begins, [*starts[within], end], strict=True) if a < b]
+    return left
+
+
+def outside(pages: Sequence[PageRange], ranges: Ranges) -> list[PageRange]:
+    """Return what of pages lies in none of the ranges; both are in order."""
+    left: list[PageRange] = []
+    starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+    for page in pages:
+        end, shift = page.start + page.length, page.store - page.start
+        within = _overlapping(starts, ends, page.start, end)
+        begins = [page.start, *ends[within]]
+        left += [
+            PageRange(start=a, length=b - a, store=a + shift)
+            for a, b in zip(begins, [*starts[within], end], strict=True)
+            if a < b
+        ]
     return left
 
 
@@ -179,38 +191,60 @@ def _of_parent(page: PageRange) -> PageRange:
     return PageRange(start=page.start, length=page.length, store=page.store + ANCESTOR)
 
 
-def _common(one: Ranges, other: Ranges) -> Ranges:
+def _overlapping(starts: list[int], ends: list[int], start: int, end: int) -> slice:
+    """Return which of many ranges, in order, have something in common with one."""
+    return slice(bisect_right(ends, start), bisect_left(starts, end))
+
+
+def common(one: Ranges, other: Ranges) -> Ranges:
     """Return what two lists of ranges, each in order, have in common."""
-    common: Ranges = []
-    at = 0
-    for start, end in one:
-        while at < len(other) and other[at][1] <= start:
-            at += 1
-        look = at
-        while look < len(other) and other[look][0] < end:
-            common.append((max(start, other[look][0]), min(end, other[look][1])))
-            look += 1
-        at = max(at, look - 1)
-    return common
+    few, many = sorted((one, other), key=len)
+    starts, ends = [start for start, _ in many], [end for _, end in many]
+    found: Ranges = []
+    for start, end in few:
+        some = many[_overlapping(starts, ends, start, end)]
+        if some:
+            some[0] = max(start, some[0][0]), some[0][1]
+            some[-1] = some[-1][0], min(end, some[-1][1])
+            found += some
+    return found
 
 
-def in_common(stored: list[PageRange], extents: Ranges) -> list[PageRange]:
+def in_common(stored: Sequence[PageRange], extents: Ranges) -> list[PageRange]:
     """Return the pages that are stored and lie in ranges; both are in order."""
-    return list(_in_both(stored, extents))
-
-
-def _in_both(stored: list[PageRange], extents: Ranges) -> Iterator[PageRange]:
-    at = 0
+    if len(stored) < len(extents):
+        return _within(stored, extents)
+    found: list[PageRange] = []
+    starts = [page.start for page in stored]
+    ends = [page.start + page.length for page in stored]
     for start, end in extents:
-        while at < len(stored) and stored[at].start + stored[at].length <= start:
-            at += 1
-        look = at
-        while look < len(stored) and stored[look].start < end:
-            one = stored[look]
-            first, last = max(start, one.start), min(end, one.start + one.length)
-            yield PageRange(start=first, length=last - first, store=one.store + first - one.start)
-            look += 1
-        at = max(at, look - 1)
+        some = [*stored[_overlapping(starts, ends, start, end)]]
+        if some:
+            some[0] = _trimmed(some[0], start, end)
+            some[-1] = _trimmed(some[-1], start, end)
+            found += some
+    return found
+
+
+def _within(stored: Sequence[PageRange], extents: Ranges) -> list[PageRange]:
+    """Do the same, if there are more extents."""
+    found: list[PageRange] = []
+    starts, ends = [start for start, _ in extents], [end for _, end in extents]
+    for page in stored:
+        end, shift = page.start + page.length, page.store - page.start
+        some = extents[_overlapping(starts, ends, page.start, end)]
+        if some:
+            some[0] = max(page.start, some[0][0]), some[0][1]
+            some[-1] = some[-1][0], min(end, some[-1][1])
+            found += [PageRange(start=a, length=b - a, store=a + shift) for a, b in some]
+    return found
+
+
+def _trimmed(page: PageRange, start: int, end: int) -> PageRange:
+    first, last = max(start, page.start), min(end, page.start + page.length)
+    if last - first == page.length:
+        return page
+    return PageRange(start=first, length=last - first, store=page.store + first - page.start)
 
 
 def _in_chunks(pages: Iterable[PageRange]) -> Iterator[PageRange]:

@@ -27,7 +27,7 @@ from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.mountinfo import parse_mount
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
-from woodfrog.remote.vdso import Vdso
+from woodfrog.remote.vdso import Vdso, own_vdso
 from woodfrog.resources import catalogue, cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.files.base import IO_URING, FileRecord
@@ -119,9 +119,9 @@ def look(
 
     `noted` are the processes of which the kernel notes for us what is written to.
     """
-    vdso = Vdso()
+    vdso = own_vdso()
     namespaces.refuse_shared_pid_namespace(init)
-    usual = sysctls.Usual()
+    usual = sysctls.usual()
     if not sysctls.is_read_only(init):
         _ = usual.settings  # which takes some time: before anything is held
     _prepare(init)

@@ -12,7 +12,7 @@ from woodfrog.kernel.netlink import nftables, sock_diag
 from woodfrog.kernel.pagemap import Pagemap
 from woodfrog.kernel.process import PR_SET_MM, pidfd_exit_status, pidfd_getfd, pidfd_open
 from woodfrog.remote.scratch import room_needed
-from woodfrog.remote.vdso import Vdso
+from woodfrog.remote.vdso import own_vdso
 
 _PR_SET_MM_MAP_SIZE = 15
 _KCMP_FILE = 0
@@ -110,7 +110,7 @@ def _kcmp() -> bool:
 
 
 def _vdso() -> bool:
-    return Vdso().room >= room_needed()
+    return own_vdso().room >= room_needed()
 
 
 def _unix_sockets() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from woodfrog.engine.pids import Pids
 from woodfrog.errors import ImageError
 from woodfrog.image.record import tag_of
@@ -48,6 +50,13 @@ _SINGLE = {
     "nftables": "two rulesets",
     "mount-tree": "mounts of two containers",
 }
+_NOTHING = b"\x90"
+
+
+def prepare() -> None:
+    """Have msgspec look at all classes of records now, which it else does as it meets them."""
+    classes: Any = catalogue.all_classes()
+    msgspec.msgpack.decode(_NOTHING, type=list[classes])
 
 
 class Plan:

@@ -18,7 +18,7 @@ from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.kernel.procfs.maps import read_smaps
 from woodfrog.remote.held import Held, living_task
 from woodfrog.remote.hold import Pause, held
-from woodfrog.remote.vdso import Vdso
+from woodfrog.remote.vdso import own_vdso
 from woodfrog.resources import memory, namespaces
 from woodfrog.resources.memory import PageRange
 from woodfrog.resources.pre_dumped import Pages, PreDumped
@@ -54,7 +54,7 @@ def _pre_dump(
     guardian: Guardian,
 ) -> dict[str, object]:
     namespaces.refuse_shared_pid_namespace(init)
-    vdso = Vdso()
+    vdso = own_vdso()
     with ExitStack() as undo:
         parent = ParentImage(undo, options, tracker)
         image = undo.enter_context(

@@ -10,7 +10,7 @@ from itertools import pairwise
 import msgspec
 from msgspec.structs import replace
 
-from woodfrog.engine.changes import in_common, without
+from woodfrog.engine.changes import common, in_common, outside, without
 from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.engine.standing import Pairs, Standing
 from woodfrog.errors import UnsupportedResource
@@ -58,7 +58,7 @@ class Layout(msgspec.Struct, frozen=True):
     unmap: list[tuple[int, int]]
     make: list[Mapping]
     protect: list[tuple[int, int, int]]
-    kept: list[tuple[int, int]]  # private ones
+    kept: list[Mapping]  # private ones
     locked: list[tuple[int, int]]  # of those
 
 
@@ -78,7 +78,7 @@ def compare_layouts(then: list[Mapping], now: list[Mapping], pairs: Pairs) -> La
             if wanted.protection != found.protection:
                 layout.protect.append((start, end, wanted.protection))
             if not wanted.shared:
-                layout.kept.append((start, end))
+                layout.kept.append(found)
                 if found.locked:
                     layout.locked.append((start, end))
             continue
@@ -141,25 +141,31 @@ class MemoryReset:
         self._shrinks = self._brk < brk_now
         if self._brk > brk_now:
             _leave_to_brk(self.layout, brk_now, self._brk)
-        pid = one.held.pid
         own: Ranges = []
         self._guards: Ranges = []
-        with Pagemap(pid) as pagemap:
-            for start, end in self.layout.kept:
-                own += pagemap.own_pages(start, end)
-                self._guards += pagemap.guard_regions(start, end)
+        with Pagemap(one.held.pid) as pagemap:
+            for kept in self.layout.kept:
+                own += pagemap.own_pages(kept.start, kept.end, anonymous=kept.is_anonymous)
+                self._guards += pagemap.guard_regions(kept.start, kept.end)
         self._drop = without(own, then.pages)
-        present = in_common(then.pages, own)
-        unchanged = in_common(present, unwritten or [])
-        # All that the image has, but what is known to be unchanged; the rest may be equal.
-        self.writes: list[_Write] = [
-            _Write(self._memory, page.start, page.length, page.store, unwritten is None)
-            for page in _minus(present, unchanged)
+        self.writes = self._lacking(then.pages, own)
+
+    def _lacking(self, pages: list[PageRange], own: Ranges) -> list[_Write]:
+        """Return all that the image has but what is known to be unchanged; it may be equal."""
+        memory, unwritten = self._memory, self._unwritten
+        if unwritten is not None:
+            # What is unwritten is there; of what was mapped anew nothing is.
+            kept = [(one.start, one.end) for one in self.layout.kept]
+            left = outside(pages, common(unwritten, kept))
+            return [_Write(memory, page.start, page.length, page.store, False) for page in left]
+        present = in_common(pages, own)
+        return [
+            *(_Write(memory, page.start, page.length, page.store, True) for page in present),
+            *(
+                _Write(memory, page.start, page.length, page.store, False)
+                for page in _minus(pages, present)
+            ),
         ]
-        self.writes += (
-            _Write(self._memory, page.start, page.length, page.store, False)
-            for page in _minus(then.pages, present)
-        )
 
     def arrange(self, stub: Stub) -> None:
         """Change the mappings, and take away pages that the image lacks."""
@@ -380,5 +386,4 @@ def _in_chunks(one: _Write) -> Iterator[_Write]:
 
 def _minus(pages: list[PageRange], others: list[PageRange]) -> list[PageRange]:
     """Return the pages that aren't among others."""
-    left = without([(page.start, page.start + page.length) for page in pages], others)
-    return in_common(pages, left)
+    return outside(pages, [(page.start, page.start + page.length) for page in others])

@@ -30,7 +30,7 @@ from woodfrog.errors import UnsupportedResource, WoodfrogError
 from woodfrog.image.chain import Chain, Stored
 from woodfrog.remote.held import living_task
 from woodfrog.remote.hold import Pause, end_all
-from woodfrog.remote.vdso import Vdso
+from woodfrog.remote.vdso import own_vdso
 from woodfrog.resources import known_files, layer, namespaces, tmpfs
 from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files.base import ACCESS_MODE, O_PATH
@@ -85,7 +85,7 @@ def _rollback(
     guardian: Guardian,
     undo: ExitStack,
 ) -> dict[str, object]:
-    vdso = Vdso()
+    vdso = own_vdso()
     plan = Plan(image)
     admit(plan, bounds, vdso, CpuCheck.STRICT)
     if plan.container.uid_map:

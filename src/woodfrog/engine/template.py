@@ -26,7 +26,7 @@ from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.address import free_range
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.stub import CODE_BYTES
-from woodfrog.remote.vdso import Vdso
+from woodfrog.remote.vdso import own_vdso
 from woodfrog.resources import missing_memory
 from woodfrog.resources.memory import (
     MAP_ANONYMOUS,
@@ -61,7 +61,7 @@ class Template:
     def __init__(self, directory: str, parents: Sequence[str] = ()) -> None:
         """Open an image and load its memory. Raises ImageError, or OSError without memory."""
         self.reader = Chain(directory, parents)
-        self.vdso = Vdso()
+        self.vdso = own_vdso()
         self.plan = Plan(self.reader)
         _require(self.plan)
         self._staged: dict[int, list[Staged]] = {}

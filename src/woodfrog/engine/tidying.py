@@ -9,7 +9,7 @@ from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.scratch import SCRATCH_BYTES, call_through_vdso
-from woodfrog.remote.vdso import Vdso
+from woodfrog.remote.vdso import Vdso, own_vdso
 
 _PROT_READ_EXEC = 5
 _AREA = PAGE + SCRATCH_BYTES
@@ -21,7 +21,7 @@ def tidy(init: int, pause: Pause | None = None) -> int:
     `pause` is given for a container that is paused.
     """
     with held(init, pause) as tree:
-        return remove_leftovers(tree, Vdso())
+        return remove_leftovers(tree, own_vdso())
 
 
 def remove_leftovers(tree: Held, vdso: Vdso) -> int:

@@ -193,7 +193,7 @@ class Tracking:
         try:
             length = mapping.end - mapping.start
             userfaultfd.note(HERE, self._descriptors[pid], mapping.start, length)
-            pagemap.protect(mapping.start, mapping.end)
+            pagemap.protect(mapping.start, mapping.end, anonymous=mapping.is_anonymous)
         except OSError:
             pass  # some kinds can't be noted: it counts as written to
 

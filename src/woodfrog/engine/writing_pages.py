@@ -1,13 +1,14 @@
 """The processes' own pages on their way into the image."""
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import attrgetter
 
 from woodfrog.engine import sharing
 from woodfrog.engine.changes import Changes
 from woodfrog.engine.collected import CollectedProcess
+from woodfrog.image import direct_io
 from woodfrog.image.container_file import Source, Writer
 from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.resources.memory import Mapping, PageRange
@@ -21,25 +22,20 @@ _LITTLE, _SMALL_PART = 1 << 20, 64
 
 
 class _Kept:
-    """Pages of a process that we have copied for ourselves; a source by their addresses."""
+    """Pages of a process that we have copied for ourselves, one after the other."""
 
     def __init__(
-        self, extents: list[tuple[int, int]], same: list[PageRange], contents: bytearray
+        self, extents: list[tuple[int, int]], same: list[PageRange], contents: memoryview
     ) -> None:
         self.extents = extents
         self.same = same
-        self._contents = contents
-        self._starts = [start for start, _ in extents]
-        lengths = (end - start for start, end in extents)
-        self._places = list(accumulate(lengths, initial=0))
+        self.contents = contents
 
     def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
-        """Fill `into` with these (address, length) ranges, each within one of the extents."""
+        """Fill `into` with these (offset, length) ranges."""
         at = 0
-        for address, length in ranges:
-            which = bisect_right(self._starts, address) - 1
-            place = self._places[which] + address - self._starts[which]
-            into[at : at + length] = self._contents[place : place + length]
+        for offset, length in ranges:
+            into[at : at + length] = self.contents[offset : offset + length]
             at += length
 
 
@@ -73,8 +69,10 @@ class PageWriter:
             memory = ProcessMemory(one.held.memory)
             extents = one.space.find_pages(one.held.pid, one.space.mappings)
             extents, same = self._changes.split(one, extents, memory)
-            contents = bytearray(sum(end - start for start, end in extents))
-            memory.read(memoryview(contents), [(start, end - start) for start, end in extents])
+            lengths = [end - start for start, end in extents]
+            contents = direct_io.buffer(sum(lengths))
+            starts = [start for start, _ in extents]
+            memory.read(contents, [*zip(starts, lengths, strict=True)])
             self._kept[one.held.pid] = _Kept(extents, same, contents)
         return left
 
@@ -85,8 +83,10 @@ class PageWriter:
     def write_kept(self, one: CollectedProcess) -> list[PageRange]:
         """Write what was kept of a process."""
         kept = self._kept.pop(one.held.pid)
-        self.unchanged += sum(page.length for page in kept.same)
-        pages = sorted([*kept.same, *self._write(kept, kept.extents)], key=lambda page: page.start)
+        self.unchanged += sum([page.length for page in kept.same])
+        offset = self._image.write_pages([(kept, 0, len(kept.contents))])
+        written = self._written(kept.extents, offset)
+        pages = sorted([*kept.same, *written], key=attrgetter("start"))
         self._stored[one.held.group] = sharing.Ranges(one.held.pid, pages)
         return pages
 
@@ -127,12 +127,16 @@ class PageWriter:
 
     def _write(self, memory: Source, extents: list[tuple[int, int]]) -> list[PageRange]:
         offset = self._image.write_pages([(memory, start, end - start) for start, end in extents])
-        pages = []
-        for start, end in extents:
-            pages.append(PageRange(start=start, length=end - start, store=offset))
-            offset += end - start
-            self.bytes += end - start
-        return pages
+        return self._written(extents, offset)
+
+    def _written(self, extents: list[tuple[int, int]], offset: int) -> list[PageRange]:
+        """Return pages that stand one after the other from an offset of the store on."""
+        places = [*accumulate((end - start for start, end in extents), initial=offset)]
+        self.bytes += places[-1] - offset
+        return [
+            PageRange(start=start, length=end - start, store=place)
+            for (start, end), place in zip(extents, places, strict=False)
+        ]
 
 
 def _is_unforked(mapping: Mapping) -> bool:

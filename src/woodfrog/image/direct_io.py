@@ -3,6 +3,8 @@
 import mmap
 import os
 
+_HUGE = 2 << 20
+
 
 def opened(fd: int, access: int) -> int:
     """Return the same file, opened once more for direct I/O; -1 where that is not possible.
@@ -16,5 +18,11 @@ def opened(fd: int, access: int) -> int:
 
 
 def buffer(length: int) -> memoryview:
-    """Return memory that begins with a page."""
-    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    """Return memory that begins with a page; much of it has huge pages, where there are any."""
+    memory = mmap.mmap(-1, length or 1, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if length >= _HUGE:
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # not in this kernel
+    return memoryview(memory)[:length]

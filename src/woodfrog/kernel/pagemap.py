@@ -39,6 +39,7 @@ class Pagemap:
         self._vectors = (ctypes.c_uint64 * (3 * _VECTORS))()
         self._scans = features.wanted(features.PAGEMAP_SCAN)
         self._guards = self._scans and features.wanted(features.PAGEMAP_GUARD)
+        self._is_tried = False
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -50,45 +51,49 @@ class Pagemap:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def own_pages(self, start: int, end: int) -> Ranges:
+    def own_pages(self, start: int, end: int, *, anonymous: bool = False) -> Ranges:
         """Return the ranges of anonymous or copied pages, in memory or swapped out.
 
         Pages that still are their file's, the shared zero page (but before Linux 6.7 nobody tells
-        it from others), and pages never touched are left out.
+        it from others), and pages never touched are left out. In `anonymous` memory there are no
+        pages of files: then the kernel needs to look at the page tables only, not at each page.
         """
-        if self._guards:
-            try:
-                return self._scan(start, end, _NOT_OWN | _IS_GUARD, _IS_PRESENT | _IS_SWAPPED)
-            except OSError:
-                self._guards = False
-        if self._scans:
-            try:
-                return self._scan(start, end, _NOT_OWN, _IS_PRESENT | _IS_SWAPPED)
-            except OSError:
-                self._scans = False
+        if self.scans():
+            any_of = _IS_PRESENT | _IS_SWAPPED
+            return self._scan(start, end, self._no_pages(anonymous=anonymous), any_of)
         return self._read(start, end)
 
-    def unwritten(self, start: int, end: int) -> Ranges:
+    def unwritten(self, start: int, end: int, *, anonymous: bool = False) -> Ranges:
         """Return the own pages that nobody has written to since they were protected.
 
         A mapping that isn't noted (userfaultfd.note) has none. Raises OSError before Linux 6.7.
         """
-        any_of = _IS_PRESENT | _IS_SWAPPED
-        return self._scan(start, end, self._no_pages | _IS_WRITTEN, any_of, required=_IS_NOTED)
+        excluded = self._no_pages(anonymous=anonymous) | _IS_WRITTEN
+        return self._scan(start, end, excluded, _IS_PRESENT | _IS_SWAPPED, required=_IS_NOTED)
 
-    def protect(self, start: int, end: int) -> None:
+    def protect(self, start: int, end: int, *, anonymous: bool = False) -> None:
         """Have it noted from now on which of a mapping's own pages are written to."""
+        excluded = self._no_pages(anonymous=anonymous)
         any_of = _IS_PRESENT | _IS_SWAPPED
-        self._scan(start, end, self._no_pages, any_of, required=_IS_WRITTEN, flags=_WP_MATCHING)
+        self._scan(start, end, excluded, any_of, required=_IS_WRITTEN, flags=_WP_MATCHING)
 
-    @property
-    def _no_pages(self) -> int:
-        return _NOT_OWN | (_IS_GUARD if self.scans_guards() else 0)
+    def _no_pages(self, *, anonymous: bool) -> int:
+        return _not_own(anonymous=anonymous) | (_IS_GUARD if self.scans_guards() else 0)
 
     def scans(self) -> bool:
         """Tell whether the kernel finds pages by itself (PAGEMAP_SCAN)."""
-        self.own_pages(PAGE, 2 * PAGE)
+        if not self._is_tried:
+            self._is_tried = True
+            self._guards = self._guards and self._can_exclude(_NOT_OWN | _IS_GUARD)
+            self._scans = self._scans and (self._guards or self._can_exclude(_NOT_OWN))
         return self._scans
+
+    def _can_exclude(self, pages: int) -> bool:
+        try:
+            self._scan(PAGE, 2 * PAGE, pages, _IS_PRESENT | _IS_SWAPPED)
+        except OSError:
+            return False
+        return True
 
     def scans_guards(self) -> bool:
         """Tell whether it tells guard pages from others, too."""
@@ -96,17 +101,24 @@ class Pagemap:
 
     def guard_regions(self, start: int, end: int) -> Ranges:
         """Return the ranges with guard pages (MADV_GUARD_INSTALL), where the kernel tells."""
-        return self._scan(start, end, 0, _IS_GUARD) if self._guards else []
+        return self._scan(start, end, 0, _IS_GUARD) if self.scans_guards() else []
 
-    def own_and_guards(self, start: int, end: int) -> tuple[Ranges, Ranges]:
+    def own_and_guards(
+        self, start: int, end: int, *, anonymous: bool = False
+    ) -> tuple[Ranges, Ranges]:
         """Return what `own_pages` does, and what `guard_regions` does, by one walk if possible."""
         if not self.scans_guards():
-            return self.own_pages(start, end), []
+            return self.own_pages(start, end, anonymous=anonymous), []
         own: Ranges = []
         guards: Ranges = []
         any_of = _IS_PRESENT | _IS_SWAPPED | _IS_GUARD
-        for first, last, told in self._regions(start, end, _NOT_OWN, any_of, told=_IS_GUARD):
-            _extend(guards if told else own, first, last)
+        excluded = _not_own(anonymous=anonymous)
+        for starts, ends, told in self._regions(start, end, excluded, any_of, told=_IS_GUARD):
+            if not any(told):
+                _add(own, starts, ends)
+                continue
+            for first, last, is_guard in zip(starts, ends, told, strict=True):
+                _extend(guards if is_guard else own, first, last)
         return own, guards
 
     def entries(self, start: int, end: int) -> memoryview:
@@ -127,8 +139,8 @@ class Pagemap:
     ) -> Ranges:
         found: Ranges = []
         regions = self._regions(start, end, excluded, any_of, required=required, flags=flags)
-        for first, last, _ in regions:
-            _extend(found, first, last)
+        for starts, ends, _ in regions:
+            _add(found, starts, ends)
         return found
 
     def _regions(
@@ -141,8 +153,11 @@ class Pagemap:
         required: int = 0,
         flags: int = 0,
         told: int = 0,
-    ) -> Iterator[tuple[int, int, int]]:
-        """Go through the ranges of pages in such categories, each with those that are `told`."""
+    ) -> Iterator[tuple[list[int], list[int], list[int]]]:
+        """Go through the ranges of pages in such categories, many at a time.
+
+        Of each come start, end, and those of its categories that are `told`.
+        """
         position = start
         while position < end:
             argument = bytearray(
@@ -164,7 +179,7 @@ class Pagemap:
             )
             count = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, argument)
             words = self._vectors[: 3 * count]
-            yield from zip(words[::3], words[1::3], words[2::3], strict=True)
+            yield words[::3], words[1::3], words[2::3]
             # walk_end can't be relied on: it may be where the kernel's own buffer was last full
             # (fs/proc/task_mmu.c, do_pagemap_scan: it is not set again when the walk completes).
             position = words[-2] if count == _VECTORS else end
@@ -182,6 +197,19 @@ class Pagemap:
                     address = (first + i) * PAGE
                     _extend(found, address, address + PAGE)
         return found
+
+
+def _not_own(*, anonymous: bool) -> int:
+    return _IS_PFNZERO if anonymous else _NOT_OWN
+
+
+def _add(ranges: Ranges, starts: list[int], ends: list[int]) -> None:
+    """Add ranges, in order; neighbours become one."""
+    if starts and set(starts).isdisjoint(ends) and not (ranges and ranges[-1][1] == starts[0]):
+        ranges += zip(starts, ends, strict=True)  # there may be very many
+        return
+    for start, end in zip(starts, ends, strict=True):
+        _extend(ranges, start, end)
 
 
 def _extend(ranges: Ranges, start: int, end: int) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import struct
 from collections.abc import Iterable
+from functools import cache
 
 from woodfrog.errors import KernelTooOld
 from woodfrog.kernel.procfs.maps import read_maps
@@ -34,6 +35,12 @@ def layout_of(mappings: Iterable[Part]) -> list[Part]:
     found = [one for one in mappings if one[0] in VDSO_NAMES]
     first = min((start for _, start, _ in found), default=0)
     return [(name, start - first, end - first) for name, start, end in found]
+
+
+@cache
+def own_vdso() -> "Vdso":
+    """Return our own process's; those that we fork have the same."""
+    return Vdso()
 
 
 class Vdso:

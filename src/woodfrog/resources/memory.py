@@ -24,6 +24,7 @@ MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x4000, 0x100000
 _SYSV = b"/SYSV"
 # Mappings so near to each other are looked at together, whatever is between them.
 _NEAR = 1 << 20
+_LARGE = 4 << 20
 _IGNORED_NAMES = (b"[vsyscall]", b"[uprobes]")
 
 
@@ -67,6 +68,11 @@ class Mapping(Part, frozen=True):
     def reserves(self) -> bool:
         """Tell whether memory is promised to it when it is made."""
         return not (self.no_reserve or self.inherited)
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Tell whether no page of it can be one of a file's."""
+        return self.source is Source.ANONYMOUS and not self.huge_page
 
     @property
     def is_private_huge(self) -> bool:
@@ -161,7 +167,10 @@ class Collected:
         extents: list[tuple[int, int]] = []
         with Pagemap(pid) as pagemap:
             for near in _neighbours(one for one in mappings if not one.shared):
-                own, guards = pagemap.own_and_guards(near[0].start, near[-1].end)
+                anonymous = all(one.is_anonymous for one in near)
+                own, guards = pagemap.own_and_guards(
+                    near[0].start, near[-1].end, anonymous=anonymous
+                )
                 extents += _within(near, own)
                 self._note_guards(_within(near, guards))
         return extents
@@ -214,15 +223,23 @@ class Collected:
 
 
 def _neighbours(mappings: Iterable[Mapping]) -> Iterator[list[Mapping]]:
-    """Divide mappings where others, or nothing, may be between them for long."""
+    """Divide mappings where others, or nothing, may be between them for long.
+
+    And large ones that have no pages of files from others, as to look at them takes much less time.
+    """
     near: list[Mapping] = []
     for one in mappings:
-        if near and one.start - near[-1].end > _NEAR:
+        if near and (one.start - near[-1].end > _NEAR or _is_apart(near[-1], one)):
             yield near
             near = []
         near.append(one)
     if near:
         yield near
+
+
+def _is_apart(one: Mapping, other: Mapping) -> bool:
+    large = max(one.end - one.start, other.end - other.start) >= _LARGE
+    return large and one.is_anonymous != other.is_anonymous
 
 
 def _within(

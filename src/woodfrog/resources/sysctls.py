@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cache, cached_property
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Record
@@ -120,6 +120,16 @@ class Usual:
         return found
 
 
+@cache
+def usual() -> Usual:
+    """Return those that this process compares with.
+
+    A keeper reads them once, soon after the container was made: who changes the host's later
+    changes what new namespaces get, and not what these had.
+    """
+    return Usual()
+
+
 def collect(
     init: int, view: int, own: Collection[str], configured: Mapping[str, str], new: Usual
 ) -> Sysctls | None:
@@ -147,7 +157,9 @@ def _changed(
 ) -> list[tuple[str, bytes]]:
     """Return those that are others than usual, and can be set."""
     found = dict(settings)
-    differ = {p for p, value in found.items() if value.split() != usual.get(p, b"").split()}
+    # Most are the very same.
+    differ = {p for p, value in found.items() - usual.items()}
+    differ = {p for p in differ if found[p].split() != usual.get(p, b"").split()}
     differ |= {
         _SPREADING[path].format(device)
         for path in differ & _SPREADING.keys()
@@ -218,6 +230,7 @@ def _within(place: str) -> Iterator[str]:
             yield from _within(path)
 
 
+@cache
 def _is_shared(path: str) -> bool:
     """Tell whether a path is that of a setting of a network namespace that is no device's."""
     if not re.fullmatch(_PATH, path) or path in _EVERYBODYS:

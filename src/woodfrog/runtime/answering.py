@@ -29,7 +29,8 @@ _NAMESPACES = ("mnt", "user", "pid", "net", "ipc", "uts", "cgroup", "time")
 
 
 def load_all() -> None:
-    """Have all code in memory that a command may need, once for all forks."""
+    """Have all in memory that a command may need, once for all forks."""
+    import codecs
     import gc
     import importlib
     import pkgutil
@@ -39,6 +40,12 @@ def load_all() -> None:
     for module in pkgutil.walk_packages(woodfrog.__path__, "woodfrog."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    from woodfrog.engine import plan
+    from woodfrog.remote.vdso import own_vdso
+
+    plan.prepare()
+    own_vdso()
+    codecs.lookup("ascii")
     gc.collect()
     gc.freeze()
 

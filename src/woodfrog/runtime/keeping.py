@@ -180,6 +180,9 @@ class _Keeper:
         self._workers = Workers(run, may_decline=True)
         self._listening = answering.listen(Door(directory, KEEPER))
         answering.load_all()
+        from woodfrog.resources import sysctls
+
+        _ = sysctls.usual().settings
 
     def stay(self) -> None:
         """Do so until the container has ended, or there is nothing to keep."""
