@@ -138,6 +138,8 @@ def _check_contents(plan: Plan, bounds: Bounds) -> None:
 
         for deleted in plan.deleted.values():
             deleted_files.check(deleted, plan.page_bytes)
+            where = {"mnt": deleted.mounts} if deleted.mounts else {}
+            membership.check_membership("a deleted file", where, plan.namespaces)
     if plan.sysv:
         from woodfrog.resources import sysv_ipc
 

@@ -7,7 +7,7 @@ import struct
 from woodfrog.engine.body import Body
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.plan import Plan
-from woodfrog.errors import while_
+from woodfrog.errors import ImageError, while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.id_maps import IdMaps
@@ -41,11 +41,13 @@ def set_login(body: Body, bounding: int, maps: IdMaps | None) -> list[str]:
     return []
 
 
-def own_files(body: Body, plan: Plan) -> None:
-    """Have files send their signals to whom they sent them."""
+def own_files(body: Body, plan: Plan, only: int | None = None) -> None:
+    """Have files, or only one of these descriptors, send their signals to whom they sent them."""
     files = {d.number: plan.files[d.file] for d in body.record.descriptors}
     program = body.stub.program()
     for one in body.record.file_signals:
+        if only not in (None, one.descriptor):
+            continue
         owner = plan.pids.seen_by(body.record, one.owner) if one.owner else 0
         file_signals.restore(program, one, owner, files[one.descriptor].flags)
     with while_(f"setting who gets signals from the files of {body.name}"):
@@ -70,10 +72,11 @@ def separate_tables(body: Body, making: Making) -> None:
             body.stub.run(program)
 
 
-def lock_files(body: Body, locked: set[object], making: Making) -> None:
+def lock_files(body: Body, plan: Plan, locked: set[object], making: Making) -> None:
     """Take the locks that the process held."""
     files = {d.number: d.file for d in body.record.descriptors}
     program = body.stub.program()
+    leases: list[Lock] = []
     for lock in body.record.locks:
         if lock.how != "posix":
             key = (lock.how, files[lock.descriptor], lock.start, lock.length)
@@ -82,6 +85,8 @@ def lock_files(body: Body, locked: set[object], making: Making) -> None:
             locked.add(key)
         if lock.how == "lease":
             _take_lease(body, program, lock, making)
+            if lock.breaking:
+                leases.append(lock)
             continue
         if lock.how == "flock":
             how = (fcntl.LOCK_EX if lock.write else fcntl.LOCK_SH) | fcntl.LOCK_NB
@@ -93,6 +98,8 @@ def lock_files(body: Body, locked: set[object], making: Making) -> None:
         program.call(SYS.FCNTL, lock.descriptor, command, request)
     with while_(f"taking the file locks of {body.name}"):
         body.stub.run(program)
+        for lock in leases:
+            _break_lease(body, lock, plan)
 
 
 def _take_lease(body: Body, program: Program, lock: Lock, making: Making) -> None:
@@ -104,3 +111,20 @@ def _take_lease(body: Body, program: Program, lock: Lock, making: Making) -> Non
         program.may_fail(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_SETLEASE, kind))
     body._regain_rights(program, making)
     program.expect(program.call(SYS.FCNTL, lock.descriptor, fcntl.F_GETLEASE, 0), kind)
+
+
+def _break_lease(body: Body, lock: Lock, plan: Plan) -> None:
+    """Have somebody want a lease broken; its holder has been told of that already."""
+    program = body.stub.program()
+    nobody = struct.pack("<2i", 0, 0)
+    program.call(SYS.FCNTL, lock.descriptor, file_signals.F_SETOWN_EX, nobody)
+    body.stub.run(program)
+    how = os.O_RDONLY if lock.breaking == "downgrade" else os.O_WRONLY
+    link = f"/proc/{body.stub.pid}/fd/{lock.descriptor}"
+    try:
+        os.close(os.open(link, how | os.O_NONBLOCK | os.O_CLOEXEC))
+    except BlockingIOError:
+        pass
+    else:
+        raise ImageError("a lease of the image breaks nobody's waiting")
+    own_files(body, plan, lock.descriptor)

@@ -226,6 +226,7 @@ def _write(
 ) -> None:
     """Write everything to the image but the memory that is in snapshots."""
     tree, world = looked.tree, looked.world
+    leased = world.leased
     for one in parents_first(looked.processes):
         if pages.has_kept(one):
             continue
@@ -245,7 +246,7 @@ def _write(
     for namespace in looked.namespaces.records:
         image.add(world.ipc.furnished(namespace))
     for number, _ in looked.namespaces.descriptors("mnt"):
-        image.add(world.places.record(number, image.write_pages))
+        image.add(world.places.record(number, image.write_pages, leased))
     for within in looked.files.within():
         image.add(within)
     for ring in world.keyrings.records.values():
@@ -263,15 +264,15 @@ def _write(
         copy = mounts.copy_of(destination) if mounts else None
         if copy == NOT_MOUNTED:
             continue
-        files_of_mount = tmpfs.collect(world.view, destination, image.write_pages, copy)
+        files_of_mount = tmpfs.collect(world.view, destination, image.write_pages, copy, leased)
         if files_of_mount is not None:
             image.add(files_of_mount)
-    if mounts and (mount_tree := mounts.record(image.write_pages)):
+    if mounts and (mount_tree := mounts.record(image.write_pages, leased)):
         image.add(mount_tree)
     if looked.overlay:
         from woodfrog.resources import layer
 
-        image.add(layer.collect(looked.overlay, container.rootfs, image.write_pages))
+        image.add(layer.collect(looked.overlay, container.rootfs, image.write_pages, leased))
     records = looked.file_records
     unclear = {ring.file.number for ring in world.rings.unclear} if world.rings else set()
     for record in records:

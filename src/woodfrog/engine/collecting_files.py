@@ -26,7 +26,14 @@ from woodfrog.remote.program import Program
 from woodfrog.resources import catalogue, file_signals
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
-from woodfrog.resources.files.base import EPOLL, O_CLOEXEC, O_PATH, FileRecord, OpenFile
+from woodfrog.resources.files.base import (
+    ACCESS_MODE,
+    EPOLL,
+    O_CLOEXEC,
+    O_PATH,
+    FileRecord,
+    OpenFile,
+)
 from woodfrog.resources.membership import Membership
 from woodfrog.resources.nested import FilesWithin
 from woodfrog.resources.process import Lock
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from woodfrog.resources.files.epoll import Watch
 
 _KCMP_FILE = 0
+_BREAKING = {"READ": "downgrade", "UNLCK": "end"}
 
 
 class Files:
@@ -224,8 +232,9 @@ class Files:
         from woodfrog.resources.files.epoll import Watch, parse_watches, tell_told
 
         watches = []
+        met: dict[int, int] = defaultdict(int)
         for number, events, data, inode in parse_watches(file.lines):
-            found = self._watched(file, number, inode)
+            found = self._watched(file, number, inode, met)
             if found is None or (id(found) in self._where and id(file) not in self._where):
                 raise UnsupportedResource(
                     f"is an epoll that watches what was descriptor {number},"
@@ -238,12 +247,18 @@ class Files:
     def _is_late(self, watch: Watch) -> bool:
         return self.files[watch.file - 1].is_late
 
-    def _watched(self, epoll: OpenFile, number: int, inode: int) -> OpenFile | None:
-        """Find the file that an epoll watches under a number, which may have been closed since."""
+    def _watched(
+        self, epoll: OpenFile, number: int, inode: int, met: dict[int, int]
+    ) -> OpenFile | None:
+        """Find the file that an epoll watches under a number, which may have been closed since.
+
+        `met` counts those that were met under each number.
+        """
         pid, fd = epoll.holders[0]
         from woodfrog.resources.files.epoll import KCMP_EPOLL_TFD
 
-        slot = struct.pack("<3I", fd, number, 0)
+        slot = struct.pack("<3I", fd, number, met[number])
+        met[number] += 1
         likely = [one for n, one, _ in self._tables.get(pid, ()) if n == number]
         for one in itertools.chain(likely, self.files):
             if one.inode in (inode, 0):
@@ -314,10 +329,8 @@ class Files:
             for line in lines:
                 if line.startswith("lock:"):
                     lock = _parse_lock(number, line)
-                    if lock.how == "lease" and lock.write and world.is_copied(file.mnt_id):
-                        raise UnsupportedResource(
-                            f"has a lease on {os.fsdecode(file.target)}, which reading would break"
-                        )
+                    if lock.how == "lease":
+                        lock = _refuse_lease(lock, file, world)
                     found.setdefault((id(file), lock.how, lock.start, lock.length), lock)
         return list(found.values())
 
@@ -336,18 +349,31 @@ def _parse_lock(number: int, line: str) -> Lock:
     kinds = {"POSIX": "posix", "FLOCK": "flock", "OFDLCK": "ofd", "LEASE": "lease"}
     if words[2] not in kinds:
         raise UnsupportedResource(f"has a lock of an unknown kind ({words[2]}) on its file")
-    if words[3] in ("BREAKING", "BREAKER"):
-        raise UnsupportedResource(
-            "has a lease on its file that somebody wants broken", hint="try again"
-        )
     start = int(words[7])
+    # Of one that is being broken the kernel shows what is to be left of it: a reader's is to go.
+    breaking = _BREAKING[words[4]] if words[3] == "BREAKING" else ""
     return Lock(
         how=kinds[words[2]],
         descriptor=number,
-        write=words[4] == "WRITE",
+        write=words[4] == "WRITE" or breaking == "downgrade",
+        breaking=breaking,
         start=start,
         length=0 if words[8] == "EOF" else int(words[8]) - start + 1,
     )
+
+
+def _refuse_lease(lock: Lock, file: OpenFile, world: World) -> Lock:
+    """Complete a lease, or refuse one on a file that can't be read for the image without it."""
+    access = file.flags & ACCESS_MODE
+    if lock.breaking == "end" and access != os.O_RDONLY:
+        # There are no leases for reading on what is open for writing.
+        lock = msgspec.structs.replace(lock, write=True)
+    if lock.write and access == os.O_WRONLY and world.is_copied(file.mnt_id):
+        raise UnsupportedResource(
+            f"has a lease on {os.fsdecode(file.target)}, which is open for writing only: reading it"
+            " would break that"
+        )
+    return lock
 
 
 def _refuse_connection(record: FileRecord, within: Membership) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -30,8 +31,10 @@ _FOR_SOCKETS = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
 class Making(Workshop):
     """Makes shared memory, deleted files and open files, as the records of an image say."""
 
-    def make_shared_memory(self, objects: Iterable[SharedMemory], pages: int, base: int) -> None:
-        """Make and fill all shared memory."""
+    def make_shared_memory(
+        self, objects: Iterable[SharedMemory], written: Container[int], pages: int, base: int
+    ) -> None:
+        """Make and fill all shared memory; shared mappings may write to those in `written`."""
         for one in objects:
             with while_("making shared memory"):
                 made = shared_memory.create(self.program, one)
@@ -44,7 +47,16 @@ class Making(Workshop):
                 syscalls.close(self.program, fd)
                 self.objects[one.id] = high
                 shared_memory.fill(self.program, one, high, pages, base)
+                if one.id in written and one.seals & shared_memory.F_SEAL_FUTURE_WRITE:
+                    self._unsealed.append((self.ours(self.settle(high)), one.seals))
+                else:
+                    shared_memory.seal(self.program, one, high)
                 self.run()
+
+    def seal(self) -> None:
+        """Seal what may be written to by no mapping but those that stand now."""
+        for descriptor, seals in self._unsealed:
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
 
     def make_deleted_files(
         self,
@@ -61,13 +73,23 @@ class Making(Workshop):
         They are made by all rights that the stub has: the container's own need not reach as far as
         where the file was made, and nobody else can reach what has no name.
         """
-        for one in files:
+        for one in sorted(files, key=lambda one: one.mounts):
             from woodfrog.resources import deleted_files
 
             with while_(f"making the deleted file {os.fsdecode(one.path)}"):
+                self._be_within({"mnt": one.mounts} if one.mounts else {})
                 wanted = opened.get(one.id, ())
                 ways = [os.O_RDONLY | os.O_CLOEXEC, *(file.way for file in wanted)]
-                fd, by_name = deleted_files.make(self, one, self.stub.pid, ways)
+                original = next((file for file in wanted if file.access is not None), None)
+                access = original.access if original and original.access else os.O_RDWR
+                fd, by_name = deleted_files.make(self, one, self.stub.pid, ways, access)
+                if original and one.unnamed:
+                    self._kept[original.early] = syscalls.duplicate_above(
+                        self.program, fd, self.high
+                    )
+                    if access != os.O_RDWR:
+                        self._spare.append(fd)
+                        fd = self.reopen_descriptor(fd, os.O_RDWR)
                 if one.link:
                     self._linked.add(one.id)
                     self._set_capabilities(self.capabilities)
@@ -94,6 +116,7 @@ class Making(Workshop):
                 if len(self.program) > _PROGRAM_CALLS:
                     self.run()
         self.run()
+        self._be_within({})
 
     def mapped(self, number: int, writable: bool) -> int:
         """Return the stub's descriptor for a mapping of shared memory or a deleted file."""

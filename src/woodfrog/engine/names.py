@@ -32,16 +32,19 @@ class Names:
         return (there.st_ino, there.st_dev) == (found.st_ino, found.st_dev)
 
     def other_name(self, path: bytes, found: os.stat_result) -> bytes:
-        """Find another name of a file, beginning where it had the one that is gone."""
+        """Find another name of a file, beginning where it had the one that is gone.
+
+        Empty if it may have none.
+        """
         parent = os.path.dirname(path)
-        above = max(
-            (mount.point for mount in self._mounts.values() if _is_below(parent, mount.point)),
-            key=len,
-            default=b"/",
-        )
-        for name in self._names_below(parent, above):
+        mounts = [mount for mount in self._mounts.values() if _is_below(parent, mount.point)]
+        above = max(mounts, key=lambda mount: len(mount.point))
+        for name in self._names_below(parent, above.point):
             if self.stands_at(name, found):
                 return name
+        if above.type == "overlay":
+            # What stands below the upper layer keeps its link when it is removed.
+            return b""
         raise UnsupportedResource(
             f"{os.fsdecode(path)} has another name, which is not found on its mount"
             f" among {_MOST_NAMES} names",

@@ -17,9 +17,10 @@ OWN = 0
 
 
 class Place:
-    """A mount namespace: `view` is a process whose root directory is that of it."""
+    """A mount namespace, by its id: `view` is a process whose root directory is that of it."""
 
-    def __init__(self, view: int) -> None:
+    def __init__(self, number: int, view: int) -> None:
+        self.number = number
         self.view = view
         self.root = f"/proc/{view}/root"
         self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(view)}
@@ -30,13 +31,13 @@ class Places:
     """All mount namespaces by their ids; 0 is the container's own."""
 
     def __init__(self, view: int, namespaces: Namespaces, undo: ExitStack) -> None:
-        self._all: dict[int, Place] = {OWN: Place(view)}
+        self._all: dict[int, Place] = {OWN: Place(OWN, view)}
         self._changed: dict[int, tuple[int, ChangedMounts, ChangedMounts]] = {}
         self._namespaces = namespaces
         self._pid_namespaces = namespaces.links("pid")
         self._owner = namespaces.owner
         for number, descriptor in namespaces.descriptors("mnt"):
-            self._all[number] = Place(undo.enter_context(standing_in(descriptor)))
+            self._all[number] = Place(number, undo.enter_context(standing_in(descriptor)))
 
     def __getitem__(self, number: int) -> Place:
         return self._all[number]
@@ -118,15 +119,17 @@ class Places:
                     " different others, which cannot be saved yet"
                 )
 
-    def record(self, number: int, write_pages: WritePages) -> MountNamespace:
+    def record(
+        self, number: int, write_pages: WritePages, leased: Mapping[tuple[int, int], int]
+    ) -> MountNamespace:
         """Return the record of a nested namespace."""
         origin, found, late = self._changed[number]
         return MountNamespace(
             id=number,
             owner=self._owner(number),
             origin=origin,
-            tree=found.record(write_pages),
-            late=late.record(write_pages),
+            tree=found.record(write_pages, leased),
+            late=late.record(write_pages, leased),
         )
 
 

@@ -241,7 +241,7 @@ def _restore(
                 forced.add(number)
             posix_queues.restore(root, queues)
             sysv_ipc.restore(root, objects, plan.shared, making.send, store, base)
-    making.make_shared_memory(plan.files_in_memory, store, base)
+    making.make_shared_memory(plan.files_in_memory, plan.written_by_mapping, store, base)
     making.make_deleted_files(
         plan.deleted.values(), plan.opened_deleted, plan.written_by_mapping, store, base
     )
@@ -295,6 +295,7 @@ def _restore(
             reading_pages.fill(reader, [body.lacking for body in bodies])
 
     body_module.make(plan, bodies.values(), making, fill)
+    making.seal()
     background.begin(bodies.values(), admitted.check.result)
     for number, segments in plan.segments.items():
         with made.visited(root, "ipc", number):
@@ -333,7 +334,7 @@ def _restore(
         belongings.own_files(body, plan)
         # Whoever closes a file loses its locks: they come last.
         belongings.separate_tables(body, making)
-        belongings.lock_files(body, locked, making)
+        belongings.lock_files(body, plan, locked, making)
     mark(Stage.CONNECT)
 
     # LIMITS

@@ -167,7 +167,7 @@ def _look_at_objects(
             continue
         # Not by our rights: an image could have it that the container writes to what it only reads.
         access = os.O_RDWR if number in writable else os.O_RDONLY
-        fd = os.open(f"/proc/self/fd/{one.fd}", access | os.O_CLOEXEC)
+        fd = os.open(f"/proc/self/fd/{one.fd}", access | os.O_NOATIME | os.O_CLOEXEC)
         hold.callback(os.close, fd)
         found.append(SharedReset(record, one, fd, may_write=number in writable))
     return found

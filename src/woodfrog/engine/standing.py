@@ -275,6 +275,8 @@ def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
     world = looked.world
     if plan.namespaces:
         raise _lost("programs have made namespaces in it")
+    if world.has_write_leases:
+        raise _lost("a program has a lease for writing on a file, which to look at would break it")
     ipc = ((plan.posix_queues, plan.sysv), (world.ipc.records(0), ()))
     then, now = (sorted((*one, *other), key=repr) for one, other in ipc)
     _match_all("System V IPC or message queues", then, now, pairs)
@@ -287,7 +289,7 @@ def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
     ):
         _match_all("network or packet filters", before, after, pairs)
     _match_all("cgroups that programs made", plan.cgroups, looked.cgroups, pairs)
-    mounts = looked.mounts.record(lambda _: 0) if looked.mounts else None
+    mounts = looked.mounts.record(lambda _: 0, {}) if looked.mounts else None
     if plan.mounts or mounts:
         raise _lost("programs have changed its mounts")
 

@@ -107,6 +107,8 @@ class Workshop:
         self._written: _Made[int, int] = _Made()
         # Those that have another name in the container, and were not made.
         self._linked: set[int] = set()
+        # Descriptors of ours, and the seals that they get later.
+        self._unsealed: list[tuple[int, int]] = []
         self._last: list[tuple[FileRecord, int, dict[int, int]]] = []
         self._root = -1
         self._delegates = Delegates(stub)

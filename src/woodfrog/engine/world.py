@@ -24,7 +24,14 @@ from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.resources import deleted_files, shared_memory
-from woodfrog.resources.files.base import ACCESS_MODE, BPF_MAP, O_TMPFILE, PTS_MAJORS, OpenFile
+from woodfrog.resources.files.base import (
+    ACCESS_MODE,
+    BPF_MAP,
+    O_PATH,
+    O_TMPFILE,
+    PTS_MAJORS,
+    OpenFile,
+)
 from woodfrog.resources.membership import Membership
 from woodfrog.resources.memory import MAP_SHARED, Mapping
 from woodfrog.resources.mount_tree.options import IN_MEMORY
@@ -90,6 +97,10 @@ class World:
         self._processes |= {zombie.namespace_pid for zombie in tree.zombies}
         # Inodes that O_TMPFILE made.
         self._unnamed: set[tuple[int, int]] = set()
+        # By the inodes of FIFOs.
+        self._fifo_readers: dict[tuple[int, int], OpenFile] = {}
+        # Whom a lease for writing forbids all others to open, by inode.
+        self._lessees: dict[tuple[int, int], OpenFile] = {}
         self._groups = {
             one.leader.stat.group: one.ids_of(one.leader.status["NSpgid"])[0]
             for one in tree.processes
@@ -116,6 +127,9 @@ class World:
         """Learn what a file can only know in the company of the others."""
         self._with_paths = [file for file in files if file.target.startswith(b"/")]
         for file in files:
+            self._look_at_fifo(file)
+            if file.has_write_lease:
+                self._lessees[file.stat.st_dev, file.stat.st_ino] = file
             if (lowest := min(fd for _, fd in file.holders)) <= 2:
                 self._at_stdio.setdefault((file.stat.st_dev, file.stat.st_ino), lowest)
             if file.target.startswith(b"pipe:"):
@@ -136,6 +150,16 @@ class World:
                 self.terminals[os.minor(file.stat.st_rdev)] = file.target
             if "tty-index" in file.fdinfo and file.mnt_id in self.mounts:
                 self.pty_masters.add(file.fdinfo["tty-index"])
+
+    def _look_at_fifo(self, file: OpenFile) -> None:
+        """Learn who reads a FIFO."""
+        if not (file.target.startswith(b"/") and stat.S_ISFIFO(file.stat.st_mode)):
+            return
+        if not file.flags & O_PATH:
+            key = (file.stat.st_dev, file.stat.st_ino)
+            first = self._fifo_readers.setdefault(key, file)
+            if not _is_readable(first) and _is_readable(file):
+                self._fifo_readers[key] = file
 
     def identify(self, pid: int) -> int:
         """See the protocol."""
@@ -200,10 +224,14 @@ class World:
         """Return the container's id of a process group that we see as `pid`, or 0."""
         return self._groups.get(pid, 0)
 
-    def root_of(self, mnt_id: int) -> str | None:
+    def place_of_mount(self, mnt_id: int) -> Place | None:
         """See the protocol."""
         number = self.places.of_mount(mnt_id)
-        return None if number is None else self.places[number].root
+        return None if number is None else self.places[number]
+
+    def _place_of_file(self, file: OpenFile) -> Place:
+        """Return the mount namespace that a file is in; the own one if it is in none."""
+        return self.places[self.places.of_mount(file.mnt_id) or OWN]
 
     def place_of(self, pid: int) -> Place:
         """Return the mount namespace that a process is in."""
@@ -330,9 +358,9 @@ class World:
                 return os.fstat(fd).st_ino
             finally:
                 os.close(fd)
-        return self.linked_object(path, name)
+        return self._linked_object(path, name, self.place_of(pid))
 
-    def linked_object(self, link: str, name: bytes) -> int:
+    def _linked_object(self, link: str, name: bytes, place: Place) -> int:
         """Return the id of the shared memory or deleted file that a magic link leads to."""
         if shared_memory.is_one(name):
             fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
@@ -340,7 +368,7 @@ class World:
                 return self.memory_object(fd, name)
             finally:
                 os.close(fd)
-        return self.deleted_file(link, name)
+        return self._deleted_file(link, name, place)
 
     def refuse_unseen(self, pid: int, mappings: list[Mapping]) -> None:
         """Refuse mappings of files that are not found in a process's own mount namespace."""
@@ -359,37 +387,64 @@ class World:
         `place` is the mount namespace in which that is to be found again, if not the own one.
         """
         target = os.readlink(os.fsencode(link))
-        if place not in (None, self.places[OWN]):
-            if not place.names.stands_at(target, os.stat(link)):
-                raise UnsupportedResource(
-                    f"{os.fsdecode(target)} is not found in the process's mount namespace, which"
-                    " cannot be saved yet"
-                )
-            return target, 0
-        if shared_memory.is_one(target) or self.is_deleted(target, os.stat(link)):
-            return target.removesuffix(deleted_files.DELETED), self.linked_object(link, target)
+        place = place or self.places[OWN]
+        found = os.stat(link)
+        if shared_memory.is_one(target) or _is_deleted(target, found, place):
+            number = self._linked_object(link, target, place)
+            return target.removesuffix(deleted_files.DELETED), number
+        if place is not self.places[OWN] and not place.names.stands_at(target, found):
+            raise UnsupportedResource(
+                f"{os.fsdecode(target)} is not found in the process's mount namespace, which"
+                " cannot be saved yet"
+            )
         return target, 0
 
-    def is_deleted(self, target: bytes, found: os.stat_result) -> bool:
+    def is_deleted(self, file: OpenFile) -> bool:
         """See the protocol."""
-        return target.endswith(deleted_files.DELETED) and not self._names.stands_at(target, found)
+        return _is_deleted(file.target, file.stat, self._place_of_file(file))
 
-    def deleted_file(self, link: str, target: bytes) -> int:
+    def deleted_file(self, file: OpenFile) -> int:
         """See the protocol."""
+        lessee = file if file.has_write_lease else None
+        return self._deleted_file(file.link, file.target, self._place_of_file(file), lessee)
+
+    def _deleted_file(
+        self, link: str, target: bytes, place: Place, lessee: OpenFile | None = None
+    ) -> int:
         found = os.stat(link)
         key = (found.st_dev, found.st_ino)
         if key not in self.objects:
             other = b""
-            if found.st_nlink and not stat.S_ISDIR(found.st_mode) and key not in self._unnamed:
-                other = self._names.other_name(target, found)
+            if found.st_nlink and not stat.S_ISDIR(found.st_mode):
+                other = place.names.other_name(target, found)
             self.objects[key] = deleted_files.Found(
                 len(self.objects) + 1,
-                deleted_files.open_found(link),
+                _still_open(lessee) if lessee else deleted_files.open_found(link),
                 target.removesuffix(deleted_files.DELETED),
                 other,
-                unnamed=key in self._unnamed,
+                unnamed=key in self._unnamed and not other,
+                mounts=place.number,
+                is_leased=lessee is not None,
             )
         return self.objects[key].number
+
+    def is_first_to_read(self, file: OpenFile) -> bool:
+        """See the protocol."""
+        return self._fifo_readers[file.stat.st_dev, file.stat.st_ino] is file
+
+    @property
+    def has_write_leases(self) -> bool:
+        """Tell whether there are files that nobody may open."""
+        return bool(self._lessees)
+
+    @property
+    def leased(self) -> dict[tuple[int, int], int]:
+        """Return descriptors of files that nobody may open, by their inodes."""
+        return {
+            inode: file.descriptor
+            for inode, file in self._lessees.items()
+            if file.flags & ACCESS_MODE != os.O_WRONLY
+        }
 
     def find_inode(
         self, device: tuple[int, int], inode: int, kind: int, handle: bytes
@@ -419,6 +474,25 @@ class World:
             os.close(one.fd)
         self.objects.clear()
         self.ipc.close()
+
+
+def _still_open(file: OpenFile) -> int:
+    """Return a descriptor of ours of a file that nobody else may open."""
+    if file.flags & ACCESS_MODE == os.O_WRONLY:
+        raise UnsupportedResource(
+            f"has a lease on {os.fsdecode(file.target)}, which is open for writing only: reading it"
+            " would break that"
+        )
+    return os.dup(file.descriptor)
+
+
+def _is_deleted(target: bytes, found: os.stat_result, place: Place) -> bool:
+    """Tell whether a magic link of /proc, which reads `target`, leads to a deleted file."""
+    return target.endswith(deleted_files.DELETED) and not place.names.stands_at(target, found)
+
+
+def _is_readable(file: OpenFile) -> bool:
+    return file.flags & ACCESS_MODE != os.O_WRONLY
 
 
 def _own_terminal(root: str) -> int:

@@ -21,9 +21,11 @@ from woodfrog.kernel.huge_pages import page_size
 from woodfrog.kernel.mounts import (
     AT_EMPTY_PATH,
     FSCONFIG_CMD_CREATE,
+    PROC_SUPER_MAGIC,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
+    file_system_type,
 )
 from woodfrog.remote.program import Program
 from woodfrog.resources import file_entry, shared_memory
@@ -73,6 +75,8 @@ class DeletedFile(Record, frozen=True, tag="deleted-file"):
     extents: list[Extent]
     store: int
     huge_page: int = 0  # the size of its pages, if it is in a hugetlbfs
+    atime: Moment | None = None
+    mounts: int = 0  # the id of the nested mount namespace that the path is of
 
     @property
     def kind(self) -> int:
@@ -82,16 +86,34 @@ class DeletedFile(Record, frozen=True, tag="deleted-file"):
 class Found:
     """A deleted file of a held container: our descriptor for it, and what is in it."""
 
-    def __init__(self, number: int, fd: int, path: bytes, link: bytes, *, unnamed: bool) -> None:
+    def __init__(
+        self,
+        number: int,
+        fd: int,
+        path: bytes,
+        link: bytes,
+        *,
+        unnamed: bool,
+        mounts: int,
+        is_leased: bool = False,
+    ) -> None:
+        """Take over `fd`; if the file `is_leased`, that is the lessee's, which must not seek."""
         self.fd = fd
+        self._mounts = mounts
+        # Before it is read.
+        self._read_at = Moment.of(os.fstat(fd).st_atime_ns)
         self._link = link
         self._path = path
         self.number = number
         self._unnamed = unnamed
         self.size, self.extents, self._huge_page = 0, list[Extent](), 0
         if stat.S_ISREG(os.fstat(fd).st_mode) and not link:
-            self.size, self.extents = shared_memory.extents(fd)
             self._huge_page = page_size(fd)
+            if is_leased:
+                self.size = os.fstat(fd).st_size
+                self.extents = shared_memory.written_pages(fd, self.size)
+            else:
+                self.size, self.extents = shared_memory.extents(fd)
 
     def record(self, store: int) -> DeletedFile:
         """Return the record, once the store's offset of the first page is known."""
@@ -113,6 +135,8 @@ class Found:
             extents=self.extents,
             store=store,
             huge_page=self._huge_page,
+            atime=self._read_at,
+            mounts=self._mounts,
         )
 
 
@@ -121,7 +145,8 @@ def open_found(path: str) -> int:
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         try:
-            return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_NOATIME | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{fd}", flags)
         finally:
             os.close(fd)
     return fd
@@ -152,7 +177,9 @@ def check(one: DeletedFile, page_bytes: int) -> None:
     if one.kind not in _KINDS or (one.kind == stat.S_IFCHR and device not in _DEVICES):
         raise ImageError("a deleted file is of a kind that is never saved")
     file_entry.check_attributes(one.attributes, "a deleted file")
-    file_entry.check_moment(one.mtime, "a deleted file")
+    for moment in (one.mtime, one.atime):
+        if moment is not None:
+            file_entry.check_moment(moment, "a deleted file")
     shared_memory.check_huge_page(one.huge_page, one.size, one.extents)
     shared_memory.check_extents(one.extents, one.size, one.store, page_bytes)
 
@@ -178,16 +205,28 @@ def _look_for_place(init: int, one: DeletedFile) -> _Place:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             try:
-                if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+                if _is_closed(fd):
                     break
-                names = (name, *(b"%s.%d" % (name, number) for number in range(1, 1000)))
-                free = next((n for n in names if depth < len(parts) or not _exists(fd, n)), name)
-                return _Place(parent, parts[depth:], free)
+                first, *below = [*parts[depth:], name]
+                *missing, last = [_free_name(fd, first), *below]
+                return _Place(parent, missing, last)
             finally:
                 os.close(fd)
         return _Place(b"", parts, name)
     finally:
         os.close(root)
+
+
+def _is_closed(directory: int) -> bool:
+    """Tell whether nothing can be made in a directory, whoever wants to."""
+    read_only = os.fstatvfs(directory).f_flag & os.ST_RDONLY
+    return bool(read_only) or file_system_type(HERE, directory) == PROC_SUPER_MAGIC
+
+
+def _free_name(directory: int, name: bytes) -> bytes:
+    """Return a name like this that nothing has."""
+    names = (name, *(b"%s.%d" % (name, number) for number in range(1, 1000)))
+    return next((one for one in names if not _exists(directory, one)), name)
 
 
 def _exists(directory: int, name: bytes) -> bool:
@@ -209,17 +248,21 @@ class Maker(Protocol):
 class Made(NamedTuple):
     """Descriptors of a new file: `fd` for both ways, if it is a regular one without a link.
 
-    `opened` are those that were opened by its name, before that was removed.
+    `opened` are those that were opened by its name, before that was removed. One that O_TMPFILE
+    made is open as was asked for.
     """
 
     fd: int
     opened: list[int]
 
 
-def make(making: Maker, one: DeletedFile, init: int, ways: Sequence[int]) -> Made:
+def make(
+    making: Maker, one: DeletedFile, init: int, ways: Sequence[int], access: int = os.O_RDWR
+) -> Made:
     """Make the file, without contents, in the root stub of `init`.
 
-    `ways` are flags by which to open a regular one, too, if that can be.
+    `ways` are flags by which to open a regular one, too, if that can be; `access` is how one that
+    O_TMPFILE made is open.
     """
     place = _look_for_place(init, one)
     if one.link:
@@ -229,7 +272,7 @@ def make(making: Maker, one: DeletedFile, init: int, ways: Sequence[int]) -> Mad
     if one.kind == stat.S_IFREG:
         # The name "." and not O_NOFOLLOW, which the file would keep.
         how, name = (_O_TMPFILE, b".") if one.unnamed else (os.O_CREAT | os.O_EXCL, place.name)
-        flags = how | os.O_RDWR | os.O_CLOEXEC
+        flags = how | (access if one.unnamed else os.O_RDWR) | os.O_CLOEXEC
         fd = syscalls.openat2(program, name, flags, directory=directory, mode=0o600)
     else:
         _make_special(program, one, directory, place.name)
@@ -270,7 +313,9 @@ def finish(program: Program, one: DeletedFile, fd: int) -> None:
     for attribute in one.attributes:
         value = attribute.value
         program.call(SYS.FSETXATTR, fd, attribute.name, value, len(value), 0)
-    times = struct.pack("<4q", 0, _UTIME_OMIT, one.mtime.seconds, one.mtime.nanoseconds)
+    atime = one.atime or Moment(seconds=0, nanoseconds=_UTIME_OMIT)
+    times = struct.pack("<2q", atime.seconds, atime.nanoseconds)
+    times += struct.pack("<2q", one.mtime.seconds, one.mtime.nanoseconds)
     program.call(SYS.UTIMENSAT, fd, b"", times, AT_EMPTY_PATH)
 
 

@@ -76,7 +76,7 @@ class Entry(Part, frozen=True):
 
 def check(entries: Iterable[Entry], what: str, page_bytes: int) -> None:
     """Check entries from an image before anything is made of them."""
-    files: set[bytes] = set()
+    kinds: dict[bytes, int] = {}
     stored = 0
     for entry in entries:
         where = f"{os.fsdecode(entry.path)!r} in {what}"
@@ -91,10 +91,10 @@ def check(entries: Iterable[Entry], what: str, page_bytes: int) -> None:
             check_moment(moment, where)
         if b"\0" in entry.target or len(entry.target) >= PATH_MAX:
             raise ImageError(f"{where} is an impossible symbolic link")
-        if entry.link and entry.link not in files:
+        kind = stat.S_IFMT(entry.mode)
+        if entry.link and (kinds.get(entry.link) != kind or stat.S_ISDIR(kind)):
             raise ImageError(f"{where} is a link to what the image lacks")
-        if stat.S_ISREG(entry.mode):
-            files.add(entry.path)
+        kinds[entry.path] = kind
         check_attributes(entry.attributes, where)
         stored += _check_extents(entry, where, page_bytes)
     # Each file has pages of its own: a small image makes no large files.

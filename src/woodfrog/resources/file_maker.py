@@ -157,11 +157,11 @@ class Maker:
         """Tell whether what is there can become the entry's file."""
         if stat.S_IFMT(entry.mode) != stat.S_IFMT(found.st_mode):
             return False
+        if entry.link:
+            other = self._tree.look(entry.link)
+            return other is not None and os.path.samestat(other, found)
         match stat.S_IFMT(entry.mode):
             case stat.S_IFREG:
-                if entry.link:
-                    other = self._tree.look(entry.link)
-                    return other is not None and os.path.samestat(other, found)
                 return found.st_nlink == 1 or self._keep_links or entry.path in self._kept
             case stat.S_IFLNK:
                 return self._tree.target(entry.path) == entry.target

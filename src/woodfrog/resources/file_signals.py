@@ -10,7 +10,8 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 
-_F_GETSIG, _F_SETSIG, _F_SETOWN_EX, _F_GETOWN_EX, _F_GETOWNER_UIDS = 11, 10, 15, 16, 17
+F_SETOWN_EX = 15
+_F_GETSIG, _F_SETSIG, _F_GETOWN_EX, _F_GETOWNER_UIDS = 11, 10, 16, 17
 _F_OWNER_PGRP = 2
 O_ASYNC = 0o20000
 
@@ -70,9 +71,9 @@ def restore(program: Program, one: FileSignals, owner: int, flags: int) -> None:
     if owner:
         # Saved id 0 is the way back.
         program.call(SYS.SETRESUID, one.uid, one.euid, 0)
-        program.call(SYS.FCNTL, one.descriptor, _F_SETOWN_EX, who)
+        program.call(SYS.FCNTL, one.descriptor, F_SETOWN_EX, who)
         program.call(SYS.SETRESUID, 0, 0, 0)
     elif one.kind:
-        program.call(SYS.FCNTL, one.descriptor, _F_SETOWN_EX, who)
+        program.call(SYS.FCNTL, one.descriptor, F_SETOWN_EX, who)
     if flags & O_ASYNC:
         syscalls.set_status_flags(program, one.descriptor, flags)

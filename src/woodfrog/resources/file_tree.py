@@ -7,7 +7,7 @@ and no step follows a symbolic link or crosses into another mount.
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.layout import MOST_RECORD_BYTES
@@ -151,7 +151,8 @@ def join(directory: bytes, name: bytes) -> bytes:
 class Collector:
     """Turns files of a tree into entries, each file's contents stored once.
 
-    `open_blocks` opens a file where its blocks are, if they can be shared, or returns -1.
+    `open_blocks` opens a file where its blocks are, if they can be shared, or returns -1. What is
+    `leased` is read by these descriptors, by inode: to open it would break its lease.
     """
 
     def __init__(
@@ -159,7 +160,9 @@ class Collector:
         tree: Tree,
         write_pages: WritePages,
         open_blocks: Callable[[bytes], int] = lambda path: -1,
+        leased: Mapping[tuple[int, int], int] | None = None,
     ) -> None:
+        self._leased = leased or {}
         self._tree = tree
         self._write_pages = write_pages
         self._open_blocks = open_blocks
@@ -179,11 +182,16 @@ class Collector:
                 "the files' names and extended attributes are more than an image can hold"
             )
         is_file = stat.S_ISREG(found.st_mode)
-        if is_file and found.st_nlink > 1:
+        if not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1:
             first = self._known.setdefault((found.st_dev, found.st_ino), path)
             link = first if first != path else b""
         if is_file and not link and found.st_size:
-            extents, store = self._contents(path, found.st_size)
+            lessee = self._leased.get((found.st_dev, found.st_ino))
+            if lessee is None:
+                extents, store = self._contents(path, found.st_size)
+            else:
+                extents = shared_memory.written_pages(lessee, found.st_size)
+                store = self._write(FileContents(lessee), extents)
         return Entry(
             path=path,
             mode=found.st_mode,
@@ -215,12 +223,14 @@ class Collector:
             contents = FileContents(file)
             if size >= _LEAST_SHARED and (blocks := self._open_blocks(path)) >= 0:
                 contents = SharableFile(file, blocks)
-            store = self._write_pages([(contents, one.start, one.length) for one in extents])
-            return extents, store
+            return extents, self._write(contents, extents)
         finally:
             os.close(file)
             if blocks >= 0:
                 os.close(blocks)
+
+    def _write(self, contents: FileContents, extents: list[Extent]) -> int:
+        return self._write_pages([(contents, one.start, one.length) for one in extents])
 
 
 def data_ranges(file: int, size: int) -> Iterator[tuple[int, int]]:

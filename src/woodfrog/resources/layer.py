@@ -9,7 +9,7 @@ else may write to the upper directory while it is mounted.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import NamedTuple
 
@@ -96,11 +96,16 @@ def _attribute(descriptor: int, name: str) -> bytes | None:
         return None
 
 
-def collect(overlay: Overlay, rootfs: str, write_pages: WritePages) -> Layer:
+def collect(
+    overlay: Overlay,
+    rootfs: str,
+    write_pages: WritePages,
+    leased: Mapping[tuple[int, int], int],
+) -> Layer:
     """Read what has changed in a held container's root."""
     blocks = _Blocks(overlay.open_upper(rootfs), overlay.marks)
     with while_("reading the changes of the container's root file system"), closing(blocks):
-        collector = Collector(overlay.tree, write_pages, blocks.open)
+        collector = Collector(overlay.tree, write_pages, blocks.open, leased)
         entries: list[Entry] = []
         removed: list[bytes] = []
         for path, status, opaque in changes(overlay, rootfs):

@@ -30,7 +30,8 @@ _P_PID, _WNOHANG, _WSTOPPED, _WCONTINUED, _WNOWAIT, _WALL = 1, 1, 2, 8, 0x010000
 class Lock(Part, frozen=True):
     """A lock on a file (fcntl(2), flock(2)); length 0: to the end.
 
-    `how`: posix, ofd, flock or lease.
+    `how`: posix, ofd, flock or lease. A lease that somebody wants broken is `breaking`: to its end,
+    or downgraded to one for reading.
     """
 
     how: str
@@ -38,6 +39,7 @@ class Lock(Part, frozen=True):
     write: bool
     start: int
     length: int
+    breaking: str = ""
 
 
 class Shares(Part, frozen=True):

@@ -16,6 +16,7 @@ from woodfrog.resources.memory import MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED, 
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_HUGETLB = 1, 2, 4
 _PROT_READ_WRITE = 3
 _F_ADD_SEALS = 1033
+F_SEAL_FUTURE_WRITE = 0x10
 _MEMFD = b"/memfd:"
 _DELETED = b" (deleted)"
 # Shared anonymous memory; and all anonymous memory of huge pages, private one, too.
@@ -82,6 +83,22 @@ def extents(fd: int) -> tuple[int, list[Extent]]:
         first = start & -PAGE
         found.append(Extent(start=first, length=page_up(position) - first))
     return size, found
+
+
+def written_pages(fd: int, size: int) -> list[Extent]:
+    """Return the pages of a file that aren't zero, where looking for holes would seek in it."""
+    found: list[Extent] = []
+    for start in range(0, size, _PIECE):
+        piece = os.pread(fd, _PIECE, start)
+        for at in range(0, len(piece), PAGE):
+            if not any(piece[at : at + PAGE]):
+                continue
+            if found and found[-1].start + found[-1].length == start + at:
+                start_of_last = found[-1].start
+                found[-1] = Extent(start=start_of_last, length=start + at + PAGE - start_of_last)
+            else:
+                found.append(Extent(start=start + at, length=PAGE))
+    return found
 
 
 def _written(fd: int, size: int, huge_page: int) -> Iterator[Extent]:
@@ -153,12 +170,16 @@ def create(program: Program, memory: SharedMemory) -> int:
 
 
 def fill(program: Program, memory: SharedMemory, fd: int, pages: int, base: int) -> None:
-    """Copy the contents from the page store, descriptor `pages`, then seal the file."""
+    """Copy the contents from the page store, descriptor `pages`."""
     offset = base + memory.store
     if memory.huge_page:
         fill_huge(program, memory.extents, fd, pages, offset)
     else:
         fill_extents(program, memory.extents, memory.size, fd, pages, offset)
+
+
+def seal(program: Program, memory: SharedMemory, fd: int) -> None:
+    """Forbid what may not be done to the file any more."""
     if memory.memfd is not None and memory.seals > 1:
         program.call(SYS.FCNTL, fd, _F_ADD_SEALS, memory.seals)
 

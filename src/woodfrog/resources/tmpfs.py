@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from woodfrog.errors import UnsupportedResource, while_
@@ -76,16 +76,21 @@ def _copied(copy: int) -> Iterator[Tree]:
 
 
 def collect(
-    init: int, destination: str, write_pages: WritePages, copy: int | None = None
+    init: int,
+    destination: str,
+    write_pages: WritePages,
+    copy: int | None,
+    leased: Mapping[tuple[int, int], int],
 ) -> Tmpfs | None:
     """Read a tmpfs; None if nothing is mounted there.
 
-    `copy` is a descriptor of a copy of its mount, if its path doesn't lead to it.
+    `copy` is a descriptor of a copy of its mount, if its path doesn't lead to it; for `leased` see
+    Collector.
     """
     with while_(f"reading the tmpfs at {destination}"):
         try:
             with _mounted(init, destination) if copy is None else _copied(copy) as tree:
-                collector = Collector(tree, write_pages)
+                collector = Collector(tree, write_pages, leased=leased)
                 entries = [collector.entry(ROOT, os.fstat(tree.root))]
                 entries += (collector.entry(path, found) for path, found in tree.walk(ROOT))
         except FileNotFoundError:

@@ -1,4 +1,5 @@
-/* Files removed while open: two opens of one, sparse, large, of another owner, with a hard link left, in a removed directory, O_TMPFILE. */
+/* Files removed while open: two opens of one, sparse, large, of another owner, with a hard link left, in a removed directory whose name is
+   taken, O_TMPFILE, also for writing only, and with a name by now. */
 #include "wait.h"
 #include <sys/xattr.h>
 
@@ -29,7 +30,7 @@ int main(void) {
 	must(fchown(file, 1234, 4321));
 	must(fchmod(file, 02751));
 	must(fsetxattr(file, "user.frog", "cold", 4, 0));
-	must(futimens(file, (struct timespec[2]){{.tv_nsec = UTIME_OMIT}, {1000000000, 5}}));
+	must(futimens(file, (struct timespec[2]){{900000000, 4}, {1000000000, 5}}));
 	must(unlink(in_work("deleted")));
 	int sparse = removed("sparse", O_RDWR);
 	must(ftruncate(sparse, 3l << 40));
@@ -57,6 +58,16 @@ int main(void) {
 	must(unlink("/tmp/deleted"));
 	int nameless = must(open(in_work("."), O_TMPFILE | O_RDWR, 0600));
 	must(write(nameless, "nameless", 8));
+	must(mkdir(in_work("elsewhere"), 0700));
+	int displaced = removed("elsewhere/file", O_RDWR);
+	must(write(displaced, "displaced", 9));
+	must(rmdir(in_work("elsewhere")));
+	close(must(open(in_work("elsewhere"), O_RDWR | O_CREAT | O_EXCL, 0600)));
+	int written = must(open(in_work("."), O_TMPFILE | O_WRONLY, 0600)), got_name = must(open(in_work("."), O_TMPFILE | O_RDWR, 0600));
+	must(write(written, "written", 7));
+	snprintf(text, sizeof text, "/proc/self/fd/%d", got_name);
+	must(linkat(AT_FDCWD, text, AT_FDCWD, in_work("its name"), AT_SYMLINK_FOLLOW));
+	int written_status = fcntl(written, F_GETFL);
 	int status = fcntl(nameless, F_GETFL), flags = fcntl(again, F_GETFL);
 	must(fstat(file, before));
 	must(fstat(sparse, before + 1));
@@ -73,6 +84,7 @@ int main(void) {
 	same("device", before->st_dev, after.st_dev);
 	same("modification", before->st_mtim.tv_sec, after.st_mtim.tv_sec);
 	same("its nanoseconds", 5, after.st_mtim.tv_nsec);
+	same("access", before->st_atim.tv_sec, after.st_atim.tv_sec);
 	same("attribute", 4, fgetxattr(file, "user.frog", text, sizeof text));
 	same("position", 4, lseek(file, 0, SEEK_CUR));
 	same("position of the other", 8, lseek(again, 0, SEEK_CUR));
@@ -114,6 +126,16 @@ int main(void) {
 	same("reading in the tmpfs", 5, pread(in_tmpfs, text, 8, 0));
 	goes_by(in_tmpfs, "/tmp/deleted");
 
+	same("reading the displaced one", 9, pread(displaced, text, sizeof text, 0));
+	must(stat(in_work("elsewhere"), &after));
+	expect(S_ISREG(after.st_mode), "what took the name of its directory is another");
+	must(write(got_name, "named", 5));
+	int by_name = must(open(in_work("its name"), O_RDONLY));
+	same("reading by the name that it got", 5, read(by_name, text, sizeof text));
+	same("flags of the one for writing", written_status, fcntl(written, F_GETFL));
+	snprintf(text, sizeof text, "/proc/self/fd/%d", written);
+	int read_again = must(open(text, O_RDONLY));
+	same("reading what was written", 7, read(read_again, text, sizeof text));
 	same("flags of the nameless one", status, fcntl(nameless, F_GETFL));
 	snprintf(text, sizeof text, "/proc/self/fd/%d", nameless);
 	same("giving it a name", 0, linkat(AT_FDCWD, text, AT_FDCWD, in_work("named"), AT_SYMLINK_FOLLOW));

@@ -46,11 +46,22 @@ int main(void) {
 	int moved = must(dup(counter[3]));
 	close(counter[3]); /* still watched: its description is open as `moved` */
 
+	int reused = must(epoll_create1(0)), first[2], second[2];
+	must(pipe(first) | pipe(second));
+	int was_first = must(dup(first[0]));
+	must(epoll_ctl(reused, EPOLL_CTL_ADD, first[0], &(struct epoll_event){.events = EPOLLIN, .data.u64 = 21}));
+	must(dup2(second[0], first[0])); /* still watched, under a number that is another file's */
+	must(epoll_ctl(reused, EPOLL_CTL_ADD, first[0], &(struct epoll_event){.events = EPOLLIN, .data.u64 = 22}));
+
 	freeze_here();
 	spoil(must(epoll_ctl(outer, EPOLL_CTL_DEL, counter[1], NULL)););
 
 	same("close-on-exec", FD_CLOEXEC, fcntl(outer, F_GETFD));
 	same("an event without a cause", 0, next(outer));
+	must(write(first[1], "x", 1));
+	same("the first under a number", 21, next(reused));
+	must(read(was_first, &(char){0}, 1) | write(second[1], "x", 1));
+	same("the second under it", 22, next(reused));
 	close(pair[1]);
 	same("the end of what is watched no more", 0, next(outer));
 	must(write(told[1], "y", 1));

@@ -24,6 +24,10 @@ int main(void) {
 	int inert_seals = fcntl(inert, F_GET_SEALS);
 	must(fchown(inert, 0, 12));
 	must(fchmod(plain, 0751));
+	int kept = must(memfd_create("kept", MFD_ALLOW_SEALING));
+	must(ftruncate(kept, PAGE));
+	char *last = must(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, kept, 0));
+	must(fcntl(kept, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL));
 	fill(memory + PAGE, PAGE, 2);
 	fill(private + 2 * PAGE, PAGE, 3);
 
@@ -38,6 +42,11 @@ int main(void) {
 	same("its group", 12, was.st_gid);
 	same("its seals", inert_seals, fcntl(inert, F_GET_SEALS));
 	same("writing to it", 1, pwrite(inert, "x", 1, 0));
+	same("seals of the one that is mapped for writing", F_SEAL_FUTURE_WRITE | F_SEAL_SEAL, fcntl(kept, F_GET_SEALS));
+	last[0] = 'x';
+	same("reading what was written by its mapping", 1, pread(kept, page, 1, 0));
+	same("that", 'x', page[0]);
+	expect(pwrite(kept, "y", 1, 0) == -1 && errno == EPERM, "it can be written to otherwise");
 	must(fstat(sealed, &was));
 	same("size", PAGE + 1234, was.st_size);
 	same("seals", F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE, fcntl(sealed, F_GET_SEALS));

@@ -4,7 +4,7 @@
 #include "mounts.h"
 
 static struct mounts was, is;
-static int opened = -1;
+static int opened = -1, removed = -1;
 
 static void put(const char *path, const char *text) {
 	int file = must(open(path, O_WRONLY | O_CREAT, 0640));
@@ -68,12 +68,19 @@ static void make(const char *what) {
 		must(mount("/tmp/from", "/tmp/to", NULL, MS_BIND, NULL));
 		must(mount("/dev/null", "/tmp/from", NULL, MS_BIND, NULL));
 	} else if (!strcmp(what, "kinds")) {
-		const char *kinds[] = {"proc", "sysfs", "mqueue", "devpts"};
-		for (int i = 0; i < 4; i++) {
+		const char *kinds[] = {"proc", "sysfs", "mqueue", "devpts", "ramfs"};
+		for (int i = 0; i < 5; i++) {
 			char path[100];
 			sprintf(path, "/tmp/%s", kinds[i]);
 			must(mkdir(path, 0755));
 			must(mount(kinds[i], path, kinds[i], MS_NOSUID | MS_NOEXEC, i == 3 ? "mode=0622,ptmxmode=0666" : i == 0 ? "hidepid=2" : NULL));
+		}
+		put("/tmp/ramfs/file", "in memory");
+		for (const char **rare = (const char *[]){"fusectl", "bpf", "pstore", "devtmpfs", "binfmt_misc", "tracefs", NULL}; *rare; rare++) {
+			char path[100];
+			sprintf(path, "/tmp/%s", *rare);
+			must(mkdir(path, 0755));
+			expect(mount(*rare, path, *rare, MS_NOSUID, NULL) == 0 || errno == ENODEV, "cannot mount %s: %s", *rare, strerror(errno));
 		}
 	} else if (!strcmp(what, "remount")) {
 		must(mount(NULL, "/tmp", NULL, MS_REMOUNT | MS_NODEV | MS_NOEXEC, "size=3m"));
@@ -107,13 +114,14 @@ static void make(const char *what) {
 			spread("/run/three", MS_UNBINDABLE), spread("/dev/shm", MS_UNBINDABLE);
 	} else if (!strcmp(what, "overlay")) {
 		must(mkdir("/run/lower", 0755));
-		put("/run/lower/file", "lower"), put("/run/lower/gone", "gone"), put("/run/lower/kept", "kept");
+		put("/run/lower/file", "lower"), put("/run/lower/gone", "gone"), put("/run/lower/kept", "kept"), put("/run/lower/removed", "removed");
 		tmpfs("/tmp/layers", "");
 		must(mkdir("/tmp/layers/up", 0755)), must(mkdir("/tmp/layers/work", 0755)), must(mkdir("/o", 0755));
 		must(mount("over", "/o", "overlay", 0, "lowerdir=/run/lower,upperdir=/tmp/layers/up,workdir=/tmp/layers/work"));
 		must(unlink("/o/gone"));
 		put("/o/file", "upper");
-		opened = must(open("/o/kept", O_RDONLY));
+		opened = must(open("/o/kept", O_RDONLY)), removed = must(open("/o/removed", O_RDONLY));
+		must(unlink("/o/removed"));
 	}
 }
 
@@ -139,8 +147,10 @@ static void verify(const char *what) {
 		look("/tmp/file", "below"), look("/tmp/deep/file", "below, deep");
 	} else if (!strcmp(what, "file"))
 		look("/tmp/to", "a file"), look("/tmp/from", ""), must(umount("/tmp/to")), look("/tmp/to", "hidden");
-	else if (!strcmp(what, "kinds"))
+	else if (!strcmp(what, "kinds")) {
+		look("/tmp/ramfs/file", "in memory");
 		expect(access("/tmp/proc/self/fd", F_OK) == 0 && access("/tmp/sysfs/class", F_OK) == 0 && open("/tmp/devpts/ptmx", O_RDWR) >= 0, "empty");
+	}
 	else if (!strcmp(what, "removed"))
 		look("/tmp/file", "another");
 	else if (!strcmp(what, "moved"))
@@ -156,6 +166,7 @@ static void verify(const char *what) {
 		look("/o/file", "upper"), look("/o/kept", "kept");
 		expect(access("/o/gone", F_OK) != 0, "is back");
 		expect(read(opened, text, 9) == 4 && !strcmp(text, "kept"), "read %s", text);
+		expect(pread(removed, text, 9, 0) == 7 && !strcmp(text, "removed"), "read %s", text);
 		put("/o/new", "new"), look("/tmp/layers/up/new", "new");
 	}
 }

@@ -25,6 +25,8 @@ int main(void) {
 	}
 	snprintf(path, sizeof path, "/proc/%d/status", dead);
 	int of_dead = must(open(path, O_RDONLY));
+	snprintf(path, sizeof path, "/proc/%d", dead);
+	int dead_directory = must(open(path, O_RDONLY | O_DIRECTORY));
 	say("end");
 	must(waitpid(dead, NULL, 0));
 	int maps = must(open("/proc/self/maps", O_RDONLY | O_CLOEXEC)), status = must(open("/proc/self/status", O_RDONLY));
@@ -66,6 +68,7 @@ int main(void) {
 	same("writing memory", 8, pwrite(memory, &found, 8, (off_t)&number));
 	same("what is there then", 54321, number);
 	same("a file in its directory", 0, faccessat(directory, "status", F_OK, 0));
+	expect(faccessat(dead_directory, "status", F_OK, 0) == -1, "the directory of the dead one has a status");
 	expect(pread(of_dead, text, sizeof text, 0) == -1 && errno == ESRCH, "the dead one has a status");
 	same("mounts that change", 0, epoll_wait(epoll, &event, 1, 0));
 	same("reading mounts", 1, pread(mounts, text, sizeof text, 0) > 0);

@@ -64,8 +64,8 @@ class World(Protocol):
     def sockets(self) -> Any:
         """What is known of the container's sockets."""
 
-    def root_of(self, mnt_id: int) -> str | None:
-        """Return what leads to the root of the mount namespace that a mount is in.
+    def place_of_mount(self, mnt_id: int) -> Any:
+        """Return the mount namespace that a mount is in: its `root`, `mounts` and `names`.
 
         None: it is in none of the container's.
         """
@@ -114,8 +114,8 @@ class World(Protocol):
     def memory_object(self, fd: int, name: bytes) -> int:
         """Return the id of the shared memory that a descriptor of ours names."""
 
-    def is_deleted(self, target: bytes, found: os.stat_result) -> bool:
-        """Tell whether a magic link of /proc, which reads `target`, leads to a deleted file."""
+    def is_deleted(self, file: "OpenFile") -> bool:
+        """Tell whether a file with a path has been deleted."""
 
     def find_inode(
         self, device: tuple[int, int], inode: int, kind: int, handle: bytes
@@ -125,8 +125,11 @@ class World(Protocol):
         `handle`, of this kind, is as name_to_handle_at(2) gives it.
         """
 
-    def deleted_file(self, link: str, target: bytes) -> int:
-        """Return the id of the deleted file that such a link leads to."""
+    def deleted_file(self, file: "OpenFile") -> int:
+        """Return the id of the deleted file that such a file is."""
+
+    def is_first_to_read(self, file: "OpenFile") -> bool:
+        """Tell whether a file is the first by which a FIFO is read, or written if nobody reads."""
 
 
 class Maker(Part, frozen=True):
@@ -159,6 +162,12 @@ class OpenFile:
         # Its kind is made when processes stand.
         self.is_late = False
         self.in_flight: dict[int, list[OpenFile]] = {}
+
+    @property
+    def has_write_lease(self) -> bool:
+        """Tell whether others who open the file would break a lease (fcntl(2), F_SETLEASE)."""
+        leases = (line for line in self.lines if " LEASE " in line)
+        return any(" BREAKING " in line or " WRITE " in line for line in leases)
 
     @property
     def link(self) -> str:

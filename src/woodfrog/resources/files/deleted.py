@@ -45,8 +45,8 @@ class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
         return (
             file.target.startswith(b"/")
             and kind in (*_OPENED, *(_ONLY_BY_PATH if file.flags & O_PATH else ()))
-            and (file.mnt_id in world.mounts or is_placeless(file.link))
-            and world.is_deleted(file.target, file.stat)
+            and (world.place_of_mount(file.mnt_id) is not None or is_placeless(file.link))
+            and world.is_deleted(file)
         )
 
     @classmethod
@@ -55,7 +55,7 @@ class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
         return cls(
             id=number,
             flags=file.flags,
-            deleted=world.deleted_file(file.link, file.target),
+            deleted=world.deleted_file(file),
             position=file.position if kind != stat.S_IFCHR else 0,
             file_kind=kind,
         )
@@ -63,23 +63,24 @@ class OpenDeletedFile(FileRecord, frozen=True, tag="deleted"):
     @property
     def way(self) -> int:
         """The flags by which it is opened by a name."""
-        flags = self.flags & ~CREATION_FLAGS & ~(O_TMPFILE & ~os.O_DIRECTORY)
+        flags = self.flags & ~CREATION_FLAGS
+        if self.access is not None:
+            flags &= ~O_TMPFILE
         return flags if flags & O_PATH else flags | os.O_NONBLOCK | os.O_NOCTTY
 
     @property
     def early(self) -> tuple[str, int]:
-        """The key of what was opened by its name, while it had one."""
+        """The key of what was opened by its name, while it had one, or by O_TMPFILE."""
         return "opened deleted file", self.id
 
+    @property
+    def access(self) -> int | None:
+        """How O_TMPFILE itself opened it, if it did."""
+        return self.flags & ACCESS_MODE if self.flags & O_TMPFILE == O_TMPFILE else None
+
     def restore(self, making: Making) -> int:
-        key = ("unnamed", self.deleted)
-        is_first = self.flags & O_TMPFILE == O_TMPFILE and self.flags & ACCESS_MODE == os.O_RDWR
-        if is_first and not making.shared(key):
-            # O_TMPFILE itself opened this one.
-            making.share(key, True)
-            original = making.memory_object(self.deleted, for_writing=True)
-            fd = syscalls.duplicate_above(making.program, original, 0)
-        elif (early := making.shared(self.early)) is not None:
+        early: int | None = making.shared(self.early)
+        if early is not None:
             fd = early
         elif self.file_kind == stat.S_IFLNK and self.flags & os.O_NOFOLLOW:
             # Its flags can be had by a name only; what O_PATH opened has nothing else of its own.

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import stat
+import termios
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError
@@ -23,7 +24,7 @@ from woodfrog.resources.files.pipe import F_GETPIPE_SZ, F_SETPIPE_SZ, peek, writ
 
 
 class Fifo(FileRecord, frozen=True, tag="fifo"):
-    """One open file of a FIFO. The contents stand with the first reader.
+    """One open file of a FIFO. The contents stand with the first reader, or else writer.
 
     `deleted` is the id of its DeletedFile if it has no name any more, else 0.
     """
@@ -47,29 +48,27 @@ class Fifo(FileRecord, frozen=True, tag="fifo"):
             file.target.startswith(b"/")
             and stat.S_ISFIFO(file.stat.st_mode)
             and not file.flags & O_PATH
-            and file.mnt_id in world.mounts
+            and world.place_of_mount(file.mnt_id) is not None
         )
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         capacity = fcntl.fcntl(file.descriptor, F_GETPIPE_SZ)
-        is_deleted = world.is_deleted(file.target, file.stat)
-        can_read = file.flags & ACCESS_MODE in (0, 2)
         return cls(
             id=number,
             flags=file.flags,
             path=file.target,
-            deleted=world.deleted_file(file.link, file.target) if is_deleted else 0,
+            deleted=world.deleted_file(file) if world.is_deleted(file) else 0,
             inode=file.stat.st_ino,
             capacity=capacity,
-            packets=peek(file.descriptor, capacity) if can_read else [],
+            packets=_packets(file, capacity) if world.is_first_to_read(file) else [],
         )
 
     def restore(self, making: Making) -> int:
         program = making.program
         # An end of our own, so that neither open waits and the contents have a way in; closed with
         # what else is left over once all files stand.
-        key = ("fifo", self.deleted or self.path)
+        key = ("fifo", self.deleted or (making.mounts, self.path))
         ours = making.shared(key)
         if ours is None:
             ours = making.spare(self._open(making, os.O_RDWR | os.O_NONBLOCK))
@@ -92,3 +91,19 @@ class Fifo(FileRecord, frozen=True, tag="fifo"):
     def verify(self, descriptor: int) -> None:
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             raise ImageError(f"{os.fsdecode(self.path)} is not a FIFO any more")
+
+
+def _packets(file: OpenFile, capacity: int) -> list[bytes]:
+    """Read what is in a FIFO, without taking it."""
+    if file.flags & ACCESS_MODE != os.O_WRONLY:
+        return peek(file.descriptor, capacity)
+    waiting = bytearray(4)
+    fcntl.ioctl(file.descriptor, termios.FIONREAD, waiting)
+    if not any(waiting):
+        return []
+    # Its readers have gone and left that.
+    reader = os.open(file.link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return peek(reader, capacity)
+    finally:
+        os.close(reader)

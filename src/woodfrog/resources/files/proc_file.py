@@ -27,6 +27,9 @@ _OPEN_TO_ALL = frozenset(
 )
 
 
+_DELETED = b" (deleted)"
+
+
 class ProcFile(FileRecord, frozen=True, tag="proc-file"):
     """A file of the process with this id, which may have ended; `point` is where proc is."""
 
@@ -48,13 +51,13 @@ class ProcFile(FileRecord, frozen=True, tag="proc-file"):
         return (
             mount is not None
             and mount.type == "proc"
-            and _split(mount.point, file.target)[0].isdigit()
+            and _split(mount.point, file.target.removesuffix(_DELETED))[0].isdigit()
         )
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         point = world.mounts[file.mnt_id].point
-        pid, name = _split(point, file.target.removesuffix(b" (deleted)"))
+        pid, name = _split(point, file.target.removesuffix(_DELETED))
         ended = not world.is_process(int(pid))
         if not ended and not os.path.lexists(world.root + os.fsdecode(file.target)):
             raise UnsupportedResource(

@@ -147,19 +147,13 @@ def _last_read(file: OpenFile, world: World) -> bytes:
 def _is_covered(file: OpenFile, world: World) -> bool:
     """Tell whether a mount hides a file; refuse one that can't be found again by its path."""
     name = os.fsdecode(file.target)
-    root = world.root_of(file.mnt_id)
-    if root is None:
+    place = world.place_of_mount(file.mnt_id)
+    if place is None:
         raise UnsupportedResource(
             f"{name} was opened outside the container's mounts",
             hint="only descriptors 0 to 2 may come from outside; they become the new container's",
         )
-    path = os.fsencode(root) + file.target
-    try:
-        there = os.lstat(path)
-    except OSError:
-        there = None
-    ours = file.stat
-    if there is not None and (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev):
+    if place.names.stands_at(file.target, file.stat):
         return False
     if file.mnt_id in world.given_mounts and world.is_covered_by_own(file.target):
         return True

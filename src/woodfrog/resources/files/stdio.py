@@ -54,7 +54,7 @@ class Stdio(FileRecord, frozen=True, tag="stdio"):
 def _is_outside(file: OpenFile, world: World) -> bool:
     mode = file.stat.st_mode
     if file.target.startswith(b"/"):
-        return world.root_of(file.mnt_id) is None
+        return world.place_of_mount(file.mnt_id) is None
     if stat.S_ISFIFO(mode):
         return world.one_sided(file) and other_end_is_open(file.descriptor)
     if stat.S_ISSOCK(mode):

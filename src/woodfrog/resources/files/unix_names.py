@@ -54,7 +54,8 @@ def bound_path(name: bytes, descriptor: int, world: World) -> BoundPath:
     path, status, mnt_id = _file_of(descriptor)
     if name[:1] != b"/":
         return _relative_path(name, path, status)
-    root = world.root_of(mnt_id) or world.root
+    place = world.place_of_mount(mnt_id)
+    root = place.root if place else world.root
     found = _stat_inside(name, root)
     if found and (found.st_ino, found.st_dev) == (status.st_ino, status.st_dev):
         return BoundPath(found.st_mode, (found.st_uid, found.st_gid))

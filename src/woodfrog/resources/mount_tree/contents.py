@@ -31,7 +31,9 @@ class Contents:
         self._copies = copies
         self._locked = locked
 
-    def entries(self, mount: Mount, write_pages: WritePages) -> Iterator[Entry]:
+    def entries(
+        self, mount: Mount, write_pages: WritePages, leased: Mapping[tuple[int, int], int]
+    ) -> Iterator[Entry]:
         """Read what a mount shows of a tmpfs; paths are those from the tmpfs's own root."""
         prefix = table.relative(mount.root, b"/")
         if mount.mnt_id not in self._copies and self._locked:
@@ -41,7 +43,7 @@ class Contents:
             while_(f"reading the tmpfs at {os.fsdecode(mount.point)}"),
             opened(self._copies[mount.mnt_id]) as tree,
         ):
-            collector = Collector(tree, write_pages)
+            collector = Collector(tree, write_pages, leased=leased)
             found = [collector.entry(ROOT, os.fstat(tree.root))]
             found += (collector.entry(path, status) for path, status in tree.walk(ROOT))
             found += self._places_in(mount, tree, found) if self._locked else ()

@@ -30,7 +30,8 @@ from woodfrog.resources.mount_tree.records import (
 NOT_MOUNTED = -1
 _DELETED = b"//deleted"
 # File systems that can be in use, or have files that are kept.
-_WITH_FILES = (*options.IN_MEMORY, "devpts")
+_OF_BPF = frozenset((b"maps.debug", b"progs.debug"))
+_WITH_FILES = (*options.IN_MEMORY, "devpts", "bpf")
 
 
 def shown_by_proc(view: int, mount: Mount) -> str:
@@ -344,6 +345,8 @@ class ChangedMounts:
                 if mount.mnt_id not in self._copies:
                     continue  # nobody sees it
                 with _naming(mount), opened(self._copies[mount.mnt_id]) as tree:
+                    if kind == "bpf" and not _OF_BPF.issuperset(tree.names(ROOT)):
+                        raise UnsupportedResource("has BPF objects pinned, which cannot be saved")
                     if kind == "devpts" and any(name.isdigit() for name in tree.names(ROOT)):
                         raise UnsupportedResource(
                             "is a devpts of its own with terminals in use, which cannot be saved"
@@ -365,7 +368,9 @@ class ChangedMounts:
             return None
         return self._copies.get(found[-1], NOT_MOUNTED)
 
-    def record(self, write_pages: WritePages) -> MountTree | None:
+    def record(
+        self, write_pages: WritePages, leased: Mapping[tuple[int, int], int]
+    ) -> MountTree | None:
         """Return the record, once the files of new file systems can be stored."""
         if not self._changed:
             return None
@@ -376,7 +381,7 @@ class ChangedMounts:
                 entries = [
                     entry
                     for mount in self._widest(device)
-                    for entry in contents.entries(mount, write_pages)
+                    for entry in contents.entries(mount, write_pages, leased)
                 ]
                 bases[index] = msgspec.structs.replace(bases[index], entries=entries)
         return MountTree(bases=bases, nodes=self._nodes, removed=self._removed)

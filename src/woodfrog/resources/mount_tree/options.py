@@ -40,19 +40,27 @@ _ALLOWED = {
     "hugetlbfs": rf"(size|min_size|nr_inodes)={_SIZE}|pagesize=\d+[KMG]|mode=[0-7]+|[ug]id=\d+",
     "proc": r"hidepid=\w+|gid=\d+|subset=pid",
     "devpts": r"[ug]id=\d+|(ptmx)?mode=[0-7]+|max=\d+",
+    "ramfs": r"mode=[0-7]+",
+    "bpf": r"mode=[0-7]+|[ug]id=\d+",
     "mqueue": "",
     "sysfs": "",
     "debugfs": "",
     "tracefs": "",
     "securityfs": "",
     "configfs": "",
+    "fusectl": "",
+    "binfmt_misc": "",
+    "pstore": r"kmsg_bytes=\d+",
+    "devtmpfs": rf"(size|nr_blocks|nr_inodes)={_SIZE}|mode=[0-7]+|inode(32|64)|huge=\w+",
     "cgroup2": "nsdelegate|memory_recursiveprot|memory_localevents|favordynmods",
     "cgroup": r"[a-z_]+|name=[\w.-]+",
     "overlay": rf"(lowerdir|upperdir|workdir)={_PATHS}|redirect_dir=(on|off|follow|nofollow)"
     r"|(metacopy|index|nfs_export|xino)=(on|off|auto)|userxattr|volatile|uuid=(on|off|auto|null)",
 }
 # Those whose files are gone with them, and so in the image.
-IN_MEMORY = ("tmpfs", "hugetlbfs")
+IN_MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
+# Those whose options belong to the whole machine.
+_OF_MACHINE = ("cgroup2", "pstore", "devtmpfs")
 _SEPARATOR = r"(?<!\\),"
 _COLON = rb"(?<!\\):"
 # By which an overlay knows files again that are others after a restore.
@@ -86,9 +94,8 @@ def split(kind: str, shown: str) -> tuple[int, bytes]:
             raise UnsupportedResource(
                 f"is mounted with the option {option} ({kind}), which cannot be saved"
             )
-        elif kind != "cgroup2":
+        elif kind not in _OF_MACHINE:
             data.append(option)
-    # Options of cgroup2 belong to the whole machine.
     return flags, ",".join(data).encode("utf-8", "surrogateescape")
 
 
