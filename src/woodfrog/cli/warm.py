@@ -9,6 +9,19 @@ from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.list import write_table
 from woodfrog.errors import UsageError
 
+_OF_CLONES = (
+    "cli.cloning",
+    "cli.restore",
+    "runtime.restore",
+    "runtime.cgroups.limits_v1",
+    "runtime.cgroups.limits_v2",
+    "runtime.cgroups.devices",
+    "runtime.seccomp",
+    "engine.restore",
+    "engine.forked_stub",
+    "kernel.fork",
+)
+
 
 def run(arguments: Arguments) -> None:
     """Load an image into memory, or show or let go of those that are."""
@@ -36,7 +49,16 @@ def run(arguments: Arguments) -> None:
     from woodfrog.cli.main import main
     from woodfrog.runtime import template_supervisor
 
-    template_supervisor.start(place, os.path.abspath(directory), arguments["parent"], main)
+    image = os.path.abspath(directory)
+    template_supervisor.start(place, image, arguments["parent"], main, _load_code)
+
+
+def _load_code() -> None:
+    """Import what a clone needs as a rule."""
+    import importlib
+
+    for name in _OF_CLONES:
+        importlib.import_module(f"woodfrog.{name}")
 
 
 COMMAND = Command(

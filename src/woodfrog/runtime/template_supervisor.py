@@ -3,6 +3,7 @@ their first processes, and reaps them."""
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import socket
@@ -32,11 +33,17 @@ if TYPE_CHECKING:
 
 
 def start(
-    place: Place, image: str, parents: Sequence[str], run: Callable[[list[str]], int]
+    place: Place,
+    image: str,
+    parents: Sequence[str],
+    run: Callable[[list[str]], int],
+    load: Callable[[], None],
 ) -> dict[str, object]:
     """Load an image in a process that stays; returns what it says of itself.
 
-    `run` runs a command line there and returns its exit status. Raises what loading raises.
+    `run` runs a command line there and returns its exit status; `load` imports the code that it
+    needs as a rule, and no more, since containers' first processes are forks of that process.
+    Raises what loading raises.
     """
     place.make()
     ours, theirs = channels.pair()
@@ -45,7 +52,7 @@ def start(
         ours.close()
         if os.fork():
             os._exit(0)
-        _become_supervisor(place, image, parents, run, theirs)
+        _become_supervisor(place, image, parents, run, load, theirs)
     theirs.close()
     os.waitpid(pid, 0)
     try:
@@ -66,6 +73,7 @@ def _become_supervisor(
     image: str,
     parents: Sequence[str],
     run: Callable[[list[str]], int],
+    load: Callable[[], None],
     channel: Channel,
 ) -> NoReturn:
     try:
@@ -74,7 +82,9 @@ def _become_supervisor(
 
         template = Template(image, parents)
         templates.hold(template)
-        answering.load_all()
+        load()
+        gc.collect()
+        gc.freeze()
         listening = answering.listen(place.door)
         found = states.start_time(os.getpid())
         information = {
