@@ -16,6 +16,7 @@ _MAY_DIFFER = (
     ("", r"container\.(id|config)", "the new container's own"),
     ("", r"container\.(monotonic|boottime)_ns", "clocks go on"),
     ("", r"process\.(interval|posix)_timers\[\]\.left_.s|timerfd\.(left|at)_ns", "clocks go on"),
+    ("", r"process\.posix_timers\[\]\.(at_ns|rung)", "it rings on, and at_ns is of two calls"),
     ("", r"process\.threads\[\]\.(registers|xstate)", "the program waits, and counts"),
     ("", r"process\.threads\[\]\.socket_wait\.left_us", "README: a resumed wait"),
     ("", r"stdio\.was", "what came from outside is another's"),
@@ -45,7 +46,8 @@ _MAY_DIFFER = (
         "the kernel tells a moment later",
     ),
     ("posix_queue", r"message-queue\.(unlinked\.)?name", "another has the name by now"),
-    ("timer_rung", r"process\.pending.*", "the timer rings once more"),
+    ("timer_rung", r"process\.(threads\[\]\.)?pending.*", "the timer rings once more"),
+    ("timer_absolute", r"process\.(pending.*|posix_timers.*)", "one has rung by then"),
     ("waits_io_uring", r"io-uring\.owner", "the first thread has made it, and may be who uses it"),
     (
         "io_uring(_reused|_overflow)?",

@@ -397,7 +397,14 @@ def timer(number: int, clock: int) -> PosixTimer:
 
 
 def test_no_timers_out_of_reach(attack: Attack) -> None:
-    assert "out of reach" in attack.refusal(posix_timers=[timer(1 << 30, 0), timer(1 << 29, 0)])
+    assert "out of reach" in attack.refusal(posix_timers=[timer(1 << 31, 0), timer(1 << 29, 0)])
+
+
+def test_no_timers_of_impossible_times(attack: Attack) -> None:
+    before_all = {"at_ns": 5, "interval_ns": 3, "rung": 2}
+    for wrong in ({"left_ns": (1 << 64) - 1}, before_all, {"rung": -1}):
+        impossible = msgspec.structs.replace(timer(0, 1), **wrong)
+        assert "impossible time" in attack.refusal(posix_timers=[impossible])
 
 
 def test_no_timers_that_wake_the_machine(attack: Attack) -> None:

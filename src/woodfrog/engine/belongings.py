@@ -1,4 +1,4 @@
-"""CONNECT: what processes have of files and sessions: locks, signals, terminals, logins."""
+"""What processes have of files, sessions and semaphores: locks, signals, terminals, logins."""
 
 import fcntl
 import os
@@ -8,12 +8,12 @@ from woodfrog.engine.body import Body
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import ImageError, while_
-from woodfrog.kernel import syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel import namespaces, syscalls
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
-from woodfrog.resources import descriptor, file_signals, login
+from woodfrog.resources import descriptor, file_signals, login, semaphore_undo
 from woodfrog.resources.process import Lock
 
 _F_OFD_SETLK = 37
@@ -128,3 +128,19 @@ def _break_lease(body: Body, lock: Lock, plan: Plan) -> None:
     else:
         raise ImageError("a lease of the image breaks nobody's waiting")
     own_files(body, plan, lock.descriptor)
+
+
+def restore_undo(body: Body, plan: Plan) -> None:
+    """Have semaphores get back at the end of a process, or of its threads, what they shall."""
+    for task, thread in zip(body.tasks, body.record.threads, strict=True):
+        program = task.program()
+        if thread.undo is not None:
+            namespaces.unshare(program, namespaces.CLONE_SYSVSEM)
+        undo = [*(thread.undo or ()), *(body.record.undo if task is body.stub else ())]
+        with while_(f"restoring what semaphores get back from thread {thread.tid} of {body.name}"):
+            for call in semaphore_undo.calls(undo, plan.semaphores_of(thread)):
+                if program.room < PAGE:
+                    task.run(program)
+                    program = task.program()
+                semaphore_undo.add(program, *call)
+            task.run(program)

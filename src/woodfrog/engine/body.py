@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from woodfrog.engine import inheriting, reading_pages
@@ -13,8 +12,8 @@ from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import while_
-from woodfrog.kernel import namespaces, ptrace, syscalls
-from woodfrog.kernel.abi.x86_64 import PAGE, SYS
+from woodfrog.kernel import ptrace, syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_SET_NAME
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
@@ -29,7 +28,6 @@ from woodfrog.resources import (
     placed_mappings,
     process,
     seccomp_filters,
-    semaphore_undo,
     signals,
     threads,
     timers,
@@ -67,6 +65,7 @@ class Body:
         namespaces: MadeNamespaces,
         *,
         waits_for_others: bool,
+        clocks_go_on: bool,
     ) -> None:
         self._waits_for_others = waits_for_others
         self._namespaces = namespaces
@@ -78,6 +77,9 @@ class Body:
         self._staged = staged
         self._ready = {one.start: one.at for one in staged}
         self.record = record
+        self.posix_timers = record.posix_timers
+        if not clocks_go_on:
+            self.posix_timers = timers.by_other_clocks(record.posix_timers)
         self.stub = stub
         self.tasks: list[Stub] = [stub]
         self._running: Program | None = None
@@ -232,23 +234,6 @@ class Body:
                     self.stub, task, thread.namespaces, self.record.namespaces
                 )
 
-    def restore_undo(self, plan: Plan) -> None:
-        """Have semaphores get back at the end of the process, or of a thread, what they shall."""
-        for task, thread in zip(self.tasks, self.record.threads, strict=True):
-            program = task.program()
-            if thread.undo is not None:
-                namespaces.unshare(program, namespaces.CLONE_SYSVSEM)
-            lists = [thread.undo or ()]
-            if task is self.stub:
-                lists.append(self.record.undo)
-            with while_(f"restoring what semaphores get back from thread {thread.tid}"):
-                for call in semaphore_undo.calls(chain(*lists), plan.semaphores_of(thread)):
-                    if program.room < PAGE:
-                        task.run(program)
-                        program = task.program()
-                    semaphore_undo.add(program, *call)
-                task.run(program)
-
     def _born_of(self, program: Program) -> list[Stub]:
         """Run a program that makes threads, and return those."""
         self.stub.born.clear()
@@ -370,14 +355,16 @@ class Body:
                 # Any signal may be sent only by a thread to itself, be it for the whole process.
                 if not record.shares.actions:
                     signals.restore_actions(program, record.actions, skip=signals.SIGTRAP)
-                queue = timers.without_rung(record.pending, record.interval_timers)
+                intervals = record.interval_timers
+                queue = timers.without_rung(record.pending, intervals, self.posix_timers)
                 signals.restore_pending(program, thread.ids[-1], None, queue)
-            signals.restore_pending(program, record.ids[-1], thread.ids[-1], thread.pending)
+            queue = timers.without_rung(thread.pending, [], self.posix_timers)
+            signals.restore_pending(program, record.ids[-1], thread.ids[-1], queue)
             side.run(task, program, f"restoring the signals of thread {thread.tid} of {self.name}")
 
     def make_timers(self) -> None:
         """Make POSIX timers."""
-        for maker, first, some in timers.by_maker(self.record.posix_timers):
+        for maker, first, some in timers.by_maker(self.posix_timers):
             task = self.tasks[maker - 1 if maker else 0]
             program = task.program()
             timers.create_posix_timers(program, some, first)

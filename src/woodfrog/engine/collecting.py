@@ -108,7 +108,6 @@ def _collect(
     asking: AskingThreads,
 ) -> CollectedProcess:
     stat, status = held.leader.stat, held.leader.status
-    ids = {task.pid: task.ids[-1] for task in held.tasks}
     with scratch_in(held, vdso) as scratch:
         space = memory.Collected.none()
         if KCMP_VM not in held.shares:
@@ -116,7 +115,6 @@ def _collect(
         program = scratch.program()
         actions = signals.ask(program)
         interval_timers = timers.ask_interval_timers(program)
-        posix_timers = timers.ask_posix_timers(program, held.path, ids)
         all_limits = limits.ask(program)
         attributes = process.ask(program)
         modes = memory_modes.ask(program)
@@ -144,7 +142,6 @@ def _collect(
             "keyring": world.keyrings.of(scratch, rings),
             "actions": actions(),
             "interval_timers": interval_timers(),
-            "posix_timers": posix_timers(),
             "limits": all_limits(),
             **attributes(),
         }
@@ -159,6 +156,7 @@ def _collect(
         if KCMP_VM not in held.shares:
             space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
             fields["modes"] = modes_of(scratch, *modes())
+        posix_timers = _posix_timers(held, scratch)
     place = world.place_of(held.pid)
     fields["threads"] = [
         _thread(task, answer, world, files) for task, answer in zip(held.tasks, told, strict=True)
@@ -186,6 +184,7 @@ def _collect(
         foreground_group=_foreground_group(held, world),
         controlling=_controlling(held, world),
         pending=signals.collect_pending(held.pid, shared=True),
+        posix_timers=posix_timers() if posix_timers else [],
         descriptors=files.descriptors(held, inherited()),
         locks=files.locks(held, world),
         file_signals=files.signals(held),
@@ -224,6 +223,18 @@ def _space(held: HeldProcess, world: World, scratch: Scratch, vdso: Vdso) -> mem
     world.refuse_unseen(held.pid, space.mappings)
     space.find_shared_guards(held.pid)
     return space
+
+
+def _posix_timers(
+    held: HeldProcess, scratch: Scratch
+) -> Callable[[], list[timers.PosixTimer]] | None:
+    """Ask for timers, if there are any; what is returned tells them when nothing runs any more."""
+    listed = timers.listed(held.path)
+    if not listed:
+        return None
+    from woodfrog.engine.collecting_timers import CollectedTimers
+
+    return CollectedTimers(held, scratch, listed).records
 
 
 def _refuse_in_user_namespace(held: HeldProcess, fields: dict[str, Any], world: World) -> None:

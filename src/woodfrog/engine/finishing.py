@@ -126,7 +126,7 @@ class Release:
             program = side.program(task)
             threads.register_rseq(program, thread)
             if task is body.stub:
-                timers.arm(program, body.record.interval_timers, body.record.posix_timers)
+                timers.arm(program, body.record.interval_timers, body.posix_timers)
             side.run(task, program, f"starting the timers of thread {thread.tid} of {body.name}")
 
     def expand_state(self) -> None:

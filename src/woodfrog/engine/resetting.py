@@ -134,7 +134,8 @@ class ProcessReset:
                 self._reset_thread(thread, task)
             self._watch_again(match)
             program = self.stub.program()
-            timers.arm(program, one.then.interval_timers, one.then.posix_timers)
+            posix_timers = timers.by_other_clocks(one.then.posix_timers)
+            timers.arm(program, one.then.interval_timers, posix_timers)
             self.stub.run(program)
             self._reset_trap()
             start, end = self._lent
@@ -194,7 +195,7 @@ class ProcessReset:
         program = self.stub.program()
         if not one.then.shares.actions:
             signals.restore_actions(program, one.then.actions, skip=SIGTRAP)
-        queue = timers.without_rung(one.then.pending, one.then.interval_timers)
+        queue = timers.without_rung(one.then.pending, one.then.interval_timers, [])
         signals.restore_pending(program, one.then.pid, None, queue)
         self.stub.run(program)
 

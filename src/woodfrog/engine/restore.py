@@ -281,6 +281,7 @@ def _restore(
             template.staged(record.pid) if template else (),
             made,
             waits_for_others=plan.has_sharers,
+            clocks_go_on=wishes.clock == "container",
         )
         for record in plan.processes
     }
@@ -309,7 +310,7 @@ def _restore(
         making.missing += belongings.set_login(body, bounds.bounding, maps)
         body.enter_user_namespace(permitted)
         body.make_threads()
-        body.restore_undo(plan)
+        belongings.restore_undo(body, plan)
     for body in bodies.values():
         body.stop_again()
     for body in bodies.values():

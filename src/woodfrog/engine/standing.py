@@ -312,7 +312,7 @@ def _lasting(one: Network | Nftables | None) -> list[object]:
 
 
 def _unarmed(timer: Any) -> Any:
-    return msgspec.structs.replace(timer, left_ns=0, interval_ns=0)
+    return msgspec.structs.replace(timer, left_ns=0, interval_ns=0, at_ns=0, rung=0)
 
 
 def _kind(record: FileRecord) -> str:

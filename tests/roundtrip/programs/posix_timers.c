@@ -1,4 +1,4 @@
-/* POSIX timers: ids after deletions, clocks, notifications, intervals, time left, overruns; and that they ring. */
+/* POSIX timers: ids after deletions and high ones, clocks, notifications, intervals, time left; and that they ring. */
 #include "wait.h"
 
 enum { TIMERS = 7 };

@@ -1,24 +1,90 @@
-/* A POSIX timer that has rung while its signal was blocked: pending, and rings again.
- * How often it has rung since can't be read from outside, and starts anew. */
+/* POSIX timers that have rung while their signals were blocked: pending, with how often they have rung since (timer_getoverrun(2)), and
+ * they ring on by their clock; of the process, of a thread, beside another signal of the same number, and once only. */
+// never: set_back
 #include "wait.h"
 
-int main(void) {
-	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 2, .sigev_value.sival_int = 99};
-	struct itimerspec quick = {{0, 1000000}, {0, 1000000}};
-	sigset_t signals;
-	siginfo_t info = {0};
+enum { EACH_MS = 5 };
+static double began;
+static volatile int thread;
+static int of_process, of_thread, once, beside;
+
+static int create(clockid_t clock, int notify, int number, int value) {
+	struct sigevent event = {.sigev_notify = notify, .sigev_signo = number, .sigev_value.sival_int = value};
 	int id = -1;
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGRTMIN + 2);
-	pthread_sigmask(SIG_BLOCK, &signals, NULL);
-	must(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id));
+	event._sigev_un._tid = thread;
+	must(syscall(SYS_timer_create, clock, &event, &id));
+	return id;
+}
+
+static void start(int id, bool again) {
+	struct itimerspec quick = {{0, again ? EACH_MS * 1000000 : 0}, {0, EACH_MS * 1000000}};
 	must(syscall(SYS_timer_settime, id, 0, &quick, NULL));
-	nanosleep(&(struct timespec){.tv_nsec = 30000000}, NULL);
+}
+
+/* Take what has come of a signal; return for how many times that stands. */
+static int taken(int number, int id, int value, int *signals) {
+	siginfo_t info;
+	sigset_t set;
+	int rung = 0;
+	sigemptyset(&set);
+	sigaddset(&set, number);
+	for (*signals = 0; sigtimedwait(&set, &info, &(struct timespec){0, 0}) == number; ++*signals) {
+		expect(info.si_code == SI_TIMER && info.si_value.sival_int == value && info.si_timerid == id, "another signal");
+		int overrun = syscall(SYS_timer_getoverrun, id);
+		same("si_overrun", overrun, info.si_overrun);
+		rung += 1 + info.si_overrun;
+	}
+	return rung;
+}
+
+/* All that it has rung by its clock is there, but for some; who is held may have been held for a while. */
+static void all_there(const char *what, clockid_t clock, double since, int rung) {
+	double wanted = (now(clock) - since) * 1000 / EACH_MS;
+	expect(rung > wanted - 6 && rung < wanted + 2, "%s has rung %d times, not %.1f", what, rung, wanted);
+}
+
+static void *in_thread(__attribute__((unused)) void *nothing) {
+	int signals;
+	thread = gettid();
+	wait_for("check");
+	int rung = taken(SIGRTMIN + 3, of_thread, 98, &signals);
+	all_there("that of a thread", CLOCK_BOOTTIME, began, rung);
+	same("signals of it", 1, signals);
+	return NULL;
+}
+
+int main(void) {
+	pthread_t other;
+	sigset_t blocked;
+	int signals;
+	sigfillset(&blocked);
+	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+	pthread_create(&other, NULL, in_thread, NULL);
+	while (!thread)
+		sched_yield();
+	of_process = create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 2, 99);
+	of_thread = create(CLOCK_BOOTTIME, SIGEV_THREAD_ID, SIGRTMIN + 3, 98);
+	once = create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 4, 97);
+	beside = create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 5, 96);
+	must(sigqueue(getpid(), SIGRTMIN + 5, (union sigval){.sival_int = 95}));
+	began = now(CLOCK_BOOTTIME);
+	double since = now(CLOCK_MONOTONIC);
+	start(of_process, true), start(of_thread, true), start(once, false), start(beside, true);
+	nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
 	freeze_here();
-	spoil(sigtimedwait(&signals, &info, &(struct timespec){1, 0}); syscall(SYS_timer_delete, id););
-	expect(sigtimedwait(&signals, &info, &(struct timespec){1, 0}) == SIGRTMIN + 2, "it isn't pending");
-	expect(info.si_code == SI_TIMER && info.si_value.sival_int == 99 && info.si_timerid == id, "another signal");
-	expect(syscall(SYS_timer_getoverrun, id) == info.si_overrun, "timer_getoverrun tells another number");
-	expect(sigtimedwait(&signals, &info, &(struct timespec){1, 0}) == SIGRTMIN + 2, "it doesn't ring again");
+	spoil(start(of_process, false););
+	all_there("that of the process", CLOCK_MONOTONIC, since, taken(SIGRTMIN + 2, of_process, 99, &signals));
+	same("signals of it", 1, signals);
+	since = now(CLOCK_MONOTONIC);
+	nanosleep(&(struct timespec){.tv_nsec = 20 * EACH_MS * 1000000}, NULL);
+	all_there("what goes on", CLOCK_MONOTONIC, since, taken(SIGRTMIN + 2, of_process, 99, &signals));
+	same("what rings once", 1, taken(SIGRTMIN + 4, once, 97, &signals));
+	siginfo_t info;
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMIN + 5);
+	expect(sigtimedwait(&set, &info, &(struct timespec){0, 0}) == SIGRTMIN + 5 && info.si_value.sival_int == 95, "another first");
+	expect(sigtimedwait(&set, &info, &(struct timespec){0, 0}) == SIGRTMIN + 5 && info.si_timerid == beside, "another second");
+	pthread_join(other, NULL);
 	return report();
 }
