@@ -360,3 +360,42 @@ def test_a_look_leaves_connections_that_nobody_has_accepted_alone(
     container.checkpoint(image, "--leave-running")
     assert waiting(container) != before
     assert verdict(container) == "ok\n"
+
+
+def test_sockets_that_have_no_place_here_are_told_and_answer(
+    woodfrog: Woodfrog, build: Callable[..., Path]
+) -> None:
+    program = build(PROGRAM.parent / "unreachable.c")
+    four, six, device = "10.214.7.1", "fd09::1", "wf-there"
+    bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, four, six, device])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+    (bundle.work / "gone").mkdir()
+    script = f"""
+        pid=$(sed 's/.*"pid": *\\([0-9]*\\).*/\\1/')
+        within() {{ nsenter -t $pid -n ip "$@"; }}
+        within link add {device} type veth peer name other
+        within link set {device} up
+        within address add {four}/30 dev {device}
+        within address add {six}/64 dev {device} nodad
+    """
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=" + os.environ["PATH"]]}
+    bundle.config["hooks"] = {"createRuntime": [hook]}
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image)
+    container.delete()
+    (bundle.work / "gone/socket").unlink()
+    (bundle.work / "gone").rmdir()
+    del bundle.config["hooks"]
+
+    restored = woodfrog.restore(bundle, image)
+
+    told = woodfrog.output(restored.name)
+    assert f"nothing reaches port 7079 of {four}" in told
+    assert f"nothing reaches port 7079 of {six}" in told
+    assert f"nothing reaches a socket that is bound to {device}: there is no such device" in told
+    assert "nothing reaches the unix socket /work/gone/socket" in told
+    assert "a socket is not connected: no way leads to 10.214.7.2" in told
+    assert verdict(restored) == "ok\n"

@@ -29,7 +29,7 @@ def start(
     bundle.add_mount(bind(program.parent, "/programs"))
     namespaces = bundle.config["linux"]["namespaces"]
     namespaces[:] = [entry for entry in namespaces if entry["type"] != joined]
-    bundle.add_capabilities("CAP_PERFMON", "CAP_SYS_ADMIN")
+    bundle.add_capabilities("CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_ADMIN")
     return woodfrog.run(bundle)
 
 
@@ -101,7 +101,8 @@ def outside(
         ("dnotify.c", "F_NOTIFY"),
         ("others.c program", "a BPF program (anon_inode:bpf-prog, prog type 1"),
         ("others.c ring", 'is the BPF map "ring" (id '),
-        ("others.c mptcp", "protocol 262 (MPTCP)"),
+        ("others.c xdp", "AF_XDP, protocol 0 (XDP sockets)"),
+        ("others.c under-repair", "under repair (TCP_REPAIR)"),
         ("others.c vsock", "vsock"),
     ],
 )

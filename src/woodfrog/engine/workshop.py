@@ -334,6 +334,28 @@ class Workshop:
             hint="take it away, or give the new container the files of the old one",
         )
 
+    def lacks_directory(self, path: bytes) -> bool:
+        """See the protocol."""
+        root = os.open(f"/proc/{self.stub.pid}/root", os.O_PATH | os.O_CLOEXEC)
+        try:
+            resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            there = syscalls.openat2(
+                HERE, os.path.dirname(path), flags, directory=root, resolve=resolve
+            )
+        except OSError:
+            return True
+        finally:
+            os.close(root)
+        try:
+            return bool(os.fstatvfs(there).f_flag & os.ST_RDONLY)
+        finally:
+            os.close(there)
+
+    def tell_missing(self, what: str) -> None:
+        """See the protocol."""
+        self.missing.append(what)
+
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """See the protocol."""
         number = self.settle(fd)

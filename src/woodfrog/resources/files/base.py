@@ -25,6 +25,7 @@ O_CLOEXEC = 0o2000000
 O_PATH = 0o10000000
 O_TMPFILE = 0o20200000
 _LARGEFILE = 0o100000
+_SO_DOMAIN = 39
 CREATION_FLAGS = 0o100 | 0o200 | 0o400 | 0o1000 | O_CLOEXEC  # CREAT EXCL NOCTTY TRUNC
 
 # What magic links of some kinds read.
@@ -187,8 +188,9 @@ class OpenFile:
     @cached_property
     def socket_family(self) -> int:
         """The address family of a socket."""
-        with socket.socket(fileno=os.dup(self.descriptor)) as one:
-            return int(one.family)
+        # Left to itself, Python asks for the name, which not every kind has.
+        with socket.socket(socket.AF_UNIX, fileno=os.dup(self.descriptor)) as one:
+            return int(one.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN))
 
     def close(self) -> None:
         """Close our own descriptor, if there is one."""
@@ -263,6 +265,12 @@ class Making(Protocol):
 
     def refuse_displacing(self, path: bytes) -> None:
         """Refuse to put a unix socket where anything but one stands."""
+
+    def lacks_directory(self, path: bytes) -> bool:
+        """Tell whether the directory of a path is missing, or cannot be written to."""
+
+    def tell_missing(self, what: str) -> None:
+        """Have people be told what a file lacks in the new container."""
 
     def reopen_descriptor(self, fd: int, flags: int) -> int:
         """Open what a descriptor of the stub names once more, likewise."""

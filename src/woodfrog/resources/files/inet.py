@@ -14,7 +14,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWNET, setns
 from woodfrog.resources.files.base import Making, OpenFile
-from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.socket_options import Option, missing_device
 
 # What comes from a peer's place, while all else that comes for a connection may be dropped.
 MARK = 0x776F6F64
@@ -24,6 +24,7 @@ _ADDRESS_BYTES: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _SO_MARK = 36
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _SIOCGSKNS = 0x894C
+_SO_BINDTOIFINDEX = 62
 
 
 class End(NamedTuple):
@@ -97,6 +98,8 @@ def bind(
     too, somebody may have the port. Returns the socket, and whether it has its name.
     """
     program = making.program
+    if missing_device(making, options):
+        return fd, False  # without it, the socket would hear what it never did
     level, name = (
         (socket.IPPROTO_IP, _IP_FREEBIND)
         if family == socket.AF_INET
@@ -121,6 +124,7 @@ def missing_address(descriptor: int, local: End, family: int) -> str:
     with socket.socket(fileno=os.dup(descriptor)) as one:
         if local.port and one.type != socket.SOCK_RAW and not one.getsockname()[1]:
             return f"nothing reaches port {local.port}: somebody has it here"
+        device = one.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
     if not any(local.address):
         return ""
     ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -137,7 +141,7 @@ def missing_address(descriptor: int, local: End, family: int) -> str:
     name = socket.inet_ntop(family, local.address)
     with probe:
         try:
-            probe.bind((name, 0))
+            probe.bind((name, 0, 0, device) if family == socket.AF_INET6 else (name, 0))
         except OSError:
             return f"nothing reaches port {local.port} of {name}: the container has no such address"
     return ""

@@ -139,16 +139,15 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         program = making.program
         kind = self.family, self.type, self.protocol
         fd: int = program.call(SYS.SOCKET, *kind)
-        socket_options.restore(
-            program, fd, socket_options.early(self.options, *kind), force=making.may_force_buffers
-        )
+        socket_options.restore_early(making, fd, self.options, *kind)
         local = End(self.local, self.port)
         if any(self.local) or (self.port and self.type != socket.SOCK_RAW):
             fd = self._bind(making, fd, local)
             program = making.program
-        if self.peer:
+        if self.peer and not socket_options.missing_device(making, self.options):
             address = End(self.peer, self.peer_port).packed(self.family)
-            program.call(SYS.CONNECT, fd, address, len(address))
+            # There may be no way to it in another place.
+            program.may_fail(program.call(SYS.CONNECT, fd, address, len(address)))
         late = socket_options.late(self.options, *kind)
         socket_options.restore_all(making, fd, late, *kind)
         multicast.restore(program, fd, self.memberships)
@@ -179,6 +178,13 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         lacks = socket_options.missing(descriptor, self.options, *kind)
         if self.corked and not lacks:
             lacks = corked.missing(descriptor, self.corked)
+        if self.peer and not lacks:
+            with socket.socket(fileno=os.dup(descriptor)) as one:
+                try:
+                    one.getpeername()
+                except OSError:
+                    name = socket.inet_ntop(self.family, self.peer)
+                    return f"a socket is not connected: no way leads to {name}"
         if lacks or self.peer:
             return lacks
         return inet.missing_address(descriptor, End(self.local, self.port), self.family)

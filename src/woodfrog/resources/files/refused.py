@@ -50,6 +50,8 @@ BY_FAMILY = {
     ),
     "AF_XDP": Refused("XDP sockets", "close it first"),
 }
+# Families that Python has no name for.
+_UNNAMED = {44: "AF_XDP"}
 # By protocol, of internet sockets.
 BY_PROTOCOL = {
     33: Refused("DCCP", "close it first"),
@@ -77,8 +79,8 @@ def explain(file: OpenFile) -> tuple[str, str]:
             return f"{one.called} ({', '.join(details)})" if details else one.called, one.hint
     if not file.target.startswith(b"socket:"):
         return target, ""
-    with socket.socket(fileno=os.dup(file.descriptor)) as found:
-        family = getattr(found.family, "name", f"AF {found.family}")
+    with socket.socket(file.socket_family, fileno=os.dup(file.descriptor)) as found:
+        family = getattr(found.family, "name", _UNNAMED.get(found.family, f"AF {found.family}"))
         refused = BY_FAMILY.get(family) or BY_PROTOCOL.get(found.proto)
         name = f" ({refused.called})" if refused else ""
         hint = refused.hint if refused else ""

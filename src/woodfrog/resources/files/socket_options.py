@@ -105,6 +105,8 @@ def refuse_unknown(one: socket.socket) -> None:
     stream = one.type == socket.SOCK_STREAM and one.proto == socket.IPPROTO_TCP
     if stream and one.getsockopt(socket.IPPROTO_TCP, table.TCP_ULP, 16).rstrip(b"\0"):
         raise UnsupportedResource("is a TCP connection with TLS in the kernel (TCP_ULP)")
+    if stream and one.getsockopt(socket.IPPROTO_TCP, table.TCP_REPAIR):
+        raise UnsupportedResource("is a TCP socket that a program has under repair (TCP_REPAIR)")
     authenticated = Known(socket.IPPROTO_TCP, table.TCP_AO_INFO, 64)
     try:
         if stream and _value(one, authenticated) is not None:
@@ -204,6 +206,17 @@ def early(options: Iterable[Option], family: int, kind: int, protocol: int) -> l
     return [option for option in options if option.place in first]
 
 
+def restore_early(
+    making: Making, fd: int, options: Iterable[Option], family: int, kind: int, protocol: int
+) -> None:
+    """Set the options that must be set before the socket is bound, but a device that is missing."""
+    program: Program = making.program
+    first = early(options, family, kind, protocol)
+    if missing_device(making, first):
+        first = [option for option in first if option.place != table.BOUND_TO_DEVICE]
+    restore(program, fd, first, force=making.may_force_buffers)
+
+
 def late(options: Iterable[Option], family: int, kind: int, protocol: int) -> list[Option]:
     """Return those for the time after; SO_REUSEADDR is one of both, since bind(2) may need it."""
     first = early(options, family, kind, protocol)
@@ -219,6 +232,14 @@ def restore(on: Caller, fd: int, options: Iterable[Option], *, force: bool) -> N
     for option in options:
         name, value = _halved(option, force)
         on.call(SYS.SETSOCKOPT, fd, option.level, name, value, len(value))
+
+
+def missing_device(making: Making, options: Iterable[Option]) -> bool:
+    """Tell whether a socket is bound to a device that the new container has not got."""
+    return any(
+        option.place == table.BOUND_TO_DEVICE and not making.device_number(option.value)
+        for option in options
+    )
 
 
 def restore_all(
@@ -253,6 +274,11 @@ def missing(
             value = _value(one, known)
             if value is not None and known.device:
                 value = _device_name(one, value, known.device)
+            if value != option.value and option.place == table.BOUND_TO_DEVICE:
+                device = os.fsdecode(option.value.rstrip(b"\0"))
+                return (
+                    f"nothing reaches a socket that is bound to {device}: there is no such device"
+                )
             if value != option.value:
                 return (
                     f"a socket does without its option {option.name} of level {option.level}"

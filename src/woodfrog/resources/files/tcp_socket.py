@@ -164,8 +164,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             fd = making.reset_connection(self.family)
         else:
             fd = program.call(SYS.SOCKET, self.family, *self._kind)
-            early = socket_options.early(self.options, self.family, *self._kind)
-            socket_options.restore(program, fd, early, force=making.may_force_buffers)
+            socket_options.restore_early(making, fd, self.options, self.family, *self._kind)
             local = End(self.local, self.port)
             if connection is not None:
                 tcp_connection.begin(program, fd, connection, force=making.may_force_buffers)
@@ -176,7 +175,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 tcp_backlog.begin(program, fd, local, self.family)
                 making.share(("tcp", self.id), self)
                 return fd
-            elif self.port:
+            elif self.port or any(self.local):
                 # Connections that ended with the container's former life may linger on its port.
                 # Both bind(2) and listen(2) look at that.
                 lent = not any(

@@ -231,14 +231,32 @@ def listener(making: Making, kind: int, name: Name) -> tuple[object, ...]:
 
 def bind(making: Making, fd: int, name: Name) -> None:
     """Bind to a name; a socket file that stands there was this one's, from before."""
+    stands = _can_stand(making, name)
     with leading(making, name) as address:
         if not name.is_abstract:
-            if name.stands:
+            if stands:
                 making.refuse_displacing(name.path)
             making.program.may_fail(making.program.call(SYS.UNLINK, name.name))
         making.program.call(SYS.BIND, fd, address, len(address))
-    if name.stands and not name.is_abstract:
+    if stands and not name.is_abstract:
         unfinished(making).bound[name.path] = None
+
+
+def _can_stand(making: Making, name: Name) -> bool:
+    """Tell whether a name is to stand, and has a place for that in the new container."""
+    if not name.stands or name.is_abstract:
+        return name.stands
+    key = ("place of a unix socket", making.mounts, name.path)
+    can: bool | None = making.shared(key)
+    if can is None:
+        can = not making.lacks_directory(name.path)
+        making.share(key, can)
+        if not can:
+            making.tell_missing(
+                f"nothing reaches the unix socket {os.fsdecode(name.path)}: the container has no"
+                " such directory, or may not write there"
+            )
+    return can
 
 
 def connect_to(making: Making, fd: int, name: Name) -> None:
@@ -253,7 +271,7 @@ def leading(making: Making, name: Name) -> Iterator[bytes]:
     program = making.program
     if name.is_abstract:
         yield address_of(name.name)
-    elif not name.stands:
+    elif not _can_stand(making, name):
         with _apart(making, name.name):
             yield address_of(name.name)
     elif name.name[:1] == b"/":
