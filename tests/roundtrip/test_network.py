@@ -1,6 +1,7 @@
 """What programs set up in a network namespace, and what the engine gives a container there."""
 
 import os
+import shlex
 import socket
 import subprocess
 import time
@@ -188,10 +189,59 @@ def test_who_may_not_set_up_a_network_gets_none(woodfrog: Woodfrog) -> None:
     assert "may not do (CAP_NET_ADMIN)" in refusal(woodfrog, bundle, image)
 
 
+_U32 = "filter add dev qa parent 1: prio 5 protocol ip"
+_SHAPED = (
+    "qdisc add dev eth0 root tbf rate 1mbit burst 10kb limit 9000 peakrate 2mbit mtu 1500",
+    "qdisc add dev eth0 clsact",
+    "filter add dev eth0 ingress prio 7 u32 match u32 0 0 action mirred egress redirect dev qb",
+    'filter add dev eth0 egress bpf bytecode "1,6 0 0 4294967295," flowid 1:1',
+    "qdisc add dev qa root handle 1: htb default 20",
+    "class add dev qa parent 1: classid 1:30 htb rate 10mbit",
+    "class add dev qa parent 1:30 classid 1:20 htb rate 5mbit ceil 8mbit prio 2 quantum 2000",
+    "qdisc add dev qa parent 1:20 handle 9: pfifo limit 99",
+    "qdisc add dev qb root bfifo limit 9999",
+    f"{_U32} handle 3: u32 divisor 16",
+    f"{_U32} u32 ht 3:2: match ip sport 80 0xffff flowid 1:20",
+    f"{_U32} u32 ht 800:: match ip src 10.0.0.0/8 hashkey mask 0xff at 12 link 3:",
+    "filter add dev qa parent 1: prio 2 protocol ipv6 u32 match ip6 dst fd00::/8 flowid 1:20",
+)
+
+
+def shaping(container: Container) -> list[str]:
+    """Return what tc tells of traffic control, and which device a filter leads to."""
+    told = [inside(container, "tc", "qdisc"), inside(container, "tc", "class", "show", "dev", "qa")]
+    for where in (("qa",), ("eth0", "ingress"), ("eth0", "egress")):
+        told.append(inside(container, "tc", "filter", "show", "dev", *where))
+    return [line for text in told for line in text.splitlines()]
+
+
+@needs("command tc")
+def test_traffic_control_is_as_it_was(woodfrog: Woodfrog, give: Give) -> None:
+    bundle = bundle_with(woodfrog)
+    container = started(woodfrog, bundle, give, "192.0.2.5")
+    inside(container, *shlex.split("ip link add qa type veth peer name qb"))
+    for line in _SHAPED:
+        inside(container, "tc", *shlex.split(line))
+    before = shaping(container)
+    assert len(before) > 20, before
+
+    thawed = woodfrog.create(bundle)
+    give(thawed, "192.0.2.66", 9)
+    woodfrog("restore", "--detach", f"--image-path={frozen(container)}", thawed.name)
+
+    assert shaping(thawed) == before
+
+
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("tc qdisc add dev lo root tbf rate 1mbit burst 10kb latency 50ms", "traffic control"),
+        (
+            "tc qdisc add dev lo root handle 1: htb;"
+            " tc filter add dev lo prio 1 u32 match u32 0 0 flowid 1:1;"
+            " tc filter add dev lo prio 2 u32 match u32 0 0 flowid 1:1;"
+            " tc filter del dev lo prio 1",
+            "hash tables whose numbers",
+        ),
         ("ip xfrm policy add dir out src 10.1.0.0/24 dst 10.2.0.0/24", "policies of IPsec"),
         ("ip route add 10.9.0.0/16 encap seg6 mode encap segs fc00::1 dev lo", "encap"),
     ],

@@ -21,6 +21,7 @@ class Field(msgspec.Struct, frozen=True):
     most: int = 0
     inner: Layout | None = None
     is_index: bool = False  # the index of an interface
+    index_at: int = -1  # where in it such an index is
     is_hops: bool = False  # struct rtnexthop, each with attributes as in `inner`
     unless_zero: bool = False  # told also where nobody may set it
     is_fleeting: bool = False  # it changes by itself: a counter
@@ -110,6 +111,12 @@ def _field(value: memoryview, field: Field, visitor: Visitor, depth: int) -> byt
         raise ValueError(f"an attribute of {len(value)} bytes")
     if field.never and (what := field.never.get(bytes(value).rstrip(b"\0"))):
         raise UnknownKindError(what)
+    if field.index_at >= 0:
+        at = slice(field.index_at, field.index_at + 4)
+        turned = bytearray(value)
+        if number := int.from_bytes(value[at], "little"):
+            turned[at] = visitor.turn(number).to_bytes(4, "little")
+        return bytes(turned)
     if field.is_index and (number := int.from_bytes(value, "little")):
         return visitor.turn(number).to_bytes(4, "little")
     return bytes(value)

@@ -21,12 +21,12 @@ NEW_ADDRESS = 20
 NEW_ROUTE, DELETE_ROUTE = 24, 25
 NEW_NEIGHBOUR = 28
 NEW_RULE = 32
-NEW_QDISC = 36
+NEW_QDISC, NEW_CLASS, NEW_FILTER = 36, 40, 44
 NEW_NEXT_HOP = 104
 NEW_LINK_PROPERTY = 108
 NTF_PROXY = 0x08
 
-_FROM_NEW_TO_GET = 2
+FROM_NEW_TO_GET = 2
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 8
 _LINKS = struct.pack("<16xHHI", 8, _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
 # What is asked for, with the family's header of each kind.
@@ -45,4 +45,4 @@ _DUMPS = (
 
 def read_all(netlink: raw_socket) -> bytes:
     """Return all messages that say how a network namespace is set up, by a socket in it."""
-    return b"".join(dumps.dump(netlink, kind + _FROM_NEW_TO_GET, what) for kind, what in _DUMPS)
+    return b"".join(dumps.dump(netlink, kind + FROM_NEW_TO_GET, what) for kind, what in _DUMPS)

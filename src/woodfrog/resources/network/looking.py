@@ -12,7 +12,7 @@ import msgspec
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink.attributes import Layout, Visitor, walk
 from woodfrog.resources import sysctls
-from woodfrog.resources.network import layouts
+from woodfrog.resources.network import layouts, shaping
 from woodfrog.resources.network.records import (
     SAME,
     SIZES,
@@ -80,6 +80,9 @@ def collect(place: Place, given: bytes) -> tuple[Network | None, list[str]]:
     used |= {link.lower for link in links if link.lower and link.elsewhere == SAME}
     for entries in (added, removed):
         used |= {one for kind, entry in entries.all() for one in devices_of(kind, entry)}
+    shapers = shaping.collect(place.namespace, now.queues, now.shaped - before.shaped)
+    for shaper in shapers:
+        used |= shaper.devices() & now.links.keys()
     devices = []
     for index in sorted(outside):
         one = _given(now.links[index], before.links.get(index))
@@ -91,7 +94,7 @@ def collect(place: Place, given: bytes) -> tuple[Network | None, list[str]]:
         _given(now.links[index], before.links.get(index))
         for index in sorted(used & outside - known)
     ]
-    network = Network(links=links, given=devices, added=added, removed=removed)
+    network = Network(links=links, given=devices, added=added, removed=removed, shaping=shapers)
     if not (links or devices or added or removed):
         return None, []
     losses = [
@@ -117,13 +120,6 @@ def _supposed(now: State) -> State:
 def _refuse(place: Place, now: State, before: State, made: dict[int, Seen]) -> None:
     for what in sorted(now.odd):
         raise UnsupportedResource(f"has {what}, which cannot be saved yet")
-    for index in sorted(now.shaped - before.shaped):
-        if index in now.links:
-            name = os.fsdecode(now.links[index].name)
-            raise UnsupportedResource(
-                f"has traffic control at the network device {name}, which cannot be saved yet",
-                hint=f"tc qdisc del dev {name} root (or ingress, clsact), if it can do without",
-            )
     for seen in made.values():
         name = os.fsdecode(seen.name)
         if seen.kind not in layouts.KINDS:

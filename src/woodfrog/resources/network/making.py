@@ -23,7 +23,7 @@ from woodfrog.kernel.netlink.messages import (
 from woodfrog.remote import descriptors
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials
-from woodfrog.resources.network import layouts, state
+from woodfrog.resources.network import layouts, shaping, state
 from woodfrog.resources.network.devices import Devices
 from woodfrog.resources.network.records import (
     INDEX_AT,
@@ -125,6 +125,16 @@ class Making:
         for kind in ("rules", "neighbours"):
             for entry in getattr(network.added, kind):
                 self._add(kind, entry)
+        self._shape()
+
+    def _shape(self) -> None:
+        """Make queues, classes and filters; what they replace came by itself."""
+        names = {one.index: one.name for one in (*self._network.links, *self._network.given)}
+        for one in self._network.shaping:
+            if one.devices() <= self._indexes.keys():
+                with while_(shaping.explained(one, names[one.index])):
+                    payload = one.moved(self._indexes)
+                    self._devices.request(one.message, NLM_F_CREATE | _EXCLUSIVE, payload)
 
     def _payload(self, kind: str, entry: NetworkEntry) -> bytes | None:
         header = bytearray(entry.header)

@@ -13,7 +13,8 @@ from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.attributes import Layout, Visitor, walk
 from woodfrog.kernel.netlink.messages import attributes_of
 from woodfrog.resources import sysctls
-from woodfrog.resources.network import layouts
+from woodfrog.resources.network import layouts, shaping
+from woodfrog.resources.network.shaping import Shaper
 
 SAME = -1
 _MOST = 1 << 16
@@ -104,6 +105,7 @@ class Network(Record, frozen=True, tag="network"):
     given: list[GivenDevice]
     added: Entries
     removed: Entries  # of what the engine had given
+    shaping: list[Shaper] = []
 
     @property
     def indexes(self) -> set[int]:
@@ -177,6 +179,7 @@ def check(network: Network) -> None:
         translated(given.attributes, layouts.CHANGEABLE, same)
         if not 0 <= given.changed < _WORD:
             raise ImageError("a network device of the image has impossible flags")
+    shaping.check(network.shaping, same)
     for entries in (network.added, network.removed):
         for number, (kind, entry) in enumerate(entries.all()):
             if len(entry.header) != SIZES[kind] or number > _MOST:

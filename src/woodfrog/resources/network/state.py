@@ -71,6 +71,7 @@ class State:
         self.links: dict[int, Seen] = {}
         self.entries: dict[str, list[NetworkEntry]] = {kind: [] for kind in SIZES}
         self.shaped: set[int] = set()  # indexes of devices whose queues were set
+        self.queues: list[bytes] = []  # all messages of them
         self.unknown: set[str] = set()
         self.odd: set[str] = set()  # what can't be saved
         for kind, payload in dumps.messages(told):
@@ -78,6 +79,7 @@ class State:
                 seen = _seen(payload)
                 self.links[seen.number] = seen
             elif kind == rtnetlink.NEW_QDISC:
+                self.queues.append(bytes(payload))
                 _, index, handle = struct.unpack_from("<B3xiI", payload)
                 if handle:
                     self.shaped.add(index)
