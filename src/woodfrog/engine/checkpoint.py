@@ -85,6 +85,7 @@ def examine(
                 obstacles,
                 guardian,
                 still_noted(known).keys(),
+                lent=undo,
             ).statistics()
         held_us = int((time.monotonic() - began) * 1e6)
         return {"obstacles": obstacles.found, "frozen_us": held_us} | statistics
@@ -115,8 +116,8 @@ def _checkpoint(
     tracker: Tracker | None,
     guardian: Guardian,
 ) -> dict[str, object]:
-    times = _Times()
     maps = ids.maps_of(init)
+    cpu = Cpu.here()
     with ExitStack() as undo:
         parent = ParentImage(undo, options, tracker)
         image = undo.enter_context(
@@ -135,16 +136,26 @@ def _checkpoint(
         pages = PageWriter(image, parent.changes)
         tracking = undo.enter_context(Tracking())
         with ExitStack() as hold:
-            times.begin()
             obstacles = Obstacles()
             noted = still_noted(parent.known)
-            looked = look(hold, init, container, options, pause, obstacles, guardian, noted.keys())
+            looked = look(
+                hold,
+                init,
+                container,
+                options,
+                pause,
+                obstacles,
+                guardian,
+                noted.keys(),
+                lent=hold,
+            )
             obstacles.raise_if_any()
             guardian.check()
             if looked.world.has_sockets:
                 from woodfrog.engine import backlogs
 
                 backlogs.read(looked.world, looked.file_records)
+            times = _Times(looked.tree.began)
             times.note("stop", looked.stopped)
             times.note("collect")
             statistics = looked.statistics()
@@ -159,7 +170,7 @@ def _checkpoint(
             times.note("snapshot")
             _write(image, init, container, looked, snapshots, pages)
             guardian.check()
-            _finish_records(image, init, container, looked)
+            _finish_records(image, init, container, looked, cpu)
             if not options.leave_running:
                 image.seal()
                 files, records = looked.files.files, looked.file_records
@@ -193,13 +204,10 @@ def _checkpoint(
 class _Times:
     """How long each part took; what is done in several pieces adds up."""
 
-    def __init__(self) -> None:
+    def __init__(self, began: float) -> None:
+        """`began` is when the first part did, by the monotonic clock."""
         self._spans: dict[str, float] = {}
-        self.begin()
-
-    def begin(self) -> None:
-        """Note that the first part begins."""
-        self._began = self._last = time.monotonic()
+        self._began = self._last = began
 
     def note(self, part: str, at: float | None = None) -> None:
         """Note that a part is done, now or at a time of the monotonic clock."""
@@ -300,7 +308,9 @@ def _write(
         image.add(collecting.zombie_record(zombie, world))
 
 
-def _finish_records(image: Writer, init: int, container: Container, looked: Looked) -> None:
+def _finish_records(
+    image: Writer, init: int, container: Container, looked: Looked, cpu: Cpu
+) -> None:
     """Write the records that come last."""
     rings = looked.world.rings
     if rings and rings.unclear:
@@ -311,7 +321,7 @@ def _finish_records(image: Writer, init: int, container: Container, looked: Look
         looked.losses.extend(losses_of(cancelled))
         for ring in cancelled:
             image.add(ring)
-    image.add(_container_record(init, container, looked))
+    image.add(_container_record(init, container, looked, cpu))
 
 
 def _write_snapshots(
@@ -340,7 +350,7 @@ def _estimated_bytes(init: int) -> int:
     return total
 
 
-def _container_record(init: int, container: Container, looked: Looked) -> ContainerRecord:
+def _container_record(init: int, container: Container, looked: Looked, cpu: Cpu) -> ContainerRecord:
     monotonic, boottime = looked.clocks
     maps = ids.maps_of(init)
     with namespaces.inside(init, "uts"):
@@ -355,7 +365,7 @@ def _container_record(init: int, container: Container, looked: Looked) -> Contai
         vdso=looked.vdso.image,
         monotonic_ns=monotonic,
         boottime_ns=boottime,
-        cpu=Cpu.here(),
+        cpu=cpu,
         uid_map=maps.users.text if maps else b"",
         gid_map=maps.groups.text if maps else b"",
         losses=looked.losses,

@@ -29,9 +29,15 @@ class CollectedProcess:
 
 @contextmanager
 def scratch_in(held: HeldProcess, vdso: Vdso) -> Iterator[Scratch]:
-    """Lend memory in a held process."""
+    """Lend memory in a held process: that which is lent already, or new one."""
+    if held.scratch:
+        yield held.scratch
+        return
     start, _ = held.vdso
     if not start:
         raise UnsupportedResource("has no vDSO, through which woodfrog enters a process")
-    with Scratch(held.leader.tracee, held.memory, start, vdso, SCRATCH_BYTES) as scratch:
-        yield scratch
+    with Scratch(held.leader.tracee, held.memory, start, vdso, SCRATCH_BYTES) as held.scratch:
+        try:
+            yield held.scratch
+        finally:
+            held.scratch = None

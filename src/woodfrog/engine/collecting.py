@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from woodfrog.engine import collecting_shares
@@ -67,16 +68,22 @@ def collect_processes(
     records: list[FileRecord],
     obstacles: Obstacles,
     vdso: Vdso,
+    lent: ExitStack,
 ) -> list[CollectedProcess]:
     """Read all processes; refusals are noted, and leave a process out.
 
-    What only they can tell of their files goes into `records`.
+    What only they can tell of their files goes into `records`. They lend us memory until `lent`
+    unwinds.
     """
     found = []
     asking = AskingThreads(world.confined)
     for one in tree.processes:
-        with obstacles.at(one.name), while_(f"collecting {one.name}"):
-            found.append(_collect(one, world, files, records, vdso, asking))
+        with obstacles.at(one.name), while_(f"collecting {one.name}"), ExitStack() as lending:
+            scratch = lending.enter_context(scratch_in(one, vdso))
+            found.append(_collect(one, world, files, records, vdso, asking, scratch))
+            # Else who shares an address space with others would find ours among theirs.
+            if KCMP_VM not in one.shares:
+                lent.push(lending.pop_all())
     _note_inherited(found)
     _note_terminals(found)
     return found
@@ -106,57 +113,57 @@ def _collect(
     records: list[FileRecord],
     vdso: Vdso,
     asking: AskingThreads,
+    scratch: Scratch,
 ) -> CollectedProcess:
     stat, status = held.leader.stat, held.leader.status
-    with scratch_in(held, vdso) as scratch:
-        space = memory.Collected.none()
-        if KCMP_VM not in held.shares:
-            space = _space(held, world, scratch, vdso)
-        program = scratch.program()
-        actions = signals.ask(program)
-        interval_timers = timers.ask_interval_timers(program)
-        all_limits = limits.ask(program)
-        attributes = process.ask(program)
-        modes = memory_modes.ask(program)
-        leader = threads.Answers(program)
-        confined = world.confined.ask(world.confined.whom(held.leader), program)
-        inherited = files.ask_inherited(held, program)
-        children = list(world.children(held).items())
-        news = process.ask_news(program, children[:_FEW])
-        policies = Policies(program, space.mappings)
-        # Filters often forbid this one, and then all would run call by call.
-        rings = None if held.leader.tracee.filters else keyrings.ask(program)
+    space = memory.Collected.none()
+    if KCMP_VM not in held.shares:
+        space = _space(held, world, scratch, vdso)
+    program = scratch.program()
+    actions = signals.ask(program)
+    interval_timers = timers.ask_interval_timers(program)
+    all_limits = limits.ask(program)
+    attributes = process.ask(program)
+    modes = memory_modes.ask(program)
+    leader = threads.Answers(program)
+    confined = world.confined.ask(world.confined.whom(held.leader), program)
+    inherited = files.ask_inherited(held, program)
+    children = list(world.children(held).items())
+    news = process.ask_news(program, children[:_FEW])
+    policies = Policies(program, space.mappings)
+    # Filters often forbid this one, and then all would run call by call.
+    rings = None if held.leader.tracee.filters else keyrings.ask(program)
+    scratch.run(program)
+    program = scratch.program()
+    peers = files.ask_peers(held, program, records)
+    if len(program):
         scratch.run(program)
+        peers()
+    world.news |= news()
+    for first in range(_FEW, len(children), _ASKED_AT_ONCE):
         program = scratch.program()
-        peers = files.ask_peers(held, program, records)
-        if len(program):
-            scratch.run(program)
-            peers()
+        news = process.ask_news(program, children[first : first + _ASKED_AT_ONCE])
+        scratch.run(program)
         world.news |= news()
-        for first in range(_FEW, len(children), _ASKED_AT_ONCE):
-            program = scratch.program()
-            news = process.ask_news(program, children[first : first + _ASKED_AT_ONCE])
-            scratch.run(program)
-            world.news |= news()
-        fields: dict[str, Any] = {
-            "keyring": world.keyrings.of(scratch, rings),
-            "actions": actions(),
-            "interval_timers": interval_timers(),
-            "limits": all_limits(),
-            **attributes(),
-        }
-        confined()
-        told = [leader.fields(status), *asking.ask(scratch, held.tasks[1:])]
-        world.confined.note(held, dumpable=fields["dumpable"] == 1)
-        undo = UndoLists(held, scratch, world.ipc)
-        fields["undo"] = undo.of_process(world.ipc_of(held.pid))
-        for task, fields_of_thread in zip(held.tasks[1:], told[1:], strict=True):
-            fields_of_thread["undo"] = undo.of_thread(task, world.ipc_of(task.pid))
-        space.set_policies(policies.of(scratch))
-        if KCMP_VM not in held.shares:
-            space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
-            fields["modes"] = modes_of(scratch, *modes())
-        posix_timers = _posix_timers(held, scratch)
+    fields: dict[str, Any] = {
+        "keyring": world.keyrings.of(scratch, rings),
+        "actions": actions(),
+        "interval_timers": interval_timers(),
+        "limits": all_limits(),
+        **attributes(),
+    }
+    confined()
+    told = [leader.fields(status), *asking.ask(scratch, held.tasks[1:])]
+    world.confined.note(held, dumpable=fields["dumpable"] == 1)
+    undo = UndoLists(held, scratch, world.ipc)
+    fields["undo"] = undo.of_process(world.ipc_of(held.pid))
+    for task, fields_of_thread in zip(held.tasks[1:], told[1:], strict=True):
+        fields_of_thread["undo"] = undo.of_thread(task, world.ipc_of(task.pid))
+    space.set_policies(policies.of(scratch))
+    if KCMP_VM not in held.shares:
+        space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
+        fields["modes"] = modes_of(scratch, *modes())
+    posix_timers = _posix_timers(held, scratch)
     place = world.place_of(held.pid)
     fields["threads"] = [
         _thread(task, answer, world, files) for task, answer in zip(held.tasks, told, strict=True)

@@ -59,12 +59,13 @@ class Keyrings:
         """Read a keyring; one of the host's is none."""
         program = scratch.program()
         ask = keyrings.ask_description(program, ring)
+        members = keyrings.ask_members(program, ring)
         scratch.run(program)
         about = ask()
         if about.is_of_users:
             return None
         keys, has_users = [], False
-        for member in self._members(scratch, ring):
+        for member in members():
             program = scratch.program()
             describe = keyrings.ask_description(program, member)
             scratch.run(program)

@@ -114,10 +114,13 @@ def look(
     obstacles: Obstacles,
     guardian: Guardian,
     noted: AbstractSet[int] = frozenset(),
+    *,
+    lent: ExitStack,
 ) -> Looked:
     """Hold a container until `undo` unwinds, and look at everything; note what can't be kept.
 
-    `noted` are the processes of which the kernel notes for us what is written to.
+    `noted` are the processes of which the kernel notes for us what is written to. They may lend us
+    memory until `lent` unwinds, which is before.
     """
     vdso = own_vdso()
     namespaces.refuse_shared_pid_namespace(init)
@@ -125,6 +128,7 @@ def look(
     if not sysctls.is_read_only(init):
         _ = usual.settings  # which takes some time: before anything is held
     _prepare(init)
+    own_groups = list(cgroups.directories(container.cgroups))
     tree = undo.enter_context(held(init, pause))
     collecting.refuse_dispatched(tree)
     tidying.remove_leftovers(tree, vdso)
@@ -175,7 +179,7 @@ def look(
     settings = sysctls.collect(init, view, container.namespaces, container.sysctls, usual)
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
-        groups = cgroups.collect(container.cgroups, container.frozen_groups, world.identify)
+        groups = cgroups.collect(own_groups, container.frozen_groups, world.identify)
     with obstacles.at("the container"):
         nested.collect(init, usual, container.cgroups)
     networks = Networks()
@@ -193,7 +197,9 @@ def look(
 
         world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)
     file_records = files.collect(world, obstacles)
-    processes = collecting.collect_processes(tree, world, files, file_records, obstacles, vdso)
+    processes = collecting.collect_processes(
+        tree, world, files, file_records, obstacles, vdso, lent
+    )
     collecting_shares.refuse_unmade(processes, obstacles)
     world.keyrings.refuse_unjoinable(processes, obstacles)
     # After all timers and waits have been read: their times must not seem to run out early.

@@ -98,7 +98,18 @@ def _rollback(
         options = CheckpointOptions(leave_running=True, tcp_established=True)
         noted = still_noted(known)
         without_root = msgspec.structs.replace(container, rootfs="")
-        looked = look(hold, init, without_root, options, pause, obstacles, guardian, noted.keys())
+        with ExitStack() as lent:
+            looked = look(
+                hold,
+                init,
+                without_root,
+                options,
+                pause,
+                obstacles,
+                guardian,
+                noted.keys(),
+                lent=lent,
+            )
         obstacles.raise_if_any()
         backlogs.read(looked.world, looked.file_records)
         match = Match(plan, looked, obstacles)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from woodfrog.kernel.abi.x86_64 import SYS
 
@@ -33,6 +34,7 @@ FLAGS = {
     "user": CLONE_NEWUSER,
     "uts": CLONE_NEWUTS,
 }
+_SOON_S = 0.05
 _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704
 
 
@@ -97,21 +99,45 @@ def setdomainname(on: Caller, name: str) -> None:
     on.call(SYS.SETDOMAINNAME, text, len(text))
 
 
-def processes_in(on: Caller, pid_namespace: str) -> list[int]:
-    """Return the processes (host pids) of a pid namespace and all that are nested in it.
+class Inhabitants:
+    """The processes of a pid namespace and of all that are nested in it, looked for repeatedly.
 
     It is given as /proc/PID/ns/pid reads.
     """
-    found = []
-    known = {pid_namespace: True}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
+
+    def __init__(self, on: Caller, pid_namespace: str) -> None:
+        self._on = on
+        self._pid_namespace = pid_namespace
+        self._links = {pid_namespace: True}
+        self._known: dict[str, bool] = {}
+        self._looked = 0.0
+
+    def now(self) -> list[int]:
+        """Return those that there are now, by their ids on the host."""
+        now = time.monotonic()
+        if now - self._looked > _SOON_S:
+            self._known.clear()
+        self._looked = now
+        names = [name for name in os.listdir("/proc") if name.isdecimal()]
+        return sorted(int(name) for name in names if self._is_inside(name))
+
+    def _is_inside(self, name: str) -> bool:
+        # Nobody leaves a pid namespace, and no id is used again so soon.
+        known = self._known.get(name)
+        if known is None:
             try:
-                link = os.readlink(f"/proc/{name}/ns/pid")
-                if link not in known:
-                    known[link] = is_nested(on, f"/proc/{name}/ns/pid", pid_namespace)
-                if known[link]:
-                    found.append(int(name))
+                known = self._known[name] = self._look(f"/proc/{name}/ns/pid")
             except OSError:
-                continue
-    return sorted(found)
+                return False
+        return known
+
+    def _look(self, path: str) -> bool:
+        link = os.readlink(path)
+        if link not in self._links:
+            self._links[link] = is_nested(self._on, path, self._pid_namespace)
+        return self._links[link]
+
+
+def processes_in(on: Caller, pid_namespace: str) -> list[int]:
+    """Return the processes that are in a pid namespace, or in one that is nested in it."""
+    return Inhabitants(on, pid_namespace).now()

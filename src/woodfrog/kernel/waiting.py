@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.reading import read_file
 
 # Calls that end by themselves after a time that no one can read from outside.
 _TIMED = frozenset(
@@ -109,21 +110,26 @@ def _offset(cpu: int) -> int | None:
 def look_before_the_hold(path: str, clocks: SchedulerClocks) -> Waiting | None:
     """Tell in which call the task sleeps; None if it runs. `path` is /proc/PID/task/TID."""
     try:
-        with open(f"{path}/syscall", "rb") as file:
-            first = file.read().split(None, 1)[0]
+        first = read_file(f"{path}/syscall").split(None, 1)[0]
         if not first.isdigit():
             return None
         number = int(first)
         if number not in _TIMED:
             return Waiting(number, "", 0)
-        with open(f"{path}/wchan", encoding="ascii") as file:
-            channel = file.read()
-        with open(f"{path}/stat", "rb") as file:
-            cpu = int(file.read().rpartition(b")")[2].split()[36])
+        channel = read_file(f"{path}/wchan").decode("ascii")
+        cpu = int(read_file(f"{path}/stat").rpartition(b")")[2].split()[36])
         ran, switches = _last_on_cpu(path)
         return Waiting(number, channel, clocks.monotonic(cpu, ran) if ran else 0, switches)
     except (OSError, IndexError):
         return None
+
+
+def turns_on_cpu(task: int) -> bytes:
+    """Tell, by what changes then, whether a task has been given a CPU; empty if nobody knows."""
+    try:
+        return read_file(f"/proc/{task}/schedstat").rpartition(b" ")[2]
+    except OSError:
+        return b""
 
 
 def _last_on_cpu(path: str) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from woodfrog.kernel.procfs.status import Stat, Status, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.kernel.waiting import Waiting
 from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
+from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.socket_waits import Resumed, SocketWait, socket_wait
 from woodfrog.remote.timed_calls import (
@@ -182,6 +183,8 @@ class HeldProcess:
         self.tasks: list[HeldTask] = []
         self.reach_by(living_task(group))
         self.has_kernel_threads = False
+        # Memory of ours in it, while there is some.
+        self.scratch: Scratch | None = None
         # Whose part it has since clone(2), by KCMP_*, if not its own.
         self.shares: dict[int, HeldProcess] = {}
         self.memory = -1  # until it has stopped
@@ -285,6 +288,8 @@ class Held:
     def __init__(self) -> None:
         self.processes: list[HeldProcess] = []
         self.zombies: list[Zombie] = []
+        # When the first task was told to stop, by the monotonic clock.
+        self.began = 0.0
         # Afterwards: the waits at sockets that were made again, by their tasks.
         self.resumed: dict[int, Resumed] = {}
         self.has_ended = False

@@ -12,7 +12,7 @@ from woodfrog.errors import UnsupportedResource, WoodfrogError
 from woodfrog.kernel import features, ptrace
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.kcmp import KCMP_VM, same
-from woodfrog.kernel.namespaces import processes_in
+from woodfrog.kernel.namespaces import Inhabitants
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Event
 from woodfrog.kernel.signals import signals
@@ -102,9 +102,11 @@ def _stop_all(
     processes: dict[int, HeldProcess] = {}
     filters: dict[tuple[bytes, ...], Filters] = {}
     clocks = SchedulerClocks()
+    inhabitants = Inhabitants(HERE, namespace)
     while True:
         fresh: list[HeldTask] = []
-        for pid in processes_in(HERE, namespace):
+        inside = inhabitants.now()
+        for pid in inside:
             try:
                 process = processes.get(pid)
                 if process is None:
@@ -116,6 +118,7 @@ def _stop_all(
                 continue  # gone meanwhile
         if not fresh and not pause:
             break
+        tree.began = tree.began or time.monotonic()
         for task in fresh:
             ptrace.interrupt(task.pid)
         may_run_on = pause is None
@@ -136,9 +139,7 @@ def _stop_all(
             process.forget_memory()
     # Only now can nobody wait for them any more.
     living = {process.group for process in tree.processes}
-    tree.zombies = list(
-        _zombies(depth, (pid for pid in processes_in(HERE, namespace) if pid not in living))
-    )
+    tree.zombies = list(_zombies(depth, (pid for pid in inside if pid not in living)))
 
 
 def _refuse_unreachable(process: HeldProcess) -> None:
@@ -343,6 +344,9 @@ def end_all(tree: Held, init: int) -> None:
     """End a held container for good and wait until its last task has ended."""
     os.kill(init, 9)
     tree.has_ended = True
+    for process in tree.processes:
+        if process.scratch:
+            process.scratch.forget()
     # In no order that we could know: the first process to end waits, in the kernel, until all
     # others have been waited for; what `exec` brought in, by a parent outside, who may be slow.
     left = [task.pid for task in tree.tasks()]

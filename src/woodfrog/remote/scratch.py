@@ -10,6 +10,7 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import checked
 from woodfrog.kernel.ptrace import NO_CALL, Event, Registers
+from woodfrog.kernel.waiting import turns_on_cpu
 from woodfrog.remote.lender import CODE, CODE_BYTES, Lender
 from woodfrog.remote.program import Program
 from woodfrog.remote.registers import way_back
@@ -21,6 +22,8 @@ _MAP_PRIVATE_ANONYMOUS, _MAP_FIXED_NOREPLACE = 0x22, 0x100000
 
 # Room for one program of some 150 calls and their answers.
 SCRATCH_BYTES = 64 * 1024
+# For so long it is waited for to be given a CPU, a tenth of the time that it then spins at most.
+_LOOKS, _BETWEEN_LOOKS_S = 100, 200e-6
 # A fifth of a second: so long may we be kept from running before the task goes on by itself.
 _SPINS = 5_000_000
 # mov ecx, _SPINS; pause; loop: none of these changes a flag.
@@ -79,12 +82,18 @@ class Scratch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.start:
+            return
         try:
             self.unmap()
         except ProcessLookupError:
             # It has ended or ran on: the failure that we are leaving by says so better.
             if kind is None:
                 raise
+
+    def forget(self) -> None:
+        """Leave the memory alone from now on: the process has ended."""
+        self.start = 0
 
     def unmap(self) -> None:
         """Unmap the area, through any thread that is held."""
@@ -173,8 +182,14 @@ def _make_call(
     ptrace.set_registers(tracee.pid, registers)
     pause = 20e-6
     while True:
+        turns = turns_on_cpu(tracee.pid)
         ptrace.resume(tracee.pid)
         time.sleep(pause)
+        for _ in range(_LOOKS if turns else 0):
+            # If others were before it, to stop it now would only have it wait for another turn.
+            if turns_on_cpu(tracee.pid) != turns:
+                break
+            time.sleep(_BETWEEN_LOOKS_S)
         status = ptrace.poll(tracee.pid)
         interrupted = status is None
         if status is None:

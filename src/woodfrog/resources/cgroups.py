@@ -5,8 +5,9 @@ A value that is set below the container's group can only be narrower than what t
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cached_property
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Part, Record
@@ -66,7 +67,11 @@ class _Groups:
 
     def __init__(self, top: int) -> None:
         self._top = top
-        self.is_second = self.read(ROOT, "cgroup.controllers") is not None
+
+    @cached_property
+    def is_second(self) -> bool:
+        """Whether the hierarchy is one of version 2."""
+        return self.read(ROOT, "cgroup.controllers") is not None
 
     @property
     def members(self) -> str:
@@ -168,7 +173,7 @@ def _opened(directory: str) -> Iterator[_Groups]:
         os.close(top)
 
 
-def _hierarchies(places: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def directories(places: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield each directory of the container's groups once, with a name of its hierarchy."""
     seen: set[str] = set()
     for name, directory in places.items():
@@ -179,14 +184,15 @@ def _hierarchies(places: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def collect(
-    places: Mapping[str, str], frozen: Collection[str], identify: Callable[[int], int]
+    places: Iterable[tuple[str, str]], frozen: Collection[str], identify: Callable[[int], int]
 ) -> list[Hierarchy]:
-    """Read what there is below the container's groups; `identify` knows threads by our ids.
+    """Read what there is below the container's groups, each as `directories` returns it.
 
-    `frozen` are the directories of those that were frozen until we held them.
+    `identify` knows threads by our ids; `frozen` are the directories of those that were frozen
+    until we held them.
     """
     found = []
-    for name, directory in _hierarchies(places):
+    for name, directory in places:
         with _opened(directory) as groups:
             paths = list(groups.paths())
             if len(paths) > _MOST_GROUPS:

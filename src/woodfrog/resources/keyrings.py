@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import checked
 from woodfrog.kernel.capability import CAP_SETUID
 from woodfrog.remote.program import Program
 from woodfrog.remote.seccomp import Filters
@@ -88,9 +89,10 @@ def ask(program: Program) -> Callable[[], tuple[int, list[int]]]:
 def ask_members(program: Program, ring: int) -> Callable[[], list[int]]:
     """Add the call that tells which keys are in a keyring."""
     members = bytearray(4 * MOST_KEYS)
-    length = program.call(SYS.KEYCTL, _READ, ring, members, len(members))
+    length = program.may_fail(program.call(SYS.KEYCTL, _READ, ring, members, len(members)))
 
     def answered() -> list[int]:
+        checked(SYS.KEYCTL, program[length])
         if program[length] > len(members):
             raise UnsupportedResource(f"has a keyring with more than {MOST_KEYS} keys")
         return [key for (key,) in struct.iter_unpack("<i", members[: program[length]])]

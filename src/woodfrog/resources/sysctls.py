@@ -119,6 +119,10 @@ class Usual:
         thread.join()
         return found
 
+    def paths(self, kind: str) -> list[str]:
+        """Return the paths of the settings of a kind of namespace, in the order to set them."""
+        return [path for path in self.settings if path.startswith("net/") == (kind != "ipc")]
+
 
 @cache
 def usual() -> Usual:
@@ -145,10 +149,10 @@ def collect(
     ipc, network = list[tuple[str, bytes]](), list[tuple[str, bytes]]()
     if "ipc" in own:
         with namespaces.inside(init, "ipc"):
-            ipc = _changed(_read(_IPC), usual)
+            ipc = _changed(_read(new.paths("ipc")), usual)
     if "network" in own:
         with namespaces.inside(init, "net"):
-            network = _changed(_read(_network()), usual)
+            network = _changed(_read(new.paths("network")), usual)
     return Sysctls(ipc=ipc, network=network) if ipc or network else None
 
 
@@ -174,7 +178,7 @@ def _can_be_set(path: str) -> bool:
 
 def changed_here(kind: str, new: Usual) -> list[tuple[str, bytes]]:
     """Compare the settings of the namespace that we are in with those of a new one."""
-    return _changed(_read(_IPC if kind == "ipc" else _network()), new.settings)
+    return _changed(_read(new.paths(kind)), new.settings)
 
 
 def change_here(settings: Collection[tuple[str, bytes]]) -> None:

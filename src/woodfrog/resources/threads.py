@@ -10,7 +10,7 @@ from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_FS
-from woodfrog.kernel.process import PR_SET_NAME, PR_SET_PDEATHSIG
+from woodfrog.kernel.process import PR_SET_NAME, PR_SET_PDEATHSIG, PR_SET_TIMERSLACK
 from woodfrog.kernel.procfs.status import Status, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.program import Program
@@ -26,7 +26,7 @@ from woodfrog.resources.waits_at_sockets import WaitAtSocket
 
 _PR_GET_PDEATHSIG = 2
 _PR_MCE_KILL, _PR_MCE_KILL_CLEAR, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 0, 1, 34
-_PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK, _PR_GET_TID_ADDRESS = 29, 30, 40
+_PR_GET_TIMERSLACK, _PR_GET_TID_ADDRESS = 30, 40
 _ARCH_GET_XCOMP_PERM, _ARCH_REQ_XCOMP_PERM = 0x1022, 0x1023
 _XFEATURE_AMX = 18
 _STACK = struct.Struct("<QixxxxQ")
@@ -204,7 +204,7 @@ def restore(program: Program, thread: Thread) -> None:
     early = thread.machine_check_kill if how else 0
     program.may_fail(syscalls.prctl(program, _PR_MCE_KILL, how, early))
     if thread.timer_slack:
-        syscalls.prctl(program, _PR_SET_TIMERSLACK, thread.timer_slack)
+        syscalls.prctl(program, PR_SET_TIMERSLACK, thread.timer_slack)
     if thread.directory:
         program.call(SYS.UNSHARE, CLONE_FS)
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

@@ -98,11 +98,13 @@ def listed(path: str) -> list[Listed]:
     """Read what /proc tells of the POSIX timers of the process whose directory there is `path`."""
     try:
         with open(f"{path}/timers", encoding="ascii") as file:
-            return re.findall(_ENTRY, file.read())
+            text = file.read()
     except FileNotFoundError:
         raise UnsupportedResource(
             "this kernel does not tell POSIX timers (CONFIG_CHECKPOINT_RESTORE is off)"
         ) from None
+    # The expression takes time to be compiled, and few have any.
+    return re.findall(_ENTRY, text) if text else []
 
 
 def ask_posix_timers(
