@@ -11,13 +11,13 @@ from woodfrog.engine.collected import CollectedProcess, scratch_in
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_memory import Policies, contexts, modes_of, refuse_parted_vdso
 from woodfrog.engine.obstacles import Obstacles
+from woodfrog.engine.reading_ahead import MappingsAhead
 from woodfrog.engine.undo_lists import UndoLists
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.kcmp import KCMP_VM
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
-from woodfrog.kernel.procfs.maps import read_smaps
 from woodfrog.kernel.procfs.status import Status
 from woodfrog.remote.held import (
     Held,
@@ -69,6 +69,7 @@ def collect_processes(
     obstacles: Obstacles,
     vdso: Vdso,
     lent: ExitStack,
+    ahead: MappingsAhead,
 ) -> list[CollectedProcess]:
     """Read all processes; refusals are noted, and leave a process out.
 
@@ -80,7 +81,7 @@ def collect_processes(
     for one in tree.processes:
         with obstacles.at(one.name), while_(f"collecting {one.name}"), ExitStack() as lending:
             scratch = lending.enter_context(scratch_in(one, vdso))
-            found.append(_collect(one, world, files, records, vdso, asking, scratch))
+            found.append(_collect(one, world, files, records, vdso, asking, scratch, ahead))
             # Else who shares an address space with others would find ours among theirs.
             if KCMP_VM not in one.shares:
                 lent.push(lending.pop_all())
@@ -114,11 +115,12 @@ def _collect(
     vdso: Vdso,
     asking: AskingThreads,
     scratch: Scratch,
+    ahead: MappingsAhead,
 ) -> CollectedProcess:
     stat, status = held.leader.stat, held.leader.status
     space = memory.Collected.none()
     if KCMP_VM not in held.shares:
-        space = _space(held, world, scratch, vdso)
+        space = _space(held, world, scratch, vdso, ahead)
     program = scratch.program()
     actions = signals.ask(program)
     interval_timers = timers.ask_interval_timers(program)
@@ -203,7 +205,9 @@ def _collect(
     return CollectedProcess(held, space, fields)
 
 
-def _space(held: HeldProcess, world: World, scratch: Scratch, vdso: Vdso) -> memory.Collected:
+def _space(
+    held: HeldProcess, world: World, scratch: Scratch, vdso: Vdso, ahead: MappingsAhead
+) -> memory.Collected:
     """Look at a process's mappings, among which our scratch memory is."""
 
     def shared_object(pid: int, mapping: KernelMapping) -> int:
@@ -213,7 +217,7 @@ def _space(held: HeldProcess, world: World, scratch: Scratch, vdso: Vdso) -> mem
             return world.mapped_file(pid, mapping)
         return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
 
-    listed = read_smaps(held.pid)
+    listed = ahead.of(held)
     refuse_parted_vdso(listed, vdso)
     place = world.place_of(held.pid)
     space = memory.collect(

@@ -20,6 +20,7 @@ from woodfrog.engine.collecting_networks import Networks
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.places import Places
+from woodfrog.engine.reading_ahead import MappingsAhead
 from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
 from woodfrog.kernel.caller import HERE
@@ -135,6 +136,7 @@ def look(
     stopped = time.monotonic()
     guardian.check()
     view = undo.enter_context(view_of(init))
+    ahead = MappingsAhead(tree.processes)
     nested = Namespaces(init, tree, obstacles)
     undo.callback(nested.close)
     mounts = None
@@ -192,13 +194,14 @@ def look(
         if not options.tcp_listen_only:
             backlogs.look(world, own_network="network" in container.namespaces)
         undo.enter_context(connections.hushed(init, world.sockets))
+    ahead.finish()
     if any(file.target == IO_URING for file in files.files):
         from woodfrog.engine.rings import Rings
 
         world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)
     file_records = files.collect(world, obstacles)
     processes = collecting.collect_processes(
-        tree, world, files, file_records, obstacles, vdso, lent
+        tree, world, files, file_records, obstacles, vdso, lent, ahead
     )
     collecting_shares.refuse_unmade(processes, obstacles)
     world.keyrings.refuse_unjoinable(processes, obstacles)

@@ -14,6 +14,7 @@ from woodfrog.engine.changes import common, in_common, outside, without
 from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.engine.standing import Pairs, Standing
 from woodfrog.errors import UnsupportedResource
+from woodfrog.image import direct_io
 from woodfrog.image.chain import Chain
 from woodfrog.image.layout import ANCESTOR, CHUNK
 from woodfrog.image.pages import read_exactly
@@ -296,6 +297,7 @@ class Contents:
         self._kept: list[tuple[_Write, bytes | bytearray]] = []
         self._left: list[_Write] = []
         self._lock = threading.Lock()
+        self._own = threading.local()
         self.looked_at = self.written = 0
         jobs: dict[int, list[_Write]] = defaultdict(list)
         plain = image.plain_store if trusted else None
@@ -338,7 +340,7 @@ class Contents:
 
     def _take(self, pieces: list[_Write], contents: memoryview) -> None:
         """Keep what differs of a chunk's pages, or note it."""
-        for one in _differing(pieces, contents):
+        for one in self._differing(pieces, contents):
             with self._lock:
                 self.written += one.length
                 if self.written > _MOST_KEPT:
@@ -347,24 +349,29 @@ class Contents:
             data = bytes(contents[one.store % CHUNK :][: one.length])
             self._kept.append((one, data))
 
+    def _differing(self, pieces: list[_Write], contents: memoryview) -> Iterator[_Write]:
+        """Go through what is to be written, leaving out pages that are compared and the same."""
+        for one in pieces:
+            if not one.compare:
+                yield one
+                continue
+            theirs = self._theirs()[: one.length]
+            there = ProcessMemory(one.fd) if one.size is None else FileContents(one.fd)
+            there.read(theirs, [(one.start, one.length)])
+            same = [*equal_pages(theirs, 0, contents, one.store % CHUNK, one.length)]
+            at = 0
+            for begin, end in [*same, (one.length, one.length)]:
+                if at < begin:
+                    start, store = one.start + at, one.store + at
+                    yield replace(one, start=start, length=begin - at, store=store)
+                at = end
 
-def _differing(pieces: list[_Write], contents: memoryview) -> Iterator[_Write]:
-    """Go through what is to be written, leaving out pages that are compared and the same."""
-    ours = bytearray(contents) if any(one.compare for one in pieces) else bytearray()
-    for one in pieces:
-        if not one.compare:
-            yield one
-            continue
-        theirs = bytearray(one.length)
-        there = ProcessMemory(one.fd) if one.size is None else FileContents(one.fd)
-        with memoryview(theirs) as view:
-            there.read(view, [(one.start, one.length)])
-        same = [*equal_pages(theirs, 0, ours, one.store % CHUNK, one.length)]
-        at = 0
-        for begin, end in [*same, (one.length, one.length)]:
-            if at < begin:
-                yield replace(one, start=one.start + at, length=begin - at, store=one.store + at)
-            at = end
+    def _theirs(self) -> memoryview:
+        """Return this thread's memory for what is compared."""
+        if not hasattr(self._own, "memory"):
+            self._own.memory = direct_io.buffer(CHUNK)
+        memory: memoryview = self._own.memory
+        return memory
 
 
 def _put(one: _Write, data: memoryview) -> None:

@@ -2,10 +2,12 @@
 
 import ctypes
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from woodfrog.kernel.abi.x86_64 import PAGE
 
 _BLOCK = 16 * PAGE
+_Memory: TypeAlias = bytearray | memoryview
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -13,9 +15,12 @@ _memcmp.restype = ctypes.c_int
 
 
 def equal_pages(
-    one: bytearray, at: int, other: bytearray, other_at: int, length: int
+    one: _Memory, at: int, other: _Memory, other_at: int, length: int
 ) -> Iterator[tuple[int, int]]:
-    """Go through the (start, end) runs of whole pages, from 0 on, that are the same in both."""
+    """Go through the (start, end) runs of whole pages, from 0 on, that are the same in both.
+
+    Neither may be read-only.
+    """
     if at + length > len(one) or other_at + length > len(other):
         raise ValueError("more is to be compared than there is")
     left = ctypes.addressof(ctypes.c_char.from_buffer(one)) + at

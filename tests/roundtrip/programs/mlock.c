@@ -1,5 +1,5 @@
 /* Locked memory: by mlock, on fault, and all that is mapped in the future. */
-// arguments: parts | future | on_fault
+// arguments: parts | future | on_fault | future large
 #include "memory.h"
 
 int main(int count, char **arguments) {
@@ -7,6 +7,11 @@ int main(int count, char **arguments) {
 	for (int i = 0; i < 3; i++) {
 		places[i] = anonymous(4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
 		must(mprotect(places[i] + 3 * PAGE, PAGE, PROT_NONE));
+	}
+	if (count > 2) { /* so many pages that we read its mappings ahead */
+		char *large = anonymous(80 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+		for (int i = 0; i < 80 << 20; i += PAGE)
+			large[i] = 1;
 	}
 	must(mlock(places[0], 3 * PAGE));
 	must(mlock2(places[1], 3 * PAGE, MLOCK_ONFAULT));
