@@ -272,7 +272,7 @@ def test_sets_of_ipset_are_refused(woodfrog: Woodfrog) -> None:
 
 
 @needs("command nft")
-def test_what_was_tracked_of_connections_is_told_as_lost(woodfrog: Woodfrog) -> None:
+def test_what_was_tracked_of_connections_is_known_again(woodfrog: Woodfrog) -> None:
     script = (
         "nft 'table ip f { chain c { type filter hook output priority 0; ct state new accept; }; }'"
         "; bash -c 'echo x > /dev/udp/127.0.0.1/9'; "
@@ -280,7 +280,9 @@ def test_what_was_tracked_of_connections_is_told_as_lost(woodfrog: Woodfrog) -> 
     container = woodfrog.run(bundle_with(woodfrog, script))
     container.wait_for("ready")
     thawed = woodfrog.restore(container.bundle, frozen(container))
-    assert "had tracked of 1 connections" in woodfrog.output(thawed.name)
+    count = "/proc/sys/net/netfilter/nf_conntrack_count"
+    assert inside(thawed, "cat", count) == "1\n"
+    assert "dport=9 [UNREPLIED]" in inside(thawed, "cat", "/proc/net/nf_conntrack")
 
 
 _A_BRIDGE = """

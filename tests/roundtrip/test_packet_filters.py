@@ -2,14 +2,17 @@
 
 import re
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from test_hostile_images import Attack
 from test_network import bundle_with, inside
-from test_surroundings import frozen
+from test_surroundings import frozen, shell
 from test_user_ids import give_user_namespace
 
-from containers import Container, Woodfrog
+from bundles import bind
+from containers import Container, Woodfrog, verdict
 from needs import needs
 from woodfrog.kernel.netlink import nf_messages
 from woodfrog.kernel.netlink.messages import attribute
@@ -170,3 +173,46 @@ def test_no_image_brings_packet_filters_to_who_may_have_none(attack: Attack) -> 
     namespaces.append({"type": "network", "path": "/proc/self/ns/net"})
     for record in (ruleset, legacy):
         assert "joins a network namespace" in attack.refusal(record)
+
+
+TURNED = """
+table ip turned {
+    chain out { type nat hook output priority -100;
+        meta l4proto { tcp, udp } th dport 7080 dnat to :7081; }
+    chain post { type nat hook postrouting priority 100; ip saddr 127.0.0.7 snat to 127.0.0.8; }
+    chain in { type filter hook input priority 0; policy drop;
+        ct state established ct mark 42 accept
+        ct state new ct mark set 42 accept; }
+}
+"""
+
+
+@needs("command nft", "command gcc")
+def test_connections_that_are_turned_elsewhere_go_on(
+    woodfrog: Woodfrog, build: Callable[..., Path]
+) -> None:
+    program = build(Path(__file__).parent / "connected" / "natted.c")
+    script = f"""
+        ip link set lo up
+        nft -f - <<'END'
+        {TURNED}
+END
+        exec /programs/{program.name}
+    """
+    bundle = shell(woodfrog, script)
+    bundle.add_capabilities("CAP_NET_ADMIN")
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image)
+    container.delete()
+
+    restored = woodfrog.restore(bundle, image)
+
+    # No rule would do for new ones what goes on for these.
+    rules = "flush chain ip turned post; flush chain ip turned out; flush chain ip turned in;"
+    inside(restored, "nft", f"{rules} add rule ip turned in ct state established ct mark 42 accept")
+    assert verdict(restored) == "ok\n"
+    assert "conntrack" not in restored.told()

@@ -184,6 +184,10 @@ def _check_network(plan: Plan) -> None:
         from woodfrog.resources.packet_filters import nftables
 
         nftables.check(plan.rules)
+    if plan.tracked:
+        from woodfrog.resources.packet_filters import tracked
+
+        tracked.check(plan.tracked)
     if plan.tables:
         from woodfrog.resources.packet_filters import legacy
 

@@ -262,7 +262,7 @@ def _write(
     if looked.sysctls:
         image.add(looked.sysctls)
     networks = looked.networks
-    for part in (networks.network, networks.rules, *networks.tables):
+    for part in (networks.network, networks.rules, *networks.tables, networks.tracked):
         if part:
             image.add(part)
     for hierarchy in looked.cgroups:

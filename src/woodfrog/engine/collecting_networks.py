@@ -18,6 +18,7 @@ from woodfrog.resources.network.records import Network
 from woodfrog.resources.packet_filters import legacy, nftables
 from woodfrog.resources.packet_filters.legacy import LegacyTable
 from woodfrog.resources.packet_filters.nftables import Nftables
+from woodfrog.resources.packet_filters.tracked import Tracked
 
 _OWN = 0
 
@@ -29,6 +30,7 @@ class Networks:
         self.network: Network | None = None
         self.rules: Nftables | None = None
         self.tables: list[LegacyTable] = []
+        self.tracked: Tracked | None = None
         self.losses: list[str] = []
 
     def collect(
@@ -63,9 +65,11 @@ class Networks:
                     if number == _OWN and given is not None:
                         found = self._look(place, given, given, given_tables)
                         self.network, self.rules, self.tables = found
+                        self.tracked = _tracked(descriptor)
                     else:
-                        network, rules, tables = self._look(place, fresh, b"", frozenset())
-                        _put(nested, number, _settings(place, usual), network, rules, tables)
+                        found = self._look(place, fresh, b"", frozenset())
+                        settings = _settings(place, usual)
+                        _put(nested, number, settings, *found, _tracked(descriptor))
         finally:
             os.close(own)
 
@@ -76,7 +80,7 @@ class Networks:
         network, losses = looking.collect(place, given)
         rules, more = nftables.collect(place.namespace, given_rules)
         tables, lost = legacy.collect(place.namespace, given_tables)
-        self.losses += [*losses, *more, *lost, *others.losses(place.namespace)]
+        self.losses += [*losses, *more, *lost]
         return network, rules, tables
 
 
@@ -98,6 +102,14 @@ def _settings(place: Place, usual: sysctls.Usual) -> list[tuple[str, bytes]]:
         return sysctls.changed_here("net", usual)
 
 
+def _tracked(namespace: int) -> Tracked | None:
+    if not others.count_tracked(namespace):
+        return None
+    from woodfrog.resources.packet_filters import tracked
+
+    return tracked.collect(namespace)
+
+
 def _put(
     nested: Namespaces,
     number: int,
@@ -105,9 +117,15 @@ def _put(
     network: Network | None,
     rules: Nftables | None,
     tables: list[LegacyTable],
+    tracked: Tracked | None,
 ) -> None:
     for position, record in enumerate(nested.records):
         if isinstance(record, NetworkNamespace) and record.id == number:
             nested.records[position] = msgspec.structs.replace(
-                record, settings=settings, network=network, rules=rules, tables=tables
+                record,
+                settings=settings,
+                network=network,
+                rules=rules,
+                tables=tables,
+                tracked=tracked,
             )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from woodfrog.resources.network.records import Network
     from woodfrog.resources.packet_filters.legacy import LegacyTable
     from woodfrog.resources.packet_filters.nftables import Nftables
+    from woodfrog.resources.packet_filters.tracked import Tracked
 
 _OWN = 0
 
@@ -31,6 +32,7 @@ class _SetUp(msgspec.Struct, frozen=True):
     network: Network | None
     rules: Nftables | None
     tables: list[LegacyTable]
+    tracked: Tracked | None
 
 
 class Networking:
@@ -40,15 +42,16 @@ class Networking:
         self._plan = plan
         self._bounds = bounds
         self._undo = undo
-        self._filters: list[tuple[socket.socket, Nftables | LegacyTable]] = []
+        self._filters: list[tuple[socket.socket, Nftables | LegacyTable | Tracked]] = []
 
     def _all(self) -> Iterator[_SetUp]:
         plan = self._plan
-        if plan.network or plan.rules or plan.tables:
-            yield _SetUp(_OWN, [], plan.network, plan.rules, plan.tables)
+        if plan.network or plan.rules or plan.tables or plan.tracked:
+            yield _SetUp(_OWN, [], plan.network, plan.rules, plan.tables, plan.tracked)
         for one in plan.networks_made:
             if one.is_set_up:
-                yield _SetUp(one.id, one.settings, one.network, one.rules, one.tables)
+                told = one.settings, one.network, one.rules, one.tables, one.tracked
+                yield _SetUp(one.id, *told)
 
     @property
     def addresses(self) -> set[bytes]:
@@ -125,22 +128,33 @@ class Networking:
         )
 
     def _open_for_filters(self, root: Stub, permitted: int, one: _SetUp) -> None:
-        if one.rules:
+        # What goes on must be known before rules can ask whether it does.
+        of_netfilter: tuple[Tracked | Nftables | None, ...] = (one.tracked, one.rules)
+        for record in of_netfilter:
+            if record is None:
+                continue
             from woodfrog.kernel.netlink import nf_messages
 
             kind, protocol = socket.SOCK_RAW, nf_messages.NETLINK_NETFILTER
             netlink = self._open(root, permitted, socket.AF_NETLINK, kind, protocol)
-            self._filters.append((self._undo.enter_context(netlink), one.rules))
+            self._filters.append((self._undo.enter_context(netlink), record))
         for family in {table.family for table in one.tables}:
             on = self._undo.enter_context(self._open(root, permitted, family, socket.SOCK_DGRAM, 0))
             self._filters += [(on, table) for table in one.tables if table.family == family]
 
-    def filter(self) -> None:
-        """Make the packet filters, last: they may forbid what a restore sends."""
-        for on, one in self._filters:
-            from woodfrog.resources.packet_filters import legacy, nftables
+    def filter(self) -> list[str]:
+        """Make the packet filters, last: they may forbid what a restore sends.
 
-            if isinstance(one, legacy.LegacyTable):
+        Returns which of the connections that were tracked are not any more.
+        """
+        lost = []
+        for on, one in self._filters:
+            from woodfrog.resources.packet_filters import legacy, nftables, tracked
+
+            if isinstance(one, tracked.Tracked):
+                lost += tracked.restore(on, one)
+            elif isinstance(one, legacy.LegacyTable):
                 legacy.restore(on, one)
             else:
                 nftables.restore(on, one)
+        return lost

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from woodfrog.resources.other_vdso import OtherVdso
     from woodfrog.resources.packet_filters.legacy import LegacyTable
     from woodfrog.resources.packet_filters.nftables import Nftables
+    from woodfrog.resources.packet_filters.tracked import Tracked
     from woodfrog.resources.posix_queues import PosixQueue
     from woodfrog.resources.process import Process, Zombie
     from woodfrog.resources.shared_memory import SharedMemory
@@ -48,6 +49,7 @@ _SINGLE = {
     "layer": "changes of two root file systems",
     "network": "two networks",
     "nftables": "two rulesets",
+    "conntrack": "what two networks had tracked",
     "mount-tree": "mounts of two containers",
 }
 _NOTHING = b"\x90"
@@ -83,6 +85,7 @@ class Plan:
         self.keyrings: dict[int, Keyring] = {}
         self.network: Network | None = None
         self.rules: Nftables | None = None
+        self.tracked: Tracked | None = None
         self.tables: list[LegacyTable] = []
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
@@ -129,6 +132,8 @@ class Plan:
                     self.tables.append(record)
                 case "nftables":
                     self.rules = record
+                case "conntrack":
+                    self.tracked = record
                 case "cgroups":
                     self.cgroups.append(record)
                 case "mount-tree":

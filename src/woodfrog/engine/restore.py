@@ -373,7 +373,7 @@ def _restore(
     for release in releases:
         release.settle()
     shortened = Shortened(wait for release in releases for wait in release.waits_at_sockets())
-    networking.filter()
+    making.missing += networking.filter()
     silence.end()
     making.complete()
     cgroups.freeze(plan.cgroups, bounds.cgroups)

@@ -46,6 +46,7 @@ _CLASSES = {
     "network": "network.records.Network",
     "nftables": "packet_filters.nftables.Nftables",
     "iptables": "packet_filters.legacy.LegacyTable",
+    "conntrack": "packet_filters.tracked.Tracked",
     "cgroups": "cgroups.Hierarchy",
     "known-file": "known_files.KnownFile",
     "pre-dump": "pre_dumped.PreDumped",

@@ -16,9 +16,10 @@ from woodfrog.resources.mount_tree import unprivileged
 from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.network import records as network_records
 from woodfrog.resources.network.records import Network
-from woodfrog.resources.packet_filters import legacy, nftables
+from woodfrog.resources.packet_filters import legacy, nftables, tracked
 from woodfrog.resources.packet_filters.legacy import LegacyTable
 from woodfrog.resources.packet_filters.nftables import Nftables
+from woodfrog.resources.packet_filters.tracked import Tracked
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysv_ipc import MessageQueue, Semaphores
@@ -61,18 +62,20 @@ class IpcNamespace(Namespace, frozen=True, tag="ipc-namespace"):
 
 
 class NetworkNamespace(Namespace, frozen=True, tag="network-namespace"):
-    """Settings (sysctl) that were changed, what was set up in it, and its packet filters."""
+    """What is in it: changed settings (sysctl), what was set up, packet filters, connections."""
 
     name = "net"
     settings: list[tuple[str, bytes]]
     network: Network | None
     rules: Nftables | None
     tables: list[LegacyTable]
+    tracked: Tracked | None = None
 
     @property
     def is_set_up(self) -> bool:
         """Whether there is anything in it."""
-        return bool(self.settings or self.network or self.rules or self.tables)
+        found = self.settings or self.network or self.rules or self.tables or self.tracked
+        return bool(found)
 
 
 class CgroupNamespace(Namespace, frozen=True, tag="cgroup-namespace"):
@@ -210,6 +213,8 @@ def check(
                 if one.rules:
                     nftables.check(one.rules)
                 legacy.check(one.tables)
+                if one.tracked:
+                    tracked.check(one.tracked)
             case _:
                 pass
 

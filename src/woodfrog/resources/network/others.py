@@ -35,12 +35,10 @@ def refuse(namespace: int) -> None:
             raise UnsupportedResource("routes multicasts (MRT_INIT), which cannot be saved yet")
 
 
-def losses(namespace: int) -> list[str]:
-    """Say what is lost there."""
+def count_tracked(namespace: int) -> int:
+    """Return how many connections are tracked there (conntrack)."""
     count = _lines(namespace, "/proc/sys/net/netfilter/nf_conntrack_count")
-    if not count or not int(count[0]):
-        return []
-    return [f"what the kernel had tracked of {int(count[0])} connections (conntrack)"]
+    return int(count[0]) if count else 0
 
 
 def _sets(namespace: int) -> list[str]:
