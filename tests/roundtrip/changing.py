@@ -10,15 +10,17 @@ from woodfrog.kernel.features import NEWER_THAN_6_1
 
 SOURCE = Path(__file__).parent / "incremental" / "changing.c"
 OLDER = {"WOODFROG_WITHOUT": ",".join(NEWER_THAN_6_1)}
-MANY = 8 << 20  # what the program has in all, but for little
+MANY = 8 << 20  # what the program has of its own, but for little
+SHARED = 9 << 20  # in its shared memory, of which the kernel notes nothing, at most
 
 
 class Changing:
     """A program whose memory changes step by step."""
 
-    def __init__(self, woodfrog: Woodfrog, program: Path) -> None:
+    def __init__(self, woodfrog: Woodfrog, program: Path, *arguments: str) -> None:
         self.woodfrog = woodfrog
-        self.bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name])
+        command = ["/programs/" + program.name, *arguments]
+        self.bundle = Bundle(woodfrog.directory / "bundle", command)
         (self.bundle.rootfs / "programs").mkdir()
         self.bundle.add_mount(bind(program.parent, "/programs"))
         self.container = woodfrog.run(self.bundle)

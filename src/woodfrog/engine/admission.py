@@ -130,7 +130,7 @@ def _check_contents(plan: Plan, bounds: Bounds) -> None:
         from woodfrog.resources import shared_memory
 
         for shared in plan.shared.values():
-            shared_memory.check(shared, plan.page_bytes)
+            shared_memory.check(shared, plan.store_bytes)
     if not plan.deleted.keys().isdisjoint(plan.shared):
         raise ImageError("shared memory and a deleted file of the image have the same id")
     if plan.deleted:

@@ -5,6 +5,7 @@ has not, each page is compared with what the parent has at its place.
 """
 
 from bisect import bisect_left, bisect_right
+from collections import defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
@@ -12,6 +13,7 @@ import msgspec
 
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.looking import CheckpointOptions
+from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.engine.tracking import Tracker, still_noted
 from woodfrog.errors import ImageError
 from woodfrog.image.chain import Chain
@@ -22,7 +24,7 @@ from woodfrog.image.parallel import in_parallel, usable_cpus
 from woodfrog.kernel.comparing import equal_pages
 from woodfrog.kernel.pagemap import Pagemap, Ranges
 from woodfrog.resources import memory_checks
-from woodfrog.resources.memory import PageRange
+from woodfrog.resources.memory import Extent, PageRange
 
 
 class _Space(msgspec.Struct):
@@ -37,12 +39,17 @@ class _Any(msgspec.Struct):
     memory: msgspec.Raw = msgspec.Raw()
 
 
+# What tells shared memory: a memfd's name, or the size of what has none.
+_Name = tuple[bytes | None, int]
+
+
 class Changes:
     """The pages of a parent image, and which of a container's are still the same."""
 
     def __init__(self, parent: Chain) -> None:
         self._parent = parent
         self._pages: dict[int, list[PageRange]] = pages_by_process(parent)
+        self._objects = _objects(parent)
         self._unwritten: dict[int, Ranges] = {}
         self.compared = 0
 
@@ -74,6 +81,20 @@ class Changes:
         else:
             same = self._compare(in_common(stored, extents), contents)
         return without(extents, same), [_of_parent(page) for page in same]
+
+    def take_out(self, one: SharedObject, contents: Source) -> None:
+        """Leave to the parent what of shared memory is as there.
+
+        It has no name that is the same in two images. So the first one of a kind there is taken for
+        the first one here; taking another costs no more than time, as all is compared.
+        """
+        others = self._objects[one.memfd, 0 if one.memfd else one.size]
+        if not others or one.huge_page:
+            return
+        extents = [(extent.start, extent.start + extent.length) for extent in one.extents]
+        same = self._compare(in_common(others.popleft(), extents), contents)
+        left = [Extent(start=start, length=end - start) for start, end in without(extents, same)]
+        one.inherit(left, [_of_parent(page) for page in same])
 
     def _compare(self, candidates: list[PageRange], contents: Source) -> list[PageRange]:
         """Return the pages that are as in the parent, by their contents."""
@@ -156,6 +177,24 @@ def pages_by_process(image: Chain) -> dict[int, list[PageRange]]:
         raise ImageError(f"the parent image has records that make no sense: {error}") from error
     for pages in found.values():
         memory_checks.check_pages(pages, image.store_bytes)
+    return found
+
+
+def _objects(image: Chain) -> defaultdict[_Name, deque[list[PageRange]]]:
+    """Return where an image has the pages of its shared memory, in order; raises ImageError."""
+    found: defaultdict[_Name, deque[list[PageRange]]] = defaultdict(deque)
+    if "shared-memory" not in image.tags():
+        return found
+    from woodfrog.resources import shared_memory
+
+    try:
+        for tag, raw in zip(image.tags(), image.records(msgspec.Raw), strict=True):
+            if tag == "shared-memory":
+                one = msgspec.msgpack.decode(raw, type=shared_memory.SharedMemory)
+                shared_memory.check(one, image.store_bytes)
+                found[one.memfd, 0 if one.memfd else one.size].append(one.pages)
+    except msgspec.MsgspecError as error:
+        raise ImageError(f"the parent image has records that make no sense: {error}") from error
     return found
 
 

@@ -17,7 +17,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Writer
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import processes_in
-from woodfrog.kernel.process_memory import FileContents, ProcessMemory
+from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.held import living_task
 from woodfrog.remote.hold import Pause, end_all
@@ -244,11 +244,7 @@ def _write(
         else:
             pages.write_unforked(one)
     for shared in world.objects.values():
-        contents = FileContents(shared.fd)
-        store = image.write_pages(
-            [(contents, extent.start, extent.length) for extent in shared.extents]
-        )
-        image.add(shared.record(store))
+        image.add(pages.write_object(shared))
     for one_of_ipc in world.ipc.records(0):
         image.add(one_of_ipc)
     for namespace in looked.namespaces.records:

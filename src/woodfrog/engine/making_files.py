@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from woodfrog.engine.workshop import Workshop
@@ -21,6 +21,7 @@ from woodfrog.resources.membership import Membership
 if TYPE_CHECKING:
     from woodfrog.resources.deleted_files import DeletedFile
     from woodfrog.resources.files.deleted import OpenDeletedFile
+    from woodfrog.resources.memory import PageRange
     from woodfrog.resources.shared_memory import SharedMemory
 
 _PROGRAM_CALLS = 4000
@@ -32,9 +33,17 @@ class Making(Workshop):
     """Makes shared memory, deleted files and open files, as the records of an image say."""
 
     def make_shared_memory(
-        self, objects: Iterable[SharedMemory], written: Container[int], pages: int, base: int
+        self,
+        objects: Iterable[SharedMemory],
+        written: Container[int],
+        pages: int,
+        base: int,
+        inherit: Callable[[Sequence[PageRange]], None],
     ) -> None:
-        """Make and fill all shared memory; shared mappings may write to those in `written`."""
+        """Make and fill all shared memory; shared mappings may write to those in `written`.
+
+        `inherit` fills pages in that the stub has mapped, from whichever image of a chain has them.
+        """
         for one in objects:
             with while_("making shared memory"):
                 made = shared_memory.create(self.program, one)
@@ -47,6 +56,12 @@ class Making(Workshop):
                 syscalls.close(self.program, fd)
                 self.objects[one.id] = high
                 shared_memory.fill(self.program, one, high, pages, base)
+                if one.inherited:
+                    # Written to by the stub's mapping, it counts as the container's memory.
+                    mapped = shared_memory.map_whole(self.program, one, high)
+                    self._run_for(mapped)
+                    inherit(one.inherited_at(self._made))
+                    syscalls.munmap(self.program, self._made, page_up(one.size))
                 if one.id in written and one.seals & shared_memory.F_SEAL_FUTURE_WRITE:
                     self._unsealed.append((self.ours(self.settle(high)), one.seals))
                 else:

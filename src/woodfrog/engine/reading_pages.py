@@ -64,10 +64,10 @@ def fill(reader: Chain, spaces: Iterable[Space]) -> None:
         reader.each_chunk(sorted(chunks.items()), _copy)
 
 
-def fill_own(reader: Chain, pages: Sequence[PageRange]) -> None:
-    """Fill in pages of our own; raises like `fill`."""
+def fill_pages(reader: Chain, pid: int, pages: Sequence[PageRange]) -> None:
+    """Fill in pages of one process, whose addresses are mapped by now; raises like `fill`."""
     chunks: dict[int, list[_Piece]] = defaultdict(list)
-    _cut(pages, _Target(os.getpid()), chunks)
+    _cut(pages, _Target(pid), chunks)
     reader.each_chunk(sorted(chunks.items()), _copy)
 
 

@@ -248,11 +248,7 @@ class SharedReset:
         self._fd = fd
         self._may_write = may_write
         self._size = then.size
-        wanted: list[PageRange] = []
-        store = then.store
-        for extent in then.extents:
-            wanted.append(PageRange(start=extent.start, length=extent.length, store=store))
-            store += extent.length
+        wanted = then.pages
         has = [(one.start, one.start + one.length) for one in now.extents if one.start < then.size]
         self._punch = without(has, wanted)
         present = in_common(wanted, has)

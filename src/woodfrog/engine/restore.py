@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from woodfrog.engine import (
@@ -231,6 +232,7 @@ def _restore(
     )
     making.missing += missing
     forced: set[int] = set()
+    inherit = partial(reading_pages.fill_pages, reader, root.pid)
     for number, queues, objects in plan.ipc():
         if not queues and not objects:
             continue
@@ -240,8 +242,8 @@ def _restore(
             if plan.segments[number] and sysv_memory.leave_unattached(root.pid):
                 forced.add(number)
             posix_queues.restore(root, queues)
-            sysv_ipc.restore(root, objects, plan.shared, making.send, store, base)
-    making.make_shared_memory(plan.files_in_memory, plan.written_by_mapping, store, base)
+            sysv_ipc.restore(root, objects, plan.shared, making.send, store, base, inherit)
+    making.make_shared_memory(plan.files_in_memory, plan.written_by_mapping, store, base, inherit)
     making.make_deleted_files(
         plan.deleted.values(), plan.opened_deleted, plan.written_by_mapping, store, base
     )

@@ -5,7 +5,7 @@ import stat
 
 from woodfrog.kernel.huge_pages import page_size
 from woodfrog.resources import shared_memory
-from woodfrog.resources.memory import Extent
+from woodfrog.resources.memory import Extent, PageRange
 
 
 class SharedObject:
@@ -18,6 +18,11 @@ class SharedObject:
         self.size, self.extents = shared_memory.extents(fd)
         self.seals = shared_memory.seals(fd) if self.memfd is not None else 0
         self.huge_page = page_size(fd)
+        self.inherited: list[PageRange] = []
+
+    def inherit(self, extents: list[Extent], pages: list[PageRange]) -> None:
+        """Leave pages to the parent image, which has them; `extents` are what is left."""
+        self.extents, self.inherited = extents, pages
 
     def _owner(self) -> dict[str, int]:
         if self.memfd is None:
@@ -32,8 +37,9 @@ class SharedObject:
             memfd=self.memfd,
             size=self.size,
             seals=self.seals,
-            extents=[Extent(start=e.start, length=e.length) for e in self.extents],
+            extents=self.extents,
             store=store,
+            inherited=self.inherited,
             huge_page=self.huge_page,
             **self._owner(),
         )

@@ -107,7 +107,7 @@ class Template:
         for one in copied:
             moved.append(PageRange(start=at, length=one.length, store=one.store))
             at += one.length
-        reading_pages.fill_own(self.reader, moved)
+        reading_pages.fill_pages(self.reader, os.getpid(), moved)
         for start, end in _whole_huge(moved):
             try:
                 syscalls.madvise(HERE, start, end - start, _MADV_COLLAPSE)

@@ -8,9 +8,12 @@ from operator import attrgetter
 from woodfrog.engine import sharing
 from woodfrog.engine.changes import Changes
 from woodfrog.engine.collected import CollectedProcess
+from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.image import direct_io
 from woodfrog.image.container_file import Source, Writer
-from woodfrog.kernel.process_memory import ProcessMemory
+from woodfrog.image.record import Record
+from woodfrog.kernel.process_memory import FileContents, ProcessMemory
+from woodfrog.resources.deleted_files import Found
 from woodfrog.resources.memory import Mapping, PageRange
 
 # MADV_DONTFORK, MADV_WIPEONFORK
@@ -115,6 +118,17 @@ class PageWriter:
         self._stored[one.held.group] = sharing.Ranges(pid, pages)
         siblings.append(one.held.group)
         return sorted([*pages, *(early or ())], key=lambda page: page.start)
+
+    def write_object(self, one: SharedObject | Found) -> Record:
+        """Write shared memory or a deleted file; returns its record."""
+        contents = FileContents(one.fd)
+        if self._changes and isinstance(one, SharedObject):
+            self._changes.take_out(one, contents)
+            self.unchanged += sum(page.length for page in one.inherited)
+        store = self._image.write_pages(
+            [(contents, extent.start, extent.length) for extent in one.extents]
+        )
+        return one.record(store)
 
     def _write_changed(
         self, one: CollectedProcess, memory: ProcessMemory, extents: list[tuple[int, int]]

@@ -2,6 +2,8 @@
 
 import os
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from woodfrog.errors import ImageError
 from woodfrog.image.chain import Chain, Stored, merged
@@ -19,11 +21,9 @@ def merge(chain: Chain, output: str, *, sync: str = "full") -> int:
     chain.verify_pages()
     records = chain.raw_records()
     try:
-        spaces = [one["memory"] for one in records if one["kind"] in ("process", "pre-dump")]
+        lists = [*_page_lists(records)]
         needed = merged(
-            (int(store), int(store) + int(length))
-            for space in spaces
-            for _, length, store in space["pages"]
+            (int(store), int(store) + int(length)) for one in lists for _, length, store in one
         )
         for start, end in needed:
             _check(chain, start, end)
@@ -40,10 +40,10 @@ def merge(chain: Chain, output: str, *, sync: str = "full") -> int:
             places = []
             for start, end in inherited:
                 places.append(writer.write_pages([(stored, start, end - start)]))
-            for space in spaces:
-                space["pages"] = [
+            for one in lists:
+                one[:] = [
                     [start, length, _moved(int(store), starts, places)]
-                    for start, length, store in space["pages"]
+                    for start, length, store in one
                 ]
             for record in records:
                 writer.add_raw(record)
@@ -56,6 +56,15 @@ def merge(chain: Chain, output: str, *, sync: str = "full") -> int:
         except FileNotFoundError:
             pass
     return sum(end - start for start, end in inherited)
+
+
+def _page_lists(records: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
+    """Yield all lists of pages that may stand in an ancestor."""
+    for record in records:
+        if record["kind"] in ("process", "pre-dump"):
+            yield record["memory"]["pages"]
+        elif record["kind"] == "shared-memory":
+            yield record.get("inherited", [])
 
 
 def _moved(store: int, starts: list[int], places: list[int]) -> int:

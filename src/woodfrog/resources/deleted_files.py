@@ -31,7 +31,7 @@ from woodfrog.remote.program import Program
 from woodfrog.resources import file_entry, shared_memory
 from woodfrog.resources.file_entry import Attribute, Moment
 from woodfrog.resources.file_tree import attributes
-from woodfrog.resources.memory import Extent
+from woodfrog.resources.memory import Extent, PageRange
 
 DELETED = b" (deleted)"
 # Those who have one of these get it back: (major, minor) of null zero full random urandom.
@@ -81,6 +81,11 @@ class DeletedFile(Record, frozen=True, tag="deleted-file"):
     @property
     def kind(self) -> int:
         return stat.S_IFMT(self.mode)
+
+    @property
+    def pages(self) -> list[PageRange]:
+        """Return all pages, in order, and where each stands in the page store."""
+        return shared_memory.placed(self.extents, self.store)
 
 
 class Found:

@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Record
@@ -11,7 +12,14 @@ from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.huge_pages import MAP_HUGETLB, page_size, size_flag
 from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Program
-from woodfrog.resources.memory import MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED, Extent
+from woodfrog.resources import memory_checks
+from woodfrog.resources.memory import (
+    MAP_ANONYMOUS,
+    MAP_NORESERVE,
+    MAP_SHARED,
+    Extent,
+    PageRange,
+)
 
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_HUGETLB = 1, 2, 4
 _PROT_READ_WRITE = 3
@@ -30,6 +38,7 @@ _NOTHING = bytes(_PIECE)
 class SharedMemory(Record, frozen=True, tag="shared-memory"):
     """A file without a name, whose pages (by offset) stand in the page store from `store` on.
 
+    But those that are `inherited`, since the parent image had them: each says where it stands.
     `memfd` is its name if memfd_create(2) made it, else None; `huge_page` is the size of its pages,
     if they are those of hugetlbfs.
     """
@@ -40,6 +49,7 @@ class SharedMemory(Record, frozen=True, tag="shared-memory"):
     seals: int
     extents: list[Extent]
     store: int
+    inherited: list[PageRange] = []
     huge_page: int = 0
     mode: int = 0o777  # these three are a memfd's
     uid: int = 0
@@ -49,6 +59,28 @@ class SharedMemory(Record, frozen=True, tag="shared-memory"):
     def is_unowned(self) -> bool:
         """Tell whether nobody can see whose it is."""
         return self.memfd is None
+
+    @property
+    def pages(self) -> list[PageRange]:
+        """Return all pages, in order, and where each stands in the page store."""
+        own = placed(self.extents, self.store)
+        return sorted([*own, *self.inherited], key=attrgetter("start"))
+
+    def inherited_at(self, address: int) -> list[PageRange]:
+        """Return the pages that are inherited, as they are when all is mapped at an address."""
+        return [
+            PageRange(start=address + one.start, length=one.length, store=one.store)
+            for one in self.inherited
+        ]
+
+
+def placed(extents: Iterable[Extent], store: int) -> list[PageRange]:
+    """Return pages that stand one after the other from an offset of the page store on."""
+    found = []
+    for extent in extents:
+        found.append(PageRange(start=extent.start, length=extent.length, store=store))
+        store += extent.length
+    return found
 
 
 def is_one(name: bytes) -> bool:
@@ -143,10 +175,17 @@ def check_huge_page(huge_page: int, size: int, extents: Iterable[Extent]) -> Non
         raise ImageError("memory of huge pages has an impossible size")
 
 
-def check(memory: SharedMemory, page_bytes: int) -> None:
-    """Check a record from an image before anything is made of it."""
+def check(memory: SharedMemory, store_bytes: Sequence[int]) -> None:
+    """Check a record from an image before anything is made of it; see memory_checks.check."""
     check_huge_page(memory.huge_page, memory.size, memory.extents)
-    check_extents(memory.extents, memory.size, memory.store, page_bytes)
+    check_extents(memory.extents, memory.size, memory.store, store_bytes[0])
+    if memory.inherited:
+        pages = memory.pages
+        memory_checks.check_pages(pages, store_bytes)
+        if memory.huge_page:
+            raise ImageError("memory of huge pages can't be inherited from another image")
+        if pages[-1].start + pages[-1].length > page_up(memory.size):
+            raise ImageError("shared memory has pages past its end")
 
 
 def create(program: Program, memory: SharedMemory) -> int:
@@ -176,6 +215,11 @@ def fill(program: Program, memory: SharedMemory, fd: int, pages: int, base: int)
         fill_huge(program, memory.extents, fd, pages, offset)
     else:
         fill_extents(program, memory.extents, memory.size, fd, pages, offset)
+
+
+def map_whole(program: Program, memory: SharedMemory, fd: int) -> int:
+    """Map the file, to be written to; returns the address."""
+    return syscalls.mmap(program, 0, page_up(memory.size), _PROT_READ_WRITE, MAP_SHARED, fd, 0)
 
 
 def seal(program: Program, memory: SharedMemory, fd: int) -> None:

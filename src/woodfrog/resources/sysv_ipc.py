@@ -18,6 +18,7 @@ from woodfrog.remote.address import TASK_SIZE
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces, sysv_memory
+from woodfrog.resources.memory import PageRange
 from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysv_memory import OpenSegment, Segment
 from woodfrog.resources.sysv_object import (
@@ -229,10 +230,12 @@ def restore(
     send: Callable[[int], int],
     pages: int,
     base: int,
+    inherit: Callable[[Sequence[PageRange]], None],
 ) -> None:
     """Make all objects in the stub's ipc namespace, with their ids.
 
     `send` gives the stub a descriptor of ours; its descriptor `pages` is the page store.
+    `inherit` fills pages in that the stub has mapped, from whichever image of a chain has them.
     """
     objects = list(objects)
     if not objects:
@@ -256,7 +259,8 @@ def restore(
                 case MessageQueue():
                     _restore_queue(stub, one, next_msg)
                 case Segment():
-                    sysv_memory.restore(stub, one, next_shm, memory[one.contents], pages, base)
+                    contents = memory[one.contents]
+                    sysv_memory.restore(stub, one, next_shm, contents, pages, base, inherit)
     program = stub.program()
     for fd in (next_sem, next_msg, next_shm):
         syscalls.close(program, fd)

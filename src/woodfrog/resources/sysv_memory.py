@@ -3,7 +3,7 @@
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from woodfrog.remote.address import free_range, round_up
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import namespaces
-from woodfrog.resources.memory import AddressSpace, Mapping, Source
+from woodfrog.resources.memory import AddressSpace, Mapping, PageRange, Source
 from woodfrog.resources.shared_memory import SharedMemory
 from woodfrog.resources.sysv_object import (
     IPC_RMID,
@@ -177,6 +177,7 @@ def restore(
     memory: SharedMemory,
     pages: int,
     base: int,
+    inherit: Callable[[Sequence[PageRange]], None],
 ) -> None:
     """Make a segment and read what is in it; it counts as the container's memory."""
     program = stub.program()
@@ -199,6 +200,10 @@ def restore(
             if program.room < PAGE:
                 stub.run(program)
                 program = stub.program()
+    if memory.inherited:
+        stub.run(program)
+        inherit(memory.inherited_at(at))
+        program = stub.program()
     program.call(SYS.SHMDT, at)
     stub.run(program)
 

@@ -1,11 +1,14 @@
 /* Memory that changes step by step, in every way that memory can. What it must hold after a step follows from its number
-   alone, so nothing that is restored can vouch for something else. /work/goal says up to which step to go. */
+   alone, so nothing that is restored can vouch for something else. /work/goal says up to which step to go. With an
+   argument, System V shared memory changes as well. */
 #include "../programs/memory.h"
+#include <sys/ipc.h>
+#include <sys/shm.h>
 
-enum { PAGES = 2048, FEW = 64 };
+enum { PAGES = 2048, FEW = 64, SHARED = 1024 };
 
-static int step;
-static char *many, *moving, *dropped, *reused, *file, *shared;
+static int step, grows;
+static char *many, *moving, *dropped, *reused, *file, *shared, *segment;
 static pid_t child;
 
 static bool is_changed(int page, int at) { return (page * 2654435761u + at * 40503u) % 97 == 0; }
@@ -24,6 +27,28 @@ static void check_many(const char *who, const char *memory, int at) {
 			differs("%s: page %d isn't as of step %d", who, i, at);
 			return;
 		}
+}
+
+static void write_shared(char *memory, int at) { fill(memory + at * 37 % SHARED * PAGE, PAGE, 11000 + at); }
+
+static void check_shared(const char *what, const char *memory) {
+	for (int i = 0; i < SHARED; i++) {
+		int at = step;
+		while (at > 0 && at * 37 % SHARED != i)
+			at--;
+		expect(is_filled(memory + i * PAGE, PAGE, at ? 11000 + at : 14000 + i), "%s: page %d isn't as of step %d", what, i, at);
+	}
+}
+
+static void check_growing(void) {
+	struct stat found;
+	must(fstat(grows, &found));
+	expect(found.st_size == (off_t)((SHARED + step + 1) * PAGE), "the memfd has another size, %ld", (long)found.st_size);
+	for (int i = 0; i <= SHARED + step; i++) {
+		char page[PAGE];
+		expect(pread(grows, page, PAGE, i * PAGE) == PAGE, "the memfd can't be read");
+		expect(is_filled(page, PAGE, i > SHARED ? 13000 + i - SHARED : 15000 + i), "the memfd's page %d", i);
+	}
 }
 
 static void change(void) {
@@ -46,7 +71,12 @@ static void change(void) {
 	must(mprotect(file, FEW * PAGE, PROT_READ | PROT_WRITE));
 	fill(file + step % FEW * PAGE, PAGE, 10000 + step);
 	must(mprotect(file, FEW * PAGE, PROT_READ));
-	fill(shared + step % FEW * PAGE, PAGE, 11000 + step);
+	write_shared(shared, step);
+	if (segment)
+		write_shared(segment, step);
+	char page[PAGE];
+	fill(page, PAGE, 13000 + step);
+	expect(pwrite(grows, page, PAGE, (SHARED + step) * PAGE) == PAGE, "a memfd doesn't grow");
 	if (step == 1) {
 		child = must(fork());
 		if (child == 0) {
@@ -82,11 +112,13 @@ static void check(void) {
 		for (int i = 0; i < FEW; i++)
 			expect(i == step % FEW ? is_filled(reused + i * PAGE, PAGE, 9000 + step) : is_zero(reused + i * PAGE, PAGE),
 				"page %d of a mapping in another's place", i);
-		for (int at = 1; at <= step; at++) {
+		for (int at = 1; at <= step; at++)
 			expect(is_filled(file + at % FEW * PAGE, PAGE, 10000 + at), "the page of a file written at step %d", at);
-			expect(is_filled(shared + at % FEW * PAGE, PAGE, 11000 + at), "the shared page written at step %d", at);
-		}
 	}
+	check_shared("shared memory", shared);
+	if (segment)
+		check_shared("System V shared memory", segment);
+	check_growing();
 	expect(is_filled(dropped + FEW / 2 * PAGE, FEW / 2 * PAGE, 8000 + FEW / 2), "what nobody dropped");
 }
 
@@ -99,7 +131,8 @@ static int goal(void) {
 	return atoi(text);
 }
 
-int main(void) {
+int main(int count, char **arguments) {
+	(void)arguments;
 	many = anonymous(PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
 	for (int i = 0; i < PAGES; i++)
 		fill(many + i * PAGE, PAGE, seed_of(i, 0));
@@ -112,7 +145,20 @@ int main(void) {
 	int program = must(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
 	file = must(mmap(NULL, FEW * PAGE, PROT_READ, MAP_PRIVATE, program, 0));
 	close(program);
-	shared = anonymous(FEW * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED);
+	shared = anonymous(SHARED * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED);
+	grows = must(memfd_create("grows", MFD_CLOEXEC));
+	must(ftruncate(grows, (SHARED + 1) * PAGE));
+	if (count > 1)
+		segment = must(shmat(must(shmget(IPC_PRIVATE, SHARED * PAGE, 0600)), NULL, 0));
+	for (int i = 0; i <= SHARED; i++) {
+		char page[PAGE];
+		fill(page, PAGE, 15000 + i);
+		expect(pwrite(grows, page, PAGE, i * PAGE) == PAGE, "a memfd can't be written");
+		if (i < SHARED)
+			fill(shared + i * PAGE, PAGE, 14000 + i);
+		if (segment && i < SHARED)
+			fill(segment + i * PAGE, PAGE, 14000 + i);
+	}
 	for (;;) {
 		if (step < goal()) {
 			change();
