@@ -1,19 +1,23 @@
 """Running command lines for those who ask, in forks of a process in which all code is loaded.
 
-Only who could do the same by itself is answered: root, in the namespaces and the root directory
-that we are in. What it sends: see runtime/asking.py.
+Only who could do the same by itself is answered: root, with no fewer rights than we have, in the
+namespaces and the root directory that we are in. What it sends: see runtime/asking.py.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import socket
 import struct
 import sys
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.process import PR_SET_NAME
+from woodfrog.kernel.process import PR_SET_NAME, pidfd_open
+from woodfrog.kernel.procfs.reading import read_file
+from woodfrog.kernel.procfs.status import read_status
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import asking, jsontext
 from woodfrog.runtime.asking import RUN, SENT, Door, Worker
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 1.0
 _PEER = struct.Struct("3i")
+_SO_PEERPIDFD = 77
 _NAMESPACES = ("mnt", "user", "pid", "net", "ipc", "uts", "cgroup", "time")
 
 
@@ -191,10 +196,51 @@ def take(descriptor: int, code: str) -> list[str]:
 
 
 def _is_like_us(connection: socket.socket) -> bool:
-    """Tell whether who has connected is root, and where we are."""
+    """Tell whether who has connected is root, where we are, and with no fewer rights."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
     pid, user, _ = _PEER.unpack(data)
-    return user == os.geteuid() and _place(str(pid)) == _place("self")
+    try:
+        pidfd = _peer(connection, pid)
+    except OSError:
+        return False
+    try:
+        alike = user == os.geteuid() and _place(str(pid)) == _place("self") and _has_our_rights(pid)
+        # If it is there still, then all of that was its own, and not of another one of its pid.
+        return alike and not select.select([pidfd], [], [], 0)[0]
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+
+
+def _peer(connection: socket.socket, pid: int) -> int:
+    """Return a pidfd of who has connected."""
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:  # before Linux 6.5
+            raise
+    return pidfd_open(HERE, pid)
+
+
+def _has_our_rights(pid: int) -> bool:
+    """Tell whether a process of root's has all capabilities that we have, and the same bounds."""
+    theirs, ours = read_status(f"/proc/{pid}"), read_status("/proc/self")
+    for name in ("CapEff", "CapBnd"):
+        if int(ours[name], 16) & ~int(theirs[name], 16):
+            return False
+    bounds = ("NoNewPrivs", "Seccomp", "Seccomp_filters")
+    return [theirs.get(name, "") for name in bounds] == [
+        ours.get(name, "") for name in bounds
+    ] and _label(str(pid)) == _label("self")
+
+
+def _label(pid: str) -> bytes:
+    """Return what Linux security modules know of a process."""
+    try:
+        return read_file(f"/proc/{pid}/attr/current")
+    except OSError:
+        return b""  # there are none
 
 
 def _place(pid: str) -> list[object]:
