@@ -40,7 +40,6 @@ def test_what_has_no_meaning_here_is_taken(
     [
         ("checkpoint", "--lazy-pages"),
         ("checkpoint", "--page-server=0.0.0.0:1"),
-        ("restore", "--lazy-pages"),
         ("restore", "--lsm-profile=apparmor:x"),
         ("restore", "--lsm-mount-context=x"),
         ("create", "--fs-restore-image-path=x"),

@@ -43,9 +43,12 @@ def frozen(woodfrog: Woodfrog, build: Build, act: str, *flags: str) -> tuple[Bun
 
 
 def thawed(
-    woodfrog: Woodfrog, frozen: tuple[Bundle, Path], environment: dict[str, str] | None = None
+    woodfrog: Woodfrog,
+    frozen: tuple[Bundle, Path],
+    environment: dict[str, str] | None = None,
+    flag: str = "--background",
 ) -> Container:
-    return woodfrog.restore(*frozen, "--background", environment=environment)
+    return woodfrog.restore(*frozen, flag, environment=environment)
 
 
 def helpers() -> dict[str, int]:
@@ -183,8 +186,9 @@ def test_children_that_have_gone_are_forgotten(woodfrog: Woodfrog, build: Build)
     assert verdict(container) == "ok\n"
 
 
-def test_delete_ends_those_who_fill(woodfrog: Woodfrog, build: Build) -> None:
-    container = thawed(woodfrog, frozen(woodfrog, build, "forks"), TOUCHED_ONLY)
+@pytest.mark.parametrize("flag", ["--background", "--lazy-pages"])
+def test_delete_ends_those_who_fill(flag: str, woodfrog: Woodfrog, build: Build) -> None:
+    container = thawed(woodfrog, frozen(woodfrog, build, "forks"), TOUCHED_ONLY, flag)
     assert helpers()
     woodfrog("delete", "--force", container.name)
     assert helpers() == {}

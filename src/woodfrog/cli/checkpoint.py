@@ -9,7 +9,6 @@ from woodfrog.cli import around, keeper, policies
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
 from woodfrog.cli.main import main
-from woodfrog.cli.policies import NOT_YET
 from woodfrog.cli.report import explain, warner
 from woodfrog.errors import UsageError, WoodfrogError
 
@@ -245,8 +244,13 @@ COMMAND = Command(
             value="N",
             number=True,
         ),
-        Flag("lazy-pages", "", refused=NOT_YET),
-        Flag("page-server", "", value="ADDRESS", refused=NOT_YET),
+        Flag("lazy-pages", "", refused="an image is always whole; `restore --background` is lazy"),
+        Flag(
+            "page-server",
+            "",
+            value="ADDRESS",
+            refused="images are written to a directory; let that be one that the other machine has",
+        ),
         Flag(
             "pre-dump",
             "store its memory only, and let it run on; a checkpoint with that image as its parent"

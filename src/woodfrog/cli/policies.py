@@ -44,7 +44,6 @@ GVISOR_NAMES = (
     "save-restore-exec-timeout",
 )
 
-NOT_YET = "not done yet"
 NO_EFFECT = "no effect: "
 
 

@@ -9,7 +9,6 @@ from woodfrog.cli.checkpoint import IMAGE_FLAGS, PARENT_FLAG, image_directory, l
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.loading import found
 from woodfrog.cli.main import main
-from woodfrog.cli.policies import NOT_YET
 from woodfrog.cli.report import log, tell, warner
 from woodfrog.errors import ImageError, UsageError
 from woodfrog.runtime.state import Container, UnknownContainer
@@ -65,7 +64,7 @@ def thaw(arguments: Arguments, directory: str, template: Template | None) -> int
     options.gpus = around.gpus(arguments)
     options.announcement = around.announcement(arguments)
     options.spec_validation = arguments["restore_spec_validation"]
-    options.background = arguments["background"]
+    options.background = arguments["background"] or arguments["lazy_pages"]
     options.parents = arguments["parent"]
     options.direct = arguments["direct"]
     options.track_changes = arguments["track_changes"]
@@ -144,7 +143,7 @@ COMMAND = Command(
             many=True,
         ),
         *policies.of("restore"),
-        Flag("lazy-pages", "", refused=NOT_YET),
+        Flag("lazy-pages", "runc's name for --background"),
         Flag(
             "lsm-profile",
             "",
