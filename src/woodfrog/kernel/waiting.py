@@ -7,9 +7,6 @@ import os
 import re
 import time
 
-import msgspec
-from msgspec.structs import replace
-
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.reading import read_file
 
@@ -47,17 +44,21 @@ _SWITCHES = rb"nr_voluntary_switches\s*:\s*(\d+)"
 _EXEC_START = rb"se\.exec_start\s*:\s*(\d+)\.(\d+)"
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class Waiting:
     """A call that a task slept in: its number, where in the kernel, and since when.
 
     `since` is in nanoseconds of our CLOCK_MONOTONIC, 0 if unknown. `switches` is how often the task
     has given up its CPU by itself: it tells whether it still is the same wait.
     """
 
-    number: int
-    channel: str
-    since: int
-    switches: int = 0
+    # (`pause` imports this, and neither msgspec nor typing.)
+    __slots__ = ("channel", "number", "since", "switches")
+
+    def __init__(self, number: int, channel: str, since: int, switches: int = 0) -> None:
+        self.number = number
+        self.channel = channel
+        self.since = since
+        self.switches = switches
 
     @property
     def slept_ns(self) -> int:
@@ -73,7 +74,9 @@ class Waiting(msgspec.Struct, frozen=True):
             return self
         once_more = 0 if before.channel == self.channel else 1
         same = self.switches - before.switches == once_more
-        return replace(before, switches=self.switches) if same else self
+        if not same:
+            return self
+        return Waiting(before.number, before.channel, before.since, self.switches)
 
 
 class SchedulerClocks:

@@ -87,7 +87,7 @@ class HeldTask:
             # One switch for the stop itself; with more, it is another wait than the one looked at.
             switches = int(self.status["voluntary_ctxt_switches"])
             if switches > self.waiting.switches + 1:
-                self.waiting = replace(self.waiting, since=0)
+                self.waiting.since = 0
         self.rseq = ptrace.rseq(self.pid)
         registers = out_of_critical_section(self.rseq, self.process.memory, self._stopped_at)
         if self.seccomp:

@@ -23,7 +23,7 @@ def note_waits(container: Container) -> None:
     for pid in cgroups.processes(container.state["cgroup"]):
         try:
             tasks = os.listdir(f"/proc/{pid}/task")
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # not there, or gone while it is read
             continue
         for task in tasks:
             wait = look_before_the_hold(f"/proc/{pid}/task/{task}", clocks)
