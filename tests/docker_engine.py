@@ -136,11 +136,15 @@ class Docker:
         return self("logs", name).stdout.splitlines()
 
     def is_frozen(self, name: str) -> None:
-        """Wait until a container that a checkpoint has ended is seen as such, and can be started.
-
-        (It can't while the daemon still has the image that it carried: moby issue 42900.)
-        """
+        """Wait until a container that a checkpoint has ended is known as such, and can start."""
         eventually(lambda: self.inspect(name, ".State.Status") == "exited", f"{name} has ended")
+        self.carries_no_image()
+
+    def carries_no_image(self) -> None:
+        """Wait until the daemon has let go of what it carried from a checkpoint (moby issue 42900).
+
+        Until then the container can't be started, and not be checkpointed once more.
+        """
         data = Path(self("info", "--format={{.DockerRootDir}}").stdout.strip())
         carried = data / "containerd/daemon/io.containerd.content.v1.content/blobs/sha256"
         eventually(lambda: not any(carried.iterdir()), "the image is not carried any more")

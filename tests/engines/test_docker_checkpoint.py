@@ -25,6 +25,7 @@ def test_a_counter_goes_on_at_the_next_number(docker: Docker) -> None:
     goes_on(docker, "frog")
     docker("checkpoint", "create", "--leave-running", "frog", "early")
     goes_on(docker, "frog")
+    docker.carries_no_image()
     docker("checkpoint", "create", "frog", "late")
     docker.is_frozen("frog")
     assert docker("checkpoint", "ls", "frog").stdout.split()[-2:] == ["early", "late"]

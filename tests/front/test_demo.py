@@ -29,11 +29,15 @@ cd /
 umount -l old
 rmdir old
 cd {CLONE}
-before=$(ls /proc | grep -c '^[0-9]') || true
+processes() {{
+    set -- /proc/[0-9]*
+    echo $#
+}}
+before=$(processes)
 eval "$2" && status=0 || status=$?
 echo "left in /tmp: $(ls -A /tmp)"
 echo "left in /run: $(ls -d /run/woodfrog* 2> /dev/null)"
-echo "left running: $(($(ls /proc | grep -c '^[0-9]') - before))"
+echo "left running: $(($(processes) - before))"
 exit $status
 """
 
