@@ -20,7 +20,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import tag_of
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.kcmp import KCMP_FILES
+from woodfrog.kernel.kcmp import KCMP_FILES, compare_files
 from woodfrog.remote.held import Held, HeldProcess, HeldTask
 from woodfrog.remote.program import Program
 from woodfrog.resources import catalogue, file_signals
@@ -41,7 +41,6 @@ from woodfrog.resources.process import Lock
 if TYPE_CHECKING:
     from woodfrog.resources.files.epoll import Watch
 
-_KCMP_FILE = 0
 _BREAKING = {"READ": "downgrade", "UNLCK": "end"}
 
 
@@ -55,6 +54,7 @@ class Files:
         self._where: dict[int, str] = {}
         self.files: list[OpenFile] = []
         self._signals: dict[int, list[FileSignals]] = defaultdict(list)
+        # Those that look alike, in the order that kcmp(2) has them in.
         self._known: dict[tuple[object, ...], list[OpenFile]] = defaultdict(list)
         self._ours: list[int] = []
         # Threads that have tables of their own; what only they hold comes after all else.
@@ -97,11 +97,15 @@ class Files:
     def _known_one(self, found: OpenFile) -> OpenFile:
         """Return the file that was found before and is the same, or else this one, from now on."""
         key = (found.target, found.flags, found.position, found.mnt_id, found.inode)
-        for other in self._known[key]:
-            pid, fd = other.holders[0]
-            if HERE.call(SYS.KCMP, pid, found.pid, _KCMP_FILE, fd, found.fd) == 0:
-                return other
-        self._known[key].append(found)
+        alike = self._known[key]
+        low, high = 0, len(alike)
+        while low < high:
+            middle = (low + high) // 2
+            order = compare_files(*alike[middle].holders[0], found.pid, found.fd)
+            if order == 0:
+                return alike[middle]
+            low, high = (middle + 1, high) if order == 1 else (low, middle)
+        alike.insert(low, found)
         self.files.append(found)
         return found
 

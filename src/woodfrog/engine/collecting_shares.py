@@ -17,6 +17,7 @@ from woodfrog.kernel.kcmp import (
     compare,
     same,
 )
+from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.remote.held import (
     Held,
     HeldProcess,
@@ -58,13 +59,12 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
                             " saved yet"
                         )
                     alone.append(task)
-                with open(f"{task.path}/children", encoding="ascii") as file:
-                    for child in map(int, file.read().split()):
-                        if child not in held_pids and os.path.exists(f"/proc/{child}"):
-                            raise UnsupportedResource(
-                                f"has a child in another pid namespace ({child} on the host),"
-                                " which cannot be saved yet"
-                            )
+                for child in map(int, read_file(f"{task.path}/children").split()):
+                    if child not in held_pids and os.path.exists(f"/proc/{child}"):
+                        raise UnsupportedResource(
+                            f"has a child in another pid namespace ({child} on the host),"
+                            " which cannot be saved yet"
+                        )
 
 
 # What processes may share by clone(2); what else they share with threads they can't.

@@ -141,8 +141,7 @@ def _last_on_cpu(path: str) -> tuple[int, int]:
     Both are 0 if the kernel doesn't tell.
     """
     try:
-        with open(f"{path}/sched", "rb") as file:
-            text = file.read(2048)
+        text = read_file(f"{path}/sched")
     except OSError:
         return 0, 0
     ran, switches = re.search(_EXEC_START, text), re.search(_SWITCHES, text)

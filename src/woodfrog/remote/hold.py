@@ -13,6 +13,7 @@ from woodfrog.kernel import features, ptrace
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.kcmp import KCMP_VM, same
 from woodfrog.kernel.namespaces import Inhabitants
+from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Event
 from woodfrog.kernel.signals import signals
@@ -217,8 +218,7 @@ def _kernels_own(path: str) -> bytes:
 
     It can be seized, but never stops. Those of io_uring end by themselves.
     """
-    with open(f"{path}/comm", "rb") as file:
-        name = file.read()
+    name = read_file(f"{path}/comm")
     if not name.startswith((_IO_URING, b"vhost-")):
         return b""
     return name if read_stat(path).flags & (_PF_IO_WORKER | _PF_USER_WORKER) else b""

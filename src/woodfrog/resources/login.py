@@ -9,6 +9,7 @@ from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.capability import CAP_AUDIT_CONTROL
+from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.remote.program import Program
 
 _NOBODY = (1 << 32) - 1
@@ -28,8 +29,7 @@ def collect(path: str, first: str) -> Login | None:
 
 def _read(path: str) -> int:
     try:
-        with open(f"{path}/loginuid", encoding="ascii") as file:
-            return int(file.read())
+        return int(read_file(f"{path}/loginuid"))
     except FileNotFoundError:
         return _NOBODY  # a kernel without audit
 

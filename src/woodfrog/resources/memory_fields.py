@@ -6,6 +6,7 @@ import struct
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_SET_MM
+from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.remote.program import Program
 from woodfrog.remote.vdso import ARCH_MAP_VDSO_64
 from woodfrog.resources.memory import AddressSpace
@@ -17,8 +18,7 @@ _MM_MAP = struct.Struct("<12QIi")
 
 def read_core_dump_filter(pid: int) -> int:
     """Read /proc/PID/coredump_filter, which belongs to the memory."""
-    with open(f"/proc/{pid}/coredump_filter", encoding="ascii") as file:
-        return int(file.read(), 16)
+    return int(read_file(f"/proc/{pid}/coredump_filter"), 16)
 
 
 def write_core_dump_filter(pid: int, value: int) -> None:

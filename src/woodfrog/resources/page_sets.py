@@ -22,14 +22,17 @@ def within(pages: Iterable[PageRange], there: Ranges) -> list[PageRange]:
 
 def without(pages: Iterable[PageRange], there: Ranges) -> list[PageRange]:
     """Return the pages that lie in none of the ranges."""
-    return [part for part, place in _cut(pages, there) if place < 0]
+    return [part for part, place in _cut(pages, there) if place < 0] if there else list(pages)
 
 
 def same(pages: Iterable[PageRange], others: Sequence[PageRange]) -> list[PageRange]:
     """Return the pages that others have at the same addresses, and from the same store offsets."""
+    away = {one.store - one.start for one in others}
+    # Of most there is nothing to be cut.
+    pages = [one for one in pages if one.store - one.start in away]
     return [
         part
-        for part, place in _cut(pages, ranges(others))
+        for part, place in (_cut(pages, ranges(others)) if pages else ())
         if place >= 0 and part.store - part.start == others[place].store - others[place].start
     ]
 

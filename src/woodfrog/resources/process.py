@@ -7,6 +7,7 @@ from woodfrog.image.record import Part, Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_GET_CHILD_SUBREAPER, PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE
+from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.remote.program import Program
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
@@ -221,14 +222,12 @@ def ask_news(program: Program, children: list[tuple[int, int]]) -> Callable[[], 
 
 def read_personality(path: str) -> int:
     """Read /proc/PID/personality."""
-    with open(f"{path}/personality", encoding="ascii") as file:
-        return int(file.read(), 16)
+    return int(read_file(f"{path}/personality"), 16)
 
 
 def read_oom_score_adj(path: str) -> int:
     """Read /proc/PID/oom_score_adj."""
-    with open(f"{path}/oom_score_adj", encoding="ascii") as file:
-        return int(file.read())
+    return int(read_file(f"{path}/oom_score_adj"))
 
 
 def restore_directories(program: Program, process: Process, deleted: Callable[[int], int]) -> None:

@@ -12,6 +12,7 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import features, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.capability import CAP_WAKE_ALARM
+from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.remote.program import Program
 
 _ITIMERVAL = struct.Struct("<4q")
@@ -97,8 +98,7 @@ Listed = tuple[str, ...]
 def listed(path: str) -> list[Listed]:
     """Read what /proc tells of the POSIX timers of the process whose directory there is `path`."""
     try:
-        with open(f"{path}/timers", encoding="ascii") as file:
-            text = file.read()
+        text = read_file(f"{path}/timers").decode("ascii")
     except FileNotFoundError:
         raise UnsupportedResource(
             "this kernel does not tell POSIX timers (CONFIG_CHECKPOINT_RESTORE is off)"

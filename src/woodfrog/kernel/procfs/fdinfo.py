@@ -1,5 +1,7 @@
 """/proc/PID/fdinfo/FD: what the kernel tells of one open file."""
 
+from woodfrog.kernel.procfs.reading import read_file
+
 
 def parse_fdinfo(text: str) -> tuple[dict[str, str], list[str]]:
     """Split into the named fields (pos, flags, mnt_id, ino, …) and all lines as they are."""
@@ -14,5 +16,4 @@ def parse_fdinfo(text: str) -> tuple[dict[str, str], list[str]]:
 
 def read_fdinfo(pid: int, fd: int) -> tuple[dict[str, str], list[str]]:
     """Read and parse one descriptor's fdinfo."""
-    with open(f"/proc/{pid}/fdinfo/{fd}", encoding="utf-8", errors="surrogateescape") as file:
-        return parse_fdinfo(file.read())
+    return parse_fdinfo(read_file(f"/proc/{pid}/fdinfo/{fd}").decode(errors="surrogateescape"))
