@@ -1,9 +1,11 @@
 """Images that were made under another build of the kernel, whose vDSO differs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from test_programs import PROGRAMS, Case, start
 from test_surroundings import frozen
 
 from bundles import Bundle
@@ -17,6 +19,7 @@ from woodfrog.remote.vdso import Vdso
 from woodfrog.resources.process import Process
 
 pytestmark = needs("root", "command python3")
+Build = Callable[..., Path]
 
 # Asks the clocks before and after, by the addresses that the C library found at its start.
 SCRIPT = """
@@ -37,8 +40,10 @@ UD2 = b"\x0f\x0b"
 def broken_vdso() -> bytes:
     """Return a vDSO whose every function would be an illegal instruction."""
     image = bytearray(Vdso().image)
-    for start, length in elf.functions(bytes(image)).values():
-        image[start : start + length] = UD2 * (length // 2) + b"\xcc" * (length % 2)
+    for one in elf.functions(bytes(image)).values():
+        image[one.start : one.start + one.length] = UD2 * (one.length // 2) + b"\xcc" * (
+            one.length % 2
+        )
     return bytes(image)
 
 
@@ -93,6 +98,18 @@ def test_a_thread_in_the_middle_of_it_is_refused(container: Container) -> None:
     )
 
     assert "inside the vDSO" in refused.stderr
+
+
+@needs("command gcc")
+def test_a_call_that_was_cut_short_goes_on_behind_it(woodfrog: Woodfrog, build: Build) -> None:
+    container = start(Case(PROGRAMS / "cut_short.c", ("write", "send")), woodfrog, build)
+    container.wait_for("ready")
+    image = frozen(container)
+    with Reader(str(image)) as reader:
+        processes = [one for one in reader.records(RECORDS) if isinstance(one, Process)]
+    assert [one.memory.finishes_calls for one in processes] == [False, True, True]
+
+    assert verdict(woodfrog.restore(container.bundle, of_another_kernel(image))) == "ok\n"
 
 
 def test_no_thread_is_caught_in_the_middle_of_it(woodfrog: Woodfrog) -> None:

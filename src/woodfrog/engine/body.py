@@ -15,6 +15,7 @@ from woodfrog.errors import while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_SET_NAME
+from woodfrog.kernel.procfs.maps import find_vdso
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.side_by_side import SideBySide
@@ -206,6 +207,13 @@ class Body:
         aio.fill(self.stub.memory, space.contexts)
         if self._vdso_text:
             os.pwrite(self.stub.memory, self._vdso_text, space.vdso_text)
+        if space.finishes_calls:
+            from woodfrog.remote import cut_calls
+
+            end = space.vdso_text + len(self._vdso_text)
+            if not self._vdso_text:
+                _, end = find_vdso(self.stub.pid)
+            cut_calls.put(self.stub.memory, end)
         memory_fields.write_core_dump_filter(self.stub.pid, space.core_dump_filter)
 
     def remove_segments(self, segments: Mapping[int, Segment]) -> None:

@@ -19,6 +19,7 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.kcmp import KCMP_VM
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.status import Status
+from woodfrog.remote import cut_calls
 from woodfrog.remote.held import (
     Held,
     HeldProcess,
@@ -164,6 +165,7 @@ def _collect(
     space.set_policies(policies.of(scratch))
     if KCMP_VM not in held.shares:
         space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
+        space.fields["finishes_calls"] = cut_calls.is_there(held.memory, held.vdso[1])
         fields["modes"] = modes_of(scratch, *modes())
     posix_timers = _posix_timers(held, scratch)
     place = world.place_of(held.pid)

@@ -17,7 +17,7 @@ from woodfrog.kernel.pagemap import Ranges
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat
 from woodfrog.kernel.ptrace import NO_CALL, Event
-from woodfrog.remote import stub
+from woodfrog.remote import cut_calls, stub
 from woodfrog.remote.address import free_range
 from woodfrog.remote.held import HeldTask
 from woodfrog.remote.program import LOOP
@@ -123,6 +123,8 @@ class ProcessReset:
         one = self.one
         with while_(f"setting back {one.held.name}"):
             self.memory.finish(self.stub)
+            if one.then.memory.finishes_calls:
+                cut_calls.put(one.held.memory, one.held.vdso[1])
             for _, task in one.tasks:
                 # Nobody may be on an alternate stack that is to be changed.
                 registers = ptrace.registers(task.pid)

@@ -13,6 +13,7 @@ from woodfrog.kernel.procfs.maps import find_vdso
 from woodfrog.kernel.procfs.status import Stat, Status, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.kernel.waiting import Waiting
+from woodfrog.remote import cut_calls
 from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
 from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.seccomp import Filters
@@ -27,6 +28,7 @@ from woodfrog.remote.timed_calls import (
     written,
 )
 from woodfrog.remote.tracee import Tracee
+from woodfrog.remote.vdso import own_vdso
 
 
 class HeldTask:
@@ -54,6 +56,7 @@ class HeldTask:
         self.rseq: ptrace.Rseq
         self.socket_wait: SocketWait | None = None
         self._stopped_at = self.tracee.registers
+        self._cut_short: Registers | None = None
 
     def mend(self) -> None:
         """Undo what the stop did to the task's call, before anything else takes time.
@@ -67,11 +70,18 @@ class HeldTask:
             if again.rax == SYS.RESTART_SYSCALL:
                 again.rax = restarted_call(self.waiting, self._stopped_at)
             ptrace.set_registers(self.pid, again)
+            return
+        self._cut_short = None
+        if cut_calls.may_be(self._stopped_at) and not self.stopped_by:
+            self._cut_short = self._finishing()
+        if self._cut_short is not None:
+            ptrace.set_registers(self.pid, self._cut_short)
 
     def is_in_vdso(self) -> bool:
         """Tell whether the task, which has just stopped, was in the midst of the vDSO's code."""
         start, end = self.process.vdso
-        return start <= self._stopped_at.rip < end
+        rip = self._stopped_at.rip
+        return start <= rip < end and not cut_calls.is_inside(rip, end)
 
     def _is_filtered(self) -> bool:
         with open(f"{self.path}/status", "rb") as file:
@@ -107,6 +117,8 @@ class HeldTask:
         on with by its restart block: nobody can read that, nor make one in a new process, and a
         filter may forbid restart_syscall(2). It is made with the time that was left.
         """
+        if self._cut_short is not None:
+            return registers if self._has_a_signal() else self._cut_short
         interrupted = is_restartable(registers) or sees_the_hold(registers)
         if not interrupted or self._has_a_signal():
             return registers
@@ -123,6 +135,16 @@ class HeldTask:
         except OSError:
             call = replace(call, left_ns=0)
         return with_time_left(registers, call, place)
+
+    def _finishing(self) -> Registers | None:
+        """Return registers with which a call goes on that the stop has cut short, if it has."""
+        self.process.open_memory()
+        process, vdso = self.process, self.process.vdso
+        call = cut_calls.CutCall(process.pid, self.path, process.memory, vdso, self._stopped_at)
+        try:
+            return call.goes_on(own_vdso())
+        except (OSError, struct.error):
+            return None
 
     def _read(self, address: int, length: int) -> bytes:
         return os.pread(self.process.memory, length, address)

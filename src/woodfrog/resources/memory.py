@@ -124,6 +124,7 @@ class AddressSpace(Part, frozen=True):
     executable_object: int = 0  # as `object` of a mapping
     lock_future_on_fault: bool = False
     contexts: list[Context] = []
+    finishes_calls: bool = False  # whether the code of remote.cut_calls is behind its vDSO
 
 
 # Of a process that has another's.

@@ -11,6 +11,7 @@ import struct
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import elf, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.remote import cut_calls
 from woodfrog.remote.address import free_range
 from woodfrog.remote.program import Program
 from woodfrog.remote.vdso import ARCH_MAP_VDSO_64, Vdso
@@ -71,8 +72,12 @@ class OtherVdso:
     def refuse(self, process: Process) -> None:
         """Refuse a process with a thread in the middle of code that will be another."""
         start = process.memory.vdso_text
+        end = start + len(self._image)
         for thread in process.threads:
-            if start and start <= threads.unpacked_registers(thread).rip < start + len(self._image):
+            rip = threads.unpacked_registers(thread).rip
+            if process.memory.finishes_calls and cut_calls.is_inside(rip, end):
+                continue  # in code that comes back
+            if start and start <= rip < end:
                 raise UnsupportedResource(
                     f"thread {thread.tid} of process {process.pid} was inside the vDSO of another"
                     " kernel build",
