@@ -1,4 +1,4 @@
-"""The keeper of a container whose changes are noted: it does the next commands, in forks."""
+"""The keeper of a container whose changes are noted: its worker does the next commands."""
 
 import contextlib
 import json
@@ -31,9 +31,20 @@ def kept(changing: Changing) -> int:
     """Save a first image, of step 0, and return the keeper's pid when it is ready."""
     changing.save(0, "--track-changes")
     [keeper] = changing.keepers()
-    eventually(lambda: private_bytes(keeper) > 10 * MiB, "it has loaded our code")
     changing.go_to(1)
+    return ready(keeper)
+
+
+def ready(keeper: int) -> int:
+    """Wait until a keeper's worker has loaded our code, and return the keeper's pid."""
+    eventually(lambda: private_bytes(worker_of(keeper)) > 15 * MiB, "it has loaded our code")
     return keeper
+
+
+def worker_of(keeper: int) -> int:
+    """Return the process that works for a keeper."""
+    children = Path(f"/proc/{keeper}/task/{keeper}/children")
+    return int(eventually(children.read_text, "somebody works for it"))
 
 
 def private_bytes(pid: int) -> int:
@@ -45,14 +56,22 @@ def private_bytes(pid: int) -> int:
 def begun(
     changing: Changing, keeper: int, *words: str, **how: int
 ) -> tuple[subprocess.Popen[str], int]:
-    """Begin a command, and return it and the fork that does it."""
+    """Begin a command, and return it and the worker that does it."""
+    worker = worker_of(keeper)
     command = subprocess.Popen(
         changing.woodfrog.command(*words, changing.container.name),
         stderr=subprocess.PIPE,
         text=True,
     )
-    children = Path(f"/proc/{keeper}/task/{keeper}/children")
-    return command, int(eventually(children.read_text, "somebody works for it"))
+    eventually(lambda: has_locked(worker) or command.poll() is not None, "it is at work")
+    return command, worker
+
+
+def has_locked(pid: int) -> bool:
+    """Tell whether a process has the lock of a container."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(os.readlink(one).endswith("/lock") for one in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def checkpoint(changing: Changing, number: int) -> tuple[str, ...]:
@@ -74,6 +93,7 @@ def goes_on(changing: Changing) -> None:
 
 def test_it_does_the_next_commands(changing: Changing, woodfrog: Woodfrog) -> None:
     keeper = kept(changing)
+    worker = worker_of(keeper)
     assert changing.save(1, f"--parent={changing.image(0)}")["compared_bytes"] < SHARED
     changing.go_to(2)
     woodfrog("rollback", f"--image-path={changing.image(1)}", changing.container.name)
@@ -82,14 +102,65 @@ def test_it_does_the_next_commands(changing: Changing, woodfrog: Woodfrog) -> No
     woodfrog("checkpoint", "--pre-dump", *flags, changing.container.name)
     # Who does these commands by himself replaces it.
     assert changing.keepers() == [keeper]
-    assert private_bytes(keeper) < 40 * MiB
+    assert worker_of(keeper) == worker
+    assert private_bytes(keeper) + private_bytes(worker) < 60 * MiB
     said = woodfrog("rollback", "--image-path=/nowhere", changing.container.name, status=1)
     assert "/nowhere" in said.stderr
+    # What a command that fails has left goes with the worker.
+    eventually(lambda: worker_of(keeper) != worker, "there is another one")
     said = woodfrog(*checkpoint(changing, 1), changing.container.name, status=1)
     assert "already holds a checkpoint" in said.stderr
     assert changing.keepers() == [keeper]
     changing.end()
     assert changing.keepers() == []
+    assert changing.verdict_of(1, 1) == "ok\n"
+
+
+def test_nothing_of_a_command_stays_for_the_next(changing: Changing, tmp_path: Path) -> None:
+    keeper = kept(changing)
+    worker = worker_of(keeper)
+    had = len(os.listdir(f"/proc/{worker}/fd"))
+    flags = ("checkpoint", "--leave-running", "--sync=none", "--image-path=image")
+    command = changing.woodfrog.command(*flags, f"--parent={changing.image(0)}")
+    for name, mask in (("first", 0o022), ("second", 0o122)):
+        place = tmp_path / name
+        place.mkdir()
+        subprocess.run([*command, changing.container.name], check=True, cwd=place, umask=mask)
+        assert (place / "image" / "checkpoint.img").is_file()
+        assert (place / "image").stat().st_mode & 0o777 == 0o700 & ~mask
+    assert worker_of(keeper) == worker
+    eventually(lambda: len(os.listdir(f"/proc/{worker}/fd")) == had, "it has closed all")
+    assert os.readlink(f"/proc/{worker}/cwd") == "/"
+    assert {os.readlink(f"/proc/{worker}/fd/{number}") for number in range(3)} == {"/dev/null"}
+    changing.end()
+    eventually(lambda: not Path(f"/proc/{worker}").exists(), "the worker has ended, too")
+
+
+def test_a_worker_that_was_killed_while_nobody_asked_is_missed_by_nobody(
+    changing: Changing,
+) -> None:
+    keeper = kept(changing)
+    worker = worker_of(keeper)
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{worker}").exists(), "it has ended")
+    assert changing.save(1, f"--parent={changing.image(0)}")["compared_bytes"] < SHARED
+    assert changing.keepers() == [keeper]
+    assert worker_of(keeper) != worker
+    changing.end()
+    assert changing.verdict_of(1, 1) == "ok\n"
+
+
+def test_who_asks_before_all_code_is_loaded_is_answered(
+    changing: Changing, woodfrog: Woodfrog
+) -> None:
+    changing.save(0, "--track-changes")
+    woodfrog("rollback", f"--image-path={changing.image(0)}", changing.container.name)
+    [keeper] = changing.keepers()
+    worker = worker_of(keeper)
+    changing.go_to(1)
+    assert changing.save(1, f"--parent={changing.image(0)}")["compared_bytes"] < SHARED
+    assert (changing.keepers(), worker_of(keeper)) == ([keeper], worker)
+    changing.end()
     assert changing.verdict_of(1, 1) == "ok\n"
 
 
@@ -118,14 +189,14 @@ def test_it_does_nothing_for_one_that_is(how: str, changing: Changing, tmp_path:
 
 
 @pytest.mark.parametrize("delay", [0, 0.01, 0.02, 0.04, 0.08])
-@pytest.mark.parametrize("whom", ["keeper", "fork", "command"])
+@pytest.mark.parametrize("whom", ["keeper", "worker", "command"])
 def test_whoever_is_killed_the_container_goes_on(
     whom: str, delay: float, changing: Changing
 ) -> None:
     keeper = kept(changing)
-    command, fork = begun(changing, keeper, *checkpoint(changing, 1))
+    command, worker = begun(changing, keeper, *checkpoint(changing, 1))
     time.sleep(delay)
-    pid = {"keeper": keeper, "fork": fork, "command": command.pid}[whom]
+    pid = {"keeper": keeper, "worker": worker, "command": command.pid}[whom]
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     _, said = command.communicate(timeout=60)
@@ -165,10 +236,10 @@ def test_a_rollback_that_is_killed_is_done_or_not_or_the_end(
     keeper = kept(changing)
     changing.save(1, f"--parent={changing.image(0)}")
     changing.go_to(2)
-    command, fork = begun(changing, keeper, "rollback", f"--image-path={changing.image(1)}")
+    command, worker = begun(changing, keeper, "rollback", f"--image-path={changing.image(1)}")
     time.sleep(0.03)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(fork, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
     command.communicate(timeout=60)
     if not changing.container.has_ended():
         woodfrog("state", changing.container.name)

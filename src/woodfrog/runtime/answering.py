@@ -24,7 +24,7 @@ from woodfrog.runtime.asking import RUN, SENT, Door, Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import NoReturn
 
 _PATIENCE_S = 1.0
@@ -33,8 +33,8 @@ _SO_PEERPIDFD = 77
 _NAMESPACES = ("mnt", "user", "pid", "net", "ipc", "uts", "cgroup", "time")
 
 
-def load_all() -> None:
-    """Have all in memory that a command may need, once for all forks."""
+def load_all(first: Iterable[str]) -> Iterator[None]:
+    """Have all in memory that a command may need, `first` these modules; step by step."""
     import codecs
     import gc
     import importlib
@@ -42,15 +42,20 @@ def load_all() -> None:
 
     import woodfrog
 
+    for name in first:
+        importlib.import_module(name)
+        yield
     for module in pkgutil.walk_packages(woodfrog.__path__, "woodfrog."):
-        if not module.name.endswith("__main__"):
+        if module.name not in sys.modules and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+            yield
     from woodfrog.engine import plan
     from woodfrog.remote.vdso import own_vdso
 
     plan.prepare()
     own_vdso()
     codecs.lookup("ascii")
+    yield
     gc.collect()
     gc.freeze()
 
@@ -97,13 +102,9 @@ class Request:
 class Workers:
     """The forks that run command lines, and the pipe that tells when a child has ended."""
 
-    def __init__(self, run: Callable[[list[str]], int], *, may_decline: bool) -> None:
-        """`run` runs a command line and returns its exit status.
-
-        It says itself that it has begun for good (`Worker.begin`), if it `may_decline`.
-        """
+    def __init__(self, run: Callable[[list[str]], int]) -> None:
+        """`run` runs a command line and returns its exit status."""
         self._run = run
-        self._may_decline = may_decline
         self.code = asking.code()
         self._pids: set[int] = set()
         self.awake, self._wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -112,19 +113,14 @@ class Workers:
         signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         signals.signal(signals.SIGCHLD, lambda number, frame: None)
 
-    @property
-    def are_there(self) -> bool:
-        """Tell whether one is at work."""
-        return bool(self._pids)
-
-    def fork(self, request: Request, channel: int, close: Callable[[], None]) -> None:
-        """Start one, which calls `close` first. `channel` is what it has to talk to us."""
+    def fork(self, request: Request, close: Callable[[], None]) -> None:
+        """Start one, which calls `close` first."""
         asked = os.getpid()
         pid = os.fork()
         if pid:
             self._pids.add(pid)
             return
-        worker = Worker(request.connection.fileno(), channel, asked)
+        worker = Worker(request.connection.fileno(), -1, asked)
         self._work(request, worker, close)
 
     def _work(self, request: Request, worker: Worker, close: Callable[[], None]) -> NoReturn:
@@ -133,11 +129,9 @@ class Workers:
             self._change_into_command(request, close)
             asking.become(worker)
             words = take(request.descriptors[0], self.code)
-            if not self._may_decline:
-                worker.begin()
+            worker.begin()
             status = self._run(words)
             sys.stdout.flush()
-            worker.begin()
             os.write(worker.connection, status.to_bytes(4, "little"))
         finally:
             os._exit(status)
@@ -193,6 +187,20 @@ def take(descriptor: int, code: str) -> list[str]:
     os.umask(request["umask"])
     words: list[str] = request["words"]
     return words
+
+
+def take_over(directory: int, stdio: list[int]) -> None:
+    """Be in this directory, and have these standard descriptors; they are closed."""
+    os.fchdir(directory)
+    for number, descriptor in enumerate(stdio):
+        os.dup2(descriptor, number, inheritable=True)
+    for descriptor in {directory, *stdio}:
+        os.close(descriptor)
+
+
+def open_descriptors() -> int:
+    """Return how many descriptors we have."""
+    return len(os.listdir("/proc/self/fd"))
 
 
 def _is_like_us(connection: socket.socket) -> bool:

@@ -1,7 +1,7 @@
 """The keeper of a container: it has the descriptors by which the kernel notes what is written to.
 
-It is a fork of a command of ours, in which all code is loaded. So it stands by to run the next
-checkpoint or rollback of the container, too, in a fork of its own: that need not load anything.
+It is a fork of a command of ours, so it can have the next checkpoints and rollbacks of the
+container done, too, by a worker (runtime/keeper_worker.py) that need not load anything for them.
 It stays until the container ends, or until it has nothing to keep any more.
 """
 
@@ -15,14 +15,14 @@ from woodfrog.errors import StateError
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_NAME, pidfd_open
-from woodfrog.runtime import answering, asking
-from woodfrog.runtime.answering import Request, Workers
-from woodfrog.runtime.asking import Door
+from woodfrog.runtime import answering, asking, keeper_worker
+from woodfrog.runtime.answering import Request
+from woodfrog.runtime.asking import RUN, Door
 from woodfrog.runtime.state import KEEPER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
 # What it is told: to close what it has; to take these (the first is the container's first process);
@@ -104,7 +104,7 @@ def start(directory: str, run: Callable[[list[str]], int]) -> Link:
 
 def of_worker(worker: asking.Worker) -> Link:
     """Return the connection that a keeper's worker has to it."""
-    return Link(socket.socket(fileno=worker.channel), worker.asked)
+    return Link(socket.socket(fileno=os.dup(worker.channel)), worker.asked)
 
 
 def _become_keeper(
@@ -173,23 +173,25 @@ class _Kept:
 
 
 class _Keeper:
-    """Keeps what it has, and answers requests, one after the other."""
+    """Keeps what it has, and has requests done, one after the other."""
 
     def __init__(self, directory: str, run: Callable[[list[str]], int], kept: _Kept) -> None:
+        self._run = run
         self._kept = kept
-        self._workers = Workers(run, may_decline=True)
         self._listening = answering.listen(Door(directory, KEEPER))
-        answering.load_all()
-        from woodfrog.resources import sysctls
-
-        _ = sysctls.usual().settings
+        self._code = asking.code()
+        self._requests: socket.socket | None = None
+        self._worker = 0
+        self._has_worked = False
+        self._start_worker()
 
     def stay(self) -> None:
         """Do so until the container has ended, or there is nothing to keep."""
-        kept, workers = self._kept, self._workers
-        while kept.channel or workers.are_there or (kept.are_settled and not _ended(kept.init)):
+        kept = self._kept
+        while kept.channel or (kept.are_settled and not _ended(kept.init)):
             poll = select.poll()
-            poll.register(workers.awake, select.POLLIN)
+            if self._requests:
+                poll.register(self._requests, select.POLLIN)
             if kept.channel:
                 # One after the other: nobody else could have the container's lock.
                 poll.register(kept.channel, select.POLLIN)
@@ -198,9 +200,8 @@ class _Keeper:
                 if kept.are_settled:
                     poll.register(kept.init, select.POLLIN)
             ready = [descriptor for descriptor, _ in poll.poll()]
-            if workers.awake in ready:
-                for _ in workers.reap():
-                    pass
+            if self._requests and self._requests.fileno() in ready:
+                self._worker_ended()
             if kept.channel and kept.channel.fileno() in ready:
                 kept.hear()
             elif self._listening.fileno() in ready and not kept.channel:
@@ -211,15 +212,47 @@ class _Keeper:
             if not request.is_command:
                 return
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-            def close() -> None:
-                self._listening.close()
-                ours.close()
-                self._kept.close()
-
-            self._workers.fork(request, theirs.fileno(), close)
-            theirs.close()
+            with theirs:
+                given = (request.connection.fileno(), theirs.fileno(), *request.descriptors)
+                if not self._pass_on(given):
+                    self._worker_ended()
+                    self._pass_on(given)
             self._kept.channel = ours
+
+    def _pass_on(self, descriptors: Sequence[int]) -> bool:
+        """Give the worker something to do; tell whether it is there to take it."""
+        requests = self._requests or self._start_worker()
+        self._has_worked = True
+        try:
+            socket.send_fds(requests, [RUN], descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def _start_worker(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        keeper = os.getpid()
+        self._worker = os.fork()
+        if self._worker == 0:
+            ours.close()
+            self._listening.close()
+            if self._kept.channel:
+                self._kept.channel.close()
+            self._kept.close()
+            keeper_worker.serve(theirs, keeper, self._run, self._code)
+        theirs.close()
+        self._requests = ours
+        self._has_worked = False
+        return ours
+
+    def _worker_ended(self) -> None:
+        """Have another worker, unless the last one could do nothing: it waits to be needed."""
+        if self._requests:
+            self._requests.close()
+            self._requests = None
+            os.waitpid(self._worker, 0)
+        if self._has_worked:
+            self._start_worker()
 
 
 def _ended(pidfd: int) -> bool:

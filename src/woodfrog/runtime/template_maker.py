@@ -12,6 +12,7 @@ import socket
 import sys
 
 from woodfrog.runtime import answering, births, templates
+from woodfrog.runtime.answering import open_descriptors, take_over
 from woodfrog.runtime.asking import SENT
 
 TYPE_CHECKING = False
@@ -28,7 +29,7 @@ def serve(requests: socket.socket, run: Callable[[list[str]], int], code: str) -
     assert template
     template.leave_memory()
     templates.work_with(births.Midwife(requests))
-    known = _open_descriptors()
+    known = open_descriptors()
     while True:
         # A connection to who asks comes before what that has sent.
         message, descriptors, _, _ = socket.recv_fds(requests, 16, 1 + SENT)
@@ -38,8 +39,8 @@ def serve(requests: socket.socket, run: Callable[[list[str]], int], code: str) -
             status = _answer(connection, descriptors[1:], run, code)
         if status:
             os._exit(status)  # what it has left goes with us
-        _take_over(os.open("/", os.O_PATH), [os.open("/dev/null", os.O_RDWR)] * 3)
-        if _open_descriptors() != known:
+        take_over(os.open("/", os.O_PATH), [os.open("/dev/null", os.O_RDWR)] * 3)
+        if open_descriptors() != known:
             os._exit(1)
         requests.send(IDLE)
         gc.collect()
@@ -50,7 +51,7 @@ def _answer(
 ) -> int:
     """Run the command line that somebody has sent, and tell how it ended."""
     request, directory, *stdio = descriptors
-    _take_over(directory, stdio)
+    take_over(directory, stdio)
     words = answering.take(request, code)
     os.close(request)
     try:
@@ -64,16 +65,3 @@ def _answer(
     except BrokenPipeError:
         pass  # the containers are there all the same
     return status
-
-
-def _take_over(directory: int, stdio: list[int]) -> None:
-    """Be in this directory, and have these standard descriptors; they are closed."""
-    os.fchdir(directory)
-    for number, descriptor in enumerate(stdio):
-        os.dup2(descriptor, number, inheritable=True)
-    for descriptor in {directory, *stdio}:
-        os.close(descriptor)
-
-
-def _open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))

@@ -129,7 +129,7 @@ class _Supervisor:
         self._place = place
         self._listening = listening
         self._run = run
-        self._attached = Workers(run, may_decline=False)
+        self._attached = Workers(run)
         # Makers by the descriptors of their sockets, their pids, and those that have nothing to do.
         self._makers: dict[int, socket.socket] = {}
         self._pids: dict[int, int] = {}
@@ -158,7 +158,7 @@ class _Supervisor:
             if request.message == templates.DROP:
                 self._drop(request.connection.dup())
             elif request.is_command:
-                self._attached.fork(request, -1, self._leave_others)
+                self._attached.fork(request, self._leave_others)
             elif request.asks_for(templates.DETACHED):
                 self._pass_on([request.connection.fileno(), *request.descriptors])
 

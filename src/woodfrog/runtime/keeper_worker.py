@@ -1,0 +1,101 @@
+"""Who does the next checkpoints and rollbacks of a container that has a keeper: a fork of that.
+
+It stays, and loads the code for it while nobody asks for anything, so that a command finds all
+there, in memory that is its own already. It ends when a command has failed, and with its keeper;
+the keeper then makes another one, if it needs one.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import socket
+import sys
+
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.process import PR_SET_NAME, PR_SET_TIMERSLACK, prctl
+from woodfrog.runtime import answering, asking
+from woodfrog.runtime.answering import open_descriptors, take_over
+from woodfrog.runtime.asking import SENT, NotHere, Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import NoReturn
+
+# A rollback needs most that a checkpoint, which has made the keeper, has not loaded.
+_FIRST = ("woodfrog.engine.rollback", "woodfrog.cli.rollback", "woodfrog.runtime.rollback")
+_NULL = "/dev/null"
+
+
+def serve(
+    requests: socket.socket, keeper: int, run: Callable[[list[str]], int], code: str
+) -> NoReturn:
+    """Run the command lines that the keeper passes on, until one has failed, or it has ended.
+
+    `code` tells which code it may be.
+    """
+    try:
+        HERE.call(SYS.PRCTL, PR_SET_NAME, b"woodfrog\0", 0, 0, 0)
+        # We sleep for microseconds where tasks are about to stop; not for fifty more.
+        prctl(HERE, PR_SET_TIMERSLACK, 1)
+        getting_ready = _get_ready()
+        asked = select.poll()
+        asked.register(requests, select.POLLIN)
+        while True:
+            _await(asked, getting_ready)
+            known = open_descriptors()
+            # A connection to who asks, and one to the keeper, come before what was sent.
+            message, descriptors, _, _ = socket.recv_fds(requests, 16, 2 + SENT)
+            if not message:
+                os._exit(0)
+            connection, channel, *sent = descriptors
+            status = _answer(Worker(connection, channel, keeper), sent, run, code)
+            if status:
+                os._exit(status)  # what it has left goes with us
+            take_over(os.open("/", os.O_PATH), [os.open(_NULL, os.O_RDWR)] * 3)
+            os.close(connection)
+            os.close(channel)
+            if open_descriptors() != known:
+                os._exit(1)
+            if not asked.poll(0):
+                gc.collect()
+    finally:
+        os._exit(1)
+
+
+def _await(asked: select.poll, getting_ready: Iterator[None]) -> None:
+    """Wait for somebody to ask, and get ready meanwhile."""
+    while not asked.poll(0):
+        try:
+            next(getting_ready)
+        except StopIteration:
+            asked.poll()
+
+
+def _get_ready() -> Iterator[None]:
+    yield from answering.load_all(_FIRST)
+    from woodfrog.resources import sysctls
+
+    _ = sysctls.usual().settings
+
+
+def _answer(
+    worker: Worker, descriptors: list[int], run: Callable[[list[str]], int], code: str
+) -> int:
+    """Run the command line that somebody has sent, and tell how it ended."""
+    request, directory, *stdio = descriptors
+    take_over(directory, stdio)
+    asking.become(worker)
+    try:
+        words = answering.take(request, code)
+        os.close(request)
+        status = run(words)
+    except NotHere:
+        return 1
+    sys.stdout.flush()
+    worker.begin()
+    os.write(worker.connection, status.to_bytes(4, "little"))
+    return status
