@@ -226,6 +226,7 @@ CANNOT_BE_SET_BACK = (
     "tcp_nested",
     "tcp_waiting",
     "thread_tables",
+    "unix_arrived",
     "unix_pair",
     "unix_rights",
     "waits_sockets",

@@ -196,9 +196,11 @@ def _check_network(plan: Plan) -> None:
 
 def _check_rights(file: UnixSocketFile, plan: Plan) -> None:
     """Check that the files in flight in a queue can be sent."""
-    for one in file.rights:
+    queues = [(file.queue, one) for one in file.rights]
+    queues += [(client.queue, one) for client in file.arrived for one in client.rights]
+    for queue, one in queues:
         carried = [plan.files.get(number) for number in one.files]
-        if not 0 <= one.message < len(file.queue) or len(carried) > 253:
+        if not 0 <= one.message < len(queue) or len(carried) > 253:
             raise ImageError("files are in flight with no message")
         if any(other is None or other.late for other in carried):
             raise ImageError("a file is in flight that the image lacks, or that comes too late")

@@ -155,6 +155,10 @@ def _checkpoint(
                 from woodfrog.engine import backlogs
 
                 backlogs.read(looked.world, looked.file_records)
+                if looked.world.sockets.unix_unread:
+                    from woodfrog.engine import unix_backlogs
+
+                    unix_backlogs.read(looked)
             times = _Times(looked.tree.began)
             times.note("stop", looked.stopped)
             times.note("collect")

@@ -109,12 +109,24 @@ class Files:
         self.files.append(found)
         return found
 
+    def find(self, descriptor: int) -> OpenFile | None:
+        """Return the file that a descriptor of ours names, if it was found anywhere."""
+        pid = os.getpid()
+        found = OpenFile(pid, descriptor, os.readlink(os.fsencode(f"/proc/{pid}/fd/{descriptor}")))
+        for other in self.files:
+            alike = other.target == found.target
+            if alike and compare_files(*other.holders[0], pid, descriptor) == 0:
+                return other
+        return None
+
     def _look_into(self, file: OpenFile) -> None:
         """Find the files that are in flight in the queue of a unix socket."""
         from woodfrog.resources.files import unix_queue
 
         pid = os.getpid()
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return  # with clients that nobody has accepted: see engine/unix_backlogs.py
             messages = unix_queue.peek(one, most=unix_queue.waiting(one))
         for number, message in enumerate(messages):
             for fd in message.descriptors:

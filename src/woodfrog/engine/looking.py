@@ -193,6 +193,10 @@ def look(
 
         if not options.tcp_listen_only:
             backlogs.look(world, own_network="network" in container.namespaces)
+        if world.sockets.unix_waited_at():
+            from woodfrog.engine import unix_backlogs
+
+            unix_backlogs.look(world, files)
         undo.enter_context(connections.hushed(init, world.sockets))
     ahead.finish()
     if any(file.target == IO_URING for file in files.files):

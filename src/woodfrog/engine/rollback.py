@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from woodfrog.engine import backlogs
+from woodfrog.engine import backlogs, unix_backlogs
 from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.changes import unwritten_since
 from woodfrog.engine.checkpoint import try_again
@@ -112,6 +112,7 @@ def _rollback(
             )
         obstacles.raise_if_any()
         backlogs.read(looked.world, looked.file_records)
+        unix_backlogs.read(looked)
         match = Match(plan, looked, obstacles)
         obstacles.raise_if_any()
         # Such files as it doesn't bring must be as they were.

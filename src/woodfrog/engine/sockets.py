@@ -59,6 +59,10 @@ class Sockets:
         # What waits at listeners to be accepted, all of it from inside, by their inodes.
         self.backlogs: dict[int, list[Waiting]] = {}
         self.unread: list[Unread] = []
+        # Likewise, at unix sockets that hold data or have clients that are closed: which of these
+        # can be read, and why others can't.
+        self.unix_unread: set[int] = set()
+        self.unix_unreadable: dict[int, str] = {}
         # Sockets inside whose other end waits there.
         self.callers: set[int] = set()
 
@@ -94,6 +98,25 @@ class Sockets:
                 one: found.inode for found in self._unix.values() for one in found.pending
             }
         return self._waiting.get(client) if client else None
+
+    def unix_waited_at(self) -> list[UnixSocket]:
+        """Return the unix sockets at which clients wait that have sent data or are closed."""
+        self.unix(0)
+        return [
+            found
+            for inode in sorted(self.inside)
+            if (found := self._unix.get(inode)) and any(map(self._is_in_use, found.pending))
+        ]
+
+    def _is_in_use(self, client: int) -> bool:
+        found = self._unix.get(client)
+        return not client or (found is not None and found.backlog > 0)
+
+    def forget_unix(self) -> None:
+        """Ask for the unix sockets anew when next needed."""
+        self._unix_asked = False
+        self._unix.clear()
+        self._waiting = self._names = None
 
     def _diags(self) -> Iterator[raw_socket]:
         """Open a sock_diag socket in each of the container's network namespaces."""

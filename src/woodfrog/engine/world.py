@@ -182,6 +182,12 @@ class World:
         """See the protocol."""
         return self._sockets.get(inode)
 
+    def renew_socket(self, file: OpenFile, descriptor: int) -> None:
+        """Note that another socket, of which this is a descriptor of ours, is there instead."""
+        file.renew(b"socket:[%d]" % os.fstat(descriptor).st_ino, os.dup(descriptor))
+        self.sockets.inside.add(file.stat.st_ino)
+        self._sockets[file.stat.st_ino] = file
+
     def ring(self, file: OpenFile) -> dict[str, Any]:
         """See the protocol."""
         assert self.rings is not None

@@ -1,10 +1,10 @@
-/* A listening unix socket, on descriptor 77, with a client that nobody has accepted and that has sent something already. */
+/* A listening unix socket, on descriptor 77, with a client that nobody has accepted, that has a path of its own, and has sent something already. */
 #include "../programs/unix_names.h"
 
-const char *const names[] = {"@waited for"};
+const char *const names[] = {"@waited for", "/work/client"};
 
 int main(void) {
-	int listener = named(SOCK_STREAM, 0), client = must(socket(AF_UNIX, SOCK_STREAM, 0));
+	int listener = named(SOCK_STREAM, 0), client = named(SOCK_STREAM, 1);
 	char found[8];
 	must(dup2(listener, 77) | close(listener));
 	must(listen(77, 3));

@@ -192,6 +192,13 @@ class OpenFile:
         with socket.socket(socket.AF_UNIX, fileno=os.dup(self.descriptor)) as one:
             return int(one.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN))
 
+    def renew(self, target: bytes, descriptor: int) -> None:
+        """Be another file, that has taken this one's place at all of its descriptors."""
+        self.close()
+        self.target = target
+        self.__dict__["descriptor"] = descriptor
+        self.__dict__.pop("stat", None)
+
     def close(self) -> None:
         """Close our own descriptor, if there is one."""
         if "descriptor" in self.__dict__:

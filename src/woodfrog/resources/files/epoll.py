@@ -23,11 +23,11 @@ from woodfrog.resources.files.base import (
     World,
 )
 
-_EPOLL_CTL_ADD, _EPOLL_CTL_DEL, _EPOLL_CTL_MOD = 1, 2, 3
+EPOLL_CTL_ADD, _EPOLL_CTL_DEL, _EPOLL_CTL_MOD = 1, 2, 3
 _EPOLLIN, _EPOLLOUT, _EPOLLET = 0x1, 0x4, 1 << 31
 # What epoll_ctl(2) takes and no file reports: EPOLLEXCLUSIVE, WAKEUP, ONESHOT, ET.
 _PRIVATE = 0xF0000000
-_EVENT = struct.Struct("<IQ")
+EVENT = struct.Struct("<IQ")
 _EVENTS_AT_ONCE = 64
 KCMP_EPOLL_TFD = 7
 # What the links in /proc/PID/fd read.
@@ -95,8 +95,8 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
             found = there.get(place)
             if found == msgspec.structs.replace(one, file=place[1]):
                 continue
-            how = _EPOLL_CTL_MOD if found else _EPOLL_CTL_ADD
-            event = _EVENT.pack(one.events & 0xFFFFFFFF, one.data)
+            how = _EPOLL_CTL_MOD if found else EPOLL_CTL_ADD
+            event = EVENT.pack(one.events & 0xFFFFFFFF, one.data)
             program.call(SYS.EPOLL_CTL, fd, how, one.descriptor, event)
 
     def connect(self, program: Program, fd: int, table: DescriptorTable) -> None:
@@ -110,7 +110,7 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
         for watch in told:
             with _named(program, watch, table):
                 _add(program, fd, watch.descriptor, watch.events, watch.data)
-        room = program.address_of(bytes(_EVENT.size * min(len(told), _EVENTS_AT_ONCE)))
+        room = program.address_of(bytes(EVENT.size * min(len(told), _EVENTS_AT_ONCE)))
         for _ in range(0, len(told), _EVENTS_AT_ONCE):
             program.call(SYS.EPOLL_WAIT, fd, room, min(len(told), _EVENTS_AT_ONCE), 0)
         for watch in others:
@@ -119,7 +119,7 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
 
 
 def _add(program: Program, fd: int, number: int, events: int, data: int) -> None:
-    program.call(SYS.EPOLL_CTL, fd, _EPOLL_CTL_ADD, number, _EVENT.pack(events, data))
+    program.call(SYS.EPOLL_CTL, fd, EPOLL_CTL_ADD, number, EVENT.pack(events, data))
 
 
 def _disarm(program: Program, fd: int, watch: Watch) -> None:
@@ -129,10 +129,10 @@ def _disarm(program: Program, fd: int, watch: Watch) -> None:
     watch do.
     """
     # What is told overwrites the operation of the last call, which fails then.
-    told = program.address_of(_EVENT.pack(_EPOLL_CTL_MOD, 0))
+    told = program.address_of(EVENT.pack(_EPOLL_CTL_MOD, 0))
     _add(program, fd, watch.descriptor, watch.events | _EPOLLIN | _EPOLLOUT, watch.data)
     program.call(SYS.EPOLL_WAIT, fd, told, 1, 0)
-    event = _EVENT.pack(watch.events, watch.data)
+    event = EVENT.pack(watch.events, watch.data)
     operation = program.load(told)
     program.may_fail(program.call(SYS.EPOLL_CTL, fd, operation, watch.descriptor, event))
 

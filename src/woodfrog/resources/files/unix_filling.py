@@ -33,17 +33,14 @@ def fill(
     full = other is not None and not other.takes_more
     if record.urgent >= 0:
         _send_urgent(making, record, theirs)
-    elif record.type == socket.SOCK_STREAM and full and not (record.rights or record.authors):
+    else:
         # Many small pieces take as much of the sender's buffer as the original ones did or
         # more: it stays full.
-        data = b"".join(record.queue)
-        for at in range(0, len(data), _PIECE):
-            unix_queue.send(making.program, theirs, data[at : at + _PIECE])
-    else:
+        most = _PIECE if record.type == socket.SOCK_STREAM and full else _LARGE_BUFFER
         for number in range(len(record.queue)):
             making.acting(
                 _author(record, number),
-                partial(_send, making, record, theirs, number, b""),
+                partial(_send, making, record, theirs, number, b"", most),
             )
     if other is None and record.senders and (name := record.senders[0]):
         # A datagram tells the name that its sender has by now, or had when it was closed.
@@ -109,9 +106,17 @@ def _send_urgent(making: Making, record: "UnixSocketFile", sender: int) -> None:
 
 
 def _send(
-    making: Making, record: "UnixSocketFile", sender: int, number: int, address: bytes
+    making: Making,
+    record: "UnixSocketFile",
+    sender: int,
+    number: int,
+    address: bytes,
+    most: int = _LARGE_BUFFER,
 ) -> None:
-    """Send a message of the queue, with the files that are in flight with it."""
+    """Send a message of the queue, with the files that are in flight with it.
+
+    One that has none goes in pieces of at most so many bytes.
+    """
     program, data = making.program, record.queue[number]
     author = record.authors[number] if record.authors else None
     told = (author.pid or making.spare_pid, author.uid, author.gid) if author else None
@@ -122,7 +127,9 @@ def _send(
             if one.at_end and len(data) > 1:
                 unix_queue.send(program, sender, data[:-1], author=told)
                 data = data[-1:]
-    unix_queue.send(program, sender, data, files=carried, address=address, author=told)
+    for at in range(0, len(data) if not carried else 0, most) or [0]:
+        piece = data if carried else data[at : at + most]
+        unix_queue.send(program, sender, piece, files=carried, address=address, author=told)
 
 
 def _set_send_buffer(program: Program, fd: int, size: int, *, force: bool) -> None:

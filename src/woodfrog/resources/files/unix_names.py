@@ -20,7 +20,7 @@ from woodfrog.resources.deleted_files import DELETED
 from woodfrog.resources.files import unix_peers
 from woodfrog.resources.files.base import Maker, Making, World
 
-_SIOCUNIXFILE = 0x89E0
+SIOCUNIXFILE = 0x89E0
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -89,7 +89,7 @@ def _relative_path(name: bytes, path: bytes, status: os.stat_result) -> BoundPat
 
 def _file_of(descriptor: int) -> tuple[bytes, os.stat_result, int]:
     """Return where the file of a bound socket is, if it is anywhere, and on which mount."""
-    fd = fcntl.ioctl(descriptor, _SIOCUNIXFILE)
+    fd = fcntl.ioctl(descriptor, SIOCUNIXFILE)
     try:
         path, status = os.readlink(b"/proc/self/fd/%d" % fd), os.fstat(fd)
         mnt_id = int(read_fdinfo(os.getpid(), fd)[0]["mnt_id"])

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import termios
+from contextlib import suppress
 
 import msgspec
 from msgspec.structs import replace
@@ -224,6 +225,30 @@ def send(
     )
     sent = program.call(SYS.SENDMSG, fd, header, socket.MSG_DONTWAIT)
     program.expect(sent, len(data))
+
+
+def send_here(
+    one: socket.socket,
+    data: bytes,
+    files: list[int],
+    author: tuple[int, int, int] | None,
+    how: int = 0,
+) -> int:
+    """Send a message by a socket of ours, with files of ours, in the name of somebody.
+
+    If that process has ended, in the name of ours: nobody can be told by the id of one that has.
+    """
+    beside: list[tuple[int, int, bytes]] = []
+    if files:
+        content = struct.pack(f"<{len(files)}i", *files)
+        beside.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, content))
+    flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | how
+    for pid in (author[0], os.getpid()) if author else (0,):
+        told = [] if author is None else [CREDENTIALS.pack(pid, *author[1:])]
+        credentials = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, content) for content in told]
+        with suppress(ProcessLookupError):
+            return one.sendmsg([data], [*beside, *credentials], flags)
+    raise AssertionError
 
 
 def rights(file: OpenFile, queue: list[bytes], found: UnixSocket, world: World) -> list[Rights]:

@@ -13,6 +13,7 @@ from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import (
     socket_options,
+    unix_backlog,
     unix_filling,
     unix_names,
     unix_peers,
@@ -28,6 +29,7 @@ from woodfrog.resources.files.base import (
     set_flags,
 )
 from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.unix_backlog import Arrived
 from woodfrog.resources.files.unix_names import Name
 from woodfrog.resources.files.unix_queue import Message, Rights
 
@@ -43,8 +45,9 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     that came by MSG_OOB, or -1; `senders` are the names that datagrams came from, if any had one.
     `takes_more` if it can be written to; `reset` if its peer was outside, and it is restored as
     closed by it; `broken` if its peer was closed without having read all. `pending` are the
-    clients, by `inode`, that a listener has not accepted, which are `unaccepted`; `clients_lost` is
-    how many more there were, that a flag gave up.
+    clients, by `inode`, that a listener has not accepted, which are `unaccepted`; 0: one that is
+    closed by now. `arrived` is what has come from each, if from any; `clients_lost` is how many
+    more there were, that a flag gave up.
     """
 
     row: ClassVar[Row] = Row(
@@ -52,13 +55,15 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         kept=(
             "connections within the container, names, modes, options",
             "what is queued, with files in flight (SCM_RIGHTS), senders' names and MSG_OOB",
-            "clients that nobody has accepted",
+            "clients that nobody has accepted, with what they have sent, closed ones, too",
             "who has made them (SO_PEERCRED), and sent what is queued (SO_PASSCRED)",
             "listeners",
         ),
         refused=(
             "connected to outside, without `--ext-unix-close`",
-            "waiting to be accepted with data sent, or closed again, without that flag",
+            "waiting to be accepted by somebody outside, without that flag",
+            "waiting to be accepted with data sent, and with a path of its own, or files in flight"
+            " that no process has",
             "packets or datagrams with an error that nobody has read",
             "bound to a relative path whose directories are other ones by now",
             "datagram sockets connected to one without a name",
@@ -87,6 +92,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     senders: list[bytes] = []
     urgent: int = -1
     pending: list[int] = []
+    arrived: list[Arrived] = []
     unaccepted: bool = False
     clients_lost: int = 0
     peer: Maker | None = None  # as SO_PEERCRED tells
@@ -103,11 +109,14 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         inode = file.stat.st_ino
         found = world.sockets.unix(inode)
         what = f"unix socket {os.fsdecode(found.name) or 'without a name'}"
-        pending = [client for client in found.pending if _can_wait_again(client, world)]
+        pending = list(found.pending)
+        if inode not in world.sockets.unix_unread:
+            pending = [client for client in pending if _can_wait_again(client, world)]
         if len(pending) < len(found.pending) and not world.unix_close:
+            why = world.sockets.unix_unreadable.get(inode, "come from outside")
             raise UnsupportedResource(
-                f"{what} has connections that nobody has accepted, and that have sent data, come"
-                " from outside, or are closed: they cannot be saved yet",
+                f"{what} has connections that nobody has accepted, and that {why}: they cannot be"
+                " saved yet",
                 hint="--ext-unix-close restores it without them",
             )
         unaccepted = world.sockets.waits_at(inode)
@@ -199,7 +208,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             urgent=urgent,
             pending=pending,
             clients_lost=len(found.pending) - len(pending),
-            unaccepted=unaccepted is not None and _can_wait_again(inode, world),
+            unaccepted=unaccepted is not None
+            and (unaccepted in world.sockets.unix_unread or _can_wait_again(inode, world)),
             peer=peer,
             peer_closed=peer_closed,
             peer_file=peer_file.number if datagrams and peer_name and peer_file else 0,
@@ -231,6 +241,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             unix_peers.check(maker)
         if self.authors and len(self.authors) != len(self.queue):
             raise ImageError("a unix socket has another number of authors than of messages")
+        unix_backlog.check(self.pending, self.arrived)
         data = self.queue[0] if self.queue else b""
         if self.urgent != -1 and not 0 <= self.urgent < len(data):
             raise ImageError("a unix socket has urgent data behind its data")
@@ -284,7 +295,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 unfinished.fills.append(self._finish_listener)
             return fd
         if self.unaccepted:
-            self._set_options(making, fd)
+            # Its options are set when it is connected: one of them would give it a name.
             making.share(("unaccepted", self.inode), self)
             return fd
         if self.rights or self.senders or self.authors:
@@ -327,14 +338,16 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
 
     def _finish_listener(self, making: Making) -> None:
         """Have those connect that nobody has accepted, in their order."""
-        program = making.program
-        for inode in self.pending:
-            client: UnixSocketFile | None = making.shared(("unaccepted", inode))
-            if client is None:
+        for at, inode in enumerate(self.pending):
+            client: UnixSocketFile | None = making.shared(("unaccepted", inode)) if inode else None
+            if client is None and inode:
                 raise ImageError("a listening socket is waited for by one that the image lacks")
-            fd = making.files[client.id]
-            unix_names.connect_to(making, fd, self.own_name)
-            _shut_down(program, fd, client.shutdown)
+            arrived = self.arrived[at] if self.arrived else None
+            unix_backlog.connect(making, self, client, arrived)
+            if client is not None:
+                fd = making.files[client.id]
+                client._set_options(making, fd)
+                _shut_down(making.program, fd, client.shutdown)
         fd = unix_peers.listen(making, making.files[self.id], self.backlog, self.peer)
         _shut_down(making.program, fd, self.shutdown)
 

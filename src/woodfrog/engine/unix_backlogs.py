@@ -1,0 +1,414 @@
+"""Unix clients that nobody has accepted yet, in a held container: what they have sent.
+
+To read that, they are accepted, and made anew at once: each by a socket that connects once more,
+sends the same, and takes the client's place wherever processes have it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from woodfrog.engine.collected import scratch_in
+from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.kernel import namespaces, syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE, checked
+from woodfrog.kernel.netlink.messages import socket_in
+from woodfrog.remote import descriptors
+from woodfrog.remote.program import Program
+from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
+from woodfrog.remote.tracee import Tracee
+from woodfrog.resources import file_signals
+from woodfrog.resources.files import socket_options, unix_names, unix_queue
+from woodfrog.resources.files.base import IO_URING, FileRecord, OpenFile, set_flags
+from woodfrog.resources.files.epoll import EPOLL_CTL_ADD, EVENT, Epoll, Watch
+from woodfrog.resources.files.unix_backlog import Arrived, Taken
+from woodfrog.resources.files.unix_queue import Rights
+from woodfrog.resources.files.unix_socket import UnixSocketFile
+
+if TYPE_CHECKING:
+    from woodfrog.engine.collecting_files import Files
+    from woodfrog.engine.looking import Looked
+    from woodfrog.engine.world import World
+    from woodfrog.kernel.netlink.sock_diag import UnixSocket
+    from woodfrog.remote.held import HeldProcess
+
+PAGE = 4096
+_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 4
+_TRIES, _A_MOMENT_S = 20, 0.001
+
+
+def look(world: World, files: Files) -> None:
+    """Note at which listeners clients wait whose data can be read. Nothing is touched."""
+    for listener in world.sockets.unix_waited_at():
+        reason = _reason_against(world, files, listener)
+        if reason:
+            world.sockets.unix_unreadable[listener.inode] = reason
+        else:
+            world.sockets.unix_unread.add(listener.inode)
+
+
+def _reason_against(world: World, files: Files, listener: UnixSocket) -> str:
+    """Say why the clients of a listener can't be made anew; empty if they can."""
+    opened = world.open_socket(listener.inode)
+    clients = [world.open_socket(inode) for inode in listener.pending if inode]
+    found = [one for one in clients if one is not None]
+    if opened is None or len(found) < len(clients):
+        return "come from outside"
+    if any(one.target == IO_URING for one in files.files):
+        return "have sent data or are closed, while there are io_urings"
+    try:
+        if any(world.within(one) for one in (opened, *found)):
+            return "have sent data or are closed, in a namespace that a program made"
+    except UnsupportedResource as error:
+        return f"have sent data or are closed, of which one {error}"
+    in_flight = {
+        id(one) for file in files.files for some in file.in_flight.values() for one in some
+    }
+    for one in found:
+        client = world.sockets.unix(one.stat.st_ino)
+        if client and client.name and client.name[:1] != b"\0":
+            return "have sent data or are closed, of which one is bound to a path"
+        if id(one) in in_flight:
+            return "have sent data or are closed, of which one is in flight itself (SCM_RIGHTS)"
+        owner = file_signals.collect(0, one.descriptor, one.flags, lambda _: 1, lambda _: 1)
+        if owner is not None or any(line.startswith("lock:") for line in one.lines):
+            return "have sent data or are closed, of which one is locked or sends signals"
+    return ""
+
+
+def read(looked: Looked) -> None:
+    """Read what waits, and put it into the records."""
+    world, records = looked.world, looked.file_records
+    places = {record.id: at for at, record in enumerate(records)}
+    unknown = False
+    for inode in sorted(world.sockets.unix_unread):
+        opened = world.open_socket(inode)
+        assert opened is not None
+        listener = records[places[opened.number]]
+        assert isinstance(listener, UnixSocketFile)
+        clients = [world.open_socket(client) for client in listener.pending]
+        before = [records[places[one.number]] if one else None for one in clients]
+        with while_(f"reading what waits at the unix socket {os.fsdecode(listener.name)}"):
+            backlog = _Backlog(looked, opened, listener)
+            now, arrived = backlog.made_anew(clients, before)
+        unknown = unknown or backlog.has_unknown_files
+        records[places[opened.number]] = replace(listener, pending=now, arrived=arrived)
+        for record, new in zip(before, now, strict=True):
+            if record is not None:
+                records[places[record.id]] = replace(record, inode=new)
+    if unknown:
+        raise UnsupportedResource(
+            "a client that waits to be accepted at a unix socket has sent a file that no process of"
+            " the container has (SCM_RIGHTS), which cannot be saved yet"
+        )
+
+
+class _Backlog:
+    """What waits at one listener."""
+
+    def __init__(self, looked: Looked, opened: OpenFile, listener: UnixSocketFile) -> None:
+        self._looked = looked
+        self._world = looked.world
+        self._opened = opened
+        self._listener = listener
+        self.has_unknown_files = False
+
+    def made_anew(
+        self, clients: list[OpenFile | None], records: list[FileRecord | None]
+    ) -> tuple[list[int], list[Arrived]]:
+        """Accept all clients, and have them connect again; returns their inodes, and what came."""
+        numbers, arrived = [], []
+        with ExitStack() as undo:
+            one = undo.enter_context(socket.socket(fileno=os.dup(self._opened.descriptor)))
+            taken = []
+            for _ in clients:
+                if not socket_options.ready_for(one.fileno(), 1):
+                    raise UnsupportedResource(
+                        "somebody else has accepted what waited there", hint="try again"
+                    )
+                taken.append(Taken(one.accept()[0]))
+                undo.callback(taken[-1].close)
+            seen = self._authors_seen(taken)
+            for found, client, record in zip(taken, clients, records, strict=True):
+                assert record is None or isinstance(record, UnixSocketFile)
+                rights = self._rights(found, client)
+                made = undo.enter_context(self._connected(found))
+                at_end = any(right.at_end for right in rights)
+                is_full = record is not None and not record.takes_more
+                found.send_again(made, is_full=is_full, at_end=at_end)
+                if client is None or record is None:
+                    _name(made, found.name)
+                else:
+                    _furnish(made, record, client.stat)
+                    self._put_in_place(made, client)
+                    _name(made, record.name)
+                numbers.append(0 if client is None else os.fstat(made.fileno()).st_ino)
+                arrived.append(
+                    found.arrived(self._world, rights, next(seen), is_closed=client is None)
+                )
+        self._check(numbers)
+        return numbers, arrived
+
+    def _check(self, numbers: list[int]) -> None:
+        self._world.sockets.forget_unix()
+        found = self._world.sockets.unix(self._listener.inode)
+        if found is None or list(found.pending) != numbers:
+            raise UnsupportedResource(
+                "others connected while the container was looked at", hint="try again"
+            )
+
+    def _authors_seen(self, taken: list[Taken]) -> Iterator[list[int]]:
+        """Return who those of the container see behind each connection."""
+
+        def ask() -> list[int]:
+            asked = [one.authors_seen() for one in taken]
+            return [number for one in asked for number in (len(one), *one)]
+
+        numbers = iter(self._inside(ask))
+        for count in numbers:
+            yield list(itertools.islice(numbers, count))
+
+    def _rights(self, taken: Taken, client: OpenFile | None) -> list[Rights]:
+        found = []
+        pieces = [message.data for message in taken.messages]
+        at_end = None
+        for number, message in enumerate(taken.messages):
+            if not message.descriptors:
+                continue
+            if at_end is None:
+                at_end = (
+                    client is not None
+                    and taken.one.type == socket.SOCK_STREAM
+                    and not unix_queue.are_whole(pieces, client.descriptor)
+                )
+            carried = [self._looked.files.find(fd) for fd in message.descriptors]
+            known = [one.number for one in carried if one is not None and not one.is_late]
+            self.has_unknown_files |= len(known) < len(carried)
+            found.append(Rights(message=number, files=known, at_end=at_end))
+        return found
+
+    @contextmanager
+    def _connected(self, taken: Taken) -> Iterator[socket.socket]:
+        """Make a socket that is connected to the listener, by who had connected the old one."""
+        kind = self._listener.type
+        maker = self._process(taken.author)
+        address = self._address_in(maker) if maker else b""
+        if maker and address:
+            try:
+                with self._connected_by(maker, kind, address) as made:
+                    yield made
+                return
+            except (OSError, UnsupportedResource):
+                pass  # it may not, or it has no room for another descriptor
+        with socket_in(self._world.init, socket.AF_UNIX, kind, 0) as made:
+            made.setblocking(False)
+            path = -1
+            if self._listener.name[:1] != b"\0":
+                path = fcntl.ioctl(self._opened.descriptor, unix_names.SIOCUNIXFILE)
+            try:
+                self._connect_for(made, taken.author, path)
+            finally:
+                if path >= 0:
+                    os.close(path)
+            yield made
+
+    def _process(self, author: tuple[int, int, int]) -> HeldProcess | None:
+        """Return a process that is still the user that it was, and in the container's places."""
+        pid, uid, gid = author
+        for one in self._looked.tree.processes:
+            status = one.leader.status
+            users = int(status["Uid"].split()[1]), int(status["Gid"].split()[1])
+            if one.group == pid and users == (uid, gid) and one.ids[1:] == []:
+                within = self._world.namespaces.of(one.pid)
+                return None if {"net", "mnt", "user"} & within.keys() else one
+        return None
+
+    def _address_in(self, maker: HeldProcess) -> bytes:
+        """Return the listener's address if a process finds it by its name."""
+        name = self._listener.name
+        if name[:1] == b"/":
+            bound = unix_names.bound_path(name, self._opened.descriptor, self._world)
+            root = os.stat(f"{maker.path}/root")
+            own = os.stat(self._world.root)
+            is_there = bound.mode and not (bound.alias or bound.directory)
+            if not is_there or (root.st_dev, root.st_ino) != (own.st_dev, own.st_ino):
+                return b""
+        elif name[:1] != b"\0":
+            return b""
+        return unix_names.address_of(name)
+
+    @contextmanager
+    def _connected_by(
+        self, maker: HeldProcess, kind: int, address: bytes
+    ) -> Iterator[socket.socket]:
+        with scratch_in(maker, self._looked.vdso) as scratch:
+            program = scratch.program()
+            how = kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            fd = program.call(SYS.SOCKET, socket.AF_UNIX, how, 0)
+            connected = program.call(SYS.CONNECT, fd, address, len(address))
+            program.may_fail(connected)
+            scratch.run(program)
+            try:
+                made = socket.socket(fileno=descriptors.fetch(maker.pid, program[fd]))
+            finally:
+                closing = scratch.program()
+                syscalls.close(closing, program[fd])
+                scratch.run(closing)
+        with made:
+            checked(SYS.CONNECT, program[connected])
+            yield made
+
+    def _connect_for(self, made: socket.socket, author: tuple[int, int, int], path: int) -> None:
+        """Connect a socket of ours in a child that is of the container, that user, and then gone.
+
+        `path` is a descriptor of the listener's file, if it has one.
+        """
+        name = self._listener.name
+        address = unix_names.address_of(b"/proc/self/fd/%d" % path if path >= 0 else name)
+        (error,) = self._inside(lambda: [_connected_as(made.fileno(), address, author)])
+        if error:
+            raise OSError(error, f"connecting once more: {os.strerror(error)}")
+
+    def _inside(self, work: Callable[[], list[int]]) -> list[int]:
+        """Have a child of ours do something in the container's pid namespace."""
+        reading, writing = os.pipe()
+        with ExitStack() as undo:
+            undo.callback(os.close, reading)
+            theirs = os.open(f"/proc/{self._world.init}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(os.close, theirs)
+            ours = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(os.close, ours)
+            namespaces.setns(HERE, theirs, namespaces.CLONE_NEWPID)
+            undo.callback(namespaces.setns, HERE, ours, namespaces.CLONE_NEWPID)
+            child = os.fork()
+            if not child:
+                try:
+                    numbers = work()
+                    os.write(writing, struct.pack(f"<{len(numbers)}i", *numbers))
+                finally:
+                    os._exit(0)
+            os.close(writing)
+            found = b""
+            while data := os.read(reading, 1 << 16):
+                found += data
+            os.waitpid(child, 0)
+        if not found:
+            raise UnsupportedResource("a process could not be made in the container")
+        return [number for (number,) in struct.iter_unpack("<i", found)]
+
+    def _put_in_place(self, made: socket.socket, client: OpenFile) -> None:
+        """Give a client's descriptors, in all tables, and its epolls the new socket."""
+        tasks = {task.pid: task for task in self._looked.tree.tasks()}
+        watches = [
+            (epoll, watch)
+            for record, epoll in zip(
+                self._looked.file_records, self._looked.files.files, strict=True
+            )
+            if isinstance(record, Epoll)
+            for watch in record.watches
+            if watch.file == client.number
+        ]
+        _watch(made.fileno(), [(epoll.descriptor, watch) for epoll, watch in watches])
+        for pid, number in client.holders:
+            task = tasks[pid]
+            cloexec = OpenFile(pid, number, client.target).cloexec
+            with scratch_in(task.process, self._looked.vdso) as scratch:
+
+                def call(
+                    number: int,
+                    *arguments: int,
+                    scratch: Scratch = scratch,
+                    tracee: Tracee = task.tracee,
+                ) -> int:
+                    # Behind the page that carries the message.
+                    program = Program(scratch.data + PAGE, SCRATCH_BYTES - PAGE)
+                    result = program.call(number, *arguments)
+                    scratch.run(program, tracee)
+                    return program[result]
+
+                memory = task.process.memory
+                (fd,) = descriptors.send(pid, memory, scratch.data, call, [made.fileno()])
+                program = scratch.program()
+                syscalls.duplicate_to(program, fd, number, cloexec=cloexec)
+                syscalls.close(program, fd)
+                scratch.run(program, task.tracee)
+        self._world.renew_socket(client, made.fileno())
+
+
+def _connected_as(fd: int, address: bytes, author: tuple[int, int, int]) -> int:
+    """Connect as a user, with all rights; in a child of ours. Returns an error, or 0."""
+    _, user, group = author
+    try:
+        HERE.call(SYS.PRCTL, _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
+        HERE.call(SYS.SETRESGID, group, group, group)
+        HERE.call(SYS.SETRESUID, user, user, user)
+        HERE.call(SYS.CONNECT, fd, address, len(address))
+    except OSError as error:
+        return error.errno or 1
+    return 0
+
+
+def _furnish(made: socket.socket, record: UnixSocketFile, old: os.stat_result) -> None:
+    """Make a connected socket of ours like the client's was."""
+    fd = made.fileno()
+    os.fchown(fd, old.st_uid, old.st_gid)
+    socket_options.restore(HERE, fd, record.options, force=True)
+    if record.shutdown:
+        made.shutdown(record.shutdown - 1)
+    set_flags(HERE, fd, record.flags)
+
+
+def _name(made: socket.socket, name: bytes) -> None:
+    """Bind to an abstract name, which the old socket has left."""
+    if name[:1] != b"\0":
+        return
+    address = unix_names.address_of(name)
+    for last in (False,) * _TRIES + (True,):
+        try:
+            HERE.call(SYS.BIND, made.fileno(), address, len(address))
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or last:
+                raise
+        time.sleep(_A_MOMENT_S)
+
+
+def _watch(made: int, watches: list[tuple[int, Watch]]) -> None:
+    """Have epolls watch a descriptor of ours, each under the number by which it was added.
+
+    In a thread that has a descriptor table for itself, where all numbers are free.
+    """
+    failures = []
+    above = max([made, *(max(epoll, watch.descriptor) for epoll, watch in watches)], default=0) + 1
+
+    def add() -> None:
+        try:
+            namespaces.unshare(HERE, namespaces.CLONE_FILES)
+            epolls = [syscalls.duplicate_above(HERE, epoll, above) for epoll, _ in watches]
+            one = syscalls.duplicate_above(HERE, made, above)
+            for epoll, (_, watch) in zip(epolls, watches, strict=True):
+                syscalls.duplicate_to(HERE, one, watch.descriptor, cloexec=True)
+                event = EVENT.pack(watch.events & 0xFFFFFFFF, watch.data)
+                HERE.call(SYS.EPOLL_CTL, epoll, EPOLL_CTL_ADD, watch.descriptor, event)
+        except OSError as error:
+            failures.append(error)
+
+    if watches:
+        adding = threading.Thread(target=add)
+        adding.start()
+        adding.join()
+    if failures:
+        raise failures[0]
