@@ -107,12 +107,9 @@ class Template:
         for one in copied:
             moved.append(PageRange(start=at, length=one.length, store=one.store))
             at += one.length
-        reading_pages.fill_pages(self.reader, os.getpid(), moved)
         for start, end in _whole_huge(moved):
-            try:
-                syscalls.madvise(HERE, start, end - start, _MADV_COLLAPSE)
-            except OSError:
-                pass  # not all of it, as there are no more huge pages: forking takes longer
+            _make_huge(start, end)
+        reading_pages.fill_pages(self.reader, os.getpid(), moved)
         return sum(one.length for one in moved)
 
     @property
@@ -229,6 +226,19 @@ def _shares_memory(record: Process, plan: Plan) -> bool:
     return bool(record.shares.memory) or any(
         other.shares.memory == record.pid for other in plan.processes
     )
+
+
+def _make_huge(start: int, end: int) -> None:
+    """Have huge pages there before anything is: later the kernel would copy all of it.
+
+    One page of each must be there, or the kernel finds nothing to make one of.
+    """
+    for address in range(start, end, _HUGE):
+        ctypes.memset(address, 0, 1)
+    try:
+        syscalls.madvise(HERE, start, end - start, _MADV_COLLAPSE)
+    except OSError:
+        pass  # not all of it, as there are no more huge pages: forking takes longer
 
 
 def _whole_huge(pages: Sequence[PageRange]) -> list[tuple[int, int]]:
