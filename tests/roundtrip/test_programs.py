@@ -293,6 +293,7 @@ FROM_A_TEMPLATE = (
     "robust_list",
     "rseq",
     "seccomp_filter",
+    "shared_with_parent",
     "signal_actions",
     "stack",
     "sysv_attachments",

@@ -76,7 +76,7 @@ class Body:
         # With what its stub was born with, this is what its memory lacks.
         self._rest = inheriting.reconcile(inherited, record.memory, pages)
         self._staged = staged
-        self._ready = {one.start: one.at for one in staged}
+        self._ready = {one.start: (one.at, one.ready) for one in staged}
         self.record = record
         self.posix_timers = record.posix_timers
         if not clocks_go_on:
@@ -119,7 +119,7 @@ class Body:
 
     def _map(self, program: Program, making: Making, segments: Mapping[int, Segment]) -> None:
         space, rest, keep = self.record.memory, self._rest, self.stub.area
-        staged = [(one.at, one.at + one.length) for one in self._staged]
+        staged = [(one.at, one.at + one.ready) for one in self._staged]
         there = [keep, *rest.kept, *staged]
         memory_making.unmap_all(program, there)
         placed_mappings.restore(program, space, making.files, there)
@@ -138,6 +138,8 @@ class Body:
         )
         memory_making.advise(program, space.mappings)
         memory_making.drop(program, rest.dropped)
+        for one in self._staged:
+            memory_making.drop(program, one.dropped)
         self._regain_rights(program, making)
 
     def _limit_rights(self, program: Program, making: Making) -> None:

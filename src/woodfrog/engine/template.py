@@ -4,6 +4,9 @@ Each mapping is *staged*: mapped as a whole somewhere else, at an address that i
 2 MiB (1 GiB if it is that large), and filled. A new container's first process is a fork of ours,
 the others are forked from it, so all of them have all that copy-on-write; each moves its own part
 into place by mremap(2), page tables and all, and unmaps the rest.
+
+What a child has had in common with its parent since fork(2) it takes from where that takes it: so
+they share it again. It writes what differs, and drops what it hasn't.
 """
 
 import ctypes
@@ -27,7 +30,7 @@ from woodfrog.remote.address import free_range
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.stub import CODE_BYTES
 from woodfrog.remote.vdso import own_vdso
-from woodfrog.resources import missing_memory
+from woodfrog.resources import missing_memory, page_sets
 from woodfrog.resources.memory import (
     MAP_ANONYMOUS,
     MAP_FIXED_NOREPLACE,
@@ -41,14 +44,21 @@ from woodfrog.resources.process import Process
 _READ_WRITE, _READ_EXECUTE = 3, 5
 _HUGE, _LARGEST = 2 << 20, 1 << 30
 _MADV_COLLAPSE = 25
+# For each byte that differs so many must be common.
+_LEAST_SHARED = 8
 
 
 class Staged(msgspec.Struct, frozen=True):
-    """A mapping that is moved to `start` from where it lies ready."""
+    """A mapping that is moved to `start` from where it lies ready.
+
+    That may be its parent's: `ready` bytes are there, the rest is empty, and `dropped` are ranges,
+    where it belongs, of pages that it hasn't.
+    """
 
     start: int
-    length: int
     at: int
+    ready: int
+    dropped: Sequence[tuple[int, int]] = ()
 
 
 class Template:
@@ -65,6 +75,8 @@ class Template:
         self.plan = Plan(self.reader)
         _require(self.plan)
         self._staged: dict[int, list[Staged]] = {}
+        # What lies ready, by where: from there to where, and as what it belongs where.
+        self._stages: dict[int, _Stage] = {}
         # Where a process's other pages begin in `_kept`, and where they belong.
         self._others: dict[int, tuple[int, list[tuple[int, int]]]] = {}
         self.size = STUB_BYTES
@@ -93,7 +105,7 @@ class Template:
         self.base = place.map_stub(self.size)
         moved: list[PageRange] = []
         copied: list[PageRange] = []
-        for record in self.plan.processes:
+        for record in _parents_first(self.plan.processes):
             others: Sequence[PageRange] = record.memory.pages
             if record.pid in forked and not _shares_memory(record, self.plan):
                 pages, others = self._stage(record, place)
@@ -115,8 +127,7 @@ class Template:
     @property
     def ready(self) -> list[tuple[int, int]]:
         """Return all memory that lies ready, as (start, end) in order."""
-        stages = [one for some in self._staged.values() for one in some]
-        return sorted((one.at, one.at + one.length) for one in stages)
+        return sorted((at, one.end) for at, one in self._stages.items())
 
     def leave_memory(self) -> None:
         """Let go of what is staged, in a process that others are not forked from."""
@@ -127,6 +138,7 @@ class Template:
         """Let go of it."""
         self.leave_memory()
         self._staged.clear()
+        self._stages.clear()
         self.reader.close()
 
     def _stage(
@@ -136,19 +148,60 @@ class Template:
         space = record.memory
         division = missing_memory.divide(space.mappings, space.pages, missing_memory.may_wait)
         wanted = {start for start, _ in division.mappings}
-        stages = self._staged[record.pid] = [
-            place.map(mapping) for mapping in space.mappings if mapping.start in wanted
-        ]
-        moved = []
-        waiting = iter(stages)
-        stage = next(waiting, None)
-        for page in division.later:
-            while stage and page.start >= stage.start + stage.length:
-                stage = next(waiting, None)
-            assert stage
-            start = page.start - stage.start + stage.at
-            moved.append(PageRange(start=start, length=page.length, store=page.store))
-        return moved, division.at_once
+        of_parent = {one.start: one for one in self._staged.get(record.parent, ())}
+        staged = self._staged[record.pid] = []
+        moved: list[PageRange] = []
+        others = division.at_once
+        later = iter(division.later)
+        page = next(later, None)
+        for mapping in space.mappings:
+            if mapping.start not in wanted:
+                continue
+            pages = []
+            while page and page.start < mapping.end:
+                pages.append(page)
+                page = next(later, None)
+            if shared := self._shared(mapping, pages, of_parent.get(mapping.start)):
+                staged.append(shared[0])
+                others += shared[1]
+                continue
+            at = place.map(mapping)
+            length = mapping.end - mapping.start
+            staged.append(Staged(mapping.start, at, length))
+            self._stages[at] = _Stage(at + length, mapping.reserves, pages)
+            away = at - mapping.start
+            moved += [
+                PageRange(start=one.start + away, length=one.length, store=one.store)
+                for one in pages
+            ]
+        return moved, others
+
+    def _shared(
+        self, mapping: Mapping, pages: Sequence[PageRange], other: Staged | None
+    ) -> tuple[Staged, list[PageRange]] | None:
+        """Tell how a mapping comes from where its parent's comes from, and which pages differ.
+
+        Each clone has a copy of its own of those: if they are many, all is staged once more.
+        """
+        if other is None or self._stages[other.at].reserves != mapping.reserves:
+            return None
+        stage = self._stages[other.at]
+        ready = min(stage.end - other.at, mapping.end - mapping.start)
+        there = page_sets.within(stage.pages, [(mapping.start, mapping.start + ready)])
+        right = page_sets.same(pages, there)
+        rest = page_sets.without(pages, page_sets.ranges(right))
+        if _bytes(rest) * _LEAST_SHARED > _bytes(right) or not right:
+            return None
+        dropped = page_sets.ranges(page_sets.without(there, page_sets.ranges(right)))
+        return Staged(mapping.start, other.at, ready, dropped), rest
+
+
+class _Stage(msgspec.Struct, frozen=True):
+    """Memory that lies ready: its end, whether it is reserved, and pages, where they belong."""
+
+    end: int
+    reserves: bool
+    pages: Sequence[PageRange]
 
 
 class _Place:
@@ -181,7 +234,7 @@ class _Place:
         self._next = base + CODE_BYTES + size + PAGE
         return base
 
-    def map(self, mapping: Mapping) -> Staged:
+    def map(self, mapping: Mapping) -> int:
         """Map as much memory as a mapping has; pages between keep neighbours apart."""
         alignment, length = _alignment(mapping), mapping.end - mapping.start
         at = self._next + (mapping.start - self._next) % alignment
@@ -190,7 +243,7 @@ class _Place:
             flags |= MAP_NORESERVE
         syscalls.mmap(HERE, at, length, _READ_WRITE, flags)
         self._next = at + length + PAGE
-        return Staged(mapping.start, length, at)
+        return at
 
 
 def _alignment(mapping: Mapping) -> int:
@@ -219,6 +272,23 @@ def _forked_from_the_first(plan: Plan) -> set[int]:
         if pid == 1:
             found.add(record.pid)
     return found
+
+
+def _parents_first(processes: Sequence[Process]) -> list[Process]:
+    """Return processes so that none comes before its parent."""
+    left = {one.pid: one for one in processes}
+    found: list[Process] = []
+    for record in processes:
+        line = []
+        while record.pid in left:
+            line.append(left.pop(record.pid))
+            record = left.get(record.parent, record)
+        found += reversed(line)
+    return found
+
+
+def _bytes(pages: Sequence[PageRange]) -> int:
+    return sum(one.length for one in pages)
 
 
 def _shares_memory(record: Process, plan: Plan) -> bool:

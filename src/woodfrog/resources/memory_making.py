@@ -57,13 +57,13 @@ def restore_mappings(
     mappings: Sequence[Mapping],
     pages: Sequence[PageRange],
     descriptor_of: Callable[[int, bool], int],
-    ready: abc.Mapping[int, int] = MappingProxyType({}),
+    ready: abc.Mapping[int, tuple[int, int]] = MappingProxyType({}),
 ) -> None:
     """Map everything, writable where pages have to be filled in.
 
     And only there: what is writable counts as promised memory, and a program may reserve terabytes.
     `descriptor_of` gives the stub's descriptor of a mapping's object, perhaps for writing. What
-    lies `ready` somewhere else, by the address where it belongs, is moved there.
+    lies `ready` somewhere else, and so much of it, by where it belongs, is moved there.
     """
     filled = _with_pages(mappings, pages)
     opened: dict[tuple[bytes, bool], int] = {}
@@ -71,8 +71,9 @@ def restore_mappings(
         if mapping.source in (Source.SYSV, Source.OPENED, Source.IO_URING, Source.AIO):
             continue  # attached before
         if mapping.start in ready:
+            at, has = ready[mapping.start]
             length = mapping.end - mapping.start
-            moved = (ready[mapping.start], length, length, _MREMAP_MAYMOVE_FIXED, mapping.start)
+            moved = (at, has, length, _MREMAP_MAYMOVE_FIXED, mapping.start)
             program.expect(program.call(SYS.MREMAP, *moved), mapping.start)
             continue
         flags = MAP_FIXED_NOREPLACE | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
