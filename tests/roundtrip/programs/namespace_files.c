@@ -1,5 +1,5 @@
 /* Namespaces in which nobody is: they are kept by descriptors, or by sockets alone. */
-// arguments: uts | ipc | net | mnt | cgroup | pid | ended | time
+// arguments: uts | ipc | net | mnt | cgroup | pid | ended | future | time
 // capabilities: CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_NET_ADMIN CAP_SYS_TIME
 #include "namespaces.h"
 #include <sys/ioctl.h>
@@ -36,7 +36,9 @@ static int with_processes(const char *kind) {
 		pause(), _exit(0);
 	sprintf(path, "/proc/%d/ns/%s", child, time ? "time" : "pid");
 	int held = must(open(path, O_RDONLY)), again = must(open(path, O_RDONLY));
-	must(setns(home, 0));
+	bool stays = *kind == 'f'; /* its children would be there */
+	if (!stays)
+		must(setns(home, 0));
 	if (*kind != 'p')
 		kill(child, SIGKILL), waitpid(child, NULL, 0);
 	freeze_here();
@@ -47,11 +49,12 @@ static int with_processes(const char *kind) {
 		int now = must(open(path, O_RDONLY));
 		expect(identity(now) == identity(held), "the namespace is not that of the process in it");
 	}
-	must(setns(held, 0));
+	if (!stays)
+		must(setns(held, 0));
 	pid_t born = fork();
 	if (born == 0)
 		_exit(time ? now(CLOCK_MONOTONIC) < 5000000 : 0);
-	expect((born < 0) == (*kind == 'e'), "a child is born there: %d", born);
+	expect((born < 0) == (*kind == 'e' || stays), "a child is born there: %d", born);
 	if (born > 0)
 		join(born);
 	kill(child, SIGKILL);
@@ -60,7 +63,7 @@ static int with_processes(const char *kind) {
 
 int main(int count, char **arguments) {
 	const char *kind = arguments[count - 1];
-	if (strchr("pet", *kind))
+	if (strchr("petf", *kind))
 		return with_processes(kind);
 	int flag = flag_of(kind);
 	char path[40];
