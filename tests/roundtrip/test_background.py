@@ -26,6 +26,7 @@ ACTS = set(re.findall(r'{"([\w-]+)", \w+}', SOURCE.read_text())) - {"forks-often
 # Then memory comes only when it is touched, until the server is told otherwise: nothing is left to
 # chance by who is faster.
 TOUCHED_ONLY = {"WOODFROG_WITHOUT": "filling_ahead"}
+HELPERS = ["woodfrog-holder", "woodfrog-pages"]
 
 
 def frozen(woodfrog: Woodfrog, build: Build, act: str, *flags: str) -> tuple[Bundle, Path]:
@@ -51,16 +52,17 @@ def thawed(
     return woodfrog.restore(*frozen, flag, environment=environment)
 
 
-def helpers() -> dict[str, int]:
-    """Return our processes that fill in memory, by name."""
+def helpers(woodfrog: Woodfrog) -> dict[str, int]:
+    """Return the processes that fill in memory of this one's containers, by name."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and not is_gone(int(entry.name)):
             try:
                 name = (entry / "comm").read_text().strip()
+                command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if name in ("woodfrog-pages", "woodfrog-holder"):
+            if name in HELPERS and os.fsencode(woodfrog.root) in command:
                 found[name] = int(entry.name)
     return found
 
@@ -90,7 +92,7 @@ def test_an_image_is_of_no_use_any_more_when_all_is_in(
     woodfrog("wait", "--restore", container.name)
     (image[1] / "checkpoint.img").unlink()
     assert told_of(container) == {}
-    assert helpers() == {}
+    assert helpers(woodfrog) == {}
     assert verdict(container) == "ok\n"
 
 
@@ -101,17 +103,17 @@ def test_an_image_may_lose_its_name_at_once(woodfrog: Woodfrog, build: Build) ->
     progress = told_of(container)
     assert isinstance(progress["of"], int)
     assert progress["of"] >= 4 << 20
-    assert sorted(helpers()) == ["woodfrog-holder", "woodfrog-pages"]
+    assert sorted(helpers(woodfrog)) == HELPERS
     assert verdict(container) == "ok\n"
-    eventually(lambda: not helpers(), "those who fill end with the container")
+    eventually(lambda: not helpers(woodfrog), "those who fill end with the container")
 
 
 def test_a_container_without_its_page_server_ends(woodfrog: Woodfrog, build: Build) -> None:
     container = thawed(woodfrog, frozen(woodfrog, build, "moves"), TOUCHED_ONLY)
-    server = helpers()["woodfrog-pages"]
+    server = helpers(woodfrog)["woodfrog-pages"]
     os.kill(server, signal.SIGKILL)
     assert container.wait() == -signal.SIGKILL
-    eventually(lambda: not helpers(), "the holder ends, too")
+    eventually(lambda: not helpers(woodfrog), "the holder ends, too")
     assert told_of(container)["failure"] == (
         "the process that filled in its memory was killed by signal 9"
     )
@@ -122,9 +124,9 @@ def test_a_container_without_its_page_server_ends(woodfrog: Woodfrog, build: Bui
 
 def test_a_page_server_without_its_holder_goes_on(woodfrog: Woodfrog, build: Build) -> None:
     container = thawed(woodfrog, frozen(woodfrog, build, "forks"), TOUCHED_ONLY)
-    os.kill(helpers()["woodfrog-holder"], signal.SIGKILL)
+    os.kill(helpers(woodfrog)["woodfrog-holder"], signal.SIGKILL)
     assert verdict(container) == "ok\n"
-    eventually(lambda: not helpers(), "the server ends with the container")
+    eventually(lambda: not helpers(woodfrog), "the server ends with the container")
 
 
 def test_what_is_damaged_is_never_handed_out(woodfrog: Woodfrog, build: Build) -> None:
@@ -151,7 +153,7 @@ def test_what_is_damaged_is_never_handed_out(woodfrog: Woodfrog, build: Build) -
     woodfrog.names.append("damaged")
     (bundle.work / "check").touch()
     assert container.wait() == -signal.SIGKILL
-    eventually(lambda: not helpers(), "those who fill end")
+    eventually(lambda: not helpers(woodfrog), "those who fill end")
     assert "checksum of page chunk" in str(told_of(container)["failure"])
     assert "container damaged was ended: its memory cannot be filled in" in log.read_text()
     assert not (bundle.work / "out").exists()
@@ -181,7 +183,7 @@ def test_children_that_have_gone_are_forgotten(woodfrog: Woodfrog, build: Build)
     container = thawed(woodfrog, frozen(woodfrog, build, "forks-often"), TOUCHED_ONLY)
     (container.bundle.work / "check").touch()
     container.wait_for("forked")
-    assert len(list(Path(f"/proc/{helpers()['woodfrog-pages']}/fd").iterdir())) < 150
+    assert len(list(Path(f"/proc/{helpers(woodfrog)['woodfrog-pages']}/fd").iterdir())) < 150
     (container.bundle.work / "on").touch()
     assert verdict(container) == "ok\n"
 
@@ -189,16 +191,16 @@ def test_children_that_have_gone_are_forgotten(woodfrog: Woodfrog, build: Build)
 @pytest.mark.parametrize("flag", ["--background", "--lazy-pages"])
 def test_delete_ends_those_who_fill(flag: str, woodfrog: Woodfrog, build: Build) -> None:
     container = thawed(woodfrog, frozen(woodfrog, build, "forks"), TOUCHED_ONLY, flag)
-    assert helpers()
+    assert helpers(woodfrog)
     woodfrog("delete", "--force", container.name)
-    assert helpers() == {}
+    assert helpers(woodfrog) == {}
 
 
 def test_those_who_fill_hold_nothing_of_the_command(woodfrog: Woodfrog, build: Build) -> None:
     thawed(woodfrog, frozen(woodfrog, build, "forks"), TOUCHED_ONLY)
     allowed = ("anon_inode:", "/dev/null", "pipe:", str(woodfrog.directory / "image"))
-    for name, pid in helpers().items():
-        assert os.getsid(pid) == helpers()["woodfrog-holder"]
+    for name, pid in helpers(woodfrog).items():
+        assert os.getsid(pid) == helpers(woodfrog)["woodfrog-holder"]
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         for link in Path(f"/proc/{pid}/fd").iterdir():
             assert os.readlink(link).startswith(allowed), (name, link, os.readlink(link))
@@ -214,7 +216,7 @@ def test_a_restore_that_fails_leaves_nobody_who_fills(woodfrog: Woodfrog, build:
         fcntl.flock(file, fcntl.LOCK_EX)
         said = woodfrog(*restore, status=1, environment=TOUCHED_ONLY).stderr
     assert "taking the file locks" in said
-    assert helpers() == {}
+    assert helpers(woodfrog) == {}
     assert not (woodfrog.root / "failing").exists()
 
 
@@ -230,7 +232,7 @@ def test_an_attached_restore_leaves_nobody_who_fills(woodfrog: Woodfrog, build: 
         "attached",
     )
     assert (bundle.work / "out").read_text() == "ok\n"
-    assert helpers() == {}
+    assert helpers(woodfrog) == {}
 
 
 def test_what_is_filled_in_counts_as_the_containers(woodfrog: Woodfrog, build: Build) -> None:
@@ -254,7 +256,7 @@ def test_what_was_touched_first_comes_first_the_next_time(woodfrog: Woodfrog, bu
     bundle, image = frozen(woodfrog, build, "protects")
     first = thawed(woodfrog, (bundle, image), TOUCHED_ONLY)
     assert verdict(first) == "ok\n"
-    eventually(lambda: not helpers(), "all is in")
+    eventually(lambda: not helpers(woodfrog), "all is in")
     assert sorted(path.name for path in image.iterdir()) == ["checkpoint.img", "working-set"]
     first.delete()
     for name in ("ready", "check", "out"):
