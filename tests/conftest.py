@@ -1,6 +1,7 @@
 """Fixtures that every kind of test shares."""
 
 import ctypes
+import hashlib
 import os
 import random
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from containers import Woodfrog
 from needs import require
+from sharing import run_shared
 
 PR_SET_CHILD_SUBREAPER = 36
 SEED = int(os.environ.get("WOODFROG_SEED", "1"))
@@ -19,6 +21,7 @@ SEED = int(os.environ.get("WOODFROG_SEED", "1"))
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker that `needs` is."""
     config.addinivalue_line("markers", "needs(what, …): skip, or fail in CI, without these")
+    config.addinivalue_line("markers", "alone: no other test may run at the same time")
 
 
 def pytest_report_header() -> str:
@@ -33,6 +36,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             require(need)
 
 
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Share the tests with other runs, if there are any."""
+    return run_shared(session)
+
+
 @pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """Randomness that is the same in each run of this test."""
@@ -41,20 +49,26 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compile a C program once per session and set of flags; statically if that works."""
-    built: dict[tuple[Path, tuple[str, ...]], Path] = {}
-    directory = tmp_path_factory.mktemp("built")
+    """Compile a C program statically, once per set of flags.
+
+    WOODFROG_BUILT is where, for runs that share the programs.
+    """
+    place = os.environ.get("WOODFROG_BUILT")
+    directory = Path(place) if place else tmp_path_factory.mktemp("built")
 
     def compile_program(source: Path, *flags: str) -> Path:
-        key = (source, flags)
-        if key not in built:
-            target = directory / f"{source.stem}{len(built)}"
+        key = hashlib.sha256(f"{source} {flags}".encode()).hexdigest()[:16]
+        target = directory / key / source.stem
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            # Another run may be at it, too.
+            ours = directory / f"{key}.{os.getpid()}"
             command = ["gcc", "-O1", "-g0", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"]
-            command += [*flags, "-o", str(target), str(source), "-lm"]
+            command += [*flags, "-o", str(ours), str(source), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-            built[key] = target
-        return built[key]
+            ours.rename(target)
+        return target
 
     return compile_program
 

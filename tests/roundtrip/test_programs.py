@@ -192,9 +192,7 @@ def set_back(container: Container, apart: float) -> Container:
     assert not container.has_ended(), done
     if done.status:
         assert "the container is running as before" in done.stderr, done
-        program = (
-            (container.bundle.config["process"]["args"][0]).rpartition("/")[2].rstrip("0123456789")
-        )
+        program = Path(container.bundle.process["args"][0]).name
         assert program in CANNOT_BE_SET_BACK, done.stderr
     return container
 

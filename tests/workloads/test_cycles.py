@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 from real_programs import CYCLES, changes, program, thaw_again
 
 from containers import CGROUPS, Container, Woodfrog, eventually
@@ -51,6 +52,7 @@ def inside(container: Container) -> dict[str, object]:
 
 
 @needs("root")
+@pytest.mark.alone
 def test_cycles_of_freeze_and_thaw_leave_nothing_behind(woodfrog: Woodfrog) -> None:
     # The file stays open: what is looked at in between must not change by itself.
     command = "import time\nfile = open('/work/n', 'w')\nn = 0\nwhile True:\n  file.seek(0)\n"
