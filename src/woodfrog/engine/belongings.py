@@ -68,7 +68,7 @@ def separate_tables(body: Body, making: Making) -> None:
                 task.run(program)
         if not body.record.shares.descriptors:
             program = body.stub.program()
-            syscalls.close_range(program, making.high, 0xFFFFFFFF)
+            making.leave_room(program)
             body.stub.run(program)
 
 

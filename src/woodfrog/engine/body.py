@@ -184,7 +184,7 @@ class Body:
         if not self.record.shares.directory:
             process.restore_directories(program, self.record, making.memory_object)
         if not self.record.shares.descriptors and len(self.record.tables) == 1:
-            syscalls.close_range(program, making.high, 0xFFFFFFFF)
+            making.leave_room(program)
 
     def leave_stub_behind(self, making: Making) -> None:
         """Do that when all have what they need, if some share their descriptors or directory."""

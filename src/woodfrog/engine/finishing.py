@@ -1,7 +1,7 @@
 """LIMITS and GO: only the process's own rights, then its own registers."""
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from woodfrog.engine.admission import Bounds
 from woodfrog.engine.body import Body
@@ -31,12 +31,19 @@ from woodfrog.resources.signals import SIGTRAP
 
 
 def restore_limits(
-    bodies: Collection[Body], bounds: Bounds, default: scheduling.Scheduling, missing: list[str]
+    bodies: Collection[Body],
+    bounds: Bounds,
+    default: scheduling.Scheduling,
+    missing: list[str],
+    *,
+    descriptors: int,
 ) -> None:
     """LIMITS for all processes; from here on they have only their own rights.
 
-    `missing` gets what they are without from now on.
+    `missing` gets what they are without from now on. `descriptors` is how many of those the
+    waiting container may have, if its config doesn't say.
     """
+    ceilings = {"RLIMIT_NOFILE": (descriptors, descriptors), **bounds.rlimits}
     side = SideBySide()
     in_force: dict[int, Callable[[], list[limits.Limit]]] = {}
     for body in bodies:
@@ -47,7 +54,7 @@ def restore_limits(
     for body in bodies:
         present = [(limit.soft, limit.hard) for limit in in_force[body.record.pid]()]
         with while_(f"restoring the limits and credentials of {body.name}"):
-            _restore_limits(side, body, bounds, default, present, missing)
+            _restore_limits(side, body, bounds, ceilings, default, present, missing)
     side.finish()
 
 
@@ -55,6 +62,7 @@ def _restore_limits(
     side: SideBySide,
     body: Body,
     bounds: Bounds,
+    ceilings: Mapping[str, tuple[int, int]],
     default: scheduling.Scheduling,
     present: list[tuple[int, int]],
     missing: list[str],
@@ -73,7 +81,7 @@ def _restore_limits(
         program = side.program(task)
         if task is body.stub:
             memory_fields.lock_future(program, record.memory)
-            limits.restore(program, record.limits, present, bounds.rlimits)
+            limits.restore(program, record.limits, present, ceilings)
         filters = body.filters(thread)
         seccomp_filters.restore(program, thread.seccomp, filters, inherited=inherited)
         credentials.restore(

@@ -19,7 +19,6 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import memory_making
 
-_RLIMIT_NOFILE = 7
 _RSEQ_FLAG_UNREGISTER = 1
 _ROBUST_LIST_BYTES = 24
 _STACK_T = struct.Struct("<QixxxxQ")
@@ -56,7 +55,6 @@ def make(
             os.close(descriptor)
     program = made.program()
     store, *clocks = descriptors.receive(program, theirs, len(sent))
-    _raise_descriptor_limit(program)
     store = syscalls.duplicate_above(program, store, high)
     for descriptor in clocks:
         program.call(SYS.SETNS, descriptor, CLONE_NEWTIME)
@@ -65,15 +63,6 @@ def make(
     memory_making.unmap_all(program, [made.area, *template.ready])
     made.run(program)
     return made, program[store]
-
-
-def _raise_descriptor_limit(program: Program) -> None:
-    """Let the stub have as many descriptors as its hard limit allows."""
-    limits = program.address_of(bytes(16))
-    program.call(SYS.PRLIMIT64, 0, _RLIMIT_NOFILE, 0, limits)
-    # Both are small numbers: nr_open bounds them.
-    program.store(limits, program.load(limits + 8))
-    program.call(SYS.PRLIMIT64, 0, _RLIMIT_NOFILE, limits, 0)
 
 
 def _forget_the_interpreter(program: Program, init: int) -> None:

@@ -51,6 +51,8 @@ class LateFiles:
         self._root = root
         # And those to open files of processes at all.
         self._rights = making.capabilities | _TO_OPEN
+        # Not in the way of those that are still to come.
+        self._high = making.high
         self._plan = plan
         self._tree = tree
         self._namespaces = made
@@ -86,10 +88,9 @@ class LateFiles:
             for first in range(0, len(slots), _RIGHTS_AT_ONCE):
                 some = slots[first : first + _RIGHTS_AT_ONCE]
                 ours = [self._ours[slot.file] for slot in some]
-                # High enough not to be in the way of those that are still to come.
                 program = body.stub.program()
                 for got, slot in zip(descriptors.give(body.stub, ours), some, strict=True):
-                    high = syscalls.duplicate_above(program, got, body.highest_descriptor + 1)
+                    high = syscalls.duplicate_above(program, got, self._high)
                     syscalls.close(program, got)
                     syscalls.duplicate_to(program, high, slot.number, cloexec=slot.cloexec)
                     syscalls.close(program, high)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from itertools import chain, count
+from itertools import chain, count, pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -53,6 +53,8 @@ _SINGLE = {
     "mount-tree": "mounts of two containers",
 }
 _NOTHING = b"\x90"
+# No stub has descriptors of its own below the first; and so many besides the files it makes.
+_LOWEST_OF_STUBS, _FOR_STUBS = 16, 256
 
 
 def prepare() -> None:
@@ -310,11 +312,19 @@ class Plan:
         used |= {one.pid for one in self.processes} | {one.pid for one in self.zombies}
         return next(number for number in count(2) if number not in used)
 
-    @property
-    def highest_descriptor(self) -> int:
-        return max(
-            (d.number for p in self.processes for table in p.tables for d in table), default=2
-        )
+    def room_for_descriptors(self, most: int) -> range:
+        """Return numbers below `most` that no process has a descriptor at, for those of stubs.
+
+        After all others, unless there is no room.
+        """
+        used = {d.number for p in self.processes for table in p.tables for d in table}
+        numbers = sorted({_LOWEST_OF_STUBS - 1, *(n for n in used if n >= _LOWEST_OF_STUBS)})
+        needed = 2 * (len(self.files) + len(self.shared) + len(self.deleted)) + _FOR_STUBS
+        after = range(numbers[-1] + 1, most)
+        if len(after) >= needed:
+            return after
+        gaps = (range(low + 1, high) for low, high in pairwise(numbers))
+        return max(*gaps, after, key=len)
 
     def used_memory(self) -> list[tuple[int, int]]:
         """Return the addresses that any process uses, the vDSO included."""

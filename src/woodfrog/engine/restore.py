@@ -155,14 +155,17 @@ def _restore(
 
     # ROOT
     container = plan.container
-    high = max(plan.highest_descriptor + 1, 16)
+    most_descriptors, most_now = root_stub.raise_descriptor_limit(init)
+    room = plan.room_for_descriptors(most_now)
     offsets = None
     if wishes.clock == "container":
         offsets = namespaces.time_offsets(container.monotonic_ns, container.boottime_ns)
     if template:
         from woodfrog.engine import forked_stub
 
-        root, store = forked_stub.make(init, template, high=high, pages=pages, time_offsets=offsets)
+        root, store = forked_stub.make(
+            init, template, high=room.start, pages=pages, time_offsets=offsets
+        )
     else:
         used = plan.used_memory() + [(m[0], m[1]) for m in read_maps(init)]
         place = free_range(used, root_stub.STUB_BYTES + 4096)
@@ -171,7 +174,7 @@ def _restore(
             place.start,
             root_stub.STUB_BYTES,
             vdso,
-            high=high,
+            high=room.start,
             pages=pages,
             time_offsets=offsets,
         )
@@ -187,7 +190,7 @@ def _restore(
         from woodfrog.resources import sysctls
 
         sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
-    uncovered = _open_before_mounts(root, plan, high, bounds.bounding, permitted)
+    uncovered = _open_before_mounts(root, plan, room.start, bounds.bounding, permitted)
 
     def mount(tree: MountTree, proc: Callable[[Base], int] | None, owned: bool) -> None:
         from woodfrog.resources.mount_tree import making as mount_making
@@ -219,7 +222,7 @@ def _restore(
     missing = networking.set_up(root, permitted, made)
     making = Making(
         root,
-        high,
+        room,
         capabilities=bounds.bounding,
         permitted=permitted,
         tcp_close=bounds.tcp_close,
@@ -347,7 +350,9 @@ def _restore(
         for thread, task in zip(body.record.threads, body.tasks, strict=True)
     }
     cgroups.restore(plan.cgroups, bounds.cgroups, tasks, maps)
-    finishing.restore_limits(bodies.values(), bounds, default, making.missing)
+    finishing.restore_limits(
+        bodies.values(), bounds, default, making.missing, descriptors=most_descriptors
+    )
     if rings := plan.files_of("io-uring", "polled-io-uring"):
         from woodfrog.engine import making_rings
 

@@ -3,9 +3,9 @@
 import os
 import struct
 
-from woodfrog.kernel import ptrace
+from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import checked
+from woodfrog.kernel.caller import HERE, checked
 from woodfrog.kernel.mounts import AT_EMPTY_PATH
 from woodfrog.kernel.namespaces import CLONE_NEWTIME
 from woodfrog.kernel.ptrace import Event
@@ -20,6 +20,7 @@ from woodfrog.resources.container import ContainerRecord
 STUB_BYTES = 32 << 20  # of memory for a stub's programs
 
 _RLIMIT_NOFILE = 7
+_LIMIT = struct.Struct("<2Q")
 _PRIVATE_ANONYMOUS, _MAP_FIXED = 0x22, 0x10
 _MEMFD_CLOEXEC, _MFD_EXEC = 1, 0x10
 
@@ -81,7 +82,6 @@ def make(
     """
     hold(init)
     injection = Injection(init, vdso)
-    raise_descriptor_limit(injection)
     if time_offsets is not None:
         injection.call(SYS.UNSHARE, CLONE_NEWTIME)
         with open(f"/proc/{init}/timens_offsets", "wb", buffering=0) as file:
@@ -105,13 +105,22 @@ def hold(init: int) -> None:
     ptrace.wait(init)
 
 
-def raise_descriptor_limit(injection: Injection) -> None:
-    """Let the stub have as many descriptors as its hard limit allows."""
-    old = injection.put(bytes(16))
-    injection.call(SYS.PRLIMIT64, 0, _RLIMIT_NOFILE, 0, old)
-    hard = struct.unpack("<2Q", os.pread(injection.memory, 16, old))[1]
-    injection.put(struct.pack("<2Q", hard, hard))
-    injection.call(SYS.PRLIMIT64, 0, _RLIMIT_NOFILE, old, 0)
+def raise_descriptor_limit(pid: int) -> tuple[int, int]:
+    """Let a process, and the stubs that come of it, have as many descriptors as any may have.
+
+    Returns the hard limit that it had, which holds again from LIMITS on, and the one it has now.
+    """
+    old = bytearray(_LIMIT.size)
+    syscalls.prlimit(HERE, pid, _RLIMIT_NOFILE, None, old)
+    _, hard = _LIMIT.unpack(old)
+    with open("/proc/sys/fs/nr_open") as file:
+        most = max(int(file.read()), hard)
+    try:
+        syscalls.prlimit(HERE, pid, _RLIMIT_NOFILE, _LIMIT.pack(most, most), None)
+    except PermissionError:  # without CAP_SYS_RESOURCE on the host
+        syscalls.prlimit(HERE, pid, _RLIMIT_NOFILE, _LIMIT.pack(hard, hard), None)
+        return hard, hard
+    return hard, most
 
 
 def settle(pid: int, base: int, size: int, vdso: Vdso) -> Stub:

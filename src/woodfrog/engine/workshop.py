@@ -65,14 +65,14 @@ class _Made(dict[K, V]):
 class Workshop:
     """See resources.files.base.Making; also where each file came to be.
 
-    `capabilities` are what the new container may have, `permitted` what its stubs have; `undo`
-    closes descriptors of ours.
+    Descriptors that only stubs have lie in `room`. `capabilities` are what the new container may
+    have, `permitted` what its stubs have; `undo` closes descriptors of ours.
     """
 
     def __init__(
         self,
         stub: Stub,
-        high: int,
+        room: range,
         *,
         capabilities: int,
         permitted: int,
@@ -96,7 +96,8 @@ class Workshop:
         self.spare_pid = spare_pid
         self._uncovered = uncovered
         self.stub = stub
-        self.high = high
+        self._room = room
+        self.high = room.start
         self.program: Program = stub.program()
         # What files lack in the new container.
         self.missing: list[str] = []
@@ -117,8 +118,14 @@ class Workshop:
         self._settled_spare = 0
         self._addresses: dict[int, frozenset[bytes]] = {}
         self._at_end: list[tuple[Membership, Callable[[base.Making], None]]] = []
-        self._stdio = [syscalls.duplicate_above(self.program, number, high) for number in range(3)]
+        self._stdio = [
+            syscalls.duplicate_above(self.program, number, self.high) for number in range(3)
+        ]
         self.run()
+
+    def leave_room(self, program: Program) -> None:
+        """Close the descriptors that only stubs have, in one of them."""
+        syscalls.close_range(program, self._room.start, self._room.stop - 1)
 
     @property
     def new_network(self) -> bool:
