@@ -235,3 +235,32 @@ def test_the_loop_is_what_its_source_says(tmp_path: Path) -> None:
     subprocess.run([str(CODE / "build"), str(built)], check=True, timeout=20)
     assert built.read_bytes() == (CODE / "loop_x86_64.bin").read_bytes() == LOOP
     assert not (CODE / "loop.o").exists()
+
+
+def test_what_was_added_after_a_mark_can_be_cut_off(memory: Memory, program: Program) -> None:
+    answer = bytearray(8)
+    first = program.call(SYS.READ, 3, answer, 8)
+    before = program.assemble()
+    mark = program.mark()
+    for _ in range(2):
+        pid = program.call(SYS.GETPID)
+        program.call(SYS.KILL, pid, program.address_of(b"more"), bytearray(8))
+        program.call_each(SYS.CLOSE, [(4,), (5,)])
+        assert len(program) == 5
+        memory.run(program, 8, 77, 0, -9, -9, filled=b"an answe")
+        assert (program[first], program[pid], answer) == (8, 77, b"an answe")
+        program.cut(mark)
+        program.move(BASE, 4096)
+        assert program.assemble() == before
+    memory.run(program, 4, filled=b"anew")
+    assert (program[first], answer[:4]) == (4, b"anew")
+
+
+def test_calls_of_a_kind_are_as_if_each_were_added(program: Program) -> None:
+    other = Program(BASE, 4096)
+    rows = [(1, 2, 3), (4,), (), (5, 6, 7, 8, 9, 10)]
+    program.call_each(SYS.FCNTL, rows)
+    for row in rows:
+        other.may_fail(other.call(SYS.FCNTL, *row))
+    assert program.assemble() == other.assemble()
+    assert len(program) == len(other)

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from woodfrog.engine import collecting_shares
+from woodfrog.engine.asking_processes import AskingProcesses
 from woodfrog.engine.asking_threads import AskingThreads
 from woodfrog.engine.collected import CollectedProcess, scratch_in
 from woodfrog.engine.collecting_files import Files
@@ -30,12 +31,10 @@ from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import (
     keyrings,
-    limits,
     login,
     memory,
     memory_fields,
     memory_flags,
-    memory_modes,
     process,
     scheduling,
     seccomp_filters,
@@ -71,6 +70,7 @@ def collect_processes(
     vdso: Vdso,
     lent: ExitStack,
     ahead: MappingsAhead,
+    asking: AskingProcesses,
 ) -> list[CollectedProcess]:
     """Read all processes; refusals are noted, and leave a process out.
 
@@ -78,11 +78,13 @@ def collect_processes(
     unwinds.
     """
     found = []
-    asking = AskingThreads(world.confined)
+    of_threads = AskingThreads(world.confined)
     for one in tree.processes:
         with obstacles.at(one.name), while_(f"collecting {one.name}"), ExitStack() as lending:
             scratch = lending.enter_context(scratch_in(one, vdso))
-            found.append(_collect(one, world, files, records, vdso, asking, scratch, ahead))
+            found.append(
+                _collect(one, world, files, records, vdso, asking, of_threads, scratch, ahead)
+            )
             # Else who shares an address space with others would find ours among theirs.
             if KCMP_VM not in one.shares:
                 lent.push(lending.pop_all())
@@ -114,7 +116,8 @@ def _collect(
     files: Files,
     records: list[FileRecord],
     vdso: Vdso,
-    asking: AskingThreads,
+    asking: AskingProcesses,
+    of_threads: AskingThreads,
     scratch: Scratch,
     ahead: MappingsAhead,
 ) -> CollectedProcess:
@@ -122,13 +125,7 @@ def _collect(
     space = memory.Collected.none()
     if KCMP_VM not in held.shares:
         space = _space(held, world, scratch, vdso, ahead)
-    program = scratch.program()
-    actions = signals.ask(program)
-    interval_timers = timers.ask_interval_timers(program)
-    all_limits = limits.ask(program)
-    attributes = process.ask(program)
-    modes = memory_modes.ask(program)
-    leader = threads.Answers(program)
+    program = asking.program(scratch)
     confined = world.confined.ask(world.confined.whom(held.leader), program)
     inherited = files.ask_inherited(held, program)
     children = list(world.children(held).items())
@@ -150,13 +147,13 @@ def _collect(
         world.news |= news()
     fields: dict[str, Any] = {
         "keyring": world.keyrings.of(scratch, rings),
-        "actions": actions(),
-        "interval_timers": interval_timers(),
-        "limits": all_limits(),
-        **attributes(),
+        "actions": asking.actions(),
+        "interval_timers": asking.interval_timers(),
+        "limits": asking.limits(),
+        **asking.attributes(),
     }
     confined()
-    told = [leader.fields(status), *asking.ask(scratch, held.tasks[1:])]
+    told = [asking.leader.fields(status), *of_threads.ask(scratch, held.tasks[1:])]
     world.confined.note(held, dumpable=fields["dumpable"] == 1)
     undo = UndoLists(held, scratch, world.ipc)
     fields["undo"] = undo.of_process(world.ipc_of(held.pid))
@@ -166,7 +163,7 @@ def _collect(
     if KCMP_VM not in held.shares:
         space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
         space.fields["finishes_calls"] = cut_calls.is_there(held.memory, held.vdso[1])
-        fields["modes"] = modes_of(scratch, *modes())
+        fields["modes"] = modes_of(scratch, *asking.modes())
     posix_timers = _posix_timers(held, scratch)
     place = world.place_of(held.pid)
     fields["threads"] = [

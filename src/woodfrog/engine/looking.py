@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from woodfrog.engine import collecting, collecting_shares, tidying
+from woodfrog.engine.asking_processes import AskingProcesses
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
@@ -126,9 +127,14 @@ def look(
     vdso = own_vdso()
     namespaces.refuse_shared_pid_namespace(init)
     usual = sysctls.usual()
+    opened = None
     if not sysctls.is_read_only(init):
         _ = usual.settings  # which takes some time: before anything is held
+        if "network" in container.namespaces:
+            opened = sysctls.Opened(init, usual)
+            undo.callback(opened.close)
     _prepare(init)
+    asking = AskingProcesses()
     own_groups = list(cgroups.directories(container.cgroups))
     tree = undo.enter_context(held(init, pause))
     collecting.refuse_dispatched(tree)
@@ -178,7 +184,8 @@ def look(
         world.ipc.look_at_posix_queues()
     with obstacles.at("the container"):
         world.ipc.look_at_sysv()
-    settings = sysctls.collect(init, view, container.namespaces, container.sysctls, usual)
+    own = container.namespaces
+    settings = sysctls.collect(init, view, own, container.sysctls, usual, opened)
     groups: list[Hierarchy] = []
     with obstacles.at("the container"):
         groups = cgroups.collect(own_groups, container.frozen_groups, world.identify)
@@ -205,7 +212,7 @@ def look(
         world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)
     file_records = files.collect(world, obstacles)
     processes = collecting.collect_processes(
-        tree, world, files, file_records, obstacles, vdso, lent, ahead
+        tree, world, files, file_records, obstacles, vdso, lent, ahead, asking
     )
     collecting_shares.refuse_unmade(processes, obstacles)
     world.keyrings.refuse_unjoinable(processes, obstacles)

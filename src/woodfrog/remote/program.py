@@ -2,7 +2,8 @@
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from woodfrog.kernel.abi.x86_64 import SYS, call_name
 from woodfrog.kernel.caller import Argument
@@ -90,6 +91,34 @@ class Program:
             self._records[_LINKS_AT - RECORD_BYTES] = links
         self._counts.append(len(words))
         return Placeholder(len(self._counts) - 1)
+
+    def call_each(self, number: int, rows: Sequence[Sequence[int]]) -> None:
+        """Add a call for each row of arguments, all of them numbers; each may fail."""
+        self._records += b"".join([packed(number, *words) for words in rows])
+        self._counts += bytes(map(len, rows))
+
+    def mark(self) -> tuple[int, ...]:
+        """Return how much there is by now, for `cut`."""
+        assert not self._has_addresses
+        return tuple(map(len, self._parts))
+
+    def cut(self, mark: tuple[int, ...]) -> None:
+        """Leave only what there was when `mark` was called."""
+        for part, length in zip(self._parts, mark, strict=True):
+            del part[length:]
+        self._has_addresses = False
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        """All that calls add to."""
+        return (
+            self._data,
+            self._records,
+            self._counts,
+            self._links,
+            self._places,
+            self._fills,
+        )
 
     def _word_at(self, place: int) -> int:
         """Return where an argument of the next call stands in the records."""

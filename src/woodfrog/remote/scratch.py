@@ -112,9 +112,13 @@ class Scratch:
         """The addresses that are ours, not the process's."""
         return self.start, self.start + self._size
 
+    def part(self) -> tuple[int, int]:
+        """Return where a program may stand, and how long."""
+        return self.by(self._tracee).part()
+
     def program(self) -> Program:
         """Return an empty program that fits this area."""
-        return self.by(self._tracee).program()
+        return Program(*self.part())
 
     def run(self, program: Program, tracee: Tracee | None = None) -> None:
         """Run a program in a held thread of the process, and take its results.

@@ -45,9 +45,11 @@ def ask_kinds(program: Program, addresses: Sequence[int]) -> Callable[[], list[i
     """
     modes = bytearray(_INT.size * len(addresses))
     at = program.address_of(modes)
-    for place, address in enumerate(addresses):
-        where = at + _INT.size * place
-        program.may_fail(program.call(SYS.GET_MEMPOLICY, where, 0, 0, address, _MPOL_F_ADDR))
+    rows = [
+        (at + _INT.size * place, 0, 0, address, _MPOL_F_ADDR)
+        for place, address in enumerate(addresses)
+    ]
+    program.call_each(SYS.GET_MEMPOLICY, rows)
     return lambda: [mode for (mode,) in _INT.iter_unpack(modes)]
 
 

@@ -18,6 +18,7 @@ from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials, namespaces
 
 _MOST_BYTES = 4096
+_MANY_FILES = 8192
 _IPC = (
     *(f"kernel/{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem")),
     *(f"kernel/{name}" for name in ("shmall", "shmmax", "shmmni", "shm_rmid_forced")),
@@ -134,8 +135,48 @@ def usual() -> Usual:
     return Usual()
 
 
+class Opened:
+    """Files of the settings of a process's network namespace, opened while it may still run.
+
+    To open them takes most of the time that to read them does.
+    """
+
+    def __init__(self, init: int, new: Usual) -> None:
+        self._files: dict[str, int] = {}
+        self._link = ""
+        if os.sysconf("SC_OPEN_MAX") < _MANY_FILES:
+            return  # others need them more
+        with namespaces.inside(init, "net"):
+            self._link = os.readlink("/proc/thread-self/ns/net")
+            for path in new.paths("network"):
+                try:
+                    self._files[path] = os.open(f"/proc/sys/{path}", os.O_RDONLY | os.O_CLOEXEC)
+                except OSError:
+                    continue  # then to be read as any other
+
+    def read(self, init: int, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Read settings of the network namespace that we, and the process, are in now."""
+        if os.readlink(f"/proc/{init}/ns/net") != self._link:
+            self.close()  # it has gone elsewhere since
+        for path in paths:
+            try:
+                yield path, os.pread(self._files[path], _MOST_BYTES, 0).strip()
+            except (KeyError, OSError):
+                yield from _read([path])
+
+    def close(self) -> None:
+        """Close them."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+
 def collect(
-    init: int, view: int, own: Collection[str], configured: Mapping[str, str], new: Usual
+    init: int,
+    view: int,
+    own: Collection[str],
+    configured: Mapping[str, str],
+    new: Usual,
+    opened: Opened | None,
 ) -> Sysctls | None:
     """Compare a container's settings with those of new namespaces and of its config.
 
@@ -151,8 +192,9 @@ def collect(
         with namespaces.inside(init, "ipc"):
             ipc = _changed(_read(new.paths("ipc")), usual)
     if "network" in own:
+        paths = new.paths("network")
         with namespaces.inside(init, "net"):
-            network = _changed(_read(new.paths("network")), usual)
+            network = _changed(opened.read(init, paths) if opened else _read(paths), usual)
     return Sysctls(ipc=ipc, network=network) if ipc or network else None
 
 
