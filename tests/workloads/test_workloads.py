@@ -54,6 +54,15 @@ def test_fifty_processes_and_two_hundred_threads_find_themselves_as_they_were(
 
 
 @needs("command gcc")
+def test_who_forks_and_ends_all_the_time_is_not_lost(
+    woodfrog: Woodfrog, chance: random.Random, build: Build
+) -> None:
+    bundle = compiled(woodfrog, build, "relay.c")
+
+    assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
+
+
+@needs("command gcc")
 def test_a_forest_grows_again_from_a_template(woodfrog: Woodfrog, build: Build) -> None:
     container = woodfrog.run(compiled(woodfrog, build, "forest.c"))
     container.wait_for("ready")

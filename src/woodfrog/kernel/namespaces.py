@@ -111,6 +111,8 @@ class Inhabitants:
         self._links = {pid_namespace: True}
         self._known: dict[str, bool] = {}
         self._looked = 0.0
+        # Whether processes had ended before they were looked at: they may have had children.
+        self.has_missed = False
 
     def now(self) -> list[int]:
         """Return those that there are now, by their ids on the host."""
@@ -118,6 +120,7 @@ class Inhabitants:
         if now - self._looked > _SOON_S:
             self._known.clear()
         self._looked = now
+        self.has_missed = False
         names = [name for name in os.listdir("/proc") if name.isdecimal()]
         return sorted(int(name) for name in names if self._is_inside(name))
 
@@ -127,6 +130,9 @@ class Inhabitants:
         if known is None:
             try:
                 known = self._known[name] = self._look(f"/proc/{name}/ns/pid")
+            except (FileNotFoundError, ProcessLookupError):
+                self.has_missed = True
+                return False
             except OSError:
                 return False
         return known

@@ -23,6 +23,7 @@ from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.socket_waits import Resumed, Shortened
 
 _PATIENCE_S = 10.0
+_PATIENCE_CHASING_S = 30.0
 _TRIES_IN_VDSO = 200
 _A_MOMENT_S = 20e-6
 _LOOKS = 100
@@ -99,12 +100,17 @@ def _stop_all(
     pause: Pause | None,
     resumed: Mapping[int, Resumed],
 ) -> None:
-    """Seize and stop until no new task appears."""
+    """Seize and stop until no new task appears.
+
+    Nor may one have ended meanwhile: since the list was made, it may have had children.
+    """
     processes: dict[int, HeldProcess] = {}
     filters: dict[tuple[bytes, ...], Filters] = {}
     clocks = SchedulerClocks()
     inhabitants = Inhabitants(HERE, namespace)
+    ended: set[int] = set()
     while True:
+        known_ended = len(ended)
         fresh: list[HeldTask] = []
         inside = inhabitants.now()
         for pid in inside:
@@ -112,14 +118,21 @@ def _stop_all(
                 process = processes.get(pid)
                 if process is None:
                     process = processes[pid] = HeldProcess(pid, depth)
-                for task in _seize_tasks(process, seized, clocks, pause):
+                for task in _seize_tasks(process, seized, clocks, pause, ended):
                     task.resumed = resumed.get(task.pid)
                     fresh.append(task)
             except (FileNotFoundError, ProcessLookupError):
-                continue  # gone meanwhile
+                ended.add(pid)
         if not fresh and not pause:
-            break
+            if len(ended) == known_ended and not inhabitants.has_missed:
+                break
+            continue
         tree.began = tree.began or time.monotonic()
+        if time.monotonic() > tree.began + _PATIENCE_CHASING_S:
+            raise UnsupportedResource(
+                "processes begin and end faster than they can be stopped",
+                hint="pause the container first",
+            )
         for task in fresh:
             ptrace.interrupt(task.pid)
         may_run_on = pause is None
@@ -171,7 +184,9 @@ def _seize_tasks(
     seized: dict[int, HeldTask],
     clocks: SchedulerClocks,
     pause: Pause | None,
+    ended: set[int],
 ) -> list[HeldTask]:
+    """Seize the tasks of a process that are not seized yet; note which have ended."""
     fresh = []
     for tid in sorted(map(int, os.listdir(f"{process.path}/task"))):
         if tid in seized:
@@ -184,18 +199,22 @@ def _seize_tasks(
                 process.has_kernel_threads |= not name.startswith(_IO_URING)
                 continue
         except (FileNotFoundError, ProcessLookupError):
+            ended.add(tid)
             continue
         # A thread that ends meanwhile must not keep us from stopping those seized before it.
         try:
             ptrace.seize(tid)
         except ProcessLookupError:
+            ended.add(tid)
             continue
         except PermissionError:
             try:
                 if read_stat(path).state in "ZX":
+                    ended.add(tid)
                     continue
                 tracer = read_status(path).get("TracerPid", "0")
             except (FileNotFoundError, ProcessLookupError):
+                ended.add(tid)
                 continue
             if tracer != "0":
                 raise UnsupportedResource(
