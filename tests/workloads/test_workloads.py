@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from real_programs import MOMENTS, compiled, compiled_go, program, thaw_again
 
 from bundles import Bundle
@@ -60,6 +61,18 @@ def test_who_forks_and_ends_all_the_time_is_not_lost(
     bundle = compiled(woodfrog, build, "relay.c")
 
     assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
+
+
+@needs("command gcc")
+@pytest.mark.parametrize("flags", [(), ("--background",)])
+def test_who_runs_first_may_end_those_who_have_yet_to_run(
+    woodfrog: Woodfrog, build: Build, flags: tuple[str, ...]
+) -> None:
+    container = woodfrog.run(compiled(woodfrog, build, "slaughter.c"))
+    container.wait_for("ready")
+    container = thaw_again(container, restore=flags)
+
+    assert verdict(container) == "ok\n"
 
 
 @needs("command gcc")

@@ -1,6 +1,7 @@
 """LIMITS and GO: only the process's own rights, then its own registers."""
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from woodfrog.engine.admission import Bounds
@@ -9,6 +10,7 @@ from woodfrog.errors import while_
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.kernel.procfs.status import read_stat
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.socket_waits import SocketWait
@@ -28,6 +30,8 @@ from woodfrog.resources import (
     timers,
 )
 from woodfrog.resources.signals import SIGTRAP
+
+_PATIENCE_S = 10.0
 
 
 def restore_limits(
@@ -191,7 +195,32 @@ class Release:
             if (wait := thread.socket_wait) is not None
         ]
 
-    def let_go(self) -> None:
-        """Detach from every task; it runs."""
+    def let_go(self) -> list[int]:
+        """Detach from every task; it runs. Return those that others, who run, have ended."""
+        ended = []
         for task in self.body.tasks:
-            ptrace.detach(task.pid)
+            try:
+                ptrace.detach(task.pid)
+            except ProcessLookupError:
+                ended.append(task.pid)
+        return ended
+
+
+def let_all_go(releases: Iterable[Release]) -> None:
+    """Let all processes run."""
+    ended = [pid for release in releases for pid in release.let_go()]
+    # Their parents hear of their end when their tracer has. What is our child waits for us anyway.
+    left = [pid for pid in ended if read_stat(f"/proc/{pid}").parent != os.getpid()]
+    deadline = time.monotonic() + _PATIENCE_S
+    while left and time.monotonic() < deadline:
+        left = [pid for pid in left if not _has_told_its_end(pid)]
+        if left:
+            time.sleep(0.0002)
+
+
+def _has_told_its_end(pid: int) -> bool:
+    try:
+        status = ptrace.poll(pid)
+    except ChildProcessError:
+        return True
+    return status is not None and status.event in (Event.EXITED, Event.KILLED)

@@ -384,8 +384,7 @@ def _restore(
     silence.end()
     making.complete()
     cgroups.freeze(plan.cgroups, bounds.cgroups)
-    for release in releases:
-        release.let_go()
+    finishing.let_all_go(releases)
     shortened.restore()
     mark(Stage.GO)
     for body in bodies.values():
