@@ -1,4 +1,4 @@
-/* Files of processes in /proc: of itself, of a child, of a thread, of one that has ended; its mounts in an epoll; a namespace; O_PATH of all sorts. */
+/* Files of processes in /proc: of itself, of a child, of a thread, of one that has ended; settings; its mounts in an epoll; a namespace; O_PATH of all sorts. */
 #include "wait.h"
 #include <poll.h>
 #include <sys/epoll.h>
@@ -39,6 +39,12 @@ int main(void) {
 	must(epoll_ctl(epoll, EPOLL_CTL_ADD, mounts, &event));
 	int thread = must(open("/proc/thread-self/comm", O_RDWR)), host = must(open("/proc/sys/kernel/hostname", O_RDONLY));
 	int net = must(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)), tcp = must(open("/proc/net/tcp", O_RDONLY));
+	const char *settings[] = {"kernel/pid_max", "kernel/shmmax", "net/ipv4/conf/lo/forwarding", "net/core/somaxconn", "user/max_uts_namespaces"};
+	int values[sizeof settings / sizeof *settings];
+	for (unsigned i = 0; i < sizeof values / sizeof *values; i++) {
+		snprintf(path, sizeof path, "/proc/sys/%s", settings[i]);
+		values[i] = must(open(path, O_RDONLY));
+	}
 	must(fstat(net, &before));
 	must(symlink("nowhere", in_work("symlink")));
 	must(mkfifo(in_work("fifo"), 0600));
@@ -75,6 +81,13 @@ int main(void) {
 	same("naming the thread", 4, write(thread, "frog", 4));
 	begins(host, 0, "frog\n");
 	begins(tcp, 0, "  sl ");
+	for (unsigned i = 0; i < sizeof values / sizeof *values; i++) {
+		snprintf(path, sizeof path, "/proc/sys/%s", settings[i]);
+		int anew = must(open(path, O_RDONLY));
+		text[must(pread(anew, text, sizeof text - 1, 0))] = 0;
+		begins(values[i], 0, text);
+		close(anew);
+	}
 	must(stat("/proc/self/ns/net", &after));
 	must(fstat(net, &before));
 	same("the namespace", after.st_ino, before.st_ino);

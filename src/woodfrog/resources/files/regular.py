@@ -144,6 +144,20 @@ def _last_read(file: OpenFile, world: World) -> bytes:
         return next(found, b"")
 
 
+def _is_setting(file: OpenFile, world: World) -> bool:
+    """Tell whether a file is below /proc/sys: we see those of our own namespaces there."""
+    mount = world.mounts.get(file.mnt_id)
+    if mount is None or mount.type != "proc":
+        return False
+    inside = os.path.join(mount.root, os.path.relpath(file.target, mount.point))
+    covers = (one.point for number, one in world.mounts.items() if number != file.mnt_id)
+    return inside.startswith(b"/sys/") and not any(
+        os.path.commonpath([mount.point, point]) == mount.point
+        and os.path.commonpath([point, file.target]) == point
+        for point in covers
+    )
+
+
 def _is_covered(file: OpenFile, world: World) -> bool:
     """Tell whether a mount hides a file; refuse one that can't be found again by its path."""
     name = os.fsdecode(file.target)
@@ -153,7 +167,7 @@ def _is_covered(file: OpenFile, world: World) -> bool:
             f"{name} was opened outside the container's mounts",
             hint="only descriptors 0 to 2 may come from outside; they become the new container's",
         )
-    if place.names.stands_at(file.target, file.stat):
+    if place.names.stands_at(file.target, file.stat) or _is_setting(file, world):
         return False
     if file.mnt_id in world.given_mounts and world.is_covered_by_own(file.target):
         return True
