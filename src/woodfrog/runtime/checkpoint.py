@@ -151,9 +151,13 @@ class AtWork:
         if self.has_ended:
             return
         interrupted.finish(container)
-        if isinstance(error, Exception) and container.is_alive():
+        if not isinstance(error, Exception):
+            return
+        if container.is_alive():
             how = "paused" if self._status == PAUSED else "running"
             error.add_note(f"the container is {how} as before")
+        else:
+            error.add_note("the container has ended meanwhile")
 
 
 def known(
