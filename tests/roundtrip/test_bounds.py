@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_surroundings import WAIT, frozen, shell
+from shells import WAIT, frozen, shell
 
 from bundles import bind
 from containers import Woodfrog

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_surroundings import WAIT, frozen, shell
+from shells import WAIT, frozen, shell
 
 from containers import Woodfrog
 from images import doctored

@@ -5,7 +5,7 @@ import socket
 import stat
 
 import pytest
-from test_hostile_images import ID, Attack, attack
+from hostile import ID, Attack, attack
 
 from needs import needs
 from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN

@@ -1,25 +1,17 @@
 """Images that no checkpoint makes: they ask for what the new container could not have itself."""
 
-import ipaddress
 import os
-import socket
 import stat
 import struct
-import subprocess
-from pathlib import Path
 
 import msgspec
 import pytest
-from test_surroundings import frozen, shell
+from hostile import ID, Attack, attack
 
-from bundles import Bundle, bind
+from bundles import bind
 from containers import Woodfrog
-from images import RECORDS, doctored
 from needs import needs
-from woodfrog.image.container_file import Reader
-from woodfrog.image.record import Record
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
 from woodfrog.kernel.process import pidfd_getfd
 from woodfrog.resources.aio import Context
 from woodfrog.resources.cgroups import Group, Hierarchy
@@ -29,174 +21,18 @@ from woodfrog.resources.file_entry import Moment
 from woodfrog.resources.files.bpf_map import BpfMap
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.fanotify import Fanotify, FanotifyMark
-from woodfrog.resources.files.inet_datagram import Datagram, InetDatagramSocket
 from woodfrog.resources.files.io_uring import IoUring
-from woodfrog.resources.files.packet_ring import Ring, RingPage
-from woodfrog.resources.files.packet_socket import PacketSocket
 from woodfrog.resources.files.pidfd import PidFd
 from woodfrog.resources.files.proc_file import ProcFile
 from woodfrog.resources.files.pty import ControllingTerminal, PtyMaster
 from woodfrog.resources.files.regular import RegularFile
-from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.stdio import Stdio
-from woodfrog.resources.files.tcp_backlog import Waiting
-from woodfrog.resources.files.tcp_socket import TcpSocket
-from woodfrog.resources.files.tun_queue import TunQueue
 from woodfrog.resources.memory import Extent, Mapping, Source
-from woodfrog.resources.process import Lock, Process, Zombie
+from woodfrog.resources.process import Lock, Zombie
 from woodfrog.resources.timers import PosixTimer
 
+__all__ = ["attack"]  # the fixture
 pytestmark = needs("root")
-
-ID = 1 << 20
-_LACKED = ("CAP_DAC_OVERRIDE", "CAP_NET_RAW")
-
-
-class Attack:
-    """A container that was frozen, and whose image is changed."""
-
-    def __init__(self, woodfrog: Woodfrog, *lacked: str) -> None:
-        self.woodfrog = woodfrog
-        self._made = 0
-        # The shell waits by itself: there is but one process.
-        self.bundle: Bundle = shell(woodfrog, ": > /work/ready; read line <> /work/check")
-        os.mkfifo(self.bundle.work / "check")
-        for capabilities in self.bundle.process["capabilities"].values():
-            capabilities[:] = [one for one in capabilities if one not in {*_LACKED, *lacked}]
-        container = woodfrog.run(self.bundle)
-        container.wait_for("ready")
-        self.image: Path = frozen(container)
-
-    def leave_secret(self, mode: int) -> None:
-        """Make a file of somebody else, whom the container can't be."""
-        secret = self.bundle.work / "secret"
-        secret.write_text("another's")
-        os.chown(secret, 1234, 1234)
-        secret.chmod(mode)
-
-    def hostile(self, *more: Record, **fields: object) -> Path:
-        """Make an image with more records, and other fields of its processes."""
-        self._made += 1
-        target = self.image.with_name(f"hostile{self._made}")
-        return doctored(self.image, target, Process, more=more, **fields)
-
-    @property
-    def process(self) -> Process:
-        """The one process of the image."""
-        with Reader(str(self.image)) as reader:
-            (found,) = (one for one in reader.records(RECORDS) if isinstance(one, Process))
-        return found
-
-    def refusal(self, *more: Record, **fields: object) -> str:
-        """Return why such an image is refused."""
-        image = self.hostile(*more, **fields)
-        self.bundle.save()
-        where = f"--bundle={self.bundle.directory}", f"--image-path={image}"
-        self.woodfrog.names.append("attacked")
-        done = self.woodfrog("restore", "--detach", *where, "attacked", status=None)
-        assert done.status == 1, "it was restored"
-        return done.stderr
-
-
-@pytest.fixture
-def attack(woodfrog: Woodfrog) -> Attack:
-    return Attack(woodfrog)
-
-
-def datagram_socket(family: int, kind: int, protocol: int) -> InetDatagramSocket:
-    return InetDatagramSocket(
-        id=ID,
-        flags=2,
-        family=family,
-        type=kind,
-        protocol=protocol,
-        local=bytes(4),
-        port=0,
-        peer=b"",
-        peer_port=0,
-        queue=[],
-        options=[],
-        filter=None,
-        memberships=[],
-    )
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        (socket.AF_PACKET, socket.SOCK_RAW, 0x0300),
-        (socket.AF_PACKET, socket.SOCK_DGRAM, socket.IPPROTO_UDP),
-        (socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_TCP),
-        (socket.AF_INET, 10, 0x0300),  # SOCK_PACKET
-    ],
-)
-def test_no_sockets_that_hear_others(attack: Attack, kind: tuple[int, int, int]) -> None:
-    assert "internet socket" in attack.refusal(datagram_socket(*kind))
-
-
-def test_no_connections_that_wait_for_nobody(attack: Attack) -> None:
-    waiting = Waiting(
-        file=0,
-        source=bytes(4),
-        port=1,
-        target=bytes((10, 0, 0, 1)),
-        target_port=80,
-        data=b"",
-        finished=False,
-    )
-    plain = TcpSocket(
-        id=ID,
-        flags=2,
-        family=socket.AF_INET,
-        state=TCP_LISTEN,
-        local=bytes(4),
-        port=0,
-        backlog=1,
-        reset=False,
-        connection=None,
-        connecting=b"",
-        options=[],
-        filter=None,
-    )
-    elsewhere = msgspec.structs.replace(plain, waiting=[waiting])
-    calling = msgspec.structs.replace(plain, state=TCP_ESTABLISHED, calls=True)
-
-    assert "wait where nobody listens" in attack.refusal(elsewhere)
-    assert "wait for nobody" in attack.refusal(calling)
-
-
-def test_no_packet_sockets_without_the_right(attack: Attack) -> None:
-    ring = Ring(
-        block_size=4096,
-        blocks=1,
-        frame_size=2048,
-        frames=2,
-        timeout_ms=0,
-        private_bytes=0,
-        features=0,
-        head=0,
-        contents=[RingPage(offset=4096, data=b"outside")],
-    )
-    plain = PacketSocket(
-        id=ID,
-        flags=2,
-        type=socket.SOCK_RAW,
-        protocol=0x0300,
-        device=b"",
-        gone=False,
-        copy_threshold=0,
-        memberships=[],
-        fanout=-1,
-        version=0,
-        taking=None,
-        giving=None,
-        options=[],
-        filter=None,
-    )
-
-    assert "CAP_NET_RAW" in attack.refusal(plain)
-    beyond = msgspec.structs.replace(plain, taking=ring)
-    assert "pages outside a ring" in attack.refusal(beyond)
 
 
 @pytest.mark.parametrize(
@@ -249,24 +85,6 @@ def test_no_bpf_maps_without_the_right_or_with_half_elements(attack: Attack) -> 
     assert "elements are incomplete" in attack.refusal(half)
     assert "too many elements" in attack.refusal(more)
     assert "unknown type" in attack.refusal(other)
-
-
-def test_no_tun_devices_without_the_right(attack: Attack) -> None:
-    queue = TunQueue(
-        id=ID,
-        flags=2,
-        path=b"/dev/net/tun",
-        device=b"tun0",
-        device_flags=1,
-        send_buffer=1,
-        header_bytes=12,
-        little_endian=False,
-        offload=0,
-    )
-    pattern = msgspec.structs.replace(queue, device=b"eth%d")
-
-    assert "CAP_NET_ADMIN" in attack.refusal(queue)
-    assert "impossible tun device" in attack.refusal(pattern)
 
 
 def proc_file(point: bytes, pid: int, name: bytes) -> ProcFile:
@@ -327,41 +145,6 @@ def test_no_files_that_it_may_not_open(attack: Attack, mode: int, flags: int) ->
     opened = OpenDeletedFile(id=ID + 1, flags=flags, deleted=ID, position=0, file_kind=stat.S_IFREG)
 
     assert "ermission denied" in attack.refusal(linked, opened)
-
-
-@needs("command ip")
-def test_nothing_is_sent_into_the_network(attack: Attack) -> None:
-    number = os.getpid() * 4 % (1 << 16)  # what runs beside us has a network of its own
-    network = ipaddress.IPv4Network(f"10.214.{number >> 8}.{number & 255}/30")
-    outside, inside = network.hosts()
-    link = f"wf-{os.getpid()}"
-    script = f"""
-pid=$(sed 's/.*"pid": *\\([0-9]*\\).*/\\1/')
-ip link add {link} address 02:00:00:00:00:01 type veth peer name eth0 netns $pid
-ip address add {outside}/30 dev {link}
-ip link set {link} up
-nsenter -t $pid -n ip address add {inside}/30 dev eth0
-nsenter -t $pid -n ip link set eth0 up
-nsenter -t $pid -n ip neighbour add {outside} lladdr 02:00:00:00:00:01 dev eth0
-"""
-    hook = {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=" + os.environ["PATH"]]}
-    attack.bundle.config["hooks"] = {"createRuntime": [hook]}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as victim:
-        victim.bind(("0.0.0.0", 0))
-        port = victim.getsockname()[1]
-        plain = datagram_socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
-        forged = Datagram(source=inside.packed, port=7, data=b"forged")
-        sender = msgspec.structs.replace(plain, local=outside.packed, port=port, queue=[forged])
-        # With two addresses of its own, neither becomes the new one.
-        other = msgspec.structs.replace(plain, id=ID + 1, local=bytes((10, 0, 0, 1)), port=port)
-
-        restored = attack.woodfrog.restore(attack.bundle, attack.hostile(sender, other))
-
-        with pytest.raises(BlockingIOError):
-            victim.recv(100, socket.MSG_DONTWAIT)
-        (attack.bundle.work / "check").write_text("go on\n")
-        assert restored.wait() == 0
-    subprocess.run(["ip", "link", "delete", link], stderr=subprocess.DEVNULL)
 
 
 def test_no_root_of_the_host(attack: Attack) -> None:
@@ -476,26 +259,6 @@ def test_no_more_locked_memory_than_it_may_lock(attack: Attack) -> None:
     hostile = msgspec.structs.replace(memory, mappings=mappings)
 
     assert "bytes of locked memory" in attack.refusal(memory=hostile)
-
-
-def test_no_congestion_control_but_what_is_allowed(attack: Attack) -> None:
-    name = Option(level=socket.IPPROTO_TCP, name=socket.TCP_CONGESTION, value=b"unknown")
-    hostile = TcpSocket(
-        id=ID,
-        flags=2,
-        family=socket.AF_INET,
-        state=7,
-        local=bytes(4),
-        port=0,
-        backlog=0,
-        reset=False,
-        connection=None,
-        connecting=b"",
-        options=[name],
-        filter=None,
-    )
-
-    assert "CAP_NET_ADMIN" in attack.refusal(hostile)
 
 
 def test_no_other_standard_streams(attack: Attack) -> None:

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from test_hostile_images import Attack
+from hostile import Attack
 
 from containers import Woodfrog
 from needs import needs

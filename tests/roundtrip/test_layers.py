@@ -4,157 +4,30 @@ import contextlib
 import os
 import shutil
 import stat
-import struct
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from layers import (
+    SCRIPT,
+    WAIT,
+    MiB,
+    Overlays,
+    change,
+    frozen,
+    overlays,
+)
 from test_user_ids import GROUPS, USERS, give_user_namespace
 
-from bundles import HOST_DIRECTORIES, Bundle
-from containers import Container, Done, Woodfrog
-from images import doctored
+from bundles import Bundle
+from containers import Woodfrog
 from needs import needs
-from overlays import OverlayRoot, seen
-from woodfrog.resources.file_entry import Attribute, Entry, Moment
-from woodfrog.resources.layer import Layer
+from overlays import seen
 
+__all__ = ["overlays"]  # the fixture
 pytestmark = needs("root")
-
-MiB = 1 << 20
-WAIT = "while [ ! -e /work/check ]; do sleep 0.02; done"
-# It writes a file of the layer before and after, through one descriptor.
-SCRIPT = f"exec 5> /log; echo before >&5; : > /work/ready; {WAIT}; echo after >&5; cat /log"
-ACL_ACCESS, ACL_DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
-# VFS_CAP_REVISION_2 with the effective bit, and CAP_NET_RAW.
-CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
-
-Overlays = Callable[..., OverlayRoot]
-
-
-@pytest.fixture
-def overlays(woodfrog: Woodfrog) -> Iterator[Overlays]:
-    """Make bundles with overlays over one lower directory."""
-    made: list[OverlayRoot] = []
-    lower = woodfrog.directory / "lower"
-    fill_lower(lower)
-
-    def make(script: str = SCRIPT, **how: object) -> OverlayRoot:
-        directory = woodfrog.directory / f"overlay{len(made)}"
-        arguments = ["/bin/sh", "-c", script]
-        made.append(OverlayRoot(directory, lower, arguments, **how))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for container in woodfrog.containers:
-        container.delete()
-    for one in made:
-        one.close()
-
-
-def acl(*entries: tuple[int, int, int]) -> bytes:
-    """Return a POSIX ACL as its attribute has it: (tag, permissions, id)."""
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
-
-
-PLAIN_ACL = ((0x01, 6, -1 & 0xFFFFFFFF), (0x04, 4, -1 & 0xFFFFFFFF), (0x20, 0, -1 & 0xFFFFFFFF))
-WIDER_ACL = acl(PLAIN_ACL[0], (0x02, 7, 1234), PLAIN_ACL[1], (0x10, 7, 0xFFFFFFFF), PLAIN_ACL[2])
-
-
-def fill_lower(lower: Path) -> None:
-    """Make the lower directory."""
-    for name in ("removed", "changed", "touched", "becomes-directory", "stays", "linked"):
-        (lower / "files").mkdir(parents=True, exist_ok=True)
-        (lower / "files" / name).write_text(f"{name} of the lower layer\n" * 1000)
-    os.link(lower / "files/linked", lower / "files/linked-too")
-    (lower / "files/becomes-other-link").symlink_to("here")
-    for name in ("removed-tree", "emptied", "becomes-file", "renamed", "stays-tree"):
-        (lower / name / "deep" / "deeper").mkdir(parents=True)
-        (lower / name / "deep" / "file").write_text(name)
-        (lower / name / "deep" / "other").write_text(name)
-
-
-def change(root: Path) -> None:
-    """Make changes of all kinds in an overlay."""
-    files = root / "files"
-    (files / "removed").unlink()
-    (files / "changed").write_text("changed")
-    (files / "touched").chmod(0o4711)
-    (files / "linked").write_text("one of two")
-    (files / "becomes-directory").unlink()
-    (files / "becomes-directory").mkdir(0o1777)
-    (files / "becomes-other-link").unlink()
-    (files / "becomes-other-link").symlink_to("../there (it) points")
-    os.lchown(files / "becomes-other-link", 11, 12)
-    shutil.rmtree(root / "removed-tree")
-    shutil.rmtree(root / "emptied")
-    (root / "emptied" / "deep").mkdir(parents=True)
-    (root / "emptied" / "deep" / "file").write_text("anew")
-    shutil.rmtree(root / "becomes-file")
-    (root / "becomes-file").write_text("file")
-    (root / "stays-tree" / "deep" / "other").unlink()
-    shutil.copytree(root / "stays-tree", root / "copied-tree")
-
-    new = root / "new"
-    new.mkdir()
-    (new / "empty").touch()
-    (new / "setuid").write_text("root's")
-    os.chown(new / "setuid", 1234, 2345)
-    (new / "setuid").chmod(0o6755)
-    os.setxattr(new / "setuid", "security.capability", CAPABILITY)
-    (new / "hard").write_text("one file")
-    os.link(new / "hard", root / "files" / "hard-too")
-    os.link(new / "hard", new / "hard-three")
-    with (new / "sparse").open("wb") as file:
-        for at in (0, 3 * MiB + 5, 700 * MiB):
-            file.seek(at)
-            file.write(os.urandom(10_000))
-        file.truncate(1024 * MiB + 3)
-    with (new / "hole").open("wb") as file:
-        file.truncate(100 * MiB)
-    (new / "large").write_bytes(os.urandom(3 * MiB + 17))
-    os.mkfifo(new / "fifo", 0o612)
-    os.mknod(new / "null", stat.S_IFCHR | 0o640, os.makedev(1, 3))
-    os.mknod(new / "disk", stat.S_IFBLK | 0o600, os.makedev(259, 0))
-    os.mknod(new / "socket", stat.S_IFSOCK | 0o700)
-    for name in (
-        b"\xff\xfe not text",
-        b"new\nline",
-        b".wh.stays",
-        b"back\\slash, comma:colon",
-        b" ",
-    ):
-        Path(os.fsdecode(os.fsencode(new) + b"/" + name)).write_bytes(name)
-    for attribute in (b"user.colour", b"user.not \xff text"):
-        with contextlib.suppress(OSError):  # before Linux 6.6 a tmpfs has none
-            os.setxattr(new / "hard", attribute, b"green\0brown")
-    (new / "acl").write_text("acl")
-    os.setxattr(new / "acl", ACL_ACCESS, WIDER_ACL)
-    (new / "default-acl").mkdir()
-    (new / "default-acl" / "before").write_text("has none")
-    os.setxattr(new / "default-acl", ACL_DEFAULT, WIDER_ACL)
-    (new / "default-acl" / "after").write_text("has one")
-    deep = new
-    for number in range(60):
-        deep = deep / f"{number:050}"
-        deep.mkdir()
-    (deep / "at the bottom").write_text("deep")
-    for number, path in enumerate([new / "fifo", new / "hard", files / "changed", new, root]):
-        os.utime(path, ns=(1_000_000_007 * number, 1_234_567_890_123_456_789 + number))
-    # Not a number of nanoseconds that 64 bits can hold.
-    os.utime(new / "empty", (40_000_000_000, 40_000_000_000))
-
-
-def frozen(woodfrog: Woodfrog, overlay: OverlayRoot, *flags: str) -> tuple[Container, Path]:
-    """Run a bundle until it is ready, freeze it, and return it and its image."""
-    container = woodfrog.run(overlay.bundle)
-    container.wait_for("ready")
-    image = woodfrog.directory / "image"
-    container.checkpoint(image, "--with-rootfs", *flags)
-    return container, image
 
 
 @pytest.mark.parametrize(
@@ -458,147 +331,6 @@ def test_an_archive_of_the_layer_applies_to_the_lower_directory(
 def copied(source: str, target: str) -> None:
     """Copy a file of the lower directory with its mode and times."""
     shutil.copy2(source, target, follow_symlinks=False)
-
-
-# ---- images that nobody's checkpoint made ---------------------------------------------------
-
-
-def entry(path: bytes, mode: int, **fields: Any) -> Entry:
-    """Return a file of an image that nobody has checked."""
-    moment = Moment(seconds=0, nanoseconds=0)
-    return Entry(
-        path=path, mode=mode, **({"uid": 0, "gid": 0, "atime": moment, "mtime": moment} | fields)
-    )
-
-
-def link(path: bytes, target: str) -> Entry:
-    """Return a symbolic link."""
-    return entry(path, stat.S_IFLNK | 0o777, target=target.encode())
-
-
-def file(path: bytes, **fields: Any) -> Entry:
-    """Return an empty regular file that anybody may write."""
-    return entry(path, stat.S_IFREG | 0o666, **fields)
-
-
-def directory(path: bytes, **fields: Any) -> Entry:
-    """Return a directory."""
-    return entry(path, stat.S_IFDIR | 0o777, **fields)
-
-
-def without_rights(overlay: OverlayRoot) -> None:
-    """Take capabilities that some files need to be made."""
-    for granted in overlay.bundle.process["capabilities"].values():
-        granted[:] = [one for one in granted if one not in ("CAP_MKNOD", "CAP_SETFCAP")]
-
-
-class Trap:
-    """An image to be changed, and places outside the container that it may not reach."""
-
-    def __init__(self, woodfrog: Woodfrog, overlays: Overlays) -> None:
-        self._woodfrog = woodfrog
-        self._overlays = overlays
-        first = overlays()
-        without_rights(first)
-        container, self._image = frozen(woodfrog, first)
-        container.delete()
-        self.outside = woodfrog.directory / "outside"
-        self.outside.mkdir()
-        (self.outside / "kept").write_text("kept")
-        self._number = 0
-
-    def restored(
-        self, entries: list[Entry], removed: tuple[bytes, ...] = ()
-    ) -> tuple[OverlayRoot, Done]:
-        """Restore the image with another layer into a container of its own."""
-        self._number += 1
-        target = self._woodfrog.directory / f"doctored{self._number}"
-        log = file(b"log", size=7)
-        image = doctored(self._image, target, Layer, entries=[log, *entries], removed=list(removed))
-        overlay = self._overlays()
-        (overlay.bundle.rootfs / "out").symlink_to(self.outside)
-        name = f"trap-{os.getpid()}-{self._number}"
-        overlay.bundle.config["linux"]["cgroupsPath"] = f"/{name}"
-        without_rights(overlay)
-        overlay.bundle.save()
-        (overlay.bundle.work / "check").touch()
-        self._woodfrog.names.append(name)
-        flags = (f"--image-path={image}", "-b", str(overlay.bundle.directory))
-        done = self._woodfrog("restore", *flags, name, status=None)
-        assert os.listdir(self.outside) == ["kept"]
-        assert (self.outside / "kept").read_text() == "kept"
-        return overlay, done
-
-
-@pytest.fixture
-def trap(woodfrog: Woodfrog, overlays: Overlays) -> Trap:
-    """An image to be changed."""
-    return Trap(woodfrog, overlays)
-
-
-def test_no_file_of_an_image_lands_outside_the_root(trap: Trap) -> None:
-    out = str(trap.outside)
-    up = "../" * 40 + out.lstrip("/")
-    climbing = b"../" * 40 + os.fsencode(out)[1:] + b"/new"
-    for entries in (
-        [file(climbing)],
-        [file(os.fsencode(out) + b"/new")],
-        [directory(b"a"), file(b"a/../../new")],
-        # Through a link that the image brings, and one that is there already.
-        [link(b"link", out), file(b"link/new")],
-        [link(b"link", up), file(b"link/new")],
-        [link(b"link", out), directory(b"link/new")],
-        [link(b"link", out), file(b"linked", link=b"link/kept")],
-        [file(b"out/new")],
-        [file(b"linked", link=b"out/kept")],
-        [file(b"linked", link=b"never/there")],
-        [directory(b"work/inside-a-mount"), file(b"work/../../../new")],
-    ):
-        _, done = trap.restored(entries)
-        assert done.status == 1, entries
-    for removed in (climbing, b"out/kept", b"../outside", b"."):
-        _, done = trap.restored([], removed=(removed,))
-        assert done.status == 1, removed
-    # A link may lie there, and is replaced like any other file.
-    overlay, done = trap.restored([link(b"link", out), file(b"link"), file(b"out")])
-    assert done.status == 0, done
-    assert stat.S_ISREG((overlay.bundle.rootfs / "out").lstat().st_mode)
-
-
-def test_what_the_new_container_has_mounted_stays(trap: Trap) -> None:
-    host = [
-        link(os.fsencode(path)[1:], os.readlink(path))
-        for path in HOST_DIRECTORIES
-        if os.path.islink(path)
-    ]
-    overlay, done = trap.restored(
-        [directory(b".", opaque=True), *host], removed=(b"work", b"usr", b"dev")
-    )
-    assert done.status == 0, done
-    assert "after" in done.stdout
-    places = {mount["destination"].split("/")[1] for mount in overlay.bundle.config["mounts"]}
-    left = {"log", *places, *(os.fsdecode(one.path) for one in host)}
-    assert set(os.listdir(overlay.bundle.rootfs)) == left
-    _, done = trap.restored([file(b"work")])
-    assert done.status == 1
-    assert "has mounted something at or below /work" in done.stderr
-
-
-def test_what_the_new_container_may_not_make_is_refused(trap: Trap, overlays: Overlays) -> None:
-    device = entry(b"disk", stat.S_IFBLK | 0o666, device=os.makedev(259, 0))
-    capable = file(
-        b"capable", attributes=[Attribute(name=b"security.capability", value=CAPABILITY)]
-    )
-    trusted = file(b"trusted", attributes=[Attribute(name=b"trusted.frog", value=b"1")])
-    for one, needed in (
-        (device, "CAP_MKNOD"),
-        (capable, "CAP_SETFCAP"),
-        (trusted, "CAP_SYS_ADMIN"),
-    ):
-        overlay, done = trap.restored([file(b"before"), one])
-        assert done.status == 1
-        assert needed in done.stderr
-        assert not (overlay.bundle.rootfs / "before").exists()
 
 
 def test_owners_in_a_user_namespace_are_kept(woodfrog: Woodfrog, overlays: Overlays) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_surroundings import WAIT, frozen, shell
+from shells import WAIT, frozen, shell
 
 from bundles import Bundle
 from containers import Container, Woodfrog

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from shells import frozen
 from test_programs import PROGRAMS, Case, start
-from test_surroundings import frozen
 
 from bundles import Bundle
 from containers import Container, Woodfrog, verdict

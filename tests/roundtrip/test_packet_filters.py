@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_hostile_images import Attack
+from hostile import Attack
+from shells import frozen, shell
 from test_network import bundle_with, inside
-from test_surroundings import frozen, shell
 from test_user_ids import give_user_namespace
 
 from bundles import bind

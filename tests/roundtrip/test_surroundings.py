@@ -1,47 +1,21 @@
-"""What is around the programs: exec, pauses, host names, stdio, terminals, exit statuses."""
+"""What is around the programs: exec, host names, stdio, states, exit statuses."""
 
-import array
-import compileall
-import contextlib
 import json
-import operator
 import os
-import resource
-import socket
-import struct
 import subprocess
-import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from shells import WAIT, frozen, shell
 
 from bundles import Bundle, bind
-from containers import REPOSITORY, Container, Woodfrog, eventually
+from containers import Woodfrog, eventually
 from needs import needs
 
 pytestmark = needs("root")
-
-
-def shell(woodfrog: Woodfrog, script: str) -> Bundle:
-    """Return a bundle in which the host's shell runs a script."""
-    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
-    bundle.add_host_programs()
-    return bundle
-
-
-def frozen(container: Container, *flags: str) -> Path:
-    """Freeze a container, delete it, and return its image."""
-    image = container.woodfrog.directory / "image"
-    container.checkpoint(image, *flags)
-    container.wait()
-    container.delete()
-    return image
-
-
 PROGRAMS = Path(__file__).parent / "programs"
-WAIT = "while [ ! -e /work/check ]; do sleep 0.02; done"
 
 
 def test_a_process_that_exec_brought_in_goes_on_too(woodfrog: Woodfrog) -> None:
@@ -86,94 +60,6 @@ def test_an_io_uring_of_a_process_that_exec_brought_in_goes_on_too(
 
     assert restored.wait() == 0
     assert (restored.bundle.work / "out").read_text() == "ok\n"
-
-
-def test_a_paused_container_can_be_frozen_and_goes_on_when_thawed(woodfrog: Woodfrog) -> None:
-    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}"))
-    container.wait_for("ready")
-    woodfrog("pause", container.name)
-    image = frozen(container)
-
-    restored = woodfrog.restore(container.bundle, image)
-    (restored.bundle.work / "check").touch()
-
-    assert restored.wait() == 0
-
-
-def test_a_paused_container_that_is_left_running_stays_paused(woodfrog: Woodfrog) -> None:
-    container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}; : > /work/out"))
-    container.wait_for("ready")
-    woodfrog("pause", container.name)
-    container.checkpoint(woodfrog.directory / "image", "--leave-running")
-
-    assert container.state()["status"] == "paused"
-    (container.bundle.work / "check").touch()
-    time.sleep(0.1)
-    assert not (container.bundle.work / "out").exists()
-    woodfrog("resume", container.name)
-    assert container.wait() == 0
-
-
-@needs("command gcc")
-def test_not_one_instruction_of_a_paused_container_runs(
-    woodfrog: Woodfrog, build: Callable[..., Path]
-) -> None:
-    program = build(Path(__file__).parent / "busy.c")
-    bundle = Bundle(woodfrog.directory / "bundle", [f"/programs/{program.name}"])
-    (bundle.rootfs / "programs").mkdir()
-    bundle.add_mount(bind(program.parent, "/programs"))
-    file = bundle.work / "counts"
-    file.write_bytes(bytes(16))
-
-    def counts() -> tuple[int, ...]:
-        return struct.unpack("2Q", file.read_bytes())
-
-    container = woodfrog.run(bundle)
-    eventually(lambda: all(counts()), "both threads count")
-    woodfrog("pause", container.name)
-    before = counts()
-    container.checkpoint(woodfrog.directory / "first", "--leave-running")
-    assert container.state()["status"] == "paused"
-    assert counts() == before
-    # Python itself would cut the modules that it compiles.
-    compileall.compile_dir(REPOSITORY / "src", quiet=1)
-    limits = {resource.RLIMIT_FSIZE: 8192}
-    failed = container.checkpoint(woodfrog.directory / "none", limits=limits, status=1)
-    assert "the container is paused as before" in failed.stderr
-    assert container.state()["status"] == "paused"
-    assert counts() == before
-    image = frozen(container)
-    assert counts() == before
-
-    restored = woodfrog.restore(bundle, image)
-    eventually(lambda: all(map(operator.gt, counts(), before)), "both threads count on")
-    restored.kill()
-
-
-@needs("command gcc")
-def test_a_paused_wait_has_the_time_that_was_left(
-    woodfrog: Woodfrog, build: Callable[..., Path]
-) -> None:
-    program = build(Path(__file__).parent / "patient.c")
-    bundle = Bundle(woodfrog.directory / "bundle", [f"/programs/{program.name}"])
-    (bundle.rootfs / "programs").mkdir()
-    bundle.add_mount(bind(program.parent, "/programs"))
-
-    def left(container: Container) -> float:
-        """Return for how many seconds it waits in poll(2), or 0 if it doesn't."""
-        call = Path(f"/proc/{container.init}/syscall").read_text().split()
-        return int(call[3], 16) / 1000 if call[0] == "7" else 0
-
-    container = woodfrog.run(bundle)
-    total = eventually(lambda: left(container), "it waits")
-    began = time.monotonic()
-    time.sleep(1)  # longer than all that follows, or nothing is shown
-    woodfrog("pause", container.name)
-    passed = time.monotonic() - began
-    container.checkpoint(woodfrog.directory / "first", "--leave-running")
-    restored = woodfrog.restore(bundle, frozen(container))
-    assert total - 60 < eventually(lambda: left(restored), "it waits on") < total - passed
-    restored.kill()
 
 
 @pytest.mark.parametrize("changed", [True, False])
@@ -222,29 +108,6 @@ def test_stdio_that_was_opened_again_or_moved_is_the_new_one_too(woodfrog: Woodf
 
     assert restored.wait() == 0
     assert restored.told() == "a\nb\nc\nd\n"
-
-
-@needs("command script")
-def test_a_shell_in_a_terminal_of_its_own_goes_on(woodfrog: Woodfrog) -> None:
-    inner = f"stty rows 7; : > /work/ready; {WAIT}; read typed; echo got:$typed; stty size; tty"
-    (woodfrog.directory / "bundle" / "work").mkdir(parents=True)
-    os.mkfifo(woodfrog.directory / "bundle" / "work" / "input")
-    script = f"exec 3<>/work/input; script -qefc '{inner}' /work/typescript <&3"
-    container = woodfrog.run(shell(woodfrog, script))
-    container.wait_for("ready")
-    image = frozen(container)
-
-    restored = woodfrog.restore(container.bundle, image)
-    (restored.bundle.work / "check").touch()
-    (restored.bundle.work / "input").write_text("by hand\n")
-
-    assert restored.wait() == 0, restored.told()
-    said = (restored.bundle.work / "typescript").read_text().replace("\r", "").splitlines()
-    assert [line for line in said if line in ("got:by hand", "7 0", "/dev/pts/0")] == [
-        "got:by hand",
-        "7 0",
-        "/dev/pts/0",
-    ]
 
 
 def test_state_tells_that_a_container_was_restored_and_from_where(woodfrog: Woodfrog) -> None:
@@ -337,131 +200,6 @@ def test_an_image_made_in_another_way_is_as_good(
     assert restored.wait() == 0
     numbers = (restored.bundle.work / "out").read_text().split()
     assert numbers == [str(number) for number in range(1, 10001)]
-
-
-class Console:
-    """A socket that a runtime sends a terminal's master to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        self.listener.listen()
-        self.listener.settimeout(20)
-        self.master = -1
-
-    def receive(self) -> None:
-        """Take the master."""
-        connection, _ = self.listener.accept()
-        with connection:
-            _, ancillary, _, _ = connection.recvmsg(100, socket.CMSG_SPACE(4))
-        self.master = array.array("i", ancillary[0][2])[0]
-
-    def read_until(self, text: bytes) -> bytes:
-        """Read what is shown until it contains a text."""
-        shown = b""
-        os.set_blocking(self.master, False)
-
-        def look() -> bool:
-            nonlocal shown
-            with contextlib.suppress(BlockingIOError):
-                shown += os.read(self.master, 4096)
-            return text in shown
-
-        eventually(look, f"the terminal shows {text!r}", 20)
-        return shown
-
-    def close(self) -> None:
-        """Close everything."""
-        self.listener.close()
-        if self.master >= 0:
-            os.close(self.master)
-
-
-@pytest.fixture
-def consoles(woodfrog: Woodfrog) -> Iterator[list[Console]]:
-    """Three places for terminals."""
-    made = [Console(woodfrog.directory / name) for name in ("tty1", "tty2", "tty3")]
-    yield made
-    for console in made:
-        console.close()
-
-
-def test_a_terminal_is_kept_with_its_size_its_modes_and_its_foreground_group(
-    woodfrog: Woodfrog, consoles: list[Console]
-) -> None:
-    script = (
-        "stty -echo rows 33 cols 77; read line; echo got:$line; stty size; stty -a | grep -c -- "
-        "'-echo '; read line; echo then:$line; trap 'echo int' INT; while :; do sleep 0.05; done"
-    )
-    bundle = shell(woodfrog, script)
-    bundle.process["terminal"] = True
-    first, second, _ = consoles
-    container = woodfrog.run(bundle, flags=("--console-socket", str(first.path)))
-    first.receive()
-
-    def is_set_up() -> bool:
-        with open(f"/proc/{container.init}/fd/0") as terminal:
-            return not termios.tcgetattr(terminal)[3] & termios.ECHO
-
-    eventually(is_set_up, "the program sets its terminal up")
-    image = frozen(container)
-
-    restored = woodfrog.restore(bundle, image, "--console-socket", str(second.path))
-    second.receive()
-    os.write(second.master, b"hello\n")
-    second.read_until(b"got:hello\r\n33 77\r\n1\r\n")
-    os.write(second.master, b"again\n")
-    second.read_until(b"then:again\r\n")
-    assert not restored.has_ended()
-    os.write(second.master, b"\x03")
-    second.read_until(b"int")
-
-
-@pytest.mark.parametrize("own", [False, True], ids=["no terminal", "a terminal"])
-def test_a_terminal_of_exec_is_hung_up_or_the_containers_own(
-    own: bool, woodfrog: Woodfrog, consoles: list[Console]
-) -> None:
-    bundle = shell(
-        woodfrog, f": > /work/ready; {WAIT}; while [ ! -e /work/out ]; do sleep 0.02; done"
-    )
-    bundle.process["terminal"] = own
-    first, second, third = consoles
-    flags = ("--console-socket", str(first.path)) if own else ()
-    container = woodfrog.run(bundle, flags=flags)
-    if own:
-        first.receive()
-    container.wait_for("ready")
-    inner = (
-        "exec 9<>/dev/tty; trap 'echo hangup > /work/out; exit' HUP; : > /work/joined;"
-        f"{WAIT}; echo here >&9; read line && echo $line > /work/out; sleep 5"
-    )
-    woodfrog(
-        "exec",
-        "--tty",
-        "--detach",
-        "--console-socket",
-        str(third.path),
-        container.name,
-        "/bin/sh",
-        "-c",
-        inner,
-    )
-    third.receive()
-    container.wait_for("joined")
-    image = frozen(container)
-
-    flags = ("--console-socket", str(second.path)) if own else ()
-    restored = woodfrog.restore(bundle, image, *flags)
-    if own:
-        second.receive()
-    (bundle.work / "check").touch()
-    if own:
-        second.read_until(b"here")
-        os.write(second.master, b"a line\n")
-
-    assert restored.wait() == 0
-    assert (bundle.work / "out").read_text() == ("a line\n" if own else "hangup\n")
 
 
 @pytest.mark.parametrize("clock", ["container", "host"])

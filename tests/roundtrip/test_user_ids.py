@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from shells import WAIT, frozen, shell
 from test_programs import Build, Case, cases, restored
-from test_surroundings import WAIT, frozen, shell
 
 from bundles import Bundle, bind
 from containers import Container, Woodfrog, verdict
