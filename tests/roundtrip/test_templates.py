@@ -178,6 +178,46 @@ def test_a_clone_that_fails_leaves_nothing(woodfrog: Woodfrog, build: Build) -> 
     eventually(lambda: is_gone(supervisor), "it ends")
 
 
+def test_each_config_is_checked_and_warned_of(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    woodfrog("warm", f"--image-path={image}", "t")
+    flags = ("--template=t", f"--bundle={bundle.directory}")
+    woodfrog.names += ["one", "more-1", "more-2"]
+
+    def attempt(status: int = 0) -> str:
+        """Make a clone, by the maker that has made the one before, and remove it."""
+        done = woodfrog("restore", *flags, "--detach", "one", status=status)
+        woodfrog("delete", "--force", "one")
+        return done.stderr
+
+    assert attempt() == attempt() == ""
+    bundle.process["rlimits"] = [{"type": "RLIMIT_SLEEP", "soft": 1, "hard": 1}]
+    bundle.save()
+    assert "there is no limit named 'RLIMIT_SLEEP'" in attempt(status=1)
+    del bundle.process["rlimits"]
+    bundle.save()
+    assert attempt() == ""
+    # Of this one each is told.
+    bundle.process["capabilities"]["bounding"].append("CAP_SLEEP")
+    del bundle.config["linux"]["cgroupsPath"]
+    bundle.save()
+    assert "CAP_SLEEP is unknown" in attempt()
+    assert "CAP_SLEEP is unknown" in attempt()
+    done = woodfrog("restore", *flags, "--count=2", "more")
+    assert done.stderr.count("CAP_SLEEP is unknown") == 2
+    # What doesn't fit the image is seen in the next one all the same.
+    bundle.config["linux"]["namespaces"] = [
+        one for one in bundle.config["linux"]["namespaces"] if one["type"] != "ipc"
+    ]
+    bundle.save()
+    assert "doesn't fit the image" in attempt(status=1)
+    supervisor = listed(woodfrog)["t"]
+    for name in ("more-1", "more-2"):
+        woodfrog("delete", "--force", name)
+    woodfrog("warm", "--drop", "t")
+    eventually(lambda: is_gone(supervisor), "it ends")
+
+
 def test_a_clone_comes_up_without_who_asked_for_it(woodfrog: Woodfrog, build: Build) -> None:
     bundle, image = keeper(woodfrog, build)
     woodfrog("warm", f"--image-path={image}", "t")

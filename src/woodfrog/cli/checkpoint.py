@@ -7,9 +7,10 @@ import sys
 
 from woodfrog.cli import around, keeper, policies
 from woodfrog.cli.flags import Arguments, Command, Flag
+from woodfrog.cli.images import IMAGE_FLAGS, image_directory, log_failure
 from woodfrog.cli.loading import found
 from woodfrog.cli.main import main
-from woodfrog.cli.report import explain, warner
+from woodfrog.cli.report import warner
 from woodfrog.errors import UsageError, WoodfrogError
 
 TYPE_CHECKING = False
@@ -153,30 +154,6 @@ def _pre_dump(
     return statistics
 
 
-def log_failure(
-    arguments: Arguments, usual: str, annotations: dict[str, str], error: BaseException
-) -> None:
-    """Write what went wrong into the log in the work path, if there is one."""
-    if arguments["work_path"]:
-        from woodfrog.runtime import criu_files
-
-        name = criu_files.log_name(usual, annotations)
-        warn = warner(arguments.common)
-        criu_files.write_log(arguments["work_path"], name, explain(error), warn)
-
-
-def image_directory(arguments: Arguments) -> tuple[str, bool]:
-    """Return the image's directory, and whether this is an engine's call (it has a work path)."""
-    engine = bool(arguments.values.get("work_path"))
-    directory = arguments["image_path"] or ("checkpoint" if engine else "")
-    if not directory:
-        raise UsageError(
-            "--image-path is missing: the directory of checkpoint.img",
-            hint="say where, like --image-path=/srv/images/web",
-        )
-    return directory, engine
-
-
 def _parent(arguments: Arguments, directory: str) -> str:
     """Return the directory of the image to build on; empty if there is none."""
     parent: str = arguments["parent"] or ""
@@ -207,22 +184,6 @@ def _status_descriptor(number: int | None) -> int:
     return number
 
 
-IMAGE_FLAGS = (
-    Flag("image-path", "the directory of checkpoint.img", value="DIR"),
-    Flag(
-        "work-path",
-        "given by engines; then --image-path is ./checkpoint unless given, an older image is"
-        " replaced, and a container that stops is deleted, too",
-        value="DIR",
-    ),
-)
-PARENT_FLAG = Flag(
-    "parent",
-    "a directory with an image that this one builds on, unless `parent` beside it leads there"
-    " (repeat it for more)",
-    value="DIR",
-    many=True,
-)
 COMMAND = Command(
     "checkpoint",
     "ID",

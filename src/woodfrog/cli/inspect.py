@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from woodfrog.cli.checkpoint import PARENT_FLAG
 from woodfrog.cli.flags import Arguments, Command, Flag
+from woodfrog.cli.images import PARENT_FLAG
 
 
 def run(arguments: Arguments) -> None:

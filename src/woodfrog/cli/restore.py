@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 
 from woodfrog.cli import around, creating, policies
-from woodfrog.cli.checkpoint import IMAGE_FLAGS, PARENT_FLAG, image_directory, log_failure
 from woodfrog.cli.flags import Arguments, Command, Flag
-from woodfrog.cli.loading import found
+from woodfrog.cli.images import IMAGE_FLAGS, PARENT_FLAG, image_directory, log_failure
 from woodfrog.cli.main import main
 from woodfrog.cli.report import log, tell, warner
 from woodfrog.errors import ImageError, UsageError
-from woodfrog.runtime.state import Container, UnknownContainer
+from woodfrog.runtime.state import UnknownContainer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from woodfrog.engine.template import Template
     from woodfrog.runtime.create import Request
+    from woodfrog.runtime.state import Container
 
 
 def run(arguments: Arguments) -> int:
@@ -45,6 +45,7 @@ def _image(arguments: Arguments) -> str:
 
 def thaw(arguments: Arguments, directory: str, template: Template | None) -> int:
     """Thaw an image, whose memory may lie ready in a template that we are a fork of."""
+    from woodfrog.cli.loading import found
     from woodfrog.runtime.restore import Options, restore
 
     into: Container | Request

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from woodfrog.cli import keeper, policies
-from woodfrog.cli.checkpoint import IMAGE_FLAGS, PARENT_FLAG, image_directory, show
+from woodfrog.cli.checkpoint import show
 from woodfrog.cli.flags import Arguments, Command, Flag
+from woodfrog.cli.images import IMAGE_FLAGS, PARENT_FLAG, image_directory
 from woodfrog.cli.main import main
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.cli.checkpoint import PARENT_FLAG
 from woodfrog.cli.flags import Arguments, Command, Flag
+from woodfrog.cli.images import PARENT_FLAG
 from woodfrog.cli.list import write_table
 from woodfrog.errors import UsageError
 
 _OF_CLONES = (
     "cli.cloning",
+    "cli.loading",
     "cli.restore",
+    "cli.rights",
     "runtime.restore",
     "runtime.cgroups.limits_v1",
     "runtime.cgroups.limits_v2",

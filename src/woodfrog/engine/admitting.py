@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from woodfrog.engine.filling import Teller
     from woodfrog.engine.template import Template
     from woodfrog.engine.tracking import Tracker
+    from woodfrog.resources.file_entry import Entry
     from woodfrog.resources.overlay import Overlay
+    from woodfrog.resources.tmpfs import Tmpfs
 
 
 def _anything(container: ContainerRecord) -> None:
@@ -126,11 +128,14 @@ class Admitted:
             nested.refuse_wider(
                 init, plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
             )
+        # The files of those that are to be filled, and what is missing in them.
+        self.tmpfs: list[tuple[Tmpfs, list[Entry]]] = []
         for files in plan.tmpfs:
             if files.destination in bounds.tmpfs:
                 from woodfrog.resources import tmpfs
 
-                tmpfs.refuse_wider(init, files, bounds.bounding)
+                missing = tmpfs.refuse_wider(init, files, bounds.bounding)
+                self.tmpfs.append((files, missing))
         if plan.sysctls:
             from woodfrog.resources import sysctls
 

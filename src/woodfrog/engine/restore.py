@@ -180,11 +180,10 @@ def _restore(
         )
     if "uts" in bounds.new_namespaces:
         root_stub.set_names(init, container)
-    for files in plan.tmpfs:
-        if files.destination in bounds.tmpfs:
-            from woodfrog.resources import tmpfs
+    for files, lacking in admitted.tmpfs:
+        from woodfrog.resources import tmpfs
 
-            tmpfs.restore(init, files, pages, base)
+        tmpfs.restore(init, files, lacking, pages, base)
     permitted = credentials.permitted_set(init)
     if plan.sysctls:
         from woodfrog.resources import sysctls
@@ -401,6 +400,8 @@ def _open_before_mounts(
     By no right that the new container lacks.
     """
     wanted = {file.place[0] for file in plan.files_of("regular") if file.covered}
+    if not wanted:
+        return {}
     program = root.program()
     credentials.set_effective(program, bounding, permitted)
     opened = {}

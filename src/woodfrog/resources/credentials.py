@@ -71,17 +71,17 @@ def shown(status: Status, *, securebits: int) -> Credentials:
 
 def bounding_set(pid: int) -> int:
     """Return the capability bounding set that a stub has."""
-    return _capabilities(pid, "CapBnd:")
+    return _capabilities(pid, b"\nCapBnd:")
 
 
 def permitted_set(pid: int) -> int:
     """Return the capabilities that a stub is permitted."""
-    return _capabilities(pid, "CapPrm:")
+    return _capabilities(pid, b"\nCapPrm:")
 
 
-def _capabilities(pid: int, name: str) -> int:
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        return next(int(line.split()[1], 16) for line in file if line.startswith(name))
+def _capabilities(pid: int, name: bytes) -> int:
+    with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+        return int(file.readall().partition(name)[2].split(None, 1)[0], 16)
 
 
 def set_effective(program: Program, effective: int, permitted: int) -> None:

@@ -103,22 +103,26 @@ def check(tmpfs: Tmpfs, page_bytes: int) -> None:
     file_entry.check(tmpfs.entries, tmpfs.where, page_bytes)
 
 
-def refuse_wider(init: int, tmpfs: Tmpfs, bounding: int) -> None:
-    """Refuse devices and attributes that the new container could not make itself."""
+def refuse_wider(init: int, tmpfs: Tmpfs, bounding: int) -> list[Entry]:
+    """Refuse devices and attributes that the new container could not make itself.
+
+    Returns what is to be restored: what is not in a new tmpfs as `create` makes it.
+    """
     with _mounted(init, tmpfs.destination) as tree:
-        file_maker.refuse_wider(_missing(tree, tmpfs.entries), tree, bounding, tmpfs.where)
+        missing = _missing(tree, tmpfs.entries)
+        file_maker.refuse_wider(missing, tree, bounding, tmpfs.where)
+    return missing
 
 
-def restore(init: int, tmpfs: Tmpfs, pages: int, base: int) -> None:
-    """Put all files into the new container's tmpfs; `pages` is the page store, 0 being at `base`.
+def restore(init: int, tmpfs: Tmpfs, missing: list[Entry], pages: int, base: int) -> None:
+    """Put what is missing into the new container's tmpfs; what is there stays.
 
-    What is not in the image, but in a new tmpfs as `create` makes it, stays.
+    `pages` is the page store, 0 being at `base`.
     """
     with (
         while_(f"filling the tmpfs at {tmpfs.destination}"),
         _mounted(init, tmpfs.destination) as tree,
     ):
-        missing = _missing(tree, tmpfs.entries)
         namespaces.as_its_root(init, lambda: Maker(tree, pages, base).make(missing))
 
 

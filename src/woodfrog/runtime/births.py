@@ -34,8 +34,10 @@ _PLAIN = ("bundle", "rootfs", "groups", "start_fifo", "hook_state", "new_keyring
 class Midwife:
     """Asks the supervisor behind a socket; its answers come at a socket of our own."""
 
-    def __init__(self, supervisor: socket.socket) -> None:
+    def __init__(self, supervisor: socket.socket, known: bytes | None = None) -> None:
         self._supervisor = supervisor
+        # The text of a config that has been checked: it needn't be for the next clone.
+        self.known = known
         self._answers, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._answered = select.poll()
         self._answered.register(self._answers, select.POLLIN)
@@ -44,7 +46,7 @@ class Midwife:
 
     def again(self) -> Midwife:
         """Return one for a process forked from ours."""
-        return Midwife(self._supervisor)
+        return Midwife(self._supervisor, self.known)
 
     def takes(self, plan: init.Plan) -> bool:
         """Tell whether an init needs no more than what can be sent."""
@@ -139,8 +141,9 @@ def _fork(
         return pid, not doors.left
     try:
         clean_up()
-        os.environ.clear()
-        os.environ.update(asked["environ"])
+        if asked["environ"] != dict(os.environ):
+            os.environ.clear()
+            os.environ.update(asked["environ"])
         os.umask(asked["umask"])
         os.fchdir(descriptors[1])
         for number, descriptor in enumerate(descriptors[2:5]):

@@ -73,18 +73,37 @@ class Created:
 def create(request: Request) -> Created:
     """Make the container, up to its init that waits for `start` or `restore`."""
     config = request.config
-    for warning in spec.check(config):
-        request.warn(warning)
+    midwife = request.midwife
+    if midwife and midwife.known == request.config_text:
+        spec.complete(config)
+    elif not _check(request, config) and midwife:
+        midwife.known = request.config_text
+    _check_console(request, config)
+    with Undo() as undo:
+        container = Container.new(request.root, request.id)
+        undo.callback(container.remove)
+        with container.lock() as lock:
+            created = _create(request, config, container, lock, undo)
+        undo.forget()
+    return created
+
+
+def _check(request: Request, config: dict[str, Any]) -> bool:
+    """Check and complete the config, whatever the host is like; tells whether there are warnings.
+
+    Raises SpecError.
+    """
+    warnings = spec.check(config)
     spec.complete(config)
     if request.to_be_restored and "mount" not in spec.namespaces(config):
         raise SpecError("restoring needs a mount namespace, and linux.namespaces has none")
-    for warning in process.capability_masks(config["process"])[1]:
-        request.warn(warning)
+    warnings += process.capability_masks(config["process"])[1]
     if labels_in(config):
         from woodfrog.runtime import labels
 
-        for warning in labels.warnings(config["process"], config.get("linux") or {}):
-            request.warn(warning)
+        warnings += labels.warnings(config["process"], config.get("linux") or {})
+    for warning in warnings:
+        request.warn(warning)
     # Errors in these before anything is made.
     process.rlimits(config["process"])
     if process.asks_for_scheduling(config["process"], config):
@@ -95,14 +114,7 @@ def create(request: Request) -> Created:
         from woodfrog.runtime import net_devices
 
         net_devices.names(config["linux"])
-    _check_console(request, config)
-    with Undo() as undo:
-        container = Container.new(request.root, request.id)
-        undo.callback(container.remove)
-        with container.lock() as lock:
-            created = _create(request, config, container, lock, undo)
-        undo.forget()
-    return created
+    return bool(warnings)
 
 
 def labels_in(config: dict[str, Any]) -> bool:

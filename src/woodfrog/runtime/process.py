@@ -88,9 +88,11 @@ def capability_masks(process: dict[str, Any]) -> tuple[dict[str, int], list[str]
 
 def check_rights(process: dict[str, Any]) -> None:
     """Raise an error now for what `become` would fail at, when nobody looks any more."""
+    if not (wanted := rlimits(process)):
+        return
     effective, _, _ = capability.capget(HERE)
     may_raise = effective >> capability.CAP_SYS_RESOURCE & 1
-    for name, (_, hard) in rlimits(process).items():
+    for name, (_, hard) in wanted.items():
         has = resource.getrlimit(_RLIMITS.index(name[7:]))[1]
         if not may_raise and has != resource.RLIM_INFINITY and hard > has:
             raise WoodfrogError(

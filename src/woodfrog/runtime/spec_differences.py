@@ -6,6 +6,8 @@ has its own. What processes can see and have relied on may not.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from woodfrog.errors import ImageError, SpecError
 from woodfrog.runtime import spec
 
@@ -139,12 +141,7 @@ def judge(
     """
     if policy == "ignore":
         return
-    try:
-        old = spec.parse(image, "the config in the image")
-        spec.check_shape(old)
-    except SpecError as error:
-        raise ImageError(f"the image is damaged: {error}") from None
-    found = Differences(old, new)
+    found = Differences(_of_image(image), new)
     if policy != "warning" and (found.breaking or (policy == "enforce" and found.other)):
         raise SpecError(
             f"the new container's config doesn't fit the image: {found}",
@@ -152,3 +149,13 @@ def judge(
         )
     if found.breaking or found.other:
         warn(f"the new container's config differs from the image's: {found}")
+
+
+@lru_cache(maxsize=1)  # who makes clones asks for each
+def _of_image(text: bytes) -> Any:
+    try:
+        config = spec.parse(text, "the config in the image")
+        spec.check_shape(config)
+    except SpecError as error:
+        raise ImageError(f"the image is damaged: {error}") from None
+    return config

@@ -44,9 +44,10 @@ def check_unused(groups: Groups) -> None:
 def make(groups: Groups) -> list[str]:
     """Make the groups and their parents; returns the directories that weren't there before."""
     made: list[str] = []
+    with_cpuset = groups["paths"].get("cpuset")
     for path in directories(groups):
         try:
-            _make_group(path, made)
+            _make_group(path, made, with_cpuset=path == with_cpuset)
         except OSError as error:
             remove_directories(made)
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -60,21 +61,21 @@ def make(groups: Groups) -> list[str]:
     return made
 
 
-def _make_group(path: str, made: list[str]) -> None:
+def _make_group(path: str, made: list[str], *, with_cpuset: bool) -> None:
     for _ in range(10):
         try:
             os.mkdir(path, 0o755)
+            made.append(path)
             break
         except FileExistsError:
-            fill_cpuset(path)
-            return
+            break
         except FileNotFoundError:
             # Another container's end may remove the parent between these two steps: try again.
-            _make_group(os.path.dirname(path), made)
+            _make_group(os.path.dirname(path), made, with_cpuset=with_cpuset)
     else:
         raise WoodfrogError(f"cannot make the cgroup {path}: its parent keeps vanishing")
-    made.append(path)
-    fill_cpuset(path)
+    if with_cpuset:
+        fill_cpuset(path)
 
 
 def fill_cpuset(path: str) -> None:
