@@ -155,6 +155,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
             "memory.c vdso",
             "unmapped a part of its vDSO, or of its data ([vvar]), alone",
         ),
+        ("memory.c received", "shows what a TCP socket has received (TCP_ZEROCOPY_RECEIVE)"),
         ("memory.c dispatch", "has its system calls dispatched to itself"),
         ("unnamed_peer.c", "connected to a datagram socket without a name"),
         ("unix_waiting.c", "or are closed, of which one is bound to a path"),

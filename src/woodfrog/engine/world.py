@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections import abc, defaultdict
 from collections.abc import Set as AbstractSet
@@ -215,8 +216,13 @@ class World:
             for file in self._maps:
                 if frame and frame == _frame_of(file.descriptor, mapping.offset):
                     return file.number
-        elif mapping.inode in self._sockets:
-            return self._sockets[mapping.inode].number
+        elif shown := self._sockets.get(mapping.inode):
+            if shown.socket_family == socket.AF_PACKET:
+                return shown.number
+            raise UnsupportedResource(
+                f"the mapping at {mapping.start:#x} shows what a TCP socket has received"
+                " (TCP_ZEROCOPY_RECEIVE), which cannot be saved"
+            )
         name = os.fsdecode(mapping.name)
         raise UnsupportedResource(
             f"the mapping at {mapping.start:#x} ({name}) shows what no process has open"

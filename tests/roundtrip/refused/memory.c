@@ -1,7 +1,9 @@
-/* Memory that nobody else can read, system calls that become signals, or a vDSO without its data. */
-// arguments: secret | dispatch | vdso
+/* Memory that nobody else can read, system calls that become signals, a vDSO without its data, or what a socket shows. */
+// arguments: secret | dispatch | vdso | received
 #include "../programs/wait.h"
+#include <netinet/in.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 
 #ifndef PR_SET_SYSCALL_USER_DISPATCH
 #define PR_SET_SYSCALL_USER_DISPATCH 59
@@ -26,6 +28,16 @@ int main(int count, char **arguments) {
 		fclose(maps);
 		must(found && sscanf(line, "%lx-%lx", &start, &end) == 2 ? 0 : -1);
 		must(munmap((void *)start, end - start));
+	} else if (count > 1 && arguments[1][0] == 'r') {
+		int listener = must(socket(AF_INET, SOCK_STREAM, 0)), client = must(socket(AF_INET, SOCK_STREAM, 0));
+		struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+		socklen_t length = sizeof name;
+		must(bind(listener, (void *)&name, length));
+		must(listen(listener, 1));
+		must(getsockname(listener, (void *)&name, &length));
+		must(connect(client, (void *)&name, length));
+		must(accept(listener, NULL, NULL));
+		must(mmap(NULL, 4096, PROT_READ, MAP_SHARED, client, 0));
 	} else
 		must(prctl(PR_SET_SYSCALL_USER_DISPATCH, 1, 0, 0, &selector));
 	freeze_here();
