@@ -25,6 +25,8 @@ CALLS_THAT_SEE_A_HOLD = frozenset(
         SYS.IO_GETEVENTS,
         SYS.IO_PGETEVENTS,
         SYS.IO_URING_ENTER,
+        # On hugetlbfs and, before some kernel, in tmpfs. What it has done it does again.
+        SYS.FALLOCATE,
         # Sockets with SO_RCVTIMEO or SO_SNDTIMEO (sock_intr_errno).
         SYS.READ,
         SYS.READV,
