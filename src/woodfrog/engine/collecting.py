@@ -187,7 +187,6 @@ def _collect(
         root=root_directory,
         root_deleted=root_deleted,
         umask=int(status["Umask"], 8),
-        personality=process.read_personality(held.path),
         oom_score_adj=process.read_oom_score_adj(held.path),
         foreground_group=_foreground_group(held, world),
         controlling=_controlling(held, world),
@@ -320,6 +319,7 @@ def _thread(task: HeldTask, told: dict[str, Any], world: World, files: Files) ->
         robust_list=threads.robust_list(task.pid),
         rseq=threads.rseq_area(task.rseq),
         scheduling=scheduling.collect(task.pid),
+        personality=threads.read_personality(task.path),
         seccomp=task.seccomp,
         filters=seccomp_filters.collect(task.pid, task.seccomp),
         socket_wait=WaitAtSocket(call=wait.call, descriptor=wait.descriptor, left_us=wait.left_us)

@@ -96,6 +96,8 @@ def _restore_limits(
             ids=body.ids_to_take(thread),
         )
         threads.restore_pdeath_signal(program, thread)
+        if task is not body.stub:  # which maps more
+            threads.set_personality(program, thread)
         lacks = thread_controls.restore(program, thread.controls) if thread.controls else list
 
         def note(tid: int = thread.tid, lacks: Callable[[], Iterable[str]] = lacks) -> None:

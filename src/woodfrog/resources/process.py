@@ -9,6 +9,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_GET_CHILD_SUBREAPER, PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE
 from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.remote.program import Program
+from woodfrog.resources import threads
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.keyrings import FIRST
@@ -123,7 +124,6 @@ class Process(Record, frozen=True, tag="process"):
     directory: bytes
     root: bytes
     umask: int
-    personality: int
     oom_score_adj: int
     dumpable: int
     child_subreaper: bool
@@ -220,11 +220,6 @@ def ask_news(program: Program, children: list[tuple[int, int]]) -> Callable[[], 
     return answered
 
 
-def read_personality(path: str) -> int:
-    """Read /proc/PID/personality."""
-    return int(read_file(f"{path}/personality"), 16)
-
-
 def read_oom_score_adj(path: str) -> int:
     """Read /proc/PID/oom_score_adj."""
     return int(read_file(f"{path}/oom_score_adj"))
@@ -268,7 +263,7 @@ def restore_attributes(program: Program, process: Process) -> None:
 
 def restore_last(program: Program, process: Process) -> None:
     """Set what forbids or changes things for the calls before."""
-    program.call(SYS.PERSONALITY, process.personality)
+    threads.set_personality(program, process.threads[0])
     if process.mdwe:
         syscalls.prctl(program, _PR_SET_MDWE, process.mdwe)
     # A change of ids resets it; 2 (suidsafe) can only be had by such a change.

@@ -11,6 +11,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_FS
 from woodfrog.kernel.process import PR_SET_NAME, PR_SET_PDEATHSIG, PR_SET_TIMERSLACK
+from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.kernel.procfs.status import Status, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.remote.program import Program
@@ -72,6 +73,7 @@ class Thread(Part, frozen=True):
     machine_check_kill: int
     credentials: Credentials
     scheduling: Scheduling
+    personality: int
     seccomp: int
     filters: list[Filter]
     socket_wait: WaitAtSocket | None
@@ -95,6 +97,16 @@ class EndedThread(Part, frozen=True):
     name: bytes
     status: int
     credentials: Credentials
+
+
+def read_personality(path: str) -> int:
+    """Read a thread's /proc/PID/personality; the call would ask filters, which look at it."""
+    return int(read_file(f"{path}/personality"), 16)
+
+
+def set_personality(program: Program, thread: Thread) -> None:
+    """Set that; run it in the thread, as what is mapped after it may be executable."""
+    program.call(SYS.PERSONALITY, thread.personality)
 
 
 def ended(path: str) -> EndedThread:
