@@ -24,6 +24,8 @@ from woodfrog.resources.timers import Listed, PosixTimer
 _OVERRUN_AT = 20  # in siginfo_t
 # How many signals more a user must be allowed to have queued than are, to put one back.
 _ROOM = 16
+# So many timers are asked by one program: a scratch has room for little more.
+_AT_ONCE = 100
 
 
 class _Queued(NamedTuple):
@@ -48,13 +50,15 @@ class CollectedTimers:
         self._held = held
         self._scratch = scratch
         ids = {task.pid: task.ids[-1] for task in held.tasks}
-        program = scratch.program()
-        answered = timers.ask_posix_timers(program, listed, ids)
         queued = self._queued()
-        scratch.run(program)
+        found: list[PosixTimer] = []
+        for first in range(0, len(listed), _AT_ONCE):
+            program = scratch.program()
+            answered = timers.ask_posix_timers(program, listed[first : first + _AT_ONCE], ids)
+            scratch.run(program)
+            found += answered()
         self._timers = [
-            self._with_rung(one, queued[one.timer]) if one.timer in queued else one
-            for one in answered()
+            self._with_rung(one, queued[one.timer]) if one.timer in queued else one for one in found
         ]
 
     def records(self) -> list[PosixTimer]:

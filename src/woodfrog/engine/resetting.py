@@ -29,6 +29,7 @@ from woodfrog.resources import process, signals, threads, timers
 from woodfrog.resources.files.epoll import Epoll
 from woodfrog.resources.signals import SIGTRAP
 from woodfrog.resources.threads import Thread
+from woodfrog.resources.timers import IntervalTimer, PosixTimer
 
 _SYSCALL = b"\x0f\x05"
 _ALL_SIGNALS = ((1 << 64) - 1).to_bytes(8, "little")
@@ -135,10 +136,7 @@ class ProcessReset:
             for thread, task in one.tasks:
                 self._reset_thread(thread, task)
             self._watch_again(match)
-            program = self.stub.program()
-            posix_timers = timers.by_other_clocks(one.then.posix_timers)
-            timers.arm(program, one.then.interval_timers, posix_timers)
-            self.stub.run(program)
+            self._arm(one.then.interval_timers, timers.by_other_clocks(one.then.posix_timers))
             self._reset_trap()
             start, end = self._lent
             self.stub.call_at(self._instruction, SYS.MUNMAP, start, end - start)
@@ -174,13 +172,24 @@ class ProcessReset:
         program = self.stub.program()
         for which in range(3):
             program.call(SYS.SETITIMER, which, bytes(32), 0)
-        known = {timer.timer for timer in self.one.then.posix_timers}
-        for timer in self.one.now.fields["posix_timers"]:
-            if timer.timer in known:
-                program.call(SYS.TIMER_SETTIME, timer.timer, 0, bytes(32), 0)
-            else:
-                program.call(SYS.TIMER_DELETE, timer.timer)
         self.stub.run(program)
+        known = {timer.timer for timer in self.one.then.posix_timers}
+        now: list[PosixTimer] = self.one.now.fields["posix_timers"]
+        for first in range(0, len(now), _CALLS_AT_ONCE):
+            program = self.stub.program()
+            for timer in now[first : first + _CALLS_AT_ONCE]:
+                if timer.timer in known:
+                    program.call(SYS.TIMER_SETTIME, timer.timer, 0, bytes(32), 0)
+                else:
+                    program.call(SYS.TIMER_DELETE, timer.timer)
+            self.stub.run(program)
+
+    def _arm(self, intervals: list[IntervalTimer], posix_timers: list[PosixTimer]) -> None:
+        for first in range(0, len(posix_timers) or 1, _CALLS_AT_ONCE):
+            program = self.stub.program()
+            timers.arm(program, intervals, posix_timers[first : first + _CALLS_AT_ONCE])
+            self.stub.run(program)
+            intervals = []
 
     def _reset_signals(self) -> None:
         """Take all signals that wait, and queue those that waited; set all actions."""
@@ -197,9 +206,13 @@ class ProcessReset:
         program = self.stub.program()
         if not one.then.shares.actions:
             signals.restore_actions(program, one.then.actions, skip=SIGTRAP)
-        queue = timers.without_rung(one.then.pending, one.then.interval_timers, [])
-        signals.restore_pending(program, one.then.pid, None, queue)
         self.stub.run(program)
+        queue = timers.without_rung(one.then.pending, one.then.interval_timers, [])
+        for first in range(0, len(queue), _CALLS_AT_ONCE):
+            program = self.stub.program()
+            some = queue[first : first + _CALLS_AT_ONCE]
+            signals.restore_pending(program, one.then.pid, None, some)
+            self.stub.run(program)
 
     def _reset_thread(self, thread: Thread, task: HeldTask) -> None:
         program = self.stub.program()

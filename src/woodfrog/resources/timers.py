@@ -96,7 +96,10 @@ Listed = tuple[str, ...]
 
 
 def listed(path: str) -> list[Listed]:
-    """Read what /proc tells of the POSIX timers of the process whose directory there is `path`."""
+    """Read what /proc tells of the POSIX timers of the process whose directory there is `path`.
+
+    It tells them in no order that lasts; they are by their ids here.
+    """
     try:
         text = read_file(f"{path}/timers").decode("ascii")
     except FileNotFoundError:
@@ -104,7 +107,7 @@ def listed(path: str) -> list[Listed]:
             "this kernel does not tell POSIX timers (CONFIG_CHECKPOINT_RESTORE is off)"
         ) from None
     # The expression takes time to be compiled, and few have any.
-    return re.findall(_ENTRY, text) if text else []
+    return sorted(re.findall(_ENTRY, text), key=lambda one: int(one[0])) if text else []
 
 
 def ask_posix_timers(
