@@ -41,6 +41,8 @@ table inet filter {
     limit slow { rate 5/minute burst 3 packets }
     set blocked { type ipv4_addr; flags interval, timeout; elements = {
         10.9.0.0/16, 10.8.1.1 timeout 1h, 192.0.2.1-192.0.2.9 comment "a few" } }
+    set banned { type ipv4_addr; flags interval, timeout; timeout 30m; gc-interval 10s; elements = {
+        10.9.0.0/16, 10.8.1.1 timeout 1h expires 55m, 192.0.2.1-192.0.2.9 comment "a few" } }
     set pairs { type ipv4_addr . inet_service; flags interval; elements = {
         10.1.0.0/24 . 80-90, 10.2.0.1 . 22 } }
     set seen { type ipv4_addr; size 100; flags dynamic,timeout; timeout 10m; }

@@ -229,7 +229,7 @@ def _space(
         world.object_at(f"{held.path}/exe", place),
         noted=held.pid in world.noted,
     )
-    world.refuse_unseen(held.pid, space.mappings)
+    world.refuse_unseen(held.pid, space.mappings, listed)
     space.find_shared_guards(held.pid)
     return space
 

@@ -161,6 +161,7 @@ def look(
     collecting_shares.refuse_shared_parts(tree, obstacles)
     files = Files(tree)
     undo.callback(files.close)
+    files.refuse_nameless_paths()
     with obstacles.at("the container"):
         nested.look_at(files.files)
     places = Places(view, nested, undo)
@@ -195,6 +196,8 @@ def look(
     given = container.network, container.tables
     networks.collect(init, view, nested, obstacles, *given, usual)
     world.look_at(files.files)
+    with obstacles.at("the container"):
+        world.refuse_sockets_mounted([*(mounts.sockets if mounts else ()), *places.sockets])
     if world.has_sockets:
         from woodfrog.engine import backlogs, connections
 

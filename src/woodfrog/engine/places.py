@@ -1,5 +1,6 @@
 """The mount namespaces of a held container, each with a process that stands at its root."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
@@ -25,6 +26,23 @@ class Place:
         self.root = f"/proc/{view}/root"
         self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(view)}
         self.names = Names(self.root, self.mounts)
+
+    def is_of_proc(self, device: int) -> bool:
+        """Tell whether a device number is that of a proc which is mounted there."""
+        number = os.major(device), os.minor(device)
+        return any(one.type == "proc" and one.device == number for one in self.mounts.values())
+
+    def forbids_programs(self, path: bytes) -> bool:
+        """Tell whether what is executable at a path may not be executed (MS_NOEXEC)."""
+        above = [
+            mount
+            for mount in self.mounts.values()
+            if path == mount.point or path.startswith(mount.point.rstrip(b"/") + b"/")
+        ]
+        # Of those at one point the last covers the others.
+        nearest = max(above, key=lambda mount: len(mount.point))
+        covering = [mount for mount in above if mount.point == nearest.point]
+        return "noexec" in covering[-1].options.split(",")
 
 
 class Places:
@@ -118,6 +136,13 @@ class Places:
                     f"has a file system ({major}:{minor}) in mount namespaces that were made of"
                     " different others, which cannot be saved yet"
                 )
+
+    @property
+    def sockets(self) -> list[tuple[bytes, int]]:
+        """Return where files of unix sockets are mounted, and their inodes."""
+        return [
+            one for _, found, late in self._changed.values() for one in found.sockets + late.sockets
+        ]
 
     def record(
         self, number: int, write_pages: WritePages, leased: Mapping[tuple[int, int], int]

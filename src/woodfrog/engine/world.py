@@ -34,7 +34,7 @@ from woodfrog.resources.files.base import (
     OpenFile,
 )
 from woodfrog.resources.membership import Membership
-from woodfrog.resources.memory import MAP_SHARED, Mapping
+from woodfrog.resources.memory import MAP_SHARED, PROT_EXEC, Mapping
 from woodfrog.resources.mount_tree.options import IN_MEMORY
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class World:
         self._processes |= {zombie.namespace_pid for zombie in tree.zombies}
         # Inodes that O_TMPFILE made.
         self._unnamed: set[tuple[int, int]] = set()
+        # Mapped files that were found at their paths, and may be executed if they are.
+        self._seen: set[tuple[object, ...]] = set()
         # By the inodes of FIFOs.
         self._fifo_readers: dict[tuple[int, int], OpenFile] = {}
         # Whom a lease for writing forbids all others to open, by inode.
@@ -382,33 +384,53 @@ class World:
                 os.close(fd)
         return self._deleted_file(link, name, place)
 
-    def refuse_unseen(self, pid: int, mappings: list[Mapping]) -> None:
-        """Refuse mappings of files that are not found in a process's own mount namespace."""
+    def refuse_unseen(self, pid: int, mappings: list[Mapping], listed: list[KernelMapping]) -> None:
+        """Refuse mappings of files that are not found in a process's own mount namespace.
+
+        `listed` are all mappings as the kernel tells them.
+        """
         place = self.place_of(pid)
-        for one in mappings if not self.is_at_home(pid) else ():
+        known = {one.start: (one.device, one.inode) for one in listed if one.inode}
+        for one in mappings:
+            key = (place.number, one.path, known.get(one.start), one.protection & PROT_EXEC)
+            if not one.path or key in self._seen:
+                continue
             link = f"/proc/{pid}/map_files/{one.start:x}-{one.end:x}"
-            if one.path and not place.names.stands_at(one.path, os.stat(link)):
+            if not place.names.stands_at(one.path, os.stat(link)):
                 raise UnsupportedResource(
                     f"has {os.fsdecode(one.path)} mapped, which is not found in its mount"
-                    " namespace; that cannot be saved yet"
+                    " namespace, or is hidden by a mount; that cannot be saved yet"
                 )
+            if one.protection & PROT_EXEC and place.forbids_programs(one.path):
+                raise UnsupportedResource(
+                    f"has {os.fsdecode(one.path)} mapped, and may execute what is in it, on a mount"
+                    " that forbids this by now (noexec); that cannot be saved yet"
+                )
+            self._seen.add(key)
 
-    def object_at(self, link: str, place: Place | None = None) -> tuple[bytes, int]:
+    def object_at(self, link: str, place: Place) -> tuple[bytes, int]:
         """Return where a magic link leads, and the id of that if it has no name, else 0.
 
-        `place` is the mount namespace in which that is to be found again, if not the own one.
+        `place` is the mount namespace in which that is to be found again.
         """
-        target = os.readlink(os.fsencode(link))
-        place = place or self.places[OWN]
         found = os.stat(link)
+        target, number = self._name_at(link, found, place)
+        # What is in /proc/sys is another in each namespace of whoever looks.
+        is_found = place.names.stands_at(target, found) or place.is_of_proc(found.st_dev)
+        if not number and not is_found:
+            raise UnsupportedResource(
+                f"{os.fsdecode(target)} is not found in the process's mount namespace, or is hidden"
+                " by a mount, or its own mount was taken away (umount -l), which cannot be saved"
+                " yet",
+                hint="a directory that a process works in is found again once it has left it (cd)",
+            )
+        return target, number
+
+    def _name_at(self, link: str, found: os.stat_result, place: Place) -> tuple[bytes, int]:
+        target = os.readlink(os.fsencode(link))
         if shared_memory.is_one(target) or _is_deleted(target, found, place):
             number = self._linked_object(link, target, place)
             return target.removesuffix(deleted_files.DELETED), number
-        if place is not self.places[OWN] and not place.names.stands_at(target, found):
-            raise UnsupportedResource(
-                f"{os.fsdecode(target)} is not found in the process's mount namespace, which"
-                " cannot be saved yet"
-            )
         return target, 0
 
     def is_deleted(self, file: OpenFile) -> bool:
@@ -440,6 +462,19 @@ class World:
             )
         return self.objects[key].number
 
+    def refuse_sockets_mounted(self, mounted: list[tuple[bytes, int]]) -> None:
+        """Refuse mounts of files to which sockets inside are bound: those come later than mounts.
+
+        They are given by where they are mounted, and their inodes.
+        """
+        for point, inode in mounted:
+            if name := self.sockets.name_of_file(inode):
+                raise UnsupportedResource(
+                    f"what was mounted at {os.fsdecode(point)} is the file of a unix socket inside,"
+                    f" {os.fsdecode(name)}, which cannot be saved yet",
+                    hint="mount the directory that it is in",
+                )
+
     def is_first_to_read(self, file: OpenFile) -> bool:
         """See the protocol."""
         return self._fifo_readers[file.stat.st_dev, file.stat.st_ino] is file
@@ -465,11 +500,11 @@ class World:
         for file in self._with_paths:
             mount = self.mounts.get(file.mnt_id)
             if mount is not None and mount.device == device and file.stat.st_ino == inode:
-                path, number = self.object_at(file.link)
+                path, number = self._name_at(file.link, file.stat, self.places[OWN])
                 if number or self._names.stands_at(path, file.stat):
                     return path, number
         for fd in self._names.by_handle(device, kind, handle):
-            path, number = self.object_at(f"/proc/self/fd/{fd}")
+            path, number = self._name_at(f"/proc/self/fd/{fd}", os.fstat(fd), self.places[OWN])
             if number or self._names.stands_at(path, os.fstat(fd)):
                 return path, number
         name = self._names.by_inode(device, inode)

@@ -17,6 +17,7 @@ int main(void) {
 	must(lseek(plain, 4321, SEEK_SET));
 	char *memory = must(mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, plain, 0));
 	int second = must(open("/proc/self/fd/4", O_RDONLY)); /* another description of `plain` */
+	int by_path = must(open("/proc/self/fd/4", O_PATH));
 	char *private = must(mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, plain, 0));
 	int inert = memfd_create("inert", MFD_NOEXEC_SEAL | MFD_CLOEXEC);
 	if (inert < 0)
@@ -55,6 +56,10 @@ int main(void) {
 	same("position", 4321, lseek(plain, 0, SEEK_CUR));
 	same("position of the second", 0, lseek(second, 0, SEEK_CUR));
 	same("flags of the second", O_RDONLY, fcntl(second, F_GETFL) & O_ACCMODE);
+	same("flags of the one by O_PATH", O_PATH, fcntl(by_path, F_GETFL));
+	struct stat whose;
+	must(fstat(by_path, &whose)), must(fstat(plain, &was));
+	same("what it leads to", was.st_ino, whose.st_ino);
 	must(readlink("/proc/self/fd/3", link, 63));
 	expect(!strcmp(link, "/memfd:a sealed one (deleted)"), "the name is %s", link);
 	must(pread(sealed, page, 1234, PAGE));

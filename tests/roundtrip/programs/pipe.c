@@ -38,6 +38,9 @@ int main(void) {
 	must(write(two_way, "to itself", 9));
 	close(both[0]);
 	close(both[1]);
+	/* Each end opened again, as a shell does by /dev/stdin; others wait there, too. */
+	snprintf(link, sizeof link, "/proc/self/fd/%d", half[0]);
+	int again = must(open(link, O_RDONLY)), wide = must(open(link, O_RDWR | O_APPEND));
 	pid_t child = must(fork());
 	if (child == 0) {
 		close(empty[0]);
@@ -63,6 +66,8 @@ int main(void) {
 	same("a packet", 3, read(packets[0], found, 100));
 	same("the next packet", 6, read(packets[0], found, 100));
 	same("flags of packets", O_DIRECT | O_WRONLY, fcntl(packets[1], F_GETFL));
+	same("flags of a reader that was opened again", O_RDONLY, fcntl(again, F_GETFL) & ~0100000);
+	same("flags of one for both ways that was opened again", O_RDWR | O_APPEND, fcntl(wide, F_GETFL) & ~0100000);
 	same("flags of a writer", O_WRONLY, fcntl(late[1], F_GETFL));
 	same("flags of its reader", O_RDONLY, fcntl(reader, F_GETFL));
 	expect(read(reader, found, 100) == 7 && !memcmp(found, "waiting", 7), "what waited");

@@ -28,6 +28,11 @@ int main(void) {
 	pthread_t receiver;
 	mqd_t full = filled("/full"), gone = filled("/gone"), gone_too = must(mq_open("/gone", O_RDONLY | O_NONBLOCK));
 	must(mq_unlink("/gone"));
+	char link[32];
+	snprintf(link, sizeof link, "/proc/self/fd/%d", full);
+	int by_path = must(open(link, O_PATH));
+	snprintf(link, sizeof link, "/proc/self/fd/%d", gone);
+	int gone_by_path = must(open(link, O_PATH));
 	mqd_t again = must(mq_open("/gone", O_RDWR | O_CREAT | O_EXCL, 0600, NULL));
 	pid_t sender = must(fork());
 	if (sender == 0) {
@@ -61,6 +66,11 @@ int main(void) {
 	join(child);
 	pthread_join(receiver, NULL);
 	expect(!strcmp(text, "hello"), "received %s", text);
+	struct stat one, other_one;
+	must(fstat(by_path, &one)), must(fstat(full, &other_one));
+	expect(one.st_ino == other_one.st_ino && fcntl(by_path, F_GETFL) == O_PATH, "what was opened by O_PATH is another");
+	must(fstat(gone_by_path, &one)), must(fstat(gone, &other_one));
+	expect(one.st_ino == other_one.st_ino && fcntl(gone_by_path, F_GETFL) == O_PATH, "what was opened by O_PATH and unlinked is another");
 	struct mq_attr about;
 	must(mq_getattr(reading, &about));
 	expect(about.mq_maxmsg == 4 && about.mq_msgsize == 100 && about.mq_flags == O_NONBLOCK, "another size");

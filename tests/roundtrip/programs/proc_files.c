@@ -45,6 +45,10 @@ int main(void) {
 		snprintf(path, sizeof path, "/proc/sys/%s", settings[i]);
 		values[i] = must(open(path, O_RDONLY));
 	}
+	/* Who looks for it again makes the first forget its name. */
+	int tcp_again = must(open("/proc/net/tcp", O_RDONLY)), own_tcp = must(open("/proc/thread-self/net/tcp", O_RDONLY));
+	close(tcp_again);
+	close(must(open("/proc/thread-self/net/tcp", O_RDONLY)));
 	must(fstat(net, &before));
 	must(symlink("nowhere", in_work("symlink")));
 	must(mkfifo(in_work("fifo"), 0600));
@@ -88,6 +92,7 @@ int main(void) {
 		begins(values[i], 0, text);
 		close(anew);
 	}
+	begins(own_tcp, 0, "  sl ");
 	must(stat("/proc/self/ns/net", &after));
 	must(fstat(net, &before));
 	same("the namespace", after.st_ino, before.st_ino);

@@ -66,12 +66,15 @@ def nested(kind: int, *attributes: bytes) -> bytes:
 
 def attributes_of(data: memoryview) -> dict[int, bytes]:
     """Return the attributes of an answer by type; of equal ones the last."""
-    found = {}
+    return dict(each_attribute(data))
+
+
+def each_attribute(data: memoryview) -> Iterator[tuple[int, bytes]]:
+    """Return the attributes of an answer, one after the other."""
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
-        found[kind] = bytes(data[_ATTRIBUTE.size : length])
+        yield kind, bytes(data[_ATTRIBUTE.size : length])
         data = data[(length + 3) & ~3 :]
-    return found
 
 
 def nsid(on: socket.socket, namespace: int) -> int | None:

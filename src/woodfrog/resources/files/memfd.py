@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 from woodfrog.kernel import syscalls
 from woodfrog.resources.files.base import (
     ACCESS_MODE,
+    O_PATH,
     FileRecord,
     Making,
     OpenFile,
@@ -38,6 +39,8 @@ class MemFd(FileRecord, frozen=True, tag="memfd"):
         )
 
     def restore(self, making: Making) -> int:
+        if self.flags & O_PATH:
+            return making.reopen(self.memory, self.flags)
         program = making.program
         if self.flags & ACCESS_MODE == 2 and not making.shared(("memfd", self.memory)):
             # memfd_create() itself made this one; it was open for reading and writing.

@@ -10,6 +10,7 @@ from woodfrog.resources import posix_queues
 from woodfrog.resources.deleted_files import DELETED
 from woodfrog.resources.files.base import (
     CREATION_FLAGS,
+    O_PATH,
     FileRecord,
     Making,
     OpenFile,
@@ -68,7 +69,11 @@ class MessageQueueFile(FileRecord, frozen=True, tag="message-queue"):
     def restore(self, making: Making) -> int:
         program = making.program
         if self.unlinked is None:
-            named = program.call(SYS.MQ_OPEN, self.name, self.flags & ~CREATION_FLAGS, 0, 0)
+            # mq_open(2) knows no O_PATH.
+            flags = os.O_RDWR if self.flags & O_PATH else self.flags & ~CREATION_FLAGS
+            named = program.call(SYS.MQ_OPEN, self.name, flags, 0, 0)
+            if self.flags & O_PATH:
+                return making.reopen_descriptor(making.spare(named), self.flags)
             set_flags(program, named, self.flags)
             return named
         key = ("unlinked message queue", self.queue)
@@ -78,5 +83,6 @@ class MessageQueueFile(FileRecord, frozen=True, tag="message-queue"):
             program.call(SYS.MQ_UNLINK, self.unlinked.name)
             making.share(key, made)
         fd = making.reopen_descriptor(made, self.flags)
-        set_flags(making.program, fd, self.flags)
+        if not self.flags & O_PATH:
+            set_flags(making.program, fd, self.flags)
         return fd

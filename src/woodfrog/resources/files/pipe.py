@@ -81,16 +81,22 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
                 set_flags(program, ends[1], flags)
         if self.flags & ACCESS_MODE == os.O_RDWR:
             # For both ways, as only /proc/PID/fd/N gives it.
-            return making.reopen_descriptor(ends[1], self.flags)
+            return self._reopened(making, ends[1])
         if side == 1:
             making.share((*key, "writer"), self.flags)
         taken = ("pipe", self.pipe, side)
         if making.shared(taken):
             # A second description of this end, made by opening /proc/PID/fd/N.
-            return making.reopen_descriptor(ends[side], self.flags)
+            return self._reopened(making, ends[side])
         making.share(taken, True)
         set_flags(program, ends[side], self.flags)
         return ends[side]  # type: ignore[no-any-return]
+
+    def _reopened(self, making: Making, end: int) -> int:
+        fd = making.reopen_descriptor(end, self.flags)
+        # It was opened so that nobody would wait.
+        set_flags(making.program, fd, self.flags)
+        return fd
 
 
 def peek(fd: int, capacity: int) -> list[bytes]:

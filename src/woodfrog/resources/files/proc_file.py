@@ -59,7 +59,9 @@ class ProcFile(FileRecord, frozen=True, tag="proc-file"):
         point = world.mounts[file.mnt_id].point
         pid, name = _split(point, file.target.removesuffix(_DELETED))
         ended = not world.is_process(int(pid))
-        if not ended and not os.path.lexists(world.root + os.fsdecode(file.target)):
+        # Whoever looks for a file of the network again has its old name forgotten, as if deleted.
+        target = os.path.join(point, pid, name) if _is_of_network(name) else file.target
+        if not ended and not os.path.lexists(world.root + os.fsdecode(target)):
             raise UnsupportedResource(
                 f"{os.fsdecode(file.target)} is a file of a thread that has ended,"
                 " which cannot be saved yet"
@@ -106,6 +108,11 @@ class ProcFile(FileRecord, frozen=True, tag="proc-file"):
                 syscalls.lseek(HERE, fd, self.position)
             set_flags(HERE, fd, self.flags)
         return fd
+
+
+def _is_of_network(name: bytes) -> bool:
+    words = name.split(b"/")
+    return b"net" in (words[0], *words[2:3])
 
 
 def _split(point: bytes, path: bytes) -> tuple[bytes, bytes]:

@@ -32,10 +32,15 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
 
     row: ClassVar[Row] = Row(
         called="files, directories, /dev/null, zero, full, random, urandom and tty",
-        kept=("path, position, flags; what a mount hides by now; anything by O_PATH",),
+        kept=(
+            "path, position, flags; what a mount hides by now; settings (/proc/sys);"
+            " anything with a path by O_PATH",
+        ),
         refused=(
             "in a file system that a program mounted, and that another one covers",
-            "from outside the container's mounts",
+            "from outside the container's mounts, or in one that was taken away (umount -l)",
+            "pipes, sockets and others without a path by O_PATH",
+            "settings of a network or ipc namespace that a program made",
         ),
     )
     path: bytes
@@ -164,7 +169,7 @@ def _is_covered(file: OpenFile, world: World) -> bool:
     place = world.place_of_mount(file.mnt_id)
     if place is None:
         raise UnsupportedResource(
-            f"{name} was opened outside the container's mounts",
+            f"{name} was opened outside the container's mounts, or in one that was taken away",
             hint="only descriptors 0 to 2 may come from outside; they become the new container's",
         )
     if place.names.stands_at(file.target, file.stat) or _is_setting(file, world):

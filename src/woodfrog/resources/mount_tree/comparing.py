@@ -90,9 +90,12 @@ class Comparison:
 
         An id may be another mount's by now; one that shows the same is as good.
         """
+
+        def shown(mount: Mount) -> object:
+            return mount.device, mount.root, mount.type, mount.source
+
         return {
             mount.mnt_id: mount
             for mount in self.created
-            if (now := self.by_id.get(mount.mnt_id)) is not None
-            and (now.device, now.root, now.type) == (mount.device, mount.root, mount.type)
+            if (now := self.by_id.get(mount.mnt_id)) is not None and shown(now) == shown(mount)
         }

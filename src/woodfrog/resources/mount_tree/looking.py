@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.resources import ids, namespaces
 from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.file_tree import WritePages
-from woodfrog.resources.mount_tree import copies, options, table
+from woodfrog.resources.mount_tree import copies, layers, options, table
 from woodfrog.resources.mount_tree.comparing import Comparison
 from woodfrog.resources.mount_tree.contents import Contents, opened
 from woodfrog.resources.mount_tree.records import (
@@ -88,6 +89,8 @@ class ChangedMounts:
         self._nodes: list[Node] = []
         self._index: dict[int, int] = {}
         self._copies: dict[int, int] = {}
+        # Files of unix sockets that are mounted somewhere: where, and their inodes.
+        self.sockets: list[tuple[bytes, int]] = []
         removed = [
             self._givens[mount.mnt_id] for mount in self._created if mount.mnt_id not in self._kept
         ]
@@ -180,6 +183,7 @@ class ChangedMounts:
         if mount.root.endswith(_DELETED):
             raise UnsupportedResource("shows what was deleted, which cannot be saved yet")
         base, root = self._base(mount)
+        self._look_at_part(mount, root)
         parent = self._parent(mount)
         spread = table.Spread(mount)
         if spread.group in self._was.groups:
@@ -198,6 +202,16 @@ class ChangedMounts:
             group=spread.group,
             master=master,
         )
+
+    def _look_at_part(self, mount: Mount, root: bytes) -> None:
+        """Look at a bind of a part of a file system, which may be made later than mounts."""
+        if root in (ROOT, b"ptmx"):
+            return
+        if mount.type == "devpts":
+            raise UnsupportedResource("shows a terminal, which cannot be saved yet")
+        found = os.lstat(f"/proc/{self._view}/root{os.fsdecode(mount.point)}")
+        if stat.S_ISSOCK(found.st_mode):
+            self.sockets.append((mount.point, found.st_ino))
 
     def _has_master(self, given: Given | None, master: int) -> bool:
         return any(
@@ -257,7 +271,8 @@ class ChangedMounts:
             namespace = self._pid_namespace(mount) if mount.type == "proc" else 0
             flags, data = self._options(mount)
             if mount.type == "overlay":
-                self._check_layers(options.layers(data))
+                made = [one for one in self._now if one.mnt_id not in self._kept]
+                layers.refuse_others(self._view, mount, options.layers(data), made)
             self._shown[mount.device] = len(self._bases)
             self._bases.append(
                 Base(
@@ -310,13 +325,6 @@ class ChangedMounts:
     def _options(self, mount: Mount) -> tuple[int, bytes]:
         flags, data = options.split(mount.type, mount.super_options)
         return flags, options.inside(data, self._maps) if self._maps else data
-
-    def _check_layers(self, layers: list[bytes]) -> None:
-        for path in layers:
-            if not path.startswith(b"/") or b"/proc/" in path:
-                raise UnsupportedResource(
-                    f"is an overlay over {os.fsdecode(path)}, which cannot be found again"
-                )
 
     def _widest(self, device: tuple[int, int]) -> list[Mount]:
         """Return the mounts by which all can be seen that is seen of a file system."""
