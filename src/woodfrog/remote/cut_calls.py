@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import struct
+import termios
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
@@ -36,7 +37,7 @@ _IOVEC, _MSGHDR = struct.Struct("<QQ"), struct.Struct("<QQQQQQQ")
 _RED_ZONE = 128
 _MOST_VECTORS, _MOST_ASKED = 8, 1024  # ours; the kernel's
 _MOST_BYTES = 0x7FFFF000  # MAX_RW_COUNT
-_MEMORY, _ZERO, _RANDOM, _URANDOM = 1, 5, 8, 9
+_SOURCES = ((1, 5), (1, 8), (1, 9))  # /dev/zero, random and urandom
 _TERMINALS = range(136, 144)
 _WRITES = (SYS.WRITE, SYS.WRITEV)
 _SENDS = (SYS.SENDTO, SYS.SENDMSG)
@@ -96,11 +97,12 @@ class CutCall:
         if end - start != len(ours.image) or ours.room < room_needed() + len(CODE):
             return None
         vectors = self._vectors()
-        total = min(sum(length for _, length in vectors), _MOST_BYTES)
+        asked = min(sum(length for _, length in vectors), _MOST_BYTES)
         done = self._registers.result
-        if done >= total or not self._is_whole_else():
+        total = self._else(asked) if done < asked else 0
+        if done >= total:
             return None
-        left = _after(vectors, done)
+        left = _after(vectors, done, total)
         if len(left) > _MOST_VECTORS:
             return None
         return self._going_on(done, left)
@@ -119,27 +121,47 @@ class CutCall:
             return []
         return list(_IOVEC.iter_unpack(self._read(address, count * _IOVEC.size)))
 
-    def _is_whole_else(self) -> bool:
-        """Tell whether the call does all at once, unless a signal comes."""
+    def _else(self, asked: int) -> int:
+        """Return how many bytes the call does at least, unless a signal comes."""
         if self._number == SYS.GETRANDOM:
-            return True
-        registers = self._registers
-        number = registers.rdi & 0xFFFFFFFF
+            return asked
+        number = self._registers.rdi & 0xFFFFFFFF
         file = os.stat(f"{self._path}/fd/{number}")
         device = os.major(file.st_rdev), os.minor(file.st_rdev)
-        if self._number == SYS.READ:
-            sources = [(_MEMORY, minor) for minor in (_ZERO, _RANDOM, _URANDOM)]
-            return stat.S_ISCHR(file.st_mode) and device in sources
+        if not stat.S_ISCHR(file.st_mode):
+            device = 0, 0
+        if self._number == SYS.READ and device in _SOURCES:
+            return asked
         with open(f"{self._path}/fdinfo/{number}", encoding="utf-8") as told:
             fields, _ = parse_fdinfo(told.read())
         if int(fields["flags"], 8) & os.O_NONBLOCK:
-            return False
+            return 0
         if stat.S_ISSOCK(file.st_mode):
-            return self._is_whole_at_socket(file.st_ino)
-        is_terminal = stat.S_ISCHR(file.st_mode) and device[0] in _TERMINALS
-        return self._number in _WRITES and (stat.S_ISFIFO(file.st_mode) or is_terminal)
+            return asked if self._is_whole_at_socket(file.st_ino) else 0
+        is_terminal = device[0] in _TERMINALS
+        if self._number == SYS.READ:
+            return min(asked, self._least_of_terminal(file.st_rdev)) if is_terminal else 0
+        return asked if stat.S_ISFIFO(file.st_mode) or is_terminal else 0
+
+    def _least_of_terminal(self, device: int) -> int:
+        """Return for how many bytes a read waits, for as long as it takes."""
+        descriptor = fetch(self._process, self._registers.rdi & 0xFFFFFFFF)
+        try:
+            if os.fstat(descriptor).st_rdev != device:
+                return 0
+            settings = termios.tcgetattr(descriptor)
+        except termios.error:
+            return 0
+        finally:
+            os.close(descriptor)
+        if settings[3] & termios.ICANON or settings[6][termios.VTIME]:
+            return 0
+        return int(settings[6][termios.VMIN])  # which Python has as a number just then
 
     def _is_whole_at_socket(self, inode: int) -> bool:
+        """Tell whether a call on a socket does all at once."""
+        if self._number == SYS.READ:
+            return False
         registers = self._registers
         option, flags = socket.SO_SNDTIMEO, 0
         if self._number not in _WRITES:
@@ -206,9 +228,11 @@ class CutCall:
         return os.pread(self._memory, length, address)
 
 
-def _after(vectors: list[tuple[int, int]], done: int) -> list[tuple[int, int]]:
-    """Return what is left of memory when so many bytes are done."""
+def _after(vectors: list[tuple[int, int]], done: int, total: int) -> list[tuple[int, int]]:
+    """Return what is left of memory when so many bytes of all are done."""
     left = []
+    if len(vectors) == 1:
+        vectors = [(vectors[0][0], total)]
     for address, length in vectors:
         skipped = min(done, length)
         done -= skipped

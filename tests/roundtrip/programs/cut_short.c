@@ -1,5 +1,5 @@
 /* Calls that are half done: they go on, and tell of all that they have done, as if nobody had looked at them. */
-// arguments: interrupted | write | writev | send | sendmsg | recv | recvmsg | tty | zero
+// arguments: interrupted | write | writev | send | sendmsg | recv | recvmsg | tty | zero | keys
 #include "waits.h"
 #include <poll.h>
 #include <sys/socket.h>
@@ -7,7 +7,7 @@
 #include <termios.h>
 
 enum { SIZE = 400000, FIRST = 1000 };
-static int full[2], sockets[2], waiting[2], master, terminal;
+static int full[2], sockets[2], waiting[2], typing[2], master, terminal;
 static char bytes[SIZE], parts[3][100000], got[SIZE];
 static uint64_t *zeros;
 
@@ -73,6 +73,12 @@ static long recvmsg_(void) {
 	return length;
 }
 static long tty(void) { return RAW(SYS_write, terminal, bytes, 200000); }
+static long keys(void) {
+	/* as many as the terminal waits for, which is less than there is room for */
+	long length = RAW(SYS_read, typing[0], got, 100);
+	check("keys", got, 0, 10);
+	return length;
+}
 static long zero(void) {
 	/* It takes a while, and is most likely stopped on its way. */
 	int fd = must(open("/dev/zero", O_RDONLY));
@@ -90,13 +96,27 @@ static void wake_send(__attribute__((unused)) pid_t child) { drain("send", socke
 static void wake_sendmsg(__attribute__((unused)) pid_t child) { drain("sendmsg", sockets[1], 300000); }
 static void wake_recv(__attribute__((unused)) pid_t child) { must(write(waiting[1], bytes + 40000, 50000)); }
 static void wake_recvmsg(__attribute__((unused)) pid_t child) { must(write(waiting[1], bytes + 40000, 160000)); }
+static void wake_keys(__attribute__((unused)) pid_t child) { must(write(typing[1], bytes + 4, 6)); }
 static void wake_tty(__attribute__((unused)) pid_t child) { drain("tty", master, 200000); }
 
 static const struct wait waits[] = {
 	{"interrupted", interrupted, 0, wake_interrupted}, {"write", write_, SIZE, wake_write}, {"writev", writev_, 300000, wake_writev}, {"send", send_, SIZE, wake_send},
 	{"sendmsg", sendmsg_, 300000, wake_sendmsg}, {"recv", recv_, 90000, wake_recv}, {"recvmsg", recvmsg_, 200000, wake_recvmsg},
-	{"tty", tty, 200000, wake_tty}, {"zero", zero, 64l << 20, NULL},
+	{"tty", tty, 200000, wake_tty}, {"zero", zero, 64l << 20, NULL}, {"keys", keys, 10, wake_keys},
 };
+
+static int raw_terminal(int *master_end, int least) {
+	int end = *master_end = must(posix_openpt(O_RDWR | O_NOCTTY));
+	must(grantpt(end));
+	must(unlockpt(end));
+	int other = must(open(ptsname(end), O_RDWR | O_NOCTTY));
+	struct termios raw;
+	must(tcgetattr(other, &raw));
+	cfmakeraw(&raw);
+	raw.c_cc[VMIN] = least;
+	must(tcsetattr(other, TCSANOW, &raw));
+	return other;
+}
 
 int main(int count, char **arguments) {
 	fill(bytes, SIZE, 1);
@@ -104,14 +124,9 @@ int main(int count, char **arguments) {
 	must(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
 	must(socketpair(AF_UNIX, SOCK_STREAM, 0, waiting));
 	must(write(waiting[1], bytes, 40000));
-	master = must(posix_openpt(O_RDWR | O_NOCTTY));
-	must(grantpt(master));
-	must(unlockpt(master));
-	terminal = must(open(ptsname(master), O_RDWR | O_NOCTTY));
-	struct termios raw;
-	must(tcgetattr(terminal, &raw));
-	cfmakeraw(&raw);
-	must(tcsetattr(terminal, TCSANOW, &raw));
+	terminal = raw_terminal(&master, 1);
+	typing[0] = raw_terminal(&typing[1], 10);
+	must(write(typing[1], bytes, 4));
 	zeros = must(mmap(NULL, 64 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
 	return all_of(WAITS(waits), 0);
 }
