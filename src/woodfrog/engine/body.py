@@ -232,13 +232,17 @@ class Body:
         """Make all threads; filters that all of them share are installed first, and inherited."""
         if self.record.ended_thread:
             self._replace_first_thread(self.record.ended_thread)
+        options = OPTIONS
         if any(thread.seccomp or self.filters(thread) for thread in self.record.threads):
-            ptrace.set_options(self.stub.pid, OPTIONS | ptrace.O_SUSPEND_SECCOMP)
+            options |= ptrace.O_SUSPEND_SECCOMP
+            ptrace.set_options(self.stub.pid, options)
         program = self.stub.program()
         seccomp_filters.restore(program, seccomp_filters.FILTER, self.common_filters, inherited=0)
         with while_(f"making the threads of {self.name}"):
             self.stub.run(program)
-            self.tasks += self._namespaces.users.make_threads(self.stub, self.record, _THREAD)
+            self.tasks += self._namespaces.users.make_threads(
+                self.stub, self.record, _THREAD, options
+            )
             for task, thread in zip(self.tasks, self.record.threads, strict=True):
                 self._namespaces.join_by_thread(
                     self.stub, task, thread.namespaces, self.record.namespaces

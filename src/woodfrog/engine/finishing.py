@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from woodfrog.engine.admission import Bounds
 from woodfrog.engine.body import Body
@@ -12,6 +13,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat
 from woodfrog.kernel.ptrace import Event
+from woodfrog.remote.program import Program
 from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.socket_waits import SocketWait
 from woodfrog.remote.stub import StubError
@@ -55,15 +57,25 @@ def restore_limits(
         in_force[body.record.pid] = limits.ask(program)
         side.run(body.stub, program, f"asking for the limits of {body.name}")
     side.finish()
+    alike: dict[int, _Rights] = {}
     for body in bodies:
         present = [(limit.soft, limit.hard) for limit in in_force[body.record.pid]()]
         with while_(f"restoring the limits and credentials of {body.name}"):
-            _restore_limits(side, body, bounds, ceilings, default, present, missing)
+            _restore_limits(side, alike, body, bounds, ceilings, default, present, missing)
     side.finish()
+
+
+class _Rights(NamedTuple):
+    """A program that gives a thread what it is to have, and of what it is made."""
+
+    of: tuple[object, ...]
+    program: Program
+    lacks: Callable[[], Iterable[str]]
 
 
 def _restore_limits(
     side: SideBySide,
+    alike: dict[int, _Rights],
     body: Body,
     bounds: Bounds,
     ceilings: Mapping[str, tuple[int, int]],
@@ -82,29 +94,49 @@ def _restore_limits(
     inherited = len(body.common_filters)
     for task, thread in zip(body.tasks, record.threads, strict=True):
         scheduling.restore(task.pid, thread.scheduling, default)
-        program = side.program(task)
-        if task is body.stub:
-            memory_fields.lock_future(program, record.memory)
-            limits.restore(program, record.limits, present, ceilings)
         filters = body.filters(thread)
-        seccomp_filters.restore(program, thread.seccomp, filters, inherited=inherited)
-        credentials.restore(
-            program,
+        ids = body.ids_to_take(thread)
+        of = (
+            bounding,
+            ids,
             thread.credentials,
-            present=bounding,
-            no_new_privs=bounds.no_new_privs or thread.credentials.no_new_privs,
-            ids=body.ids_to_take(thread),
+            thread.pdeath_signal,
+            thread.personality,
+            thread.controls,
         )
-        threads.restore_pdeath_signal(program, thread)
-        if task is not body.stub:  # which maps more
-            threads.set_personality(program, thread)
-        lacks = thread_controls.restore(program, thread.controls) if thread.controls else list
+        # Threads are mostly alike, and those that ran at the same place have ended theirs.
+        is_plain = task is not body.stub and (
+            thread.seccomp != seccomp_filters.STRICT and len(filters) <= inherited
+        )
+        rights = alike.get(side.turn) if is_plain else None
+        if rights and rights.of == of:
+            rights.program.move(*side.part(task))
+        else:
+            program = side.program(task)
+            if task is body.stub:
+                memory_fields.lock_future(program, record.memory)
+                limits.restore(program, record.limits, present, ceilings)
+            seccomp_filters.restore(program, thread.seccomp, filters, inherited=inherited)
+            credentials.restore(
+                program,
+                thread.credentials,
+                present=bounding,
+                no_new_privs=bounds.no_new_privs or thread.credentials.no_new_privs,
+                ids=ids,
+            )
+            threads.restore_pdeath_signal(program, thread)
+            if task is not body.stub:  # which maps more
+                threads.set_personality(program, thread)
+            lacks = thread_controls.restore(program, thread.controls) if thread.controls else list
+            rights = _Rights(of, program, lacks)
+            if is_plain:
+                alike[side.turn] = rights
 
-        def note(tid: int = thread.tid, lacks: Callable[[], Iterable[str]] = lacks) -> None:
+        def note(tid: int = thread.tid, lacks: Callable[[], Iterable[str]] = rights.lacks) -> None:
             missing.extend(f"thread {tid} comes back without its {what}" for what in lacks())
 
         doing = f"restoring the limits and credentials of thread {thread.tid} of {body.name}"
-        side.run(task, program, doing, note)
+        side.run(task, rights.program, doing, note)
     missing += (f"{body.name}: {what}" for what in memory_making.lacking(record.memory.mappings))
 
 

@@ -16,7 +16,7 @@ from woodfrog.engine import kinship, passing
 from woodfrog.engine.pids import Member
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import namespaces as ns
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.id_maps import IdMap
 from woodfrog.kernel.procfs.status import read_status
@@ -32,6 +32,7 @@ from woodfrog.resources.threads import Thread
 if TYPE_CHECKING:
     from woodfrog.resources.nested import UserNamespace
 
+_CLONE_PTRACE = 0x2000
 _OWN = 0
 _USERS, _GROUPS = "user_map", "group_map"
 
@@ -128,19 +129,15 @@ class Users:
             )
         return msgspec.structs.replace(own, uids=tuple(uids), gids=tuple(gids[:4]), groups=gids[4:])
 
-    def make_threads(self, maker: Stub, record: Process, flags: int) -> list[Stub]:
-        """Clone the further threads of a process.
+    def make_threads(self, maker: Stub, record: Process, flags: int, options: int) -> list[Stub]:
+        """Clone the further threads of a process, which is held with these PTRACE_O_*.
 
         Who is in a nested user namespace may not choose ids in the container's pid namespace: the
         root stub does, by saying which was the last one.
         """
-        maker.born.clear()
         if not record.namespaces.get("user"):
-            program = maker.program()
-            for thread in record.threads[1:]:
-                syscalls.clone3(program, flags, 0, thread.ids)
-            maker.run(program)
-            return [_taken(maker, born) for born in maker.born]
+            return _cloned(maker, record.threads[1:], flags, options)
+        maker.born.clear()
         for thread in record.threads[1:]:
             self.bear(maker, flags, 0, thread.ids)
         return [_taken(maker, born) for born in maker.born]
@@ -155,7 +152,7 @@ class Users:
 
     def check_id(self, born: int, ids: Sequence[int]) -> None:
         """Check that a newborn task has the ids that it was to have."""
-        found = [int(word) for word in read_status(f"/proc/{born}")["NSpid"].split()]
+        found = _ids(born)
         if found[-len(ids) :] != list(ids):
             raise StubError(f"task {ids[0]} came to be as {found[-len(ids)]}")
 
@@ -222,6 +219,39 @@ class Users:
         program.expect(program.call(SYS.WRITE, theirs, text, len(text)), len(text))
         syscalls.close(program, theirs)
         self._root.run(program)
+
+
+def _cloned(maker: Stub, threads: Sequence[Thread], flags: int, options: int) -> list[Stub]:
+    """Clone threads that are held from the start, without a stop of their maker for each."""
+    if not threads:
+        return []
+    place = f"/proc/{maker.pid}/task"
+    before = set(os.listdir(place))
+    program = maker.program()
+    for thread in threads:
+        syscalls.clone3(program, flags | _CLONE_PTRACE, 0, thread.ids)
+    ptrace.set_options(maker.pid, options & ~ptrace.O_TRACECLONE)
+    maker.run(program)
+    ptrace.set_options(maker.pid, options)
+    born = sorted(int(name) for name in os.listdir(place) if name not in before)
+    if len(born) != len(threads):
+        raise StubError(f"process {maker.pid} has {len(born)} new threads, not {len(threads)}")
+    if born[0] < maker.pid:
+        # Our ids began anew: which is which only they tell. Otherwise they rise, and each thread
+        # says later that it is the right one (threads.restore).
+        place_of = {thread.ids[0]: place for place, thread in enumerate(threads)}
+        depth = len(threads[0].ids)
+        born.sort(key=lambda tid: place_of[_ids(tid)[-depth]])
+    stubs = []
+    for tid in born:
+        stubs.append(_taken(maker, tid))
+        ptrace.set_options(tid, options)
+    return stubs
+
+
+def _ids(task: int) -> list[int]:
+    """Return the ids of a task, in our pid namespace and those below, outermost first."""
+    return [int(word) for word in read_status(f"/proc/{task}")["NSpid"].split()]
 
 
 def _taken(maker: Stub, born: int) -> Stub:

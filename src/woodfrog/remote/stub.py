@@ -66,6 +66,8 @@ class Stub:
         self.size = size
         self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self.born: list[int] = []
+        # Those at the end of its last program: the next needs some to begin with, no matter which.
+        self._registers: Registers | None = None
 
     @property
     def area(self) -> tuple[int, int]:
@@ -86,6 +88,7 @@ class Stub:
             self.memory,
             [],
         )
+        thread._registers = None
         return thread
 
     def part(self, number: int = 0, of: int = 1) -> tuple[int, int]:
@@ -100,7 +103,7 @@ class Stub:
     def start(self, program: Program) -> None:
         """Set a program going; `finish` waits for its end."""
         os.pwrite(self.memory, program.assemble(), program.base)
-        registers = ptrace.registers(self.pid)
+        registers = self._registers or ptrace.registers(self.pid)
         registers.rip, registers.r15, registers.r14 = self.base, program.entry, 0
         registers.orig_rax = NO_CALL
         ptrace.set_registers(self.pid, registers)
@@ -119,7 +122,8 @@ class Stub:
                 ptrace.resume(self.pid)
             else:
                 raise StubError(f"process {self.pid} stopped in mid-program: {status}")
-        program.finish(self.memory, ptrace.registers(self.pid).r15)
+        self._registers = ptrace.registers(self.pid)
+        program.finish(self.memory, self._registers.r15)
 
     def run(self, program: Program) -> None:
         """Run a program to its end."""

@@ -199,6 +199,7 @@ def components(xstate: bytes) -> int:
 
 def restore(program: Program, thread: Thread) -> None:
     """Tell the kernel what the thread had told it; run it in that thread."""
+    program.expect(program.call(SYS.GETTID), thread.ids[-1])
     if thread.amx:
         # Asked for once by any thread, it holds for the whole process; and before alternate stacks
         # are set, since the kernel wants them larger then.
