@@ -35,7 +35,8 @@ class Confined:
 
     def whom(self, task: HeldTask) -> HeldProcess | None:
         """Return whom the task is to be asked to look at, if there is anybody."""
-        who = (task.process.group, *(task.status[name] for name in ("Uid", "Gid", "CapPrm")))
+        status = task.status
+        who = task.process.group, status.between("Uid", "Gid"), status["CapPrm"]
         if who not in self._seen:
             self._seen[who] = self._whom(task)
         return self._seen[who]

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Protocol
 
 from woodfrog.errors import UnsupportedResource
@@ -54,6 +55,15 @@ def ask(program: Program) -> Callable[[Status], Credentials]:
 
 def shown(status: Status, *, securebits: int) -> Credentials:
     """Return the credentials that /proc/PID/task/TID/status shows; it lacks the securebits."""
+    return _of_lines(
+        status.between("Uid", "Groups") + status.between("CapInh", "NoNewPrivs"), securebits
+    )
+
+
+@lru_cache
+def _of_lines(lines: str, securebits: int) -> Credentials:
+    """Return the credentials that some lines show: those of threads are mostly the same."""
+    status = Status(lines.encode())
     uids, gids = (tuple(map(int, status[name].split())) for name in ("Uid", "Gid"))
     return Credentials(
         uids=(uids[0], uids[1], uids[2], uids[3]),

@@ -17,6 +17,7 @@ STOPPING = range(SIGSTOP, 23)
 _HARMLESS = (SIGCHLD, SIGCONT, 23, 28)
 
 _ACTION = struct.Struct("<4Q")
+_MASK_BYTES = 8
 _SIG_IGN = 1
 
 
@@ -77,10 +78,16 @@ def forget_children(program: Program, others: Iterable[int] = ()) -> None:
 def restore_actions(program: Program, actions: list[Action], *, skip: int) -> None:
     """Set all actions but that of signal `skip`; what isn't recorded gets its default."""
     known = {action.signal: action for action in actions}
+    default = program.address_of(packed(None))
+    rest = []
     for signal in SIGNALS:
         if signal in UNCATCHABLE or signal == skip:
             continue
-        syscalls.rt_sigaction(program, signal, packed(known.get(signal)), None)
+        if signal in known:
+            syscalls.rt_sigaction(program, signal, packed(known[signal]), None)
+        else:
+            rest.append((signal, default, 0, _MASK_BYTES))
+    program.call_each(SYS.RT_SIGACTION, rest)
 
 
 def packed(action: Action | None) -> bytes:

@@ -27,6 +27,12 @@ class Status:
         except KeyError:
             return default
 
+    def between(self, first: str, last: str) -> str:
+        """Return the lines of two fields and of those between them, as text of a status."""
+        start = self._text.index(f"\n{first}:")
+        end = self._text.index(f"\n{last}:", start)
+        return self._text[start + 1 : self._text.index("\n", end + 1) + 1]
+
     @property
     def comm(self) -> bytes:
         """The name of the thread: unlike that in stat, it is shown with escapes."""
