@@ -205,10 +205,12 @@ class Release:
     def settle(self) -> None:
         """Bring every task to a stop from which it goes on with its own registers, and set them."""
         body = self.body
-        for task, thread in zip(body.tasks, body.record.threads, strict=True):
+        size = threads.state_bytes(body.stub.pid)
+        for task in body.tasks:
             # Such a stop is where the kernel also restarts interrupted calls by itself.
             ptrace.interrupt(task.pid)
             ptrace.resume(task.pid)
+        for task, thread in zip(body.tasks, body.record.threads, strict=True):
             status = ptrace.wait(task.pid)
             while status.event is not Event.STOPPED:
                 if status.event in (Event.EXITED, Event.KILLED):
@@ -216,7 +218,7 @@ class Release:
                 ptrace.resume(task.pid)
                 status = ptrace.wait(task.pid)
             with while_(f"restoring the registers of thread {thread.tid} of {body.name}"):
-                threads.set_state(task.pid, thread)
+                threads.set_state(task.pid, thread, size)
             ptrace.set_registers(task.pid, threads.unpacked_registers(thread))
             ptrace.set_signal_mask(task.pid, thread.mask)
 

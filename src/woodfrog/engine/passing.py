@@ -1,7 +1,7 @@
 """Processes that are there for a moment: to be of some id or of nobody, and to end."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from woodfrog.errors import while_
 from woodfrog.kernel import ptrace, syscalls
@@ -12,6 +12,7 @@ from woodfrog.remote.stub import Stub, StubError, await_birth
 from woodfrog.resources.signals import SIGKILL
 
 _RLIMIT_CORE = 4
+_LITTLE_ROOM = 1 << 10
 
 
 def make(maker: Stub, ids: Sequence[int], flags: int = 0) -> Stub:
@@ -29,8 +30,17 @@ def end(maker: Stub, passing: Stub, pid: int, status: int = 0) -> None:
     """Have it end by a wait status, and its maker, which calls it `pid`, wait for it."""
     end_by(passing, status)
     passing.close()
+    _wait_for(maker, [pid])
+
+
+def _wait_for(maker: Stub, pids: Iterable[int]) -> None:
+    """Have a stub wait for children that have ended."""
     program = maker.program()
-    program.call(SYS.WAIT4, pid, 0, ptrace.WALL, 0)
+    for pid in pids:
+        program.call(SYS.WAIT4, pid, 0, ptrace.WALL, 0)
+        if program.room < _LITTLE_ROOM:
+            maker.run(program)
+            program = maker.program()
     maker.run(program)
 
 
@@ -51,6 +61,10 @@ def end_by(stub: Stub, status: int) -> None:
     else:
         program.call(SYS.EXIT_GROUP, status >> 8 & 0xFF)
         stub.start(program)
+    _await_end(stub, signal)
+
+
+def _await_end(stub: Stub, signal: int) -> None:
     while True:
         found = ptrace.wait(stub.pid)
         if found.event in (Event.EXITED, Event.KILLED):
@@ -86,7 +100,13 @@ class Delegates:
 
     def end(self) -> None:
         """End them all: their ids become free."""
-        for pid, stub in self._stubs.items():
-            if stub is not self._root:
-                end(self._root, stub, pid)
+        passing = {pid: stub for pid, stub in self._stubs.items() if stub is not self._root}
+        for stub in passing.values():
+            program = stub.program()
+            program.call(SYS.EXIT_GROUP, 0)
+            stub.start(program)
+        for stub in passing.values():
+            _await_end(stub, 0)
+            stub.close()
+        _wait_for(self._root, passing)
         self._stubs = {1: self._root}

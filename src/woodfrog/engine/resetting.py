@@ -143,7 +143,7 @@ class ProcessReset:
             self.stub.close()
             for thread, task in one.tasks:
                 _settle(task)
-                threads.set_state(task.pid, thread)
+                threads.set_state(task.pid, thread, threads.state_bytes(task.pid))
                 task.tracee.registers = threads.unpacked_registers(thread)
 
     def let_live(self) -> None:

@@ -243,9 +243,13 @@ def restore_pdeath_signal(program: Program, thread: Thread) -> None:
     syscalls.prctl(program, PR_SET_PDEATHSIG, thread.pdeath_signal)
 
 
-def set_state(pid: int, thread: Thread) -> None:
-    """Set a held task's XSAVE state."""
-    size = len(ptrace.xstate(pid))
+def state_bytes(pid: int) -> int:
+    """Return how large the XSAVE state of a held task is, be it of any."""
+    return len(ptrace.xstate(pid))
+
+
+def set_state(pid: int, thread: Thread, size: int) -> None:
+    """Set a held task's XSAVE state, of this size."""
     state = thread.xstate
     if len(state) > size:
         raise ImageError(
