@@ -17,7 +17,7 @@ from containers import eventually
 from entering import VDSO, vdso_start
 from needs import needs
 from started import UNSHARE, areas, child_of, children_of, line, numbers_sent, send_number, started
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import features, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import processes_in
@@ -108,11 +108,30 @@ def counts(pids: list[int], address: int) -> list[int]:
 
 
 @needs("root")
-def test_all_tasks_of_a_namespace_are_held_and_let_go(build: Build) -> None:
+def test_both_ways_find_the_processes_of_nested_namespaces_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = "sleep 60 & unshare --pid --fork --kill-child sleep 60 & echo ready; wait"
+    with started(*UNSHARE, "/bin/sh", "-c", script) as unshare:
+        assert line(unshare) == "ready"
+        init = child_of(unshare.pid)
+        found = eventually(
+            lambda: len(them := processes_in(HERE, init)) == 4 and them, "all of them are there"
+        )
+        assert os.getpid() not in found
+        monkeypatch.setattr(features, "disabled", lambda: frozenset((features.PROCFS_OF_PIDS,)))
+        assert processes_in(HERE, init) == found
+
+
+@needs("root")
+@pytest.mark.parametrize("without", ["", features.PROCFS_OF_PIDS])
+def test_all_tasks_of_a_namespace_are_held_and_let_go(
+    without: str, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "disabled", lambda: frozenset((without,)))
     with started(*UNSHARE, build(PROGRAMS / "many_tasks.c")) as unshare:
         address = int(line(unshare), 16)
         init = child_of(unshare.pid)
-        namespace = os.readlink(f"/proc/{init}/ns/pid")
         with held(init) as tree:
             lasting = [p.pid for p in tree.processes if len(p.tasks) == 4]
             assert len(lasting) == 3
@@ -122,7 +141,7 @@ def test_all_tasks_of_a_namespace_are_held_and_let_go(build: Build) -> None:
                 assert process.namespace_pid == int(inside)
             alive = {
                 pid
-                for pid in processes_in(HERE, namespace)
+                for pid in processes_in(HERE, init)
                 if read_stat(f"/proc/{pid}").state not in "ZX"
             }
             assert alive == known

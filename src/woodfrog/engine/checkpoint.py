@@ -340,7 +340,7 @@ def _write_snapshots(
 def _estimated_bytes(init: int) -> int:
     """Estimate, before anything is stopped, how much memory there is to be written."""
     total = 0
-    for pid in processes_in(HERE, namespaces.pid_namespace(init)):
+    for pid in processes_in(HERE, init):
         try:
             status = read_status(f"/proc/{pid}")
         except OSError:

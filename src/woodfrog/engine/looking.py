@@ -131,8 +131,7 @@ def look(
     if not sysctls.is_read_only(init):
         _ = usual.settings  # which takes some time: before anything is held
         if "network" in container.namespaces:
-            opened = sysctls.Opened(init, usual)
-            undo.callback(opened.close)
+            opened = usual.opened(init, undo)
     _prepare(init)
     asking = AskingProcesses()
     own_groups = list(cgroups.directories(container.cgroups))
@@ -242,7 +241,9 @@ def look(
 
 def _prepare(init: int) -> None:
     """Import what is needed for the files that there are; before anything is held."""
-    looks = catalogue.prepare(processes_in(HERE, os.readlink(f"/proc/{init}/ns/pid")))
+    if catalogue.has_all():
+        return  # so who stands by for this has loaded everything
+    looks = catalogue.prepare(processes_in(HERE, init))
     if any(look.startswith("socket ") for look in looks):
         from woodfrog.engine import backlogs, connections, sockets  # noqa: F401
 

@@ -5,7 +5,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import msgspec
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.comparing import equal_pages
 from woodfrog.kernel.pagemap import Pagemap, Ranges
-from woodfrog.kernel.process_memory import FileContents, ProcessMemory
+from woodfrog.kernel.process_memory import FileContents, ProcessMemory, write_memory
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import memory_making
@@ -40,7 +40,7 @@ _MOST_KEPT = 256 << 20
 
 
 class _Write(msgspec.Struct, frozen=True):
-    """Pages to be written to a process's memory or to a file: `fd` is open on either.
+    """Pages to be written to the memory of a process, `pid`, or to a file: `fd` is open on either.
 
     Those that may be the same already are compared first. A file has no more than `size` bytes.
     """
@@ -51,6 +51,7 @@ class _Write(msgspec.Struct, frozen=True):
     store: int
     compare: bool
     size: int | None = None
+    pid: int = 0
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -146,27 +147,28 @@ class MemoryReset:
         self._guards: Ranges = []
         with Pagemap(one.held.pid) as pagemap:
             for kept in self.layout.kept:
-                own += pagemap.own_pages(kept.start, kept.end, anonymous=kept.is_anonymous)
-                self._guards += pagemap.guard_regions(kept.start, kept.end)
+                found = pagemap.own_and_guards(kept.start, kept.end, anonymous=kept.is_anonymous)
+                own += found[0]
+                self._guards += found[1]
         self._drop = without(own, then.pages)
         self.writes = self._lacking(then.pages, own)
 
     def _lacking(self, pages: list[PageRange], own: Ranges) -> list[_Write]:
         """Return all that the image has but what is known to be unchanged; it may be equal."""
-        memory, unwritten = self._memory, self._unwritten
+        unwritten = self._unwritten
         if unwritten is not None:
             # What is unwritten is there; of what was mapped anew nothing is.
             kept = [(one.start, one.end) for one in self.layout.kept]
             left = outside(pages, common(unwritten, kept))
-            return [_Write(memory, page.start, page.length, page.store, False) for page in left]
+            return [*self._writes(left, compare=False)]
         present = in_common(pages, own)
-        return [
-            *(_Write(memory, page.start, page.length, page.store, True) for page in present),
-            *(
-                _Write(memory, page.start, page.length, page.store, False)
-                for page in _minus(pages, present)
-            ),
-        ]
+        lacking = _minus(pages, present)
+        return [*self._writes(present, compare=True), *self._writes(lacking, compare=False)]
+
+    def _writes(self, pages: list[PageRange], *, compare: bool) -> Iterator[_Write]:
+        memory, pid = self._memory, self._one.held.pid
+        for page in pages:
+            yield _Write(memory, page.start, page.length, page.store, compare, None, pid)
 
     def arrange(self, stub: Stub) -> None:
         """Change the mappings, and take away pages that the image lacks."""
@@ -290,30 +292,63 @@ class Contents:
     def __init__(self, image: Chain, writes: Iterable[_Write], *, trusted: bool) -> None:
         """If the image is `trusted`, nobody has written to its file since all of it was right."""
         self._image = image
-        self._kept: list[tuple[_Write, bytes | bytearray]] = []
+        self._kept: list[tuple[_Write, bytes]] = []
+        # What was read plainly, of processes' memory, one after the other.
+        self._plain: list[_Write] = []
+        self._data = memoryview(bytearray())
         self._left: list[_Write] = []
         self._lock = threading.Lock()
         self._own = threading.local()
         self.looked_at = self.written = 0
         jobs: dict[int, list[_Write]] = defaultdict(list)
         plain = image.plain_store if trusted else None
+        if plain:
+            writes = self._take_plainly(writes, *plain)
         for one in writes:
             self.looked_at += one.length
-            if plain and not one.compare and self._take_plainly(one, *plain):
-                continue
             for piece in _in_chunks(one):
                 jobs[piece.store // CHUNK].append(piece)
         image.each_chunk(sorted(jobs.items()), self._take)
 
-    def _take_plainly(self, one: _Write, fd: int, base: int) -> bool:
-        """Keep pages without a look at the rest of their chunk, if they are in the image itself."""
-        if one.store >= ANCESTOR or self.written + one.length > _MOST_KEPT:
-            return False
-        data = bytearray(one.length)
-        read_exactly(fd, data, base + one.store)
-        self.written += one.length
-        self._kept.append((one, data))
-        return True
+    def _take_plainly(self, writes: Iterable[_Write], fd: int, base: int) -> list[_Write]:
+        """Read pages without a look at the rest of their chunks, if they are in the image itself.
+
+        Returns what is left.
+        """
+        left, total = [], 0
+        for one in writes:
+            is_ours = one.pid and not one.compare and one.store < ANCESTOR
+            if not is_ours or total + one.length > _MOST_KEPT:
+                left.append(one)
+                continue
+            total += one.length
+            self._plain.append(one)
+        self.written = self.looked_at = total
+        self._data = memoryview(bytearray(total))
+        at = 0
+        for one in self._plain:
+            end, place = at + one.length, base + one.store
+            if os.preadv(fd, [self._data[at:end]], place) != one.length:
+                read_exactly(fd, self._data[at:end], place)  # it takes several calls for much
+            at = end
+        return left
+
+    def _put_plainly(self) -> None:
+        """Write what was read so."""
+        at = 0
+        for pid, pages in groupby(self._plain, lambda one: one.pid):
+            some = [*pages]
+            begin, at = at, at + sum([one.length for one in some])
+            data = self._data[begin:at]
+            try:
+                write_memory(pid, data, [(one.start, one.length) for one in some])
+            except OSError:
+                # Of mappings that it may only read we set back the contents, too.
+                for one in some:
+                    _put(one, data[: one.length])
+                    data = data[one.length :]
+        self._plain.clear()
+        self._data.release()
 
     def goes_to(self, fd: int) -> bool:
         """Tell whether something is to be written to a file."""
@@ -321,6 +356,7 @@ class Contents:
 
     def put(self) -> None:
         """Write it all."""
+        self._put_plainly()
         for one, data in self._kept:
             _put(one, memoryview(data))
         self._kept.clear()

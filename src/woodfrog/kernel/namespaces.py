@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from woodfrog.kernel import features
 from woodfrog.kernel.abi.x86_64 import SYS
 
 TYPE_CHECKING = False
@@ -36,6 +37,7 @@ FLAGS = {
 }
 _SOON_S = 0.05
 _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704
+_NS_GET_TGID_FROM_PIDNS = 0x8004B707  # since Linux 6.12
 
 
 def unshare(on: Caller, flags: int) -> None:
@@ -102,20 +104,54 @@ def setdomainname(on: Caller, name: str) -> None:
 class Inhabitants:
     """The processes of a pid namespace and of all that are nested in it, looked for repeatedly.
 
-    It is given as /proc/PID/ns/pid reads.
+    Where the kernel shows just those (see `_procfs_of`), it doesn't matter how many others there
+    are. Used with `with`.
     """
 
-    def __init__(self, on: Caller, pid_namespace: str) -> None:
+    def __init__(self, on: Caller, init: int) -> None:
+        """`init` is a process in that namespace."""
         self._on = on
-        self._pid_namespace = pid_namespace
-        self._links = {pid_namespace: True}
+        path = f"/proc/{init}/ns/pid"
+        self._pid_namespace = os.readlink(path)
+        self._links = {self._pid_namespace: True}
         self._known: dict[str, bool] = {}
         self._looked = 0.0
         # Whether processes had ended before they were looked at: they may have had children.
         self.has_missed = False
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._procfs = -1
+        try:
+            if features.wanted(features.PROCFS_OF_PIDS):
+                self._procfs = _procfs_of(on, self._descriptor)
+                self._translated("1")  # whether that is known, too
+        except OSError:
+            self._close_procfs()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Inhabitants:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._close_procfs()
+        os.close(self._descriptor)
+
+    def _close_procfs(self) -> None:
+        if self._procfs >= 0:
+            os.close(self._procfs)
+            self._procfs = -1
 
     def now(self) -> list[int]:
         """Return those that there are now, by their ids on the host."""
+        if self._procfs >= 0:
+            self.has_missed = False
+            names = os.listdir(self._procfs)
+            return sorted(pid for pid in map(self._translated, names) if pid)
         now = time.monotonic()
         if now - self._looked > _SOON_S:
             self._known.clear()
@@ -123,6 +159,16 @@ class Inhabitants:
         self.has_missed = False
         names = [name for name in os.listdir("/proc") if name.isdecimal()]
         return sorted(int(name) for name in names if self._is_inside(name))
+
+    def _translated(self, name: str) -> int:
+        """Return the id on the host of what has a name in the namespace's procfs; 0 if none."""
+        if not name.isdecimal():
+            return 0
+        try:
+            return self._on.call(SYS.IOCTL, self._descriptor, _NS_GET_TGID_FROM_PIDNS, int(name))
+        except ProcessLookupError:
+            self.has_missed = True
+            return 0
 
     def _is_inside(self, name: str) -> bool:
         # Nobody leaves a pid namespace, and no id is used again so soon.
@@ -144,6 +190,21 @@ class Inhabitants:
         return self._links[link]
 
 
-def processes_in(on: Caller, pid_namespace: str) -> list[int]:
-    """Return the processes that are in a pid namespace, or in one that is nested in it."""
-    return Inhabitants(on, pid_namespace).now()
+def _procfs_of(on: Caller, pid_namespace: int) -> int:
+    """Return a descriptor of the root of a procfs of our own that shows a pid namespace.
+
+    Raises OSError before Linux 6.17 (the option `pidns`).
+    """
+    from woodfrog.kernel import mounts
+
+    root = mounts.new_mount(on, "proc", 0, descriptors=((b"pidns", pid_namespace),))
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    finally:
+        os.close(root)
+
+
+def processes_in(on: Caller, init: int) -> list[int]:
+    """Return the processes of the pid namespace that `init` is in, and of all nested in it."""
+    with Inhabitants(on, init) as inhabitants:
+        return inhabitants.now()

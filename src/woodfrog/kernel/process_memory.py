@@ -28,10 +28,11 @@ class ProcessMemory:
     def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
         """Fill `into` with these (address, length) ranges, one after the other."""
         at = 0
+        memory, preadv = self._memory, os.preadv
         for address, length in ranges:
-            got = 0
+            got = preadv(memory, [into[at : at + length]], address)
             while got < length:
-                count = os.preadv(self._memory, [into[at + got : at + length]], address + got)
+                count = preadv(memory, [into[at + got : at + length]], address + got)
                 if count == 0:
                     raise OSError(errno.EFAULT, f"memory at {address + got:#x} is gone")
                 got += count

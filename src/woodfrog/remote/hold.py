@@ -67,12 +67,12 @@ def held(
     that is paused: not one instruction of its programs runs.
     `resumed` is what an earlier hold of ours, just now, has left of waits.
     """
-    namespace = os.readlink(f"/proc/{init}/ns/pid")
     depth = len(read_status(f"/proc/{init}")["NSpid"].split()) - 1
     seized: dict[int, HeldTask] = {}
     tree = Held()
     try:
-        _stop_all(namespace, depth, seized, tree, pause, resumed or {})
+        with Inhabitants(HERE, init) as inhabitants:
+            _stop_all(inhabitants, depth, seized, tree, pause, resumed or {})
         tree.processes.sort(key=lambda process: process.namespace_pid)
         yield tree
     finally:
@@ -93,7 +93,7 @@ def held(
 
 
 def _stop_all(
-    namespace: str,
+    inhabitants: Inhabitants,
     depth: int,
     seized: dict[int, HeldTask],
     tree: Held,
@@ -107,7 +107,6 @@ def _stop_all(
     processes: dict[int, HeldProcess] = {}
     filters: dict[tuple[bytes, ...], Filters] = {}
     clocks = SchedulerClocks()
-    inhabitants = Inhabitants(HERE, namespace)
     ended: set[int] = set()
     while True:
         known_ended = len(ended)

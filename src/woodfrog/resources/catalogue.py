@@ -126,6 +126,11 @@ def union(tags: Iterable[str]) -> Any:
     return reduce(or_, map(record_class, dict.fromkeys(tags)))
 
 
+def has_all() -> bool:
+    """Tell whether all classes are there, as `all_classes` makes them."""
+    return record_class.cache_info().currsize >= len(_CLASSES) + len(_FILES)
+
+
 def file_kinds() -> list[type[FileRecord]]:
     """Return all kinds of open files, in the order in which they are asked."""
     return [record_class(tag) for tag in _FILES]

@@ -105,6 +105,21 @@ class Sysctls(Record, frozen=True, tag="sysctls"):
 class Usual:
     """The settings of new namespaces, read when they are first asked for."""
 
+    def __init__(self) -> None:
+        self._kept: Opened | None = None
+
+    def keep_open(self, init: int) -> None:
+        """Have the files of a container's settings open from now on."""
+        self._kept = Opened(init, self)
+
+    def opened(self, init: int, undo: ExitStack) -> "Opened":
+        """Return open files of the container's settings; what isn't kept is closed by `undo`."""
+        if self._kept:
+            return self._kept
+        opened = Opened(init, self)
+        undo.callback(opened.close)
+        return opened
+
     @cached_property
     def settings(self) -> Mapping[str, bytes]:
         """All of them, by paths below /proc/sys."""
@@ -203,7 +218,8 @@ def _changed(
 ) -> list[tuple[str, bytes]]:
     """Return those that are others than usual, and can be set."""
     found = dict(settings)
-    # Most are the very same.
+    if found.items() <= usual.items():
+        return []
     differ = {p for p, value in found.items() - usual.items()}
     differ = {p for p in differ if found[p].split() != usual.get(p, b"").split()}
     differ |= {

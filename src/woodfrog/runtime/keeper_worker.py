@@ -15,6 +15,7 @@ import sys
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.heap import keep_freed
 from woodfrog.kernel.process import PR_SET_NAME, PR_SET_TIMERSLACK, prctl
 from woodfrog.runtime import answering, asking
 from woodfrog.runtime.answering import open_descriptors, take_over
@@ -28,20 +29,26 @@ if TYPE_CHECKING:
 # A rollback needs most that a checkpoint, which has made the keeper, has not loaded.
 _FIRST = ("woodfrog.engine.rollback", "woodfrog.cli.rollback", "woodfrog.runtime.rollback")
 _NULL = "/dev/null"
+_MOST_FREE = 8 << 20
 
 
 def serve(
-    requests: socket.socket, keeper: int, run: Callable[[list[str]], int], code: str
+    requests: socket.socket,
+    keeper: int,
+    init: int,
+    run: Callable[[list[str]], int],
+    code: str,
 ) -> NoReturn:
     """Run the command lines that the keeper passes on, until one has failed, or it has ended.
 
-    `code` tells which code it may be.
+    `init` is the container's first process, `code` tells which code it may be.
     """
     try:
         HERE.call(SYS.PRCTL, PR_SET_NAME, b"woodfrog\0", 0, 0, 0)
         # We sleep for microseconds where tasks are about to stop; not for fifty more.
         prctl(HERE, PR_SET_TIMERSLACK, 1)
-        getting_ready = _get_ready()
+        keep_freed(_MOST_FREE)
+        getting_ready = _get_ready(init)
         asked = select.poll()
         asked.register(requests, select.POLLIN)
         while True:
@@ -75,11 +82,18 @@ def _await(asked: select.poll, getting_ready: Iterator[None]) -> None:
             asked.poll()
 
 
-def _get_ready() -> Iterator[None]:
+def _get_ready(init: int) -> Iterator[None]:
     yield from answering.load_all(_FIRST)
     from woodfrog.resources import sysctls
 
-    _ = sysctls.usual().settings
+    usual = sysctls.usual()
+    _ = usual.settings
+    yield
+    try:
+        if not sysctls.is_read_only(init):
+            usual.keep_open(init)
+    except OSError:
+        pass  # the container has ended
 
 
 def _answer(

@@ -162,6 +162,14 @@ class _Kept:
             return False
         return True
 
+    def pid(self) -> int:
+        """Return the pid of the container's first process, or -1 if that isn't known."""
+        try:
+            with open(f"/proc/self/fdinfo/{self.init}", encoding="ascii") as file:
+                return int(file.read().partition("\nPid:")[2].split()[0])
+        except FileNotFoundError:
+            return -1
+
     def close(self) -> None:
         """Close all that is kept, and the container's pidfd, which comes anew with more."""
         self.are_settled = False
@@ -231,7 +239,7 @@ class _Keeper:
 
     def _start_worker(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        keeper = os.getpid()
+        keeper, init = os.getpid(), self._kept.pid()
         self._worker = os.fork()
         if self._worker == 0:
             ours.close()
@@ -239,7 +247,7 @@ class _Keeper:
             if self._kept.channel:
                 self._kept.channel.close()
             self._kept.close()
-            keeper_worker.serve(theirs, keeper, self._run, self._code)
+            keeper_worker.serve(theirs, keeper, init, self._run, self._code)
         theirs.close()
         self._requests = ours
         self._has_worked = False
