@@ -58,6 +58,8 @@ class Files:
         # Those that look alike, in the order that kcmp(2) has them in.
         self._known: dict[tuple[object, ...], list[OpenFile]] = defaultdict(list)
         self._ours: list[int] = []
+        # Where their records are in the list of all.
+        self._places: dict[int, int] = {}
         # Threads that have tables of their own; what only they hold comes after all else.
         self._of_threads: set[int] = set()
         self._within: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
@@ -180,7 +182,8 @@ class Files:
                             " while a process has it"
                         )
                     by_number[record.id] = msgspec.structs.replace(record, watches=some)
-        return [by_number[number] for number in sorted(by_number)]
+        self._places = {number: place for place, number in enumerate(sorted(by_number))}
+        return [by_number[number] for number in self._places]
 
     def _look_at_signals(self, file: OpenFile, world: World) -> None:
         if file.flags & O_PATH:
@@ -312,10 +315,9 @@ class Files:
 
         Only inside have those a number still. The answer goes into `records`.
         """
-        places = {record.id: place for place, record in enumerate(records)}
         asked = []
         for number, file, _ in self._tables[process.pid] if len(process.ids) == 1 else ():
-            place = places.get(file.number)
+            place = self._places.get(file.number)
             record = records[place] if place is not None else None
             if place is not None and record and tag_of(record) == "unix-socket":
                 from woodfrog.resources.files import unix_peers

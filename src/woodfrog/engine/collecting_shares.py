@@ -1,7 +1,7 @@
 """What processes share since clone(2): found by kcmp(2)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cmp_to_key
 from typing import Any, NamedTuple, Protocol
 
@@ -27,9 +27,14 @@ from woodfrog.resources import process
 
 def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
     """Note what processes share by clone(2), and refuse what threads don't share."""
+    ids = {one.group: one.namespace_pid for one in tree.processes}
+    kin = {
+        one.group: _Kin(one.namespace_pid, ids.get(one.leader.stat.parent, 0), one.exit_signal)
+        for one in tree.processes
+    }
     for kind in _SHARED_BY_CLONE:
-        _note_shared(kind, tree, tree.processes)
-    _note_shared(KCMP_SYSVSEM, tree, undo_lists.owners(tree))
+        _note_shared(kind, tree.processes, kin)
+    _note_shared(KCMP_SYSVSEM, undo_lists.owners(tree), kin)
     held_pids = {one.group for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
     for one in tree.processes:
         if one.has_kernel_threads:
@@ -89,14 +94,8 @@ class _Kin(NamedTuple):
     is_first: bool = False
 
 
-def _note_shared(kind: int, tree: Held, processes: Sequence[HeldProcess]) -> None:
-    """Note which of some processes share a part with whom."""
-    ids = {one.group: one.namespace_pid for one in tree.processes}
-    held = {one.namespace_pid: one for one in tree.processes}
-    kin = {
-        one.group: _Kin(one.namespace_pid, ids.get(one.leader.stat.parent, 0), one.exit_signal)
-        for one in tree.processes
-    }
+def _note_shared(kind: int, processes: Sequence[HeldProcess], kin: Mapping[int, _Kin]) -> None:
+    """Note which of some processes share a part with whom; `kin` are all, by our ids."""
     # kcmp(2) puts them in an order, in which those that share are neighbours.
     order = {0: 0, 1: -1, 2: 1}
 
@@ -111,10 +110,13 @@ def _note_shared(kind: int, tree: Held, processes: Sequence[HeldProcess]) -> Non
         else:
             groups.append([one])
     for sharers in groups:
+        if len(sharers) == 1:
+            continue
         owner = kinship.owner([kin[one.group] for one in sharers], list(kin.values()))
+        (first,) = (one for one in sharers if one.namespace_pid == owner.pid)
         for one in sharers:
-            if one.namespace_pid != owner.pid:
-                one.shares[kind] = held[owner.pid]
+            if one is not first:
+                one.shares[kind] = first
 
 
 def refuse_unmade(collected: Sequence[Collected], obstacles: Obstacles) -> None:

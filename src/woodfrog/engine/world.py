@@ -90,10 +90,12 @@ class World:
         self.news: set[int] = set()
         self.keyrings = Keyrings()
         self.confined = Confined(namespaces.in_others("user"))
-        self._parents = [(one.ids, one.leader.stat.parent) for one in tree.processes]
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
         self._ids |= {one.group: one.namespace_pid for one in tree.processes}
         self._ids |= {zombie.pid: zombie.namespace_pid for zombie in tree.zombies}
+        self._children: dict[int, list[list[int]]] = defaultdict(list)
+        for one in tree.processes:
+            self._children[self.identify(one.leader.stat.parent)].append(one.ids)
         self._processes = {one.namespace_pid for one in tree.processes}
         self._processes |= {zombie.namespace_pid for zombie in tree.zombies}
         # Inodes that O_TMPFILE made.
@@ -310,11 +312,7 @@ class World:
         One in a pid namespace deeper than its parent's has an id in that of the parent, too.
         """
         level = len(parent.ids) - 1
-        return {
-            ids[0]: ids[level]
-            for ids, host in self._parents
-            if self.identify(host) == parent.namespace_pid
-        }
+        return {ids[0]: ids[level] for ids in self._children[parent.namespace_pid]}
 
     def one_sided(self, file: OpenFile) -> bool:
         """See the protocol."""
