@@ -71,7 +71,7 @@ class Lender:
             sleep = SYS.PPOLL, (0, 0, self._told + _SLEEP_AT, 0, 0)
             ending = packed(STORE, self._told, 1) + packed(sleep[0], *sleep[1])
             may_sleep = self._tracee.may_call(*sleep)
-        os.pwrite(self._memory, program.assemble(ending), program.base)
+        os.pwrite(self._memory, self._nothing_told() + program.assemble(ending), self._told)
         self._end = program.entry + RECORD_BYTES * len(program)
         if may_sleep and self._tracee.may_run(program):
             self._go(program.entry)
@@ -87,6 +87,7 @@ class Lender:
         ended_at = program.entry
         for record in range(program.entry, self._end, RECORD_BYTES):
             after = program.end_after(record, self._memory)
+            os.pwrite(self._memory, self._nothing_told(), self._told)
             self._go(record)
             ended_at = self.come_back()
             os.pwrite(self._memory, after, record + RECORD_BYTES)
@@ -94,11 +95,15 @@ class Lender:
                 break
         return ended_at
 
+    def _nothing_told(self) -> bytes:
+        """Return what stands in front of a program that has yet to run."""
+        told = _TOLD.pack(0, self._tracee.registers.eflags, 0, _SLEEP_NS)
+        return told.ljust(_TOLD_BYTES, b"\0")
+
     def _go(self, record: int) -> None:
         """Set the loop going at a record."""
         start = self._tracee.registers.copy()
         start.rip, start.r15, start.r14, start.orig_rax = self._code, record, self._told, NO_CALL
-        os.pwrite(self._memory, _TOLD.pack(0, start.eflags, 0, _SLEEP_NS), self._told)
         self._running.append(self)
         self._resume(start)
 
