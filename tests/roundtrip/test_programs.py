@@ -225,6 +225,7 @@ CANNOT_BE_SET_BACK = (
     "tcp_waiting",
     "thread_tables",
     "unix_arrived",
+    "unix_filters",
     "unix_pair",
     "unix_rights",
     "waits_sockets",

@@ -104,6 +104,10 @@ def outside(
         ("others.c xdp", "AF_XDP, protocol 0 (XDP sockets)"),
         ("others.c under-repair", "under repair (TCP_REPAIR)"),
         ("others.c vsock", "vsock"),
+        ("tcp_unread.c urgent", "with urgent data (MSG_OOB)"),
+        ("tcp_unread.c read", "with urgent data (MSG_OOB)"),
+        ("tcp_unread.c first", "with urgent data (MSG_OOB)"),
+        ("tcp_unread.c notified", "with notifications (SO_ZEROCOPY)"),
     ],
 )
 def test_a_descriptor_that_cannot_be_saved_is_refused_by_name(

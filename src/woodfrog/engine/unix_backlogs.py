@@ -31,7 +31,7 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
 from woodfrog.remote.tracee import Tracee
 from woodfrog.resources import file_signals
-from woodfrog.resources.files import socket_options, unix_names, unix_queue
+from woodfrog.resources.files import socket_filter, socket_options, unix_names, unix_queue
 from woodfrog.resources.files.base import IO_URING, FileRecord, OpenFile, set_flags
 from woodfrog.resources.files.epoll import EPOLL_CTL_ADD, EVENT, Epoll, Watch
 from woodfrog.resources.files.unix_backlog import Arrived, Taken
@@ -83,6 +83,9 @@ def _reason_against(world: World, files: Files, listener: UnixSocket) -> str:
             return "have sent data or are closed, of which one is bound to a path"
         if id(one) in in_flight:
             return "have sent data or are closed, of which one is in flight itself (SCM_RIGHTS)"
+        with socket.socket(fileno=os.dup(one.descriptor)) as ours:
+            if socket_filter.collect(ours):
+                return "have sent data or are closed, of which one has a filter"
         owner = file_signals.collect(0, one.descriptor, one.flags, lambda _: 1, lambda _: 1)
         if owner is not None or any(line.startswith("lock:") for line in one.lines):
             return "have sent data or are closed, of which one is locked or sends signals"

@@ -39,6 +39,7 @@ int main(void) {
 	must(setsockopt(bound, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &(int){HIGH_GROUP}, sizeof(int)));
 	must(setsockopt(bound, SOL_NETLINK, NETLINK_EXT_ACK, &(int){1}, sizeof(int)));
 	must(setsockopt(bound, SOL_SOCKET, SO_RCVBUF, &(int){100000}, sizeof(int)));
+	must(setsockopt(bound, SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int)));
 	int before = links(asking);
 	must(getsockname(asking, (void *)&found, &length));
 	unsigned port = found.nl_pid;
@@ -54,6 +55,8 @@ int main(void) {
 	length = sizeof value;
 	must(getsockopt(bound, SOL_NETLINK, NETLINK_EXT_ACK, &value, &length));
 	same("NETLINK_EXT_ACK", 1, value);
+	must(getsockopt(bound, SOL_SOCKET, SO_PASSCRED, &value, &length));
+	same("SO_PASSCRED", 1, value);
 	must(getsockopt(bound, SOL_SOCKET, SO_RCVBUF, &value, &length));
 	same("SO_RCVBUF", 200000, value);
 	length = sizeof found;

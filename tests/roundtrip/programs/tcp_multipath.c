@@ -28,6 +28,7 @@ int main(void) {
 	must(setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &(int){0}, sizeof(int)));
 	must(setsockopt(fresh, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)));
 	must(setsockopt(fresh, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int)));
+	must(setsockopt(fresh, SOL_SOCKET, SO_SNDBUF, &(int){30000}, sizeof(int)));
 	must(bind(listener, (void *)&any, sizeof any));
 	must(listen(listener, 77));
 	must(bind(bound, (void *)&other, sizeof other));
@@ -45,6 +46,7 @@ int main(void) {
 	same("the new one's protocol", protocol, option(fresh, SOL_SOCKET, SO_PROTOCOL));
 	same("SO_REUSEADDR", 1, option(listener, SOL_SOCKET, SO_REUSEADDR));
 	same("TCP_NODELAY", 1, option(fresh, IPPROTO_TCP, TCP_NODELAY));
+	same("SO_SNDBUF", 60000, option(fresh, SOL_SOCKET, SO_SNDBUF));
 	same("SO_KEEPALIVE", 1, option(fresh, SOL_SOCKET, SO_KEEPALIVE));
 	int more[] = {client(AF_INET, 7075), client(AF_INET6, 7075)};
 	for (int i = 0; i < 2; i++) {

@@ -25,6 +25,8 @@ _SO_MARK = 36
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _SIOCGSKNS = 0x894C
 _SO_BINDTOIFINDEX = 62
+_ICMP = (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
+_CONNECTED = 1  # TCP_ESTABLISHED
 
 
 class End(NamedTuple):
@@ -71,6 +73,23 @@ def end(name: tuple[str, int]) -> End:
     host, port = name[:2]
     text = host.partition("%")[0]
     return End(socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text), port)
+
+
+def peer_without_port(one: socket.socket, file: OpenFile, init: int) -> End | None:
+    """Return what a raw or ICMP socket is connected to, where getpeername(2) doesn't tell."""
+    name = "raw" if one.type == socket.SOCK_RAW else "icmp"
+    if one.type != socket.SOCK_RAW and one.proto not in _ICMP:
+        return None
+    name += "6" if one.family == socket.AF_INET6 else ""
+    for pid in (init, file.pid):
+        with open(f"/proc/{pid}/net/{name}", encoding="ascii") as table:
+            for line in table.readlines()[1:]:
+                words = line.split()
+                if words[9] == str(file.stat.st_ino) and int(words[3], 16) == _CONNECTED:
+                    host, _, port = words[2].partition(":")
+                    numbers = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]
+                    return End(struct.pack(f"={len(numbers)}I", *numbers), int(port, 16))
+    return None
 
 
 def is_loopback(address: bytes) -> bool:

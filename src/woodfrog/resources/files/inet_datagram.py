@@ -57,6 +57,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         ),
         refused=(
             "what a raw socket holds back",
+            "notifications (MSG_ZEROCOPY) that are unread or to come",
             "tunnels of the kernel's (UDP_ENCAP), IPV6_ROUTER_ALERT, eBPF",
         ),
     )
@@ -83,12 +84,13 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
             socket_options.refuse_unknown(one)
+            socket_options.refuse_notifications(one)
             is_icmp = one.type == socket.SOCK_DGRAM and one.proto not in _HOLDING_BACK
             local = inet.end(one.getsockname())
             try:
                 peer = inet.end(one.getpeername())
             except OSError:
-                peer = End(b"", 0)
+                peer = inet.peer_without_port(one, file, world.init) or End(b"", 0)
             return cls(
                 id=number,
                 flags=file.flags,
@@ -178,7 +180,8 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         lacks = socket_options.missing(descriptor, self.options, *kind)
         if self.corked and not lacks:
             lacks = corked.missing(descriptor, self.corked)
-        if self.peer and not lacks:
+        # Of one that is connected to no port, nothing tells that.
+        if self.peer and self.peer_port and not lacks:
             with socket.socket(fileno=os.dup(descriptor)) as one:
                 try:
                     one.getpeername()

@@ -1,10 +1,13 @@
 """Socket options that programs expect to find again: those in socket_option_table.py."""
 
 import errno
+import fcntl
 import os
 import select
 import socket
+import termios
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -20,10 +23,13 @@ from woodfrog.resources.files.socket_option_table import CAP_NET_ADMIN, CAP_NET_
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 # Which of the two buffers were set by the program, and so aren't tuned by the kernel.
 SO_BUF_LOCK = 72
+_SO_ZEROCOPY = 60
 # Beyond what any system's limits let programs have; and no more than the kernel's own limit.
 _LARGEST_BUFFER = 1 << 28
 _FORCED = {socket.SO_RCVBUF: SO_RCVBUFFORCE, socket.SO_SNDBUF: SO_SNDBUFFORCE}
 _ALLOWED_CONGESTION_CONTROL = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
+# TCP_MAXSEG up to this (MAX_TCP_WINDOW); over the loopback device there are larger ones.
+_LARGEST_SEGMENT = 32767
 # SO_PRIORITY up to this needs no right.
 _HIGHEST_PRIORITY = 6
 _ICMP = (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
@@ -58,12 +64,13 @@ def collect(one: socket.socket, *, connected: bool = False) -> list[Option]:
         if known.unconnected and connected:
             continue
         value = _value(one, known)
-        if value is not None and value != usual:
+        if value is not None and value != usual and not _is_left_over(known, value):
             if known.device:
                 value = _device_name(one, value, known.device)
             found.append(Option(level=known.level, name=known.name, value=value))
-    if any(option.level == socket.SOL_SOCKET and option.name in _FORCED for option in found):
-        # To be set last: setting a size locks it.
+    is_sized = any(one.level == socket.SOL_SOCKET and one.name in _FORCED for one in found)
+    if is_sized and one.proto != table.IPPROTO_MPTCP:
+        # To be set last: setting a size locks it. MPTCP doesn't have it.
         value = one.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 4)
         found.append(Option(level=socket.SOL_SOCKET, name=SO_BUF_LOCK, value=value))
     return found
@@ -94,6 +101,12 @@ def _value(one: socket.socket, known: Known) -> bytes | None:
         raise
 
 
+def _is_left_over(known: Known, value: bytes) -> bool:
+    """Tell whether a value was a former connection's: nobody can set it."""
+    is_segment = (known.level, known.name) == (socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    return is_segment and int.from_bytes(value, "little") > _LARGEST_SEGMENT
+
+
 def _device_name(one: socket.socket, number: bytes, order: str) -> bytes:
     """Return the name of a device by its number, in an order of bytes; empty if it is gone."""
     index = int.from_bytes(number, "big" if order == "network" else "little")
@@ -122,6 +135,21 @@ def refuse_unknown(one: socket.socket) -> None:
             raise UnsupportedResource(
                 f"is a UDP socket that is the kernel's end of a tunnel (UDP_ENCAP {tunnel})"
             )
+
+
+def refuse_notifications(one: socket.socket) -> None:
+    """Refuse what would wait for word that its data were sent (MSG_ZEROCOPY), and get none."""
+    if not one.getsockopt(socket.SOL_SOCKET, _SO_ZEROCOPY):
+        return
+    unsent = bytearray(4)
+    with suppress(OSError):  # listening
+        fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, unsent)
+    if any(unsent) or ready_for(one.fileno(), 0) & select.POLLERR:
+        raise UnsupportedResource(
+            "is a socket with notifications (SO_ZEROCOPY) that nobody has read, or that are still"
+            " to come",
+            hint="try again in a moment",
+        )
 
 
 def refuse_wider(

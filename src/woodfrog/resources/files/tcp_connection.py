@@ -1,5 +1,6 @@
 """The two queues and the state of a TCP connection, by TCP_REPAIR (linux/tcp.h)."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -38,6 +39,7 @@ _TCP_TIMESTAMP, _TCP_REPAIR_WINDOW = 24, 29
 _REPAIR_ON, _REPAIR_OFF, _REPAIR_OFF_QUIETLY = 1, 0, -1
 _NO_QUEUE, _RECEIVE_QUEUE, _SEND_QUEUE = 0, 1, 2
 _SIOCINQ, _SIOCOUTQ, _SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
+_SIOCATMARK = 0x8905
 _SO_PEEK_OFF = 42
 _WINDOW_BYTES = 20
 _SHUT_WR = 1
@@ -116,6 +118,7 @@ def collect(one: socket.socket, found: InetSocket, *, outside: bool) -> Connecti
 
 
 def _collect(one: socket.socket, found: InetSocket, outside: bool) -> Connection:
+    _refuse_urgent(one)
     info = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 16)
     state = info[0]
     sent = _ask(one, _SIOCOUTQ)
@@ -146,6 +149,7 @@ def _collect(one: socket.socket, found: InetSocket, outside: bool) -> Connection
 
 def collect_ended(one: socket.socket, local: bytes) -> Connection:
     """Read a connection that both sides have closed: what has been received is still there."""
+    _refuse_urgent(one)
     length = _ask(one, _SIOCINQ)
     return Connection(
         # Nobody is told any more whom it was connected to.
@@ -178,6 +182,28 @@ def _queue(one: socket.socket, queue: int, length: int) -> tuple[int, bytes]:
             hint="urgent data? --tcp-close restores the connection as reset",
         )
     return end, data
+
+
+def _refuse_urgent(one: socket.socket) -> None:
+    """Refuse a connection with urgent data (MSG_OOB), or their mark, in what it has received.
+
+    Of what has come, only what is before the mark is told, but to those who get such data in line.
+    """
+    inline = one.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
+    told = []
+    for value in (1, 0):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, value)
+        told.append(_ask(one, _SIOCINQ))
+    try:
+        waits = bool(one.recv(1, socket.MSG_OOB | socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError as error:
+        waits = error.errno == errno.EAGAIN  # it is announced, and on its way
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, inline)
+    if waits or told[0] != told[1] or _ask(one, _SIOCATMARK):
+        raise UnsupportedResource(
+            "is a TCP connection with urgent data (MSG_OOB), which cannot be saved yet",
+            hint="try again when all up to there has been read",
+        )
 
 
 def _peek(one: socket.socket, length: int) -> bytes:

@@ -38,6 +38,7 @@ from woodfrog.resources.files.tcp_md5 import Signature
 
 _KINDS = tuple((socket.SOCK_STREAM, one) for one in (socket.IPPROTO_TCP, IPPROTO_MPTCP))
 _TCP_INFO = 11
+_RESET = select.POLLERR | select.POLLRDHUP
 
 
 class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
@@ -60,6 +61,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         refused=(
             "connections to outside without a flag; those of them that nobody has accepted",
             "connections of sockets of MPTCP; theirs that nobody has accepted, without a flag",
+            "urgent data (MSG_OOB); notifications (MSG_ZEROCOPY) that are unread or to come",
             "TLS in the kernel, TCP-AO, eBPF",
         ),
     )
@@ -91,6 +93,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         state = found.state if found is not None else TCP_CLOSE
         with socket.socket(fileno=os.dup(file.descriptor)) as one:
             socket_options.refuse_unknown(one)
+            socket_options.refuse_notifications(one)
             attached = socket_filter.collect(one)
             family = int(one.family)
             local = inet.end(one.getsockname())
@@ -103,7 +106,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 reset = connection is None and state != TCP_SYN_SENT
             elif state == TCP_CLOSE:
                 events = socket_options.ready_for(file.descriptor, select.POLLRDHUP)
-                reset = bool(events & select.POLLERR)
+                # One that connect(2) has taken from its peer (AF_UNSPEC) has an error, but no end.
+                reset = events & _RESET == _RESET
                 if events & select.POLLRDHUP and not reset:
                     connection = tcp_connection.collect_ended(one, local.address)
             was_connected = calls or connection is not None or reset or state == TCP_SYN_SENT

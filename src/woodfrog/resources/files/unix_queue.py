@@ -6,7 +6,8 @@ import os
 import socket
 import struct
 import termios
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import msgspec
 from msgspec.structs import replace
@@ -87,7 +88,8 @@ def peek(one: socket.socket, *, most: int = 0) -> list[Message]:
         raise
     finally:
         one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, before)
-    while one.type == socket.SOCK_SEQPACKET and messages and messages[-1] == _END:
+    is_closed = one.type == socket.SOCK_SEQPACKET and empty > _MOST_EMPTY
+    while is_closed and messages and messages[-1] == _END:
         # A closed end looks like empty messages without end.
         messages.pop()
     if one.type != socket.SOCK_STREAM:
@@ -136,11 +138,25 @@ def _joined(messages: list[Message]) -> list[Message]:
     return joined
 
 
+@contextmanager
+def out_of_line(one: socket.socket) -> Iterator[None]:
+    """Have urgent data told apart (MSG_OOB), also if the program gets them in line."""
+    option = socket.SOL_SOCKET, socket.SO_OOBINLINE
+    inline = one.type == socket.SOCK_STREAM and one.getsockopt(*option)
+    if inline:
+        one.setsockopt(*option, 0)
+    try:
+        yield
+    finally:
+        if inline:
+            one.setsockopt(*option, 1)
+
+
 def urgent(one: socket.socket, queue: list[Message]) -> tuple[list[Message], int]:
     """Return a stream's queue with the byte that was sent by MSG_OOB, and where that is, or -1.
 
     A look stops before it, and then shows it with what follows; if it is the first, it is passed
-    over. With SO_OOBINLINE it is like any other.
+    over.
     """
     try:
         byte = one.recv(1, socket.MSG_OOB | socket.MSG_PEEK | socket.MSG_DONTWAIT)

@@ -12,6 +12,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import (
+    socket_filter,
     socket_options,
     unix_backlog,
     unix_filling,
@@ -28,6 +29,7 @@ from woodfrog.resources.files.base import (
     World,
     set_flags,
 )
+from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.unix_backlog import Arrived
 from woodfrog.resources.files.unix_names import Name
@@ -53,7 +55,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     row: ClassVar[Row] = Row(
         called="unix sockets",
         kept=(
-            "connections within the container, names, modes, options",
+            "connections within the container, names, modes, options, filters",
             "what is queued, with files in flight (SCM_RIGHTS), senders' names and MSG_OOB",
             "clients that nobody has accepted, with what they have sent, closed ones, too",
             "who has made them (SO_PEERCRED), and sent what is queued (SO_PASSCRED)",
@@ -86,6 +88,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     reset: bool
     broken: bool
     options: list[Option]
+    filter: SocketFilter | None = None
     rights: list[Rights] = []
     name_alias: bytes = b""
     name_directory: bytes = b""
@@ -146,6 +149,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         duplicate = os.dup(file.descriptor)
         with socket.socket(fileno=duplicate) as one:
             options = socket_options.collect(one)
+            attached = socket_filter.collect(one)
             listening = found.state == TCP_LISTEN
             peer_name = unix_names.peer_name(one)
             peer = None if outside else unix_peers.collect(one, world)
@@ -158,10 +162,11 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                 )
             messages, urgent = list[Message](), -1
             if not (listening or outside or (broken and not found.queued)):
-                messages = unix_queue.peek(one, most=found.queued if broken else 0)
-                unix_queue.close(messages)
-                if found.type == socket.SOCK_STREAM:
-                    messages, urgent = unix_queue.urgent(one, messages)
+                with unix_queue.out_of_line(one):
+                    messages = unix_queue.peek(one, most=found.queued if broken else 0)
+                    unix_queue.close(messages)
+                    if found.type == socket.SOCK_STREAM:
+                        messages, urgent = unix_queue.urgent(one, messages)
             queue = [message.data for message in messages]
         if datagrams and found.peer and not outside:
             unix_names.refuse_lost_peer(
@@ -202,6 +207,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             reset=outside,
             broken=broken,
             options=options,
+            filter=attached,
             rights=[] if outside else unix_queue.rights(file, queue, found, world),
             name_directory=path.directory,
             senders=senders if any(senders) else [],
@@ -328,6 +334,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     def _set_options(self, making: Making, fd: int) -> None:
         force = making.may_force_buffers
         socket_options.restore(making.program, fd, self.options, force=force)
+        socket_filter.restore(making.program, fd, self.filter)
 
     def _finish_single(self, making: Making) -> None:
         """Fill the queue when all files and senders stand."""

@@ -1,0 +1,34 @@
+/* TCP connections within the container, on descriptor 77, that hold what cannot be kept: a byte that is urgent (MSG_OOB), alone or with
+ * others and read already, or the word that data have been sent (MSG_ZEROCOPY). */
+#include "../programs/wait.h"
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
+int main(int count, char **arguments) {
+	const char *what = count > 1 ? arguments[1] : "urgent";
+	struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons(7077), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int listener = must(socket(AF_INET, SOCK_STREAM, 0)), client = must(socket(AF_INET, SOCK_STREAM, 0));
+	char text[8] = "";
+	must(bind(listener, (void *)&name, sizeof name));
+	must(listen(listener, 1));
+	must(connect(client, (void *)&name, sizeof name));
+	int server = must(accept(listener, NULL, NULL));
+	int *one = strcmp(what, "notified") ? &server : &client;
+	must(dup2(*one, 77) | close(*one));
+	*one = 77;
+	if (!strcmp(what, "notified")) {
+		must(setsockopt(client, SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)));
+		must(send(client, "hello", 5, MSG_ZEROCOPY));
+	} else {
+		must(send(client, "ab", strcmp(what, "first") ? 2 : 0, 0));
+		must(send(client, "!", 1, MSG_OOB));
+		must(send(client, "cd", 2, 0));
+		usleep(50000);
+		if (!strcmp(what, "read"))
+			must(recv(server, text, 1, MSG_OOB));
+	}
+	freeze_here();
+	if (!strcmp(what, "urgent"))
+		expect(recv(server, text, 8, 0) == 2 && recv(server, text, 8, MSG_OOB) == 1 && recv(server, text, 8, 0) == 2, "it is lost");
+	return report();
+}
