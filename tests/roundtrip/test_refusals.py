@@ -163,7 +163,8 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
         ("hidden.c other-layers", "is an overlay that shows below, which is in none"),
         ("hidden.c pipe-by-path", "] by O_PATH, which cannot be saved yet"),
         ("clone.c", "waits in vfork(2) for its child"),
-        ("memory.c secret", "is secret memory (memfd_secret)"),
+        ("memory.c secret", "is secret memory (memfd_secret), which nobody else can read, which"),
+        ("memory.c secret", "(memory): is secret memory (memfd_secret)"),
         (
             "memory.c vdso",
             "unmapped a part of its vDSO, or of its data ([vvar]), alone",

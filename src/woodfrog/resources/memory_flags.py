@@ -31,7 +31,7 @@ IO_URING = b"anon_inode:[io_uring]"
 AIO = b"/[aio] (deleted)"
 # A packet socket's rings, a BPF map.
 OPENED = (b"socket:[", b"anon_inode:bpf-map")
-_SECRET = b"/secretmem (deleted)"
+SECRET = b"/secretmem (deleted)"
 # How names of anonymous memory look: of private and of shared one.
 _NAMED, NAMED_SHARED = b"[anon:", b"[anon_shmem:"
 _PROT_EXEC = 4
@@ -46,7 +46,7 @@ def refuse(found: Mapping, *, noted: bool) -> None:
     reasons = [_REFUSED[flag] for flag in found.flags if flag in _REFUSED and flag not in ours]
     if found.name == IO_URING:
         return
-    if found.name == _SECRET:
+    if found.name == SECRET:
         reasons.append("is secret memory (memfd_secret), which nobody else can read")
     # One that may only be executed has a key of the kernel's own.
     if found.protection_key and found.protection != _PROT_EXEC:

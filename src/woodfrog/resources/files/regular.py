@@ -18,6 +18,7 @@ from woodfrog.resources.files.base import (
     World,
     set_flags,
 )
+from woodfrog.resources.memory_flags import SECRET
 
 # (major, minor): null zero full random urandom tty
 DEVICES = frozenset(((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)))
@@ -168,6 +169,11 @@ def _is_covered(file: OpenFile, world: World) -> bool:
     name = os.fsdecode(file.target)
     place = world.place_of_mount(file.mnt_id)
     if place is None:
+        if file.target == SECRET:
+            raise UnsupportedResource(
+                "is secret memory (memfd_secret), which nobody else can read",
+                hint="close it, and take memory that can be saved",
+            )
         raise UnsupportedResource(
             f"{name} was opened outside the container's mounts, or in one that was taken away",
             hint="only descriptors 0 to 2 may come from outside; they become the new container's",
