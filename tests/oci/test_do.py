@@ -48,6 +48,37 @@ def test_a_root_of_its_own(woodfrog: Woodfrog, tmp_path: Path) -> None:
     assert set(done.stdout.split()) == {"bin", "dev", "proc", "sys"}, done.stderr
 
 
+def test_a_root_of_its_own_is_that_of_a_restore_too(woodfrog: Woodfrog, tmp_path: Path) -> None:
+    busybox = Path("/bin/busybox")
+    if not busybox.exists():
+        pytest.skip("needs busybox")
+    tree = tmp_path / "tree"
+    (tree / "only-here").mkdir(parents=True)
+    (tree / "only-here/busybox").write_bytes(busybox.read_bytes())
+    (tree / "only-here/busybox").chmod(0o755)
+    name = f"do-{os.getpid()}"
+    woodfrog.names += [name, f"{name}-again"]
+    script = "/only-here/busybox touch /up; while ! [ -e /go ]; do /only-here/busybox sleep 0.1; done"
+    command = ["/only-here/busybox", "sh", "-c", f"{script}; exit 9"]
+    started = woodfrog.command("do", "--quiet", f"--root={tree}", f"--id={name}", "--", *command)
+    with subprocess.Popen(started, stdin=subprocess.DEVNULL) as process:
+        up = woodfrog.root / name / "scratch/upper/up"
+        eventually(up.exists, "the program waits")
+        woodfrog("checkpoint", f"--image-path={tmp_path}/image", name)
+        process.wait(30)
+
+    restore = ("restore", f"--image-path={tmp_path}/image", f"--root={tree}", f"{name}-again")
+    refused = woodfrog(*restore, status=1)
+    assert "--root after the command is for images of `do`" in refused.stderr
+    with subprocess.Popen(
+        woodfrog.command(*restore, "--do"), stdin=subprocess.DEVNULL
+    ) as process:
+        told = woodfrog.root / f"{name}-again" / "state.json"
+        eventually(lambda: told.exists() and "restoredFrom" in told.read_text(), "it is restored")
+        woodfrog("exec", f"{name}-again", "/only-here/busybox", "touch", "/go")
+        assert process.wait(30) == 9
+
+
 def test_the_scratch_layer_is_part_of_the_image(woodfrog: Woodfrog, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()

@@ -103,10 +103,15 @@ def _request(arguments: Arguments) -> tuple[Request, dict[str, str]]:
     if arguments["do"]:
         from woodfrog.runtime.do import Sandbox
 
-        sandbox = Sandbox(volumes=arguments["volume"])
+        sandbox = Sandbox(arguments["root"] or "/", volumes=arguments["volume"])
         wanted = sandbox.request(arguments.common.root, arguments.rest[0], ["restored"])
         creating.fill(wanted, arguments)
         return wanted, {}
+    if arguments["root"]:
+        raise UsageError(
+            "--root after the command is for images of `do`, with --do",
+            hint="where the state of containers is kept stands before the command",
+        )
     wanted = creating.request(arguments)
     config = wanted.config
     creating.refuse_lost_terminal(wanted, config, arguments["detach"])
@@ -137,6 +142,7 @@ COMMAND = Command(
             number=True,
         ),
         Flag("do", "the image is of `woodfrog do`: no bundle is needed"),
+        Flag("root", "with --do: the directory that is its root, as for `do`", value="DIR"),
         Flag(
             "volume",
             "with --do: a directory or file it may write to (repeat it for more)",
