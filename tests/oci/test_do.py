@@ -1,5 +1,6 @@
 """do: a sandbox over this host's files, without a bundle."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -77,6 +78,26 @@ def test_a_root_of_its_own_is_that_of_a_restore_too(woodfrog: Woodfrog, tmp_path
         eventually(lambda: told.exists() and "restoredFrom" in told.read_text(), "it is restored")
         woodfrog("exec", f"{name}-again", "/only-here/busybox", "touch", "/go")
         assert process.wait(30) == 9
+
+
+def test_a_template_makes_several_of_it(woodfrog: Woodfrog, tmp_path: Path) -> None:
+    name = f"do-{os.getpid()}"
+    names = [f"{name}-again-{number}" for number in (1, 2)]
+    woodfrog.names += [name, *names]
+    script = "touch /up; sleep 0.1; while ! [ -e /go ]; do sleep 0.1; done; exit 9"
+    command = woodfrog.command("do", "--quiet", f"--id={name}", "--", "sh", "-c", script)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        eventually((woodfrog.root / name / "scratch/upper/up").exists, "the program waits")
+        woodfrog("checkpoint", f"--image-path={tmp_path}/image", name)
+        process.wait(30)
+    woodfrog("warm", f"--image-path={tmp_path}/image", "t")
+    try:
+        woodfrog("restore", "--do", "--template=t", "--count=2", f"{name}-again")
+    finally:
+        woodfrog("warm", "--drop", "t")
+    for one in names:
+        woodfrog("exec", one, "touch", "/go")
+        assert json.loads(woodfrog("wait", one).stdout)["exitStatus"] == 9
 
 
 def test_the_scratch_layer_is_part_of_the_image(woodfrog: Woodfrog, tmp_path: Path) -> None:

@@ -59,6 +59,17 @@ def test_memory_from_a_template_behaves_like_any(
     assert verdict(woodfrog.restore_from_template(bundle, image)) == "ok\n"
 
 
+def test_a_clone_may_tell_what_happens(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = keeper(woodfrog, build)
+    woodfrog("warm", f"--image-path={image}", "t")
+    flags = ("--template=t", f"--bundle={bundle.directory}", "--detach")
+    woodfrog.names.append("told")
+    woodfrog("--debug", f"--log={woodfrog.directory}/log", "restore", *flags, "told")
+    woodfrog("warm", "--drop", "t")
+    woodfrog("kill", "told", "TERM")
+    assert json.loads(woodfrog("wait", "told").stdout)["exitStatus"] == 7
+
+
 def test_many_share_what_none_of_them_writes_to(woodfrog: Woodfrog, build: Build) -> None:
     bundle, image = keeper(woodfrog, build)
     woodfrog("warm", f"--image-path={image}", "t")

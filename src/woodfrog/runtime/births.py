@@ -28,7 +28,10 @@ BIRTH = b"birth"
 # the init's end of the channel.
 _FIRST = 8
 MOST_DESCRIPTORS = 64  # and a descriptor for each namespace and cgroup
-_PLAIN = ("bundle", "rootfs", "groups", "start_fifo", "hook_state", "new_keyring", "pivot")
+_PLAIN = (
+    *("bundle", "rootfs", "overlay", "groups", "start_fifo", "hook_state", "new_keyring"),
+    *("labels", "pivot"),
+)
 
 
 class Midwife:
@@ -48,11 +51,15 @@ class Midwife:
         """Return one for a process forked from ours."""
         return Midwife(self._supervisor, self.known)
 
-    def takes(self, plan: init.Plan) -> bool:
-        """Tell whether an init needs no more than what can be sent."""
+    def check(self, plan: init.Plan) -> None:
+        """Refuse an init that needs more than what can be sent; it can do without debugging."""
         namespaces = spec.namespaces(plan.config)
-        special = plan.overlay or plan.labels or plan.preserved or plan.kept - {-1}
-        return not (special or "user" in namespaces or mount_sources.maps_ids(plan.config))
+        if plan.preserved or "user" in namespaces or mount_sources.maps_ids(plan.config):
+            raise WoodfrogError(
+                "a template makes no detached container with a user namespace, id-mapped mounts or"
+                " descriptors to keep",
+                hint="restore it without --detach and --count, or from its image",
+            )
 
     def fork(self, plan: init.Plan, theirs: Channel, doors: Doors) -> tuple[int, int]:
         """Have an init made, like forking.fork_init does; returns (pid, pidfd).

@@ -194,8 +194,9 @@ def _create(
         limits.apply(groups, linux.get("resources") or {}, request.warn)
     os.mkfifo(container.path("exec.fifo"), 0o622)
     plan.hook_state = hooks.state_of(container, "creating")
-    midwife = request.midwife if request.midwife and request.midwife.takes(plan) else None
-    pid, channel = forking.fork_init(plan, container, lock, undo, midwife)
+    if request.midwife:
+        request.midwife.check(plan)
+    pid, channel = forking.fork_init(plan, container, lock, undo, request.midwife)
     master = _guide(request, plan, container, pid, channel, undo)
     container.save()
     if request.pidfd_socket:
