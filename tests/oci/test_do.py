@@ -59,8 +59,8 @@ def test_a_root_of_its_own_is_that_of_a_restore_too(woodfrog: Woodfrog, tmp_path
     (tree / "only-here/busybox").chmod(0o755)
     name = f"do-{os.getpid()}"
     woodfrog.names += [name, f"{name}-again"]
-    script = "/only-here/busybox touch /up; while ! [ -e /go ]; do /only-here/busybox sleep 0.1; done"
-    command = ["/only-here/busybox", "sh", "-c", f"{script}; exit 9"]
+    script = "$0 touch /up; while ! [ -e /go ]; do $0 sleep 0.1; done; exit 9"
+    command = ["/only-here/busybox", "sh", "-c", script, "/only-here/busybox"]
     started = woodfrog.command("do", "--quiet", f"--root={tree}", f"--id={name}", "--", *command)
     with subprocess.Popen(started, stdin=subprocess.DEVNULL) as process:
         up = woodfrog.root / name / "scratch/upper/up"
@@ -71,9 +71,7 @@ def test_a_root_of_its_own_is_that_of_a_restore_too(woodfrog: Woodfrog, tmp_path
     restore = ("restore", f"--image-path={tmp_path}/image", f"--root={tree}", f"{name}-again")
     refused = woodfrog(*restore, status=1)
     assert "--root after the command is for images of `do`" in refused.stderr
-    with subprocess.Popen(
-        woodfrog.command(*restore, "--do"), stdin=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen(woodfrog.command(*restore, "--do"), stdin=subprocess.DEVNULL) as process:
         told = woodfrog.root / f"{name}-again" / "state.json"
         eventually(lambda: told.exists() and "restoredFrom" in told.read_text(), "it is restored")
         woodfrog("exec", f"{name}-again", "/only-here/busybox", "touch", "/go")
