@@ -13,15 +13,19 @@ from woodfrog.resources import threads
 class _Questions:
     """A program that asks one thread after the other."""
 
-    def __init__(self, confined: Confined, seen: HeldProcess | None) -> None:
+    def __init__(self, confined: Confined, seen: HeldProcess | None, *, is_free: bool) -> None:
+        """`is_free` if no filter looks at its calls."""
         self.program = Program(0, 0)
         self._answers = threads.Answers(self.program)
         self._refuse = confined.ask(seen, self.program)
+        self._personality = threads.ask_personality(self.program) if is_free else None
 
     def answered(self, task: HeldTask) -> dict[str, object]:
         """Return the fields that the thread has told, in which the program has run."""
         self._refuse()
-        return self._answers.fields(task.status)
+        asked = self._personality
+        personality = threads.read_personality(task.path) if asked is None else self.program[asked]
+        return self._answers.fields(task.status) | {"personality": personality}
 
 
 class AskingThreads:
@@ -30,7 +34,7 @@ class AskingThreads:
     def __init__(self, confined: Confined) -> None:
         self._confined = confined
         # One for each thread that is asked at the same time, and whom it is asked to look at.
-        self._questions: dict[tuple[int, HeldProcess | None], _Questions] = {}
+        self._questions: dict[tuple[int, HeldProcess | None, bool], _Questions] = {}
 
     def ask(self, scratch: Scratch, tasks: Iterable[HeldTask]) -> list[dict[str, object]]:
         """Ask some threads of a process, in its scratch memory; returns each one's fields."""
@@ -38,10 +42,11 @@ class AskingThreads:
         side = SideBySide()
         for task in tasks:
             seen = self._confined.whom(task)
-            questions = self._questions.get((side.turn, seen))
+            is_free = task.tracee.filters is None
+            questions = self._questions.get((side.turn, seen, is_free))
             if questions is None:
-                questions = _Questions(self._confined, seen)
-                self._questions[side.turn, seen] = questions
+                questions = _Questions(self._confined, seen, is_free=is_free)
+                self._questions[side.turn, seen, is_free] = questions
             lender = scratch.by(task.tracee)
             questions.program.move(*side.part(lender))
 

@@ -153,7 +153,9 @@ def _collect(
         **asking.attributes(),
     }
     confined()
-    told = [asking.leader.fields(status), *of_threads.ask(scratch, held.tasks[1:])]
+    leader = asking.leader.fields(status)
+    leader["personality"] = threads.read_personality(held.path)
+    told = [leader, *of_threads.ask(scratch, held.tasks[1:])]
     world.confined.note(held, dumpable=fields["dumpable"] == 1)
     undo = UndoLists(held, scratch, world.ipc)
     fields["undo"] = undo.of_process(world.ipc_of(held.pid))
@@ -319,7 +321,6 @@ def _thread(task: HeldTask, told: dict[str, Any], world: World, files: Files) ->
         robust_list=threads.robust_list(task.pid),
         rseq=threads.rseq_area(task.rseq),
         scheduling=scheduling.collect(task.pid),
-        personality=threads.read_personality(task.path),
         seccomp=task.seccomp,
         filters=seccomp_filters.collect(task.pid, task.seccomp),
         socket_wait=WaitAtSocket(call=wait.call, descriptor=wait.descriptor, left_us=wait.left_us)

@@ -30,6 +30,7 @@ _PR_MCE_KILL, _PR_MCE_KILL_CLEAR, _PR_MCE_KILL_SET, _PR_MCE_KILL_GET = 33, 0, 1,
 _PR_GET_TIMERSLACK, _PR_GET_TID_ADDRESS = 30, 40
 _ARCH_GET_XCOMP_PERM, _ARCH_REQ_XCOMP_PERM = 0x1022, 0x1023
 _XFEATURE_AMX = 18
+_ASK = 0xFFFFFFFF
 _STACK = struct.Struct("<QixxxxQ")
 _XSTATE_HEADER_AT, _XSTATE_LEAST = 512, 576
 _XSTATE_LARGEST = 1 << 16
@@ -102,6 +103,11 @@ class EndedThread(Part, frozen=True):
 def read_personality(path: str) -> int:
     """Read a thread's /proc/PID/personality; the call would ask filters, which look at it."""
     return int(read_file(f"{path}/personality"), 16)
+
+
+def ask_personality(program: Program) -> int:
+    """Add the call that tells it without changing it, for threads that have no filters."""
+    return program.call(SYS.PERSONALITY, _ASK)
 
 
 def set_personality(program: Program, thread: Thread) -> None:
