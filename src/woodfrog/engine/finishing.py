@@ -51,15 +51,9 @@ def restore_limits(
     """
     ceilings = {"RLIMIT_NOFILE": (descriptors, descriptors), **bounds.rlimits}
     side = SideBySide()
-    in_force: dict[int, Callable[[], list[limits.Limit]]] = {}
-    for body in bodies:
-        program = side.program(body.stub)
-        in_force[body.record.pid] = limits.ask(program)
-        side.run(body.stub, program, f"asking for the limits of {body.name}")
-    side.finish()
     alike: dict[int, _Rights] = {}
     for body in bodies:
-        present = [(limit.soft, limit.hard) for limit in in_force[body.record.pid]()]
+        present = limits.in_force(body.stub.pid)
         with while_(f"restoring the limits and credentials of {body.name}"):
             _restore_limits(side, alike, body, bounds, ceilings, default, present, missing)
     side.finish()

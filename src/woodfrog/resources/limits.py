@@ -26,6 +26,8 @@ NAMES = (
     "RLIMIT_RTTIME",
 )
 _LIMIT = struct.Struct("<2Q")
+NONE = (1 << 64) - 1
+_NAMED = 26  # so many bytes of a line of /proc/PID/limits are a name
 
 
 class Limit(Part, frozen=True):
@@ -46,6 +48,18 @@ def ask(program: Program) -> Callable[[], list[Limit]]:
         return [Limit(soft=soft, hard=hard) for soft, hard in pairs]
 
     return answered
+
+
+def in_force(pid: int) -> list[tuple[int, int]]:
+    """Return a process's (soft, hard) limits, in the order of their numbers (fs/proc/base.c)."""
+    with open(f"/proc/{pid}/limits", "rb", buffering=0) as file:
+        lines = file.readall().splitlines()[1:]
+    words = [line[_NAMED:].split() for line in lines]
+    return [(_number(soft), _number(hard)) for soft, hard, *_ in words]
+
+
+def _number(word: bytes) -> int:
+    return NONE if word == b"unlimited" else int(word)
 
 
 def restore(
