@@ -1,6 +1,7 @@
 """Which session keyring each stub has: it comes from its maker, or is joined."""
 
 from collections.abc import Mapping
+from functools import cached_property
 
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.remote.program import Program
@@ -16,10 +17,7 @@ class KeyringMembers:
         self._rings = rings
         self._of = {root.pid: FIRST}
         self._made = {FIRST}
-        program = root.program()
-        ask = keyrings.ask_own_name(program)
-        root.run(program)
-        self._own_name = ask()
+        self._root = root
         if FIRST in rings:
             if not self._own_name:
                 raise UnsupportedResource(
@@ -30,6 +28,14 @@ class KeyringMembers:
             keyrings.fill(program, rings[FIRST])
             with while_("making the keys of the container's keyring"):
                 root.run(program)
+
+    @cached_property
+    def _own_name(self) -> bytes:
+        """What the container's keyring is called; few containers need that."""
+        program = self._root.program()
+        ask = keyrings.ask_own_name(program)
+        self._root.run(program)
+        return ask()
 
     def bring_in(self, program: Program, stub: Stub) -> None:
         """Have a stub from outside leave our own keyring."""
