@@ -88,6 +88,8 @@ def test_what_is_queued_stays_and_can_be_put_elsewhere(
     assert first.output
     other, _ = make()
     fcntl.ioctl(other, termios.TCSETS, settings)
+    in_packet_mode = pty.has_packet_mode(master)
+    fcntl.ioctl(other, termios.TIOCPKT, in_packet_mode.to_bytes(4, "little"))
     pty.fill(other, first)
     assert pty.peek(other) == first
 

@@ -24,6 +24,9 @@ _TERMIOS = struct.Struct("<4IB19s")  # struct termios of the kernel
 SETTINGS_BYTES, SIZE_BYTES = _TERMIOS.size, 8
 _VEOF, _VEOL, _VSTART, _VSTOP, _VEOL2 = 4, 11, 8, 9, 16
 _DISABLED = 0  # _POSIX_VDISABLE
+_CONTROL_Q, _CONTROL_S = 0o21, 0o23
+# TIOCPKT_*, but for TIOCPKT_STOP
+_FLUSH_READ, _FLUSH_WRITE, _START, _NO_STOP, _DO_STOP, _IOCTL = 1, 2, 8, 16, 32, 64
 _PIECE, _LAST_PIECE = 256, 1792
 _PATIENCE_S = 1.0
 _EXTPROC = 0o200000
@@ -39,11 +42,15 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Queues(msgspec.Struct, frozen=True):
-    """What the terminal's readers will get, and its master's. `stopped`: output was, as by ^S."""
+    """What the terminal's readers will get, and its master's. `stopped`: output was, as by ^S.
+
+    `news` is what a master in packet mode has not been told yet (TIOCPKT_* of TIOCPKT(2const)).
+    """
 
     input: list[Line]
     output: bytes
     stopped: bool
+    news: int = 0
 
 
 def number(master: int, request: int) -> int:
@@ -115,6 +122,7 @@ def peer(master: int) -> Iterator[int]:
 def peek(master: int) -> Queues:
     """Take out what is queued, put it in again at once, and return it."""
     with _unlocked(master), peer(master) as terminal:
+        news = _take_news(master)
         # A read that finds nothing waits for what is still on its way, to be taken as usual. But
         # where more may wait than the terminal takes at once, that must stay as it is.
         little = number(terminal, termios.FIONREAD) < _BUFFER_BYTES // 2
@@ -126,24 +134,66 @@ def peek(master: int) -> Queues:
             more = _read_rest(terminal, lines)
             # Each read made room, by which more may have come than fits in at once.
             more = _take_beyond(terminal, lines) + more
+            _tell_of_flushes(terminal, news)
             stopped = _fill_output(terminal, output)
             _fill_input(terminal, lines)
         _write(master, more)
+        _tell(terminal, news)
         if stopped:
             _stop(terminal)
         # What is stopped takes nothing, though there is room (pty_write_room).
         idle = not output and not _takes_output(terminal)
-    return Queues(lines, output, stopped or idle)
+    return Queues(lines, output, stopped or idle, news)
 
 
 def fill(master: int, queues: Queues) -> None:
     """Put into a new pseudoterminal what had been queued in another."""
     with peer(master) as terminal:
         with _quiet(terminal):
+            _tell_of_flushes(terminal, queues.news)
             _fill_output(terminal, queues.output)
             _fill_input(terminal, queues.input)
+        _tell(terminal, queues.news)
         if queues.stopped:
             _stop(terminal)
+
+
+def has_news(master: int) -> bool:
+    """Tell whether a master in packet mode will be told something before it gets data."""
+    return has_packet_mode(master) and bool(events(master) & select.POLLPRI)
+
+
+def _take_news(master: int) -> int:
+    """Read what a master in packet mode would be told; it comes alone, and is then forgotten."""
+    return os.read(master, 1)[0] if has_news(master) else 0
+
+
+def _tell_of_flushes(terminal: int, news: int) -> None:
+    """Have the master be told again that queues were emptied, now that they are empty."""
+    if news & _FLUSH_READ:
+        termios.tcflush(terminal, termios.TCIFLUSH)
+    if news & _FLUSH_WRITE:
+        termios.tcflush(terminal, termios.TCOFLUSH)
+
+
+def _tell(terminal: int, news: int) -> None:
+    """Have it be told the rest, of which the last is how things are; and what stops comes later."""
+    if news & (_DO_STOP | _NO_STOP):
+        before = settings(terminal)
+        flags_in, *others, characters = _TERMIOS.unpack(before)
+        # Flow control by ^S and ^Q, or not.
+        usual = bytearray(characters)
+        usual[_VSTART], usual[_VSTOP] = _CONTROL_Q, _CONTROL_S
+        flags_in ^= termios.IXON if characters == usual else 0
+        flags_in |= termios.IXON if characters != usual else 0
+        packed = _TERMIOS.pack(flags_in, *others, bytes(usual))
+        fcntl.ioctl(terminal, termios.TCSETS, packed)
+        fcntl.ioctl(terminal, termios.TCSETS, before)
+    elif news & _IOCTL:
+        fcntl.ioctl(terminal, termios.TCSETS, settings(terminal))
+    if news & _START:
+        for how in (termios.TCOOFF, termios.TCOON):
+            fcntl.ioctl(terminal, termios.TCXONC, how)
 
 
 def _takes_output(terminal: int) -> bool:

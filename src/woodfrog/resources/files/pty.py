@@ -53,12 +53,12 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
     row: ClassVar[Row] = Row(
         called="pseudoterminals with both ends inside (tmux, script, sshd)",
         kept=(
-            "settings, size, locks, packet mode, sessions, foreground groups",
+            "settings, size, locks, packet mode with its news, sessions, foreground groups",
             "what is queued, and whether output is stopped",
             "hung up",
         ),
         refused=(
-            "in packet mode with news that nobody has read",
+            "in packet mode with news that nobody has read, if nobody has opened them yet",
             "another line discipline than N_TTY",
         ),
     )
@@ -77,6 +77,7 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
     output: bytes
     stopped: bool
     exclusive: bool = False
+    news: int = 0  # of packet mode (TIOCPKT), that nobody has read
     locked_settings: bytes = b""  # a mask of struct termios; empty if nothing is locked
 
     @classmethod
@@ -87,12 +88,13 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
         master = file.descriptor
         index = pty.index(master)
-        events = pty.events(master)
-        if pty.has_packet_mode(master) and events & select.POLLPRI:
+        opened = bool(pty.events(master) & select.POLLHUP) or index in world.terminals
+        if not opened and pty.has_news(master):
             raise UnsupportedResource(
-                "is a terminal in packet mode with news that nobody has read", hint="try again"
+                "is a terminal in packet mode that nobody has opened yet, with news that nobody"
+                " has read",
+                hint="try again",
             )
-        opened = bool(events & select.POLLHUP) or index in world.terminals
         queues, exclusive = pty.Queues([], b"", stopped=False), False
         if opened:
             queues = pty.peek(master)
@@ -118,6 +120,7 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
             input=[InputLine(data=line.data, ended=line.ended) for line in queues.input],
             output=queues.output,
             stopped=queues.stopped,
+            news=queues.news,
             exclusive=exclusive,
             locked_settings=locked_settings if any(locked_settings) else b"",
         )
@@ -159,7 +162,7 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
     def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
         if self.opened:
             lines = [pty.Line(line.data, line.ended) for line in self.input]
-            pty.fill(descriptor, pty.Queues(lines, self.output, self.stopped))
+            pty.fill(descriptor, pty.Queues(lines, self.output, self.stopped, self.news))
             if self.exclusive:
                 with pty.peer(descriptor) as terminal:
                     fcntl.ioctl(terminal, termios.TIOCEXCL)
