@@ -61,6 +61,7 @@ table inet filter {
         tcp dport 25 add @seen { ip saddr limit rate over 3/minute }
         log prefix "dropped: " level warn flags all; reject with tcp reset; }
     chain forward { type filter hook forward priority filter; tcp option maxseg size set rt mtu
+        tcp flags syn reset tcp option sack-perm; osf ttl loose name "Linux" accept
         ct mark set meta mark; fib saddr . iif oif missing drop
         jump { ip saddr 10.3.0.0/24 accept; numgen inc mod 2 0 drop; }; }
 }

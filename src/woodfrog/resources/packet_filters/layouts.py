@@ -64,7 +64,7 @@ EXPRESSIONS |= {
     b"notrack": {},
     b"numgen": _words(1, 2, 3, 4),
     b"objref": {1: U32, 2: _NAME, 3: U32, 4: _NAME, 5: None},
-    b"osf": {1: U32, 2: U8, 3: U32},
+    b"osf": {1: U32, 2: U8, 3: Field(4, 4, unless_zero=True)},
     b"payload": _words(1, 2, 3, 4, 5, 6, 7, 8),
     b"queue": {1: U16, 2: U16, 3: U16, 4: U32},
     b"quota": _QUOTA,

@@ -20,11 +20,10 @@ from woodfrog.kernel.netlink.messages import (
     NLM_F_CREATE,
     attribute,
     attributes_of,
-    each_attribute,
     explain,
-    nested,
 )
 from woodfrog.resources import namespaces
+from woodfrog.resources.packet_filters import settable
 from woodfrog.resources.packet_filters.compatible import compatibility
 from woodfrog.resources.packet_filters.layouts import MESSAGES
 
@@ -32,9 +31,6 @@ _MOST = 1 << 20
 _SET_ID = 10
 _CHAIN_NAME, _CHAIN_FLAGS, _CHAIN_BINDING = 3, 10, 4
 _RULE_CHAIN, _VERDICT_CHAIN = 2, 2
-_ELEMENT_LIST = 3 | 0x8000  # NLA_F_NESTED
-_ELEMENT_FLAGS, _ELEMENT_TIMEOUT, _ELEMENT_EXPIRATION = 3, 4, 5
-_INTERVAL_END = 1
 _TABLE, _NAME, _TABLE_NAME, _TABLE_FLAGS = 1, 2, 1, 2
 
 
@@ -165,31 +161,11 @@ def _told(number: int, family: int, attributes: memoryview, unknown: set[str]) -
             f"has an nftables rule or object of a kind that cannot be saved yet ({error})"
         ) from error
     if number == nf_messages.NEW_RULE:
+        kept = settable.rule(kept)
         kept += compatibility(kept)
     elif number == nf_messages.NEW_ELEMENTS:
-        kept = _without_times_of_ends(kept)
+        kept = settable.elements(kept)
     return _Told(NfMessage(number=number, family=family, attributes=kept), key)
-
-
-def _without_times_of_ends(elements: bytes) -> bytes:
-    """Return elements of a set without what the kernel tells of ends of intervals, and refuses.
-
-    Since Linux 6.12 those of a set with a time-out are told to have none.
-    """
-
-    def kept(element: bytes) -> bytes:
-        told = attributes_of(memoryview(element))
-        if not int.from_bytes(told.get(_ELEMENT_FLAGS, b""), "big") & _INTERVAL_END:
-            return element
-        times = (_ELEMENT_TIMEOUT, _ELEMENT_EXPIRATION)
-        return b"".join(attribute(kind, value) for kind, value in told.items() if kind not in times)
-
-    return b"".join(
-        nested(kind, *(nested(one, kept(value)) for one, value in each_attribute(memoryview(told))))
-        if kind == _ELEMENT_LIST
-        else attribute(kind, told)
-        for kind, told in each_attribute(memoryview(elements))
-    )
 
 
 def lasting(ruleset: Nftables) -> Nftables:
