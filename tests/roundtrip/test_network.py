@@ -243,6 +243,20 @@ def test_traffic_control_is_as_it_was(woodfrog: Woodfrog, give: Give) -> None:
             "hash tables whose numbers",
         ),
         ("ip xfrm policy add dir out src 10.1.0.0/24 dst 10.2.0.0/24", "policies of IPsec"),
+        ("ip addrlabel add prefix fd77::/64 label 99", "labels of addresses"),
+        ("ip xfrm policy setdefault in block", "a policy of IPsec that blocks"),
+        ("ip sr tunsrc set fd00::9", "a source of segment routing"),
+        ("printf 'secret\\n' | ip sr hmac set 5 sha1", "keys of segment routing"),
+        ("ip ioam schema add 6 pond", "schemas of IOAM"),
+        (
+            "ip link add vx type vxlan external vnifilter dstport 4789"
+            " && bridge vni add vni 5 dev vx",
+            "a VXLAN that filters networks",
+        ),
+        (
+            "ip link add left type veth peer name right && ip maddr add 01:00:5e:00:00:09 dev left",
+            "for groups by hand (ip maddr)",
+        ),
         ("ip route add 10.9.0.0/16 encap seg6 mode encap segs fc00::1 dev lo", "encap"),
     ],
 )
@@ -269,6 +283,32 @@ def test_sets_of_ipset_are_refused(woodfrog: Woodfrog) -> None:
         assert list(answers(netlink, "ipset")) == []
 
     assert "ipset (pond)" in container.checkpoint(woodfrog.directory / "image", status=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "told"),
+    [
+        (7 << 8, attribute(1, b"pond\0"), "counters of nfacct"),
+        (
+            8 << 8,
+            attribute(1, b"pond\0")
+            + attribute(2, b"\0\x02")
+            + attribute(3, b"\x06")
+            + nested(4, attribute(3, b"\0\0\0\x09")),
+            "time-outs of nfct",
+        ),
+    ],
+)
+def test_objects_of_netfilter_are_refused(
+    kind: int, body: bytes, told: str, woodfrog: Woodfrog
+) -> None:
+    container = woodfrog.run(bundle_with(woodfrog))
+    container.wait_for("ready")
+    with socket_in(container.init, socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
+        netlink.send(message(kind, NLM_F_CREATE | NLM_F_ACK, bytes(4) + body))
+        assert list(answers(netlink, "netfilter")) == []
+
+    assert told in container.checkpoint(woodfrog.directory / "image", status=1).stderr
 
 
 @needs("command nft")

@@ -2,11 +2,14 @@
 
 import struct
 
+import msgspec
 import pytest
 
 from woodfrog.errors import ImageError
 from woodfrog.kernel.netlink.messages import attribute, nested
 from woodfrog.resources.network import layouts, records
+from woodfrog.resources.network.groups import MulticastGroup
+from woodfrog.resources.network.mptcp import Mptcp
 from woodfrog.resources.network.records import Entries, GivenDevice, Link, Network, NetworkEntry
 
 EMPTY = Entries(addresses=[], next_hops=[], routes=[], rules=[], neighbours=[])
@@ -50,6 +53,25 @@ def route(index: int) -> NetworkEntry:
     )
 
 
+def group(**fields: object) -> Network:
+    """Return a network with a member of a multicast group, changed."""
+    usual = {"bridge": 2, "port": 2, "vlan": 0, "address": bytes(16), "protocol": 8}
+    one = MulticastGroup(**({"attributes": b""} | usual | fields))  # type: ignore[arg-type]
+    return msgspec.structs.replace(network(link()), groups=[one])
+
+
+def of_mptcp(endpoints: list[bytes], accepted: int = 2) -> Network:
+    """Return a network with endpoints of MPTCP."""
+    found = Mptcp(endpoints=endpoints, accepted=accepted, subflows=2)
+    return msgspec.structs.replace(network(link()), mptcp=found)
+
+
+def test_members_of_groups_and_endpoints_are_taken() -> None:
+    records.check(group(attributes=attribute(1, bytes(4))))
+    at_device = attribute(3, bytes(4)) + attribute(7, struct.pack("<I", 2))
+    records.check(of_mptcp([at_device, attribute(2, b"\5")]))
+
+
 def test_a_network_is_taken() -> None:
     pair = (
         link(3, b"left", type="veth", lower=4, master=2, port_of="bridge"),
@@ -89,6 +111,15 @@ def test_a_network_is_taken() -> None:
         network(link(), routes=[NetworkEntry(header=bytes(12), attributes=attribute(99, b""))]),
         network(link(), addresses=[NetworkEntry(header=bytes(8), attributes=b"")]),
         network(link(), neighbours=[NetworkEntry(header=bytes(12), attributes=b"")]),
+        group(port=9),
+        group(address=bytes(4)),
+        group(vlan=1 << 16),
+        group(attributes=attribute(9, bytes(4))),
+        of_mptcp([attribute(7, struct.pack("<I", 9))]),
+        of_mptcp([attribute(9, bytes(4))]),
+        of_mptcp([attribute(2, bytes(3))]),
+        of_mptcp([b""] * 256),
+        of_mptcp([], accepted=-1),
         network(
             given=[GivenDevice(index=1, name=b"lo", flags=0, master=7, attributes=b"", changed=0)]
         ),

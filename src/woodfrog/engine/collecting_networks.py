@@ -12,7 +12,7 @@ from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.messages import nsid, socket_at
 from woodfrog.resources import namespaces, sysctls
 from woodfrog.resources.nested import NetworkNamespace
-from woodfrog.resources.network import looking, others, state
+from woodfrog.resources.network import looking, others, rarer, state
 from woodfrog.resources.network.looking import Place
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.packet_filters import legacy, nftables
@@ -77,6 +77,7 @@ class Networks:
         self, place: Place, given: bytes, given_rules: bytes, given_tables: frozenset[str]
     ) -> tuple[Network | None, Nftables | None, list[LegacyTable]]:
         others.refuse(place.namespace)
+        rarer.refuse(place.namespace)
         network, losses = looking.collect(place, given)
         rules, more = nftables.collect(place.namespace, given_rules)
         tables, lost = legacy.collect(place.namespace, given_tables)

@@ -78,14 +78,15 @@ class Networking:
         all_of_it = list(self._all())
         if not all_of_it:
             return []
-        from woodfrog.kernel.netlink import rtnetlink
+        from woodfrog.kernel.netlink import generic, rtnetlink
         from woodfrog.kernel.netlink.messages import explain
         from woodfrog.resources import sysctls
-        from woodfrog.resources.network import making
+        from woodfrog.resources.network import making, mptcp
         from woodfrog.resources.network.devices import Devices
 
         bounding = self._bounds.bounding
         devices: dict[int, Devices] = {}
+        multipath: dict[int, socket.socket] = {}
         with ExitStack() as sockets:
             for one in all_of_it:
                 with made.visited(root, "net", one.number):
@@ -102,6 +103,11 @@ class Networking:
                         devices[one.number] = Devices(
                             root, one.network, netlink, descriptor, devices
                         )
+                        if one.network.mptcp:
+                            protocol = generic.NETLINK_GENERIC
+                            multipath[one.number] = sockets.enter_context(
+                                self._open(root, permitted, socket.AF_NETLINK, kind, protocol)
+                            )
             steps = (
                 Devices.make,
                 Devices.set_up,
@@ -115,6 +121,11 @@ class Networking:
                         credentials.with_capabilities(root, bounding, permitted),
                     ):
                         step(some)
+            for number, netlink in multipath.items():
+                some = devices[number]
+                if found := some.network.mptcp:
+                    explain(netlink)
+                    some.missing += mptcp.make(netlink, found, some.indexes)
         return [lack for some in devices.values() for lack in some.missing]
 
     def _open(

@@ -12,7 +12,7 @@ import msgspec
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink.attributes import Layout, Visitor, walk
 from woodfrog.resources import sysctls
-from woodfrog.resources.network import layouts, shaping
+from woodfrog.resources.network import groups, layouts, mptcp, shaping
 from woodfrog.resources.network.records import (
     SAME,
     SIZES,
@@ -83,6 +83,11 @@ def collect(place: Place, given: bytes) -> tuple[Network | None, list[str]]:
     shapers = shaping.collect(place.namespace, now.queues, now.shaped - before.shaped)
     for shaper in shapers:
         used |= shaper.devices() & now.links.keys()
+    bridges = {index for index, seen in now.links.items() if seen.kind == "bridge"}
+    members = groups.collect(place.namespace, bridges)
+    used |= {index for one in members for index in one.devices}
+    of_mptcp = mptcp.collect(place.namespace)
+    used |= of_mptcp.devices() & now.links.keys() if of_mptcp else set()
     devices = []
     for index in sorted(outside):
         one = _given(now.links[index], before.links.get(index))
@@ -94,8 +99,16 @@ def collect(place: Place, given: bytes) -> tuple[Network | None, list[str]]:
         _given(now.links[index], before.links.get(index))
         for index in sorted(used & outside - known)
     ]
-    network = Network(links=links, given=devices, added=added, removed=removed, shaping=shapers)
-    if not (links or devices or added or removed):
+    network = Network(
+        links=links,
+        given=devices,
+        added=added,
+        removed=removed,
+        shaping=shapers,
+        groups=members,
+        mptcp=of_mptcp,
+    )
+    if not (links or devices or added or removed or of_mptcp):
         return None, []
     losses = [
         f"a setting of the network ({what}) that woodfrog doesn't know" for what in now.unknown

@@ -23,7 +23,7 @@ from woodfrog.kernel.netlink.messages import (
 from woodfrog.remote import descriptors
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials
-from woodfrog.resources.network import layouts, shaping, state
+from woodfrog.resources.network import groups, layouts, shaping, state
 from woodfrog.resources.network.devices import Devices
 from woodfrog.resources.network.records import (
     INDEX_AT,
@@ -126,6 +126,12 @@ class Making:
             for entry in getattr(network.added, kind):
                 self._add(kind, entry)
         self._shape()
+        # Those that come last are told first.
+        for group in reversed(network.groups):
+            if group.devices <= self._indexes.keys():
+                with while_("setting up multicast groups of the network"):
+                    payload = group.moved(self._indexes)
+                    self._devices.request(groups.NEW_GROUP, NLM_F_CREATE | _EXCLUSIVE, payload)
 
     def _shape(self) -> None:
         """Make queues, classes and filters; what they replace came by itself."""

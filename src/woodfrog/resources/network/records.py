@@ -13,7 +13,9 @@ from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.attributes import Layout, Visitor, walk
 from woodfrog.kernel.netlink.messages import attributes_of
 from woodfrog.resources import sysctls
-from woodfrog.resources.network import layouts, shaping
+from woodfrog.resources.network import groups, layouts, mptcp, shaping
+from woodfrog.resources.network.groups import MulticastGroup
+from woodfrog.resources.network.mptcp import Mptcp
 from woodfrog.resources.network.shaping import Shaper
 
 SAME = -1
@@ -106,6 +108,8 @@ class Network(Record, frozen=True, tag="network"):
     added: Entries
     removed: Entries  # of what the engine had given
     shaping: list[Shaper] = []
+    groups: list[MulticastGroup] = []
+    mptcp: Mptcp | None = None
 
     @property
     def indexes(self) -> set[int]:
@@ -180,6 +184,9 @@ def check(network: Network) -> None:
         if not 0 <= given.changed < _WORD:
             raise ImageError("a network device of the image has impossible flags")
     shaping.check(network.shaping, same)
+    groups.check(network.groups, same)
+    if network.mptcp:
+        mptcp.check(network.mptcp, same)
     for entries in (network.added, network.removed):
         for number, (kind, entry) in enumerate(entries.all()):
             if len(entry.header) != SIZES[kind] or number > _MOST:
