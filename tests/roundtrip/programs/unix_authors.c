@@ -1,4 +1,4 @@
-/* Who sent what waits at a unix socket, as readers with SO_PASSCRED are told (SCM_CREDENTIALS): several processes and users, one of
+/* Who sent what waits at a unix socket, as readers with SO_PASSCRED, or SO_PASSPIDFD, are told (SCM_CREDENTIALS): several processes and users, one of
  * which has ended; streams, packets and datagrams. */
 // arguments: stream | seqpacket | dgram | named
 // never: restored_twice
@@ -33,6 +33,15 @@ static void reads(const char *wanted, pid_t pid, int by) {
 	expect((!pid || author.pid == pid) && author.uid == (uid_t)by * 1000 && author.gid == (gid_t)by * 100, "%s: process %d, user %d, group %d", wanted, author.pid, author.uid, author.gid);
 }
 
+static int has_author(int socket) {
+	char text[8], beside[256];
+	struct iovec vector = {text, sizeof text};
+	struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = beside, .msg_controllen = sizeof beside};
+	must(recvmsg(socket, &message, MSG_DONTWAIT));
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	return header && header->cmsg_type == 4; /* SCM_PIDFD */
+}
+
 int main(__attribute__((unused)) int count, char **arguments) {
 	int kind = arguments[1][0] == 's' && arguments[1][1] == 't' ? SOCK_STREAM : arguments[1][0] == 's' ? SOCK_SEQPACKET : SOCK_DGRAM;
 	if (arguments[1][0] == 'n') {
@@ -58,6 +67,10 @@ int main(__attribute__((unused)) int count, char **arguments) {
 	}
 	join(ended);
 	must(send(ends[1], "more", 4, 0));
+	int by_pidfd[2];
+	must(socketpair(AF_UNIX, kind, 0, by_pidfd));
+	bool can = setsockopt(by_pidfd[0], SOL_SOCKET, 76 /* SO_PASSPIDFD */, &(int){1}, sizeof(int)) == 0; /* Linux 6.5 */
+	must(send(by_pidfd[1], "hello", 5, 0));
 	freeze_here();
 	spoil(char text[8]; must(recv(ends[0], text, 4, 0)););
 
@@ -67,6 +80,7 @@ int main(__attribute__((unused)) int count, char **arguments) {
 	reads("more", 1, 0);
 	must(send(ends[1], "last", 4, 0));
 	reads("last", 1, 0);
+	same("one by its pidfd", can, has_author(by_pidfd[0]));
 	join(writer);
 	return report();
 }

@@ -7,7 +7,7 @@ import socket
 import struct
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 from msgspec.structs import replace
@@ -23,6 +23,7 @@ from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE
 CREDENTIALS = struct.Struct("<iII")  # struct ucred
 _HEADER = struct.Struct("<QiI")  # struct cmsghdr
 _SO_PEEK_OFF = 42
+_SO_PASSPIDFD = 76
 _SIOCATMARK = 0x8905
 _LARGE_BUFFER = 1 << 26
 _MOST_EMPTY = 64
@@ -68,8 +69,10 @@ def peek(one: socket.socket, *, most: int = 0) -> list[Message]:
     messages: list[Message] = []
     empty = 0
     before = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
+    undo = ExitStack()
     try:
         one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+        undo.enter_context(_by_number(one))
         while True:
             try:
                 message = _look(one, _READ_AT_ONCE)
@@ -87,6 +90,7 @@ def peek(one: socket.socket, *, most: int = 0) -> list[Message]:
         close(messages)
         raise
     finally:
+        undo.close()
         one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, before)
     is_closed = one.type == socket.SOCK_SEQPACKET and empty > _MOST_EMPTY
     while is_closed and messages and messages[-1] == _END:
@@ -95,6 +99,27 @@ def peek(one: socket.socket, *, most: int = 0) -> list[Message]:
     if one.type != socket.SOCK_STREAM:
         return messages
     return _joined(messages)
+
+
+@contextmanager
+def _by_number(one: socket.socket) -> Iterator[None]:
+    """Have us be told who has sent something by number, where readers get pidfds of them."""
+    pidfds, numbers = (socket.SOL_SOCKET, _SO_PASSPIDFD), (socket.SOL_SOCKET, socket.SO_PASSCRED)
+    try:
+        told = one.getsockopt(*pidfds)
+    except OSError:
+        told = 0  # since Linux 6.5
+    if not told:
+        yield
+        return
+    before = one.getsockopt(*numbers)
+    one.setsockopt(*pidfds, 0)
+    one.setsockopt(*numbers, 1)
+    try:
+        yield
+    finally:
+        one.setsockopt(*numbers, before)
+        one.setsockopt(*pidfds, 1)
 
 
 def close(messages: list[Message]) -> None:
