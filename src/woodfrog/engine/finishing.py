@@ -10,7 +10,7 @@ from woodfrog.engine.body import Body
 from woodfrog.errors import while_
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.kernel.procfs.maps import find_vdso
 from woodfrog.kernel.procfs.status import read_stat
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
@@ -188,7 +188,7 @@ class Release:
             body.stub.call_at(instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096)
 
     def _instruction(self) -> int:
-        start = next(m[0] for m in read_maps(self.body.stub.pid) if m[7] == b"[vdso]")
+        start, _ = find_vdso(self.body.stub.pid)
         return start + self._vdso.syscall
 
     def _put(self, data: bytes, at: int = 0) -> int:
