@@ -390,8 +390,10 @@ class World:
         place = self.place_of(pid)
         known = {one.start: (one.device, one.inode) for one in listed if one.inode}
         for one in mappings:
+            if not one.path:
+                continue
             key = (place.number, one.path, known.get(one.start), one.protection & PROT_EXEC)
-            if not one.path or key in self._seen:
+            if key in self._seen:
                 continue
             link = f"/proc/{pid}/map_files/{one.start:x}-{one.end:x}"
             if not place.names.stands_at(one.path, os.stat(link)):
