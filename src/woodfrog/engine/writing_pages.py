@@ -23,6 +23,7 @@ _NOT_FORKED = {10, 18}
 
 # More than this, and more than this part of a process's memory, is better copied by fork(2).
 _LITTLE, _SMALL_PART = 1 << 20, 64
+_FEW = 4 << 20
 
 
 class _Kept:
@@ -74,7 +75,9 @@ class PageWriter:
             extents = one.space.find_pages(one.held.pid, one.space.mappings)
             extents, same = self._changes.split(one, extents, memory)
             lengths = [end - start for start, end in extents]
-            contents = direct_io.buffer(sum(lengths))
+            total = sum(lengths)
+            # A keeper's worker has so much at hand (kernel/heap.py).
+            contents = memoryview(bytearray(total)) if total < _FEW else direct_io.buffer(total)
             starts = [start for start, _ in extents]
             memory.read(contents, [*zip(starts, lengths, strict=True)])
             self._kept[one.held.pid] = _Kept(extents, same, contents)
