@@ -22,7 +22,7 @@ def read_until(descriptor: int, text: bytes, within: float = 30) -> bytes:
             found += os.read(descriptor, 65536)
         except OSError:
             break
-    assert text in found
+    assert text in found, found
     return found
 
 

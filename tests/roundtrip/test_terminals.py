@@ -124,7 +124,7 @@ def test_a_terminal_of_exec_is_hung_up_or_the_containers_own(
     own: bool, woodfrog: Woodfrog, consoles: list[Console]
 ) -> None:
     bundle = shell(
-        woodfrog, f": > /work/ready; {WAIT}; while [ ! -e /work/out ]; do sleep 0.02; done"
+        woodfrog, f": > /work/ready; {WAIT}; while [ ! -s /work/out ]; do sleep 0.02; done"
     )
     bundle.process["terminal"] = own
     first, second, third = consoles
