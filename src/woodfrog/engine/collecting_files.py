@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from woodfrog.resources.files.epoll import Watch
 
 _NAMELESS = (b"pipe:", b"socket:", b"anon_inode:")
+_EVENTFD = b"anon_inode:[eventfd]"
 _BREAKING = {"READ": "downgrade", "UNLCK": "end"}
 
 
@@ -121,6 +122,22 @@ class Files:
             if alike and compare_files(*other.holders[0], pid, descriptor) == 0:
                 return other
         return None
+
+    def add(self, descriptor: int, world: World) -> FileRecord:
+        """Take in a file that is in flight and was not found before; we keep a descriptor of it.
+
+        Only of what can be made without others that were not looked at either.
+        """
+        pid, ours = os.getpid(), os.dup(descriptor)
+        self._ours.append(ours)
+        found = OpenFile(pid, ours, os.readlink(os.fsencode(f"/proc/{pid}/fd/{ours}")))
+        if not (stat.S_ISREG(found.stat.st_mode) or found.target == _EVENTFD):
+            raise UnsupportedResource(f"{os.fsdecode(found.target)} is in flight only there")
+        found.number = len(self.files) + 1
+        self._where[id(found)] = "in flight to one that nobody has accepted"
+        record = self._record(found, world)
+        self.files.append(found)
+        return record
 
     def _look_into(self, file: OpenFile) -> None:
         """Find the files that are in flight in the queue of a unix socket."""

@@ -96,7 +96,7 @@ def read(looked: Looked) -> None:
     """Read what waits, and put it into the records."""
     world, records = looked.world, looked.file_records
     places = {record.id: at for at, record in enumerate(records)}
-    unknown = False
+    reason = ""
     for inode in sorted(world.sockets.unix_unread):
         opened = world.open_socket(inode)
         assert opened is not None
@@ -107,15 +107,15 @@ def read(looked: Looked) -> None:
         with while_(f"reading what waits at the unix socket {os.fsdecode(listener.name)}"):
             backlog = _Backlog(looked, opened, listener)
             now, arrived = backlog.made_anew(clients, before)
-        unknown = unknown or backlog.has_unknown_files
+        reason = reason or backlog.reason
         records[places[opened.number]] = replace(listener, pending=now, arrived=arrived)
         for record, new in zip(before, now, strict=True):
             if record is not None:
                 records[places[record.id]] = replace(record, inode=new)
-    if unknown:
+    if reason:
         raise UnsupportedResource(
-            "a client that waits to be accepted at a unix socket has sent a file that no process of"
-            " the container has (SCM_RIGHTS), which cannot be saved yet"
+            "a client that waits to be accepted at a unix socket has sent a file (SCM_RIGHTS) that"
+            f" cannot be saved: {reason}"
         )
 
 
@@ -127,7 +127,8 @@ class _Backlog:
         self._world = looked.world
         self._opened = opened
         self._listener = listener
-        self.has_unknown_files = False
+        # Why something that has been sent can't be saved.
+        self.reason = ""
 
     def made_anew(
         self, clients: list[OpenFile | None], records: list[FileRecord | None]
@@ -197,11 +198,25 @@ class _Backlog:
                     and taken.one.type == socket.SOCK_STREAM
                     and not unix_queue.are_whole(pieces, client.descriptor)
                 )
-            carried = [self._looked.files.find(fd) for fd in message.descriptors]
-            known = [one.number for one in carried if one is not None and not one.is_late]
-            self.has_unknown_files |= len(known) < len(carried)
-            found.append(Rights(message=number, files=known, at_end=at_end))
+            numbers = [self._number(fd) for fd in message.descriptors]
+            found.append(Rights(message=number, files=numbers, at_end=at_end))
         return found
+
+    def _number(self, descriptor: int) -> int:
+        """Return the id of a file that has been sent; 0, and a note, if it can't be saved."""
+        files = self._looked.files
+        known = files.find(descriptor)
+        if known is None:
+            try:
+                record = files.add(descriptor, self._world)
+            except UnsupportedResource as error:
+                self.reason = str(error)
+                return 0
+            self._looked.file_records.append(record)
+            return record.id
+        if known.is_late:
+            self.reason = f"{os.fsdecode(known.target)} can be saved only while a process has it"
+        return known.number
 
     @contextmanager
     def _connected(self, taken: Taken) -> Iterator[socket.socket]:

@@ -4,6 +4,7 @@
 // capabilities: CAP_SETUID CAP_SETGID
 #include "unix_names.h"
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 
 const char *const names[] = {"/work/server", "@server", "@fourth"};
 enum { CLIENTS = 10, LOOKED_AT = 50, COPY = 60 };
@@ -103,6 +104,11 @@ int main(int count, char **arguments) {
 	put(clients[4], "named");
 	put_with(clients[5], "a pipe", carried[0]);
 	put(clients[5], "behind it");
+	int memory = must(memfd_create("sent", 0)), counter = must(eventfd(7, 0));
+	must(write(memory, "memory", 6));
+	put_with(clients[5], "memory", memory);
+	put_with(clients[5], "counter", counter);
+	must(close(memory) | close(counter)); /* only in flight from now on */
 	must(close(clients[6]));
 	long large = 0;
 	for (ssize_t sent; (sent = send(clients[9], pattern, sizeof pattern, MSG_NOSIGNAL)) > 0;)
@@ -177,7 +183,16 @@ int main(int count, char **arguments) {
 	is_got(servers[4], "named", NULL, NULL);
 	is_named("the fourth at its peer's", servers[4], 2, true);
 	is_got(servers[5], "a pipe", NULL, &file);
-	is_got(servers[5], "behind it", NULL, NULL);
+	int received = file;
+	is_got(servers[5], stream ? "behind itmemory" : "behind it", NULL, &file);
+	if (!stream)
+		is_got(servers[5], "memory", NULL, &file);
+	char sent[8] = "";
+	expect(pread(file, sent, 7, 0) == 6 && !strcmp(sent, "memory"), "the memory holds %s", sent);
+	is_got(servers[5], "counter", NULL, &file);
+	uint64_t value = 0;
+	expect(read(file, &value, 8) == 8 && value == 7, "the counter stands at %ld", (long)value);
+	file = received;
 	char byte = 0;
 	must(write(carried[1], "p", 1));
 	expect(file >= 0 && read(file, &byte, 1) == 1 && byte == 'p', "no pipe has come");
