@@ -44,6 +44,7 @@ from woodfrog.resources.process import Process
 _READ_WRITE, _READ_EXECUTE = 3, 5
 _HUGE, _LARGEST = 2 << 20, 1 << 30
 _MADV_COLLAPSE = 25
+_ENOUGH_FAILURES = 100
 # For each byte that differs so many must be common.
 _LEAST_SHARED = 8
 
@@ -307,8 +308,18 @@ def _make_huge(start: int, end: int) -> None:
         ctypes.memset(address, 0, 1)
     try:
         syscalls.madvise(HERE, start, end - start, _MADV_COLLAPSE)
+        return
     except OSError:
-        pass  # not all of it, as there are no more huge pages: forking takes longer
+        failed = 0
+    # Memory is in pieces, and the kernel has given up at the first that it couldn't have. What
+    # stays small makes forking take longer.
+    for address in range(start, end, _HUGE):
+        try:
+            syscalls.madvise(HERE, address, _HUGE, _MADV_COLLAPSE)
+        except OSError:
+            failed += 1
+            if failed == _ENOUGH_FAILURES:
+                return
 
 
 def _whole_huge(pages: Sequence[PageRange]) -> list[tuple[int, int]]:
