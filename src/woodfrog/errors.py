@@ -7,6 +7,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+# What helps against EMFILE: a restore opens each file of a container once, in one process.
+MORE_DESCRIPTORS = "woodfrog needs a higher limit on open files (ulimit -n)"
+
+
 class WoodfrogError(Exception):
     """A failure the user can understand and act on; printed without a traceback."""
 

@@ -1,6 +1,7 @@
 """Files that change behind the back of a container, or where it can't reach them."""
 
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,3 +125,24 @@ def test_a_file_whose_other_name_is_out_of_reach_is_refused(
     assert "another name" in refused.stderr
     assert "running as before" in refused.stderr
     assert verdict(container).startswith("one, two, ")
+
+
+@needs("command gcc")
+def test_a_limit_on_open_files_that_is_too_low_is_named(
+    woodfrog: Woodfrog, build: Callable[..., Path]
+) -> None:
+    program = build(PROGRAMS / "many_descriptors.c")
+    bundle = Bundle(woodfrog.directory / "bundle", ["/" + program.name])
+    (bundle.rootfs / program.name).write_bytes(program.read_bytes())
+    (bundle.rootfs / program.name).chmod(0o755)
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image)
+    container.delete()
+
+    limits = {resource.RLIMIT_NOFILE: 100}
+    flags = (f"--image-path={image}", f"--bundle={bundle.directory}", "--detach")
+    refused = woodfrog("restore", *flags, "bound", limits=limits, status=1)
+    assert "ulimit -n" in refused.stderr
+    assert verdict(woodfrog.restore(bundle, image)) == "ok\n"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
-from woodfrog.errors import WoodfrogError
+from woodfrog.errors import MORE_DESCRIPTORS, WoodfrogError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def explain(error: BaseException) -> str:
     """Return an error as lines for people: what, while doing what, and what to do."""
     lines = [f"woodfrog: {summary(error)}"]
     lines += [f"  {note}" for note in getattr(error, "__notes__", ())]
-    if hint := getattr(error, "hint", ""):
+    if hint := _hint(error):
         lines.append(f"  hint: {hint}")
     return "\n".join(lines) + "\n"
 
@@ -30,6 +31,12 @@ def summary(error: BaseException) -> str:
         name = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         return f"{name}{error.strerror or error}"
     return f"internal error: {type(error).__name__}: {error}"
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return MORE_DESCRIPTORS
+    return str(getattr(error, "hint", ""))
 
 
 def printable(text: str) -> str:
@@ -50,7 +57,7 @@ def failure(error: BaseException, common: Common) -> None:
     text = summary(error)
     for note in getattr(error, "__notes__", ()):
         text += f" ({note})"
-    if hint := getattr(error, "hint", ""):
+    if hint := _hint(error):
         text += f" (hint: {hint})"
     # Who gives a log is an engine, and of what stands here it may pass on but one line.
     _say(f"woodfrog: {text}\n" if common.log else explain(error))

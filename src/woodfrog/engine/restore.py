@@ -31,7 +31,7 @@ from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.stages import Stage
 from woodfrog.engine.tree import Tree
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import MORE_DESCRIPTORS, UnsupportedResource
 from woodfrog.image.chain import Chain
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
@@ -125,7 +125,9 @@ def _cannot_open(error: ProgramError) -> UnsupportedResource:
     reason = os.strerror(error.errno or 0)
     found = UnsupportedResource(
         f"cannot open {os.fsdecode(error.opened)} in the new container: {reason}",
-        hint="a container needs the files that it had open or mapped, where they were;"
+        hint=MORE_DESCRIPTORS
+        if error.errno == errno.EMFILE
+        else "a container needs the files that it had open or mapped, where they were;"
         " bring what it had written along",
     )
     for note in getattr(error, "__notes__", ()):
