@@ -110,7 +110,7 @@ class Container:
         end = time.monotonic() + within
         while not self.has_ended():
             if time.monotonic() > end:
-                told = self.told()
+                told = f"{self.told()}\n{self.doing()}"
                 self.kill()
                 pytest.fail(f"{self.name} did not end within {within:.0f} s: {told}")
             time.sleep(0.005)
@@ -133,6 +133,21 @@ class Container:
         out = self.bundle.work / "out"
         report = out.read_text(errors="replace") if out.exists() else ""
         return self.woodfrog.output(self.name) + report
+
+    def doing(self) -> str:
+        """Tell what its processes do, for who wonders why they don't end."""
+        groups = (f"{self.name}/**/cgroup.procs", f"*/{self.name}/**/cgroup.procs")
+        files = [path for group in groups for path in CGROUPS.glob(group)]
+        wanted = ("Name", "State", "PPid", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
+        lines = []
+        for pid in sorted({pid for path in files for pid in path.read_text().split()}, key=int):
+            process = Path("/proc", pid)
+            with contextlib.suppress(OSError):
+                status = (process / "status").read_text().splitlines()
+                told = [line for line in status if line.partition(":")[0] in wanted]
+                told += [(process / name).read_text().strip() for name in ("wchan", "syscall")]
+                lines.append(" ".join([pid, *told]).replace("\t", " "))
+        return "\n".join(lines)
 
     def checkpoint(self, image: Path, *flags: str, **how: Any) -> Done:
         """Checkpoint into a directory."""
