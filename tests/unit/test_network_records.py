@@ -6,11 +6,13 @@ import msgspec
 import pytest
 
 from woodfrog.errors import ImageError
+from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.messages import attribute, nested
 from woodfrog.resources.network import layouts, records
 from woodfrog.resources.network.groups import MulticastGroup
 from woodfrog.resources.network.mptcp import Mptcp
 from woodfrog.resources.network.records import Entries, GivenDevice, Link, Network, NetworkEntry
+from woodfrog.resources.network.shaping import Shaper
 
 EMPTY = Entries(addresses=[], next_hops=[], routes=[], rules=[], neighbours=[])
 _NET_NS_FD = 28
@@ -58,6 +60,12 @@ def group(**fields: object) -> Network:
     usual = {"bridge": 2, "port": 2, "vlan": 0, "address": bytes(16), "protocol": 8}
     one = MulticastGroup(**({"attributes": b""} | usual | fields))  # type: ignore[arg-type]
     return msgspec.structs.replace(network(link()), groups=[one])
+
+
+def shaped(attributes: bytes) -> Network:
+    """Return a network with a queue (tc)."""
+    queue = Shaper(message=rtnetlink.NEW_QDISC, header=bytes(20), attributes=attributes)
+    return msgspec.structs.replace(network(link()), shaping=[queue])
 
 
 def of_mptcp(endpoints: list[bytes], accepted: int = 2) -> Network:
@@ -115,6 +123,8 @@ def test_a_network_is_taken() -> None:
         group(address=bytes(4)),
         group(vlan=1 << 16),
         group(attributes=attribute(9, bytes(4))),
+        shaped(attribute(1, b"unknown\0")),
+        shaped(bytes(4)),
         of_mptcp([attribute(7, struct.pack("<I", 9))]),
         of_mptcp([attribute(9, bytes(4))]),
         of_mptcp([attribute(2, bytes(3))]),

@@ -65,14 +65,16 @@ def nested(kind: int, *attributes: bytes) -> bytes:
 
 
 def attributes_of(data: memoryview) -> dict[int, bytes]:
-    """Return the attributes of an answer by type; of equal ones the last."""
+    """Return attributes by type, of equal ones the last; raises ValueError for what can't be."""
     return dict(each_attribute(data))
 
 
 def each_attribute(data: memoryview) -> Iterator[tuple[int, bytes]]:
-    """Return the attributes of an answer, one after the other."""
+    """Return attributes, one after the other; raises ValueError for what can't be."""
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
+        if length < _ATTRIBUTE.size:
+            raise ValueError("half an attribute")
         yield kind, bytes(data[_ATTRIBUTE.size : length])
         data = data[(length + 3) & ~3 :]
 

@@ -275,9 +275,9 @@ def check(shapers: Iterable[Shaper], same: Mapping[int, int]) -> None:
     for one in shapers:
         if one.message not in _KINDS or len(one.header) != _HEAD.size:
             raise ImageError("the image has impossible traffic control")
-        if one.kind not in _KINDS[one.message][1]:
-            raise ImageError(f"the image has traffic control of an impossible kind, {one.kind}")
         try:
+            if one.kind not in _KINDS[one.message][1]:
+                raise ImageError(f"the image has traffic control of an impossible kind, {one.kind}")
             one.moved(same)
         except (ValueError, KeyError) as error:
             raise ImageError(f"the image has impossible traffic control: {error}") from error
