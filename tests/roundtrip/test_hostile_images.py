@@ -261,6 +261,12 @@ def test_no_more_locked_memory_than_it_may_lock(attack: Attack) -> None:
     assert "bytes of locked memory" in attack.refusal(memory=hostile)
 
 
+def test_no_limit_is_left_as_stubs_have_it(attack: Attack) -> None:
+    fewer = attack.process.limits[:7]
+
+    assert "has 7 limits, not 16" in attack.refusal(limits=fewer)
+
+
 def test_no_other_standard_streams(attack: Attack) -> None:
     hostile = Stdio(id=ID, flags=0, number=7, was=b"", opened_inside=False)
 

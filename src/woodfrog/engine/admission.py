@@ -20,6 +20,7 @@ from woodfrog.resources import (
     credentials,
     huge_pages,
     keyrings,
+    limits,
     login,
     membership,
     memory,
@@ -271,6 +272,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     who = f"process {process.pid} of the image"
     memory_checks.check(process.memory, plan.store_bytes)
     memory_modes.check(process.modes)
+    limits.check(who, process.limits)
     if ended := process.ended_thread:
         threads.check_ended(ended)
         credentials.refuse_wider(who, ended.credentials, bounds.bounding)

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Mapping
 
+from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.remote.program import Program
@@ -60,6 +61,14 @@ def in_force(pid: int) -> list[tuple[int, int]]:
 
 def _number(word: bytes) -> int:
     return NONE if word == b"unlimited" else int(word)
+
+
+def check(who: str, limits: list[Limit]) -> None:
+    """Check what an image has: stubs may more, which none may keep."""
+    if len(limits) < len(NAMES):
+        raise ImageError(f"{who} has {len(limits)} limits, not {len(NAMES)}")
+    if any(not 0 <= number <= NONE for one in limits for number in (one.soft, one.hard)):
+        raise ImageError(f"{who} has an impossible limit")
 
 
 def restore(
