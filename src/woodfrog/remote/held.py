@@ -143,8 +143,8 @@ class HeldTask:
         call = cut_calls.CutCall(process.pid, self.path, process.memory, vdso, self._stopped_at)
         try:
             return call.goes_on(own_vdso())
-        except (OSError, struct.error):
-            return None
+        except (OSError, OverflowError, struct.error):
+            return None  # it may have been given any address
 
     def _read(self, address: int, length: int) -> bytes:
         return os.pread(self.process.memory, length, address)
