@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import threading
@@ -173,6 +174,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
         ("memory.c dispatch", "has its system calls dispatched to itself"),
         ("unnamed_peer.c", "connected to a datagram socket without a name"),
         ("unix_waiting.c", "or are closed, of which one is bound to a path"),
+        ("unix_room.c full", "or are closed, while one's process may open no more files"),
     ],
 )
 def test_ties_that_cannot_be_saved_are_refused_by_name(
@@ -391,6 +393,20 @@ def test_ipc_is_not_restored_into_a_namespace_of_others(woodfrog: Woodfrog, buil
     assert refused.status not in (0, None)
     assert "ipc namespace" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("most", [128, 180, 230])
+def test_clients_that_wait_are_not_lost_for_want_of_descriptors(
+    most: int, woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(woodfrog, build, "unix_room.c", "many")
+    container.wait_for("ready")
+    limits = {resource.RLIMIT_NOFILE: most}
+
+    refused = container.checkpoint(woodfrog.directory / "image", limits=limits, status=1)
+
+    assert "ulimit -n" in refused.stderr
+    assert verdict(container) == "ok\n"
 
 
 def test_clients_that_wait_at_a_unix_socket_are_given_up_by_a_flag(

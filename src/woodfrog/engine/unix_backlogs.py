@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -25,12 +25,12 @@ from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import namespaces, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE, checked
-from woodfrog.kernel.netlink.messages import socket_in
+from woodfrog.kernel.netlink.messages import socket_of
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
 from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
 from woodfrog.remote.tracee import Tracee
-from woodfrog.resources import file_signals
+from woodfrog.resources import file_signals, limits
 from woodfrog.resources.files import socket_filter, socket_options, unix_names, unix_queue
 from woodfrog.resources.files.base import IO_URING, FileRecord, OpenFile, set_flags
 from woodfrog.resources.files.epoll import EPOLL_CTL_ADD, EVENT, Epoll, Watch
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 PAGE = 4096
 _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 4
 _TRIES, _A_MOMENT_S = 20, 0.001
+# So many descriptors are needed beside those of clients; and in a task, to be given one.
+_OTHERS, _FOR_ONE = 32, 3
 
 
 def look(world: World, files: Files) -> None:
@@ -74,6 +76,8 @@ def _reason_against(world: World, files: Files, listener: UnixSocket) -> str:
             return "have sent data or are closed, in a namespace that a program made"
     except UnsupportedResource as error:
         return f"have sent data or are closed, of which one {error}"
+    if not all(map(_has_room, {task for one in found for task, _ in one.holders})):
+        return "have sent data or are closed, while one's process may open no more files"
     in_flight = {
         id(one) for file in files.files for some in file.in_flight.values() for one in some
     }
@@ -90,6 +94,13 @@ def _reason_against(world: World, files: Files, listener: UnixSocket) -> str:
         if owner is not None or any(line.startswith("lock:") for line in one.lines):
             return "have sent data or are closed, of which one is locked or sends signals"
     return ""
+
+
+def _has_room(task: int) -> bool:
+    """Tell whether a task may have as many more descriptors as it takes to give it one."""
+    most, _ = limits.in_force(task)[limits.NAMES.index("RLIMIT_NOFILE")]
+    numbers = [int(name) for name in os.listdir(f"/proc/{task}/fd")]
+    return sum(number < most for number in numbers) + _FOR_ONE <= most
 
 
 def read(looked: Looked) -> None:
@@ -134,6 +145,7 @@ class _Backlog:
         self, clients: list[OpenFile | None], records: list[FileRecord | None]
     ) -> tuple[list[int], list[Arrived]]:
         """Accept all clients, and have them connect again; returns their inodes, and what came."""
+        self._find_room(len(clients))
         numbers, arrived = [], []
         with ExitStack() as undo:
             one = undo.enter_context(socket.socket(fileno=os.dup(self._opened.descriptor)))
@@ -165,6 +177,16 @@ class _Backlog:
                 )
         self._check(numbers)
         return numbers, arrived
+
+    def _find_room(self, clients: int) -> None:
+        """See whether we may have as many descriptors: who is accepted would be lost without.
+
+        Files that clients have sent are there up to three times, in us and in a child of ours.
+        """
+        sent = int(self._opened.fdinfo.get("scm_fds", "0"))
+        with ExitStack() as undo:
+            for _ in range(2 * clients + 3 * sent + _OTHERS):
+                undo.callback(os.close, os.dup(self._opened.descriptor))
 
     def _check(self, numbers: list[int]) -> None:
         self._world.sockets.forget_unix()
@@ -218,20 +240,19 @@ class _Backlog:
             self.reason = f"{os.fsdecode(known.target)} can be saved only while a process has it"
         return known.number
 
-    @contextmanager
-    def _connected(self, taken: Taken) -> Iterator[socket.socket]:
+    def _connected(self, taken: Taken) -> socket.socket:
         """Make a socket that is connected to the listener, by who had connected the old one."""
         kind = self._listener.type
         maker = self._process(taken.author)
         address = self._address_in(maker) if maker else b""
         if maker and address:
             try:
-                with self._connected_by(maker, kind, address) as made:
-                    yield made
-                return
+                return self._connected_by(maker, kind, address)
             except (OSError, UnsupportedResource):
                 pass  # it may not, or it has no room for another descriptor
-        with socket_in(self._world.init, socket.AF_UNIX, kind, 0) as made:
+        with ExitStack() as undo:
+            made = socket_of(self._world.init, socket.AF_UNIX, kind, 0)
+            undo.callback(made.close)
             made.setblocking(False)
             path = -1
             if self._listener.name[:1] != b"\0":
@@ -241,7 +262,8 @@ class _Backlog:
             finally:
                 if path >= 0:
                     os.close(path)
-            yield made
+            undo.pop_all()
+        return made
 
     def _process(self, author: tuple[int, int, int]) -> HeldProcess | None:
         """Return a process that is still the user that it was, and in the container's places."""
@@ -268,10 +290,7 @@ class _Backlog:
             return b""
         return unix_names.address_of(name)
 
-    @contextmanager
-    def _connected_by(
-        self, maker: HeldProcess, kind: int, address: bytes
-    ) -> Iterator[socket.socket]:
+    def _connected_by(self, maker: HeldProcess, kind: int, address: bytes) -> socket.socket:
         with scratch_in(maker, self._looked.vdso) as scratch:
             program = scratch.program()
             how = kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
@@ -285,9 +304,12 @@ class _Backlog:
                 closing = scratch.program()
                 syscalls.close(closing, program[fd])
                 scratch.run(closing)
-        with made:
+        try:
             checked(SYS.CONNECT, program[connected])
-            yield made
+        except OSError:
+            made.close()
+            raise
+        return made
 
     def _connect_for(self, made: socket.socket, author: tuple[int, int, int], path: int) -> None:
         """Connect a socket of ours in a child that is of the container, that user, and then gone.

@@ -25,13 +25,17 @@ _NESTED = 0x8000
 @contextmanager
 def socket_in(pid: int, family: int, kind: int, protocol: int) -> Iterator[socket.socket]:
     """Open a socket in the network namespace of a process."""
+    with socket_of(pid, family, kind, protocol) as found:
+        yield found
+
+
+def socket_of(pid: int, family: int, kind: int, protocol: int) -> socket.socket:
+    """Return a socket in the network namespace of a process."""
     theirs = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        found = socket_at(theirs, family, kind, protocol)
+        return socket_at(theirs, family, kind, protocol)
     finally:
         os.close(theirs)
-    with found:
-        yield found
 
 
 def socket_at(namespace: int, family: int, kind: int, protocol: int) -> socket.socket:
