@@ -1,5 +1,6 @@
 """Fixtures that every kind of test shares."""
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -61,13 +62,15 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         target = directory / key / source.stem
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
-            # Another run may be at it, too.
+            # Another run may be at it, too, and what it has made may be running.
             ours = directory / f"{key}.{os.getpid()}"
             command = ["gcc", "-O1", "-g0", "-Wall", "-Wextra", "-Werror", "-static", "-pthread"]
             command += [*flags, "-o", str(ours), str(source), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-            ours.rename(target)
+            with contextlib.suppress(FileExistsError):
+                target.hardlink_to(ours)
+            ours.unlink()
         return target
 
     return compile_program
