@@ -1,13 +1,20 @@
 """Images with unix sockets, message queues and files that no checkpoint makes."""
 
 import os
+import resource
 import socket
 import stat
+from pathlib import Path
 
+import msgspec
 import pytest
 from hostile import ID, Attack, attack
 
+from images import RECORDS
 from needs import needs
+from woodfrog.image.container_file import Reader
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.capability import CAP_SYS_RESOURCE, capget
 from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE, TCP_LISTEN
 from woodfrog.resources.files.message_queue import MessageQueueFile
 from woodfrog.resources.files.regular import RegularFile
@@ -115,3 +122,21 @@ def test_no_hidden_files_that_it_may_not_open(attack: Attack) -> None:
     )
 
     assert "ermission denied" in attack.refusal(hidden)
+
+
+def test_no_descriptor_of_stubs_is_left_where_there_is_little_room(attack: Attack) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if capget(HERE)[0] >> CAP_SYS_RESOURCE & 1:
+        most = int(Path("/proc/sys/fs/nr_open").read_text())
+    own = attack.process.descriptors
+    numbers = {one.number for one in own} | {*range(700, most, 500), most - 1}
+    descriptors = [msgspec.structs.replace(own[0], number=number) for number in sorted(numbers)]
+    with Reader(str(attack.image)) as reader:
+        file = next(one for one in reader.records(RECORDS) if isinstance(one, RegularFile))
+    files = [msgspec.structs.replace(file, id=ID + number) for number in range(1500)]
+    image = attack.hostile(*files, descriptors=descriptors)
+
+    restored = attack.woodfrog.restore(attack.bundle, image)
+
+    assert {int(name) for name in os.listdir(f"/proc/{restored.init}/fd")} <= numbers
+    restored.kill()

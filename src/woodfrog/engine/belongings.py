@@ -59,7 +59,8 @@ def separate_tables(body: Body, making: Making) -> None:
     if len(body.record.tables) == 1:
         return
     at = making.files | {one.file: one.number for one in body.record.descriptors}
-    above = max(at.values()) + 1
+    numbers = {one.number for table in body.record.tables for one in table}
+    above = max(*at.values(), *numbers) + 1
     with while_(f"making the descriptors of threads of {body.name}"):
         for task, thread in zip(body.tasks, body.record.threads, strict=True):
             if thread.descriptors is not None:
@@ -68,7 +69,7 @@ def separate_tables(body: Body, making: Making) -> None:
                 task.run(program)
         if not body.record.shares.descriptors:
             program = body.stub.program()
-            making.leave_room(program)
+            making.leave_room(program, (one.number for one in body.record.descriptors))
             body.stub.run(program)
 
 

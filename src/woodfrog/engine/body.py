@@ -184,7 +184,7 @@ class Body:
         if not self.record.shares.directory:
             process.restore_directories(program, self.record, making.memory_object)
         if not self.record.shares.descriptors and len(self.record.tables) == 1:
-            making.leave_room(program)
+            making.leave_room(program, (one.number for one in self.record.descriptors))
 
     def leave_stub_behind(self, making: Making) -> None:
         """Do that when all have what they need, if some share their descriptors or directory."""

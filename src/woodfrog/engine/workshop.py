@@ -6,7 +6,7 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -123,9 +123,17 @@ class Workshop:
         ]
         self.run()
 
-    def leave_room(self, program: Program) -> None:
-        """Close the descriptors that only stubs have, in one of them."""
-        syscalls.close_range(program, self._room.start, self._room.stop - 1)
+    def leave_room(self, program: Program, own: Iterable[int]) -> None:
+        """Close the descriptors that only stubs have, in one of them, whose process has these.
+
+        There may be more of them than there is room for.
+        """
+        first = self._room.start
+        for number in sorted(one for one in own if one >= first):
+            if first < number:
+                syscalls.close_range(program, first, number - 1)
+            first = number + 1
+        syscalls.close_range(program, first, 0xFFFFFFFF)
 
     @property
     def new_network(self) -> bool:
