@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from shells import WAIT, frozen, shell
 
 from bundles import Bundle, bind
 from containers import Container, Woodfrog, verdict
@@ -146,3 +147,23 @@ def test_a_limit_on_open_files_that_is_too_low_is_named(
     refused = woodfrog("restore", *flags, "bound", limits=limits, status=1)
     assert "ulimit -n" in refused.stderr
     assert verdict(woodfrog.restore(bundle, image)) == "ok\n"
+
+
+def test_an_overlay_is_made_of_what_a_link_leads_to_inside(woodfrog: Woodfrog) -> None:
+    layers = "lowerdir=/tmp/link/lower,upperdir=/tmp/link/upper,workdir=/tmp/link/work"
+    script = (
+        "mkdir /tmp/only-inside && cd /tmp/only-inside && mkdir lower upper work && cd /"
+        " && echo found > /tmp/only-inside/lower/file && ln -s /tmp/only-inside /tmp/link"
+        f" && mount -t overlay -o {layers} none /mnt && : > /work/ready; {WAIT}"
+        "; cat /mnt/file > /work/out"
+    )
+    bundle = shell(woodfrog, script)
+    bundle.add_capabilities("CAP_SYS_ADMIN")
+    (bundle.rootfs / "mnt").mkdir(exist_ok=True)
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+
+    restored = woodfrog.restore(bundle, frozen(container))
+
+    (bundle.work / "check").touch()
+    assert verdict(restored) == "found\n"

@@ -3,6 +3,8 @@
 import os
 
 from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.mounts import open_in_root
 from woodfrog.kernel.procfs.mountinfo import Mount
 
 
@@ -19,24 +21,39 @@ def refuse_others(view: int, mount: Mount, layers: list[bytes], made: list[Mount
     # Of several mounts one may hide what the overlay is made of, which is found before that.
     if any(sum(_is_above(one.point, path) for one in made) > 1 for path in layers):
         return
-    root = os.fsencode(f"/proc/{view}/root")
+    root = os.open(f"/proc/{view}/root", os.O_PATH | os.O_CLOEXEC)
     try:
-        there = {name for path in layers for name in os.listdir(root + path)}
-    except OSError as error:
-        raise UnsupportedResource(
-            "is an overlay over a directory that is not found any more: "
-            f"{os.fsdecode(error.filename.removeprefix(root))}",
-            hint="what an overlay is made of must stay where it was",
-        ) from error
-    seen = os.lstat(root + mount.point)
-    is_seen = (os.major(seen.st_dev), os.minor(seen.st_dev)) == mount.device
-    shown = os.listdir(root + mount.point) if is_seen and mount.root == b"/" else []
+        there: set[str] = set()
+        for path in layers:
+            try:
+                there.update(_names(root, path))
+            except OSError as error:
+                raise UnsupportedResource(
+                    "is an overlay over a directory that is not found any more:"
+                    f" {os.fsdecode(path)}",
+                    hint="what an overlay is made of must stay where it was",
+                ) from error
+        shown = _names(root, mount.point, mount.device) if mount.root == b"/" else []
+    finally:
+        os.close(root)
     if lacking := set(shown) - there:
         raise UnsupportedResource(
-            f"is an overlay that shows {os.fsdecode(min(lacking))}, which is in none of the"
+            f"is an overlay that shows {min(lacking)}, which is in none of the"
             " directories that it was made of: others stand there now",
             hint="what an overlay is made of must stay where it was",
         )
+
+
+def _names(root: int, path: bytes, device: tuple[int, int] | None = None) -> list[str]:
+    """Return what is in a directory, as who has that root finds it; nothing on another device."""
+    descriptor = open_in_root(HERE, root, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = os.fstat(descriptor).st_dev
+        if device not in (None, (os.major(found), os.minor(found))):
+            return []
+        return os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_above(point: bytes, path: bytes) -> bool:
