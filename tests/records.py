@@ -128,9 +128,20 @@ def _facts(image: Path) -> dict[str, object]:
                     several = value if isinstance(value, list) else [value]
                     seen += [one for one in several if one not in seen]
                     record[field] = [seen.index(one) for one in several if one]
+            if kind in ("mount-tree", "mount-namespace") and (tree := record.get("tree", record)):
+                _number_groups(tree["nodes"], numbers["group of mounts"])
             name = "" if kind == "container" else record.get("pid", record.get("id", ""))
             facts.update(_flat(_with_contents(record, reader), f"{kind}:{name}"))
     return facts
+
+
+def _number_groups(nodes: list[dict[str, Any]], seen: list[int]) -> None:
+    """Number groups of mounts by their order: the kernel gives the lowest number that is free."""
+    for node in nodes:
+        for field in ("group", "master"):
+            if (number := node.get(field, 0)) > 0:
+                seen += [number] if number not in seen else []
+                node[field] = seen.index(number) + 1
 
 
 def _with_contents(value: Any, reader: Reader) -> Any:
