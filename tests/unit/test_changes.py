@@ -9,7 +9,7 @@ from woodfrog.engine import changes
 from woodfrog.errors import ImageError
 from woodfrog.image.layout import ANCESTOR
 from woodfrog.kernel.comparing import equal_pages
-from woodfrog.resources import memory_checks
+from woodfrog.resources import memory_checks, page_sets
 from woodfrog.resources.memory import PageRange
 
 PAGE = 4096
@@ -41,16 +41,21 @@ def test_pages_are_divided_like_sets(seed: int) -> None:
     ]
     extents = ranges(ours, cuts)
 
-    both = changes.in_common(stored, extents)
+    both = page_sets.within(stored, extents)
 
     assert numbers([(one.start, one.start + one.length) for one in both]) == ours & theirs
     assert all(one.store == one.start + 7 * PAGE for one in both)
-    assert numbers(changes.common(extents, ranges(theirs))) == ours & theirs
+    for some, more in ((stored, extents[:2]), (stored[:2], extents)):
+        have, asked = numbers(page_sets.ranges(some)), numbers(more)
+        inside = page_sets.within(some, more)
+        assert numbers(page_sets.ranges(inside)) == have & asked
+        assert numbers(page_sets.ranges(page_sets.without(some, more))) == have - asked
+    assert numbers(page_sets.common(extents, ranges(theirs))) == ours & theirs
     joined = changes._joined(both)
     assert len(joined) <= len(both)
     for pages in (both, joined):
-        assert numbers(changes.without(extents, pages)) == ours - theirs
-    left = changes.outside(stored, extents)
+        assert numbers(page_sets.outside(extents, pages)) == ours - theirs
+    left = page_sets.without(stored, extents)
     assert numbers([(one.start, one.start + one.length) for one in left]) == theirs - ours
     assert all(one.store == one.start + 7 * PAGE for one in left)
 

@@ -4,9 +4,8 @@ Where the kernel has noted what was written to since then (engine/tracking.py), 
 has not, each page is compared with what the parent has at its place.
 """
 
-from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack
 
 import msgspec
@@ -23,7 +22,7 @@ from woodfrog.image.pages import Source
 from woodfrog.image.parallel import in_parallel, usable_cpus
 from woodfrog.kernel.comparing import equal_pages
 from woodfrog.kernel.pagemap import Pagemap, Ranges
-from woodfrog.resources import memory_checks
+from woodfrog.resources import memory_checks, page_sets
 from woodfrog.resources.memory import Extent, PageRange
 
 
@@ -77,10 +76,10 @@ class Changes:
         stored = self._pages.get(one.held.namespace_pid, [])
         unwritten = self._unwritten.get(one.held.pid)
         if unwritten is not None:
-            same = in_common(stored, common(extents, unwritten))
+            same = page_sets.within(stored, page_sets.common(extents, unwritten))
         else:
-            same = self._compare(in_common(stored, extents), contents)
-        return without(extents, same), [_of_parent(page) for page in same]
+            same = self._compare(page_sets.within(stored, extents), contents)
+        return page_sets.outside(extents, same), [_of_parent(page) for page in same]
 
     def take_out(self, one: SharedObject, contents: Source) -> None:
         """Leave to the parent what of shared memory is as there.
@@ -92,9 +91,12 @@ class Changes:
         if not others or one.huge_page:
             return
         extents = [(extent.start, extent.start + extent.length) for extent in one.extents]
-        same = self._compare(in_common(others.popleft(), extents), contents)
-        left = [Extent(start=start, length=end - start) for start, end in without(extents, same)]
-        one.inherit(left, [_of_parent(page) for page in same])
+        same = self._compare(page_sets.within(others.popleft(), extents), contents)
+        left = page_sets.outside(extents, same)
+        one.inherit(
+            [Extent(start=start, length=end - start) for start, end in left],
+            [_of_parent(page) for page in same],
+        )
 
     def _compare(self, candidates: list[PageRange], contents: Source) -> list[PageRange]:
         """Return the pages that are as in the parent, by their contents."""
@@ -198,92 +200,8 @@ def _objects(image: Chain) -> defaultdict[_Name, deque[list[PageRange]]]:
     return found
 
 
-def without(extents: Ranges, pages: Sequence[PageRange]) -> Ranges:
-    """Return what is left of ranges when pages are taken out; both are in order."""
-    left: Ranges = []
-    starts = [page.start for page in pages]
-    ends = [page.start + page.length for page in pages]
-    for start, end in extents:
-        within = _overlapping(starts, ends, start, end)
-        begins = [start, *ends[within]]
-        left += [(a, b) for a, b in zip(begins, [*starts[within], end], strict=True) if a < b]
-    return left
-
-
-def outside(pages: Sequence[PageRange], ranges: Ranges) -> list[PageRange]:
-    """Return what of pages lies in none of the ranges; both are in order."""
-    left: list[PageRange] = []
-    starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-    for page in pages:
-        end, shift = page.start + page.length, page.store - page.start
-        within = _overlapping(starts, ends, page.start, end)
-        begins = [page.start, *ends[within]]
-        left += [
-            PageRange(start=a, length=b - a, store=a + shift)
-            for a, b in zip(begins, [*starts[within], end], strict=True)
-            if a < b
-        ]
-    return left
-
-
 def _of_parent(page: PageRange) -> PageRange:
     return PageRange(start=page.start, length=page.length, store=page.store + ANCESTOR)
-
-
-def _overlapping(starts: list[int], ends: list[int], start: int, end: int) -> slice:
-    """Return which of many ranges, in order, have something in common with one."""
-    return slice(bisect_right(ends, start), bisect_left(starts, end))
-
-
-def common(one: Ranges, other: Ranges) -> Ranges:
-    """Return what two lists of ranges, each in order, have in common."""
-    few, many = sorted((one, other), key=len)
-    starts, ends = [start for start, _ in many], [end for _, end in many]
-    found: Ranges = []
-    for start, end in few:
-        some = many[_overlapping(starts, ends, start, end)]
-        if some:
-            some[0] = max(start, some[0][0]), some[0][1]
-            some[-1] = some[-1][0], min(end, some[-1][1])
-            found += some
-    return found
-
-
-def in_common(stored: Sequence[PageRange], extents: Ranges) -> list[PageRange]:
-    """Return the pages that are stored and lie in ranges; both are in order."""
-    if len(stored) < len(extents):
-        return _within(stored, extents)
-    found: list[PageRange] = []
-    starts = [page.start for page in stored]
-    ends = [page.start + page.length for page in stored]
-    for start, end in extents:
-        some = [*stored[_overlapping(starts, ends, start, end)]]
-        if some:
-            some[0] = _trimmed(some[0], start, end)
-            some[-1] = _trimmed(some[-1], start, end)
-            found += some
-    return found
-
-
-def _within(stored: Sequence[PageRange], extents: Ranges) -> list[PageRange]:
-    """Do the same, if there are more extents."""
-    found: list[PageRange] = []
-    starts, ends = [start for start, _ in extents], [end for _, end in extents]
-    for page in stored:
-        end, shift = page.start + page.length, page.store - page.start
-        some = extents[_overlapping(starts, ends, page.start, end)]
-        if some:
-            some[0] = max(page.start, some[0][0]), some[0][1]
-            some[-1] = some[-1][0], min(end, some[-1][1])
-            found += [PageRange(start=a, length=b - a, store=a + shift) for a, b in some]
-    return found
-
-
-def _trimmed(page: PageRange, start: int, end: int) -> PageRange:
-    first, last = max(start, page.start), min(end, page.start + page.length)
-    if last - first == page.length:
-        return page
-    return PageRange(start=first, length=last - first, store=page.store + first - page.start)
 
 
 def _in_chunks(pages: Iterable[PageRange]) -> Iterator[PageRange]:

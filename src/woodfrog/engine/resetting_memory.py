@@ -10,7 +10,6 @@ from itertools import groupby, pairwise
 import msgspec
 from msgspec.structs import replace
 
-from woodfrog.engine.changes import common, in_common, outside, without
 from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.engine.standing import Pairs, Standing
 from woodfrog.errors import UnsupportedResource
@@ -26,7 +25,7 @@ from woodfrog.kernel.pagemap import Pagemap, Ranges
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory, write_memory
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
-from woodfrog.resources import memory_making
+from woodfrog.resources import memory_making, page_sets
 from woodfrog.resources.deleted_files import DeletedFile, Found
 from woodfrog.resources.memory import Mapping, PageRange, Source
 from woodfrog.resources.shared_memory import SharedMemory
@@ -150,7 +149,7 @@ class MemoryReset:
                 found = pagemap.own_and_guards(kept.start, kept.end, anonymous=kept.is_anonymous)
                 own += found[0]
                 self._guards += found[1]
-        self._drop = without(own, then.pages)
+        self._drop = page_sets.outside(own, then.pages)
         self.writes = self._lacking(then.pages, own)
 
     def _lacking(self, pages: list[PageRange], own: Ranges) -> list[_Write]:
@@ -159,9 +158,9 @@ class MemoryReset:
         if unwritten is not None:
             # What is unwritten is there; of what was mapped anew nothing is.
             kept = [(one.start, one.end) for one in self.layout.kept]
-            left = outside(pages, common(unwritten, kept))
+            left = page_sets.without(pages, page_sets.common(unwritten, kept))
             return [*self._writes(left, compare=False)]
-        present = in_common(pages, own)
+        present = page_sets.within(pages, own)
         lacking = _minus(pages, present)
         return [*self._writes(present, compare=True), *self._writes(lacking, compare=False)]
 
@@ -252,8 +251,8 @@ class SharedReset:
         self._size = then.size
         wanted = then.pages
         has = [(one.start, one.start + one.length) for one in now.extents if one.start < then.size]
-        self._punch = without(has, wanted)
-        present = in_common(wanted, has)
+        self._punch = page_sets.outside(has, wanted)
+        present = page_sets.within(wanted, has)
         self.writes = [
             _Write(fd, page.start, page.length, page.store, True, then.size) for page in present
         ]
@@ -425,4 +424,4 @@ def _in_chunks(one: _Write) -> Iterator[_Write]:
 
 def _minus(pages: list[PageRange], others: list[PageRange]) -> list[PageRange]:
     """Return the pages that aren't among others."""
-    return outside(pages, [(page.start, page.start + page.length) for page in others])
+    return page_sets.without(pages, [(page.start, page.start + page.length) for page in others])

@@ -3,11 +3,14 @@
 Sets of pages and ranges are in order, and nothing in them overlaps.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from woodfrog.resources.memory import PageRange
 
 Ranges = Sequence[tuple[int, int]]
+# By so much it takes longer to look for one of many than to pass over it.
+_FEWER = 4
 
 
 def ranges(pages: Iterable[PageRange]) -> list[tuple[int, int]]:
@@ -15,14 +18,55 @@ def ranges(pages: Iterable[PageRange]) -> list[tuple[int, int]]:
     return [(one.start, one.start + one.length) for one in pages]
 
 
-def within(pages: Iterable[PageRange], there: Ranges) -> list[PageRange]:
+def within(pages: Sequence[PageRange], there: Ranges) -> list[PageRange]:
     """Return the pages that lie in ranges."""
-    return [part for part, place in _cut(pages, there) if place >= 0]
+    if len(pages) * _FEWER < len(there):
+        return _within_many(pages, there)
+    if len(there) * _FEWER > len(pages):
+        return [part for part, place in _cut(pages, there) if place >= 0]
+    found: list[PageRange] = []
+    starts = [page.start for page in pages]
+    ends = [page.start + page.length for page in pages]
+    for start, end in there:
+        some = [*pages[_overlapping(starts, ends, start, end)]]
+        if some:
+            some[0] = _trimmed(some[0], start, end)
+            some[-1] = _trimmed(some[-1], start, end)
+            found += some
+    return found
 
 
-def without(pages: Iterable[PageRange], there: Ranges) -> list[PageRange]:
+def without(pages: Sequence[PageRange], there: Ranges) -> list[PageRange]:
     """Return the pages that lie in none of the ranges."""
+    if len(pages) * _FEWER < len(there):
+        return _without_many(pages, there)
     return [part for part, place in _cut(pages, there) if place < 0] if there else list(pages)
+
+
+def outside(extents: Ranges, pages: Sequence[PageRange]) -> list[tuple[int, int]]:
+    """Return what is left of ranges when pages are taken out."""
+    left: list[tuple[int, int]] = []
+    starts = [page.start for page in pages]
+    ends = [page.start + page.length for page in pages]
+    for start, end in extents:
+        within = _overlapping(starts, ends, start, end)
+        begins = [start, *ends[within]]
+        left += [(a, b) for a, b in zip(begins, [*starts[within], end], strict=True) if a < b]
+    return left
+
+
+def common(one: Ranges, other: Ranges) -> list[tuple[int, int]]:
+    """Return what ranges and others have in common."""
+    few, many = sorted((one, other), key=len)
+    starts, ends = [start for start, _ in many], [end for _, end in many]
+    found: list[tuple[int, int]] = []
+    for start, end in few:
+        some = [*many[_overlapping(starts, ends, start, end)]]
+        if some:
+            some[0] = max(start, some[0][0]), some[0][1]
+            some[-1] = some[-1][0], min(end, some[-1][1])
+            found += some
+    return found
 
 
 def same(pages: Iterable[PageRange], others: Sequence[PageRange]) -> list[PageRange]:
@@ -70,3 +114,39 @@ def _cut(pages: Iterable[PageRange], there: Ranges) -> Iterator[tuple[PageRange,
 
 def _part(start: int, end: int, away: int) -> PageRange:
     return PageRange(start=start, length=end - start, store=start + away)
+
+
+def _within_many(pages: Sequence[PageRange], there: Ranges) -> list[PageRange]:
+    found: list[PageRange] = []
+    starts, ends = [start for start, _ in there], [end for _, end in there]
+    for page in pages:
+        start, end, away = page.start, page.start + page.length, page.store - page.start
+        some = [*there[_overlapping(starts, ends, start, end)]]
+        if some:
+            some[0] = max(start, some[0][0]), some[0][1]
+            some[-1] = some[-1][0], min(end, some[-1][1])
+            found += [PageRange(start=a, length=b - a, store=a + away) for a, b in some]
+    return found
+
+
+def _without_many(pages: Sequence[PageRange], there: Ranges) -> list[PageRange]:
+    left: list[PageRange] = []
+    starts, ends = [start for start, _ in there], [end for _, end in there]
+    for page in pages:
+        start, end, away = page.start, page.start + page.length, page.store - page.start
+        some = _overlapping(starts, ends, start, end)
+        between = zip([start, *ends[some]], [*starts[some], end], strict=True)
+        left += [_part(begin, stop, away) for begin, stop in between if begin < stop]
+    return left
+
+
+def _trimmed(page: PageRange, start: int, end: int) -> PageRange:
+    first, last = max(start, page.start), min(end, page.start + page.length)
+    if last - first == page.length:
+        return page
+    return PageRange(start=first, length=last - first, store=page.store + first - page.start)
+
+
+def _overlapping(starts: list[int], ends: list[int], start: int, end: int) -> slice:
+    """Return which of many ranges, in order, have something in common with one."""
+    return slice(bisect_right(ends, start), bisect_left(starts, end))
