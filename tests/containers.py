@@ -21,6 +21,7 @@ from bundles import Bundle
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Another runtime may be named, to try the tests themselves.
 COMMAND = shlex.split(os.environ.get("WOODFROG_COMMAND", str(REPOSITORY / "woodfrog")))
+PF_EXITING = 4
 DEADLINE = float(os.environ.get("WOODFROG_DEADLINE", "60"))
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -55,6 +56,15 @@ def is_gone(pid: int) -> bool:
     fields = stat.rpartition(")")[2].split()
     # One whose first thread has ended while others live looks like a zombie.
     return fields[0] in "ZX" and int(fields[17]) <= 1
+
+
+def is_ending(pid: int) -> bool:
+    """Tell whether a process is on its way out: it may have much memory to give back."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return bool(int(stat.rpartition(")")[2].split()[6]) & PF_EXITING)
 
 
 def remove_cgroups(name: str) -> None:
@@ -298,6 +308,9 @@ class Woodfrog:
 
     def leftovers(self) -> list[str]:
         """Return every process, mount, cgroup and state file that should have gone."""
+        end = time.monotonic() + DEADLINE
+        while any(is_ending(pid) for pid, _ in living_children()) and time.monotonic() < end:
+            time.sleep(0.01)
         found = [f"process {pid} {command}" for pid, command in living_children()]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         found += [f"mount {line}" for line in mounts if str(self.directory) in line]

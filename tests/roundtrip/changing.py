@@ -37,7 +37,7 @@ class Changing:
 
     def aim_at(self, step: int) -> None:
         """Say up to which step it shall go."""
-        (self.bundle.work / "goal.new").write_text(str(step))
+        (self.bundle.work / "goal.new").symlink_to(str(step))
         (self.bundle.work / "goal.new").rename(self.bundle.work / "goal")
 
     def save(self, number: int, *flags: str, **how: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def give() -> Iterator[Give]:
     made = []
 
     def give_eth0(container: Container, address: str, index: int = 7) -> None:
-        name = f"wf-out{len(made)}"
+        name = f"wf{os.getpid()}-{len(made)}"  # others may run the same test now
         made.append(name)
         where = ["nsenter", f"--net=/proc/{container.init}/ns/net", "ip"]
         pair = f"eth0 index {index} type veth peer {name} netns {os.getpid()}"

@@ -202,6 +202,7 @@ CANNOT_BE_SET_BACK = (
     "cgroups",
     "clones",
     "covered_files",
+    "file_locks",
     "hugetlb",
     "hugetlbfs",
     "inet_datagrams",

@@ -109,6 +109,11 @@ def _stop_all(
     clocks = SchedulerClocks()
     ended: set[int] = set()
     while True:
+        if tree.began and time.monotonic() > tree.began + _PATIENCE_CHASING_S:
+            raise UnsupportedResource(
+                "processes begin and end faster than they can be stopped",
+                hint="pause the container first",
+            )
         known_ended = len(ended)
         fresh: list[HeldTask] = []
         inside = inhabitants.now()
@@ -127,11 +132,6 @@ def _stop_all(
                 break
             continue
         tree.began = tree.began or time.monotonic()
-        if time.monotonic() > tree.began + _PATIENCE_CHASING_S:
-            raise UnsupportedResource(
-                "processes begin and end faster than they can be stopped",
-                hint="pause the container first",
-            )
         for task in fresh:
             ptrace.interrupt(task.pid)
         may_run_on = pause is None

@@ -64,8 +64,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         refused=(
             "connected to outside, without `--ext-unix-close`",
             "waiting to be accepted by somebody outside, without that flag",
-            "waiting to be accepted with data sent, and with a path of its own, or in flight a pipe"
-            " or socket that no process has",
+            "waiting to be accepted with data sent, and with a path of its own, or of a process"
+            " that may open no more files, or in flight a pipe or socket that no process has",
             "packets or datagrams with an error that nobody has read",
             "bound to a relative path whose directories are other ones by now",
             "datagram sockets connected to one without a name",
