@@ -69,7 +69,7 @@ def begun(
 
 def has_locked(pid: int) -> bool:
     """Tell whether a process has the lock of a container."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return any(os.readlink(one).endswith("/lock") for one in Path(f"/proc/{pid}/fd").iterdir())
     return False
 

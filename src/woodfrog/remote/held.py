@@ -8,12 +8,14 @@ from functools import cached_property
 from msgspec.structs import replace
 
 from woodfrog.kernel import ptrace
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.procfs.maps import find_vdso
 from woodfrog.kernel.procfs.status import Stat, Status, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.kernel.waiting import Waiting
 from woodfrog.remote import cut_calls
+from woodfrog.remote.address import TASK_SIZE
+from woodfrog.remote.program import LOOP
 from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
 from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.seccomp import Filters
@@ -82,6 +84,21 @@ class HeldTask:
         start, end = self.process.vdso
         rip = self._stopped_at.rip
         return start <= rip < end and not cut_calls.is_inside(rip, end)
+
+    def is_in_leftover(self) -> bool:
+        """Tell whether it is still in code of a checkpoint that was killed, on its way back."""
+        rip = self._stopped_at.rip
+        vdso, end = self.process.vdso
+        if vdso and vdso + own_vdso().padding <= rip < end:
+            return not cut_calls.is_inside(rip, end)
+        start = rip & -PAGE
+        if start >= TASK_SIZE:
+            return False
+        self.process.open_memory()
+        try:
+            return os.pread(self.process.memory, len(LOOP), start) == LOOP
+        except OSError:
+            return False  # nothing is mapped there
 
     def _is_filtered(self) -> bool:
         with open(f"{self.path}/status", "rb") as file:

@@ -26,6 +26,7 @@ _PATIENCE_S = 10.0
 _PATIENCE_CHASING_S = 30.0
 _TRIES_IN_VDSO = 200
 _A_MOMENT_S = 20e-6
+_SOON_BACK_S = 1e-3
 _LOOKS = 100
 _IO_URING = b"iou-"
 _PF_IO_WORKER, _PF_USER_WORKER = 0x10, 0x4000
@@ -267,7 +268,8 @@ def _await_stops(
     """Wait until all these tasks have stopped, and look at them.
 
     One that stops inside the vDSO runs on for a moment, if it may: the code there will be another
-    under another kernel.
+    under another kernel. So does one in code of ours, of a checkpoint that was killed just
+    now: what is left of that is about to be taken away.
     """
     tries_left = _TRIES_IN_VDSO if may_run_on else 0
     waiting = {task.pid: task for task in fresh}
@@ -289,6 +291,12 @@ def _await_stops(
                     waiting[pid] = task
                     ptrace.resume(pid)
                     time.sleep(_A_MOMENT_S)
+                    ptrace.interrupt(pid)
+                    continue
+                if may_run_on and time.monotonic() < deadline and task.is_in_leftover():
+                    waiting[pid] = task
+                    ptrace.resume(pid)
+                    time.sleep(_SOON_BACK_S)
                     ptrace.interrupt(pid)
                     continue
                 stopped.append(task)
