@@ -268,8 +268,9 @@ def _await_stops(
     """Wait until all these tasks have stopped, and look at them.
 
     One that stops inside the vDSO runs on for a moment, if it may: the code there will be another
-    under another kernel. So does one in code of ours, of a checkpoint that was killed just
-    now: what is left of that is about to be taken away.
+    under another kernel. So does, in any case, one in code of ours, of a checkpoint that was killed
+    just now: what is left of that is about to be taken away. (Who takes our code for its own, and
+    stays there, is stopped like any other in the end.)
     """
     tries_left = _TRIES_IN_VDSO if may_run_on else 0
     waiting = {task.pid: task for task in fresh}
@@ -293,7 +294,7 @@ def _await_stops(
                     time.sleep(_A_MOMENT_S)
                     ptrace.interrupt(pid)
                     continue
-                if may_run_on and time.monotonic() < deadline and task.is_in_leftover():
+                if time.monotonic() < deadline and task.is_in_leftover():
                     waiting[pid] = task
                     ptrace.resume(pid)
                     time.sleep(_SOON_BACK_S)
