@@ -8,7 +8,14 @@ from woodfrog.engine import collecting
 from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
-from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look, losses_of
+from woodfrog.engine.looking import (
+    CheckpointOptions,
+    Container,
+    Looked,
+    look,
+    losses_of,
+    read_backlogs,
+)
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.snapshots import Snapshots
 from woodfrog.engine.tracking import Known, Tracker, Tracking, still_noted
@@ -151,14 +158,7 @@ def _checkpoint(
             )
             obstacles.raise_if_any()
             guardian.check()
-            if looked.world.has_sockets:
-                from woodfrog.engine import backlogs
-
-                backlogs.read(looked.world, looked.file_records)
-                if looked.world.sockets.unix_unread:
-                    from woodfrog.engine import unix_backlogs
-
-                    unix_backlogs.read(looked)
+            read_backlogs(looked)
             times = _Times(looked.tree.began)
             times.note("stop", looked.stopped)
             times.note("collect")
@@ -247,7 +247,7 @@ def _write(
             image.add(one.record(written, world.news))
         else:
             pages.write_unforked(one)
-    for shared in world.objects.values():
+    for shared in world.links.objects.values():
         image.add(pages.write_object(shared))
     for one_of_ipc in world.ipc.records(0):
         image.add(one_of_ipc)

@@ -171,8 +171,8 @@ def _collect(
     fields["threads"] = [
         _thread(task, answer, world, files) for task, answer in zip(held.tasks, told, strict=True)
     ]
-    directory, directory_deleted = world.object_at(f"{held.path}/cwd", place)
-    root_directory, root_deleted = world.object_at(f"{held.path}/root", place)
+    directory, directory_deleted = world.links.object_at(f"{held.path}/cwd", place)
+    root_directory, root_deleted = world.links.object_at(f"{held.path}/root", place)
     fields.update(
         pid=held.namespace_pid,
         parent=world.identify(stat.parent),
@@ -228,10 +228,10 @@ def _space(
         shared_object,
         place.root,
         memory_fields.read_core_dump_filter(held.pid),
-        world.object_at(f"{held.path}/exe", place),
+        world.links.object_at(f"{held.path}/exe", place),
         noted=held.pid in world.noted,
     )
-    world.refuse_unseen(held.pid, space.mappings, listed)
+    world.links.refuse_unseen(held.pid, place, space.mappings, listed)
     space.find_shared_guards(held.pid)
     return space
 
@@ -334,7 +334,7 @@ def _thread(task: HeldTask, told: dict[str, Any], world: World, files: Files) ->
 
 def _own_directory(task: HeldTask, world: World) -> dict[str, Any]:
     """Return where a thread works that shares no directory with its process (unshare(2))."""
-    directory, deleted = world.object_at(f"{task.path}/cwd", world.place_of(task.pid))
+    directory, deleted = world.links.object_at(f"{task.path}/cwd", world.place_of(task.pid))
     roots = {os.readlink(f"{path}/root") for path in (task.path, task.process.path)}
     if deleted or roots != {"/"}:
         raise UnsupportedResource(

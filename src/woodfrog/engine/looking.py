@@ -107,6 +107,22 @@ class Looked(msgspec.Struct, frozen=True):
         }
 
 
+def read_backlogs(looked: Looked) -> None:
+    """Read what was sent by who waits to be accepted, as soon as nothing stands in the way.
+
+    To do so they are accepted, and made anew.
+    """
+    if not looked.world.has_sockets:
+        return
+    from woodfrog.engine import backlogs
+
+    backlogs.read(looked.world, looked.file_records)
+    if looked.world.sockets.unix_unread:
+        from woodfrog.engine import unix_backlogs
+
+        unix_backlogs.read(looked)
+
+
 def look(
     undo: ExitStack,
     init: int,

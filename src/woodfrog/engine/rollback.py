@@ -14,12 +14,11 @@ from functools import partial
 
 import msgspec
 
-from woodfrog.engine import backlogs, unix_backlogs
 from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.changes import unwritten_since
 from woodfrog.engine.checkpoint import try_again
 from woodfrog.engine.guardian import Guardian, guarded
-from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look
+from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look, read_backlogs
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.resetting import ProcessReset, end_extras, reset_files
@@ -111,8 +110,7 @@ def _rollback(
                 lent=lent,
             )
         obstacles.raise_if_any()
-        backlogs.read(looked.world, looked.file_records)
-        unix_backlogs.read(looked)
+        read_backlogs(looked)
         match = Match(plan, looked, obstacles)
         obstacles.raise_if_any()
         # Such files as it doesn't bring must be as they were.
@@ -169,7 +167,7 @@ def _look_at_objects(
     plan: Plan, looked: Looked, match: Match, hold: ExitStack
 ) -> list[SharedReset]:
     """Compare shared memory and deleted files with the image's."""
-    now = {one.number: one for one in looked.world.objects.values()}
+    now = {one.number: one for one in looked.world.links.objects.values()}
     writable = _written_by_container(looked)
     found = []
     for then, number in match.pairs.of("object"):

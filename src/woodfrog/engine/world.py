@@ -14,8 +14,8 @@ from woodfrog.engine.collecting_confined import Confined
 from woodfrog.engine.collecting_ipc import Ipc
 from woodfrog.engine.collecting_keyrings import Keyrings
 from woodfrog.engine.collecting_namespaces import Namespaces
+from woodfrog.engine.links import Links, is_deleted
 from woodfrog.engine.places import OWN, Place, Places
-from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import PAGE
@@ -24,7 +24,6 @@ from woodfrog.kernel.pagemap import page_frame
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess
-from woodfrog.resources import deleted_files, shared_memory
 from woodfrog.resources.files.base import (
     ACCESS_MODE,
     BPF_MAP,
@@ -34,7 +33,7 @@ from woodfrog.resources.files.base import (
     OpenFile,
 )
 from woodfrog.resources.membership import Membership
-from woodfrog.resources.memory import MAP_SHARED, PROT_EXEC, Mapping
+from woodfrog.resources.memory import MAP_SHARED
 from woodfrog.resources.mount_tree.options import IN_MEMORY
 
 if TYPE_CHECKING:
@@ -82,8 +81,8 @@ class World:
         self.terminals: dict[int, bytes] = {}
         self.own_terminal = _own_terminal(self.root)
         self.packet_pipes: set[int] = set()
-        self.objects: dict[tuple[int, int], SharedObject | deleted_files.Found] = {}
-        self.ipc = Ipc(init, namespaces, self.objects)
+        self.links = Links()
+        self.ipc = Ipc(init, namespaces, self.links.objects)
         # What is known of io_urings (engine/rings.py).
         self.rings: Rings | None = None
         # Processes whose parent has not waited for the news that they stopped or go on.
@@ -98,10 +97,6 @@ class World:
             self._children[self.identify(one.leader.stat.parent)].append(one.ids)
         self._processes = {one.namespace_pid for one in tree.processes}
         self._processes |= {zombie.namespace_pid for zombie in tree.zombies}
-        # Inodes that O_TMPFILE made.
-        self._unnamed: set[tuple[int, int]] = set()
-        # Mapped files that were found at their paths, and may be executed if they are.
-        self._seen: set[tuple[object, ...]] = set()
         # By the inodes of FIFOs.
         self._fifo_readers: dict[tuple[int, int], OpenFile] = {}
         # Whom a lease for writing forbids all others to open, by inode.
@@ -144,7 +139,7 @@ class World:
                     self.packet_pipes.add(inode)
                 self._pipe_sides[inode] |= {access != 1} if access != 2 else {True, False}
             elif file.flags & O_TMPFILE == O_TMPFILE:
-                self._unnamed.add((file.stat.st_dev, file.stat.st_ino))
+                self.links.unnamed.add((file.stat.st_dev, file.stat.st_ino))
             elif file.target == BPF_MAP:
                 self._maps.append(file)
             elif file.target.startswith(b"socket:"):
@@ -331,14 +326,7 @@ class World:
 
     def memory_object(self, fd: int, name: bytes) -> int:
         """See the protocol."""
-        found = os.fstat(fd)
-        key = (found.st_dev, found.st_ino)
-        if key not in self.objects:
-            memfd = shared_memory.describe(name)
-            # Opened anew: seeking in it must not move the container's own position.
-            ours = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-            self.objects[key] = SharedObject(len(self.objects) + 1, ours, memfd)
-        return self.objects[key].number
+        return self.links.memory(fd, name)
 
     @property
     def queue_devices(self) -> abc.Mapping[int, int]:
@@ -370,97 +358,17 @@ class World:
                 return os.fstat(fd).st_ino
             finally:
                 os.close(fd)
-        return self._linked_object(path, name, self.place_of(pid))
-
-    def _linked_object(self, link: str, name: bytes, place: Place) -> int:
-        """Return the id of the shared memory or deleted file that a magic link leads to."""
-        if shared_memory.is_one(name):
-            fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return self.memory_object(fd, name)
-            finally:
-                os.close(fd)
-        return self._deleted_file(link, name, place)
-
-    def refuse_unseen(self, pid: int, mappings: list[Mapping], listed: list[KernelMapping]) -> None:
-        """Refuse mappings of files that are not found in a process's own mount namespace.
-
-        `listed` are all mappings as the kernel tells them.
-        """
-        place = self.place_of(pid)
-        known = {one.start: (one.device, one.inode) for one in listed if one.inode}
-        for one in mappings:
-            if not one.path:
-                continue
-            key = (place.number, one.path, known.get(one.start), one.protection & PROT_EXEC)
-            if key in self._seen:
-                continue
-            link = f"/proc/{pid}/map_files/{one.start:x}-{one.end:x}"
-            if not place.names.stands_at(one.path, os.stat(link)):
-                raise UnsupportedResource(
-                    f"has {os.fsdecode(one.path)} mapped, which is not found in its mount"
-                    " namespace, or is hidden by a mount; that cannot be saved yet"
-                )
-            if one.protection & PROT_EXEC and place.forbids_programs(one.path):
-                raise UnsupportedResource(
-                    f"has {os.fsdecode(one.path)} mapped, and may execute what is in it, on a mount"
-                    " that forbids this by now (noexec); that cannot be saved yet"
-                )
-            self._seen.add(key)
-
-    def object_at(self, link: str, place: Place) -> tuple[bytes, int]:
-        """Return where a magic link leads, and the id of that if it has no name, else 0.
-
-        `place` is the mount namespace in which that is to be found again.
-        """
-        found = os.stat(link)
-        target, number = self._name_at(link, found, place)
-        # What is in /proc/sys is another in each namespace of whoever looks.
-        is_found = place.names.stands_at(target, found) or place.is_of_proc(found.st_dev)
-        if not number and not is_found:
-            raise UnsupportedResource(
-                f"{os.fsdecode(target)} is not found in the process's mount namespace, or is hidden"
-                " by a mount, or its own mount was taken away (umount -l), which cannot be saved"
-                " yet",
-                hint="a directory that a process works in is found again once it has left it (cd)",
-            )
-        return target, number
-
-    def _name_at(self, link: str, found: os.stat_result, place: Place) -> tuple[bytes, int]:
-        target = os.readlink(os.fsencode(link))
-        if shared_memory.is_one(target) or _is_deleted(target, found, place):
-            number = self._linked_object(link, target, place)
-            return target.removesuffix(deleted_files.DELETED), number
-        return target, 0
+        return self.links.without_name(path, name, self.place_of(pid))
 
     def is_deleted(self, file: OpenFile) -> bool:
         """See the protocol."""
-        return _is_deleted(file.target, file.stat, self._place_of_file(file))
+        return is_deleted(file.target, file.stat, self._place_of_file(file))
 
     def deleted_file(self, file: OpenFile) -> int:
         """See the protocol."""
         lessee = file if file.has_write_lease else None
-        return self._deleted_file(file.link, file.target, self._place_of_file(file), lessee)
-
-    def _deleted_file(
-        self, link: str, target: bytes, place: Place, lessee: OpenFile | None = None
-    ) -> int:
-        found = os.stat(link)
-        key = (found.st_dev, found.st_ino)
-        if key not in self.objects:
-            other = b""
-            if found.st_nlink and not stat.S_ISDIR(found.st_mode):
-                other = place.names.other_name(target, found)
-            self.objects[key] = deleted_files.Found(
-                len(self.objects) + 1,
-                _still_open(lessee) if lessee else deleted_files.open_found(link),
-                target.removesuffix(deleted_files.DELETED),
-                other,
-                unnamed=key in self._unnamed and not other,
-                mounts=place.number,
-                is_leased=lessee is not None,
-            )
-        return self.objects[key].number
+        place = self._place_of_file(file)
+        return self.links.deleted_file(file.link, file.target, place, lessee)
 
     def refuse_sockets_mounted(self, mounted: list[tuple[bytes, int]]) -> None:
         """Refuse mounts of files to which sockets inside are bound: those come later than mounts.
@@ -500,11 +408,11 @@ class World:
         for file in self._with_paths:
             mount = self.mounts.get(file.mnt_id)
             if mount is not None and mount.device == device and file.stat.st_ino == inode:
-                path, number = self._name_at(file.link, file.stat, self.places[OWN])
+                path, number = self.links.name_at(file.link, file.stat, self.places[OWN])
                 if number or self._names.stands_at(path, file.stat):
                     return path, number
         for fd in self._names.by_handle(device, kind, handle):
-            path, number = self._name_at(f"/proc/self/fd/{fd}", os.fstat(fd), self.places[OWN])
+            path, number = self.links.name_at(f"/proc/self/fd/{fd}", os.fstat(fd), self.places[OWN])
             if number or self._names.stands_at(path, os.fstat(fd)):
                 return path, number
         name = self._names.by_inode(device, inode)
@@ -517,25 +425,8 @@ class World:
 
     def close(self) -> None:
         """Close what was opened."""
-        for one in self.objects.values():
-            os.close(one.fd)
-        self.objects.clear()
+        self.links.close()
         self.ipc.close()
-
-
-def _still_open(file: OpenFile) -> int:
-    """Return a descriptor of ours of a file that nobody else may open."""
-    if file.flags & ACCESS_MODE == os.O_WRONLY:
-        raise UnsupportedResource(
-            f"has a lease on {os.fsdecode(file.target)}, which is open for writing only: reading it"
-            " would break that"
-        )
-    return os.dup(file.descriptor)
-
-
-def _is_deleted(target: bytes, found: os.stat_result, place: Place) -> bool:
-    """Tell whether a magic link of /proc, which reads `target`, leads to a deleted file."""
-    return target.endswith(deleted_files.DELETED) and not place.names.stands_at(target, found)
 
 
 def _is_readable(file: OpenFile) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-from woodfrog.kernel import features
 from woodfrog.kernel.abi.x86_64 import SYS
 
 TYPE_CHECKING = False
@@ -110,6 +109,8 @@ class Inhabitants:
 
     def __init__(self, on: Caller, init: int) -> None:
         """`init` is a process in that namespace."""
+        from woodfrog.kernel import features
+
         self._on = on
         path = f"/proc/{init}/ns/pid"
         self._pid_namespace = os.readlink(path)
