@@ -2,12 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from containers import CGROUPS, Woodfrog, eventually
+from needs import needs
 
 
 def test_what_it_writes_is_thrown_away(woodfrog: Woodfrog, tmp_path: Path) -> None:
@@ -36,10 +36,9 @@ def test_disks_cannot_be_reached(woodfrog: Woodfrog) -> None:
     assert "Operation not permitted" in done.stderr
 
 
+@needs("command busybox")
 def test_a_root_of_its_own(woodfrog: Woodfrog, tmp_path: Path) -> None:
-    busybox = Path("/bin/busybox")
-    if not busybox.exists():
-        pytest.skip("needs busybox")
+    busybox = Path(shutil.which("busybox") or "")
     (tmp_path / "tree" / "bin").mkdir(parents=True)
     (tmp_path / "tree/bin/busybox").write_bytes(busybox.read_bytes())
     (tmp_path / "tree/bin/busybox").chmod(0o755)
@@ -49,10 +48,9 @@ def test_a_root_of_its_own(woodfrog: Woodfrog, tmp_path: Path) -> None:
     assert set(done.stdout.split()) == {"bin", "dev", "proc", "sys"}, done.stderr
 
 
+@needs("command busybox")
 def test_a_root_of_its_own_is_that_of_a_restore_too(woodfrog: Woodfrog, tmp_path: Path) -> None:
-    busybox = Path("/bin/busybox")
-    if not busybox.exists():
-        pytest.skip("needs busybox")
+    busybox = Path(shutil.which("busybox") or "")
     tree = tmp_path / "tree"
     (tree / "only-here").mkdir(parents=True)
     (tree / "only-here/busybox").write_bytes(busybox.read_bytes())
@@ -145,3 +143,23 @@ def test_the_scratch_layer_is_part_of_the_image(woodfrog: Woodfrog, tmp_path: Pa
     assert out.read_text().split() == ["new", "old", "open", "wait", "changed", "new", "one", "two"]
     assert (place / "old").read_text() == "old\n"
     assert (place / "gone").exists()
+
+
+def test_a_root_that_its_first_process_has_left_is_refused(
+    woodfrog: Woodfrog, tmp_path: Path
+) -> None:
+    name = f"do-{os.getpid()}"
+    woodfrog.names.append(name)
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    leaving = ["unshare", "--user", "--map-root-user", "--mount"]
+    command = [*leaving, "sh", "-c", "touch /mnt/up; exec sleep 1000"]
+    where = [f"--volume={volume}:/mnt", f"--id={name}"]
+    started = woodfrog.command("do", "--quiet", *where, "--", *command)
+    with subprocess.Popen(started, stdin=subprocess.DEVNULL) as process:
+        eventually((volume / "up").exists, "the program waits")
+        said = woodfrog("checkpoint", f"--image-path={tmp_path}/image", name, status=1).stderr
+        assert "gone to a mount namespace of its own" in said
+        assert "the container is running as before" in said
+        woodfrog("delete", "--force", name)
+        process.wait(30)

@@ -7,6 +7,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,10 +32,10 @@ def overlays(woodfrog: Woodfrog) -> Iterator[Overlays]:
     lower = woodfrog.directory / "lower"
     fill_lower(lower)
 
-    def make(script: str = SCRIPT, **how: object) -> OverlayRoot:
+    def make(script: str = SCRIPT, **how: Any) -> OverlayRoot:
         directory = woodfrog.directory / f"overlay{len(made)}"
         arguments = ["/bin/sh", "-c", script]
-        made.append(OverlayRoot(directory, lower, arguments, **how))  # type: ignore[arg-type]
+        made.append(OverlayRoot(directory, lower, arguments, **how))
         return made[-1]
 
     yield make

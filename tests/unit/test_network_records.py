@@ -1,6 +1,7 @@
 """Networks of images: nothing but what layouts have is set up, and at devices that are there."""
 
 import struct
+from typing import Any
 
 import msgspec
 import pytest
@@ -55,10 +56,10 @@ def route(index: int) -> NetworkEntry:
     )
 
 
-def group(**fields: object) -> Network:
+def group(**fields: Any) -> Network:
     """Return a network with a member of a multicast group, changed."""
     usual = {"bridge": 2, "port": 2, "vlan": 0, "address": bytes(16), "protocol": 8}
-    one = MulticastGroup(**({"attributes": b""} | usual | fields))  # type: ignore[arg-type]
+    one = MulticastGroup(**({"attributes": b""} | usual | fields))
     return msgspec.structs.replace(network(link()), groups=[one])
 
 

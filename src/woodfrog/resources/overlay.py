@@ -4,6 +4,7 @@ The whole is seen through a copy of its mount that is attached nowhere, so that 
 mounted in the container hides a part of it.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class Overlay:
         if is_ours(init, "mnt"):
             raise UnsupportedResource("the container shares its mounts with the host")
         self._mounts = read_mounts(init)
-        mount = copies.inside(init, lambda proc: mounts.clone_tree(HERE, "/", recursive=False))
+        mount = copies.inside(init, _copy_of_root)
         try:
             self._mount = self._find(mount, init)
             if writable:
@@ -108,6 +109,20 @@ class Overlay:
             " the rest",
             hint="mount an overlay at the bundle's rootfs, as engines do",
         )
+
+
+def _copy_of_root(proc: int) -> int:
+    try:
+        return mounts.clone_tree(HERE, "/", recursive=False)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # What came along from a mount namespace with more rights can't be parted from its mounts.
+        raise UnsupportedResource(
+            "the container's first process has gone to a mount namespace of its own in a user"
+            " namespace, from where the files of its root cannot be seen whole, nor saved",
+            hint="have a child of it do so; or checkpoint without --with-rootfs",
+        ) from None
 
 
 def _candidates(option: bytes, rootfs: str) -> Iterator[bytes]:

@@ -34,7 +34,7 @@ def family(netlink: socket.socket | raw_socket, name: str) -> int | None:
     netlink.send(message(_CONTROL, NLM_F_ACK, asked))
     found = None
     try:
-        for _, payload in answers(netlink, name):  # type: ignore[arg-type]
+        for _, payload in answers(netlink, name):
             told = attributes_of(payload[HEADER_BYTES:]).get(_FAMILY_ID, b"")
             found = int.from_bytes(told, "little")
     except FileNotFoundError:

@@ -5,10 +5,14 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWNET
+
+if TYPE_CHECKING:
+    from _socket import socket as raw_socket
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
@@ -99,7 +103,7 @@ def explain(on: socket.socket) -> None:
         on.setsockopt(_SOL_NETLINK, option, 1)
 
 
-def answers(on: socket.socket, what: str) -> Iterator[tuple[int, memoryview]]:
+def answers(on: "socket.socket | raw_socket", what: str) -> Iterator[tuple[int, memoryview]]:
     """Yield type and payload of each answer, up to the end of a dump or an acknowledgement.
 
     Raises OSError, naming `what`, for the kernel's refusal.

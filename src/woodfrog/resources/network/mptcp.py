@@ -92,7 +92,7 @@ def _is_implicit(endpoint: bytes) -> bool:
 def _limits(netlink: raw_socket, family: int) -> tuple[int, int]:
     netlink.send(message(family, NLM_F_ACK, generic.header(_GET_LIMITS)))
     found: dict[int, bytes] = {}
-    for _, payload in answers(netlink, _NAME):  # type: ignore[arg-type]
+    for _, payload in answers(netlink, _NAME):
         found |= attributes_of(payload[generic.HEADER_BYTES :])
     accepted, subflows = found.get(_ACCEPTED, b""), found.get(_SUBFLOWS, b"")
     return int.from_bytes(accepted, "little"), int.from_bytes(subflows, "little")

@@ -123,7 +123,7 @@ def _source_of_segments(netlink: raw_socket) -> bool:
 
 def _answered(netlink: raw_socket) -> Iterator[memoryview]:
     try:
-        for _, payload in answers(netlink, "netlink"):  # type: ignore[arg-type]
+        for _, payload in answers(netlink, "netlink"):
             yield payload
     except OSError:
         return  # not in this kernel
