@@ -162,7 +162,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
         ("hidden.c socket", "at /run/other-socket is the file of a unix socket inside, /run/sock"),
         ("hidden.c layers-gone", "over a directory that is not found any more: /run/layers/lower"),
         ("hidden.c other-layers", "is an overlay that shows below, which is in none"),
-        ("hidden.c pipe-by-path", "] by O_PATH, which cannot be saved yet"),
+        ("hidden.c pidfd-by-path", "is anon_inode:[pidfd] by O_PATH, which cannot be saved yet"),
         ("clone.c", "waits in vfork(2) for its child"),
         ("memory.c secret", "is secret memory (memfd_secret), which nobody else can read, which"),
         ("memory.c secret", "(memory): is secret memory (memfd_secret)"),

@@ -41,7 +41,6 @@ from woodfrog.resources.process import Lock
 if TYPE_CHECKING:
     from woodfrog.resources.files.epoll import Watch
 
-_NAMELESS = (b"pipe:", b"socket:", b"anon_inode:")
 _EVENTFD = b"anon_inode:[eventfd]"
 _BREAKING = {"READ": "downgrade", "UNLCK": "end"}
 
@@ -163,16 +162,6 @@ class Files:
         """Say where a file is, for people."""
         pid, fd = file.holders[0]
         return self._where.get(id(file)) or f"descriptor {fd} of {self._names[pid]}"
-
-    def refuse_nameless_paths(self) -> None:
-        """Refuse pipes, sockets and the like by O_PATH, of which nothing else can be asked."""
-        for file in self.files:
-            if file.flags & O_PATH and file.target.startswith(_NAMELESS):
-                raise UnsupportedResource(
-                    f"{self._place(file)} is {os.fsdecode(file.target)} by O_PATH, which cannot be"
-                    " saved yet",
-                    hint="files with a path can be held by O_PATH",
-                )
 
     def collect(self, world: World, obstacles: Obstacles) -> list[FileRecord]:
         """Read every file into its record."""

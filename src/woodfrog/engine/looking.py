@@ -176,7 +176,6 @@ def look(
     collecting_shares.refuse_shared_parts(tree, obstacles)
     files = Files(tree)
     undo.callback(files.close)
-    files.refuse_nameless_paths()
     with obstacles.at("the container"):
         nested.look_at(files.files)
     places = Places(view, nested, undo)

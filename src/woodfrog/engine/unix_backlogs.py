@@ -32,7 +32,7 @@ from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
 from woodfrog.remote.tracee import Tracee
 from woodfrog.resources import file_signals, limits
 from woodfrog.resources.files import socket_filter, socket_options, unix_names, unix_queue
-from woodfrog.resources.files.base import IO_URING, FileRecord, OpenFile, set_flags
+from woodfrog.resources.files.base import BY_PATH, IO_URING, FileRecord, OpenFile, set_flags
 from woodfrog.resources.files.epoll import EPOLL_CTL_ADD, EVENT, Epoll, Watch
 from woodfrog.resources.files.unix_backlog import Arrived, Taken
 from woodfrog.resources.files.unix_queue import Rights
@@ -69,6 +69,8 @@ def _reason_against(world: World, files: Files, listener: UnixSocket) -> str:
     found = [one for one in clients if one is not None]
     if opened is None or len(found) < len(clients):
         return "come from outside"
+    if any(one.target == BY_PATH + other.target for one in files.files for other in found):
+        return "have sent data or are closed, of which one is also open by O_PATH"
     if any(one.target == IO_URING for one in files.files):
         return "have sent data or are closed, while there are io_urings"
     try:

@@ -27,6 +27,7 @@ from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.resources.files.base import (
     ACCESS_MODE,
     BPF_MAP,
+    BY_PATH,
     O_PATH,
     O_TMPFILE,
     PTS_MAJORS,
@@ -74,6 +75,7 @@ class World:
         self.given_mounts = given_mounts
         self.mounts: dict[int, Mount] = places[OWN].mounts
         self._names = places[OWN].names
+        self._files: list[OpenFile] = []
         self._with_paths: list[OpenFile] = []
         self.pty_masters: set[str] = set()
         self._sockets: dict[int, OpenFile] = {}
@@ -125,8 +127,11 @@ class World:
 
     def look_at(self, files: list[OpenFile]) -> None:
         """Learn what a file can only know in the company of the others."""
+        self._files = files
         self._with_paths = [file for file in files if file.target.startswith(b"/")]
         for file in files:
+            if file.target.startswith(BY_PATH):
+                continue
             self._look_at_fifo(file)
             if file.has_write_lease:
                 self._lessees[file.stat.st_dev, file.stat.st_ino] = file
@@ -177,6 +182,10 @@ class World:
             and (path == one.point or path.startswith(one.point.rstrip(b"/") + b"/"))
             for number, one in self.mounts.items()
         )
+
+    def named(self, target: bytes) -> int:
+        """See the protocol."""
+        return next((file.number for file in self._files if file.target == target), 0)
 
     def open_socket(self, inode: int) -> OpenFile | None:
         """See the protocol."""

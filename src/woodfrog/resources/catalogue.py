@@ -17,7 +17,7 @@ from typing import Any
 
 from woodfrog.errors import ImageError
 from woodfrog.remote.descriptors import fetch
-from woodfrog.resources.files.base import FileRecord, OpenFile
+from woodfrog.resources.files.base import BY_PATH, FileRecord, OpenFile
 
 _CLASSES = {
     "container": "container.ContainerRecord",
@@ -78,6 +78,7 @@ _FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "controlling-terminal": ("files.pty.ControllingTerminal", _DEVICE),
     "hung-up-terminal": ("files.pty.HungUpTerminal", _DEVICE),
     "terminal": ("files.terminal.Terminal", _DEVICE),
+    "nameless-path": ("files.nameless_path.NamelessPath", ("nameless path",)),
     "stdio": ("files.stdio.Stdio", _ANYTHING),
     "message-queue": ("files.message_queue.MessageQueueFile", ("file",)),
     "proc-file": ("files.proc_file.ProcFile", _PATHS),
@@ -186,6 +187,8 @@ def _look(target: bytes, mode: Callable[[], int], family: Callable[[], int]) -> 
         return "memfd"
     if target.startswith(b"/"):
         return _BY_TYPE[stat.S_IFMT(mode())]
+    if target.startswith(BY_PATH):
+        return "nameless path"
     kind = target.partition(b":")[0]
     if kind == b"socket":
         return f"socket {family()}"

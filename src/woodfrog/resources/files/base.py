@@ -32,6 +32,9 @@ CREATION_FLAGS = 0o100 | 0o200 | 0o400 | 0o1000 | O_CLOEXEC  # CREAT EXCL NOCTTY
 EPOLL = b"anon_inode:[eventpoll]"
 IO_URING = b"anon_inode:[io_uring]"
 BPF_MAP = b"anon_inode:bpf-map"
+# What has no path, and how the target of such a one begins that was opened by O_PATH.
+_NAMELESS = (b"pipe:", b"socket:", b"anon_inode:")
+BY_PATH = b"O_PATH of "
 # Device numbers of pseudoterminals' slaves.
 PTS_MAJORS = range(136, 144)
 
@@ -94,6 +97,9 @@ class World(Protocol):
     def bpf_map(self, number: int) -> int:
         """Return the id of the file of a BPF map, by the kernel's number; 0 if nobody has it."""
 
+    def named(self, target: bytes) -> int:
+        """Return the id of an open file whose magic link reads so; 0 if nobody has it."""
+
     def open_socket(self, inode: int) -> "OpenFile | None":
         """Return an open socket of the container by its inode."""
 
@@ -153,6 +159,9 @@ class OpenFile:
         flags = int(self.fdinfo["flags"], 8)
         self.cloexec = bool(flags & O_CLOEXEC)
         self.flags = flags & ~O_CLOEXEC & ~_LARGEFILE
+        if flags & O_PATH and target.startswith(_NAMELESS):
+            # It only names what others are, and nothing else can be asked of it.
+            self.target = BY_PATH + target
         self.position = int(self.fdinfo["pos"])
         self.mnt_id = int(self.fdinfo.get("mnt_id", "0"))
         self.inode = int(self.fdinfo.get("ino", "0"))

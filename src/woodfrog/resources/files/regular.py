@@ -40,7 +40,6 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
         refused=(
             "in a file system that a program mounted, and that another one covers",
             "from outside the container's mounts, or in one that was taken away (umount -l)",
-            "pipes, sockets and others without a path by O_PATH",
             "settings of a network or ipc namespace that a program made",
         ),
     )
