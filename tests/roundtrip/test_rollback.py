@@ -133,7 +133,7 @@ def test_what_has_ended_since_is_refused(changing: Changing, woodfrog: Woodfrog)
 
     said = woodfrog("rollback", image, changing.container.name, status=1).stderr
 
-    assert "process 2: it has ended since" in said
+    assert "process 2 (changing): it has ended since" in said
     assert "the container is running as before" in said
     changing.go_to(2)
     woodfrog("rollback", f"--image-path={changing.image(7)}", changing.container.name, status=1)
@@ -251,3 +251,25 @@ def test_no_image_writes_to_what_the_container_only_reads(woodfrog: Woodfrog) ->
     said = woodfrog("rollback", f"--image-path={longer}", container.name, status=1).stderr
     assert "that it only reads now" in said
     assert verdict(container) == "read\nwritten\n"
+
+
+def test_what_has_changed_is_called_as_its_process_knows_it(woodfrog: Woodfrog) -> None:
+    script = """
+        mkfifo /work/fifo; exec 5<> /work/fifo
+        : > /work/ready
+        while [ ! -e /work/change ]; do :; done
+        echo more >&5
+        : > /work/changed
+        while [ ! -e /work/check ]; do :; done
+    """
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    (container.bundle.work / "change").touch()
+    container.wait_for("changed")
+    said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr
+    assert "woodfrog: descriptor 5 of process 1 (sh): the fifo " in said
+    assert "has changed since: " in said

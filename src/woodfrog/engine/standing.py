@@ -5,6 +5,7 @@ has another state can be set back, if it is of the kinds that `_SET_BACK` names.
 the way is told at once.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -192,7 +193,7 @@ class Match:
         now = {one.held.namespace_pid: one for one in looked.processes}
         self.processes: list[Standing] = []
         for record in plan.processes:
-            with obstacles.at(f"process {record.pid}"):
+            with obstacles.at(_name(record)):
                 if record.pid not in now:
                     raise _lost("it has ended since")
                 self.processes.append(Standing(record, now[record.pid]))
@@ -253,9 +254,10 @@ class Match:
 
     def _match_files(self, plan: Plan, now: Sequence[FileRecord], obstacles: Obstacles) -> None:
         records = {record.id: record for record in now}
+        called = _called(plan)
         for then in plan.files.values():
             found = records.get(self.pairs.now("file", then.id))
-            with obstacles.at(f"file {then.id} of the image"):
+            with obstacles.at(called.get(then.id, f"file {then.id} of the image")):
                 if found is None:
                     if not self._files_are_known:
                         continue
@@ -313,6 +315,21 @@ def _lasting(one: Network | Nftables | None) -> list[object]:
 
 def _unarmed(timer: Any) -> Any:
     return msgspec.structs.replace(timer, left_ns=0, interval_ns=0, at_ns=0, rung=0)
+
+
+def _name(process: Process) -> str:
+    """Return how messages call a process of the image; the same as one that is held."""
+    leader = next((one for one in process.threads if one.tid == process.pid), None)
+    return f"process {process.pid}" + (f" ({os.fsdecode(leader.name)})" if leader else "")
+
+
+def _called(plan: Plan) -> dict[int, str]:
+    """Return how messages call each file that a process has: by the first one's descriptor."""
+    called: dict[int, str] = {}
+    for process in plan.processes:
+        for one in process.descriptors:
+            called.setdefault(one.file, f"descriptor {one.number} of {_name(process)}")
+    return called
 
 
 def _kind(record: FileRecord) -> str:
