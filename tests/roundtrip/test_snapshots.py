@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,27 @@ def test_a_container_that_may_not_fork_is_copied_while_it_stands_still(
     assert found["snapshots"] == 0
     container.delete()
     assert verdict(woodfrog.restore(container.bundle, woodfrog.directory / "image")) == "ok\n"
+
+
+def test_a_copy_hears_no_signal_that_its_process_group_gets(
+    start: Callable[..., Container], woodfrog: Woodfrog
+) -> None:
+    container = start(16)
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            os.killpg(container.init, signal.SIGWINCH)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        for number in range(5):
+            statistics(container, woodfrog.directory / f"image{number}")
+    finally:
+        done.set()
+        sender.join()
+    assert verdict(container) == "ok\n"
 
 
 def copies(pid: int) -> list[int]:

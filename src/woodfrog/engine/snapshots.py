@@ -21,7 +21,7 @@ from woodfrog.remote.hold import held
 from woodfrog.remote.program import ProgramError
 from woodfrog.remote.scratch import SCRATCH_BYTES
 from woodfrog.remote.socket_waits import Resumed
-from woodfrog.remote.stub import Stub, await_birth
+from woodfrog.remote.stub import MASK, Stub, await_birth
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import memory
 from woodfrog.resources.signals import SIGKILL
@@ -96,6 +96,8 @@ class Snapshots:
             child = process.leader.tracee.born.pop()
             await_birth(child)
             ptrace.set_options(child, options | ptrace.O_EXITKILL)
+            # It is in its process's group, which may be sent any, by a terminal, say (SIGWINCH).
+            ptrace.set_signal_mask(child, MASK)
             stub = Stub(child, scratch.start, SCRATCH_BYTES)
         self._taken[process.pid] = Snapshot(stub)
         self.count += 1
