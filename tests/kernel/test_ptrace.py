@@ -156,11 +156,32 @@ def test_a_detached_task_takes_the_signal_it_is_given(sleeper: int) -> None:
 def test_calls_can_be_stopped_at(held: int) -> None:
     own = ptrace.registers(held)
     ptrace.resume_to_call(held)
-    status = ptrace.wait(held)
-    assert (status.event, status.signal) == (Event.SIGNAL, signal.SIGTRAP)
+    assert ptrace.wait(held).event is Event.CALL
     # The sleep goes on as restart_syscall(2).
     assert ptrace.registers(held).orig_rax == SYS.RESTART_SYSCALL
     assert ptrace.registers(held).rsp == own.rsp
+
+
+@pytest.mark.parametrize("stops", range(1, 7))
+def test_a_task_survives_its_tracer_where_a_call_begins_or_ends(stops: int) -> None:
+    with subprocess.Popen(["yes"], stdout=subprocess.DEVNULL) as calling:
+        until(calling.pid, "R")
+        tracer = os.fork()
+        if not tracer:
+            try:
+                ptrace.seize(calling.pid)
+                ptrace.interrupt(calling.pid)
+                ptrace.wait(calling.pid)
+                for number in range(stops):
+                    ptrace.resume_to_call(calling.pid)
+                    if number < stops - stops % 2:
+                        assert ptrace.wait(calling.pid).event is Event.CALL
+            finally:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(tracer, 0)
+        time.sleep(0.02)
+        assert calling.poll() is None
+        calling.kill()
 
 
 def test_a_fork_is_told_and_its_child_is_held() -> None:

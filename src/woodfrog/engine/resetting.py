@@ -72,7 +72,7 @@ class ProcessReset:
     def hold_for_good(self) -> None:
         """Have the tasks die with us, and no signal act on them."""
         for task in self.one.held.tasks:
-            ptrace.set_options(task.pid, _options(task) | ptrace.O_EXITKILL)
+            ptrace.set_options(task.pid, task.options | ptrace.O_EXITKILL)
             ptrace.set_signal_mask(task.pid, stub.MASK)
         self._stub = Stub(self.one.held.pid, self._lent[0], SCRATCH_BYTES)
 
@@ -159,7 +159,7 @@ class ProcessReset:
                 if wait
                 else None
             )
-            ptrace.set_options(task.pid, _options(task))
+            ptrace.set_options(task.pid, task.options)
 
     def _reset_trap(self) -> None:
         """Give the breakpoint's signal its own action, when no program ends by it any more."""
@@ -254,10 +254,6 @@ def _settle(task: HeldTask) -> None:
         ptrace.resume(task.pid)
 
 
-def _options(task: HeldTask) -> int:
-    return ptrace.O_SUSPEND_SECCOMP if task.seccomp else 0
-
-
 def _nothing(number: int) -> int:
     raise AssertionError(f"directory {number} was not looked for")
 
@@ -266,7 +262,7 @@ def end_extras(looked: Looked, match: Match, resets: Iterable[ProcessReset]) -> 
     """End the processes and threads that the image doesn't have, and forget that they were."""
     for one in match.extra_processes:
         for task in one.held.tasks:
-            ptrace.set_options(task.pid, _options(task) | ptrace.O_EXITKILL)
+            ptrace.set_options(task.pid, task.options | ptrace.O_EXITKILL)
     for one in match.extra_processes:
         os.kill(one.held.group, 9)
     for one in match.extra_processes:

@@ -132,7 +132,7 @@ def settle(pid: int, base: int, size: int, vdso: Vdso) -> Stub:
     # The end of execveat: the next stop after the event is its exit.
     ptrace.resume_to_call(pid)
     status = ptrace.wait(pid)
-    if status.event is not Event.SIGNAL:
+    if status.event is not Event.CALL:
         raise stub.StubError(f"process {pid} did not become a stub: {status}")
     ptrace.set_signal_mask(pid, stub.MASK)
     made = Stub(pid, base, size)

@@ -82,7 +82,7 @@ class Snapshots:
             self._copy(one.held, one.space.mappings)
 
     def _copy(self, process: HeldProcess, mappings: Sequence[memory.Mapping]) -> None:
-        options = ptrace.O_SUSPEND_SECCOMP if process.leader.seccomp else 0
+        options = process.leader.options
         with scratch_in(process, self._vdso) as scratch:
             program = scratch.program()
             program.end_child(program.call(SYS.CLONE, CLONE_FILES, 0, 0, 0, 0))

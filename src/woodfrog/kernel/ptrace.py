@@ -29,10 +29,11 @@ _GET_SYSCALL_USER_DISPATCH_CONFIG = 0x4211
 NT_PRSTATUS = 1
 NT_X86_XSTATE = 0x202
 
-O_TRACEFORK, O_TRACEVFORK, O_TRACECLONE, O_TRACEEXEC = 2, 4, 8, 16
+O_TRACESYSGOOD, O_TRACEFORK, O_TRACEVFORK, O_TRACECLONE, O_TRACEEXEC = 1, 2, 4, 8, 16
 O_EXITKILL, O_SUSPEND_SECCOMP = 0x100000, 0x200000
 
 _EVENT_STOP = 128
+_STOP_AT_CALL = 5 | 0x80  # SIGTRAP, marked by O_TRACESYSGOOD
 WALL = 0x40000000
 SIGINFO_BYTES = 128
 
@@ -100,6 +101,7 @@ class Event(Enum):
 
     STOPPED = "stopped"  # PTRACE_EVENT_STOP: an interrupt, a group stop or a new task
     EVENT = "event"  # another PTRACE_EVENT_*
+    CALL = "call"  # where a system call begins or ends, after resume_to_call
     SIGNAL = "signal"  # about to take a signal
     EXITED = "exited"
     KILLED = "killed"
@@ -123,7 +125,7 @@ def _request(request: int, pid: int, address: int = 0, data: int = 0) -> int:
     return result
 
 
-def seize(pid: int, options: int = 0) -> None:
+def seize(pid: int, options: int = O_TRACESYSGOOD) -> None:
     """Attach to a task without stopping it."""
     _request(_SEIZE, pid, 0, options)
 
@@ -139,7 +141,11 @@ def resume(pid: int, signal: int = 0) -> None:
 
 
 def resume_to_call(pid: int) -> None:
-    """Let the task run to the next entry into, or exit from, a system call."""
+    """Let the task run to the next entry into, or exit from, a system call.
+
+    With O_TRACESYSGOOD that is an Event.CALL, and nothing comes of it if we die then; without, the
+    task would take the SIGTRAP.
+    """
     _request(_SYSCALL, pid)
 
 
@@ -298,6 +304,8 @@ def parse_status(pid: int, status: int) -> Status:
         return Status(pid, Event.STOPPED, event, signal)
     if event:
         return Status(pid, Event.EVENT, event, signal)
+    if signal == _STOP_AT_CALL:
+        return Status(pid, Event.CALL, signal, 0)
     return Status(pid, Event.SIGNAL, signal, signal)
 
 
@@ -314,9 +322,9 @@ def poll(pid: int) -> Status | None:
 
 
 @contextmanager
-def seized(pid: int, options: int = 0) -> Iterator[None]:
+def seized(pid: int) -> Iterator[None]:
     """Hold one stopped task; it runs on afterwards if it still lives."""
-    seize(pid, options)
+    seize(pid)
     try:
         interrupt(pid)
         while (status := wait(pid)).event is Event.SIGNAL:

@@ -127,14 +127,6 @@ def look_before_the_hold(path: str, clocks: SchedulerClocks) -> Waiting | None:
         return None
 
 
-def turns_on_cpu(task: int) -> bytes:
-    """Tell, by what changes then, whether a task has been given a CPU; empty if nobody knows."""
-    try:
-        return read_file(f"/proc/{task}/schedstat").rpartition(b" ")[2]
-    except OSError:
-        return b""
-
-
 def _last_on_cpu(path: str) -> tuple[int, int]:
     """Return when the task last ran, in nanoseconds of its CPU's clock, and its switches.
 

@@ -118,7 +118,7 @@ class HeldTask:
         self.rseq = ptrace.rseq(self.pid)
         registers = out_of_critical_section(self.rseq, self.process.memory, self._stopped_at)
         if self.seccomp:
-            ptrace.set_options(self.pid, ptrace.O_SUSPEND_SECCOMP)
+            ptrace.set_options(self.pid, self.options)
             chain = _filters(self.pid) if self.seccomp == _SECCOMP_FILTER else ()
             if chain not in known:
                 known[chain] = Filters(chain, strict=self.seccomp != _SECCOMP_FILTER)
@@ -186,6 +186,11 @@ class HeldTask:
     def seccomp(self) -> int:
         """SECCOMP_MODE_*: 0 disabled, 1 strict, 2 filter."""
         return int(self.status.get("Seccomp", "0"))
+
+    @property
+    def options(self) -> int:
+        """The PTRACE_O_* with which the task is held."""
+        return ptrace.O_TRACESYSGOOD | (ptrace.O_SUSPEND_SECCOMP if self.seccomp else 0)
 
     @cached_property
     def ids(self) -> list[int]:

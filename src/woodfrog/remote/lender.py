@@ -59,21 +59,25 @@ class Lender:
     def start(self, program: Program) -> None:
         """Set a program going; `finish` waits for its end.
 
-        Beside others it sleeps at its end: if all of them spun, none would get on.
+        It sleeps at its end, so that whoever waits for that has the CPU: in a small machine the
+        kernel often wakes it on ours, though another one is idle, and if it spun there, we would
+        get on after milliseconds. Where a filter forbids that, it spins, or beside others runs call
+        by call.
         """
         self._told = program.base - _TOLD_BYTES
         part = (self._told - self._data) * _PARTS // self._size
         self._code = self._data - CODE_BYTES + part * _PART_OF_CODE
-        ending, may_sleep = b"", True
-        if program.size < self._size - _TOLD_BYTES:
-            # A call that, interrupted, is made again as itself, should we die: the way by
-            # restart_syscall(2) a filter may forbid.
-            sleep = SYS.PPOLL, (0, 0, self._told + _SLEEP_AT, 0, 0)
-            ending = packed(STORE, self._told, 1) + packed(sleep[0], *sleep[1])
-            may_sleep = self._tracee.may_call(*sleep)
+        # A call that, interrupted, is made again as itself, should we die: the way by
+        # restart_syscall(2) a filter may forbid.
+        sleep = SYS.PPOLL, (0, 0, self._told + _SLEEP_AT, 0, 0)
+        ending = packed(STORE, self._told, 1) + packed(sleep[0], *sleep[1])
+        may_sleep = program.room >= len(ending) and self._tracee.may_call(*sleep)
+        if not may_sleep:
+            ending = b""
         os.pwrite(self._memory, self._nothing_told() + program.assemble(ending), self._told)
         self._end = program.entry + RECORD_BYTES * len(program)
-        if may_sleep and self._tracee.may_run(program):
+        is_alone = program.size == self._size - _TOLD_BYTES
+        if (may_sleep or is_alone) and self._tracee.may_run(program):
             self._go(program.entry)
 
     def finish(self, program: Program) -> None:

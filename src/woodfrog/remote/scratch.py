@@ -1,16 +1,13 @@
 """Memory of ours in a held process, and calls through its vDSO, by which it comes and goes."""
 
 import os
-import struct
-import time
 from contextlib import suppress
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import checked
-from woodfrog.kernel.ptrace import NO_CALL, Event, Registers
-from woodfrog.kernel.waiting import turns_on_cpu
+from woodfrog.kernel.ptrace import NO_CALL, Event, Registers, Status
 from woodfrog.remote.lender import CODE, CODE_BYTES, Lender
 from woodfrog.remote.program import Program
 from woodfrog.remote.registers import way_back
@@ -22,12 +19,6 @@ _MAP_PRIVATE_ANONYMOUS, _MAP_FIXED_NOREPLACE = 0x22, 0x100000
 
 # Room for one program of some 150 calls and their answers.
 SCRATCH_BYTES = 64 * 1024
-# For so long it is waited for to be given a CPU, a tenth of the time that it then spins at most.
-_LOOKS, _BETWEEN_LOOKS_S = 100, 200e-6
-# A fifth of a second: so long may we be kept from running before the task goes on by itself.
-_SPINS = 5_000_000
-# mov ecx, _SPINS; pause; loop: none of these changes a flag.
-_SPIN = b"\xb9" + struct.pack("<I", _SPINS) + b"\xf3\x90\xe2\xfc"
 
 
 class Scratch:
@@ -141,7 +132,7 @@ class Scratch:
 
 def room_needed() -> int:
     """Return how many bytes of padding behind the vDSO a call needs."""
-    return len(SYSCALL_INSTRUCTION + _SPIN + way_back(Registers()))
+    return len(SYSCALL_INSTRUCTION + way_back(Registers()))
 
 
 def call_through_vdso(
@@ -156,10 +147,8 @@ def call_through_vdso(
 
     `padding` is its address, `room` how many bytes there are.
     """
-    code = SYSCALL_INSTRUCTION + _SPIN
-    ending = len(code)
     while True:
-        code = code[:ending] + way_back(tracee.registers)
+        code = SYSCALL_INSTRUCTION + way_back(tracee.registers)
         if len(code) > room:
             raise UnsupportedResource(
                 f"the vDSO of this kernel has only {room} bytes of padding,"
@@ -167,7 +156,7 @@ def call_through_vdso(
             )
         os.pwrite(memory, code, padding)
         try:
-            result = _make_call(tracee, padding, ending, number, arguments)
+            result = _make_call(tracee, padding, number, arguments)
             break
         except InterruptedError:
             continue
@@ -176,41 +165,37 @@ def call_through_vdso(
     return checked(number, result)
 
 
-def _make_call(
-    tracee: Tracee, padding: int, ending: int, number: int, arguments: tuple[int, ...]
-) -> int:
+def _make_call(tracee: Tracee, padding: int, number: int, arguments: tuple[int, ...]) -> int:
+    """Make the call and return what came back; raises InterruptedError if a signal was before it.
+
+    From stop to stop, so that nobody has to be caught in time.
+    """
     registers = tracee.registers.copy()
     registers.rip, registers.rax, registers.orig_rax = padding, number, NO_CALL
     for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
         setattr(registers, name, value & ((1 << 64) - 1))
     ptrace.set_registers(tracee.pid, registers)
-    pause = 20e-6
-    while True:
-        turns = turns_on_cpu(tracee.pid)
-        ptrace.resume(tracee.pid)
-        time.sleep(pause)
-        for _ in range(_LOOKS if turns else 0):
-            # If others were before it, to stop it now would only have it wait for another turn.
-            if turns_on_cpu(tracee.pid) != turns:
-                break
-            time.sleep(_BETWEEN_LOOKS_S)
-        status = ptrace.poll(tracee.pid)
-        interrupted = status is None
-        if status is None:
-            ptrace.interrupt(tracee.pid)
-            status = ptrace.wait(tracee.pid)
-        if status.event in (Event.EXITED, Event.KILLED):
-            raise EndedError(f"task {tracee.pid} ended while it was held")
-        found = ptrace.registers(tracee.pid)
-        ran_on = not padding <= found.rip <= padding + ending
-        if ran_on:
-            tracee.registers = found
-        if status.event is Event.SIGNAL:
-            tracee.take_signal(status, interrupted=interrupted)
-        if ran_on:
-            raise RanOnError(f"task {tracee.pid} ran on")
-        if found.rip != padding:
-            return found.result
-        if status.event is Event.SIGNAL:
+    stops = 0
+    while stops < 2:
+        ptrace.resume_to_call(tracee.pid)
+        status = _wait(tracee)
+        if status.event is Event.CALL:
+            stops += 1
+        elif status.event is Event.SIGNAL:
+            tracee.take_signal(status, interrupted=False)
             raise InterruptedError
-        pause *= 2
+    result = ptrace.registers(tracee.pid).result
+    # Where a call ends, the kernel would not make the task's own call again, if we die.
+    ptrace.interrupt(tracee.pid)
+    ptrace.resume(tracee.pid)
+    status = _wait(tracee)
+    if status.event is Event.SIGNAL:
+        tracee.take_signal(status, interrupted=True)
+    return result
+
+
+def _wait(tracee: Tracee) -> Status:
+    status = ptrace.wait(tracee.pid)
+    if status.event in (Event.EXITED, Event.KILLED):
+        raise EndedError(f"task {tracee.pid} ended while it was held")
+    return status

@@ -17,6 +17,7 @@ from woodfrog.remote.program import LOOP, Program
 
 OPTIONS = (
     ptrace.O_EXITKILL
+    | ptrace.O_TRACESYSGOOD
     | ptrace.O_TRACEFORK
     | ptrace.O_TRACEVFORK
     | ptrace.O_TRACECLONE
@@ -208,7 +209,7 @@ def make_call(
     while stops < 2:
         ptrace.resume_to_call(pid)
         status = ptrace.wait(pid)
-        if status.event is Event.SIGNAL and status.signal == SIGTRAP:
+        if status.event is Event.CALL:
             stops += 1
         elif status.event in (Event.EXITED, Event.KILLED):
             raise StubError(f"process {pid} ended in {number}: {status}")
