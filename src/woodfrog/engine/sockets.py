@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from socket import SOCK_DGRAM
 from socket import socket as raw_socket
 
 import msgspec
@@ -48,6 +49,7 @@ class Sockets:
         self._unix_asked = False
         self._waiting: dict[int, int] | None = None
         self._names: Counter[object] | None = None
+        self._followed: dict[int, int] | None = None
         self._packet: dict[int, PacketInfo] | None = None
         self._shutdowns: dict[int, dict[int, int]] = {}
         self._tcp: list[InetSocket] | None = None
@@ -116,7 +118,7 @@ class Sockets:
         """Ask for the unix sockets anew when next needed."""
         self._unix_asked = False
         self._unix.clear()
-        self._waiting = self._names = None
+        self._waiting = self._names = self._followed = None
 
     def _diags(self) -> Iterator[raw_socket]:
         """Open a sock_diag socket in each of the container's network namespaces."""
@@ -155,6 +157,20 @@ class Sockets:
         if self._names is None:
             self._names = Counter((one.type, one.name, one.file) for one in self._unix.values())
         return bool(socket.name) and self._names[socket.type, socket.name, socket.file] > 1
+
+    def follower(self, inode: int) -> int:
+        """Return what is connected to a datagram socket without a name, both by inode, or 0.
+
+        Only the other end of a pair can be: it stays so when this one leaves it.
+        """
+        self.unix(inode)
+        if self._followed is None:
+            self._followed = {
+                one.peer: one.inode
+                for one in self._unix.values()
+                if one.type == SOCK_DGRAM and one.peer and one.inode in self.inside
+            }
+        return self._followed.get(inode, 0)
 
     def has_namesake(
         self, socket: UnixSocket, stands: Callable[[UnixSocket, World], bool], world: World

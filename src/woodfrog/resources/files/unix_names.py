@@ -369,14 +369,8 @@ def _stands(one: UnixSocket, world: World) -> bool:
     return opened is None or bool(bound_path(one.name.rstrip(b"\0"), opened.descriptor, world).mode)
 
 
-def refuse_lost_peer(
-    what: str, peer_name: bytes, mutual: bool, peer: UnixSocket, world: World
-) -> None:
+def refuse_lost_peer(what: str, peer_name: bytes, peer: UnixSocket, world: World) -> None:
     """Refuse a datagram socket whose peer could not be found by its name."""
-    if not (peer_name or mutual):
-        raise UnsupportedResource(
-            f"{what} is connected to a datagram socket without a name, which cannot be saved yet"
-        )
     if peer_name and not _stands(peer, world) and world.sockets.has_namesake(peer, _stands, world):
         raise UnsupportedResource(
             f"{what} is connected to {os.fsdecode(peer_name)}, which is another socket's name now;"

@@ -35,6 +35,8 @@ from woodfrog.resources.files.unix_backlog import Arrived
 from woodfrog.resources.files.unix_names import Name
 from woodfrog.resources.files.unix_queue import Message, Rights
 
+_NOWHERE = bytes(16)  # a struct sockaddr of AF_UNSPEC
+
 
 class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     """A socket. `pair` is the same for both ends of a connection, 0 if the other is not saved.
@@ -42,7 +44,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     `accepted` if it shares its name with a listener or with others that were accepted there;
     `name_alias` is the path that a bound one has now, if not its name any more;
     `peer_name` is what it is connected to; of a datagram socket, `peer_file` is that one's id,
-    unless it is closed by now (`peer_closed`). `queue` is what waits to be read, in one piece for a
+    unless it is closed by now (`peer_closed`); if it has `left` its pair, the other end is still
+    connected to it. `queue` is what waits to be read, in one piece for a
     stream, and `rights` the files in flight with it; `urgent` is where in a stream a byte stands
     that came by MSG_OOB, or -1; `senders` are the names that datagrams came from, if any had one.
     `takes_more` if it can be written to; `reset` if its peer was outside, and it is restored as
@@ -68,7 +71,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             " that may open no more files, or in flight a pipe or socket that no process has",
             "packets or datagrams with an error that nobody has read",
             "bound to a relative path whose directories are other ones by now",
-            "datagram sockets connected to one without a name",
+            "datagram sockets that have left their pair for one that is closed",
             "in flight a pidfd, or a file with locks, that no process has",
         ),
     )
@@ -101,6 +104,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     peer: Maker | None = None  # as SO_PEERCRED tells
     peer_closed: bool = False
     peer_file: int = 0
+    left: bool = False
     authors: list[Maker | None] = []  # who sent what is queued, if readers are told (SO_PASSCRED)
 
     @classmethod
@@ -168,20 +172,29 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
                     if found.type == socket.SOCK_STREAM:
                         messages, urgent = unix_queue.urgent(one, messages)
             queue = [message.data for message in messages]
+        pair = min(inode, found.peer) if mutual and found.peer != inode else 0
+        left = False
         if datagrams and found.peer and not outside:
-            unix_names.refuse_lost_peer(
-                what, peer_name, mutual, world.sockets.unix(found.peer), world
-            )
-            # Datagram sockets with names find each other by these.
-            mutual = mutual and not (name and peer_name)
+            unix_names.refuse_lost_peer(what, peer_name, world.sockets.unix(found.peer), world)
+            if name and peer_name:
+                pair = 0  # they find each other by these
+            elif not (mutual or peer_name):
+                pair = min(inode, found.peer)  # which has left it
         peer_closed = datagrams and bool(peer_name) and not found.peer
+        if datagrams and not (name or mutual) and (other_end := world.sockets.follower(inode)):
+            pair, left = min(inode, other_end), True
+            if peer_closed:
+                raise UnsupportedResource(
+                    f"{what} has left its pair for {os.fsdecode(peer_name)}, which is closed;"
+                    " that cannot be saved yet"
+                )
         if peer_closed and messages and world.sockets.is_taken(found.type, peer_name):
             raise UnsupportedResource(
                 f"{what} has datagrams of {os.fsdecode(peer_name)}, which is closed, and whose name"
                 " another has by now; that cannot be saved yet"
             )
         senders = [message.sender for message in messages]
-        if datagrams and queue and peer_name and not (name or mutual):
+        if datagrams and queue and peer_name and not (name or mutual or left):
             raise UnsupportedResource(
                 f"{what} has datagrams of another than its peer, which cannot be saved yet"
             )
@@ -191,7 +204,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             type=found.type,
             state=found.state,
             inode=inode,
-            pair=min(inode, found.peer) if mutual and found.peer != inode else 0,
+            pair=pair,
             name=name,
             name_mode=path.mode,
             name_owner=path.owner,
@@ -219,6 +232,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             peer=peer,
             peer_closed=peer_closed,
             peer_file=peer_file.number if datagrams and peer_name and peer_file else 0,
+            left=left,
             authors=unix_peers.authors(messages, world),
         )
 
@@ -448,12 +462,27 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         return ours
 
     def _finish_both(self, making: Making, ours: int, theirs: int, other: Self) -> None:
-        unix_filling.fill(making, self, theirs, other)
-        unix_filling.fill(making, other, ours, self)
+        both = ((ours, self, theirs, other), (theirs, other, ours, self))
+        # Who leaves loses what has come, but not what it has sent.
+        for fd, end, peer_fd, peer in sorted(both, key=lambda one: one[1].left):
+            if end.left:
+                end._leave(making, fd, peer_fd, peer)
+            unix_filling.fill(making, end, peer_fd, peer)
         for fd, end in ((ours, self), (theirs, other)):
             end._set_options(making, fd)
             _shut_down(making.program, fd, end.shutdown)
             end._bind_datagrams(making, fd)
+
+    def _leave(self, making: Making, fd: int, peer_fd: int, peer: Self) -> None:
+        """Be connected to nothing, and when all stand to another than the pair's other end."""
+        program = making.program
+        if peer.broken:
+            # Its error tells that what it had sent was thrown away.
+            program.call(SYS.SENDTO, peer_fd, b"-", 1, socket.MSG_DONTWAIT, 0, 0)
+        program.call(SYS.CONNECT, fd, _NOWHERE, len(_NOWHERE))
+        if self.peer_name and not self.reset:
+            to = _name_of(making, self.peer_name, self.peer_file)
+            unix_names.unfinished(making).datagrams.append((self.id, self.name, to))
 
 
 def _shut_down(program: Program, fd: int, directions: int) -> None:
