@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bundles import Bundle
-from containers import CGROUPS, Woodfrog
+from containers import CGROUPS, Woodfrog, eventually
 from woodfrog.runtime.cgroups import delegation
 
 Make = Callable[[str], Bundle]
@@ -166,3 +166,33 @@ def test_the_owner_is_the_containers_user_on_the_host() -> None:
     assert delegation.owner(config) is None
     config["linux"]["namespaces"] = [{"type": "cgroup"}]
     assert delegation.owner(config) == 5
+
+
+def test_exec_joins_no_group_of_others_however_programs_name_theirs(
+    woodfrog: WoodfrogOnV2, make_bundle: Make
+) -> None:
+    if "hugetlb" not in (V2 / "cgroup.controllers").read_text().split():
+        pytest.skip("this machine's v2 tree has no controller to try")
+    others = V2 / f"others-{os.getpid()}"
+    others.mkdir()
+    try:
+        # What stands behind the last "::" of its line in /proc/PID/cgroup is a group of the host's.
+        bundle = make_bundle(
+            f'cd /sys/fs/cgroup; mkdir -p "a::/{others.name}"'
+            f' && echo $$ > "a::/{others.name}/cgroup.procs"'
+            " && echo +hugetlb > cgroup.subtree_control && : > /work/ready; sleep 1000"
+        )
+        bundle.add_mount({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"})
+        limits = [{"pageSize": "2MB", "limit": 4 << 20}]
+        bundle.config["linux"]["resources"] = {"hugepageLimits": limits}
+        container = woodfrog.run(bundle)
+        container.wait_for("ready")
+        woodfrog("exec", "--detach", container.name, "sleep", "1000")
+        assert (others / "cgroup.procs").read_text() == ""
+        inside = V2 / container.name / "a::" / others.name
+        assert len((inside / "cgroup.procs").read_text().split()) == 3  # sh, its sleep, and ours
+    finally:
+        for pid in (others / "cgroup.procs").read_text().split():
+            os.kill(int(pid), 9)
+        eventually(lambda: not (others / "cgroup.procs").read_text(), "the others' end")
+        others.rmdir()

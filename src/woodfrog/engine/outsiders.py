@@ -136,7 +136,7 @@ def _cgroup_files(init: int) -> list[str]:
             for name in mount.super_options.split(","):
                 points.setdefault(name, point)
     found = []
-    with open(f"/proc/{init}/cgroup", encoding="utf-8") as file:
+    with open(f"/proc/{init}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             point = points.get(controllers.split(",")[0], "")

@@ -195,10 +195,7 @@ def _join_cgroups(container: Container, groups: cgroups.Groups, request: Request
                     f"error adding pid {pid} to cgroups: {directory}/cgroup.procs: {reason}"
                 ) from None
             # v2 refuses a group that has groups below it with controllers: join init's own.
-            with open(f"/proc/{container.pid}/cgroup", encoding="utf-8") as file:
-                inside = file.read().rpartition("::")[2].strip()
-            top = places.mounted(places.here())[""]
-            cgroups.write(top + inside, "cgroup.procs", str(pid))
+            cgroups.write(places.group_of_init(container.pid, directory), "cgroup.procs", str(pid))
 
 
 def _inside(

@@ -134,3 +134,19 @@ def of_hierarchies(mountinfo: str, groups: Groups) -> dict[str, str]:
         if controller:
             found.setdefault(os.path.basename(points[controller]), directory)
     return found
+
+
+def group_of_init(init: int, top: str) -> str:
+    """Return the directory of version 2's group that a container's first process is in now.
+
+    It is `top`, the container's own, or below; programs name those as they like.
+    """
+    with open(f"/proc/{init}/cgroup", "rb", buffering=0) as file:
+        lines = file.readall().split(b"\n")
+    inside = next((os.fsdecode(line[3:]) for line in lines if line.startswith(b"0::/")), "")
+    directory = mounted(here())[""] + inside
+    if not f"{directory}/".startswith(f"{top}/"):
+        raise WoodfrogError(
+            f"the container's first process is in {directory}, not in its own cgroup"
+        )
+    return directory
