@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -114,6 +115,22 @@ def open_in_root(
         RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve,
     )
     return look_up(on, root, _text(path), how)
+
+
+def open_regular_in_root(on: Caller, root: int, path: str) -> int:
+    """Open a regular file likewise, to be read; returns -1 if it is of another kind.
+
+    Who may change it can make it what never opens (a FIFO), what acts when opened, or is endless (a
+    device), at any moment.
+    """
+    for flags in (os.O_PATH, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY):
+        file = open_in_root(on, root, path, flags)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            return -1
+        if flags == os.O_PATH:
+            os.close(file)
+    return file
 
 
 def look_up(on: Caller, directory: int, path: bytes | int, how: bytes) -> int:

@@ -10,7 +10,7 @@ import stat
 from woodfrog.errors import SpecError, WoodfrogError
 from woodfrog.kernel import capability
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.mounts import open_in_root
+from woodfrog.kernel.mounts import open_in_root, open_regular_in_root
 from woodfrog.kernel.process import (
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
@@ -46,6 +46,7 @@ _RLIMITS = [
     "RTPRIO",
     "RTTIME",
 ]
+_MOST_PASSWD_BYTES = 1 << 20
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -154,15 +155,27 @@ def environment(process: dict[str, Any]) -> dict[str, str]:
 
 
 def _home(uid: int) -> str:
-    try:
-        with open("/etc/passwd", "rb", buffering=0) as file:
-            for line in file.readall().decode(errors="replace").splitlines():
-                fields = line.split(":")
-                if len(fields) >= 6 and fields[2] == str(uid):
-                    return fields[5] or "/"
-    except OSError:
-        pass
+    for line in _passwd().decode(errors="replace").splitlines():
+        fields = line.split(":")
+        if len(fields) >= 6 and fields[2] == str(uid):
+            return fields[5] or "/"
     return "/"
+
+
+def _passwd() -> bytes:
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        file = open_regular_in_root(HERE, root, "/etc/passwd")
+        if file < 0:
+            return b""
+        try:
+            return os.read(file, _MOST_PASSWD_BYTES)
+        finally:
+            os.close(file)
+    except OSError:
+        return b""
+    finally:
+        os.close(root)
 
 
 def find_executable(process: dict[str, Any]) -> str:
@@ -209,7 +222,9 @@ def refuse_magic_link(path: str) -> None:
     """
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
-        opened = open_in_root(HERE, root, path, os.O_RDONLY)
+        opened = open_regular_in_root(HERE, root, path)
+        if opened < 0:
+            return  # exec refuses it
         try:
             start = os.read(opened, 256)
         finally:
