@@ -121,7 +121,7 @@ class Maker:
         try:
             os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
             if kind != stat.S_IFLNK:
-                os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=directory)
+                self._set_mode(entry)
             self._set_attributes(directory, name, entry)
         finally:
             os.close(directory)
@@ -187,7 +187,10 @@ class Maker:
             os.close(source)
 
     def _write(self, entry: Entry) -> None:
-        file = self._tree.open(entry.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            file = self._tree.open(entry.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            file = self._tree.open_regular(entry.path, os.O_RDWR | os.O_TRUNC)
         try:
             os.ftruncate(file, entry.size)
             if page_size(file):
@@ -238,6 +241,14 @@ class Maker:
         for attribute in entry.attributes:
             if attribute not in there:
                 os.setxattr(place, attribute.name, attribute.value, follow_symlinks=False)
+
+    def _set_mode(self, entry: Entry) -> None:
+        # By a name, a link that somebody puts there meanwhile would be followed: from our root.
+        place = self._tree.open(entry.path, os.O_PATH)
+        try:
+            os.chmod(f"/proc/self/fd/{place}", stat.S_IMODE(entry.mode))
+        finally:
+            os.close(place)
 
     def _set_times(self, entry: Entry) -> None:
         directory, name = self._tree.parent(entry.path)

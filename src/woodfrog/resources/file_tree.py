@@ -54,6 +54,20 @@ class Tree:
         flags |= os.O_CLOEXEC | os.O_NOFOLLOW
         return syscalls.openat2(HERE, path, flags, directory=self.root, mode=mode, resolve=_STAY)
 
+    def open_regular(self, path: bytes, flags: int = os.O_RDONLY | os.O_NOATIME) -> int:
+        """Open a regular file, if it still is one; raises FileNotFoundError if not.
+
+        Nothing else is opened: a FIFO could keep us for ever, and devices that the container itself
+        may not open could act. Even of a held container, an io_uring's requests can change files.
+        """
+        place = self.open(path, os.O_PATH)
+        try:
+            if not stat.S_ISREG(os.fstat(place).st_mode):
+                raise FileNotFoundError(f"{os.fsdecode(path)} was replaced while it was read")
+            return os.open(f"/proc/self/fd/{place}", flags | os.O_CLOEXEC)
+        finally:
+            os.close(place)
+
     def parent(self, path: bytes) -> tuple[int, bytes]:
         """Open the directory of a path; returns it and the name in it."""
         head, _, name = path.rpartition(b"/")
@@ -210,7 +224,7 @@ class Collector:
         )
 
     def _contents(self, path: bytes, size: int) -> tuple[list[Extent], int]:
-        file = self._tree.open(path, os.O_RDONLY | os.O_NOATIME)
+        file = self._tree.open_regular(path)
         blocks = -1
         try:
             if page_size(file):

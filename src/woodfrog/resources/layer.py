@@ -128,7 +128,7 @@ class _Blocks:
         if self._upper is None:
             return -1
         try:
-            file = self._upper.open(path, os.O_RDONLY | os.O_NOATIME)
+            file = self._upper.open_regular(path)
         except OSError:
             return -1  # of a lower layer, seen in a renamed directory
         if _attribute(file, self._attributes_alone) is None:

@@ -112,7 +112,7 @@ def _add(
 def _add_contents(
     archive: tarfile.TarFile, tree: Tree, path: bytes, member: tarfile.TarInfo, size: int
 ) -> None:
-    file = tree.open(path, os.O_RDONLY | os.O_NOATIME)
+    file = tree.open_regular(path)
     try:
         ranges = [(start, min(end, size)) for start, end in data_ranges(file, size)]
         stored = sum(end - start for start, end in ranges)
