@@ -22,6 +22,7 @@ from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.places import Places
 from woodfrog.engine.reading_ahead import MappingsAhead
+from woodfrog.engine.unanswered import Unanswered
 from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
 from woodfrog.kernel.caller import HERE
@@ -151,7 +152,12 @@ def look(
     _prepare(init)
     asking = AskingProcesses()
     own_groups = list(cgroups.directories(container.cgroups))
+    created = None
+    if container.mounts is not None:
+        created = [parse_mount(os.fsencode(line)) for line in container.mounts]
     tree = undo.enter_context(held(init, pause))
+    unanswered = Unanswered(created)
+    unanswered.refuse(tree)
     collecting.refuse_dispatched(tree)
     tidying.remove_leftovers(tree, vdso)
     stopped = time.monotonic()
@@ -161,9 +167,8 @@ def look(
     nested = Namespaces(init, tree, obstacles)
     undo.callback(nested.close)
     mounts = None
-    if container.mounts is not None:
+    if created is not None:
         with obstacles.at("the container"):
-            created = [parse_mount(os.fsencode(line)) for line in container.mounts]
             nested.look_at_mounts(view, {mount.root for mount in created})
             mounts = ChangedMounts(init, view, created, container.tmpfs, namespaces=nested.bound)
             undo.callback(mounts.close)
@@ -174,6 +179,7 @@ def look(
         with obstacles.at("the container"):
             overlay = undo.enter_context(Overlay(view))
     collecting_shares.refuse_shared_parts(tree, obstacles)
+    unanswered.refuse_own_descriptors(tree.tasks())
     files = Files(tree)
     undo.callback(files.close)
     with obstacles.at("the container"):

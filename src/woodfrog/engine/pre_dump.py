@@ -11,6 +11,7 @@ from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.looking import CheckpointOptions
 from woodfrog.engine.snapshots import Snapshots
 from woodfrog.engine.tracking import Tracker, Tracking, still_noted
+from woodfrog.engine.unanswered import Unanswered
 from woodfrog.engine.writing_pages import PageWriter
 from woodfrog.errors import while_
 from woodfrog.image.container_file import Writer
@@ -75,6 +76,7 @@ def _pre_dump(
             image.add(PreDumped(pid=one.held.namespace_pid, memory=Pages(pages=written)))
 
         with held(init, pause) as tree:
+            Unanswered(None).refuse(tree)
             tidying.remove_leftovers(tree, vdso)
             processes = parents_first(_with_memory(tree, init, still_noted(parent.known).keys()))
             parent.look(processes)

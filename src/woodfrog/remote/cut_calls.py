@@ -13,6 +13,7 @@ import stat
 import struct
 import termios
 
+from woodfrog.kernel import fuse
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
 from woodfrog.kernel.ptrace import NO_CALL, Registers
@@ -126,9 +127,10 @@ class CutCall:
         if self._number == SYS.GETRANDOM:
             return asked
         number = self._registers.rdi & 0xFFFFFFFF
-        file = os.stat(f"{self._path}/fd/{number}")
-        device = os.major(file.st_rdev), os.minor(file.st_rdev)
-        if not stat.S_ISCHR(file.st_mode):
+        # Who serves a file system may be held already: it can't be asked.
+        file = fuse.look(f"{self._path}/fd/{number}")
+        device = file.special
+        if not stat.S_ISCHR(file.mode):
             device = 0, 0
         if self._number == SYS.READ and device in _SOURCES:
             return asked
@@ -136,12 +138,12 @@ class CutCall:
             fields, _ = parse_fdinfo(told.read())
         if int(fields["flags"], 8) & os.O_NONBLOCK:
             return 0
-        if stat.S_ISSOCK(file.st_mode):
-            return asked if self._is_whole_at_socket(file.st_ino) else 0
+        if stat.S_ISSOCK(file.mode):
+            return asked if self._is_whole_at_socket(file.inode) else 0
         is_terminal = device[0] in _TERMINALS
         if self._number == SYS.READ:
-            return min(asked, self._least_of_terminal(file.st_rdev)) if is_terminal else 0
-        return asked if stat.S_ISFIFO(file.st_mode) or is_terminal else 0
+            return min(asked, self._least_of_terminal(os.makedev(*device))) if is_terminal else 0
+        return asked if stat.S_ISFIFO(file.mode) or is_terminal else 0
 
     def _least_of_terminal(self, device: int) -> int:
         """Return for how many bytes a read waits, for as long as it takes."""

@@ -16,6 +16,7 @@ from operator import or_
 from typing import Any
 
 from woodfrog.errors import ImageError
+from woodfrog.kernel import fuse
 from woodfrog.remote.descriptors import fetch
 from woodfrog.resources.files.base import BY_PATH, FileRecord, OpenFile
 
@@ -155,7 +156,7 @@ def prepare(pids: Iterable[int]) -> set[str]:
             looks.add(
                 _look(
                     os.readlink(os.fsencode(link)),
-                    lambda link=link: os.stat(link).st_mode,  # type: ignore[misc]
+                    lambda link=link: fuse.look(link).mode,  # type: ignore[misc]
                     lambda pid=pid, name=name: _family(pid, int(name)),  # type: ignore[misc]
                 )
             )
