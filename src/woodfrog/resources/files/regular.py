@@ -81,9 +81,10 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
         kind = stat.S_IFMT(found.st_mode)
         path = file.target
         if kind == stat.S_IFSOCK and (name := world.sockets.name_of_file(found.st_ino)):
+            from woodfrog.resources.files import unix_names
+
             # It gets the path back that it has by now when all others stand.
-            above = os.path.dirname(path)
-            path = name if name[:1] == b"/" else os.path.join(above, os.path.basename(name))
+            path = unix_names.path_at_first(name, path)
         return cls(
             id=number,
             flags=file.flags,

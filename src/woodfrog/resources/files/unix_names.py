@@ -16,12 +16,14 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.kernel.netlink.sock_diag import UnixSocket
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
+from woodfrog.remote.program import Program
 from woodfrog.resources.deleted_files import DELETED
 from woodfrog.resources.files import unix_peers
 from woodfrog.resources.files.base import Maker, Making, World
 
 SIOCUNIXFILE = 0x89E0
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_ASIDE = 200  # bytes, so that there is room for more in a name
 _O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -38,7 +40,7 @@ class BoundPath(msgspec.Struct, frozen=True):
     """Mode (with the type) and owner of a socket's path; zeros if it was unlinked.
 
     `alias` is its path if that isn't its name any more: renamed, or linked and unlinked.
-    `directory` is where a relative name begins.
+    `directory` is where a relative name begins; nowhere, if its directories are others by now.
     """
 
     mode: int = 0
@@ -73,18 +75,29 @@ def bound_path(name: bytes, descriptor: int, world: World) -> BoundPath:
 def _relative_path(name: bytes, path: bytes, status: os.stat_result) -> BoundPath:
     if not path:
         return BoundPath()
-    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    directories, last = path.split(b"/"), parts.pop()
-    basename = directories.pop()
+    directory = _beginning(name, path)
+    is_there = directory and os.path.basename(name) == os.path.basename(path)
+    alias = b"" if is_there else path
+    return BoundPath(status.st_mode, (status.st_uid, status.st_gid), alias, directory)
+
+
+def _beginning(name: bytes, path: bytes) -> bytes:
+    """Return the directory where a relative name of a path begins; empty if it isn't one."""
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")][:-1]
+    directories = path.split(b"/")[:-1]
     above = len(directories) - len(parts)
     if directories[above:] != parts or b".." in parts:
-        raise UnsupportedResource(
-            f"unix socket {os.fsdecode(name)} is bound to a relative path, whose directories are"
-            f" other ones now ({os.fsdecode(path)}); that cannot be saved yet"
-        )
-    directory = b"/".join(directories[:above]) or b"/"
-    alias = b"" if basename == last else path
-    return BoundPath(status.st_mode, (status.st_uid, status.st_gid), alias, directory)
+        return b""
+    return b"/".join(directories[:above]) or b"/"
+
+
+def path_at_first(name: bytes, path: bytes) -> bytes:
+    """Return where a socket is made that has a name, and a path by now, where it comes last."""
+    if name[:1] == b"/":
+        return name
+    if _beginning(name, path):
+        return os.path.join(os.path.dirname(path), os.path.basename(name))
+    return aside(name, path).path
 
 
 def _file_of(descriptor: int) -> tuple[bytes, os.stat_result, int]:
@@ -156,12 +169,14 @@ class Name(msgspec.Struct, frozen=True):
     """A socket's name, the directory where it begins, and whether it is to stay.
 
     For a whole path, that is the root directory of who has bound it, if not the container's. A path
-    that nobody finds any more, or whose socket isn't saved, is one of a place apart.
+    that nobody finds any more, or whose socket isn't saved, is one of a place apart. What is to
+    come `at` another path, as its directories are others by now, is first in some for the moment.
     """
 
     name: bytes
     directory: bytes = b""
     stands: bool = True
+    at: bytes = b""
 
     @property
     def is_abstract(self) -> bool:
@@ -176,12 +191,23 @@ class Name(msgspec.Struct, frozen=True):
         return os.path.join(self.directory, self.name)
 
 
+def aside(name: bytes, path: bytes) -> Name:
+    """Return a relative name that begins in a directory for the moment, beside its path by now."""
+    above, last = os.path.split(path)
+    # Deep enough for what leads upwards.
+    depth = name.split(b"/").count(b"..")
+    directory = os.path.join(above, b".woodfrog-" + last[:_ASIDE], *[b"-"] * depth)
+    return Name(name, directory, at=path)
+
+
 class Unfinished:
     """What is done when all sockets stand: until then every path is there, and can be used."""
 
     def __init__(self) -> None:
         self.bound: dict[bytes, None] = {}
         self.paths: dict[bytes, BoundPath] = {}
+        # Directories that are there for the moment.
+        self.aside: list[bytes] = []
         # Datagram sockets by their names.
         self.senders: dict[bytes, int] = {}
         # What fills queues, and needs other files or sockets for that.
@@ -210,6 +236,17 @@ class Unfinished:
                 program.call(SYS.RENAME, path, found.alias)
             program.call(SYS.CHMOD, found.alias or path, found.mode)
             program.call(SYS.LCHOWN, found.alias or path, *found.owner)
+        for directory in reversed(self.aside):
+            program.may_fail(program.call(SYS.RMDIR, directory))
+
+    def make_aside(self, program: Program, name: Name) -> None:
+        """Make the directories that lead to a name for the moment."""
+        first = os.path.dirname(name.at)
+        parts = os.path.relpath(name.directory, first).split(b"/") + name.name.split(b"/")[:-1]
+        for depth, part in enumerate(parts, 1):
+            if part not in (b"", b".", b".."):
+                self.aside.append(os.path.join(first, *parts[:depth]))
+                program.may_fail(program.call(SYS.MKDIR, self.aside[-1], 0o700))
 
 
 def unfinished(making: Making) -> Unfinished:
@@ -232,6 +269,8 @@ def listener(making: Making, kind: int, name: Name) -> tuple[object, ...]:
 def bind(making: Making, fd: int, name: Name) -> None:
     """Bind to a name; a socket file that stands there was this one's, from before."""
     stands = _can_stand(making, name)
+    if stands and name.at:
+        unfinished(making).make_aside(making.program, name)
     with leading(making, name) as address:
         if not name.is_abstract:
             if stands:
@@ -249,12 +288,12 @@ def _can_stand(making: Making, name: Name) -> bool:
     key = ("place of a unix socket", making.mounts, name.path)
     can: bool | None = making.shared(key)
     if can is None:
-        can = not making.lacks_directory(name.path)
+        can = not making.lacks_directory(name.at or name.path)
         making.share(key, can)
         if not can:
             making.tell_missing(
-                f"nothing reaches the unix socket {os.fsdecode(name.path)}: the container has no"
-                " such directory, or may not write there"
+                f"nothing reaches the unix socket {os.fsdecode(name.at or name.path)}: the"
+                " container has no such directory, or may not write there"
             )
     return can
 

@@ -70,7 +70,6 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             "waiting to be accepted with data sent, and with a path of its own, or of a process"
             " that may open no more files, or in flight a pipe or socket that no process has",
             "packets or datagrams with an error that nobody has read",
-            "bound to a relative path whose directories are other ones by now",
             "datagram sockets that have left their pair for one that is closed",
             "in flight a pidfd, or a file with locks, that no process has",
         ),
@@ -244,8 +243,16 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     @property
     def own_name(self) -> Name:
         """Return what it is bound to."""
+        if self._is_aside:
+            return unix_names.aside(self.name, self.name_alias)
         stands = not self.is_unowned or self.name[:1] == b"\0"
         return Name(self.name, self.name_directory, stands)
+
+    @property
+    def _is_aside(self) -> bool:
+        """Tell whether its name is a relative path whose directories are other ones by now."""
+        is_relative = self.name[:1] not in (b"", b"\0", b"/")
+        return is_relative and not (self.is_unowned or self.name_directory)
 
     def losses(self) -> dict[str, int]:
         return {
@@ -262,6 +269,8 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         if self.authors and len(self.authors) != len(self.queue):
             raise ImageError("a unix socket has another number of authors than of messages")
         unix_backlog.check(self.pending, self.arrived)
+        if self._is_aside and self.name_alias[:1] != b"/":
+            raise ImageError("a unix socket has a relative path that begins nowhere")
         data = self.queue[0] if self.queue else b""
         if self.urgent != -1 and not 0 <= self.urgent < len(data):
             raise ImageError("a unix socket has urgent data behind its data")
