@@ -208,6 +208,7 @@ CANNOT_BE_SET_BACK = (
     "inet_datagrams",
     "inotify",
     "leases",
+    "mounted_ghosts",
     "mounts",
     "namespace_bound",
     "namespace_files",

@@ -110,6 +110,33 @@ def test_stdio_that_was_opened_again_or_moved_is_the_new_one_too(woodfrog: Woodf
     assert restored.told() == "a\nb\nc\nd\n"
 
 
+def test_what_the_host_has_deleted_or_renamed_under_a_mount_is_the_new_containers(
+    woodfrog: Woodfrog, tmp_path: Path
+) -> None:
+    file, directory = tmp_path / "file", tmp_path / "directory"
+    file.write_text("old")
+    directory.mkdir()
+    (directory / "inner").write_text("inner")
+    script = f": > /work/ready; {WAIT}; cat /given/file /given/directory/inner > /work/out"
+    bundle = shell(woodfrog, script)
+    bundle.add_mount(bind(file, "/given/file"))
+    bundle.add_mount(bind(directory, "/given/directory"))
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    # As an editor does it, and who rotates files.
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "new").rename(file)
+    directory.rename(tmp_path / "away")
+    image = frozen(container)
+    (tmp_path / "away").rename(directory)
+
+    restored = woodfrog.restore(container.bundle, image)
+    (restored.bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert (restored.bundle.work / "out").read_text() == "newinner"
+
+
 def test_state_tells_that_a_container_was_restored_and_from_where(woodfrog: Woodfrog) -> None:
     container = woodfrog.run(shell(woodfrog, f": > /work/ready; {WAIT}"))
     container.wait_for("ready")

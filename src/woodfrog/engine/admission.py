@@ -97,7 +97,9 @@ def _admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:
         from woodfrog.resources.mount_tree import records as mount_records
 
         kinds = {number: one.name for number, one in plan.namespaces.items()}
-        mount_records.check(plan.mounts, plan.page_bytes, namespaces=kinds)
+        mount_records.check(
+            plan.mounts, plan.page_bytes, namespaces=kinds, deleted=plan.without_name
+        )
     _check_files(plan, bounds)
     if not bounds.terminal and any(file.own for file in plan.files_of("terminal")):
         raise UnsupportedResource(
@@ -122,7 +124,7 @@ def _check_namespaces(plan: Plan) -> None:
     from woodfrog.resources import nested
 
     nested.check_owners(plan.namespaces)
-    nested.check(plan.namespaces.values(), plan.shared, plan.page_bytes)
+    nested.check(plan.namespaces.values(), plan.shared, plan.page_bytes, deleted=plan.without_name)
 
 
 def _check_contents(plan: Plan, bounds: Bounds) -> None:

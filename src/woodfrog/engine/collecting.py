@@ -220,6 +220,7 @@ def _space(
     listed = ahead.of(held)
     refuse_parted_vdso(listed, vdso)
     place = world.place_of(held.pid)
+    listed = place.named(held.pid, listed)
     space = memory.collect(
         held.pid,
         held.leader.stat,

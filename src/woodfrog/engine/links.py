@@ -75,6 +75,7 @@ class Links:
     def name_at(self, link: str, found: os.stat_result, place: Place) -> tuple[bytes, int]:
         """Return the same, wherever it is to be found; `found` is what the link leads to."""
         target = os.readlink(os.fsencode(link))
+        target = place.mounted(target, found)
         if shared_memory.is_one(target) or is_deleted(target, found, place):
             number = self.without_name(link, target, place)
             return target.removesuffix(deleted_files.DELETED), number
@@ -100,6 +101,13 @@ class Links:
             ours = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
             self.objects[key] = SharedObject(len(self.objects) + 1, ours, memfd)
         return self.objects[key].number
+
+    def mounted_file(self, link: str, path: bytes, place: Place) -> int:
+        """Return the id of a deleted file that is mounted, and had this path."""
+        found = os.stat(link)
+        if (found.st_dev, found.st_ino) in self.unnamed:
+            raise UnsupportedResource("shows a file of O_TMPFILE, which cannot be saved yet")
+        return self.deleted_file(link, path, place)
 
     def deleted_file(
         self, link: str, target: bytes, place: Place, lessee: OpenFile | None = None

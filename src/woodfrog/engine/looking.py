@@ -184,7 +184,8 @@ def look(
     undo.callback(files.close)
     with obstacles.at("the container"):
         nested.look_at(files.files)
-    places = Places(view, nested, undo)
+    given_mounts = mounts.kept if mounts else frozenset()
+    places = Places(view, nested, undo, given_mounts)
     with obstacles.at("the container"):
         places.look(init, undo)
     world = World(
@@ -198,7 +199,7 @@ def look(
         tcp_established=options.tcp_established,
         tcp_skip_in_flight=options.tcp_skip_in_flight,
         noted=noted,
-        given_mounts=mounts.kept if mounts else frozenset(),
+        given_mounts=given_mounts,
     )
     undo.callback(world.close)
     with obstacles.at("the container"):
@@ -216,6 +217,8 @@ def look(
     given = container.network, container.tables
     networks.collect(init, view, nested, obstacles, *given, usual)
     world.look_at(files.files)
+    with obstacles.at("the container"):
+        places.name_ghosts(mounts, world.links)
     with obstacles.at("the container"):
         world.refuse_sockets_mounted([*(mounts.sockets if mounts else ()), *places.sockets])
     if world.has_sockets:

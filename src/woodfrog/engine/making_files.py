@@ -90,6 +90,7 @@ class Making(Workshop):
         """
         for one in sorted(files, key=lambda one: one.mounts):
             from woodfrog.resources import deleted_files
+            from woodfrog.resources.mount_tree import ghosts
 
             with while_(f"making the deleted file {os.fsdecode(one.path)}"):
                 self._be_within({"mnt": one.mounts} if one.mounts else {})
@@ -97,7 +98,11 @@ class Making(Workshop):
                 ways = [os.O_RDONLY | os.O_CLOEXEC, *(file.way for file in wanted)]
                 original = next((file for file in wanted if file.access is not None), None)
                 access = original.access if original and original.access else os.O_RDWR
-                fd, by_name = deleted_files.make(self, one, self.stub.pid, ways, access)
+                if one.id in self._left:
+                    left = self._left[one.id]
+                    fd, by_name = ghosts.take_over(self.program, one, self.stub.pid, ways, left)
+                else:
+                    fd, by_name = deleted_files.make(self, one, self.stub.pid, ways, access)
                 if original and one.unnamed:
                     self._kept[original.early] = syscalls.duplicate_above(
                         self.program, fd, self.high

@@ -1,31 +1,66 @@
 """The mount namespaces of a held container, each with a process that stands at its root."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.names import Names
 from woodfrog.engine.view import standing_in
 from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
+from woodfrog.resources.deleted_files import DELETED
 from woodfrog.resources.file_tree import WritePages
 from woodfrog.resources.mount_tree import table
-from woodfrog.resources.mount_tree.looking import ChangedMounts, shown_by_proc
+from woodfrog.resources.mount_tree.looking import ChangedMounts
 from woodfrog.resources.nested import MountNamespace
+
+if TYPE_CHECKING:
+    from woodfrog.engine.links import Links
 
 OWN = 0
 
 
 class Place:
-    """A mount namespace, by its id: `view` is a process whose root directory is that of it."""
+    """A mount namespace, by its id: `view` is a process whose root directory is that of it.
 
-    def __init__(self, number: int, view: int) -> None:
+    `given` are the ids of the mounts that `create` made.
+    """
+
+    def __init__(self, number: int, view: int, given: AbstractSet[int] = frozenset()) -> None:
         self.number = number
         self.view = view
         self.root = f"/proc/{view}/root"
         self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(view)}
         self.names = Names(self.root, self.mounts)
+        # Where what was deleted since is mounted.
+        self._ghosts = {
+            mount.point
+            for mount in self.mounts.values()
+            if mount.root.endswith(table.DELETED) and mount.mnt_id not in given
+        }
+
+    def mounted(self, target: bytes, found: os.stat_result) -> bytes:
+        """Return what a magic link reads; of a deleted file that is mounted there, the path."""
+        path = target.removesuffix(DELETED)
+        return path if path in self._ghosts and self.names.stands_at(path, found) else target
+
+    def named(self, pid: int, listed: list[KernelMapping]) -> list[KernelMapping]:
+        """Name mappings of deleted files by where these are mounted."""
+        return [
+            replace(one, name=self.mounted(one.name, os.stat(_link(pid, one))))
+            if one.name.removesuffix(DELETED) in self._ghosts
+            else one
+            for one in listed
+        ]
 
     def is_of_proc(self, device: int) -> bool:
         """Tell whether a device number is that of a proc which is mounted there."""
@@ -48,8 +83,15 @@ class Place:
 class Places:
     """All mount namespaces by their ids; 0 is the container's own."""
 
-    def __init__(self, view: int, namespaces: Namespaces, undo: ExitStack) -> None:
-        self._all: dict[int, Place] = {OWN: Place(OWN, view)}
+    def __init__(
+        self,
+        view: int,
+        namespaces: Namespaces,
+        undo: ExitStack,
+        given: AbstractSet[int] = frozenset(),
+    ) -> None:
+        """`given` are the ids of the mounts that `create` made."""
+        self._all: dict[int, Place] = {OWN: Place(OWN, view, given)}
         self._changed: dict[int, tuple[int, ChangedMounts, ChangedMounts]] = {}
         self._namespaces = namespaces
         self._pid_namespaces = namespaces.links("pid")
@@ -107,6 +149,7 @@ class Places:
                 locked=locked,
             )
             undo.callback(late.close)
+            late.refuse_ghosts()
             self._changed[number] = likest, found, late
             if locked and late.shows_others:
                 raise UnsupportedResource(
@@ -121,7 +164,7 @@ class Places:
         for mount in table.making_order(list(place.mounts.values())):
             is_proc = mount.type == "proc" and mount.device not in _file_systems(self._all[OWN])
             if mount.parent in late or (
-                is_proc and shown_by_proc(place.view, mount) in pid_namespaces
+                is_proc and table.shown_by_proc(place.view, mount) in pid_namespaces
             ):
                 late.add(mount.mnt_id)
         return [mount for mount in place.mounts.values() if mount.mnt_id not in late]
@@ -136,6 +179,15 @@ class Places:
                     f"has a file system ({major}:{minor}) in mount namespaces that were made of"
                     " different others, which cannot be saved yet"
                 )
+
+    def name_ghosts(self, mounts: ChangedMounts | None, links: Links) -> None:
+        """Say which deleted files are mounted; `mounts` are the changes of the container's own."""
+        changed = {number: found for number, (_, found, _) in self._changed.items()}
+        if mounts:
+            changed[OWN] = mounts
+        for number, one in sorted(changed.items()):
+            place = self._all[number]
+            one.name_ghosts(place.names.other_name, partial(links.mounted_file, place=place))
 
     @property
     def sockets(self) -> list[tuple[bytes, int]]:
@@ -156,6 +208,10 @@ class Places:
             tree=found.record(write_pages, leased),
             late=late.record(write_pages, leased),
         )
+
+
+def _link(pid: int, one: KernelMapping) -> str:
+    return f"/proc/{pid}/map_files/{one.start:x}-{one.end:x}"
 
 
 def _file_systems(place: Place) -> set[tuple[int, int]]:

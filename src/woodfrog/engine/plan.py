@@ -231,6 +231,11 @@ class Plan:
         return {file: where["net"] for file, where in self.within.items() if "net" in where}
 
     @property
+    def without_name(self) -> set[int]:
+        """Return the ids of the deleted files that have no other name, and had one."""
+        return {one.id for one in self.deleted.values() if not one.link and not one.unnamed}
+
+    @property
     def opened_deleted(self) -> dict[int, list[OpenDeletedFile]]:
         """Return the open files of each deleted file, by its id."""
         found: dict[int, list[OpenDeletedFile]] = defaultdict(list)

@@ -53,6 +53,7 @@ from woodfrog.resources.files import own_addresses
 
 if TYPE_CHECKING:
     from woodfrog.engine.tracking import Tracking
+    from woodfrog.resources.mount_tree.ghosts import Ghosts
     from woodfrog.resources.mount_tree.records import Base, MountTree
 
 __all__ = ["Bounds", "Wishes", "restore", "silence_for"]
@@ -193,9 +194,16 @@ def _restore(
         sysctls.restore(root, plan.sysctls, bounding=bounds.bounding, permitted=permitted)
     uncovered = _open_before_mounts(root, plan, room.start, bounds.bounding, permitted)
 
+    ghosts: Ghosts | None = None
+    if plan.mounts or plan.namespaces:
+        from woodfrog.resources.mount_tree.ghosts import Ghosts
+
+        ghosts = Ghosts(plan.deleted, room.start)
+
     def mount(tree: MountTree, proc: Callable[[Base], int] | None, owned: bool) -> None:
         from woodfrog.resources.mount_tree import making as mount_making
 
+        assert ghosts is not None
         mount_making.restore(
             root,
             tree,
@@ -204,6 +212,7 @@ def _restore(
             pages=pages,
             base=base,
             namespace=made.give_bound,
+            ghosts=ghosts,
             proc=proc,
         )
 
@@ -233,6 +242,7 @@ def _restore(
         may_force_buffers=namespaces.is_ours(init, "user"),
         spare_pid=plan.spare_pid,
         uncovered=uncovered,
+        ghosts=ghosts,
     )
     making.missing += missing
     forced: set[int] = set()

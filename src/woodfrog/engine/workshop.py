@@ -1,5 +1,7 @@
 """What records ask for while their files are made: the root stub, and what is made already."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import socket
@@ -8,7 +10,7 @@ import struct
 import termios
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.passing import Delegates
@@ -24,6 +26,9 @@ from woodfrog.resources import credentials
 from woodfrog.resources.files import base
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.membership import Membership
+
+if TYPE_CHECKING:
+    from woodfrog.resources.mount_tree.ghosts import Ghosts
 
 _AT_EACCESS = 0x200
 # What an access mode of open(2) needs; 3 is for ioctl(2) alone, and needs both.
@@ -83,6 +88,7 @@ class Workshop:
         may_force_buffers: bool,
         spare_pid: int,
         uncovered: Mapping[bytes, int],
+        ghosts: Ghosts | None,
     ) -> None:
         self._undo = undo
         self.capabilities = capabilities
@@ -95,6 +101,7 @@ class Workshop:
         self.may_force_buffers = may_force_buffers
         self.spare_pid = spare_pid
         self._uncovered = uncovered
+        self._left = ghosts.left if ghosts else {}
         self.stub = stub
         self._room = room
         self.high = room.start

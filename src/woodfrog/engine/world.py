@@ -24,6 +24,7 @@ from woodfrog.kernel.pagemap import page_frame
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess
+from woodfrog.resources.deleted_files import DELETED
 from woodfrog.resources.files.base import (
     ACCESS_MODE,
     BPF_MAP,
@@ -132,6 +133,8 @@ class World:
         for file in files:
             if file.target.startswith(BY_PATH):
                 continue
+            if file.target.endswith(DELETED):
+                file.target = self._place_of_file(file).mounted(file.target, file.stat)
             self._look_at_fifo(file)
             if file.has_write_lease:
                 self._lessees[file.stat.st_dev, file.stat.st_ino] = file

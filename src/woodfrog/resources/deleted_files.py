@@ -16,7 +16,7 @@ from woodfrog.errors import ImageError
 from woodfrog.image.record import Record
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.caller import HERE, Caller
 from woodfrog.kernel.huge_pages import page_size
 from woodfrog.kernel.mounts import (
     AT_EMPTY_PATH,
@@ -45,10 +45,10 @@ _FLAGS = {
     stat.S_IFIFO: os.O_RDWR | os.O_NONBLOCK,
 }
 _O_TMPFILE = 0o20200000
-_AT_REMOVEDIR = 0x200
+AT_REMOVEDIR = 0x200
 _UTIME_OMIT = (1 << 30) - 2
-_PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_RESOLVE_NO_LINKS = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
+PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+RESOLVE_NO_LINKS = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 # Marks what stands in a file system of ours, since the container has no place to put it.
 PLACELESS = b"trusted.woodfrog.placeless"
 
@@ -198,15 +198,15 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 def _look_for_place(init: int, one: DeletedFile) -> _Place:
-    root = os.open(f"/proc/{init}/root", _PARENT)
+    root = os.open(f"/proc/{init}/root", PARENT)
     parts = one.path[1:].split(b"/")
     name = parts.pop()
     try:
         for depth in range(len(parts), -1, -1):
             parent = b"/" + b"/".join(parts[:depth])
-            resolve = _RESOLVE_NO_LINKS | RESOLVE_IN_ROOT
+            resolve = RESOLVE_NO_LINKS | RESOLVE_IN_ROOT
             try:
-                fd = syscalls.openat2(HERE, parent, _PARENT, directory=root, resolve=resolve)
+                fd = syscalls.openat2(HERE, parent, PARENT, directory=root, resolve=resolve)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             try:
@@ -280,20 +280,16 @@ def make(
         flags = how | (access if one.unnamed else os.O_RDWR) | os.O_CLOEXEC
         fd = syscalls.openat2(program, name, flags, directory=directory, mode=0o600)
     else:
-        _make_special(program, one, directory, place.name)
-        fd = _open(program, directory, place.name, one.kind)
-    program.call(SYS.FCHOWNAT, fd, b"", one.uid, one.gid, AT_EMPTY_PATH)
-    if one.unnamed:
-        program.call(SYS.FCHMOD, fd, stat.S_IMODE(one.mode))
-    elif one.kind != stat.S_IFLNK:
-        program.call(SYS.FCHMODAT, directory, place.name, stat.S_IMODE(one.mode))
+        make_special(program, one, directory, place.name)
+        fd = open_made(program, directory, place.name, one.kind)
+    give_to_owner(program, one, fd, directory, place.name)
     if not place.parent and one.kind in (stat.S_IFREG, stat.S_IFDIR):
         program.call(SYS.FSETXATTR, fd, PLACELESS, b"1", 1, 0)
     opened = []
     if not one.unnamed and one.kind == stat.S_IFREG:
         opened = [syscalls.openat2(program, place.name, w, directory=directory) for w in ways]
     if not one.unnamed:
-        how = _AT_REMOVEDIR if one.kind == stat.S_IFDIR else 0
+        how = AT_REMOVEDIR if one.kind == stat.S_IFDIR else 0
         program.call(SYS.UNLINKAT, directory, place.name, how)
     _leave_place(program, place, above, directory)
     return Made(fd, opened)
@@ -331,7 +327,7 @@ def _link(making: Maker, one: DeletedFile, place: _Place) -> int:
     if place.parent:
         program = making.program
         above, directory = _open_place(program, place)
-        other = syscalls.openat2(program, parent or b"/", _PARENT, resolve=_RESOLVE_NO_LINKS)
+        other = syscalls.openat2(program, parent or b"/", PARENT, resolve=RESOLVE_NO_LINKS)
         result = program.call(SYS.LINKAT, other, name, directory, place.name, 0)
         program.may_fail(result)
         syscalls.close(program, other)
@@ -340,9 +336,9 @@ def _link(making: Maker, one: DeletedFile, place: _Place) -> int:
         above, directory = program.results(above), program[directory]
     program = making.program
     if not linked:
-        fd = syscalls.openat2(program, one.link, _FLAGS[stat.S_IFREG], resolve=_RESOLVE_NO_LINKS)
+        fd = syscalls.openat2(program, one.link, _FLAGS[stat.S_IFREG], resolve=RESOLVE_NO_LINKS)
     else:
-        fd = _open(program, directory, place.name, stat.S_IFREG)
+        fd = open_made(program, directory, place.name, stat.S_IFREG)
         program.call(SYS.UNLINKAT, directory, place.name, 0)
     if place.parent:
         _leave_place(program, place, above, directory)
@@ -351,7 +347,7 @@ def _link(making: Maker, one: DeletedFile, place: _Place) -> int:
 
 def _leave_place(program: Program, place: _Place, above: list[int], directory: int) -> None:
     for parent, name in reversed(list(zip(above, place.missing, strict=True))):
-        program.call(SYS.UNLINKAT, parent, name, _AT_REMOVEDIR)
+        program.call(SYS.UNLINKAT, parent, name, AT_REMOVEDIR)
     for opened in (*above, directory):
         syscalls.close(program, opened)
 
@@ -359,7 +355,7 @@ def _leave_place(program: Program, place: _Place, above: list[int], directory: i
 def _open_place(program: Program, place: _Place) -> tuple[list[int], int]:
     """Return the directories above the one that is for the file, and that one."""
     if place.parent:
-        directory = syscalls.openat2(program, place.parent, _PARENT, resolve=_RESOLVE_NO_LINKS)
+        directory = syscalls.openat2(program, place.parent, PARENT, resolve=RESOLVE_NO_LINKS)
     else:
         context = program.call(SYS.FSOPEN, b"tmpfs", 1)
         program.call(SYS.FSCONFIG, context, FSCONFIG_CMD_CREATE, 0, 0, 0)
@@ -369,19 +365,30 @@ def _open_place(program: Program, place: _Place) -> tuple[list[int], int]:
     for name in place.missing:
         program.call(SYS.MKDIRAT, directory, name, 0o700)
         above.append(directory)
-        directory = syscalls.openat2(program, name, _PARENT, directory=directory)
+        directory = syscalls.openat2(program, name, PARENT, directory=directory)
     return above, directory
 
 
-def _make_special(program: Program, one: DeletedFile, directory: int, name: bytes) -> None:
+def give_to_owner(program: Program, one: DeletedFile, fd: int, directory: int, name: bytes) -> None:
+    """Set the owner and mode of a new file, which has a name in a directory, if it has any."""
+    program.call(SYS.FCHOWNAT, fd, b"", one.uid, one.gid, AT_EMPTY_PATH)
+    if one.unnamed:
+        program.call(SYS.FCHMOD, fd, stat.S_IMODE(one.mode))
+    elif one.kind != stat.S_IFLNK:
+        program.call(SYS.FCHMODAT, directory, name, stat.S_IMODE(one.mode))
+
+
+def make_special(on: Caller, one: DeletedFile, directory: int, name: bytes) -> None:
+    """Make what is no regular file."""
     if one.kind == stat.S_IFDIR:
-        program.call(SYS.MKDIRAT, directory, name, 0o700)
+        on.call(SYS.MKDIRAT, directory, name, 0o700)
     elif one.kind == stat.S_IFLNK:
-        program.call(SYS.SYMLINKAT, one.target, directory, name)
+        on.call(SYS.SYMLINKAT, one.target, directory, name)
     else:
-        program.call(SYS.MKNODAT, directory, name, one.mode, one.device)
+        on.call(SYS.MKNODAT, directory, name, one.mode, one.device)
 
 
-def _open(program: Program, directory: int, name: bytes, kind: int) -> int:
+def open_made(program: Program, directory: int, name: bytes, kind: int) -> int:
+    """Open a file that has just been made."""
     flags = _FLAGS.get(kind, os.O_PATH) | os.O_NOFOLLOW | os.O_CLOEXEC
     return syscalls.openat2(program, name, flags, directory=directory)

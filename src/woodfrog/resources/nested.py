@@ -1,6 +1,6 @@
 """Nested namespaces: those that programs in the container made, beside or below its own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import ClassVar
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -166,9 +166,16 @@ def by_id(found: Iterable[AnyNamespace]) -> dict[int, AnyNamespace]:
 
 
 def check(
-    found: Iterable[AnyNamespace], memory: Mapping[int, SharedMemory], page_bytes: int
+    found: Iterable[AnyNamespace],
+    memory: Mapping[int, SharedMemory],
+    page_bytes: int,
+    *,
+    deleted: Collection[int] = (),
 ) -> None:
-    """Check all nested namespaces of an image; `memory` is its shared memory by ids."""
+    """Check all nested namespaces of an image.
+
+    `memory` is its shared memory by ids, `deleted` are the ids of files without any name.
+    """
     found = list(found)
     mounts: set[int] = {0}
     pids = {
@@ -201,10 +208,16 @@ def check(
                     raise ImageError("a mount namespace of the image is made of none before it")
                 mounts.add(one.id)
                 if one.tree:
-                    mount_records.check(one.tree, page_bytes, nested=True, namespaces=kinds)
+                    mount_records.check(
+                        one.tree, page_bytes, nested=True, namespaces=kinds, deleted=deleted
+                    )
                 if one.late:
                     mount_records.check(
-                        one.late, page_bytes, nested=True, shown=pids, namespaces=kinds
+                        one.late,
+                        page_bytes,
+                        nested=True,
+                        shown=pids,
+                        namespaces=kinds,
                     )
             case NetworkNamespace():
                 sysctls.check_network(one.settings)

@@ -1,5 +1,5 @@
 /* Mounts made, moved, changed and taken away inside: the table is the same, and so are files below and above. */
-// arguments: tmpfs | bind | part | covered | file | kinds | remount | removed | moved | shared | slave | unbindable | overlay
+// arguments: tmpfs | bind | part | covered | file | kinds | remount | removed | gone | moved | shared | slave | unbindable | overlay
 // capabilities: CAP_SYS_ADMIN
 #include "mounts.h"
 
@@ -90,6 +90,8 @@ static void make(const char *what) {
 		must(umount2("/sys", MNT_DETACH)), must(umount("/dev/shm")), must(umount("/tmp"));
 		tmpfs("/tmp", "size=2m");
 		put("/tmp/file", "another");
+	} else if (!strcmp(what, "gone")) {
+		must(umount2("/dev", MNT_DETACH));
 	} else if (!strcmp(what, "moved")) {
 		put("/tmp/file", "in a moved one");
 		must(mkdir("/run/tmp", 0755)), must(mount("/tmp", "/run/tmp", NULL, MS_MOVE, NULL));
@@ -177,7 +179,7 @@ int main(int count, char **arguments) {
 	make(what);
 	read_mounts(&was);
 	freeze_here();
-	spoil(must(mount(NULL, "/dev/pts", NULL, MS_REMOUNT | MS_BIND | MS_NODEV, NULL)););
+	spoil(must(mount(NULL, "/proc", NULL, MS_REMOUNT | MS_BIND | MS_NODEV, NULL)););
 	read_mounts(&is);
 	expect_same_mounts(&was, &is);
 	verify(what);

@@ -90,12 +90,20 @@ class Comparison:
 
         An id may be another mount's by now; one that shows the same is as good.
         """
-
-        def shown(mount: Mount) -> object:
-            return mount.device, mount.root, mount.type, mount.source
-
         return {
             mount.mnt_id: mount
             for mount in self.created
-            if (now := self.by_id.get(mount.mnt_id)) is not None and shown(now) == shown(mount)
+            if (now := self.by_id.get(mount.mnt_id)) is not None and self._shows(now, mount)
         }
+
+    def _shows(self, now: Mount, before: Mount) -> bool:
+        """Tell whether two mounts show the same, which may have been deleted or renamed outside.
+
+        What is renamed is under a path then that nobody inside could have bound.
+        """
+        if (now.device, now.type, now.source) != (before.device, before.type, before.source):
+            return False
+        if now.root in (before.root, before.root + table.DELETED):
+            return True
+        seen = any(one.device == now.device and table.is_in(now, one) for one in self.created)
+        return now.point == before.point and not seen

@@ -14,6 +14,7 @@ from woodfrog.resources.file_entry import ROOT, Entry, Moment
 from woodfrog.resources.file_tree import Collector, Tree, WritePages, join
 from woodfrog.resources.mount_tree import table
 
+_OF_BPF = frozenset((b"maps.debug", b"progs.debug"))
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -89,6 +90,20 @@ class Contents:
 
 def _below(prefix: bytes, path: bytes) -> bytes:
     return prefix if path == ROOT else join(prefix, path)
+
+
+def refuse_in_use(kind: str, mount: int) -> None:
+    """Refuse a file system with things in use, by a descriptor of a copy of its mount."""
+    if kind not in ("bpf", "devpts"):
+        return
+    with opened(mount) as tree:
+        names = tree.names(ROOT)
+    if kind == "bpf" and not _OF_BPF.issuperset(names):
+        raise UnsupportedResource("has BPF objects pinned, which cannot be saved")
+    if kind == "devpts" and any(name.isdigit() for name in names):
+        raise UnsupportedResource(
+            "is a devpts of its own with terminals in use, which cannot be saved"
+        )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
@@ -14,9 +14,9 @@ from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.resources import ids, namespaces
 from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.file_tree import WritePages
-from woodfrog.resources.mount_tree import copies, layers, options, table
+from woodfrog.resources.mount_tree import copies, ghosts, layers, options, table
 from woodfrog.resources.mount_tree.comparing import Comparison
-from woodfrog.resources.mount_tree.contents import Contents, opened
+from woodfrog.resources.mount_tree.contents import Contents, refuse_in_use
 from woodfrog.resources.mount_tree.records import (
     AS_IT_COMES,
     OUTSIDE,
@@ -29,21 +29,8 @@ from woodfrog.resources.mount_tree.records import (
 )
 
 NOT_MOUNTED = -1
-_DELETED = b"//deleted"
 # File systems that can be in use, or have files that are kept.
-_OF_BPF = frozenset((b"maps.debug", b"progs.debug"))
 _WITH_FILES = (*options.IN_MEMORY, "devpts", "bpf")
-
-
-def shown_by_proc(view: int, mount: Mount) -> str:
-    """Return the pid namespace whose processes a proc shows, as /proc/PID/ns/pid reads.
-
-    Empty if it is covered, or nobody is in there any more.
-    """
-    try:
-        return os.readlink(f"/proc/{view}/root{os.fsdecode(mount.point)}/1/ns/pid")
-    except OSError:
-        return ""
 
 
 class ChangedMounts:
@@ -89,6 +76,8 @@ class ChangedMounts:
         self._nodes: list[Node] = []
         self._index: dict[int, int] = {}
         self._copies: dict[int, int] = {}
+        # Mounts of what was deleted since.
+        self._ghosts: list[Mount] = []
         # Files of unix sockets that are mounted somewhere: where, and their inodes.
         self.sockets: list[tuple[bytes, int]] = []
         removed = [
@@ -180,9 +169,9 @@ class ChangedMounts:
         return self._index[above.mnt_id]
 
     def _made(self, mount: Mount) -> Node:
-        if mount.root.endswith(_DELETED):
-            raise UnsupportedResource("shows what was deleted, which cannot be saved yet")
-        base, root = self._base(mount)
+        base, root = self._base(ghosts.as_it_was(mount))
+        if mount.root.endswith(table.DELETED) and root != ROOT:
+            self._ghosts.append(mount)
         self._look_at_part(mount, root)
         parent = self._parent(mount)
         spread = table.Spread(mount)
@@ -301,7 +290,7 @@ class ChangedMounts:
 
     def _pid_namespace(self, mount: Mount) -> int:
         """Return the id of the nested pid namespace that a proc shows; 0: the container's own."""
-        shown = shown_by_proc(self._view, mount)
+        shown = table.shown_by_proc(self._view, mount)
         if shown in ("", os.readlink(f"/proc/{self._init}/ns/pid")):
             return 0
         if shown not in self._pid_namespaces:
@@ -326,39 +315,53 @@ class ChangedMounts:
         flags, data = options.split(mount.type, mount.super_options)
         return flags, options.inside(data, self._maps) if self._maps else data
 
-    def _widest(self, device: tuple[int, int]) -> list[Mount]:
-        """Return the mounts by which all can be seen that is seen of a file system."""
-        found: list[Mount] = []
-        for mount in sorted(self._now, key=lambda one: len(one.root)):
-            if mount.device == device and not any(table.is_in(mount, wider) for wider in found):
-                found.append(mount)
-        return found
-
     def _needed_copies(self) -> set[int]:
         """Return the ids of mounts whose files must be seen without what covers them."""
         needed = {
             mount.mnt_id
             for device, base in self._shown.items()
             if self._bases[base].type in _WITH_FILES
-            for mount in self._widest(device)
+            for mount in table.widest(self._now, device)
         }
+        needed |= {mount.mnt_id for mount in self._ghosts}
         return needed | {
             mount.mnt_id for mount in self._kept.values() if mount.point in self._was.own
         }
 
+    def refuse_ghosts(self) -> None:
+        """Refuse mounts of what was deleted, where that is made before them."""
+        for mount in self._ghosts:
+            with _naming(mount):
+                raise UnsupportedResource("shows what was deleted, which cannot be saved yet")
+
+    def name_ghosts(
+        self, other_name: ghosts.OtherName, number: Callable[[str, bytes], int]
+    ) -> None:
+        """Say which deleted files mounts show.
+
+        `number` gives the id of one, by a link to it and the path that it had; `other_name` another
+        name that it still has, which is mounted instead, or nothing.
+        """
+        for mount in self._ghosts:
+            place = self._index[mount.mnt_id]
+            with _naming(mount):
+                link = ghosts.link(self._copies.get(mount.mnt_id))
+                path = ghosts.path(mount, self._now)
+                if other := ghosts.other(link, path, other_name):
+                    base, root = self._base(ghosts.under(other, mount, self._now))
+                    changes = {"base": base, "root": root}
+                else:
+                    changes = {"deleted": number(link, path)}
+            self._nodes[place] = msgspec.structs.replace(self._nodes[place], **changes)
+
     def _refuse_contents(self) -> None:
         for device, base in self._shown.items():
             kind = self._bases[base].type
-            for mount in self._widest(device) if kind in _WITH_FILES else ():
+            for mount in table.widest(self._now, device) if kind in _WITH_FILES else ():
                 if mount.mnt_id not in self._copies:
                     continue  # nobody sees it
-                with _naming(mount), opened(self._copies[mount.mnt_id]) as tree:
-                    if kind == "bpf" and not _OF_BPF.issuperset(tree.names(ROOT)):
-                        raise UnsupportedResource("has BPF objects pinned, which cannot be saved")
-                    if kind == "devpts" and any(name.isdigit() for name in tree.names(ROOT)):
-                        raise UnsupportedResource(
-                            "is a devpts of its own with terminals in use, which cannot be saved"
-                        )
+                with _naming(mount):
+                    refuse_in_use(kind, self._copies[mount.mnt_id])
 
     @property
     def shows_others(self) -> bool:
@@ -388,7 +391,7 @@ class ChangedMounts:
             if bases[index].type in options.IN_MEMORY:
                 entries = [
                     entry
-                    for mount in self._widest(device)
+                    for mount in table.widest(self._now, device)
                     for entry in contents.entries(mount, write_pages, leased)
                 ]
                 bases[index] = msgspec.structs.replace(bases[index], entries=entries)

@@ -6,6 +6,7 @@ mount that they are in, so that nothing that covers them matters, and no link is
 when all stand are they let spread what happens in them.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Collection
@@ -17,6 +18,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Argument
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.procfs.mountinfo import Mount
+from woodfrog.remote.program import ProgramError
 from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials, file_maker, namespaces
@@ -24,6 +26,7 @@ from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.file_maker import Maker
 from woodfrog.resources.file_tree import Tree
 from woodfrog.resources.mount_tree import options
+from woodfrog.resources.mount_tree.ghosts import STAY, Ghosts
 from woodfrog.resources.mount_tree.records import (
     OUTSIDE,
     PRIVATE,
@@ -37,8 +40,6 @@ from woodfrog.resources.mount_tree.records import (
 from woodfrog.resources.mount_tree.table import Givens, Spread
 
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_RESOLVE_NO_XDEV = 0x01
-_STAY = _RESOLVE_NO_XDEV | m.RESOLVE_BENEATH | m.RESOLVE_NO_SYMLINKS
 _STAGE_ATTRIBUTES = m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
 
 
@@ -131,17 +132,18 @@ def restore(
     pages: int,
     base: int,
     namespace: Callable[[Base], int],
+    ghosts: Ghosts,
     proc: Callable[[Base], int] | None = None,
 ) -> None:
     """Make all mounts in a stub's mount namespace; `pages` is the page store, 0 being at `base`.
 
     `namespace` gives the stub's descriptor of one that is bound to a file, `proc` that of a proc
-    that shows a nested pid namespace.
+    that shows a nested pid namespace; `ghosts` are the deleted files that are mounted.
     """
     if not _may_mount(bounding):
         return
     with credentials.with_capabilities(stub, bounding, permitted):
-        making = _Making(stub, tree, pages, base, namespace, proc)
+        making = _Making(stub, tree, pages, base, namespace, ghosts, proc)
         making.set_up()
         for index, node in enumerate(tree.nodes):
             with while_(f"mounting {os.fsdecode(tree.path(node))}"):
@@ -157,8 +159,10 @@ class _Making:
         pages: int,
         base: int,
         namespace: Callable[[Base], int],
+        ghosts: Ghosts,
         proc: Callable[[Base], int] | None,
     ) -> None:
+        self._ghosts = ghosts
         self._namespace = namespace
         self._proc = proc
         self._on = OneByOne(stub)
@@ -214,7 +218,9 @@ class _Making:
         resolve = m.RESOLVE_NO_SYMLINKS | m.RESOLVE_NO_MAGICLINKS
         try:
             found = syscalls.openat2(self._on, point, _PATH, resolve=resolve)
-        except FileNotFoundError:
+        except ProgramError as error:
+            if error.errno != errno.ENOENT:
+                raise
             return False
         try:
             return self._mount_of(found) == self._mount_of(mount)
@@ -297,7 +303,13 @@ class _Making:
         else:
             base = self._base(node.base)
             source = base
-            if node.root != ROOT:
+            if node.deleted:
+                source = self._open(
+                    self._ghosts.make(
+                        self._on, base, node.root, node.deleted, self._real(node.base)
+                    )
+                )
+            elif node.root != ROOT:
                 source = self._within(base, node.root)
             mount = self._copy(source)
             if node.parent < 0:
@@ -313,9 +325,21 @@ class _Making:
             place = above if node.place == ROOT else self._within(above, node.place)
             m.attach(self._on, mount, place)
 
+    def _real(self, base: int) -> int:
+        """Return a mount of the container's that shows all of a base, of which ours is a copy.
+
+        What is mounted later doesn't cover anything in it yet. -1: there is none.
+        """
+        given = self._tree.bases[base].given
+        if given is not None and given not in self._tree.removed:
+            return self._givens[given]
+        nodes = enumerate(self._tree.nodes)
+        whole = (n for n, one in nodes if one.base == base and one.root == ROOT)
+        return next((self._nodes[number] for number in whole if number in self._nodes), -1)
+
     def _within(self, mount: int, path: bytes) -> int:
         """Open a path in a mount, past what else is mounted there, and no link leads away."""
-        found = syscalls.openat2(self._on, path, _PATH, directory=mount, resolve=_STAY)
+        found = syscalls.openat2(self._on, path, _PATH, directory=mount, resolve=STAY)
         return self._open(found)
 
     def finish(self) -> None:

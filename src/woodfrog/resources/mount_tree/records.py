@@ -47,13 +47,14 @@ class Node(Part, frozen=True):
     """A mount that was made, or one that `create` makes and that was changed or mounted upon.
 
     It stands at `place` in its parent, unless `create` has put it where it is (no parent), and
-    shows `root` of its base. Those of a `group` tell each other what is mounted in them; those of
-    `master` tell it, too.
+    shows `root` of its base; if that was deleted since, its contents are the `deleted` file of that
+    id. Those of a `group` tell each other what is mounted in them; those of `master` tell it, too.
     """
 
     given: Given | None = None
     base: int = -1
     root: bytes = ROOT
+    deleted: int = 0
     parent: int = -1
     place: bytes = ROOT
     attributes: int = UNCHANGED
@@ -85,20 +86,23 @@ class MountTree(Record, frozen=True, tag="mount-tree"):
 
     def is_brought(self, path: bytes) -> bool:
         """Tell whether the image has the file at a path that a changed mount shows."""
-        base = self._base_at(path)
-        return base is not None and base.given is None and base.type in options.IN_MEMORY
+        node = self._node_at(path)
+        if node is None:
+            return False
+        base = self.bases[node.base]
+        return bool(node.deleted) or (base.given is None and base.type in options.IN_MEMORY)
 
     def shows(self, path: bytes) -> bool:
         """Tell whether a path leads elsewhere than in a container that was just created."""
-        return self._base_at(path) is not None or any(
+        return self._node_at(path) is not None or any(
             _is_at_or_below(path, given.point) for given in self.removed
         )
 
-    def _base_at(self, path: bytes) -> Base | None:
+    def _node_at(self, path: bytes) -> Node | None:
         found = None
         for node in self.nodes:
             if node.base >= 0 and _is_at_or_below(path, self.path(node)):
-                found = self.bases[node.base]
+                found = node
         return found
 
     @property
@@ -128,11 +132,13 @@ def check(
     nested: bool = False,
     shown: Collection[int] = (),
     namespaces: Mapping[int, str],
+    deleted: Collection[int] = (),
 ) -> None:
     """Check a tree from an image before anything is made of it.
 
     That of a nested namespace may have a root of its own. `shown` are nested pid namespaces of
-    which it may have a proc, `namespaces` the kinds of all by their ids.
+    which it may have a proc, `namespaces` the kinds of all by their ids, `deleted` the ids of files
+    without any name that it may show.
     """
     what = "the mounts of the image"
     if len(tree.nodes) > _MOST_MOUNTS or len(tree.bases) > _MOST_MOUNTS:
@@ -161,6 +167,8 @@ def check(
         has_no_place = node.given is None and node.parent < 0
         if (node.given is None) != (node.base >= 0) or (has_no_place and (not nested or index)):
             raise ImageError(f"{what} are of no kind")
+        if node.deleted and (node.deleted not in deleted or node.base < 0 or node.root == ROOT):
+            raise ImageError(f"{what} show a deleted file that the image lacks")
         if nested and node.flags != UNCHANGED:
             raise ImageError(f"{what} change file systems of another mount namespace")
         if node.attributes != UNCHANGED and node.attributes & ~options.ATTRIBUTES:

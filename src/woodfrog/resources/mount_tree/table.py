@@ -10,6 +10,9 @@ from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.mount_tree.records import Given
 
+# What a mount table puts behind the root of a mount that was deleted.
+DELETED = b"//deleted"
+
 
 def givens(mounts: list[Mount]) -> dict[int, Given]:
     """Name the mounts of a container that was just created, by their ids."""
@@ -88,6 +91,27 @@ def is_in(mount: Mount, wider: Mount) -> bool:
     """Tell whether all that a mount shows can be seen by another of the same file system."""
     root = wider.root.rstrip(b"/")
     return mount.root == wider.root or mount.root.startswith(root + b"/")
+
+
+def widest(mounts: list[Mount], device: tuple[int, int]) -> list[Mount]:
+    """Return the mounts by which all can be seen that is seen of a file system."""
+    found: list[Mount] = []
+    for mount in sorted(mounts, key=lambda one: len(one.root)):
+        is_seen = any(is_in(mount, wider) for wider in found)
+        if mount.device == device and not is_seen and not mount.root.endswith(DELETED):
+            found.append(mount)
+    return found
+
+
+def shown_by_proc(view: int, mount: Mount) -> str:
+    """Return the pid namespace whose processes a proc shows, as /proc/PID/ns/pid reads.
+
+    Empty if it is covered, or nobody is in there any more.
+    """
+    try:
+        return os.readlink(f"/proc/{view}/root{os.fsdecode(mount.point)}/1/ns/pid")
+    except OSError:
+        return ""
 
 
 def place(mount: Mount, above: Mount) -> bytes:
