@@ -3,14 +3,14 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from entering import Entered
 from woodfrog.kernel import syscalls
-from woodfrog.kernel.process_memory import FileContents, ProcessMemory
+from woodfrog.kernel.process_memory import FileContents, ProcessMemory, read_written, write_memory
 
 PAGE = 4096
 PAGES = 16
@@ -52,6 +52,27 @@ def test_very_many_ranges_are_read(guest: Entered, numbered: int) -> None:
 def test_memory_that_its_owner_may_not_read_is_read(guest: Entered, numbered: int) -> None:
     syscalls.mprotect(guest, numbered + 2 * PAGE, 3 * PAGE, 0)
     assert pages(guest, numbered, (0, PAGES)) == list(range(1, PAGES + 1))
+
+
+def test_pages_are_read_and_written_many_by_one_call(guest: Entered, numbered: int) -> None:
+    wanted = [(numbered + number % PAGES * PAGE, PAGE) for number in range(2500)]
+    into = bytearray(2500 * PAGE)
+    read_written(guest.pid, memoryview(into), wanted)
+    assert into[::PAGE] == bytes(number % PAGES + 1 for number in range(2500))
+    swapped = bytearray(into[PAGE : 2 * PAGE] + into[:PAGE])
+    write_memory(guest.pid, memoryview(swapped), wanted[:2])
+    assert pages(guest, numbered, (0, 3)) == [2, 1, 3]
+
+
+@pytest.mark.parametrize("transfer", [read_written, write_memory])
+def test_memory_that_its_owner_may_not_reach_is_an_error(
+    guest: Entered,
+    numbered: int,
+    transfer: Callable[[int, memoryview, list[tuple[int, int]]], None],
+) -> None:
+    syscalls.mprotect(guest, numbered + 2 * PAGE, PAGE, 0)
+    with pytest.raises(OSError, match="can't be reached"):
+        transfer(guest.pid, memoryview(bytearray(3 * PAGE)), [(numbered, 3 * PAGE)])
 
 
 def test_memory_that_is_gone_is_an_error(guest: Entered, numbered: int) -> None:

@@ -12,7 +12,7 @@ from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.image import direct_io
 from woodfrog.image.container_file import Source, Writer
 from woodfrog.image.record import Record
-from woodfrog.kernel.process_memory import FileContents, ProcessMemory
+from woodfrog.kernel.process_memory import FileContents, ProcessMemory, read_written
 from woodfrog.resources import page_sets
 from woodfrog.resources.deleted_files import Found
 from woodfrog.resources.memory import Mapping, PageRange
@@ -78,8 +78,11 @@ class PageWriter:
             total = sum(lengths)
             # A keeper's worker has so much at hand (kernel/heap.py).
             contents = memoryview(bytearray(total)) if total < _FEW else direct_io.buffer(total)
-            starts = [start for start, _ in extents]
-            memory.read(contents, [*zip(starts, lengths, strict=True)])
+            wanted = [*zip([start for start, _ in extents], lengths, strict=True)]
+            try:
+                read_written(one.held.pid, contents, wanted)
+            except OSError:
+                memory.read(contents, wanted)
             self._kept[one.held.pid] = _Kept(extents, same, contents)
         return left
 

@@ -18,8 +18,8 @@ _FICLONERANGE = 0x4020940D
 class ProcessMemory:
     """The memory of one process, through a descriptor of its /proc/PID/mem.
 
-    Not by process_vm_readv(2): that pins pages, and pinning a page that processes share since a
-    fork gives the one that is read a copy of its own (mm/gup.c, gup_must_unshare).
+    Not by process_vm_readv(2), as read_written: that pins pages, and pinning a page that processes
+    share since a fork gives the one that is read a copy of its own (mm/gup.c, gup_must_unshare).
     """
 
     def __init__(self, memory: int) -> None:
@@ -39,21 +39,36 @@ class ProcessMemory:
             at += length
 
 
+def read_written(pid: int, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
+    """Fill `into` with these (address, length) ranges of a process, many by one call.
+
+    For pages that the process has written to, which are its own by that: process_vm_readv(2) would
+    make them its own. Raises OSError, also where its memory can't be read (PROT_NONE).
+    """
+    _transfer(SYS.PROCESS_VM_READV, pid, into, ranges)
+
+
 def write_memory(pid: int, source: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
     """Write `source`, which is not read-only, to these (address, length) ranges of a process.
 
     By process_vm_writev(2), which makes pages that are not there yet, and needs the right to
     ptrace the process. Raises OSError, also where its memory can't be written.
     """
-    at = ctypes.addressof(ctypes.c_char.from_buffer(source))
+    _transfer(SYS.PROCESS_VM_WRITEV, pid, source, ranges)
+
+
+def _transfer(call: int, pid: int, ours: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
+    if not ranges:
+        return
+    at = ctypes.addressof(ctypes.c_char.from_buffer(ours))
     for first in range(0, len(ranges), _IOV_MAX):
         some = ranges[first : first + _IOV_MAX]
-        length = sum(part for _, part in some)
+        length = sum([part for _, part in some])
         local = _IOVEC.pack(at, length)
-        remote = b"".join(_IOVEC.pack(*one) for one in some)
-        done = HERE.call(SYS.PROCESS_VM_WRITEV, pid, local, 1, remote, len(some), 0)
+        remote = b"".join([_IOVEC.pack(*one) for one in some])
+        done = HERE.call(call, pid, local, 1, remote, len(some), 0)
         if done != length:
-            raise OSError(errno.EFAULT, f"memory at {some[0][0]:#x} or behind can't be written")
+            raise OSError(errno.EFAULT, f"memory at {some[0][0]:#x} or behind can't be reached")
         at += length
 
 

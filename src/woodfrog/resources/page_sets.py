@@ -11,6 +11,7 @@ from woodfrog.resources.memory import PageRange
 Ranges = Sequence[tuple[int, int]]
 # By so much it takes longer to look for one of many than to pass over it.
 _FEWER = 4
+_NOWHERE = (1 << 64, 1 << 65)  # behind all addresses
 
 
 def ranges(pages: Iterable[PageRange]) -> list[tuple[int, int]]:
@@ -23,7 +24,7 @@ def within(pages: Sequence[PageRange], there: Ranges) -> list[PageRange]:
     if len(pages) * _FEWER < len(there):
         return _within_many(pages, there)
     if len(there) * _FEWER > len(pages):
-        return [part for part, place in _cut(pages, there) if place >= 0]
+        return _within_as_many(pages, there)
     found: list[PageRange] = []
     starts = [page.start for page in pages]
     ends = [page.start + page.length for page in pages]
@@ -114,6 +115,24 @@ def _cut(pages: Iterable[PageRange], there: Ranges) -> Iterator[tuple[PageRange,
 
 def _part(start: int, end: int, away: int) -> PageRange:
     return PageRange(start=start, length=end - start, store=start + away)
+
+
+def _within_as_many(pages: Sequence[PageRange], there: Ranges) -> list[PageRange]:
+    found: list[PageRange] = []
+    left = iter(there)
+    begin, stop = next(left, _NOWHERE)
+    for page in pages:
+        start, end = page.start, page.start + page.length
+        while stop <= start:
+            begin, stop = next(left, _NOWHERE)
+        while begin < end:
+            # Of most there is nothing to be cut.
+            whole = begin <= start and end <= stop
+            found.append(page if whole else _trimmed(page, begin, stop))
+            if stop >= end:
+                break
+            begin, stop = next(left, _NOWHERE)
+    return found
 
 
 def _within_many(pages: Sequence[PageRange], there: Ranges) -> list[PageRange]:
