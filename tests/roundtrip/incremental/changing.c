@@ -8,7 +8,7 @@
 enum { PAGES = 2048, FEW = 64, SHARED = 1024 };
 
 static int step, grows;
-static char *many, *moving, *dropped, *reused, *file, *shared, *segment;
+static char *many, *moving, *dropped, *reused, *hidden, *file, *shared, *segment;
 static pid_t child;
 
 static bool is_changed(int page, int at) { return (page * 2654435761u + at * 40503u) % 97 == 0; }
@@ -71,6 +71,9 @@ static void change(void) {
 	must(mprotect(file, FEW * PAGE, PROT_READ | PROT_WRITE));
 	fill(file + step % FEW * PAGE, PAGE, 10000 + step);
 	must(mprotect(file, FEW * PAGE, PROT_READ));
+	must(mprotect(hidden, FEW * PAGE, PROT_READ | PROT_WRITE));
+	fill(hidden + step % FEW * PAGE, PAGE, 20000 + step);
+	must(mprotect(hidden, FEW * PAGE, PROT_NONE));
 	write_shared(shared, step);
 	if (segment)
 		write_shared(segment, step);
@@ -115,6 +118,9 @@ static void check(void) {
 		for (int at = 1; at <= step; at++)
 			expect(is_filled(file + at % FEW * PAGE, PAGE, 10000 + at), "the page of a file written at step %d", at);
 	}
+	must(mprotect(hidden, FEW * PAGE, PROT_READ));
+	for (int at = 0; at <= step; at++)
+		expect(is_filled(hidden + at % FEW * PAGE, PAGE, 20000 + at), "the hidden page written at step %d", at);
 	check_shared("shared memory", shared);
 	if (segment)
 		check_shared("System V shared memory", segment);
@@ -138,6 +144,9 @@ int main(int count, char **arguments) {
 	fill(dropped, FEW / 2 * PAGE, 8000);
 	fill(dropped + FEW / 2 * PAGE, FEW / 2 * PAGE, 8000 + FEW / 2);
 	reused = anonymous(FEW * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	hidden = anonymous(FEW * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	fill(hidden, PAGE, 20000);
+	must(mprotect(hidden, FEW * PAGE, PROT_NONE));
 	int program = must(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
 	file = must(mmap(NULL, FEW * PAGE, PROT_READ, MAP_PRIVATE, program, 0));
 	close(program);
