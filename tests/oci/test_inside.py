@@ -371,6 +371,26 @@ def test_the_runtimes_own_interpreter_cannot_be_the_program(
         assert "it is a link in /proc" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "first_line",
+    ["#!/work/inner", "#! \t/work/inner -x", "#!link", "#!/work/tab\v", "#!/work/nested"],
+    ids=["script", "blanks", "relative", "name-with-a-tab", "nested"],
+)
+def test_no_script_leads_to_the_runtimes_own_interpreter(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name, first_line: str
+) -> None:
+    bundle = make_bundle("")
+    for name in ("link", "tab\v"):
+        (bundle.work / name).symlink_to("/proc/self/exe")
+    scripts = {"inner": "#!/work/link", "nested": "#!/work/inner", "script": first_line}
+    for name, text in scripts.items():
+        (bundle.work / name).write_text(f"{text}\n")
+        (bundle.work / name).chmod(0o755)
+    bundle.process["args"] = ["/work/script"]
+    done = woodfrog("create", "-b", str(bundle.directory), new_name(bundle), status=1)
+    assert "it is a link in /proc" in done.stderr
+
+
 def test_nobody_inside_can_change_the_hosts_null_device(
     woodfrog: Woodfrog, make_bundle: Make, new_name: Name, tmp_path: Path
 ) -> None:

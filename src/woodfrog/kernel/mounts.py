@@ -117,7 +117,7 @@ def open_in_root(
     return look_up(on, root, _text(path), how)
 
 
-def open_regular_in_root(on: Caller, root: int, path: str) -> int:
+def open_regular_in_root(on: Caller, root: int, path: str | bytes) -> int:
     """Open a regular file likewise, to be read; returns -1 if it is of another kind.
 
     Who may change it can make it what never opens (a FIFO), what acts when opened, or is endless (a

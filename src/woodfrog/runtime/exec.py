@@ -6,6 +6,7 @@ import os
 
 from woodfrog.errors import StateError, UsageError, WoodfrogError
 from woodfrog.kernel import namespaces as ns
+from woodfrog.kernel import own_program
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_DUMPABLE, close_all_from, pidfd_open, prctl
 from woodfrog.runtime import cgroups, delivery, forking, init, process
@@ -208,6 +209,8 @@ def _inside(
 
     try:
         prctl(HERE, PR_SET_DUMPABLE, 0)
+        if not flags & ns.CLONE_NEWUSER:
+            own_program.make_read_only()
         for number, descriptor in enumerate(request.stdio or ()):
             os.dup2(descriptor, number)
         kept = channel.descriptors | {target, request.debug_descriptor}

@@ -7,7 +7,7 @@ import os
 from woodfrog.errors import SpecError, WoodfrogError, while_
 from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
-from woodfrog.kernel import netdevice
+from woodfrog.kernel import netdevice, own_program
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import MS_BIND, new_procfs
 from woodfrog.kernel.process import (
@@ -92,6 +92,8 @@ def _end(number: int, frame: object) -> NoReturn:
 def _set_up(plan: Plan, channel: Channel) -> tuple[str, int]:
     # Until exec nobody in the container may look into this process, which still knows the host.
     prctl(HERE, PR_SET_DUMPABLE, 0)
+    if not plan.maps and not plan.to_be_restored:
+        own_program.make_read_only()
     # What the caller has open is no business of the container's, however long it waits.
     close_all_from(HERE, 3 + plan.preserved, plan.kept)
     # Whatever turns this process into something else, what we have opened ends there.

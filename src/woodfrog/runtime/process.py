@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import stat
 
 from woodfrog.errors import SpecError, WoodfrogError
 from woodfrog.kernel import capability
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.mounts import open_in_root, open_regular_in_root
+from woodfrog.kernel.mounts import open_regular_in_root
 from woodfrog.kernel.process import (
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
@@ -47,6 +48,9 @@ _RLIMITS = [
     "RTTIME",
 ]
 _MOST_PASSWD_BYTES = 1 << 20
+# As the kernel reads a script's first line (load_script), and how deep it goes (exec_binprm).
+_INTERPRETER = re.compile(rb"#![ \t]*([^ \t\n\0]+)")
+_MOST_INTERPRETERS = 5
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -181,7 +185,7 @@ def _passwd() -> bytes:
 def find_executable(process: dict[str, Any]) -> str:
     """Return the path of the program in our root, or say why there is none, in runc's words."""
     path = _find(process)
-    refuse_magic_link(path)
+    refuse_magic_link(path, process["cwd"])
     return path
 
 
@@ -215,22 +219,28 @@ def _find(process: dict[str, Any]) -> str:
     raise WoodfrogError(f'exec: "{name}": executable file not found in $PATH')
 
 
-def refuse_magic_link(path: str) -> None:
-    """Refuse a program (or a script's interpreter) that /proc leads to: it could be our own.
+def refuse_magic_link(path: str, cwd: str) -> None:
+    """Refuse a program (or the interpreter of a script) that /proc leads to: it could be our own.
 
-    A container that had /proc/self/exe executed by us could write to the host's interpreter.
+    A container that had /proc/self/exe executed by us could write to the host's interpreter. What
+    changes after this look finds that it can't be written to (kernel/own_program.py).
     """
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    name = os.fsencode(path)
     try:
-        opened = open_regular_in_root(HERE, root, path)
-        if opened < 0:
-            return  # exec refuses it
-        try:
-            start = os.read(opened, 256)
-        finally:
-            os.close(opened)
-        if start.startswith(b"#!") and (words := start[2:].split(b"\n")[0].split()):
-            os.close(open_in_root(HERE, root, words[0], os.O_PATH))
+        # The interpreter of a script may be one, too.
+        for _ in range(_MOST_INTERPRETERS + 1):
+            opened = open_regular_in_root(HERE, root, os.path.join(os.fsencode(cwd), name))
+            if opened < 0:
+                return  # exec refuses it
+            try:
+                start = os.read(opened, 256)
+            finally:
+                os.close(opened)
+            interpreter = _INTERPRETER.match(start)
+            if interpreter is None:
+                return
+            name = interpreter[1]
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise WoodfrogError(
