@@ -344,5 +344,8 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     numbers = {descriptor.number for descriptor in process.descriptors}
     used = {lock.descriptor for lock in process.locks}
     used |= {one.descriptor for one in process.file_signals}
+    used |= {one.descriptor for one in process.queue_notices}
+    if not all(one.is_possible for one in process.queue_notices):
+        raise ImageError(f"{who} waits for impossible notifications")
     if not used <= numbers:
         raise ImageError(f"{who} has a lock or an owner of a file that it hasn't open")

@@ -13,7 +13,7 @@ from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
-from woodfrog.resources import descriptor, file_signals, login, semaphore_undo
+from woodfrog.resources import descriptor, file_signals, login, queue_notices, semaphore_undo
 from woodfrog.resources.process import Lock
 
 _F_OFD_SETLK = 37
@@ -51,6 +51,15 @@ def own_files(body: Body, plan: Plan, only: int | None = None) -> None:
         owner = plan.pids.seen_by(body.record, one.owner) if one.owner else 0
         file_signals.restore(program, one, owner, files[one.descriptor].flags)
     with while_(f"setting who gets signals from the files of {body.name}"):
+        body.stub.run(program)
+
+
+def notices(body: Body) -> None:
+    """Have a process wait for notifications by message queues."""
+    program = body.stub.program()
+    for one in body.record.queue_notices:
+        queue_notices.register(program, one)
+    with while_(f"having {body.name} wait for notifications by message queues"):
         body.stub.run(program)
 
 

@@ -197,6 +197,7 @@ def _collect(
         descriptors=files.descriptors(held, inherited()),
         locks=files.locks(held, world),
         file_signals=files.signals(held),
+        queue_notices=world.notices.of(held),
         ended_thread=threads.ended(f"/proc/{held.group}/task/{held.group}")
         if held.is_headless
         else None,
@@ -264,6 +265,8 @@ def _refuse_in_user_namespace(held: HeldProcess, fields: dict[str, Any], world: 
     what = ""
     if fields["file_signals"]:
         what = "files that send it signals (F_SETOWN)"
+    elif fields["queue_notices"]:
+        what = "a notification by a message queue (mq_notify)"
     elif any(lock.how == "lease" for lock in fields["locks"]):
         what = "a lease on a file"
     elif held.is_headless:

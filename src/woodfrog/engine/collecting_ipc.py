@@ -11,6 +11,7 @@ from woodfrog.resources import deleted_files, posix_queues, sysv_ipc
 from woodfrog.resources.namespaces import is_ours
 from woodfrog.resources.nested import AnyNamespace, IpcNamespace
 from woodfrog.resources.posix_queues import PosixQueue
+from woodfrog.resources.queue_notices import Notices
 
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
 _SYSV = -1
@@ -34,11 +35,11 @@ class Ipc:
         self.sysv: dict[int, sysv_ipc.Found] = {}
         self._queues: dict[int, posix_queues.Found] = {}
 
-    def look_at_posix_queues(self) -> None:
+    def look_at_posix_queues(self, notices: Notices) -> None:
         """Collect POSIX message queues."""
         for number, descriptor in self._each():
             found = self._queues[number] = posix_queues.Found()
-            posix_queues.collect(descriptor, found)
+            posix_queues.collect(descriptor, found, notices)
 
     def look_at_sysv(self) -> None:
         """Collect System V objects."""

@@ -14,6 +14,7 @@ import msgspec
 
 from woodfrog.engine import collecting, collecting_shares, tidying
 from woodfrog.engine.asking_processes import AskingProcesses
+from woodfrog.engine.asking_queues import AskedQueues
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
@@ -199,11 +200,12 @@ def look(
         tcp_established=options.tcp_established,
         tcp_skip_in_flight=options.tcp_skip_in_flight,
         noted=noted,
+        notices=AskedQueues(tree, vdso),
         given_mounts=given_mounts,
     )
     undo.callback(world.close)
     with obstacles.at("the container"):
-        world.ipc.look_at_posix_queues()
+        world.ipc.look_at_posix_queues(world.notices)
     with obstacles.at("the container"):
         world.ipc.look_at_sysv()
     own = container.namespaces

@@ -352,6 +352,7 @@ def _restore(
         # Whoever closes a file loses its locks: they come last.
         belongings.separate_tables(body, making)
         belongings.lock_files(body, plan, locked, making)
+        belongings.notices(body)
     mark(Stage.CONNECT)
 
     # LIMITS

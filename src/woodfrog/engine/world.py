@@ -37,6 +37,7 @@ from woodfrog.resources.files.base import (
 from woodfrog.resources.membership import Membership
 from woodfrog.resources.memory import MAP_SHARED
 from woodfrog.resources.mount_tree.options import IN_MEMORY
+from woodfrog.resources.queue_notices import Notices
 
 if TYPE_CHECKING:
     from woodfrog.engine.rings import Rings
@@ -61,6 +62,7 @@ class World:
         tcp_established: bool,
         tcp_skip_in_flight: bool,
         noted: AbstractSet[int],
+        notices: Notices,
         given_mounts: AbstractSet[int] = frozenset(),
     ) -> None:
         self.init = init
@@ -73,6 +75,7 @@ class World:
         self.tcp_established = tcp_established
         self.tcp_skip_in_flight = tcp_skip_in_flight
         self.noted = noted
+        self.notices: Notices = notices
         self.given_mounts = given_mounts
         self.mounts: dict[int, Mount] = places[OWN].mounts
         self._names = places[OWN].names

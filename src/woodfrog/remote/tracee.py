@@ -60,6 +60,25 @@ class Tracee:
             raise EndedError(f"task {self.pid} was ended by signal {status.signal}")
         self.registers = ptrace.registers(self.pid)
 
+    def catch_signal(self, signal: int) -> None:
+        """Take from the task a signal that waits for it, is not blocked, and that we have caused.
+
+        It is to hear nothing of it. Should we be killed just then, it does.
+        """
+        self.go_back()
+        ptrace.resume(self.pid)
+        status = ptrace.wait(self.pid)
+        while status.event is Event.STOPPED:
+            ptrace.resume(self.pid)
+            status = ptrace.wait(self.pid)
+        if status.event is not Event.SIGNAL or status.signal != signal:
+            raise EndedError(f"task {self.pid} got another signal than {signal}, or ended")
+        ptrace.interrupt(self.pid)
+        ptrace.resume(self.pid)
+        if ptrace.wait(self.pid).event is not Event.STOPPED:
+            raise EndedError(f"task {self.pid} did not stop again")
+        self.go_back()
+
     def go_back(self) -> None:
         """Set the task's own registers again; it stays held."""
         ptrace.set_registers(self.pid, self.registers)

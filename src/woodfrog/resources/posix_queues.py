@@ -1,13 +1,13 @@
 """POSIX message queues of the container's own ipc namespace (mq_overview(7)).
 
 A message can't be read without being taken; so all are taken and sent again at once, while nobody
-else runs. Who had asked for a notification would get it by that.
+else runs. Who waits for a notification gets it by that, and waits anew.
 """
 
 import os
-import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Part, Record
@@ -18,10 +18,10 @@ from woodfrog.kernel.capability import CAP_SYS_RESOURCE
 from woodfrog.kernel.mounts import FSCONFIG_CMD_CREATE, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
-from woodfrog.resources import namespaces
+from woodfrog.resources import namespaces, queue_notices
+from woodfrog.resources.queue_notices import Notices
 
 _MQ_ATTR = struct.Struct("<8q")  # mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs
-_NOTIFIED = rb"NOTIFY_PID:([1-9]\d*)"
 _NAME_MAX = 255
 _NO_ID = (1 << 32) - 1
 
@@ -53,7 +53,7 @@ class Found:
         self.queues: list[PosixQueue] = []
 
 
-def collect(namespace: int, found: Found) -> None:
+def collect(namespace: int, found: Found, notices: Notices) -> None:
     """Read all queues of the ipc namespace that a descriptor names."""
     root = _open_file_system(namespace)
     if root < 0:
@@ -62,7 +62,7 @@ def collect(namespace: int, found: Found) -> None:
         found.device = os.fstat(root).st_dev
         for name in sorted(os.listdir(root)):
             with while_(f"reading the POSIX message queue /{name}"):
-                found.queues.append(_queue(root, name))
+                found.queues.append(_queue(root, name, notices))
     finally:
         os.close(root)
 
@@ -85,24 +85,20 @@ def _open_file_system(namespace: int) -> int:
         os.close(mounted)
 
 
-def _queue(root: int, name: str) -> PosixQueue:
+def _queue(root: int, name: str, notices: Notices) -> PosixQueue:
     fd = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
     try:
-        return look_at(fd, os.fsencode(name))
+        return look_at(fd, os.fsencode(name), notices)
     finally:
         os.close(fd)
 
 
-def look_at(fd: int, name: bytes) -> PosixQueue:
+def look_at(fd: int, name: bytes, notices: Notices) -> PosixQueue:
     """Read a queue by a descriptor of ours for both ways, which doesn't wait."""
     about = bytearray(_MQ_ATTR.size)
     HERE.call(SYS.MQ_GETSETATTR, fd, 0, about)
     _, most, longest, *_ = _MQ_ATTR.unpack(about)
-    if re.search(_NOTIFIED, os.pread(fd, 200, 0)):
-        raise UnsupportedResource(
-            f"has a process that waits for a notification by the POSIX message queue"
-            f" /{os.fsdecode(name)} (mq_notify), which cannot be saved yet"
-        )
+    waiting = queue_notices.waits(os.pread(fd, 200, 0))
     seen = os.fstat(fd)
     return PosixQueue(
         name=name,
@@ -111,12 +107,25 @@ def look_at(fd: int, name: bytes) -> PosixQueue:
         gid=seen.st_gid,
         most=most,
         longest=longest,
-        messages=_messages(fd, longest),
+        messages=_messages(
+            fd, longest, notices.caused(fd, name, waiting) if waiting else nullcontext(_nothing)
+        ),
     )
 
 
-def _messages(fd: int, longest: int) -> list[Message]:
-    """Take all messages, and send them again."""
+def _nothing() -> None:
+    """Nobody waits."""
+
+
+def _messages(
+    fd: int, longest: int, caused: AbstractContextManager[Callable[[], None]]
+) -> list[Message]:
+    """Take all messages, and send them again; what is `caused` meanwhile is over then."""
+    with caused as cause:
+        return _taken(fd, longest, cause)
+
+
+def _taken(fd: int, longest: int, then: Callable[[], None]) -> list[Message]:
     found: list[Message] = []
     room, priority = bytearray(longest), bytearray(4)
     try:
@@ -124,6 +133,7 @@ def _messages(fd: int, longest: int) -> list[Message]:
             try:
                 size = HERE.call(SYS.MQ_TIMEDRECEIVE, fd, room, longest, priority, 0)
             except BlockingIOError:
+                then()
                 return found
             number = int.from_bytes(priority, "little")
             found.append(Message(priority=number, data=bytes(room[:size])))

@@ -18,6 +18,7 @@ from woodfrog.resources.login import Login
 from woodfrog.resources.membership import Membership
 from woodfrog.resources.memory import AddressSpace
 from woodfrog.resources.memory_modes import MemoryModes
+from woodfrog.resources.queue_notices import QueueNotice
 from woodfrog.resources.semaphore_undo import Undo
 from woodfrog.resources.signals import SIGCHLD, Action
 from woodfrog.resources.threads import EndedThread, Thread
@@ -144,6 +145,7 @@ class Process(Record, frozen=True, tag="process"):
     controlling: int = -1  # the number of its session's terminal, if not the container's own
     left_terminal: bool = False  # it has none, though its session has one
     file_signals: list[FileSignals] = []
+    queue_notices: list[QueueNotice] = []  # what it waits for at message queues
     thp_disable_flags: int = 0
     modes: MemoryModes = MemoryModes()
     directory_deleted: int = 0

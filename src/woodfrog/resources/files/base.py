@@ -18,6 +18,7 @@ from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.descriptors import fetch
 from woodfrog.remote.program import Program
 from woodfrog.resources.file_signals import O_ASYNC
+from woodfrog.resources.queue_notices import Notices
 
 # Flags that open(2) and fcntl(F_SETFL) take, and that fdinfo shows.
 ACCESS_MODE = 0o3
@@ -63,6 +64,8 @@ class World(Protocol):
     given_mounts: AbstractSet[int]
     # Inodes of the pipes that are written to in packet mode.
     packet_pipes: set[int]
+    # Learns who waits for notifications by message queues.
+    notices: Notices
 
     @property
     def sockets(self) -> Any:

@@ -56,7 +56,7 @@ class MessageQueueFile(FileRecord, frozen=True, tag="message-queue"):
             others = (b"%s.%d" % (name, n) for n in itertools.count(1))
             names = itertools.chain([name], others)
             free = next(one for one in names if one not in world.queue_names)
-            unlinked = posix_queues.look_at(ours, free)
+            unlinked = posix_queues.look_at(ours, free, world.notices)
         finally:
             os.close(ours)
         inode = file.stat.st_ino
