@@ -14,8 +14,11 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import NO_CALL, Registers
 from woodfrog.remote.registers import (
     CALLS_THAT_SEE_A_HOLD,
+    for_our_code,
+    has_exceptional_flags,
     in_call,
     issue_again,
+    made_again,
     sees_the_hold,
     way_back,
     without_the_kernel,
@@ -64,6 +67,24 @@ def test_a_call_that_is_to_be_restarted_has_not_returned(error: int) -> None:
 @pytest.mark.parametrize("result", [0, 7, -4, -11, -511, -515, -517, 512, 1 << 40])
 def test_a_call_with_any_other_result_has_returned(result: int) -> None:
     assert not in_call(stopped(SYS.READ, result))
+
+
+def test_a_call_made_again_is_made_by_the_kernel_or_ended_by_a_signal() -> None:
+    before = stopped(SYS.NANOSLEEP, -516, rdi=3)
+    again = made_again(before)
+    assert in_call(again)
+    assert again.result == -514
+    assert (again.rip, again.orig_rax, again.rdi) == (0x401002, SYS.NANOSLEEP, 3)
+    assert without_the_kernel(again).rip == 0x401000
+
+
+def test_our_code_runs_without_flags_that_make_exceptions() -> None:
+    before = stopped(SYS.READ, 7, eflags=0x40F47, rsi=5)
+    ours = for_our_code(before, 0x7000)
+    assert (ours.rip, ours.orig_rax, ours.rsi, ours.eflags) == (0x7000, NO_CALL, 5, 0xE47)
+    assert before.eflags == 0x40F47
+    assert has_exceptional_flags(before)
+    assert not has_exceptional_flags(ours)
 
 
 def test_a_call_issued_again_is_as_before_its_instruction() -> None:
@@ -128,12 +149,12 @@ def test_the_way_back_sets_each_register_and_jumps(chance: random.Random, tmp_pa
 
 
 @needs("command objdump")
-def test_the_way_back_takes_the_flags_first_and_the_stack_last(
+def test_the_way_back_takes_the_flags_and_the_stack_last(
     chance: random.Random, tmp_path: Path
 ) -> None:
     registers = arbitrary(chance)
     found = disassembled(way_back(registers, 0x1234_5678_9ABC)[:-8], tmp_path)
-    assert found[:3] == [
+    assert found[-4:-1] == [
         ("movabs", "rsp,0x123456789abc"),
         ("popf", ""),
         ("movabs", f"rsp,{registers.rsp:#x}"),

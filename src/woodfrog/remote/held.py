@@ -16,7 +16,12 @@ from woodfrog.kernel.waiting import Waiting
 from woodfrog.remote import cut_calls
 from woodfrog.remote.address import TASK_SIZE
 from woodfrog.remote.program import LOOP
-from woodfrog.remote.registers import issue_again, out_of_critical_section, sees_the_hold
+from woodfrog.remote.registers import (
+    issue_again,
+    made_again,
+    out_of_critical_section,
+    sees_the_hold,
+)
 from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.socket_waits import Resumed, SocketWait, socket_wait
@@ -144,7 +149,7 @@ class HeldTask:
         )
         call = self._timed_call(registers)
         if call is None:
-            return issue_again(registers)
+            return made_again(registers)
         place = place_for_time(registers)
         try:
             for address, data in written(registers, call, place, self._read):

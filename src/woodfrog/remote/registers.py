@@ -12,6 +12,9 @@ from woodfrog.kernel.ptrace import NO_CALL, Registers, Rseq
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
 EINTR = 4
 _SYSCALL_BYTES = 2
+_WORD = (1 << 64) - 1
+# TF (a trap after each instruction) and AC (a fault where data isn't aligned).
+_EXCEPTIONAL_FLAGS = 1 << 8 | 1 << 18
 
 # Calls that return EINTR because they were held, not because of a signal: kernel-notes.md.
 CALLS_THAT_SEE_A_HOLD = frozenset(
@@ -71,6 +74,33 @@ def issue_again(registers: Registers) -> Registers:
     return again
 
 
+def made_again(registers: Registers) -> Registers:
+    """Return registers with which the kernel makes the interrupted call once more.
+
+    Unless a signal is handled before that: then the call returns EINTR, as it would have if the
+    signal had come while it waited.
+    """
+    again = registers.copy()
+    again.rax = -ERESTARTNOHAND & _WORD
+    return again
+
+
+def for_our_code(registers: Registers, at: int) -> Registers:
+    """Return registers with which the task runs code of ours at an address.
+
+    Flags that a program may set, and which make exceptions of what other code does, are off.
+    """
+    ours = registers.copy()
+    ours.rip, ours.orig_rax = at, NO_CALL
+    ours.eflags &= ~_EXCEPTIONAL_FLAGS
+    return ours
+
+
+def has_exceptional_flags(registers: Registers) -> bool:
+    """Tell whether `for_our_code` changes the flags."""
+    return bool(registers.eflags & _EXCEPTIONAL_FLAGS)
+
+
 def without_the_kernel(registers: Registers) -> Registers:
     """Return registers that do by themselves what the kernel does at the end of a stop.
 
@@ -122,10 +152,11 @@ _MOVABS = (
 )
 
 
-_VALUES = attrgetter(*(name for name, _ in _MOVABS), "rip")
+_VALUES = attrgetter(*(name for name, _ in _MOVABS))
+_OPCODES = tuple(opcode for _, opcode in _MOVABS)
+_WAY = struct.Struct("<" + "2sQ" * len(_MOVABS))
 # jmp [rip+0]
-_OPCODES = (*(opcode for _, opcode in _MOVABS), b"\xff\x25\0\0\0\0")
-_WAY = struct.Struct("<" + "2sQ" * len(_MOVABS) + "6sQ")
+_JUMP, _JUMP_TO = struct.Struct("<6sQ"), b"\xff\x25\0\0\0\0"
 # movabs rsp, where the flags are; popfq; movabs rsp
 _FLAGS_AND_STACK = struct.Struct("<2sQ3sQ")
 
@@ -138,6 +169,7 @@ def way_back(registers: Registers, flags_at: int | None = None) -> bytes:
     """
     target = without_the_kernel(registers)
     code = _WAY.pack(*chain.from_iterable(zip(_OPCODES, _VALUES(target), strict=True)))
-    if flags_at is None:
-        return code
-    return _FLAGS_AND_STACK.pack(b"\x48\xbc", flags_at, b"\x9d\x48\xbc", target.rsp) + code
+    if flags_at is not None:
+        # Last, as after each instruction from then on there may be a trap (TF), on its stack.
+        code += _FLAGS_AND_STACK.pack(b"\x48\xbc", flags_at, b"\x9d\x48\xbc", target.rsp)
+    return code + _JUMP.pack(_JUMP_TO, target.rip)

@@ -12,7 +12,7 @@ import msgspec
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.kernel.waiting import Waiting
-from woodfrog.remote.registers import ERESTART_RESTARTBLOCK, issue_again
+from woodfrog.remote.registers import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, made_again
 
 _NS = 1_000_000_000
 _TIMESPEC = struct.Struct("<2q")
@@ -121,12 +121,12 @@ def _nanoseconds(timespec: bytes) -> int:
 
 
 def with_time_left(registers: Registers, call: TimedCall, address: int) -> Registers:
-    """Return registers that make the interrupted call again, with the time left.
+    """Return registers with which the interrupted call is made again, with the time left.
 
     What `written` returns for `address` must be written.
     """
-    again = issue_again(registers)
-    again.rax = call.number
+    again = made_again(registers)
+    again.orig_rax = call.number
     if not call.left_ns:
         return again
     name, by_address = _ARGUMENT[call.number]
@@ -159,5 +159,10 @@ def written(
 
 
 def is_restartable(registers: Registers) -> bool:
-    """Tell whether the kernel would go on with the call by its restart block."""
+    """Tell whether the kernel would go on with the call by its restart block.
+
+    Or would, if the call had one: io_pgetevents(2) is made again with all of its time.
+    """
+    if registers.orig_rax == SYS.IO_PGETEVENTS:
+        return -registers.result == ERESTARTNOHAND
     return -registers.result == ERESTART_RESTARTBLOCK

@@ -2,6 +2,7 @@
 // after: 0.8
 // never: set_back
 #include "waits.h"
+#include <linux/aio_abi.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -33,6 +34,13 @@ static long epoll_2(void) { return RAW(441 /* epoll_pwait2 */, epoll_create1(0),
 static long signals(void) { return RAW(SYS_rt_sigtimedwait, &(sigset_t){{1}}, NULL, &two, 8); }
 static long semaphore(void) { return RAW(SYS_semtimedop, semget(IPC_PRIVATE, 1, 0600), &(struct sembuf){0, -1, 0}, 1, &two); }
 
+static long events(void) {
+	aio_context_t context = 0;
+	must(syscall(SYS_io_setup, 1, &context));
+	struct { const sigset_t *mask; size_t size; } masked = {&(sigset_t){{1 << (SIGHUP - 1)}}, 8};
+	return RAW(SYS_io_pgetevents, context, 1, 1, &(struct io_event){0}, &two, &masked);
+}
+
 static long timer(void) {
 	int timer = timerfd_create(CLOCK_MONOTONIC, 0);
 	timerfd_settime(timer, 0, &(struct itimerspec){{0, 0}, two}, NULL);
@@ -51,7 +59,7 @@ static const struct wait waits[] = {
 	{"nanosleep", sleep_, 0, 0}, {"clock_nanosleep", sleep_relative, 0, 0}, {"clock_nanosleep-absolute", sleep_absolute, 0, 0},
 	{"futex", futex, -ETIMEDOUT, 0}, {"futex-absolute", futex_absolute, -ETIMEDOUT, 0}, {"poll", poll_, 0, 0}, {"ppoll", ppoll_, 0, 0},
 	{"select", select_, 0, 0}, {"pselect", pselect_, 0, 0}, {"epoll_wait", epoll, 0, 0}, {"epoll_pwait2", epoll_2, 0, 0},
-	{"sigtimedwait", signals, -EAGAIN, 0}, {"semtimedop", semaphore, -EAGAIN, 0}, {"read-timerfd", timer, 8, 0}, {"pause", pause_, -EINTR, 0},
+	{"sigtimedwait", signals, -EAGAIN, 0}, {"semtimedop", semaphore, -EAGAIN, 0}, {"io_pgetevents", events, 0, 0}, {"read-timerfd", timer, 8, 0}, {"pause", pause_, -EINTR, 0},
 };
 
 int main(int count, char **arguments) { return all_of(WAITS(waits), 2); }
