@@ -54,3 +54,12 @@ def test_what_is_no_group_is_refused() -> None:
     with open("/dev/null") as file, pytest.raises(OSError, match="clone3: "):
         fork_into_cgroup(file.fileno())
     assert os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1] == 0
+
+
+def test_the_interpreter_is_not_told(group: tuple[str, int]) -> None:
+    told: list[int] = []
+    os.register_at_fork(before=lambda: told.append(1), after_in_child=lambda: told.append(2))
+    pid = fork_into_cgroup(group[1])
+    if pid == 0:
+        os._exit(len(told))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

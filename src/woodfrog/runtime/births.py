@@ -14,13 +14,13 @@ import socket
 from woodfrog.errors import WoodfrogError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
+from woodfrog.kernel.signals import signals
 from woodfrog.runtime import forking, init, mount_sources, spec
 from woodfrog.runtime.cgroups.entering import Doors
 from woodfrog.runtime.channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 BIRTH = b"birth"
@@ -107,16 +107,13 @@ def _failed(why: str) -> WoodfrogError:
     return WoodfrogError(f"the template can't make a process: {why}")
 
 
-def give(descriptors: list[int], clean_up: Callable[[], None]) -> tuple[int, str]:
-    """Fork what was asked for; returns its pid and the container's id.
-
-    The child is cleaned up before it does anything.
-    """
+def give(descriptors: list[int]) -> tuple[int, str]:
+    """Fork what was asked for; returns its pid and the container's id."""
     answers = socket.socket(fileno=os.dup(descriptors[5]))
     with answers:
         try:
             asked = marshal.loads(os.pread(descriptors[0], os.fstat(descriptors[0]).st_size, 0))
-            pid, in_group = _fork(asked, descriptors, clean_up)
+            pid, in_group = _fork(asked, descriptors)
             pidfd = pidfd_open(HERE, pid)
         except Exception as error:
             answers.send(str(error).encode())
@@ -129,9 +126,7 @@ def give(descriptors: list[int], clean_up: Callable[[], None]) -> tuple[int, str
     return pid, asked["hook_state"]["id"]
 
 
-def _fork(
-    asked: dict[str, Any], descriptors: list[int], clean_up: Callable[[], None]
-) -> tuple[int, bool]:
+def _fork(asked: dict[str, Any], descriptors: list[int]) -> tuple[int, bool]:
     plan = init.Plan(asked["config"], "", "", {})
     for key in _PLAIN:
         setattr(plan, key, asked[key])
@@ -143,14 +138,18 @@ def _fork(
     group = more[-1] if asked["has_group"] else -1
     doors = Doors(tasks, group, [""] if group >= 0 else [])
     wanted = spec.namespaces(plan.config).get("pid")
+    # Here, since who is forked has yet to copy each page that it writes to, be it a count of uses.
+    environ = asked["environ"] if asked["environ"] != dict(os.environ) else None
     pid = forking.fork_into_pid_namespace(wanted, plan.joined.get("pid", -1), doors.fork)
     if pid:
         return pid, not doors.left
     try:
-        clean_up()
-        if asked["environ"] != dict(os.environ):
+        # The supervisor hears so of its children's ends. What it has open, init closes.
+        signals.set_wakeup_fd(-1)
+        signals.signal(signals.SIGCHLD, signals.SIG_DFL)
+        if environ is not None:
             os.environ.clear()
-            os.environ.update(asked["environ"])
+            os.environ.update(environ)
         os.umask(asked["umask"])
         os.fchdir(descriptors[1])
         for number, descriptor in enumerate(descriptors[2:5]):

@@ -230,7 +230,7 @@ class _Supervisor:
         except ConnectionResetError:
             message, descriptors = b"", []
         if message == births.BIRTH:
-            pid, id = births.give(descriptors, self._leave)
+            pid, id = births.give(descriptors)
             if pid:
                 self._born[pid] = id
             for descriptor in descriptors:
