@@ -262,5 +262,8 @@ def test_calls_of_a_kind_are_as_if_each_were_added(program: Program) -> None:
     program.call_each(SYS.FCNTL, rows)
     for row in rows:
         other.may_fail(other.call(SYS.FCNTL, *row))
+    program.call_each(SYS.FCNTL, rows, may_fail=False)
+    for row in rows:
+        other.call(SYS.FCNTL, *row)
     assert program.assemble() == other.assemble()
     assert len(program) == len(other)

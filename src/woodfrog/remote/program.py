@@ -27,9 +27,10 @@ _REST = tuple((0,) * (9 - count) for count in range(7))
 _ALIGN = 16
 
 
-def packed(number: int, *words: int) -> bytes:
-    """Return the record of a call that may fail."""
-    return _RECORD.pack(number, *words, *_REST[len(words)][:-3], _MAY_FAIL << 8, 0, 0)
+def packed(number: int, *words: int, may_fail: bool = True) -> bytes:
+    """Return the record of a call."""
+    outcome = _MAY_FAIL << 8 if may_fail else 0
+    return _RECORD.pack(number, *words, *_REST[len(words)][:-3], outcome, 0, 0)
 
 
 class Placeholder(int):
@@ -74,27 +75,30 @@ class Program:
 
     def call(self, number: int, *arguments: Argument) -> Placeholder:
         """Add a call; see `Caller`."""
-        words = []
+        words: list[Any] = list(arguments)
         links = 0
         for place, argument in enumerate(arguments):
-            word = 0
             if type(argument) is Placeholder:
                 self._links.append((self._word_at(place), argument))
+                words[place] = 0
                 links |= 1 << place
             elif isinstance(argument, int):
-                word = argument & _WORD
+                if argument < 0:
+                    words[place] = argument & _WORD
             else:
                 self._places.append((self._word_at(place), self._add(argument)))
-            words.append(word)
+                words[place] = 0
         self._records += _RECORD.pack(number, *words, *_REST[len(words)])
         if links:
             self._records[_LINKS_AT - RECORD_BYTES] = links
         self._counts.append(len(words))
         return Placeholder(len(self._counts) - 1)
 
-    def call_each(self, number: int, rows: Sequence[Sequence[int]]) -> None:
-        """Add a call for each row of arguments, all of them numbers; each may fail."""
-        self._records += b"".join([packed(number, *words) for words in rows])
+    def call_each(
+        self, number: int, rows: Sequence[Sequence[int]], *, may_fail: bool = True
+    ) -> None:
+        """Add a call for each row of arguments, all of them numbers from 0 up."""
+        self._records += b"".join([packed(number, *words, may_fail=may_fail) for words in rows])
         self._counts += bytes(map(len, rows))
 
     def mark(self) -> tuple[int, ...]:

@@ -188,9 +188,13 @@ def narrow(program: Program, everyone: Iterable[Credentials], present: int) -> N
     kept = 0
     for one in everyone:
         kept |= one.bounding | one.inheritable
-    for number in CAPABILITIES:
-        if (present & ~kept) >> number & 1:
-            syscalls.prctl(program, PR_CAPBSET_DROP, number)
+    _drop(program, present & ~kept)
+
+
+def _drop(program: Program, unwanted: int) -> None:
+    """Drop capabilities from a task's bounding set, which has them."""
+    rows = [(PR_CAPBSET_DROP, number, 0, 0, 0) for number in CAPABILITIES if unwanted >> number & 1]
+    program.call_each(SYS.PRCTL, rows, may_fail=False)
 
 
 def restore(
@@ -208,9 +212,7 @@ def restore(
     Sets the bounding set first and the capabilities last: each step needs rights that a later one
     takes away. Setting ids resets dumpable and the pdeath signal, which come after.
     """
-    for number in CAPABILITIES:
-        if present >> number & 1 and not credentials.bounding >> number & 1:
-            syscalls.prctl(program, PR_CAPBSET_DROP, number)
+    _drop(program, present & ~credentials.bounding)
     if ids:
         groups = struct.pack(f"<{len(ids.groups)}I", *ids.groups)
         program.call(SYS.SETGROUPS, len(ids.groups), groups)

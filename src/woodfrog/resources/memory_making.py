@@ -41,14 +41,15 @@ def unmap_all(program: Program, keep: Sequence[tuple[int, int]]) -> None:
 def _with_pages(mappings: Sequence[Mapping], pages: Sequence[PageRange]) -> set[int]:
     """Return the starts of the mappings that have pages of their own; both are in order."""
     found = set()
-    at = 0
-    for page in pages:
-        while at < len(mappings) and mappings[at].end <= page.start:
-            at += 1
-        look = at
-        while look < len(mappings) and mappings[look].start < page.start + page.length:
-            found.add(mappings[look].start)
-            look += 1
+    rest = iter(pages)
+    page = next(rest, None)
+    for mapping in mappings:
+        while page and page.start + page.length <= mapping.start:
+            page = next(rest, None)
+        if page is None:
+            break
+        if page.start < mapping.end:
+            found.add(mapping.start)
     return found
 
 
