@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.caller import Argument
 from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.tracee import Tracee
 from woodfrog.remote.vdso import Vdso
@@ -44,11 +45,27 @@ def padding_of(pid: int) -> bytes:
 
 
 @contextmanager
+def seized(pid: int) -> Iterator[None]:
+    """Hold a task, stopped; it runs on afterwards if it still lives."""
+    ptrace.seize(pid)
+    try:
+        ptrace.interrupt(pid)
+        while (status := ptrace.wait(pid)).event is Event.SIGNAL:
+            ptrace.resume(pid, status.signal)  # it came first, and must not be lost
+        yield
+    finally:
+        try:
+            ptrace.detach(pid)
+        except ProcessLookupError:
+            pass
+
+
+@contextmanager
 def entered(pid: int, size: int = 65536) -> Iterator[Entered]:
     """Hold a process of one thread and map a scratch area into it."""
     memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     try:
-        with ptrace.seized(pid):
+        with seized(pid):
             tracee = Tracee(pid, ptrace.registers(pid))
             with Scratch(tracee, memory, vdso_start(pid), VDSO, size) as scratch:
                 yield Entered(tracee, scratch, memory)

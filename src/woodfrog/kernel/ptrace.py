@@ -6,8 +6,6 @@ Only the thread that seized a task may use these on it (ESRCH otherwise).
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 
 import msgspec
@@ -20,7 +18,7 @@ _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void
 _ptrace.restype = ctypes.c_long
 
 _CONT, _DETACH, _SYSCALL = 7, 17, 24
-_SETOPTIONS, _GETEVENTMSG, _GETSIGINFO = 0x4200, 0x4201, 0x4202
+_SETOPTIONS, _GETEVENTMSG = 0x4200, 0x4201
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = 0x4204, 0x4205, 0x4206, 0x4207
 _PEEKSIGINFO, _GETSIGMASK, _SETSIGMASK, _SECCOMP_GET_FILTER = 0x4209, 0x420A, 0x420B, 0x420C
 _SECCOMP_GET_METADATA, _GET_RSEQ_CONFIGURATION = 0x420D, 0x420F
@@ -230,13 +228,6 @@ def pending_signals(pid: int, *, shared: bool) -> list[bytes]:
             return found
 
 
-def signal_info(pid: int) -> bytes:
-    """Read the siginfo_t of the signal that the task is stopped for."""
-    buffer = ctypes.create_string_buffer(SIGINFO_BYTES)
-    _request(_GETSIGINFO, pid, 0, ctypes.addressof(buffer))
-    return buffer.raw
-
-
 def seccomp_filter(pid: int, index: int) -> bytes | None:
     """Read one classic BPF filter of the task, index 0 being the oldest; None past the newest.
 
@@ -319,19 +310,3 @@ def poll(pid: int) -> Status | None:
     """Return how the task stopped or ended, or None if it runs."""
     found, status = os.waitpid(pid, WALL | os.WNOHANG)
     return parse_status(found, status) if found else None
-
-
-@contextmanager
-def seized(pid: int) -> Iterator[None]:
-    """Hold one stopped task; it runs on afterwards if it still lives."""
-    seize(pid)
-    try:
-        interrupt(pid)
-        while (status := wait(pid)).event is Event.SIGNAL:
-            resume(pid, status.signal)  # it came first, and must not be lost
-        yield
-    finally:
-        try:
-            detach(pid)
-        except ProcessLookupError:
-            pass
