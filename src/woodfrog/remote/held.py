@@ -128,6 +128,7 @@ class HeldTask:
             if chain not in known:
                 known[chain] = Filters(chain, strict=self.seccomp != _SECCOMP_FILTER)
             self.tracee.filters = known[chain]
+        self.tracee.is_stopped = bool(self.stopped_by)
         self.tracee.registers = self._going_on(registers)
         # Now: should we die, the kernel goes on with these.
         self.tracee.go_back()

@@ -8,7 +8,7 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import NO_CALL, Event, Registers, Status
 from woodfrog.remote.program import LOOP, RECORD_BYTES, STORE, Program, packed
-from woodfrog.remote.registers import way_back
+from woodfrog.remote.registers import for_our_code, way_back
 from woodfrog.remote.tracee import EndedError, RanOnError, Tracee
 
 CODE_BYTES = 4096
@@ -106,8 +106,8 @@ class Lender:
 
     def _go(self, record: int) -> None:
         """Set the loop going at a record."""
-        start = self._tracee.registers.copy()
-        start.rip, start.r15, start.r14, start.orig_rax = self._code, record, self._told, NO_CALL
+        start = for_our_code(self._tracee.registers, self._code)
+        start.r15, start.r14 = record, self._told
         self._running.append(self)
         self._resume(start)
 
@@ -115,8 +115,8 @@ class Lender:
         """Put the way back behind the loop, and run on."""
         code = way_back(self._tracee.registers, self._told + _FLAGS_AT)
         os.pwrite(self._memory, code, self._code + len(LOOP))
-        ptrace.set_registers(self._tracee.pid, registers)
         self._is_interrupted = False
+        self._tracee.enter(registers)
         ptrace.resume(self._tracee.pid)
 
     def come_back(self) -> int:

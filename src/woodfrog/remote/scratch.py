@@ -1,16 +1,17 @@
 """Memory of ours in a held process, and calls through its vDSO, by which it comes and goes."""
 
 import os
+import struct
 from contextlib import suppress
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import checked
-from woodfrog.kernel.ptrace import NO_CALL, Event, Registers, Status
+from woodfrog.kernel.ptrace import Event, Registers, Status
 from woodfrog.remote.lender import CODE, CODE_BYTES, Lender
 from woodfrog.remote.program import Program
-from woodfrog.remote.registers import way_back
+from woodfrog.remote.registers import for_our_code, has_exceptional_flags, way_back
 from woodfrog.remote.tracee import EndedError, RanOnError, Tracee
 from woodfrog.remote.vdso import SYSCALL_INSTRUCTION, Vdso
 
@@ -147,13 +148,21 @@ def call_through_vdso(
 
     `padding` is its address, `room` how many bytes there are.
     """
+    longest = 0
     while True:
-        code = SYSCALL_INSTRUCTION + way_back(tracee.registers)
+        own = tracee.registers
+        if has_exceptional_flags(own):
+            # The call is made without them: they stand behind the code.
+            flags = padding + len(SYSCALL_INSTRUCTION + way_back(own, padding))
+            code = SYSCALL_INSTRUCTION + way_back(own, flags) + struct.pack("<Q", own.eflags)
+        else:
+            code = SYSCALL_INSTRUCTION + way_back(own)
         if len(code) > room:
             raise UnsupportedResource(
                 f"the vDSO of this kernel has only {room} bytes of padding,"
                 f" {len(code)} are needed to enter process {tracee.pid}"
             )
+        longest = max(longest, len(code))
         os.pwrite(memory, code, padding)
         try:
             result = _make_call(tracee, padding, number, arguments)
@@ -161,7 +170,7 @@ def call_through_vdso(
         except InterruptedError:
             continue
     tracee.go_back()
-    os.pwrite(memory, bytes(len(code)), padding)
+    os.pwrite(memory, bytes(longest), padding)
     return checked(number, result)
 
 
@@ -170,11 +179,11 @@ def _make_call(tracee: Tracee, padding: int, number: int, arguments: tuple[int, 
 
     From stop to stop, so that nobody has to be caught in time.
     """
-    registers = tracee.registers.copy()
-    registers.rip, registers.rax, registers.orig_rax = padding, number, NO_CALL
+    registers = for_our_code(tracee.registers, padding)
+    registers.rax = number
     for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
         setattr(registers, name, value & ((1 << 64) - 1))
-    ptrace.set_registers(tracee.pid, registers)
+    tracee.enter(registers)
     stops = 0
     while stops < 2:
         ptrace.resume_to_call(tracee.pid)

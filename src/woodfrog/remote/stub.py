@@ -12,8 +12,9 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import checked
 from woodfrog.kernel.procfs.status import read_stat
-from woodfrog.kernel.ptrace import NO_CALL, Event, Registers
+from woodfrog.kernel.ptrace import Event, Registers
 from woodfrog.remote.program import LOOP, Program
+from woodfrog.remote.registers import for_our_code
 
 OPTIONS = (
     ptrace.O_EXITKILL
@@ -104,9 +105,8 @@ class Stub:
     def start(self, program: Program) -> None:
         """Set a program going; `finish` waits for its end."""
         os.pwrite(self.memory, program.assemble(), program.base)
-        registers = self._registers or ptrace.registers(self.pid)
-        registers.rip, registers.r15, registers.r14 = self.base, program.entry, 0
-        registers.orig_rax = NO_CALL
+        registers = for_our_code(self._registers or ptrace.registers(self.pid), self.base)
+        registers.r15, registers.r14 = program.entry, 0
         ptrace.set_registers(self.pid, registers)
         ptrace.resume(self.pid)
 
@@ -155,8 +155,7 @@ class Stub:
         """
         place = self.base + CODE_BYTES - 64
         os.pwrite(self.memory, code, place)
-        registers = ptrace.registers(self.pid)
-        registers.rip, registers.orig_rax = place, NO_CALL
+        registers = for_our_code(ptrace.registers(self.pid), place)
         for name, value in values.items():
             setattr(registers, name, value)
         ptrace.set_registers(self.pid, registers)
@@ -171,9 +170,8 @@ class Stub:
 
     def exit(self, status: int) -> None:
         """Let go of this task, which is its process's first thread, and have it exit(2)."""
-        registers = ptrace.registers(self.pid)
-        registers.rip = self.base + LOOP.index(_SYSCALL)
-        registers.rax, registers.rdi, registers.orig_rax = SYS.EXIT, status, NO_CALL
+        registers = for_our_code(ptrace.registers(self.pid), self.base + LOOP.index(_SYSCALL))
+        registers.rax, registers.rdi = SYS.EXIT, status
         ptrace.set_registers(self.pid, registers)
         ptrace.detach(self.pid)
         deadline = time.monotonic() + _PATIENCE_S
@@ -200,8 +198,8 @@ def make_call(
     pid: int, registers: Registers, instruction: int, number: int, arguments: tuple[int, ...]
 ) -> None:
     """Run one call in a held task, from its entry to its exit; it stays stopped there."""
-    registers = registers.copy()
-    registers.rip, registers.rax, registers.orig_rax = instruction, number, NO_CALL
+    registers = for_our_code(registers, instruction)
+    registers.rax = number
     for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
         setattr(registers, name, value & ((1 << 64) - 1))
     ptrace.set_registers(pid, registers)
@@ -218,8 +216,8 @@ def make_call(
 
 def exec_into(pid: int, registers: Registers, instruction: int, arguments: tuple[int, ...]) -> None:
     """Have a held task execveat(2) into something else; it stops before the first instruction."""
-    registers = registers.copy()
-    registers.rip, registers.rax, registers.orig_rax = instruction, SYS.EXECVEAT, NO_CALL
+    registers = for_our_code(registers, instruction)
+    registers.rax = SYS.EXECVEAT
     for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
         setattr(registers, name, value & ((1 << 64) - 1))
     ptrace.set_registers(pid, registers)

@@ -1,7 +1,8 @@
 """A task of a running container, held by ptrace, that lends us its system calls.
 
-Nothing here single-steps the task, blocks its signals or leaves it in a state that needs us: if we
-are killed at any point, the task goes on by itself to where it was (design law 1).
+Nothing here single-steps the task, blocks its signals (but in a group stop) or leaves it in a state
+that needs us: if we are killed at any point, the task goes on by itself to where it was (design law
+1).
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.ptrace import Event, Registers, Status
 from woodfrog.remote.program import Program
 from woodfrog.remote.seccomp import Filters
+
+_ALL = (1 << 64) - 1
 
 
 class RanOnError(Exception):
@@ -31,6 +34,9 @@ class Tracee:
         self.pid = pid
         self.registers = registers
         self.filters: Filters | None = None
+        # In a group stop: what waits for it must wait on, though it runs code of ours.
+        self.is_stopped = False
+        self._mask: int | None = None
         # Tasks that were born of it while it was held, and are held, too.
         self.born: list[int] = []
 
@@ -79,6 +85,18 @@ class Tracee:
             raise EndedError(f"task {self.pid} did not stop again")
         self.go_back()
 
+    def enter(self, registers: Registers) -> None:
+        """Have the task run code of ours when it is resumed, with these registers, to `go_back`."""
+        if self.is_stopped and self._mask is None:
+            # Were we killed right now, they would stay blocked: still better than to be ended by
+            # what only waits for SIGCONT.
+            self._mask = ptrace.signal_mask(self.pid)
+            ptrace.set_signal_mask(self.pid, _ALL)
+        ptrace.set_registers(self.pid, registers)
+
     def go_back(self) -> None:
         """Set the task's own registers again; it stays held."""
+        if self._mask is not None:
+            ptrace.set_signal_mask(self.pid, self._mask)
+            self._mask = None
         ptrace.set_registers(self.pid, self.registers)
