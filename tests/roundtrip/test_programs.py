@@ -222,6 +222,7 @@ CANNOT_BE_SET_BACK = (
     "namespaces",
     "nested_network",
     "proc_files",
+    "siginfo",
     "stopped",
     "tcp_nested",
     "tcp_waiting",

@@ -34,6 +34,7 @@ from woodfrog.resources import (
 from woodfrog.resources.signals import SIGTRAP
 
 _PATIENCE_S = 10.0
+_ALL_SIGNALS = (1 << 64) - 1
 
 
 def restore_limits(
@@ -184,8 +185,24 @@ class Release:
             trap = next((a for a in body.record.actions if a.signal == SIGTRAP), None)
             action = self._put(signals.packed(trap))
             body.stub.call_at(instruction, SYS.RT_SIGACTION, SIGTRAP, action, 0, 8)
+        self._queue_the_rest(instruction)
         if not shares.memory:
             body.stub.call_at(instruction, SYS.MUNMAP, body.stub.base, body.stub.size + 4096)
+
+    def _queue_the_rest(self, instruction: int) -> None:
+        """Queue the signals that were in the way of programs."""
+        record, rung = self.body.record, self.body.posix_timers
+        for task, thread in zip(self.body.tasks, record.threads, strict=True):
+            whom = record.ids[-1], thread.ids[-1]
+            own: list[tuple[bytes, int, tuple[int, ...]]]
+            own = [(info, SYS.RT_TGSIGQUEUEINFO, whom) for info in thread.pending]
+            if task is self.body.stub:
+                own += [(info, SYS.RT_SIGQUEUEINFO, whom[1:]) for info in record.pending]
+            for info, number, whose in own:
+                if signals.is_in_the_way(info) and timers.without_rung([info], [], rung):
+                    ptrace.set_signal_mask(task.pid, _ALL_SIGNALS)
+                    signal = int.from_bytes(info[:4], "little")
+                    task.call_at(instruction, number, *whose, signal, self._put(info))
 
     def _instruction(self) -> int:
         start, _ = find_vdso(self.body.stub.pid)

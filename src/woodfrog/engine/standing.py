@@ -17,6 +17,7 @@ from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource
 from woodfrog.remote.held import HeldProcess, HeldTask, Zombie
+from woodfrog.resources import signals
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.network import records as network
 from woodfrog.resources.network.records import Network
@@ -233,6 +234,8 @@ class Match:
         record = one.now.record([], set())
         if found := differences(then, record, self.pairs, _SET_BACK["process"]):
             raise _lost(f"it has changed since: {', '.join(sorted(found))}")
+        if any(map(signals.is_in_the_way, (*then.pending, *record.pending))):
+            raise _lost("it has a SIGTRAP or a fault queued")
         memory = record.memory
         for name in _FIXED:
             if getattr(then.memory, name) != getattr(memory, name):
@@ -241,6 +244,10 @@ class Match:
             now = one.threads_now[task.namespace_pid]
             if found := differences(thread, now, self.pairs, _SET_BACK_OF_THREADS):
                 raise _lost(f"thread {thread.tid} has changed since: {', '.join(sorted(found))}")
+            if any(map(signals.is_in_the_way, (*thread.pending, *now.pending))):
+                raise _lost(
+                    f"thread {thread.tid} has a SIGTRAP, or what looks like a fault, queued"
+                )
         descriptors = {descriptor.number: descriptor.file for descriptor in fields["descriptors"]}
         for descriptor in then.descriptors:
             if descriptor.number not in descriptors:

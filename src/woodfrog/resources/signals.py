@@ -16,6 +16,8 @@ STOPPING = range(SIGSTOP, 23)
 # And what doesn't end either: SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
 _HARMLESS = (SIGCHLD, SIGCONT, 23, 28)
 
+_FAULTS = (4, SIGTRAP, 7, 8, 11, 31)  # SIGILL, SIGBUS, SIGFPE, SIGSEGV, SIGSYS
+
 _ACTION = struct.Struct("<4Q")
 _MASK_BYTES = 8
 _SIG_IGN = 1
@@ -98,16 +100,32 @@ def packed(action: Action | None) -> bytes:
 
 
 def collect_pending(pid: int, *, shared: bool) -> list[bytes]:
-    """Read the queued signals of a held task, or of its process, oldest first."""
-    return ptrace.pending_signals(pid, shared=shared)
+    """Read the queued signals of a held task, or of its process, oldest first.
+
+    Those that will be in the way come last, as they will be queued; each number's stay in order.
+    """
+    return sorted(ptrace.pending_signals(pid, shared=shared), key=is_in_the_way)
+
+
+def is_in_the_way(info: bytes) -> bool:
+    """Tell whether a queued signal would come while its task still runs programs of ours.
+
+    A stub's programs end in SIGTRAP, which it can't block; and beside that the kernel takes what
+    looks like a fault from the thread's queue, be it blocked (dequeue_synchronous_signal()).
+    """
+    signal, _, code = struct.unpack_from("<3i", info)
+    return signal == SIGTRAP or (signal in _FAULTS and code > 0)
 
 
 def restore_pending(program: Program, process: int, thread: int | None, queue: list[bytes]) -> None:
     """Queue signals to a thread, or with None to the process; run it in that thread.
 
-    A process may send itself any siginfo (rt_sigqueueinfo(2)); the kernel checks the rest.
+    A process may send itself any siginfo (rt_sigqueueinfo(2)); the kernel checks the rest. What
+    `is_in_the_way` comes later.
     """
     for info in queue:
+        if is_in_the_way(info):
+            continue
         signal = struct.unpack_from("<i", info)[0]
         if thread is None:
             program.call(SYS.RT_SIGQUEUEINFO, process, signal, info)
