@@ -36,12 +36,14 @@ class Making(Workshop):
         self,
         objects: Iterable[SharedMemory],
         written: Container[int],
+        only_read: Container[int],
         pages: int,
         base: int,
         inherit: Callable[[Sequence[PageRange]], None],
     ) -> None:
         """Make and fill all shared memory; shared mappings may write to those in `written`.
 
+        Those in `only_read` some shared mapping may only read, whatever mprotect(2) asks for later.
         `inherit` fills pages in that the stub has mapped, from whichever image of a chain has them.
         """
         for one in objects:
@@ -67,6 +69,10 @@ class Making(Workshop):
                 else:
                     shared_memory.seal(self.program, one, high)
                 self.run()
+                if one.id in only_read and one.memfd is not None:
+                    reader = self.reopen_descriptor(self.objects[one.id], os.O_RDONLY)
+                    self._read_only[one.id] = self._up(reader)
+                    self.run()
 
     def seal(self) -> None:
         """Seal what may be written to by no mapping but those that stand now."""
@@ -140,12 +146,15 @@ class Making(Workshop):
 
     def mapped(self, number: int, writable: bool) -> int:
         """Return the stub's descriptor for a mapping of shared memory or a deleted file."""
+        if not writable and number in self._read_only:
+            return self._read_only[number]
         return self.memory_object(number, for_writing=writable)
 
     @property
     def descriptors(self) -> list[int]:
         """Return all descriptors of the root stub that processes are made from."""
-        return [*self.files.values(), *self.objects.values(), *self._written.values()]
+        mapped = (*self.objects.values(), *self._written.values(), *self._read_only.values())
+        return [*self.files.values(), *mapped]
 
     def _run_for(self, placeholder: int) -> None:
         program = self.program

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from woodfrog.resources.known_files import KnownFile
     from woodfrog.resources.layer import Layer
     from woodfrog.resources.membership import Membership
+    from woodfrog.resources.memory import Mapping as MemoryMapping
     from woodfrog.resources.memory import PageRange
     from woodfrog.resources.mount_tree.records import MountTree
     from woodfrog.resources.nested import AnyNamespace, NetworkNamespace
@@ -251,8 +252,18 @@ class Plan:
     @property
     def written_by_mapping(self) -> set[int]:
         """Return the ids of what a shared mapping may write to."""
-        mappings = (mapping for process in self.processes for mapping in process.memory.mappings)
-        return {mapping.object for mapping in mappings if mapping.writable}
+        return {mapping.object for mapping in self._shared_mappings if mapping.writable}
+
+    @property
+    def only_read_by_mapping(self) -> set[int]:
+        """Return the ids of what a shared mapping may read, and never write to."""
+        return {mapping.object for mapping in self._shared_mappings if not mapping.writable}
+
+    @property
+    def _shared_mappings(self) -> Iterator[MemoryMapping]:
+        """Return the mappings whose contents others may see."""
+        for process in self.processes:
+            yield from (mapping for mapping in process.memory.mappings if mapping.shared)
 
     @property
     def own_files(self) -> list[KnownFile]:

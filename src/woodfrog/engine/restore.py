@@ -257,10 +257,9 @@ def _restore(
                 forced.add(number)
             posix_queues.restore(root, queues)
             sysv_ipc.restore(root, objects, plan.shared, making.send, store, base, inherit)
-    making.make_shared_memory(plan.files_in_memory, plan.written_by_mapping, store, base, inherit)
-    making.make_deleted_files(
-        plan.deleted.values(), plan.opened_deleted, plan.written_by_mapping, store, base
-    )
+    written, only_read = plan.written_by_mapping, plan.only_read_by_mapping
+    making.make_shared_memory(plan.files_in_memory, written, only_read, store, base, inherit)
+    making.make_deleted_files(plan.deleted.values(), plan.opened_deleted, written, store, base)
     records, moves = own_addresses.moved(plan.files_at_home, init, networking.addresses)
     making.missing += moves
     making.make_files([*records, *plan.files_elsewhere], plan.unheld, plan.within)

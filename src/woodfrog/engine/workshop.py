@@ -113,6 +113,7 @@ class Workshop:
         self.files: _Made[int, int] = _Made()
         self.objects: _Made[int, int] = _Made()
         self._written: _Made[int, int] = _Made()
+        self._read_only: _Made[int, int] = _Made()
         # Those that have another name in the container, and were not made.
         self._linked: set[int] = set()
         # Descriptors of ours, and the seals that they get later.
@@ -175,7 +176,7 @@ class Workshop:
         program = self.program
         self.stub.run(program)
 
-        for made in (self.files, self.objects, self._written, self._kept):
+        for made in (self.files, self.objects, self._written, self._read_only, self._kept):
             made.resolve(program)
         fresh = self._spare[self._settled_spare :]
         self._spare[self._settled_spare :] = [_resolved(program, fd) for fd in fresh]

@@ -29,6 +29,7 @@ int main(void) {
 	must(ftruncate(kept, PAGE));
 	char *last = must(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, kept, 0));
 	must(fcntl(kept, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL));
+	char *only_read = must(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, second, 0)), *too_late = must(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, kept, 0));
 	fill(memory + PAGE, PAGE, 2);
 	fill(private + 2 * PAGE, PAGE, 3);
 
@@ -69,6 +70,8 @@ int main(void) {
 	expect(is_filled(page, PAGE, 1), "the plain one holds something else");
 	expect(is_filled(memory + PAGE, PAGE, 2) && is_filled(private + PAGE, PAGE, 2), "the mappings hold something else");
 	expect(is_filled(private + 2 * PAGE, PAGE, 3) && memory[2 * PAGE] == 0, "the private copy is lost");
+	expect(mprotect(only_read, PAGE, PROT_READ | PROT_WRITE) == -1 && errno == EACCES, "what was opened for reading can be written to");
+	expect(mprotect(too_late, PAGE, PROT_READ | PROT_WRITE) == -1 && errno == EACCES, "so can what was sealed when it was mapped");
 	fill(memory + 3 * PAGE, PAGE, 4);
 	must(pread(second, page, PAGE, 3 * PAGE));
 	expect(is_filled(page, PAGE, 4), "the mapping is another memory than the descriptor");
