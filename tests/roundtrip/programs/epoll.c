@@ -2,6 +2,7 @@
 #include "wait.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 static void add(int epoll, int file, uint32_t events, uint64_t data) {
@@ -53,9 +54,15 @@ int main(void) {
 	must(dup2(second[0], first[0])); /* still watched, under a number that is another file's */
 	must(epoll_ctl(reused, EPOLL_CTL_ADD, first[0], &(struct epoll_event){.events = EPOLLIN, .data.u64 = 22}));
 
+	/* How long it looks for packets itself; a struct epoll_params, since Linux 6.9. */
+	struct { uint32_t microseconds; uint16_t budget; uint8_t prefers, unused; } polls = {50, 8, 1, 0}, polled = {0};
+	int knows_how = ioctl(inner, _IOW(0x8A, 1, polls), &polls);
+
 	freeze_here();
 	spoil(must(epoll_ctl(outer, EPOLL_CTL_DEL, counter[1], NULL)););
 
+	same("looking for packets", knows_how, ioctl(inner, _IOR(0x8A, 2, polled), &polled));
+	expect(knows_how != 0 || !memcmp(&polls, &polled, sizeof polls), "for how long: %u, %u, %u", polled.microseconds, polled.budget, polled.prefers);
 	same("close-on-exec", FD_CLOEXEC, fcntl(outer, F_GETFD));
 	same("an event without a cause", 0, next(outer));
 	must(write(first[1], "x", 1));

@@ -110,9 +110,18 @@ int main(int count, char **arguments) {
 	must(close(orphan.server));
 	await_state(orphan.client, TCP_CLOSE_WAIT);
 
+	int sizes[4], size_now;
+	socklen_t length = sizeof(int);
+	for (int i = 0; i < 4; i++)
+		must(getsockopt(i & 1 ? quiet.client : queued.server, SOL_SOCKET, i & 2 ? SO_RCVBUF : SO_SNDBUF, &sizes[i], &length));
+
 	freeze_here();
 	spoil(read_all("", queued.server, "to the server"); must(send(queued.client, "to the Server", 13, 0)););
 
+	for (int i = 0; i < 4; i++) {
+		must(getsockopt(i & 1 ? quiet.client : queued.server, SOL_SOCKET, i & 2 ? SO_RCVBUF : SO_SNDBUF, &size_now, &length));
+		same("a buffer's size", sizes[i], size_now);
+	}
 	same("the quiet one's state", TCP_ESTABLISHED, state(quiet.client));
 	must(send(quiet.client, "hello", 5, 0));
 	read_all("the quiet one", quiet.server, "hello");
@@ -123,7 +132,6 @@ int main(int count, char **arguments) {
 	read_all("what was queued for the server", queued.server, "to the server");
 	read_all("what was queued for the client", queued.client, "to the client");
 	int value;
-	socklen_t length = sizeof value;
 	must(getsockopt(queued.server, IPPROTO_TCP, TCP_NODELAY, &value, &length));
 	same("TCP_NODELAY", 1, value);
 	must(getsockopt(queued.server, SOL_SOCKET, SO_REUSEADDR, &value, &length));

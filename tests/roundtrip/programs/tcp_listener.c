@@ -1,4 +1,5 @@
-/* Listening TCP sockets, of IPv4 and IPv6, and sockets that are only bound or only made; clients connect afterwards. */
+/* Listening TCP sockets, of IPv4 and IPv6, one of whose port others are bound to, and sockets that are only bound, only made, or shut; clients
+ * connect afterwards. */
 #include "wait.h"
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -25,6 +26,17 @@ int main(void) {
 	int bound = must(socket(AF_INET, SOCK_STREAM, 0)), fresh = must(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
 	four.sin_port = htons(8082);
 	must(bind(bound, addresses[0], sizes[0]));
+	int twins[3];
+	four.sin_port = htons(8083);
+	for (int i = 0; i < 3; i++) {
+		twins[i] = must(socket(AF_INET, SOCK_STREAM, 0));
+		must(setsockopt(twins[i], SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)));
+		must(bind(twins[i], addresses[0], sizes[0]));
+	}
+	must(listen(twins[0], 7));
+	must(setsockopt(twins[1], SOL_SOCKET, SO_REUSEADDR, &(int){0}, sizeof(int)));
+	int shut = must(socket(AF_INET, SOCK_STREAM, 0));
+	same("shutting one without a peer", -1, shutdown(shut, SHUT_RDWR));
 	four.sin_port = htons(8080);
 
 	freeze_here();
@@ -50,6 +62,17 @@ int main(void) {
 	same("IPV6_V6ONLY", 1, value);
 	same("close-on-exec", FD_CLOEXEC, fcntl(listeners[1], F_GETFD));
 	struct sockaddr_in name = {0};
+	for (int i = 0; i < 3; i++) {
+		size = sizeof name;
+		must(getsockname(twins[i], (void *)&name, &size));
+		same("the port of one of several", 8083, ntohs(name.sin_port));
+		size = sizeof value;
+		must(getsockopt(twins[i], SOL_SOCKET, SO_REUSEADDR, &value, &size));
+		same("its SO_REUSEADDR", i != 1, value);
+		must(getsockopt(twins[i], SOL_SOCKET, SO_ACCEPTCONN, &value, &size));
+		same("whether it listens", i == 0, value);
+	}
+	same("reading from the one that is shut", 0, recv(shut, found, 32, 0));
 	size = sizeof name;
 	must(getsockname(bound, (void *)&name, &size));
 	same("the port of the one that is bound", 8082, ntohs(name.sin_port));

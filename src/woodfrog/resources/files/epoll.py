@@ -1,5 +1,6 @@
 """epoll(7): a set of files that are watched."""
 
+import fcntl
 import select
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +9,7 @@ from typing import ClassVar, Self
 
 import msgspec
 
-from woodfrog.errors import UnsupportedResource
+from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -30,7 +31,9 @@ _PRIVATE = 0xF0000000
 EVENT = struct.Struct("<IQ")
 _EVENTS_AT_ONCE = 64
 KCMP_EPOLL_TFD = 7
-# What the links in /proc/PID/fd read.
+# How long it looks for packets itself: a struct epoll_params (since Linux 6.9).
+_EPIOCSPARAMS, _EPIOCGPARAMS = 0x40088A01, 0x80088A02
+_PARAMS_BYTES = 8
 
 
 class Watch(Part, frozen=True):
@@ -52,7 +55,10 @@ class Watch(Part, frozen=True):
 
 
 class Epoll(FileRecord, frozen=True, tag="epoll"):
-    """The watched files. Their ids are known only once all files are: see `collect_watches`."""
+    """The watched files. Their ids are known only once all files are: see `collect_watches`.
+
+    `busy_poll` is a struct epoll_params, if one was set (linux/eventpoll.h).
+    """
 
     row: ClassVar[Row] = Row(
         called="epoll",
@@ -60,10 +66,12 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
             "what is watched, for what",
             "edges and one-shots that were told",
             "files that only others hold by now",
+            "busy polling",
         ),
         refused=("files in flight that no process has, but for one that is in flight itself",),
     )
     watches: list[Watch] = []
+    busy_poll: bytes = b""
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -71,10 +79,23 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
-        return cls(id=number, flags=file.flags, watches=[])
+        return cls(id=number, flags=file.flags, busy_poll=_busy_poll(file.descriptor))
 
     def restore(self, making: Making) -> int:
-        return making.program.call(SYS.EPOLL_CREATE1, 0)
+        program = making.program
+        fd = program.call(SYS.EPOLL_CREATE1, 0)
+        if self.busy_poll:
+            program.may_fail(program.call(SYS.IOCTL, fd, _EPIOCSPARAMS, self.busy_poll))
+        return fd
+
+    def refuse_wider(self, bounding: int) -> None:
+        if len(self.busy_poll) not in (0, _PARAMS_BYTES):
+            raise ImageError("the image has an epoll with impossible parameters")
+
+    def missing(self, descriptor: int) -> str:
+        if self.busy_poll and _busy_poll(descriptor) != self.busy_poll:
+            return "an epoll does without busy polling, which cannot be set here"
+        return ""
 
     def ties(self) -> set[int]:
         return {watch.file for watch in self.watches}
@@ -116,6 +137,16 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
         for watch in others:
             with _named(program, watch, table):
                 _add(program, fd, watch.descriptor, watch.events, watch.data)
+
+
+def _busy_poll(descriptor: int) -> bytes:
+    """Return the parameters of an epoll of ours, or nothing if none were set."""
+    found = bytearray(_PARAMS_BYTES)
+    try:
+        fcntl.ioctl(descriptor, _EPIOCGPARAMS, found)
+    except OSError:
+        return b""  # a kernel that has none
+    return bytes(found) if any(found) else b""
 
 
 def _add(program: Program, fd: int, number: int, events: int, data: int) -> None:

@@ -58,12 +58,17 @@ class Option(Part, frozen=True):
 
 
 def collect(one: socket.socket, *, connected: bool = False) -> list[Option]:
-    """Return the options of a socket that differ from those of a new one."""
+    """Return the options of a socket that differ from those of a new one.
+
+    And the sizes of the buffers of one that is `connected`, whose restore needs larger ones.
+    """
     found = []
     for known, usual in _of_new_ones(one.family, one.type, one.proto):
         if known.unconnected and connected:
             continue
         value = _value(one, known)
+        if connected and known.level == socket.SOL_SOCKET and known.name in _FORCED:
+            usual = b""
         if value is not None and value != usual and not _is_left_over(known, value):
             if known.device:
                 value = _device_name(one, value, known.device)

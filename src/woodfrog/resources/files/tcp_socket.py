@@ -44,6 +44,7 @@ _RESET = select.POLLERR | select.POLLRDHUP
 class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     """A TCP socket. `reset` if it was connected, and is restored as a connection that broke.
 
+    `shut` if it hears nothing (shutdown(2)) without ever having been connected.
     `connecting` is the address that it is being connected to. `waiting` are the connections from
     within the container that wait at a listener, and `calls` if it is the other end of such a one;
     `clients_lost` is how many waited there that a flag gave up.
@@ -80,6 +81,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     calls: bool = False
     clients_lost: int = 0
     protocol: int = socket.IPPROTO_TCP  # or IPPROTO_MPTCP
+    shut: bool = False
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -97,7 +99,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             attached = socket_filter.collect(one)
             family = int(one.family)
             local = inet.end(one.getsockname())
-            connection, reset = None, False
+            connection, reset, shut = None, False, False
             calls = found is not None and found.inode in world.sockets.callers
             if calls:
                 pass  # it is made anew, with its listener's end
@@ -108,7 +110,9 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 events = socket_options.ready_for(file.descriptor, select.POLLRDHUP)
                 # One that connect(2) has taken from its peer (AF_UNSPEC) has an error, but no end.
                 reset = events & _RESET == _RESET
-                if events & select.POLLRDHUP and not reset:
+                ended = bool(events & select.POLLRDHUP) and not reset
+                shut = ended and not any(local.address)
+                if ended and not shut:
                     connection = tcp_connection.collect_ended(one, local.address)
             was_connected = calls or connection is not None or reset or state == TCP_SYN_SENT
             options = socket_options.collect(one, connected=was_connected)
@@ -142,6 +146,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             calls=calls,
             clients_lost=0 if waiting else left,
             protocol=protocol[1] if protocol else socket.IPPROTO_TCP,
+            shut=shut,
         )
 
     def own_addresses(self) -> set[bytes]:
@@ -188,14 +193,16 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 )
                 _reuse_address(program, fd, True)
                 fd, named = inet.bind(making, fd, local, self.family, self.options)
-                program = making.program
         self._finish(making, fd)
+        # Others are bound to the same port only until somebody listens there or shares it no more.
         if self.state == TCP_LISTEN and named:
-            program.call(SYS.LISTEN, fd, self.backlog)
-            if self.waiting:
-                making.at_end(self._have_called)
+            making.at_end(self._listen)
         if lent:
-            _reuse_address(program, fd, False)
+            making.at_end(self._own_address)
+        if self.shut:
+            # ENOTCONN, and done all the same.
+            program = making.program
+            program.may_fail(program.call(SYS.SHUTDOWN, fd, socket.SHUT_RD))
         return fd
 
     @property
@@ -208,6 +215,14 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         tcp_md5.restore(making.program, fd, self.family, self.signatures)
         socket_filter.restore(making.program, fd, self.filter)
         set_flags(making.program, fd, self.flags)
+
+    def _listen(self, making: Making) -> None:
+        making.program.call(SYS.LISTEN, making.files[self.id], self.backlog)
+        if self.waiting:
+            making.at_end(self._have_called)
+
+    def _own_address(self, making: Making) -> None:
+        _reuse_address(making.program, making.files[self.id], False)
 
     def _have_called(self, making: Making) -> None:
         """Have what waits here call, in that order, when all listeners stand."""
