@@ -391,6 +391,17 @@ def test_no_script_leads_to_the_runtimes_own_interpreter(
     assert "it is a link in /proc" in done.stderr
 
 
+def test_nobody_inside_learns_how_the_runtime_was_called(
+    woodfrog: Woodfrog, make_bundle: Make, new_name: Name
+) -> None:
+    bundle = make_bundle("")
+    name = new_name(bundle)
+    woodfrog("create", "-b", str(bundle.directory), name)
+    pid = json.loads(woodfrog("state", name).stdout)["pid"]
+    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"woodfrog\0init\0"
+    woodfrog("delete", "--force", name)
+
+
 def test_nobody_inside_can_change_the_hosts_null_device(
     woodfrog: Woodfrog, make_bundle: Make, new_name: Name, tmp_path: Path
 ) -> None:

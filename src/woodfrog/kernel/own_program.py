@@ -39,6 +39,7 @@ _REPLACE = bytes.fromhex(
     "41 ba 03 00 00 00 4d 89 e0 0f 05"  # MREMAP_MAYMOVE | MREMAP_FIXED, old)
     "41 5e 41 5d 41 5c 5b c3"  # pop, ret
 )
+_CALLED = b"woodfrog\0init\0"
 _FUNCTION = ctypes.CFUNCTYPE(ctypes.c_long, *[ctypes.c_ulong] * 4)
 
 
@@ -111,14 +112,22 @@ def _copy(
 
 
 def _set_link(program: int) -> None:
-    """Set where /proc/self/exe leads, and all that is set with it to what it is."""
+    """Set where /proc/self/exe leads. What is set with it stays, but for what we were called with.
+
+    Everybody in a container can read /proc/PID/cmdline, and it has paths of the host.
+    """
     with open("/proc/self/stat", "rb", buffering=0) as file:
         fields = [int(one) for one in file.readall().rpartition(b")")[2].split()[1:]]
     # As proc_pid_stat(5) counts them, but that the first here is the fourth there.
-    code, stack, data, heap, arguments, environment = (
-        fields[at - 4 : at - 4 + count]
-        for at, count in ((26, 2), (28, 1), (45, 2), (47, 1), (48, 2), (50, 2))
+    code, stack, data, heap = (
+        fields[at - 4 : at - 4 + count] for at, count in ((26, 2), (28, 1), (45, 2), (47, 1))
     )
     end = HERE.call(SYS.BRK, 0)
-    own = _MM_MAP.pack(*code, *data, *heap, end, *stack, *arguments, *environment, 0, 0, program)
+    flags = _MAP_PRIVATE | _MAP_ANONYMOUS
+    called = HERE.call(SYS.MMAP, 0, PAGE, _READ | _WRITE, flags, -1, 0)
+    ctypes.memmove(called, _CALLED, len(_CALLED))
+    behind = called + len(_CALLED)
+    own = _MM_MAP.pack(
+        *code, *data, *heap, end, *stack, called, behind, behind, behind, 0, 0, program
+    )
     HERE.call(SYS.PRCTL, PR_SET_MM, _PR_SET_MM_MAP, own, len(own), 0)
