@@ -88,7 +88,7 @@ _FIXED = (
 _PASSING = frozenset(("timestamp",))
 # Numbers that mean something only within one image, by what they number.
 _NUMBERS = {
-    **dict.fromkeys(("id", "file", "files"), "file"),
+    **dict.fromkeys(("id", "file", "files", "same"), "file"),
     **dict.fromkeys(
         ("object", "deleted", "memory", "executable_object", "directory_deleted", "root_deleted"),
         "object",

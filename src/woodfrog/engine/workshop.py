@@ -222,7 +222,7 @@ class Workshop:
         self._set_capabilities(before)
 
     def send(self, ours: int) -> int:
-        """Give the stub a descriptor of ours."""
+        """See the protocol."""
         return descriptors.give(self.stub, [ours])[0]
 
     def _up(self, fd: int) -> int:

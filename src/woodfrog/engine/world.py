@@ -227,7 +227,7 @@ class World:
         if mapping.name == BPF_MAP:
             # All have the same inode; but not the same page frames.
             frame = page_frame(pid, mapping.start)
-            for file in self._maps:
+            for file in sorted(self._maps, key=lambda one: one.flags & ACCESS_MODE != os.O_RDWR):
                 if frame and frame == _frame_of(file.descriptor, mapping.offset):
                     return file.number
         elif shown := self._sockets.get(mapping.inode):

@@ -13,7 +13,7 @@ from woodfrog.kernel.caller import HERE
 
 MAP_CREATE, BTF_LOAD = 0, 18
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_GET_NEXT_KEY = 1, 2, 4
-_OBJ_GET_INFO_BY_FD, _BTF_GET_FD_BY_ID, _MAP_FREEZE = 15, 19, 22
+_MAP_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _BTF_GET_FD_BY_ID, _MAP_FREEZE = 14, 15, 19, 22
 _MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH = 24, 26
 _ENOTSUPP = 524  # of the kernel's own, which no header has
 
@@ -23,6 +23,7 @@ ARRAY_OF_MAPS, HASH_OF_MAPS = 12, 13
 OF_MAPS = (ARRAY_OF_MAPS, HASH_OF_MAPS)
 PER_CPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH)
 F_NUMA_NODE, F_MMAPABLE = 1 << 2, 1 << 10
+_F_RDONLY, _F_WRONLY = 1 << 3, 1 << 4
 
 _INFO = struct.Struct("<6I16s2I2Q4IQ")  # struct bpf_map_info
 _ELEMENT = struct.Struct("<I4x3Q")
@@ -79,6 +80,13 @@ def map_info(fd: int) -> MapInfo:
     buffer = ctypes.create_string_buffer(_INFO.size)
     _describe(fd, buffer)
     return MapInfo(*_INFO.unpack(buffer.raw))
+
+
+def open_again(fd: int, access: int = os.O_RDWR) -> int:
+    """Open a map once more, by its number, for reading or writing only or for both."""
+    flags = {os.O_RDONLY: _F_RDONLY, os.O_WRONLY: _F_WRONLY}.get(access, 0)
+    number = map_info(fd).number
+    return _bpf(_MAP_GET_FD_BY_ID, bytearray(struct.pack("<3I", number, 0, flags)))
 
 
 def btf_data(number: int) -> bytes:

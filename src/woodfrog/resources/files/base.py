@@ -312,6 +312,9 @@ class Making(Protocol):
     def settle(self, fd: int) -> int:
         """Run the calls so far; returns the number of a descriptor."""
 
+    def send(self, ours: int) -> int:
+        """Give the stub a descriptor of ours; returns its own."""
+
     def hold_to_the_end(self, fd: int) -> None:
         """Keep a file open, by a descriptor of ours, until all processes run."""
 

@@ -1,6 +1,8 @@
 """bpf(2): maps, which programs fill and read by descriptors; perhaps they are mapped, too."""
 
+import fcntl
 import os
+from collections.abc import Iterator
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -39,7 +41,8 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
     """A map: its struct bpf_map_info, its types (BTF), and what is in it.
 
     `keys` and `values` stand one after the other; a value per CPU has those of `cpus` CPUs. The
-    values of a map of maps are `inner`: the ids of their files.
+    values of a map of maps are `inner`: the ids of their files. If another file is the `same` map,
+    that has what is in it.
     """
 
     has_memory: ClassVar[bool] = True
@@ -47,9 +50,9 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
         called="BPF maps",
         kept=(
             "arrays, hashes and tries, per CPU and LRU ones, too, and those of maps",
-            "contents, types, mappings",
+            "contents, types, mappings; for reading or writing only; who has the same",
         ),
-        refused=("maps of other types; opened for reading or writing only", "programs, links"),
+        refused=("maps of other types", "programs, links"),
     )
     map_type: int
     key_size: int
@@ -66,6 +69,7 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
     keys: bytes
     values: bytes
     inner: list[int] = []
+    same: int = 0
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -76,17 +80,17 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
         info = bpf_maps.map_info(file.descriptor)
         name = info.name.rstrip(b"\0")
         what = f'is the BPF map "{os.fsdecode(name)}" (id {info.number})'
-        _refuse(what, info, file.flags)
+        _refuse(what, info)
+        first = world.bpf_map(info.number)
+        same = first if first != number else 0
         cpus = bpf_maps.possible_cpus() if info.type in bpf_maps.PER_CPU else 1
         length = bpf_maps.value_bytes(info.type, info.value_size, cpus)
         # In the order of a hash, who knows which; so by their keys.
-        found = sorted(
-            element
-            for keys, values in bpf_maps.elements(file.descriptor, info, cpus)
-            for element in zip(_pieces(keys, info.key_size), _pieces(values, length), strict=True)
-        )
+        found: list[tuple[bytes, bytes]] = []
+        if not same:
+            found = sorted(_elements(file.descriptor, info, cpus, length))
         inner: list[int] = []
-        if info.type in bpf_maps.OF_MAPS:
+        if info.type in bpf_maps.OF_MAPS and not same:
             # An array shows its empty places as map 0.
             found = [(key, value) for key, value in found if any(value)]
             inner = [_inner(what, value, world) for _, value in found]
@@ -110,9 +114,12 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
             keys=b"".join(key for key, _ in found),
             values=b"" if inner else b"".join(value for _, value in found),
             inner=inner,
+            same=same,
         )
 
     def turn(self) -> int:
+        if self.same:
+            return 2  # when that one stands
         # Maps of maps come after what is in them.
         return 1 if self.inner else 0
 
@@ -126,13 +133,15 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
         length = bpf_maps.value_bytes(self.map_type, self.value_size, self.cpus)
         if self.map_type in bpf_maps.OF_MAPS:
             length = 0
-            rest = rest or len(self.inner) != count or not count
+            rest = rest or len(self.inner) != count or bool(count) == bool(self.same)
         elif self.inner:
             raise ImageError("the image has maps in a BPF map that can't have any")
         if rest or not self.cpus > 0 or len(self.values) != count * length:
             raise ImageError("the image has a BPF map whose elements are incomplete")
         if count > self.max_entries or len(self.name) > _LONGEST_NAME:
             raise ImageError("the image has a BPF map with too many elements")
+        if self.same and count:
+            raise ImageError("the image has what is in a BPF map twice")
         if not bounding & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN):
             raise UnsupportedResource(
                 "the image has a BPF map, which needs CAP_BPF in the new container",
@@ -145,6 +154,10 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
             )
 
     def restore(self, making: Making) -> int:
+        if self.same:
+            if making.shared(("BPF map", self.same)) is None:
+                raise ImageError("the image lacks a BPF map that is open twice")
+            return self._opened_again(making, making.shared(("BPF map", self.same)))
         if not all(number in making.files for number in self.inner):
             raise ImageError("the image lacks a BPF map that is in another")
         inner = [making.settle(making.files[number]) for number in self.inner]
@@ -174,15 +187,33 @@ class BpfMap(FileRecord, frozen=True, tag="bpf-map"):
             making.spare(btf)
         fd = making.settle(program.call(SYS.BPF, bpf_maps.MAP_CREATE, address, len(request)))
         ours = making.ours(fd)
+        making.share(("BPF map", self.id), ours)
         count = len(self.keys) // self.key_size
         values = self._values_here(count)
         if inner:
             values = b"".join(making.ours(one).to_bytes(4, "little") for one in inner)
-        if count:
-            bpf_maps.fill(ours, self.keys, values, count)
-        if self.frozen:
-            bpf_maps.freeze(ours)
-        return fd
+        both = bpf_maps.open_again(ours)  # however it was made
+        try:
+            if count:
+                bpf_maps.fill(both, self.keys, values, count)
+            if self.frozen:
+                bpf_maps.freeze(both)
+        finally:
+            os.close(both)
+        return self._opened_again(making, ours, fd)
+
+    def _opened_again(self, making: Making, ours: int, fd: int = -1) -> int:
+        """Return a descriptor of the stub that may do what this one may; perhaps it is `fd`."""
+        access = self.flags & ACCESS_MODE
+        if fd >= 0 and fcntl.fcntl(ours, fcntl.F_GETFL) & ACCESS_MODE == access:
+            return fd
+        again = bpf_maps.open_again(ours, access)
+        try:
+            if fd >= 0:
+                making.spare(fd)
+            return making.send(again)
+        finally:
+            os.close(again)
 
     def _values_here(self, count: int) -> bytes:
         """Return the values for as many CPUs as this machine can have."""
@@ -206,14 +237,24 @@ def _pieces(data: bytes, length: int) -> list[bytes]:
     return [data[start : start + length] for start in range(0, len(data), length)]
 
 
-def _refuse(what: str, info: MapInfo, flags: int) -> None:
+def _elements(
+    descriptor: int, info: MapInfo, cpus: int, length: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """Read all elements, though the map be open for writing only."""
+    both = bpf_maps.open_again(descriptor)
+    try:
+        for keys, values in bpf_maps.elements(both, info, cpus):
+            yield from zip(_pieces(keys, info.key_size), _pieces(values, length), strict=True)
+    finally:
+        os.close(both)
+
+
+def _refuse(what: str, info: MapInfo) -> None:
     if info.type not in _KEPT:
         raise UnsupportedResource(
             f"{what} of type {info.type} (enum bpf_map_type), which cannot be saved yet;"
             f" kept are {', '.join(_KEPT.values())}"
         )
-    if flags & ACCESS_MODE != os.O_RDWR:
-        raise UnsupportedResource(f"{what}, opened for reading or for writing only")
     if info.kernel_value_type or info.device:
         raise UnsupportedResource(f"{what}, which belongs to the kernel's own structures")
     if info.max_entries * info.value_size > _LARGEST:
