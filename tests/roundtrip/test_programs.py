@@ -209,6 +209,7 @@ CANNOT_BE_SET_BACK = (
     "inotify",
     "leases",
     "mounted_ghosts",
+    "mounted_sockets",
     "mounts",
     "namespace_bound",
     "namespace_files",

@@ -10,6 +10,7 @@ import stat
 import struct
 from collections import defaultdict
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -162,6 +163,17 @@ class Files:
         """Say where a file is, for people."""
         pid, fd = file.holders[0]
         return self._where.get(id(file)) or f"descriptor {fd} of {self._names[pid]}"
+
+    def refuse_opened_in(self, mounts: AbstractSet[int], obstacles: Obstacles) -> None:
+        """Refuse files that were opened where something is mounted only when all files are open."""
+        for file in self.files if mounts else ():
+            if file.mnt_id in mounts:
+                with obstacles.at(self._place(file)):
+                    raise UnsupportedResource(
+                        f"{os.fsdecode(file.target)} was opened where a terminal or the file of a"
+                        " socket is mounted, which cannot be saved yet",
+                        hint="open it by its own path",
+                    )
 
     def collect(self, world: World, obstacles: Obstacles) -> list[FileRecord]:
         """Read every file into its record."""

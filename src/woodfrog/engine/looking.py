@@ -221,8 +221,7 @@ def look(
     world.look_at(files.files)
     with obstacles.at("the container"):
         places.name_ghosts(mounts, world.links)
-    with obstacles.at("the container"):
-        world.refuse_sockets_mounted([*(mounts.sockets if mounts else ()), *places.sockets])
+    files.refuse_opened_in(places.late_files, obstacles)
     if world.has_sockets:
         from woodfrog.engine import backlogs, connections
 

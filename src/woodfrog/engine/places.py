@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -41,6 +42,7 @@ class Place:
         self.root = f"/proc/{view}/root"
         self.mounts: dict[int, Mount] = {mount.mnt_id: mount for mount in read_mounts(view)}
         self.names = Names(self.root, self.mounts)
+        self.given = [mount for mount in self.mounts.values() if mount.mnt_id in given]
         # Where what was deleted since is mounted.
         self._ghosts = {
             mount.point
@@ -122,7 +124,7 @@ class Places:
             )
             pids = self._pid_namespaces
             now, all_now = self._without_late(place, pids), list(place.mounts.values())
-            origin = table.as_copied(list(self._all[likest].mounts.values()), now)
+            origin = table.as_copied(self._without_late(self._all[likest], pids), now)
             locked = bool(self._owner(number))
             self._namespaces.look_at_mounts(place.view, {mount.root for mount in origin})
             bound = self._namespaces.bound
@@ -147,6 +149,7 @@ class Places:
                 namespaces=bound,
                 pid_namespaces=pids,
                 locked=locked,
+                late=True,
             )
             undo.callback(late.close)
             late.refuse_ghosts()
@@ -154,13 +157,17 @@ class Places:
             if locked and late.shows_others:
                 raise UnsupportedResource(
                     "has a mount namespace of a user namespace that a program made, where something"
-                    " is mounted in a proc of its own processes, which cannot be saved yet"
+                    " is mounted in a proc of its own processes, or the file of a socket, or a"
+                    " terminal, which cannot be saved yet"
                 )
             self._refuse_shared(number, likest)
 
     def _without_late(self, place: Place, pid_namespaces: Mapping[str, int]) -> list[Mount]:
-        """Return a namespace's mounts, but procs of nested pid namespaces and what is in them."""
-        late: set[int] = set()
+        """Return a namespace's mounts, but for those that are made late, and what is in them.
+
+        They are those of sockets' files and terminals, and procs of nested pid namespaces.
+        """
+        late = {*self._late_files(place)}
         for mount in table.making_order(list(place.mounts.values())):
             is_proc = mount.type == "proc" and mount.device not in _file_systems(self._all[OWN])
             if mount.parent in late or (
@@ -189,12 +196,13 @@ class Places:
             place = self._all[number]
             one.name_ghosts(place.names.other_name, partial(links.mounted_file, place=place))
 
-    @property
-    def sockets(self) -> list[tuple[bytes, int]]:
-        """Return where files of unix sockets are mounted, and their inodes."""
-        return [
-            one for _, found, late in self._changed.values() for one in found.sockets + late.sockets
-        ]
+    def _late_files(self, place: Place) -> frozenset[int]:
+        return table.late(place.view, list(place.mounts.values()), self._all[OWN].given)
+
+    @cached_property
+    def late_files(self) -> frozenset[int]:
+        """Return the ids of all mounts that show files of sockets, and terminals."""
+        return frozenset(chain.from_iterable(map(self._late_files, self._all.values())))
 
     def record(
         self, number: int, write_pages: WritePages, leased: Mapping[tuple[int, int], int]

@@ -283,6 +283,11 @@ def _restore(
     tree = Tree(plan, root, made, inheritance, bring_in)
     tree.build()
     made.mount_late(plan.namespaces.values())
+    if plan.mounts and plan.mounts.late:
+        from woodfrog.resources.mount_tree import making as mount_making
+
+        mount_making.refuse_outside(init, plan.mounts.late)
+        mount(plan.mounts.late, None, False)
     late = LateFiles(root, tree, plan, making, made, undo)
     late.open_those_of_ended()
     bodies = {

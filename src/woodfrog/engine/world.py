@@ -385,19 +385,6 @@ class World:
         place = self._place_of_file(file)
         return self.links.deleted_file(file.link, file.target, place, lessee)
 
-    def refuse_sockets_mounted(self, mounted: list[tuple[bytes, int]]) -> None:
-        """Refuse mounts of files to which sockets inside are bound: those come later than mounts.
-
-        They are given by where they are mounted, and their inodes.
-        """
-        for point, inode in mounted:
-            if name := self.sockets.name_of_file(inode):
-                raise UnsupportedResource(
-                    f"what was mounted at {os.fsdecode(point)} is the file of a unix socket inside,"
-                    f" {os.fsdecode(name)}, which cannot be saved yet",
-                    hint="mount the directory that it is in",
-                )
-
     def is_first_to_read(self, file: OpenFile) -> bool:
         """See the protocol."""
         return self._fifo_readers[file.stat.st_dev, file.stat.st_ino] is file

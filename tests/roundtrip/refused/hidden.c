@@ -1,9 +1,7 @@
-/* Is where nothing leads any more: works in, or has mapped, what a mount hides, or what was taken away; mounts of a terminal, of a socket's file, of layers that are others. */
+/* Is where nothing leads any more: works in, or has mapped, what a mount hides, or what was taken away; opens a terminal where it is mounted; mounts layers that are others. */
 #include "../programs/wait.h"
 #include <pty.h>
 #include <sys/mount.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 static void tmpfs(const char *path) {
 	mkdir(path, 0755);
@@ -60,10 +58,7 @@ int main(int count, char **arguments) {
 	} else if (!strcmp(what, "terminal")) {
 		must(openpty(&ends[0], &ends[1], text, NULL, NULL) == 0 ? 0 : -1);
 		bind_file("/dev/pts/0", "/run/terminal");
-	} else if (!strcmp(what, "socket")) {
-		struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "/run/socket"};
-		must(bind(must(socket(AF_UNIX, SOCK_STREAM, 0)), (struct sockaddr *)&name, sizeof name));
-		bind_file("/run/socket", "/run/other-socket");
+		must(open("/run/terminal", O_RDWR | O_NOCTTY));
 	} else if (!strcmp(what, "layers-gone")) {
 		overlay();
 		must(umount2("/run/layers", MNT_DETACH));

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -48,6 +47,7 @@ class ChangedMounts:
         namespaces: Mapping[str, int],
         pid_namespaces: Mapping[str, int] | None = None,
         locked: bool = False,
+        late: bool = False,
     ) -> None:
         """Compare with the mounts that `create` has noted.
 
@@ -56,8 +56,9 @@ class ChangedMounts:
         are those of the namespace that it is a copy of, by the ids that they have there. `now` are
         those that count, if not all do; procs of `pid_namespaces`, by their links, may be among
         them, and files to which some of `namespaces` are bound. `locked`: it belongs to a user
-        namespace that a program made.
+        namespace that a program made. `late`: they are made when all files are open.
         """
+        self._is_late = late
         self._locked = locked
         self._pid_namespaces = pid_namespaces or {}
         self._namespaces = namespaces
@@ -67,6 +68,18 @@ class ChangedMounts:
         self._created = created
         self._givens = table.givens(self._created)
         self._now = read_mounts(view) if now is None else now
+        # Those of sockets' files and of terminals, and what else has changed when they are made.
+        self.late: ChangedMounts | None = None
+        self.late_ids = frozenset[int]()
+        if not nested and not late:
+            self.late_ids = table.late(view, self._now, created)
+        if self.late_ids:
+            everything = self._now
+            self._now = [mount for mount in everything if mount.mnt_id not in self.late_ids]
+            self.late = ChangedMounts(
+                init, view, self._now, (), now=everything, namespaces=namespaces, late=True
+            )
+            self.late.refuse_ghosts()
         self._was = Comparison(created, self._now, own)
         self._by_id, self._kept = self._was.by_id, self._was.kept
         self._bases: list[Base] = []
@@ -78,15 +91,13 @@ class ChangedMounts:
         self._copies: dict[int, int] = {}
         # Mounts of what was deleted since.
         self._ghosts: list[Mount] = []
-        # Files of unix sockets that are mounted somewhere: where, and their inodes.
-        self.sockets: list[tuple[bytes, int]] = []
         removed = [
             self._givens[mount.mnt_id] for mount in self._created if mount.mnt_id not in self._kept
         ]
         # Those of a root that is another now are gone with it.
         removed = [] if self._has_another_root() else removed
         changed = {mount.mnt_id for mount in self._now if self._was.is_changed(mount)}
-        self._changed = bool(removed or changed)
+        self._changed = bool(removed or changed or self.late)
         if nested and self._changed:
             self._refuse_peers()
         self._removed = removed
@@ -127,6 +138,8 @@ class ChangedMounts:
 
     def close(self) -> None:
         """Let go of the copies."""
+        if self.late:
+            self.late.close()
         for fd in self._copies.values():
             os.close(fd)
 
@@ -172,7 +185,10 @@ class ChangedMounts:
         base, root = self._base(ghosts.as_it_was(mount))
         if mount.root.endswith(table.DELETED) and root != ROOT:
             self._ghosts.append(mount)
-        self._look_at_part(mount, root)
+        if mount.type == "devpts" and root not in (ROOT, b"ptmx") and not self._is_late:
+            raise UnsupportedResource(
+                "shows a terminal that is mounted over, which cannot be saved"
+            )
         parent = self._parent(mount)
         spread = table.Spread(mount)
         if spread.group in self._was.groups:
@@ -191,16 +207,6 @@ class ChangedMounts:
             group=spread.group,
             master=master,
         )
-
-    def _look_at_part(self, mount: Mount, root: bytes) -> None:
-        """Look at a bind of a part of a file system, which may be made later than mounts."""
-        if root in (ROOT, b"ptmx"):
-            return
-        if mount.type == "devpts":
-            raise UnsupportedResource("shows a terminal, which cannot be saved yet")
-        found = os.lstat(f"/proc/{self._view}/root{os.fsdecode(mount.point)}")
-        if stat.S_ISSOCK(found.st_mode):
-            self.sockets.append((mount.point, found.st_ino))
 
     def _has_master(self, given: Given | None, master: int) -> bool:
         return any(
@@ -383,6 +389,7 @@ class ChangedMounts:
         self, write_pages: WritePages, leased: Mapping[tuple[int, int], int]
     ) -> MountTree | None:
         """Return the record, once the files of new file systems can be stored."""
+        late = self.late.record(write_pages, leased) if self.late else None
         if not self._changed:
             return None
         bases = list(self._bases)
@@ -395,7 +402,7 @@ class ChangedMounts:
                     for entry in contents.entries(mount, write_pages, leased)
                 ]
                 bases[index] = msgspec.structs.replace(bases[index], entries=entries)
-        return MountTree(bases=bases, nodes=self._nodes, removed=self._removed)
+        return MountTree(bases=bases, nodes=self._nodes, removed=self._removed, late=late)
 
 
 @contextmanager

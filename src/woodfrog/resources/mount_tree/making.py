@@ -109,6 +109,15 @@ def _refuse_spreading(mount: Mount) -> None:
         )
 
 
+def refuse_outside(init: int, tree: MountTree) -> None:
+    """Refuse to mount what is seen outside; of late mounts that was not known before."""
+    there = Givens(init)
+    for node in tree.nodes:
+        above = tree.nodes[node.parent].given if node.parent >= 0 else None
+        if above is not None and above in there:
+            _refuse_spreading(there.find(above))
+
+
 class OneByOne:
     """A stub in which single calls run, each at once. It remembers which descriptors it opened."""
 

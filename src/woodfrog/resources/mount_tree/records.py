@@ -66,11 +66,16 @@ class Node(Part, frozen=True):
 
 
 class MountTree(Record, frozen=True, tag="mount-tree"):
-    """All that differs from what `create` made; parents come before what is mounted in them."""
+    """All that differs from what `create` made; parents come before what is mounted in them.
+
+    What is `late` is mounted when all files are open: files of sockets, and terminals. To that, the
+    other mounts are as if `create` had made them.
+    """
 
     bases: list[Base]
     nodes: list[Node]
     removed: list[Given]
+    late: "MountTree | None" = None
 
     def path(self, node: Node) -> bytes:
         """Return where a mount is seen, if nothing covers it."""
@@ -108,7 +113,7 @@ class MountTree(Record, frozen=True, tag="mount-tree"):
     @property
     def may_be_from_outside(self) -> bool:
         """Tell whether all this can have happened because of what was unmounted outside."""
-        return all(
+        return self.late is None and all(
             node.given is not None
             and node == Node(given=node.given, propagation=node.propagation)
             and node.propagation in (AS_IT_COMES, PRIVATE)
@@ -141,6 +146,10 @@ def check(
     without any name that it may show.
     """
     what = "the mounts of the image"
+    if tree.late:
+        if nested or tree.late.late:
+            raise ImageError(f"{what} are later than late")
+        check(tree.late, page_bytes, namespaces=namespaces)
     if len(tree.nodes) > _MOST_MOUNTS or len(tree.bases) > _MOST_MOUNTS:
         raise ImageError(f"{what} are too many")
     for given in (*tree.needed(), *tree.removed):

@@ -1,7 +1,9 @@
 """What a mount table tells of mounts, and in which order they can be made and seen."""
 
 import os
+import stat
 from collections import Counter
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
@@ -50,6 +52,33 @@ def as_copied(mounts: list[Mount], now: list[Mount]) -> list[Mount]:
         replace(mount, mnt_id=ids[mount.mnt_id], parent=ids.get(mount.parent, mount.parent))
         for mount in mounts
     ]
+
+
+def late(view: int, mounts: list[Mount], created: Iterable[Mount]) -> frozenset[int]:
+    """Return the ids of mounts of what comes only with open files, and of those in them.
+
+    They show files of unix sockets, or terminals. `view` is a process that sees them, `created`
+    are those that came from outside.
+    """
+    given = {(mount.device, mount.root) for mount in created}
+    found: set[int] = set()
+    for mount in making_order(mounts):
+        is_late = (mount.device, mount.root) not in given and _shows_late(view, mount)
+        if mount.parent in found or is_late:
+            found.add(mount.mnt_id)
+    return frozenset(found)
+
+
+def _shows_late(view: int, mount: Mount) -> bool:
+    if mount.type == "devpts":
+        return mount.root not in (b"/", b"/ptmx")
+    if mount.root == b"/" or mount.root.endswith(DELETED) or mount.type == "nsfs":
+        return False
+    try:
+        found = os.lstat(f"/proc/{view}/root{os.fsdecode(mount.point)}")
+    except OSError:
+        return False
+    return stat.S_ISSOCK(found.st_mode)
 
 
 class Spread:
