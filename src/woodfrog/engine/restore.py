@@ -266,9 +266,6 @@ def _restore(
     mark(Stage.FILES)
 
     # TREE
-    narrowing = root.program()
-    credentials.narrow(narrowing, plan.all_credentials, credentials.bounding_set(root.pid))
-    root.run(narrowing)
     default = scheduling.collect(init)
     files_of_root = making.descriptors
 
@@ -281,7 +278,9 @@ def _restore(
     if not background.is_wanted and template is None:
         inheritance = Inheritance(reader, plan.processes, bounds.bounding, permitted)
     tree = Tree(plan, root, made, inheritance, bring_in)
-    tree.build()
+    narrowing = root.program()
+    credentials.narrow(narrowing, plan.all_credentials, credentials.bounding_set(root.pid))
+    tree.build(narrowing)
     made.mount_late(plan.namespaces.values())
     if plan.mounts and plan.mounts.late:
         from woodfrog.resources.mount_tree import making as mount_making

@@ -73,11 +73,13 @@ class Tree:
         # Those in another pid namespace than their makers' children otherwise, with their makers.
         self._strangers: list[tuple[Member, Member]] = []
 
-    def build(self) -> None:
-        """Make all processes, then sort them into their groups, then let the zombies die."""
+    def build(self, program: Program) -> None:
+        """Make all processes, then sort them into their groups, then let the zombies die.
+
+        The first process runs `program` before it has children.
+        """
         first = self._members[1]
         root = self.stubs[1]
-        program = root.program()
         if isinstance(first, Process):
             process_module.restore_attributes(program, first)
         if first.session == 1:

@@ -87,9 +87,11 @@ def fill_cpuset(path: str) -> None:
     parent = os.path.dirname(path)
     for name in ("cpuset.cpus", "cpuset.mems"):
         if not read(path, name):
-            if not read(parent, name):
+            has = read(parent, name)
+            if not has:
                 fill_cpuset(parent)
-            write(path, name, read(parent, name))
+                has = read(parent, name)
+            write(path, name, has)
 
 
 def enable_controllers(path: str, wanted: list[str] | None = None) -> None:
