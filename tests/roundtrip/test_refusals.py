@@ -163,6 +163,7 @@ def test_all_mappings_that_cannot_be_saved_are_named(woodfrog: Woodfrog, build: 
         ("hidden.c other-layers", "is an overlay that shows below, which is in none"),
         ("hidden.c pidfd-by-path", "is anon_inode:[pidfd] by O_PATH, which cannot be saved yet"),
         ("clone.c", "waits in vfork(2) for its child"),
+        ("traced.c", "process 2 (debugged) is traced by process 1 (traced), which cannot be"),
         ("memory.c secret", "is secret memory (memfd_secret), which nobody else can read, which"),
         ("memory.c secret", "(memory): is secret memory (memfd_secret)"),
         (

@@ -332,6 +332,18 @@ def ids_below(listed: str, depth: int) -> list[int]:
     return [int(word) for word in listed.split()[depth:]]
 
 
+def called(pid: int, depth: int) -> str:
+    """Return how messages call a process that need not be held: as the container knows it."""
+    try:
+        status = read_status(f"/proc/{pid}")
+    except (FileNotFoundError, ProcessLookupError):
+        return f"process {pid} of the host"
+    name = os.fsdecode(status.comm)
+    if ids := ids_below(status["NStgid"], depth):
+        return f"process {ids[0]} ({name})"
+    return f"process {pid} ({name}) of the host"
+
+
 class Held:
     """All processes of a container, held."""
 

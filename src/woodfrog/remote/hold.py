@@ -18,7 +18,7 @@ from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import Event
 from woodfrog.kernel.signals import signals
 from woodfrog.kernel.waiting import SchedulerClocks, Waiting, look_before_the_hold
-from woodfrog.remote.held import Held, HeldProcess, HeldTask, Zombie
+from woodfrog.remote.held import Held, HeldProcess, HeldTask, Zombie, called
 from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.socket_waits import Resumed, Shortened
 
@@ -217,9 +217,10 @@ def _seize_tasks(
                 ended.add(tid)
                 continue
             if tracer != "0":
+                traced, by = (called(pid, process.depth) for pid in (process.group, int(tracer)))
                 raise UnsupportedResource(
-                    f"process {process.group} is being traced by process {tracer}",
-                    hint="let the debugger detach first",
+                    f"{traced} is traced by {by}, which cannot be saved yet",
+                    hint="let the debugger, strace or the like detach first",
                 ) from None
             raise
         waiting = look_before_the_hold(path, clocks)
