@@ -42,10 +42,16 @@ SANDBOXES = {
         "setpriv --reuid 1000 --regid 1000 --clear-groups bwrap --ro-bind / / --bind /work /work"
         " --dev /dev --proc /proc --tmpfs /tmp --unshare-all --hostname in sh /work/look"
     ),
+    "bwrap beside another": (
+        "bwrap --unshare-all --ro-bind / / --bind /work /work --proc /proc --dev /dev --tmpfs /tmp"
+        " sh -c ': > /work/other; exec sleep 1000' & while [ ! -e /work/other ]; do sleep 0.02; done;"
+        " bwrap --unshare-all --ro-bind / / --bind /work /work --proc /proc --dev /dev --tmpfs /tmp"
+        " sh /work/look"
+    ),
 }
 
 
-UNPRIVILEGED = ("unshare --user", "bwrap as a user")
+UNPRIVILEGED = ("unshare --user", "bwrap as a user", "bwrap beside another")
 
 
 @pytest.mark.parametrize("name", SANDBOXES)

@@ -118,10 +118,7 @@ class Places:
         for number, place in self._all.items():
             if number == OWN:
                 continue
-            likest = max(
-                (one for one in self._all if one == OWN or one in self._changed),
-                key=lambda one: (_likeness(self._all[one].mounts, place.mounts), -one),
-            )
+            likest = self._likest(place)
             pids = self._pid_namespaces
             now, all_now = self._without_late(place, pids), list(place.mounts.values())
             origin = table.as_copied(self._without_late(self._all[likest], pids), now)
@@ -161,6 +158,22 @@ class Places:
                     " terminal, which cannot be saved yet"
                 )
             self._refuse_shared(number, likest)
+
+    def _likest(self, place: Place) -> int:
+        """Return what a namespace is made of: the likest of those that come before it.
+
+        That has the file systems that the container's own lacks. If there are none, that of a user
+        namespace is made of the container's own: no other can be known to show no more.
+        """
+        locked = bool(self._owner(place.number))
+        new = _file_systems(place) - _file_systems(self._all[OWN])
+
+        def likeness(number: int) -> tuple[int, bool, int, int]:
+            other = self._all[number]
+            shared = len(new & _file_systems(other))
+            return shared, locked and number == OWN, _likeness(other.mounts, place.mounts), -number
+
+        return max((one for one in self._all if one == OWN or one in self._changed), key=likeness)
 
     def _without_late(self, place: Place, pid_namespaces: Mapping[str, int]) -> list[Mount]:
         """Return a namespace's mounts, but for those that are made late, and what is in them.
