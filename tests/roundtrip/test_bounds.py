@@ -9,7 +9,7 @@ import pytest
 from shells import WAIT, frozen, shell
 
 from bundles import bind
-from containers import Woodfrog
+from containers import Woodfrog, verdict
 from images import doctored
 from needs import needs
 from woodfrog.resources.cgroups import Group, Hierarchy, Value
@@ -169,6 +169,26 @@ def test_a_restore_that_fails_leaves_no_cgroups(woodfrog: Woodfrog) -> None:
     assert "a/b" in refused.stderr
     assert not list(Path("/sys/fs/cgroup").glob(f"**{path}"))
     woodfrog("state", "hostile", status=1)
+
+
+def test_cgroups_that_a_bind_of_the_hosts_lets_programs_make_come_back(woodfrog: Woodfrog) -> None:
+    """As podman's containers with systemd in them have it, on hosts with cgroups of version 1."""
+    wait = WAIT.replace("check", "where")
+    move = 'g=/cgroups$(cat /work/where); mkdir "$g/a" && echo 1 > "$g/a/cgroup.procs"'
+    script = f"{wait}; {move}; : > /work/ready; {WAIT}; cat /proc/1/cgroup > /work/out"
+    bundle = shell(woodfrog, script)
+    second = any(Path("/sys/fs/cgroup").glob("cgroup.controllers"))
+    source, line = ("/sys/fs/cgroup", "0::") if second else ("/sys/fs/cgroup/pids", ":pids:")
+    (bundle.rootfs / "cgroups").mkdir()
+    bundle.add_mount(bind(source, "/cgroups", "rw"))
+    container = woodfrog.run(bundle)
+    groups = Path(f"/proc/{container.init}/cgroup").read_text()
+    where = next(one.partition(line)[2] for one in groups.splitlines() if line in one)
+    (bundle.work / "new").write_text(where)
+    (bundle.work / "new").rename(bundle.work / "where")
+    container.wait_for("ready")
+    image = frozen(container)
+    assert ":/a\n" in verdict(woodfrog.restore(bundle, image))
 
 
 @pytest.mark.parametrize("place", [b"link/in", b"link", b"tmp/in"], ids=os.fsdecode)

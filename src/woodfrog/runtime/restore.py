@@ -6,6 +6,7 @@ import os
 
 from woodfrog.errors import ImageError, StateError, UnsupportedResource
 from woodfrog.kernel import capability
+from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.runtime import (
     create,
     delivery,
@@ -273,7 +274,19 @@ def bounds(created: Created, kind: type[Bounds], options: Options) -> Bounds:
         spec_hostname=config.get("hostname") or "",
         terminal=bool(wanted.get("terminal")),
         cgroups=created.container.state["cgroup"]["paths"],
-        may_make_cgroups=spec.may_make_cgroups(config),
+        may_make_cgroups=spec.may_make_cgroups(config) or _shows_cgroups(created.container),
         tmpfs=spec.tmpfs_destinations(config),
         new_namespaces=spec.new_namespaces(config),
     )
+
+
+def _shows_cgroups(container: Container) -> bool:
+    """Tell whether programs in it may write to a cgroup file system: podman binds the host's."""
+    init = container.pid
+    for mount in read_mounts(init):
+        if mount.type in ("cgroup", "cgroup2"):
+            seen = f"/proc/{init}/root{os.fsdecode(mount.point)}"
+            # What is mounted over it counts, as read-only paths of the config are.
+            if not os.statvfs(seen).f_flag & os.ST_RDONLY:
+                return True
+    return False
