@@ -35,6 +35,7 @@ from woodfrog.resources import (
 )
 from woodfrog.resources.cpu import Cpu, CpuCheck
 from woodfrog.resources.process import Process, Zombie
+from woodfrog.resources.threads import Thread
 
 if TYPE_CHECKING:
     from woodfrog.resources.files.tcp_socket import TcpSocket
@@ -323,9 +324,10 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     placed_mappings.check(process.memory, plan.files)
     if not nameless <= {0, *plan.shared, *plan.deleted}:
         raise ImageError(f"{who} has shared memory or deleted files that the image lacks")
-    semaphore_undo.check(who, process.undo, plan.semaphores_of(process))
-    for thread in process.threads:
-        semaphore_undo.check(who, thread.undo or (), plan.semaphores_of(thread))
+    members: list[Process | Thread] = [process, *process.threads]
+    for member in members:
+        if member.undo:
+            semaphore_undo.check(who, member.undo, plan.semaphores_of(member))
     shares = process.shares
     if (
         (shares.descriptors and process.descriptors)

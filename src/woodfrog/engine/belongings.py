@@ -147,6 +147,8 @@ def restore_undo(body: Body, plan: Plan) -> None:
         if thread.undo is not None:
             namespaces.unshare(program, namespaces.CLONE_SYSVSEM)
         undo = [*(thread.undo or ()), *(body.record.undo if task is body.stub else ())]
+        if not undo and not len(program):
+            continue
         with while_(f"restoring what semaphores get back from thread {thread.tid} of {body.name}"):
             for call in semaphore_undo.calls(undo, plan.semaphores_of(thread)):
                 if program.room < PAGE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import fcntl
 import itertools
 import os
@@ -11,6 +12,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -82,7 +84,7 @@ class Files:
             file.number = number
 
     def _table(self, pid: int) -> list[tuple[int, OpenFile, bool]]:
-        """Read the descriptors of a process or thread."""
+        """Read the descriptors of a process or thread, by their numbers."""
         table = []
         directory = os.fsencode(f"/proc/{pid}/fd")
         for number in sorted(map(int, os.listdir(directory))):
@@ -307,7 +309,9 @@ class Files:
 
         slot = struct.pack("<3I", fd, number, met[number])
         met[number] += 1
-        likely = [one for n, one, _ in self._tables.get(pid, ()) if n == number]
+        table = self._tables.get(pid, [])
+        place = bisect.bisect_left(table, number, key=itemgetter(0))
+        likely = [one for n, one, _ in table[place : place + 1] if n == number]
         for one in itertools.chain(likely, self.files):
             if one.inode in (inode, 0):
                 holder, descriptor = one.holders[0]

@@ -23,12 +23,13 @@ class Policies:
     def __init__(self, program: Program, mappings: list[memory.Mapping]) -> None:
         """Ask in a program that asks for other things, too, as far as it has room."""
         self._kinds: dict[int, int] = {}
-        self._mappings = mappings
-        self._ask(program, [one.start for one in mappings])
+        self._starts = [one.start for one in mappings]
+        self._ask(program)
 
-    def _ask(self, program: Program, starts: list[int]) -> None:
+    def _ask(self, program: Program) -> None:
         room = max(program.room - _ROOM_LEFT, 0) // memory_policy.ROOM
-        self._asked = starts[:room]
+        known = len(self._kinds)
+        self._asked = self._starts[known : known + room]
         self._answer = memory_policy.ask_kinds(program, self._asked)
 
     def _note(self) -> None:
@@ -37,21 +38,20 @@ class Policies:
     def of(self, scratch: Scratch) -> list[Policy | None]:
         """Return the policy of each mapping, once the program has run."""
         self._note()
-        mappings = self._mappings
-        while left := [one.start for one in mappings if one.start not in self._kinds]:
+        while len(self._kinds) < len(self._starts):
             program = scratch.program()
-            self._ask(program, left)
+            self._ask(program)
             scratch.run(program)
             self._note()
         found: dict[int, Policy | None] = {}
-        bound = [one.start for one in mappings if self._kinds[one.start]]
+        bound = [start for start in self._starts if self._kinds[start]]
         for first in range(0, len(bound), _ASKED_AT_ONCE):
             program = scratch.program()
             some = bound[first : first + _ASKED_AT_ONCE]
             asked = [memory_policy.ask(program, start) for start in some]
             scratch.run(program)
             found |= {start: answer() for start, answer in zip(some, asked, strict=True)}
-        return [found.get(one.start) for one in mappings]
+        return [found.get(start) for start in self._starts]
 
 
 def refuse_parted_vdso(listed: list[KernelMapping], vdso: Vdso) -> None:

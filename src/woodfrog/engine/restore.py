@@ -289,6 +289,7 @@ def _restore(
         mount(plan.mounts.late, None, False)
     late = LateFiles(root, tree, plan, making, made, undo)
     late.open_those_of_ended()
+    has_sharers = plan.has_sharers
     bodies = {
         record.pid: Body(
             record,
@@ -299,7 +300,7 @@ def _restore(
             inheritance.of(record.pid) if inheritance else Inherited(),
             template.staged(record.pid) if template else (),
             made,
-            waits_for_others=plan.has_sharers,
+            waits_for_others=has_sharers,
             clocks_go_on=wishes.clock == "container",
         )
         for record in plan.processes

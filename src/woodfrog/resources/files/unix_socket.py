@@ -4,6 +4,7 @@ import os
 import select
 import socket
 import stat
+from collections import defaultdict
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -441,10 +442,14 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         )
 
     def _other_end(self, making: Making) -> "UnixSocketFile | None":
-        for one in making.records:
-            if isinstance(one, UnixSocketFile) and one.pair == self.pair and one is not self:
-                return one
-        return None
+        ends: dict[int, list[UnixSocketFile]] | None = making.shared("ends of unix pairs")
+        if ends is None:
+            ends = defaultdict(list)
+            for record in making.records:
+                if isinstance(record, UnixSocketFile):
+                    ends[record.pair].append(record)
+            making.share("ends of unix pairs", ends)
+        return next((one for one in ends[self.pair] if one is not self), None)
 
     def _passing_name(self, making: Making, name: bytes, *, is_server: bool) -> Name:
         """Return a name for what is closed at once: nobody may be displaced for it."""
