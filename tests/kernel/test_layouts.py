@@ -34,12 +34,12 @@ NUMBERS = {name: value for name, value in vars(SYS).items() if name.isupper()}
 
 # C expression: ours. Those whose macro the headers don't have are left out.
 CONSTANTS = {
+    "PTRACE_PEEKUSER": ptrace._PEEKUSER,
     "PTRACE_CONT": ptrace._CONT,
     "PTRACE_DETACH": ptrace._DETACH,
     "PTRACE_SYSCALL": ptrace._SYSCALL,
     "PTRACE_SETOPTIONS": ptrace._SETOPTIONS,
     "PTRACE_GETEVENTMSG": ptrace._GETEVENTMSG,
-    "PTRACE_GETSIGINFO": ptrace._GETSIGINFO,
     "PTRACE_GETREGSET": ptrace._GETREGSET,
     "PTRACE_SETREGSET": ptrace._SETREGSET,
     "PTRACE_SEIZE": ptrace._SEIZE,

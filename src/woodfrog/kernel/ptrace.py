@@ -17,7 +17,7 @@ _ptrace = _libc.ptrace
 _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 _ptrace.restype = ctypes.c_long
 
-_CONT, _DETACH, _SYSCALL = 7, 17, 24
+_PEEKUSER, _CONT, _DETACH, _SYSCALL = 3, 7, 17, 24
 _SETOPTIONS, _GETEVENTMSG = 0x4200, 0x4201
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT = 0x4204, 0x4205, 0x4206, 0x4207
 _PEEKSIGINFO, _GETSIGMASK, _SETSIGMASK, _SECCOMP_GET_FILTER = 0x4209, 0x420A, 0x420B, 0x420C
@@ -172,6 +172,14 @@ def registers(pid: int) -> Registers:
     if vector.length != ctypes.sizeof(found):
         raise UnsupportedResource(f"task {pid} runs a 32-bit program, which cannot be saved")
     return found
+
+
+def r15(pid: int) -> int:
+    """Read one register of a stopped task, in which there is an address.
+
+    That takes half the time of reading all.
+    """
+    return _request(_PEEKUSER, pid, Registers.r15.offset)  # type: ignore[attr-defined]
 
 
 def set_registers(pid: int, new: Registers) -> None:

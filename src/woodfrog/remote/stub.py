@@ -68,7 +68,7 @@ class Stub:
         self.size = size
         self.memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self.born: list[int] = []
-        # Those at the end of its last program: the next needs some to begin with, no matter which.
+        # Those that programs begin with, no matter which: they make no use of what is in others.
         self._registers: Registers | None = None
 
     @property
@@ -105,7 +105,9 @@ class Stub:
     def start(self, program: Program) -> None:
         """Set a program going; `finish` waits for its end."""
         os.pwrite(self.memory, program.assemble(), program.base)
-        registers = for_our_code(self._registers or ptrace.registers(self.pid), self.base)
+        if self._registers is None:
+            self._registers = for_our_code(ptrace.registers(self.pid), self.base)
+        registers = self._registers
         registers.r15, registers.r14 = program.entry, 0
         ptrace.set_registers(self.pid, registers)
         ptrace.resume(self.pid)
@@ -123,8 +125,7 @@ class Stub:
                 ptrace.resume(self.pid)
             else:
                 raise StubError(f"process {self.pid} stopped in mid-program: {status}")
-        self._registers = ptrace.registers(self.pid)
-        program.finish(self.memory, self._registers.r15)
+        program.finish(self.memory, ptrace.r15(self.pid))
 
     def run(self, program: Program) -> None:
         """Run a program to its end."""

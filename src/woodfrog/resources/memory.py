@@ -378,7 +378,7 @@ def _mapping(
         path=path,
         writable=found.shared and "mw" in found.flags,
         object=object_id,
-        advice=[advice for flag, advice in memory_flags.ADVICE if flag in found.flags],
+        advice=list(memory_flags.advice(found.flags)),
         grows_down="gd" in found.flags,
         no_reserve="nr" in found.flags,
         locked="lo" in found.flags,

@@ -1,6 +1,7 @@
 """What smaps tells of a mapping by flags and names, and what of that can't be kept."""
 
 import os
+from functools import lru_cache
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import features
@@ -56,6 +57,12 @@ def refuse(found: Mapping, *, noted: bool) -> None:
             f"the mapping at {found.start:#x} ({os.fsdecode(found.name) or 'anonymous'})"
             f" {reasons[0]}, which cannot be saved yet"
         )
+
+
+@lru_cache
+def advice(flags: frozenset[str]) -> tuple[int, ...]:
+    """Return the MADV_* that a mapping's flags tell of; of such sets there are few."""
+    return tuple(number for flag, number in ADVICE if flag in flags)
 
 
 def given_name(name: bytes) -> bytes:

@@ -37,11 +37,12 @@ def divide(
         before = len(later)
         while page is not None and page.start < mapping.end:
             length = min(page.start + page.length, mapping.end) - page.start
-            part = PageRange(start=page.start, length=length, store=page.store)
-            (later if waits else at_once).append(part)
+            into = later if waits else at_once
             if length == page.length:
+                into.append(page)
                 page = next(waiting, None)
             else:
+                into.append(PageRange(start=page.start, length=length, store=page.store))
                 page = PageRange(
                     start=page.start + length,
                     length=page.length - length,

@@ -103,7 +103,10 @@ def _cut(pages: Iterable[PageRange], there: Ranges) -> Iterator[tuple[PageRange,
             while at < len(there) and there[at][1] <= start:
                 at += 1
             if at == len(there) or there[at][0] >= end:
-                yield _part(start, end, away), -1
+                yield page if start == page.start else _part(start, end, away), -1
+                break
+            if there[at][0] <= page.start and end <= there[at][1]:
+                yield page, at
                 break
             if there[at][0] > start:
                 yield _part(start, there[at][0], away), -1

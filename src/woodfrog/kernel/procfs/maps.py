@@ -1,5 +1,7 @@
 """/proc/PID/smaps: mappings with their flags."""
 
+from functools import lru_cache
+
 import msgspec
 
 from woodfrog.kernel.procfs.reading import read_file
@@ -29,23 +31,29 @@ def parse_head(line: bytes) -> tuple[int, int, int, bool, int, tuple[int, int], 
     fields = line.split(None, 5)
     start, _, end = fields[0].partition(b"-")
     permissions = fields[1]
-    protection = (
-        (1 if permissions[0:1] == b"r" else 0)
-        | (2 if permissions[1:2] == b"w" else 0)
-        | (4 if permissions[2:3] == b"x" else 0)
-    )
-    major, _, minor = fields[3].partition(b":")
     name = unescape(fields[5].rstrip(b"\n")) if len(fields) > 5 else b""
     return (
         int(start, 16),
         int(end, 16),
-        protection,
+        _protection(permissions),
         permissions[3:4] == b"s",
         int(fields[2], 16),
-        (int(major, 16), int(minor, 16)),
+        _device(fields[3]),
         int(fields[4]),
         name,
     )
+
+
+# Of permissions and devices there are few, and of mappings many.
+@lru_cache
+def _protection(permissions: bytes) -> int:
+    return sum(bit for bit, letter in ((1, b"r"), (2, b"w"), (4, b"x")) if letter in permissions)
+
+
+@lru_cache
+def _device(numbers: bytes) -> tuple[int, int]:
+    major, _, minor = numbers.partition(b":")
+    return int(major, 16), int(minor, 16)
 
 
 def unescape(name: bytes) -> bytes:
