@@ -342,6 +342,11 @@ class Body:
             # are.
             os.kill(pid, signals.SIGCONT)
         ptrace.set_signal_mask(pid, mask)
+        if self.record.continued:
+            # Queued all the same, as we trace it, and its handler has run already.
+            program = self.stub.program()
+            signals.forget(program, signals.SIGCONT)
+            self.stub.run(program)
 
     def forget_stops(self, bodies: Mapping[int, Body]) -> None:
         """Take the news that a child was stopped, as the parent had taken it."""

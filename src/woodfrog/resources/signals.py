@@ -72,9 +72,14 @@ def forget_children(program: Program, others: Iterable[int] = ()) -> None:
     A signal that is ignored is dropped; by default SIGCHLD is.
     """
     for signal in {SIGCHLD, *others} - {0}:
-        if signal != SIGCHLD:
-            syscalls.rt_sigaction(program, signal, _ACTION.pack(_SIG_IGN, 0, 0, 0), None)
-        syscalls.rt_sigaction(program, signal, bytes(_ACTION.size), None)
+        forget(program, signal)
+
+
+def forget(program: Program, signal: int) -> None:
+    """Drop what is queued of a signal, and give it its default action."""
+    if signal not in _HARMLESS:
+        syscalls.rt_sigaction(program, signal, _ACTION.pack(_SIG_IGN, 0, 0, 0), None)
+    syscalls.rt_sigaction(program, signal, bytes(_ACTION.size), None)
 
 
 def restore_actions(program: Program, actions: list[Action], *, skip: int) -> None:
