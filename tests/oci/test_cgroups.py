@@ -1,5 +1,6 @@
 """Control groups: on this machine, and the file logic of both versions on recorded trees."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 
 from bundles import Bundle
-from containers import CGROUPS, Woodfrog
+from containers import CGROUPS, Woodfrog, eventually, is_gone
 from woodfrog.errors import StateError, WoodfrogError
 from woodfrog.runtime import cgroups
-from woodfrog.runtime.cgroups import limits
+from woodfrog.runtime.cgroups import limits, nesting
 
 Make = Callable[[str], Bundle]
 
@@ -89,6 +90,50 @@ def test_a_frozen_group_is_refused(
     finally:
         if group.exists():
             group.rmdir()
+
+
+def make_deep(top: Path, levels: int) -> int:
+    """Make groups in each other, and return a descriptor of the innermost."""
+    here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(levels):
+        os.mkdir("deeper", dir_fd=here)
+        inner = os.open("deeper", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = inner
+    return here
+
+
+def test_nobody_hides_in_groups_too_deep_for_a_path(woodfrog: Woodfrog, make_bundle: Make) -> None:
+    bundle = make_bundle("sleep 1000 & wait")
+    # SIGKILL of the first process ends no other: those in the groups are looked for.
+    bundle.config["linux"]["namespaces"].remove({"type": "pid"})
+    container = woodfrog.run(bundle)
+    children = Path(f"/proc/{container.init}/task/{container.init}/children")
+    hidden = int(eventually(children.read_text, "a child"))
+    tops = [path for path in CGROUPS.glob(f"*/{container.name}") if not path.parent.is_symlink()]
+    try:
+        # Where it is looked for, and one of those that only have to be removed.
+        for top in (one for one in tops if one.parent.name in ("pids", "freezer")):
+            innermost = make_deep(top, 1100)
+            procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=innermost)
+            os.write(procs, str(hidden).encode())
+            os.close(procs)
+            os.close(innermost)
+        listed = woodfrog("ps", "--format=json", container.name).stdout
+        assert sorted(json.loads(listed)) == sorted([container.init, hidden])
+        woodfrog("kill", container.name, "KILL")
+        eventually(lambda: is_gone(hidden), "the end of who hides")
+        container.wait()
+        woodfrog("delete", container.name)
+        assert not any(top.exists() for top in tops)
+    finally:
+        if not is_gone(hidden):
+            os.kill(hidden, 9)
+        eventually(lambda: is_gone(hidden), "the end of who hides")
+        for top in tops:
+            for group in reversed(nesting.below(str(top))):
+                if group != str(top):
+                    nesting.remove(group)
 
 
 def test_exec_joins_groups_inside(woodfrog: Woodfrog, make_bundle: Make) -> None:

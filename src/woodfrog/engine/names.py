@@ -70,13 +70,19 @@ class Names:
                 device = os.lstat(self._root + top).st_dev
             except OSError:
                 continue
-            for directory, inner, names in os.walk(self._root + top):
-                left -= len(names) + len(inner)
+            # Not by recursion, as os.walk before Python 3.12: directories can be deeper.
+            waiting = [self._root + top]
+            while waiting:
+                directory = waiting.pop()
+                names = _names(directory)
+                left -= len(names)
                 if left < 0:
                     return
-                for name in (*names, *inner):
-                    yield b"/" + os.path.join(directory, name).removeprefix(self._root).lstrip(b"/")
-                inner[:] = [n for n in inner if _is_on(os.path.join(directory, n), device)]
+                for name, is_directory in names:
+                    path = os.path.join(directory, name)
+                    yield b"/" + path.removeprefix(self._root).lstrip(b"/")
+                    if is_directory and _is_on(path, device):
+                        waiting.append(path)
 
     def by_handle(self, device: tuple[int, int], kind: int, handle: bytes) -> Iterator[int]:
         """Open what a handle (name_to_handle_at(2)) stands for, by each mount of its file system.
@@ -142,6 +148,15 @@ def _opened(mount: bytes, kind: int, handle: bytes) -> Iterator[int]:
 
 def _is_below(path: bytes, point: bytes) -> bool:
     return point == b"/" or path == point or path.startswith(point + b"/")
+
+
+def _names(directory: bytes) -> list[tuple[bytes, bool]]:
+    """Return the names in a directory, and whether each is one of a directory."""
+    try:
+        with os.scandir(directory) as entries:
+            return [(one.name, one.is_dir(follow_symlinks=False)) for one in entries]
+    except OSError:
+        return []
 
 
 def _is_on(directory: bytes, device: int) -> bool:

@@ -13,6 +13,7 @@ import os
 import time
 
 from woodfrog.errors import StateError, WoodfrogError
+from woodfrog.runtime.cgroups import nesting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,12 +131,30 @@ def processes(groups: Groups) -> list[int]:
 
 def _below(top: str) -> set[int]:
     found: set[int] = set()
-    for directory, _, _ in os.walk(top):
+    for directory in nesting.below(top):
         try:
-            found.update(map(int, read(directory, "cgroup.procs").split()))
+            found.update(map(int, _members(directory).split()))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):  # removed just now
                 raise
+    return found
+
+
+def _members(directory: str) -> str:
+    try:
+        return read(directory, "cgroup.procs")
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+    # Of a group for threads only those are told.
+    found = ""
+    for thread in read(directory, "cgroup.threads").split():
+        try:
+            with open(f"/proc/{thread}/status", "rb", buffering=0) as file:
+                status = file.readall().decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found += status.partition("\nTgid:")[2].partition("\n")[0]
     return found
 
 
@@ -164,7 +183,7 @@ def frozen_below(groups: Groups) -> list[str]:
     found = []
     for kind, name in (("freezer", "freezer.self_freezing"), ("", "cgroup.freeze")):
         top = groups["paths"].get(kind)
-        for directory, _, _ in os.walk(top) if top else ():
+        for directory in nesting.below(top) if top else ():
             try:
                 if directory != top and read(directory, name) == "1":
                     found.append(directory)
@@ -177,9 +196,9 @@ def frozen_below(groups: Groups) -> list[str]:
 def freeze_these(directories: list[str], frozen: bool) -> None:
     """Freeze or thaw groups below a container's own; who is in them need not stop at once."""
     for directory in directories:
-        if os.path.exists(os.path.join(directory, "freezer.state")):
+        try:
             write(directory, "freezer.state", "FROZEN" if frozen else "THAWED")
-        else:
+        except FileNotFoundError:
             write(directory, "cgroup.freeze", str(int(frozen)))
 
 
@@ -242,9 +261,9 @@ def remove(groups: Groups, *, patience: float = 10.0) -> None:
 
 
 def _remove_below(top: str) -> bool:
-    for directory, _, _ in os.walk(top, topdown=False):
+    for directory in reversed(nesting.below(top)):
         try:
-            os.rmdir(directory)
+            nesting.remove(directory)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -283,14 +302,14 @@ def _is_removed(path: str) -> bool:
 
 def read(directory: str, name: str) -> str:
     """Return what one file of a group says."""
-    with open(os.path.join(directory, name), "rb", buffering=0) as file:
+    with open(nesting.open_file(directory, name, os.O_RDONLY), "rb", buffering=0) as file:
         return file.readall().decode().strip()
 
 
 def write(directory: str, name: str, value: str) -> None:
     """Write one file of a group."""
     path = os.path.join(directory, name)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = nesting.open_file(directory, name, os.O_WRONLY)
     try:
         os.write(descriptor, value.encode())
     except OSError as error:
