@@ -143,9 +143,9 @@ class Admitted:
         self.networking = Networking(plan, bounds, undo)
         self.networking.refuse_wider(init)
         if plan.mounts:
-            from woodfrog.resources.mount_tree import making as mount_making
+            from woodfrog.resources.mount_tree import admitting as mount_admitting
 
-            mount_making.refuse_wider(
+            mount_admitting.refuse_wider(
                 init,
                 plan.mounts,
                 new="mount" in bounds.new_namespaces,

@@ -283,9 +283,9 @@ def _restore(
     tree.build(narrowing)
     made.mount_late(plan.namespaces.values())
     if plan.mounts and plan.mounts.late:
-        from woodfrog.resources.mount_tree import making as mount_making
+        from woodfrog.resources.mount_tree import admitting as mount_admitting
 
-        mount_making.refuse_outside(init, plan.mounts.late)
+        mount_admitting.refuse_outside(init, plan.mounts.late)
         mount(plan.mounts.late, None, False)
     late = LateFiles(root, tree, plan, making, made, undo)
     late.open_those_of_ended()

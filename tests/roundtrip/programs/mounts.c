@@ -1,5 +1,5 @@
 /* Mounts made, moved, changed and taken away inside: the table is the same, and so are files below and above. */
-// arguments: tmpfs | bind | part | covered | file | kinds | remount | removed | gone | moved | shared | slave | unbindable | overlay
+// arguments: tmpfs | bind | part | covered | file | kinds | remount | removed | gone | moved | shared | slave | unbindable | overlay | layers | volatile
 // capabilities: CAP_SYS_ADMIN
 #include "mounts.h"
 
@@ -124,6 +124,21 @@ static void make(const char *what) {
 		put("/o/file", "upper");
 		opened = must(open("/o/kept", O_RDONLY)), removed = must(open("/o/removed", O_RDONLY));
 		must(unlink("/o/removed"));
+	} else if (!strcmp(what, "layers")) { /* one by one; and those that only hold data */
+		tmpfs("/tmp/layers", "");
+		for (const char **one = (const char *[]){"a", "b", "data", NULL}; *one; one++) {
+			char path[100];
+			sprintf(path, "/tmp/layers/%s", *one), must(mkdir(path, 0755));
+			strcat(path, "/"), strcat(path, *one), put(path, *one);
+		}
+		must(mkdir("/o", 0755)), must(mkdir("/p", 0755));
+		must(mount("by colons", "/o", "overlay", 0, "lowerdir=/tmp/layers/a:/tmp/layers/b::/tmp/layers/data,metacopy=on"));
+		if (mount("one by one", "/p", "overlay", 0, "lowerdir+=/tmp/layers/a,lowerdir+=/tmp/layers/b,datadir+=/tmp/layers/data,metacopy=on") != 0)
+			expect(errno == EINVAL, "cannot mount layers one by one: %s", strerror(errno)); /* Linux before 6.8 */
+	} else if (!strcmp(what, "volatile")) {
+		must(mkdir("/run/lower", 0755)), must(mkdir("/run/up", 0755)), must(mkdir("/run/work", 0755)), must(mkdir("/o", 0755));
+		must(mount("over", "/o", "overlay", 0, "lowerdir=/run/lower,upperdir=/run/up,workdir=/run/work,volatile"));
+		put("/o/file", "never synced");
 	}
 }
 
@@ -153,6 +168,11 @@ static void verify(const char *what) {
 		look("/tmp/ramfs/file", "in memory");
 		expect(access("/tmp/proc/self/fd", F_OK) == 0 && access("/tmp/sysfs/class", F_OK) == 0 && open("/tmp/devpts/ptmx", O_RDWR) >= 0, "empty");
 	}
+	else if (!strcmp(what, "layers")) {
+		look("/o/a", "a"), look("/o/b", "b");
+		expect(access("/o/data", F_OK) != 0, "what only holds data is seen");
+	} else if (!strcmp(what, "volatile"))
+		put("/o/new", "new"), look("/o/file", "never synced"), look("/run/up/new", "new");
 	else if (!strcmp(what, "removed"))
 		look("/tmp/file", "another");
 	else if (!strcmp(what, "moved"))

@@ -1,11 +1,14 @@
 """The directories that an overlay was made of, which must be found again where they were."""
 
+import errno
 import os
 
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel.caller import HERE
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE, Caller
 from woodfrog.kernel.mounts import open_in_root
 from woodfrog.kernel.procfs.mountinfo import Mount
+from woodfrog.resources.deleted_files import AT_REMOVEDIR
 
 
 def refuse_others(view: int, mount: Mount, layers: list[bytes], made: list[Mount]) -> None:
@@ -42,6 +45,24 @@ def refuse_others(view: int, mount: Mount, layers: list[bytes], made: list[Mount
             " directories that it was made of: others stand there now",
             hint="what an overlay is made of must stay where it was",
         )
+
+
+def forget_use(on: Caller, root: int, work: bytes) -> None:
+    """Take away what forbids to mount a volatile overlay once more: that it was mounted once.
+
+    `root` is the stub's descriptor of the root in which the work directory is. If a machine has
+    crashed, files may lack what no disk had yet, but nothing more than the program asked for.
+    """
+    marks = work + b"/work/incompat/volatile"
+    try:
+        found = open_in_root(on, root, marks, os.O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return
+    for name, how in ((b"dirty\0", 0), (b"../volatile\0", AT_REMOVEDIR)):
+        on.call(SYS.UNLINKAT, found, name, how)
+    on.call(SYS.CLOSE, found)
 
 
 def _names(root: int, path: bytes, device: tuple[int, int] | None = None) -> list[str]:

@@ -9,23 +9,22 @@ when all stand are they let spread what happens in them.
 import errno
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Argument
-from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.program import ProgramError
-from woodfrog.remote.seccomp import Filters
 from woodfrog.remote.stub import Stub
-from woodfrog.resources import credentials, file_maker, namespaces
+from woodfrog.resources import credentials, namespaces
 from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.file_maker import Maker
 from woodfrog.resources.file_tree import Tree
-from woodfrog.resources.mount_tree import options
+from woodfrog.resources.mount_tree import layers, options
+from woodfrog.resources.mount_tree.admitting import may_mount
 from woodfrog.resources.mount_tree.ghosts import STAY, Ghosts
 from woodfrog.resources.mount_tree.records import (
     OUTSIDE,
@@ -37,85 +36,10 @@ from woodfrog.resources.mount_tree.records import (
     MountTree,
     Node,
 )
-from woodfrog.resources.mount_tree.table import Givens, Spread
+from woodfrog.resources.mount_tree.table import Givens
 
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _STAGE_ATTRIBUTES = m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
-
-
-def refuse_wider(
-    init: int,
-    tree: MountTree,
-    *,
-    new: bool,
-    bounding: int,
-    seccomp: bytes | None,
-    own: Collection[str],
-) -> None:
-    """Refuse what the waiting container may not do itself, or can't.
-
-    `new` tells whether its mount namespace is its own, `own` where it has tmpfs.
-    """
-    if not new:
-        raise UnsupportedResource(
-            "the image has mounts, but the new container joins a mount namespace",
-            hint='give it one of its own: "mount" without a path in linux.namespaces',
-        )
-    if not _may_mount(bounding):
-        if tree.may_be_from_outside:
-            return
-        raise UnsupportedResource(
-            "the image has mounts that were made or changed inside, which the new container may not"
-            " do (CAP_SYS_ADMIN)",
-            hint="add CAP_SYS_ADMIN to process.capabilities of config.json",
-        )
-    if seccomp is not None and not Filters([seccomp], strict=False).allow(SYS.MOUNT, [None] * 6):
-        raise UnsupportedResource(
-            "the image has mounts that were made or changed inside, which the new container's"
-            " seccomp profile forbids",
-            hint="allow mount(2) in linux.seccomp of config.json",
-        )
-    there = Givens(init)
-    for given in tree.needed():
-        there.find(given)
-    for node in tree.nodes:
-        if node.parent >= 0 and (above := tree.nodes[node.parent].given) is not None:
-            _refuse_spreading(there.find(above))
-        if node.given is not None and node.flags != UNCHANGED:
-            found = there.find(node.given)
-            options.check(found.type, node.flags, node.options)
-            tmpfs = {os.fsencode(os.path.normpath(path)) for path in own}
-            if found.type != "proc" and found.point not in tmpfs:
-                raise UnsupportedResource(
-                    f"the image has other options for {os.fsdecode(found.point)}, which is no file"
-                    " system of the new container's own"
-                )
-    _refuse_spreading(there.root)
-    for base in tree.bases:
-        what = f"a {base.type} of the image"
-        file_maker.refuse_wider(base.entries, None, bounding, what)
-
-
-def _may_mount(bounding: int) -> bool:
-    return bool(bounding >> CAP_SYS_ADMIN & 1)
-
-
-def _refuse_spreading(mount: Mount) -> None:
-    if Spread(mount).group:
-        raise UnsupportedResource(
-            f"the image has mounts in {os.fsdecode(mount.point)}, which the new container shares"
-            " with the outside",
-            hint='is linux.rootfsPropagation "shared"? or an option of a mount?',
-        )
-
-
-def refuse_outside(init: int, tree: MountTree) -> None:
-    """Refuse to mount what is seen outside; of late mounts that was not known before."""
-    there = Givens(init)
-    for node in tree.nodes:
-        above = tree.nodes[node.parent].given if node.parent >= 0 else None
-        if above is not None and above in there:
-            _refuse_spreading(there.find(above))
 
 
 class OneByOne:
@@ -149,7 +73,7 @@ def restore(
     `namespace` gives the stub's descriptor of one that is bound to a file, `proc` that of a proc
     that shows a nested pid namespace; `ghosts` are the deleted files that are mounted.
     """
-    if not _may_mount(bounding):
+    if not may_mount(bounding):
         return
     with credentials.with_capabilities(stub, bounding, permitted):
         making = _Making(stub, tree, pages, base, namespace, ghosts, proc)
@@ -277,6 +201,8 @@ class _Making:
                 # Found without magic links, which could lead to what only the stub has.
                 found = m.open_in_root(self._on, self._root, layer, os.O_PATH | os.O_DIRECTORY)
                 syscalls.close(self._on, found)
+            if base.type == "overlay" and (work := options.volatile(base.options)):
+                layers.forget_use(self._on, self._root, work)
             # It must be filled first.
             late = m.MS_RDONLY if base.type in options.IN_MEMORY else 0
             self._mount(base, name, base.flags & ~late)

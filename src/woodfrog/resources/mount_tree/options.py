@@ -54,8 +54,9 @@ _ALLOWED = {
     "devtmpfs": rf"(size|nr_blocks|nr_inodes)={_SIZE}|mode=[0-7]+|inode(32|64)|huge=\w+",
     "cgroup2": "nsdelegate|memory_recursiveprot|memory_localevents|favordynmods",
     "cgroup": r"[a-z_]+|name=[\w.-]+",
-    "overlay": rf"(lowerdir|upperdir|workdir)={_PATHS}|redirect_dir=(on|off|follow|nofollow)"
-    r"|(metacopy|index|nfs_export|xino)=(on|off|auto)|userxattr|volatile|uuid=(on|off|auto|null)",
+    "overlay": rf"(lowerdir\+?|datadir\+|upperdir|workdir)={_PATHS}"
+    r"|redirect_dir=(on|off|follow|nofollow)|(metacopy|index|nfs_export|xino)=(on|off|auto)"
+    r"|userxattr|volatile|fsync=\w+|uuid=(on|off|auto|null)",
 }
 # Those whose files are gone with them, and so in the image.
 IN_MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
@@ -129,10 +130,21 @@ def layers(data: bytes) -> list[bytes]:
     found = []
     for option in re.split(_SEPARATOR, data.decode("utf-8", "surrogateescape")):
         name, _, value = option.partition("=")
-        if name in ("lowerdir", "upperdir", "workdir"):
+        if name in ("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"):
             paths = value.encode("utf-8", "surrogateescape")
             found += [
                 re.sub(rb"\\(.)", rb"\1", path)
                 for path in (re.split(_COLON, paths) if name == "lowerdir" else [paths])
+                # Before those that only hold data there is an empty one.
+                if path
             ]
     return found
+
+
+def volatile(data: bytes) -> bytes:
+    """Return the work directory of an overlay that never waits for a disk; empty: it is none."""
+    given = re.split(_SEPARATOR, data.decode("utf-8", "surrogateescape"))
+    if {"volatile", "fsync=volatile"}.isdisjoint(given):
+        return b""
+    work = [one.partition("=")[2] for one in given if one.startswith("workdir=")]
+    return re.sub(r"\\(.)", r"\1", "".join(work)).encode("utf-8", "surrogateescape")
