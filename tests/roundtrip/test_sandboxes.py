@@ -44,7 +44,8 @@ SANDBOXES = {
     ),
     "bwrap beside another": (
         "bwrap --unshare-all --ro-bind / / --bind /work /work --proc /proc --dev /dev --tmpfs /tmp"
-        " sh -c ': > /work/other; exec sleep 1000' & while [ ! -e /work/other ]; do sleep 0.02; done;"
+        " sh -c ': > /work/other; exec sleep 1000' &"
+        " while [ ! -e /work/other ]; do sleep 0.02; done;"
         " bwrap --unshare-all --ro-bind / / --bind /work /work --proc /proc --dev /dev --tmpfs /tmp"
         " sh /work/look"
     ),
