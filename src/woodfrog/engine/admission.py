@@ -346,7 +346,7 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     numbers = {descriptor.number for descriptor in process.descriptors}
     used = {lock.descriptor for lock in process.locks}
     used |= {one.descriptor for one in process.file_signals}
-    used |= {one.descriptor for one in process.queue_notices}
+    used |= {number for one in process.queue_notices for number in one.descriptors}
     if not all(one.is_possible for one in process.queue_notices):
         raise ImageError(f"{who} waits for impossible notifications")
     if not used <= numbers:

@@ -6,10 +6,14 @@ that sees it, and waited for anew.
 
 import os
 import re
+import select
+import socket
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from msgspec.structs import replace
 
 from woodfrog.engine.collected import scratch_in
 from woodfrog.errors import UnsupportedResource
@@ -19,6 +23,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import queue_notices
+from woodfrog.resources.files import socket_options
 from woodfrog.resources.files.base import O_PATH, OpenFile
 from woodfrog.resources.queue_notices import QueueNotice, Waiting
 from woodfrog.resources.signals import SIGCONT, SIGKILL, STOPPING
@@ -45,31 +50,36 @@ class AskedQueues:
         held = self._processes.get(waiting.pid)
         number = _number(held, os.fstat(fd)) if held else -1
         reason = _reason_against(held, number, waiting)
+        if held and not reason and waiting.how == queue_notices.SIGEV_THREAD:
+            reason = _reason_against_thread(held)
         if reason or held is None:
             raise UnsupportedResource(
                 f"has a process that waits for a notification by the POSIX message queue"
                 f" /{os.fsdecode(name)} (mq_notify) {reason}, which cannot be saved yet"
             )
-        how, value, is_caused = waiting.how, 0, False
+        notice = QueueNotice(descriptor=number, how=waiting.how, signal=waiting.signal, value=0)
+        is_caused = False
 
         def cause() -> None:
-            nonlocal how, value, is_caused
+            nonlocal notice, is_caused
             HERE.call(SYS.MQ_TIMEDSEND, fd, b"", 0, 0, 0)
             is_caused = True
             HERE.call(SYS.MQ_TIMEDRECEIVE, fd, bytearray(longest(fd)), longest(fd), 0, 0)
-            if how == queue_notices.SIGEV_SIGNAL and waiting.signal:
+            if notice.how == queue_notices.SIGEV_SIGNAL and waiting.signal:
                 told = self._taken(held, waiting.signal)
                 if told is None:
                     # It has executed another program since: who waits is told nothing any more.
-                    how = queue_notices.SIGEV_NONE
+                    notice = replace(notice, how=queue_notices.SIGEV_NONE)
                 else:
-                    value = told
+                    notice = replace(notice, value=told)
+            elif notice.how == queue_notices.SIGEV_THREAD:
+                by, cookie = _cookie(held)
+                notice = replace(notice, socket=by, cookie=cookie)
 
         try:
             yield cause
         finally:
-            if is_caused:
-                notice = QueueNotice(descriptor=number, how=how, signal=waiting.signal, value=value)
+            if is_caused and notice.is_possible:
                 with scratch_in(held, self._vdso) as scratch:
                     program = scratch.program()
                     queue_notices.register(program, notice)
@@ -126,9 +136,7 @@ def _reason_against(held: HeldProcess | None, number: int, waiting: Waiting) -> 
         return "and is outside, or has no first thread any more"
     if number < 0:
         return "and has it not open any more"
-    if waiting.how == queue_notices.SIGEV_THREAD:
-        return "by a thread (SIGEV_THREAD)"
-    if waiting.how == queue_notices.SIGEV_NONE or not waiting.signal:
+    if waiting.how != queue_notices.SIGEV_SIGNAL or not waiting.signal:
         return ""
     if waiting.signal in (SIGKILL, SIGCONT, *STOPPING):
         return f"by signal {waiting.signal}"
@@ -141,3 +149,37 @@ def _reason_against(held: HeldProcess | None, number: int, waiting: Waiting) -> 
     if not blocked >> waiting.signal - 1 & 1 and (others or held.leader.stopped_by):
         return "while it is stopped, or has other signals"
     return ""
+
+
+def _reason_against_thread(held: HeldProcess) -> str:
+    """Say why what comes by a socket of a process could not be told; empty if it could."""
+    found = 0
+    for _, one in _netlink_sockets(held):
+        found += 1
+        if socket_options.ready_for(one.fileno(), select.POLLIN):
+            return "by a thread, while one of its netlink sockets has what nobody has read"
+    return "" if found else "by a thread, and has no netlink socket for that any more"
+
+
+def _cookie(held: HeldProcess) -> tuple[int, bytes]:
+    """Take what has come by a netlink socket of a process; returns its descriptor, too."""
+    for number, one in _netlink_sockets(held):
+        if socket_options.ready_for(one.fileno(), select.POLLIN):
+            return number, one.recv(queue_notices.COOKIE_BYTES, socket.MSG_DONTWAIT)
+    raise UnsupportedResource("a notification by a message queue came by a socket that is closed")
+
+
+def _netlink_sockets(held: HeldProcess) -> Iterator[tuple[int, socket.socket]]:
+    """Yield the netlink sockets of a process, by their descriptors; ours are closed again."""
+    directory = f"/proc/{held.pid}/fd"
+    for number in sorted(map(int, os.listdir(directory))):
+        target = os.readlink(os.fsencode(f"{directory}/{number}"))
+        file = OpenFile(held.pid, number, target)
+        if not file.target.startswith(b"socket:"):
+            continue
+        try:
+            if file.socket_family == socket.AF_NETLINK:
+                with socket.socket(socket.AF_NETLINK, fileno=os.dup(file.descriptor)) as one:
+                    yield number, one
+        finally:
+            file.close()

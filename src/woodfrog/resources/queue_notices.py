@@ -17,22 +17,35 @@ if TYPE_CHECKING:
 
 SIGEV_SIGNAL, SIGEV_NONE, SIGEV_THREAD = range(3)
 SI_MESGQ = -3
+COOKIE_BYTES = 32  # NOTIFY_COOKIE_LEN; the last one is the kernel's
 _MOST_SIGNALS = 64
 _NOTIFIED = rb"NOTIFY:(\d+) +SIGNO:(\d+) +NOTIFY_PID:([1-9]\d*)"
 _SIGEVENT = struct.Struct("<Qii48x")  # sigev_value, sigev_signo, sigev_notify
 
 
 class QueueNotice(Part, frozen=True):
-    """A process that waits for one, by its descriptor: `how` is SIGEV_*, `value` comes with it."""
+    """A process that waits for one, by its descriptor: `how` is SIGEV_*, `value` comes with it.
+
+    The C library starts a thread for one when a `cookie` comes by a `socket` of its own.
+    """
 
     descriptor: int
     how: int
     signal: int
     value: int
+    socket: int = -1
+    cookie: bytes = b""
+
+    @property
+    def descriptors(self) -> set[int]:
+        """Return those that the process must have for it."""
+        return {self.descriptor} if self.socket < 0 else {self.descriptor, self.socket}
 
     @property
     def is_possible(self) -> bool:
         """Tell whether one from an image can be."""
+        if self.how == SIGEV_THREAD:
+            return self.socket >= 0 and len(self.cookie) == COOKIE_BYTES
         signal = 0 <= self.signal <= _MOST_SIGNALS and 0 <= self.value < 1 << 64
         return signal and self.how in (SIGEV_SIGNAL, SIGEV_NONE)
 
@@ -71,5 +84,8 @@ def waits(told: bytes) -> Waiting | None:
 
 def register(program: Program, one: QueueNotice) -> None:
     """Have the process that runs the program wait."""
-    event = _SIGEVENT.pack(one.value, one.signal, one.how)
+    value, signal = one.value, one.signal
+    if one.how == SIGEV_THREAD:
+        value, signal = program.address_of(one.cookie), one.socket
+    event = _SIGEVENT.pack(value, signal, one.how)
     program.call(SYS.MQ_NOTIFY, one.descriptor, event)

@@ -1,10 +1,11 @@
-/* Processes that wait for a notification by a POSIX message queue (mq_notify): by a signal with a value, which is blocked or has a handler; by none; of a queue
+/* Processes that wait for a notification by a POSIX message queue (mq_notify): by a signal with a value, which is blocked or has a handler; by a thread; by none; of a queue
  * that is empty, or has messages, or was unlinked. */
 #include "wait.h"
 #include <mqueue.h>
 
 static volatile sig_atomic_t rung;
 static void *volatile came_with;
+static int threads;
 
 static void ring(int signal, siginfo_t *info, void *context) {
 	(void)signal, (void)context;
@@ -38,6 +39,11 @@ static int blocked(mqd_t queue) {
 	return 0;
 }
 
+static void by_thread(union sigval value) {
+	came_with = value.sival_ptr;
+	__atomic_add_fetch(&threads, 1, __ATOMIC_SEQ_CST);
+}
+
 int main(void) {
 	int here;
 	char text[20];
@@ -56,6 +62,8 @@ int main(void) {
 	wait_for_news(gone, SIGEV_SIGNAL, SIGUSR2, &action);
 	wait_for_news(silent, SIGEV_NONE, 0, NULL);
 	must(mq_unlink("/gone"));
+	mqd_t threaded = opened("/threaded");
+	must(mq_notify(threaded, &(struct sigevent){.sigev_notify = SIGEV_THREAD, .sigev_notify_function = by_thread, .sigev_value.sival_ptr = text}));
 	freeze_here();
 	same("signals", 0, rung);
 	expect(mq_notify(silent, &(struct sigevent){.sigev_notify = SIGEV_NONE}) == -1 && errno == EBUSY, "nobody waits silently");
@@ -69,6 +77,12 @@ int main(void) {
 	expect(came_with == &action, "that of the unlinked one came with %p", came_with);
 	must(mq_send(gone, "more", 4, 0) | mq_send(empty, "more", 4, 0));
 	same("signals", 2, rung);
+	same("threads", 0, __atomic_load_n(&threads, __ATOMIC_SEQ_CST));
+	must(mq_send(threaded, "news", 4, 0));
+	for (int i = 0; i < 200 && !__atomic_load_n(&threads, __ATOMIC_SEQ_CST); i++)
+		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+	same("threads", 1, __atomic_load_n(&threads, __ATOMIC_SEQ_CST));
+	expect(came_with == text, "the thread came with %p", came_with);
 	join(child);
 	return report();
 }

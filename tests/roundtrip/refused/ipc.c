@@ -4,10 +4,6 @@
 #include <mqueue.h>
 #include <sys/shm.h>
 
-static void nothing(union sigval value) {
-	(void)value;
-}
-
 int main(int count, char **arguments) {
 	char text[100] = "";
 	bool in_queue = count > 1 && arguments[1][0] == 'q';
@@ -17,7 +13,7 @@ int main(int count, char **arguments) {
 	/* Attached, it stays; and it ends with this process, should the namespace be the host's. */
 	must(shmctl(memory, IPC_RMID, NULL));
 	if (in_queue)
-		must(mq_send(queue, "hello", 6, 3) | mq_notify(queue, &(struct sigevent){.sigev_notify = SIGEV_THREAD, .sigev_notify_function = nothing}));
+		must(mq_send(queue, "hello", 6, 3) | mq_notify(queue, &(struct sigevent){.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGCONT}));
 	else
 		must(mq_unlink("/frog") | mq_close(queue));
 	strcpy(attached, "memory");
