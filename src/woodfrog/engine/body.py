@@ -317,11 +317,18 @@ class Body:
             common.append(filters[0])
         return common
 
-    def stop_again(self) -> None:
-        """Stop the process by the signal that had stopped it, before its parent listens."""
+    def stop_again(self, orphaned: Collection[int], missing: list[str]) -> None:
+        """Stop the process by the signal that had stopped it, before its parent listens.
+
+        In `orphaned` groups only SIGSTOP stops; `missing` gets whose parent is told of another.
+        """
         signal = self.record.stopped_by or (signals.SIGSTOP if self.record.continued else 0)
         if not signal:
             return
+        if signal != signals.SIGSTOP and self.record.group in orphaned:
+            if not self.record.stop_heard:
+                missing.append(f"{self.name}: its stop is told as one by SIGSTOP, not {signal}")
+            signal = signals.SIGSTOP
         pid = self.stub.pid
         mask = ptrace.signal_mask(pid)
         ptrace.set_signal_mask(pid, 0)

@@ -4,14 +4,14 @@ Nothing but clone(2) lets processes share memory, signal actions, descriptors, a
 semaphores get back at their end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
 import msgspec
 
 from woodfrog.kernel.namespaces import CLONE_SYSVSEM
-from woodfrog.resources.process import Shares
+from woodfrog.resources.process import Process, Shares
 
 _CLONE_VM, _CLONE_FS, _CLONE_FILES, _CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 CLONE_PARENT = 0x8000
@@ -47,6 +47,22 @@ class Maker(msgspec.Struct, frozen=True):
 
     pid: int
     how: How
+
+
+def orphaned_groups(processes: Iterable[Process]) -> set[int]:
+    """Return the groups in which nobody has a parent in another group of the same session.
+
+    No signal of a terminal's (SIGTSTP, SIGTTIN, SIGTTOU) stops anybody there (setpgid(2)).
+    """
+    by_pid = {one.pid: one for one in processes}
+    kept = {
+        one.group
+        for one in by_pid.values()
+        if (parent := by_pid.get(one.parent))
+        and parent.group != one.group
+        and parent.session == one.session
+    }
+    return {one.group for one in by_pid.values()} - kept
 
 
 def flags(one: Relative) -> int:

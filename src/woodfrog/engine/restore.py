@@ -14,6 +14,7 @@ from woodfrog.engine import (
     belongings,
     connections,
     finishing,
+    kinship,
     reading_pages,
     root_stub,
     terminals,
@@ -331,8 +332,9 @@ def _restore(
         body.enter_user_namespace(permitted)
         body.make_threads()
         belongings.restore_undo(body, plan)
+    orphaned = kinship.orphaned_groups(plan.processes)
     for body in bodies.values():
-        body.stop_again()
+        body.stop_again(orphaned, making.missing)
     for body in bodies.values():
         body.forget_stops(bodies)
     side = SideBySide()
