@@ -10,6 +10,10 @@ from pathlib import Path
 
 from measuring import HERE, Runtime, Times, bundle
 
+# Descriptors, processes, mappings, threads: together, and each by itself.
+MIXED = (1000, 100, 10000, 2000)
+ALONE = ((5000, 1, 0, 1), (0, 500, 0, 500), (0, 1, 60000, 1), (0, 1, 0, 5000))
+
 
 def measure_breadth(
     runtime: Runtime, where: Path, image: Path, times: dict[str, Times], number: int
@@ -43,13 +47,13 @@ def compare_breadth(rounds: int, work: Path, woodfrog: Runtime) -> None:
     holder = work / "breadth"
     flags = ["-O2", "-static", "-pthread"]
     subprocess.run(["gcc", *flags, "-o", str(holder), str(HERE / "breadth.c")], check=True)
-    most = (1000, 100, 10000, 2000)
     times: dict[str, Times] = defaultdict(lambda: defaultdict(list))
     bundles = []
-    for part in (4, 2, 1):
-        counts = [str(count // part) for count in most]
-        where = work / " ".join(counts)
-        bundles.append(bundle(where, ["/bin/breadth", *counts], holder))
+    for most, parts in ((MIXED, (4, 2, 1)), *((alone, (2, 1)) for alone in ALONE)):
+        for part in parts:
+            counts = [str(-(-count // part)) for count in most]
+            where = work / " ".join(counts)
+            bundles.append(bundle(where, ["/bin/breadth", *counts], holder))
     for number in range(rounds):
         for where in bundles:
             measure_breadth(woodfrog, where, work / "image", times, number)
