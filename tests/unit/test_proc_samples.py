@@ -9,6 +9,7 @@ from woodfrog.kernel.procfs.addresses import ipv4, ipv6
 from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
 from woodfrog.kernel.procfs.maps import parse_head, parse_smaps, unescape
 from woodfrog.kernel.procfs.mountinfo import parse_mount
+from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.waiting import Waiting, look_before_the_hold
 
@@ -175,3 +176,11 @@ def test_addresses_of_a_network_namespace() -> None:
     assert found == [bytes([10, 213, 7, 2]), bytes([127, 0, 0, 1])]
     found = ipv6((SAMPLES / "if_inet6").read_text())
     assert found == [bytes.fromhex("fd07") + bytes(13) + b"\2"]
+
+
+@pytest.mark.parametrize("length", [0, 5, (1 << 16) - 1, 1 << 16, (3 << 16) + 7])
+def test_a_file_is_read_to_its_end_however_long(tmp_path: Path, length: int) -> None:
+    text = bytes(range(256)) * (length // 256) + b"." * (length % 256)
+    (tmp_path / "status").write_bytes(text)
+    for in_pieces in (True, False):
+        assert read_file(str(tmp_path / "status"), in_pieces=in_pieces) == text

@@ -113,7 +113,7 @@ def _offset(cpu: int) -> int | None:
 def look_before_the_hold(path: str, clocks: SchedulerClocks) -> Waiting | None:
     """Tell in which call the task sleeps; None if it runs. `path` is /proc/PID/task/TID."""
     try:
-        first = read_file(f"{path}/syscall").split(None, 1)[0]
+        first = read_file(f"{path}/syscall", in_pieces=False).split(None, 1)[0]
         if not first.isdigit():
             return None
         number = int(first)
@@ -133,7 +133,7 @@ def _last_on_cpu(path: str) -> tuple[int, int]:
     Both are 0 if the kernel doesn't tell.
     """
     try:
-        text = read_file(f"{path}/sched")
+        text = read_file(f"{path}/sched", in_pieces=False)
     except OSError:
         return 0, 0
     ran, switches = re.search(_EXEC_START, text), re.search(_SWITCHES, text)

@@ -238,7 +238,7 @@ def _kernels_own(path: str) -> bytes:
 
     It can be seized, but never stops. Those of io_uring end by themselves.
     """
-    name = read_file(f"{path}/comm")
+    name = read_file(f"{path}/comm", in_pieces=False)
     if not name.startswith((_IO_URING, b"vhost-")):
         return b""
     return name if read_stat(path).flags & (_PF_IO_WORKER | _PF_USER_WORKER) else b""

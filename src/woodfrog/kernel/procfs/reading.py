@@ -5,14 +5,17 @@ import os
 _MOST = 1 << 16
 
 
-def read_file(path: str) -> bytes:
-    """Return what stands in a file."""
+def read_file(path: str, *, in_pieces: bool = True) -> bytes:
+    """Return what stands in a file.
+
+    Many of these files the kernel gives a page at a time, and smaps has thousands. Not `in_pieces`
+    are those that it makes as one, such as status: of these a short read is the end.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # The kernel gives many of these files a page at a time, and smaps has thousands.
         found = [os.read(descriptor, _MOST)]
-        while more := os.read(descriptor, _MOST):
-            found.append(more)
+        while found[-1] if in_pieces else len(found[-1]) == _MOST:
+            found.append(os.read(descriptor, _MOST))
         return b"".join(found)
     finally:
         os.close(descriptor)

@@ -42,7 +42,7 @@ class Status:
 
 def read_status(path: str) -> Status:
     """Read `path`/status, path being /proc/PID or /proc/PID/task/TID."""
-    return Status(read_file(f"{path}/status"))
+    return Status(read_file(f"{path}/status", in_pieces=False))
 
 
 class Stat(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ class Stat(msgspec.Struct, frozen=True):
 
 def read_stat(path: str) -> Stat:
     """Read `path`/stat, path being /proc/PID or /proc/PID/task/TID."""
-    text = read_file(f"{path}/stat")
+    text = read_file(f"{path}/stat", in_pieces=False)
     # comm may hold blanks and parentheses: the last ")" ends it.
     end = text.rindex(b")")
     comm = text[text.index(b"(") + 1 : end]
