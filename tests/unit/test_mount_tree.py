@@ -56,11 +56,36 @@ def test_what_a_checkpoint_writes_passes() -> None:
         new(group=1, master=2),
         new(master=3),
         new(group=-1),
+        new(deleted=1, root=b"a"),
+        new(deleted=-1, root=b"a"),
     ],
 )
 def test_impossible_mounts_are_refused(node: Node) -> None:
     with pytest.raises(ImageError):
         records.check(tree(node), 0, namespaces={})
+
+
+def test_a_mount_of_a_deleted_file_needs_that_and_a_path() -> None:
+    mounts = tree(new(deleted=2, root=b"a/b"))
+    records.check(mounts, 0, namespaces={}, deleted={2})
+    # Its contents come with the image, whatever the base is.
+    assert mounts.is_brought(b"/tmp/m")
+    for node in (new(deleted=2), Node(given=Given(point=b"/a", nth=0), root=b"a", deleted=2)):
+        with pytest.raises(ImageError, match="a deleted file that the image lacks"):
+            records.check(tree(node), 0, namespaces={}, deleted={2})
+
+
+def test_late_mounts_are_checked_and_are_none_of_outside() -> None:
+    late = tree(new())
+    mounts = MountTree(bases=[], nodes=[], removed=[], late=late)
+    records.check(mounts, 0, namespaces={})
+    assert not mounts.may_be_from_outside
+    bad = MountTree(bases=[], nodes=[], removed=[], late=tree(new(place=b"../m")))
+    with pytest.raises(ImageError):
+        records.check(bad, 0, namespaces={})
+    for nested, one in ((True, mounts), (False, msgspec.structs.replace(late, late=mounts))):
+        with pytest.raises(ImageError, match="later than late"):
+            records.check(one, 0, namespaces={}, nested=nested)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +135,15 @@ def test_what_a_mount_table_shows_is_what_mount_takes() -> None:
 def test_layers_of_an_overlay_may_have_any_name() -> None:
     text = b"lowerdir=/a\\:b:/c\\,d,upperdir=/e\\:f,workdir=/g,userxattr"
     assert options.layers(text) == [b"/a:b", b"/c,d", b"/e:f", b"/g"]
+    assert options.layers(b"lowerdir=/a:/b::/c") == [b"/a", b"/b", b"/c"]
+    assert options.layers(b"lowerdir+=/a:b,datadir+=/c") == [b"/a:b", b"/c"]
+
+
+@pytest.mark.parametrize("shown", [b"volatile", b"fsync=volatile"])
+def test_a_volatile_overlay_has_a_mark_in_its_work_directory(shown: bytes) -> None:
+    text = b"lowerdir=/a,upperdir=/b,workdir=/c\\,d,uuid=on"
+    assert options.volatile(text + b"," + shown) == b"/c,d"
+    assert options.volatile(text) == b""
 
 
 def mount(mnt_id: int, parent: int, point: bytes) -> Mount:
