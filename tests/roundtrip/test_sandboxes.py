@@ -3,7 +3,7 @@
 import pytest
 from test_programs import restored
 
-from bundles import Bundle
+from bundles import Bundle, tmpfs
 from containers import Woodfrog, verdict
 from needs import needs, require
 
@@ -80,3 +80,18 @@ def expect_as_it_was(bundle: Bundle, woodfrog: Woodfrog) -> None:
     container.wait_for("ready")
 
     assert verdict(restored(container, 0)) == "ok\n"
+
+
+@pytest.mark.parametrize("root", ["", "&& cd /tmp/root && pivot_root . . && umount -l ."])
+def test_what_the_config_covers_is_shown_again_elsewhere(root: str, woodfrog: Woodfrog) -> None:
+    """As podman mounts cgroups of version 1 twice, and systemd builds a root of all for services."""
+    script = f"mkdir /tmp/root && mount --rbind / /tmp/root {root} && exec sh /work/look"
+    bundle = Bundle(
+        woodfrog.directory / "bundle", ["/bin/sh", "-c", f"unshare --mount sh -c '{script}'; :"]
+    )
+    bundle.add_host_programs()
+    (bundle.rootfs / "mnt").mkdir()
+    for size in ("1m", "2m", "3m"):
+        bundle.add_mount(tmpfs("/mnt", f"size={size}"))
+    bundle.add_capabilities("CAP_SYS_ADMIN")
+    expect_as_it_was(bundle, woodfrog)

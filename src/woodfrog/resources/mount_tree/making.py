@@ -23,7 +23,7 @@ from woodfrog.resources import credentials, namespaces
 from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.file_maker import Maker
 from woodfrog.resources.file_tree import Tree
-from woodfrog.resources.mount_tree import layers, options
+from woodfrog.resources.mount_tree import covered, layers, options
 from woodfrog.resources.mount_tree.admitting import may_mount
 from woodfrog.resources.mount_tree.ghosts import STAY, Ghosts
 from woodfrog.resources.mount_tree.records import (
@@ -121,33 +121,47 @@ class _Making:
         there = Givens(self._init)
         # One that was removed may be lacking here, too.
         removed = [given for given in self._tree.removed if given in there]
+        # Of those a copy would not do.
+        changed = {node.given for node in self._tree.nodes}
         for given in dict.fromkeys((*self._tree.needed(), *removed)):
             with while_(f"looking for the mount at {os.fsdecode(given.point)}"):
                 self._givens[given] = self._find(there.find(given))
+                if self._givens[given] < 0 and given in changed:
+                    raise covered.refusal(there.find(given))
         self._stage = self._open(m.new_mount(self._on, "tmpfs", _STAGE_ATTRIBUTES))
         m.attach(self._on, self._stage, self._root)
         for index, base in enumerate(self._tree.bases):
             if base.given is not None:
-                self._bases[index] = self._on_stage(self._copy(self._givens[base.given]))
+                shown = self._givens[base.given]
+                if shown < 0:
+                    shown = self._uncovered(there.find(base.given), there)
+                self._bases[index] = self._on_stage(self._copy(shown))
         for node in self._tree.nodes:
             if node.given is not None and node.parent >= 0:
                 self._on_stage(self._givens[node.given])
-        for given in sorted(removed, key=lambda one: (len(one.point), one.nth)):
+        for given in sorted(removed, key=lambda one: (len(one.point), -one.nth)):
             # What was in it may have gone with it.
-            if self._is_at(self._givens[given], given.point):
+            if self._is_at(there.find(given), given.point):
                 flags = m.MNT_DETACH | m.UMOUNT_NOFOLLOW
                 m.umount(self._on, given.point, flags)
 
     def _find(self, mount: Mount) -> int:
+        """Open the root of a mount; returns -1 if others cover it."""
         resolve = m.RESOLVE_NO_SYMLINKS | m.RESOLVE_NO_MAGICLINKS
         found = self._open(syscalls.openat2(self._on, mount.point, _PATH, resolve=resolve))
-        if self._mount_of(found) != mount.mnt_id:
-            raise UnsupportedResource(
-                f"the new container's mount at {os.fsdecode(mount.point)} is covered by another"
-            )
-        return found
+        return found if self._mount_of(found) == mount.mnt_id else -1
 
-    def _is_at(self, mount: int, point: bytes) -> bool:
+    def _uncovered(self, mount: Mount, there: Givens) -> int:
+        """Open a copy of a mount that others at the same place cover."""
+        below = next((one for one in there.above(mount) if self._find(one) >= 0), None)
+        if below is None:
+            raise covered.refusal(mount)
+        copy = self._on_stage(self._open(covered.copy_of_all(self._on, self._find(below))))
+        return self._open(
+            covered.uncovered(self._on, copy, mount, below, there.count_covers(mount))
+        )
+
+    def _is_at(self, mount: Mount, point: bytes) -> bool:
         resolve = m.RESOLVE_NO_SYMLINKS | m.RESOLVE_NO_MAGICLINKS
         try:
             found = syscalls.openat2(self._on, point, _PATH, resolve=resolve)
@@ -156,7 +170,7 @@ class _Making:
                 raise
             return False
         try:
-            return self._mount_of(found) == self._mount_of(mount)
+            return self._mount_of(found) == mount.mnt_id
         finally:
             syscalls.close(self._on, found)
 

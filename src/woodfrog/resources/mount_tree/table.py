@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -197,6 +197,21 @@ class Givens:
         mounts = read_mounts(init)
         names = givens(mounts)
         self._found = {names[mount.mnt_id]: mount for mount in mounts}
+        self._all = {mount.mnt_id: mount for mount in mounts}
+
+    def above(self, mount: Mount) -> Iterator[Mount]:
+        """Go through what a mount is mounted in, and what that is mounted in, up to the root."""
+        while (found := self._all.get(mount.parent)) is not None and found is not mount:
+            yield found
+            mount = found
+
+    def count_covers(self, mount: Mount) -> int:
+        """Return how many mounts at the same place cover one, each on the one before."""
+        covers = {one.parent: one for one in self._all.values() if one.point == mount.point}
+        count, top = 0, mount
+        while (cover := covers.get(top.mnt_id)) is not None:
+            count, top = count + 1, cover
+        return count
 
     @property
     def root(self) -> Mount:
