@@ -84,7 +84,7 @@ def expect_as_it_was(bundle: Bundle, woodfrog: Woodfrog) -> None:
 
 @pytest.mark.parametrize("root", ["", "&& cd /tmp/root && pivot_root . . && umount -l ."])
 def test_what_the_config_covers_is_shown_again_elsewhere(root: str, woodfrog: Woodfrog) -> None:
-    """As podman mounts cgroups of version 1 twice, and systemd builds a root of all for services."""
+    """As podman mounts cgroups of version 1 twice, and systemd makes a root of all for services."""
     script = f"mkdir /tmp/root && mount --rbind / /tmp/root {root} && exec sh /work/look"
     bundle = Bundle(
         woodfrog.directory / "bundle", ["/bin/sh", "-c", f"unshare --mount sh -c '{script}'; :"]

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.errors import while_
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
