@@ -108,6 +108,7 @@ def outside(
         ("tcp_unread.c urgent", "with urgent data (MSG_OOB)"),
         ("tcp_unread.c read", "with urgent data (MSG_OOB)"),
         ("tcp_unread.c first", "with urgent data (MSG_OOB)"),
+        ("tcp_unread.c orphaned", "which is closed there but has yet to bring"),
         ("tcp_unread.c notified", "with notifications (SO_ZEROCOPY)"),
     ],
 )

@@ -13,20 +13,14 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink import packet_diag, sock_diag
 from woodfrog.kernel.netlink.packet_diag import PacketInfo
 from woodfrog.kernel.netlink.sock_diag import (
-    TCP_CLOSE_WAIT,
-    TCP_ESTABLISHED,
+    NOT_ACCEPTED,
     TCP_LISTEN,
-    TCP_SYN_RECV,
     InetSocket,
     UnixSocket,
 )
 from woodfrog.resources.files import inet, tcp_connection
 from woodfrog.resources.files.base import World
 from woodfrog.resources.files.tcp_backlog import Waiting
-
-# States of connections without an inode that nobody has accepted yet: an orphan has none of them.
-_NOT_ACCEPTED = (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT)
-
 
 _OWN = 0
 
@@ -226,7 +220,7 @@ class Sockets:
         if peer is None:
             return not inet.is_loopback(socket.remote[0]) and socket.remote[0] != socket.local[0]
         if peer.inode == 0:
-            return peer.state in _NOT_ACCEPTED
+            return not peer.is_orphan
         return peer.inode not in self.inside
 
     def peer_of(self, socket: InetSocket) -> InetSocket | None:
@@ -259,7 +253,7 @@ class Sockets:
             for one in self._tcp or ()
             if one.inode == 0
             and one.family == listener.family
-            and one.state in _NOT_ACCEPTED
+            and one.state in NOT_ACCEPTED
             and one.local[1] == listener.local[1]
             and (not any(address) or inet.End(*one.local).unmapped().address == address)
         ]

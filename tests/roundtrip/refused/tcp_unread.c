@@ -1,5 +1,5 @@
 /* TCP connections within the container, on descriptor 77, that hold what cannot be kept: a byte that is urgent (MSG_OOB), alone or with
- * others and read already, or the word that data have been sent (MSG_ZEROCOPY). */
+ * others and read already, the word that data have been sent (MSG_ZEROCOPY), or more to come from a peer that is closed. */
 #include "../programs/wait.h"
 #include <arpa/inet.h>
 #include <sys/socket.h>
@@ -8,7 +8,9 @@ int main(int count, char **arguments) {
 	const char *what = count > 1 ? arguments[1] : "urgent";
 	struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons(7077), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int listener = must(socket(AF_INET, SOCK_STREAM, 0)), client = must(socket(AF_INET, SOCK_STREAM, 0));
+	static char much[1 << 16];
 	char text[8] = "";
+	long sent = 0;
 	must(bind(listener, (void *)&name, sizeof name));
 	must(listen(listener, 1));
 	must(connect(client, (void *)&name, sizeof name));
@@ -19,6 +21,10 @@ int main(int count, char **arguments) {
 	if (!strcmp(what, "notified")) {
 		must(setsockopt(client, SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)));
 		must(send(client, "hello", 5, MSG_ZEROCOPY));
+	} else if (!strcmp(what, "orphaned")) {
+		for (ssize_t got; (got = send(client, much, sizeof much, MSG_DONTWAIT)) > 0;)
+			sent += got;
+		must(close(client));
 	} else {
 		must(send(client, "ab", strcmp(what, "first") ? 2 : 0, 0));
 		must(send(client, "!", 1, MSG_OOB));
@@ -30,5 +36,9 @@ int main(int count, char **arguments) {
 	freeze_here();
 	if (!strcmp(what, "urgent"))
 		expect(recv(server, text, 8, 0) == 2 && recv(server, text, 8, MSG_OOB) == 1 && recv(server, text, 8, 0) == 2, "it is lost");
+	for (ssize_t got; sent > 0; sent -= got)
+		if ((got = must(recv(server, much, sizeof much, 0))) == 0)
+			break;
+	expect(sent == 0, "%ld bytes are lost", sent);
 	return report();
 }

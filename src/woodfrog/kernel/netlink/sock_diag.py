@@ -31,6 +31,8 @@ _MD5SIG = struct.Struct("<BBH16s80s")  # struct tcp_diag_md5sig
 # net/tcp_states.h
 TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 2, 3, 4, 5
 TCP_TIME_WAIT, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_LISTEN, TCP_CLOSING = range(6, 12)
+# Of a connection without an inode that nobody has accepted yet: an orphan is in none of them.
+NOT_ACCEPTED = (TCP_ESTABLISHED, TCP_SYN_RECV, TCP_CLOSE_WAIT)
 
 
 class UnixSocket(msgspec.Struct, frozen=True):
@@ -68,6 +70,11 @@ class InetSocket(msgspec.Struct, frozen=True):
     send_queue: int  # for a listener: the backlog
     shutdown: int  # 1: for reading, 2: for writing
     md5_keys: tuple[Md5Key, ...] = ()
+
+    @property
+    def is_orphan(self) -> bool:
+        """Tell whether it is closed, and goes on without a program to bring what it was given."""
+        return self.inode == 0 and self.state not in NOT_ACCEPTED
 
 
 @contextmanager

@@ -62,7 +62,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         refused=(
             "connections to outside without a flag; those of them that nobody has accepted",
             "connections of sockets of MPTCP; theirs that nobody has accepted, without a flag",
-            "urgent data (MSG_OOB); notifications (MSG_ZEROCOPY) that are unread or to come",
+            "urgent data (MSG_OOB); what a peer that is closed has yet to bring",
+            "notifications (MSG_ZEROCOPY) that are unread or to come",
             "TLS in the kernel, TCP-AO, eBPF",
         ),
     )
@@ -331,6 +332,14 @@ def _connection(one: socket.socket, found: InetSocket, world: World) -> Connecti
         )
     if found.state == TCP_SYN_SENT:
         return None
+    other = world.sockets.peer_of(found)
+    # What nobody has a descriptor of can't be read. (Its end counts as a byte.)
+    if other is not None and other.is_orphan and other.send_queue > 1:
+        raise UnsupportedResource(
+            f"is a TCP connection to {peer}, which is closed there but has yet to bring"
+            f" {other.send_queue - 1} bytes, which cannot be saved",
+            hint="try again when its program has read them",
+        )
     if found.state not in tcp_connection.STATES:
         raise UnsupportedResource(
             f"is a TCP connection to {peer} in a state ({found.state}) that cannot be saved yet",
