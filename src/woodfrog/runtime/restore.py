@@ -179,7 +179,9 @@ def _restore(
     noting = tracking.Noting(container, options.run, is_wanted=options.track_changes)
     try:
         wishes = engine.Wishes(
-            bounds=bounds(created, engine.Bounds, options),
+            bounds=bounds(
+                created, engine.Bounds, options, shows_cgroups=_shows_cgroups(created.container)
+            ),
             clock=options.clock,
             cpu_check=options.cpu_check,
             file_validation=options.file_validation,
@@ -257,8 +259,13 @@ def _profile(config: dict[str, Any]) -> bytes | None:
     return profile.filter if profile else None
 
 
-def bounds(created: Created, kind: type[Bounds], options: Options) -> Bounds:
-    """Return what the container's own config allows; nothing restored is wider."""
+def bounds(
+    created: Created, kind: type[Bounds], options: Options, *, shows_cgroups: bool
+) -> Bounds:
+    """Return what the container's own config allows; nothing restored is wider.
+
+    `shows_cgroups` tells that programs in it may write to cgroups, whatever the config says.
+    """
     config = created.config
     wanted = config["process"]
     masks, _ = process.capability_masks(wanted)
@@ -274,14 +281,14 @@ def bounds(created: Created, kind: type[Bounds], options: Options) -> Bounds:
         spec_hostname=config.get("hostname") or "",
         terminal=bool(wanted.get("terminal")),
         cgroups=created.container.state["cgroup"]["paths"],
-        may_make_cgroups=spec.may_make_cgroups(config) or _shows_cgroups(created.container),
+        may_make_cgroups=spec.may_make_cgroups(config) or shows_cgroups,
         tmpfs=spec.tmpfs_destinations(config),
         new_namespaces=spec.new_namespaces(config),
     )
 
 
 def _shows_cgroups(container: Container) -> bool:
-    """Tell whether programs in it may write to a cgroup file system: podman binds the host's."""
+    """Tell whether programs in a new container may write to cgroups: podman binds the host's."""
     init = container.pid
     for mount in read_mounts(init):
         if mount.type in ("cgroup", "cgroup2"):

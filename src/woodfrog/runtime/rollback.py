@@ -34,7 +34,8 @@ def rollback(
     options = restore.Options()
     options.tcp_established = True  # a connection that still stands is left alone
     config = lifecycle.config_of(container)
-    bounds = restore.bounds(Created(container, config, -1), Bounds, options)
+    # Those that programs made are compared, and never made.
+    bounds = restore.bounds(Created(container, config, -1), Bounds, options, shows_cgroups=True)
     noted = tracking.Tracker(container).known() is not None
     with (
         checkpoint.AtWork(container) as at_work,
