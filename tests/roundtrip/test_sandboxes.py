@@ -1,5 +1,8 @@
 """What people make namespaces with: util-linux's tools, iproute2's, and bubblewrap."""
 
+import subprocess
+from collections.abc import Iterator
+
 import pytest
 from test_programs import restored
 
@@ -93,5 +96,31 @@ def test_what_the_config_covers_is_shown_again_elsewhere(root: str, woodfrog: Wo
     (bundle.rootfs / "mnt").mkdir()
     for size in ("1m", "2m", "3m"):
         bundle.add_mount(tmpfs("/mnt", f"size={size}"))
+    bundle.add_capabilities("CAP_SYS_ADMIN")
+    expect_as_it_was(bundle, woodfrog)
+
+
+@pytest.fixture
+def no_gaps(woodfrog: Woodfrog) -> Iterator[None]:
+    """All numbers of file systems up to here are taken; what goes now is what comes next."""
+    fill = "for i in $(seq 100); do mount -t tmpfs none .; done; echo filled; exec sleep 1000"
+    command = ["unshare", "--mount", "sh", "-c", fill]
+    with subprocess.Popen(command, cwd=woodfrog.directory, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"filled\n"
+        yield
+        process.kill()
+
+
+@pytest.mark.usefixtures("no_gaps")
+def test_a_file_system_is_not_taken_for_one_that_is_gone(woodfrog: Woodfrog) -> None:
+    """Its number is that of one of the config's, which was unmounted elsewhere."""
+    places = [f"/mnt/{number}" for number in range(8)]
+    mounts = [f"mount -t tmpfs -o size=1m mine {place}" for place in places]
+    script = "; ".join(["umount /dev/shm /tmp", *mounts, "exec sh /work/look"])
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
+    bundle.add_host_programs()
+    for place in places:
+        (bundle.rootfs / place[1:]).mkdir(parents=True)
     bundle.add_capabilities("CAP_SYS_ADMIN")
     expect_as_it_was(bundle, woodfrog)

@@ -251,7 +251,10 @@ class ChangedMounts:
         shown = [
             one
             for one in self._created
-            if one.device == mount.device and one.type == mount.type and table.is_in(mount, one)
+            if one.device == mount.device
+            and one.type == mount.type
+            and table.is_in(mount, one)
+            and self._may_show(mount, one)
         ]
         if shown:
             nearest = max(shown, key=lambda one: len(one.root))
@@ -279,6 +282,16 @@ class ChangedMounts:
                 )
             )
         return self._shown[mount.device], table.relative(self._root(mount), b"/")
+
+    def _may_show(self, mount: Mount, given: Mount) -> bool:
+        """Tell whether a mount that has its device can be of one that `create` made.
+
+        If that is gone, its number may be another file system's by now.
+        """
+        return given.mnt_id in self._kept or (given.source, given.super_options) == (
+            mount.source,
+            mount.super_options,
+        )
 
     def _bound_namespace(self, link: str) -> int:
         """Return which base is a namespace that is bound to a file."""
