@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bundles import Bundle, bind
+from bundles import Bundle, bind, tmpfs
 from containers import Container, Woodfrog, eventually, verdict
 from needs import needs
 
@@ -262,6 +262,28 @@ def test_mounts_that_cannot_be_made_again_are_refused_by_name(
 
     assert refused.status not in (0, None)
     assert named in refused.stderr
+    assert "running as before" in refused.stderr
+    assert verdict(container) == "ok\n"
+
+
+def test_a_changed_mount_that_the_config_covers_is_refused_by_name(woodfrog: Woodfrog) -> None:
+    """A restore could not reach it. (As under podman's --systemd=always, with cgroups of v1.)"""
+    script = ": > /work/ready; while [ ! -e /work/check ]; do sleep 0.02; done; echo ok > /work/out"
+    script = f"umount /mnt; mount -o remount,bind,ro /mnt; {script}"
+    script = f"unshare --mount --propagation unchanged sh -c '{script}'; :"
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
+    bundle.add_host_programs()
+    (bundle.rootfs / "mnt").mkdir()
+    for size in ("1m", "2m"):
+        bundle.add_mount(tmpfs("/mnt", f"size={size}"))
+    bundle.add_capabilities("CAP_SYS_ADMIN")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+
+    refused = container.checkpoint(woodfrog.directory / "image", status=None)
+
+    assert refused.status not in (0, None)
+    assert "/mnt needs the mount at /mnt that another one of the config's covers" in refused.stderr
     assert "running as before" in refused.stderr
     assert verdict(container) == "ok\n"
 

@@ -157,6 +157,15 @@ class ChangedMounts:
             )
 
     def _add(self, mount: Mount, node: Node) -> None:
+        given = node.given
+        if given and any(
+            one.point == given.point and one.nth > given.nth for one in self._givens.values()
+        ):
+            raise UnsupportedResource(
+                f"needs the mount at {os.fsdecode(given.point)} that another one of the config's"
+                " covers, which cannot be saved",
+                hint="mount it but once in the bundle's config.json",
+            )
         if mount.mnt_id in self._index:
             # One of create's, upon which something else was mounted before.
             self._nodes[self._index[mount.mnt_id]] = node
