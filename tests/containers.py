@@ -23,7 +23,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 COMMAND = shlex.split(os.environ.get("WOODFROG_COMMAND", str(REPOSITORY / "woodfrog")))
 PF_EXITING = 4
 DEADLINE = float(os.environ.get("WOODFROG_DEADLINE", "60"))
-_MOMENT = 2  # seconds
 CGROUPS = Path("/sys/fs/cgroup")
 
 _numbers = itertools.count()
@@ -60,12 +59,19 @@ def is_gone(pid: int) -> bool:
 
 
 def is_ending(pid: int) -> bool:
-    """Tell whether a process is on its way out: it may have much memory to give back."""
+    """Tell whether a process is on its way out: it may have much memory to give back.
+
+    Or has yet to run for that: then its SIGKILL waits.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        )
     except OSError:
         return False
-    return bool(int(stat.rpartition(")")[2].split()[6]) & PF_EXITING)
+    is_killed = int(status["SigPnd"], 16) >> (signal.SIGKILL - 1) & 1
+    return bool(is_killed or int(stat.rpartition(")")[2].split()[6]) & PF_EXITING)
 
 
 def remove_cgroups(name: str) -> None:
@@ -309,12 +315,8 @@ class Woodfrog:
 
     def leftovers(self) -> list[str]:
         """Return every process, mount, cgroup and state file that should have gone."""
-        began = time.monotonic()
-        # A keeper's worker hears that the keeper has ended between two modules that it loads.
-        while (children := living_children()) and (
-            time.monotonic() < began + _MOMENT
-            or (any(is_ending(pid) for pid, _ in children) and time.monotonic() < began + DEADLINE)
-        ):
+        end = time.monotonic() + DEADLINE
+        while any(is_ending(pid) for pid, _ in living_children()) and time.monotonic() < end:
             time.sleep(0.01)
         found = [f"process {pid} {command}" for pid, command in living_children()]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from changing import MANY, SHARED, SOURCE, Changing
 
-from containers import REPOSITORY, Woodfrog, eventually
+from containers import REPOSITORY, Woodfrog, eventually, is_gone
 from needs import needs
 
 pytestmark = needs("root", "command gcc")
@@ -158,6 +158,14 @@ def test_a_worker_that_was_killed_while_nobody_asked_is_missed_by_nobody(
     assert worker_of(keeper) != worker
     changing.end()
     assert changing.verdict_of(1, 1) == "ok\n"
+
+
+def test_a_worker_that_nobody_has_asked_ends_with_its_keeper(changing: Changing) -> None:
+    keeper = kept(changing)
+    worker = worker_of(keeper)
+    os.kill(worker, signal.SIGSTOP)  # it can't look whether the keeper is there
+    os.kill(keeper, signal.SIGKILL)
+    eventually(lambda: is_gone(worker), "it has ended")
 
 
 def test_who_asks_before_all_code_is_loaded_is_answered(

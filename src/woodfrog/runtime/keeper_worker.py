@@ -16,7 +16,8 @@ import sys
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.heap import keep_freed
-from woodfrog.kernel.process import PR_SET_NAME, PR_SET_TIMERSLACK, prctl
+from woodfrog.kernel.process import PR_SET_NAME, PR_SET_PDEATHSIG, PR_SET_TIMERSLACK, prctl
+from woodfrog.kernel.signals import signals
 from woodfrog.runtime import answering, asking
 from woodfrog.runtime.answering import open_descriptors, take_over
 from woodfrog.runtime.asking import SENT, NotHere, Worker
@@ -48,6 +49,7 @@ def serve(
         # We sleep for microseconds where tasks are about to stop; not for fifty more.
         prctl(HERE, PR_SET_TIMERSLACK, 1)
         keep_freed(_MOST_FREE)
+        _end_with(keeper)
         getting_ready = _get_ready(init)
         asked = select.poll()
         asked.register(requests, select.POLLIN)
@@ -59,6 +61,8 @@ def serve(
             if not message:
                 os._exit(0)
             connection, channel, *sent = descriptors
+            # What has begun is finished, or found by the next command.
+            prctl(HERE, PR_SET_PDEATHSIG, 0)
             status = _answer(Worker(connection, channel, keeper), sent, run, code)
             if status:
                 os._exit(status)  # what it has left goes with us
@@ -67,10 +71,18 @@ def serve(
             os.close(channel)
             if open_descriptors() != known:
                 os._exit(1)
+            _end_with(keeper)
             if not asked.poll(0):
                 gc.collect()
     finally:
         os._exit(1)
+
+
+def _end_with(keeper: int) -> None:
+    """End at once with the keeper from now on, not when we next look whether it is there."""
+    prctl(HERE, PR_SET_PDEATHSIG, signals.SIGKILL)
+    if os.getppid() != keeper:
+        os._exit(0)
 
 
 def _await(asked: select.poll, getting_ready: Iterator[None]) -> None:
