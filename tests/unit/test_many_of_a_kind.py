@@ -47,8 +47,8 @@ def test_the_other_ends_of_unix_pairs_are_looked_for_once() -> None:
     making: Any = Making(Walked([*ends, lone]))
 
     for place, end in enumerate(ends):
-        assert end._other_end(making) is ends[-1 - place]
-    assert lone._other_end(making) is None
+        assert end.other_end(making) is ends[-1 - place]
+    assert lone.other_end(making) is None
     assert making.records.walks == 1
 
 

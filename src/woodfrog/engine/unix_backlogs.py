@@ -31,7 +31,13 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
 from woodfrog.remote.tracee import Tracee
 from woodfrog.resources import file_signals, limits
-from woodfrog.resources.files import socket_filter, socket_options, unix_names, unix_queue
+from woodfrog.resources.files import (
+    socket_filter,
+    socket_options,
+    unix_names,
+    unix_paths,
+    unix_queue,
+)
 from woodfrog.resources.files.base import BY_PATH, IO_URING, FileRecord, OpenFile, set_flags
 from woodfrog.resources.files.epoll import EPOLL_CTL_ADD, EVENT, Epoll, Watch
 from woodfrog.resources.files.unix_backlog import Arrived, Taken
@@ -258,7 +264,7 @@ class _Backlog:
             made.setblocking(False)
             path = -1
             if self._listener.name[:1] != b"\0":
-                path = fcntl.ioctl(self._opened.descriptor, unix_names.SIOCUNIXFILE)
+                path = fcntl.ioctl(self._opened.descriptor, unix_paths.SIOCUNIXFILE)
             try:
                 self._connect_for(made, taken.author, path)
             finally:
@@ -282,7 +288,7 @@ class _Backlog:
         """Return the listener's address if a process finds it by its name."""
         name = self._listener.name
         if name[:1] == b"/":
-            bound = unix_names.bound_path(name, self._opened.descriptor, self._world)
+            bound = unix_paths.bound_path(name, self._opened.descriptor, self._world)
             root = os.stat(f"{maker.path}/root")
             own = os.stat(self._world.root)
             is_there = bound.mode and not (bound.alias or bound.directory)

@@ -297,13 +297,13 @@ class World:
         """Return the nested mount namespace in which a unix socket's path, or its peer's, is."""
         if self.places.are_one or (one := self.sockets.unix(file.stat.st_ino)) is None:
             return 0
-        from woodfrog.resources.files import unix_names
+        from woodfrog.resources.files import unix_paths
 
         ends = [file, self.open_socket(one.peer)]
         found = {
             self.places.of_mount(mnt_id) or 0
             for end in ends
-            if end is not None and (mnt_id := unix_names.mount_of(end.descriptor)) is not None
+            if end is not None and (mnt_id := unix_paths.mount_of(end.descriptor)) is not None
         }
         if len(found) > 1:
             raise UnsupportedResource(

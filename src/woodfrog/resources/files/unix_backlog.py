@@ -116,7 +116,7 @@ class Taken:
         self.urgent = -1
         if one.type == socket.SOCK_STREAM:
             self.messages, self.urgent = unix_queue.urgent(one, self.messages)
-        self.name = unix_names.peer_name(one)
+        self.name = unix_peers.name(one)
 
     def authors_seen(self) -> list[int]:
         """Return how the process that asks sees who has connected, and who has sent each message.

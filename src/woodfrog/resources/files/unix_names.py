@@ -1,6 +1,5 @@
-"""Names of unix sockets: what they are bound to, and connections through them."""
+"""Names of unix sockets, made again: binding to them, and connecting through them."""
 
-import fcntl
 import os
 import socket
 import struct
@@ -9,153 +8,15 @@ from contextlib import contextmanager
 
 import msgspec
 
-from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
-from woodfrog.kernel.netlink.sock_diag import UnixSocket
-from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.remote.program import Program
-from woodfrog.resources.deleted_files import DELETED
-from woodfrog.resources.files import unix_peers
-from woodfrog.resources.files.base import Maker, Making, World
+from woodfrog.resources.files import unix_paths, unix_peers
+from woodfrog.resources.files.base import Maker, Making
+from woodfrog.resources.files.unix_paths import BoundPath
 
-SIOCUNIXFILE = 0x89E0
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _ASIDE = 200  # bytes, so that there is room for more in a name
-_O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def peer_name(one: socket.socket) -> bytes:
-    """Return the name of what a socket is connected to, if there is any."""
-    try:
-        name = one.getpeername()
-    except OSError:
-        return b""
-    return name if isinstance(name, bytes) else os.fsencode(name)
-
-
-class BoundPath(msgspec.Struct, frozen=True):
-    """Mode (with the type) and owner of a socket's path; zeros if it was unlinked.
-
-    `alias` is its path if that isn't its name any more: renamed, or linked and unlinked.
-    `directory` is where a relative name begins; nowhere, if its directories are others by now.
-    """
-
-    mode: int = 0
-    owner: tuple[int, int] = (0, 0)
-    alias: bytes = b""
-    directory: bytes = b""
-
-
-def bound_path(name: bytes, descriptor: int, world: World) -> BoundPath:
-    """Look for the path of a socket, by its name and a descriptor of ours."""
-    if not name or name[:1] == b"\0":
-        return BoundPath()
-    path, status, mnt_id = _file_of(descriptor)
-    if name[:1] != b"/":
-        return _relative_path(name, path, status)
-    place = world.place_of_mount(mnt_id)
-    root = place.root if place else world.root
-    found = _stat_inside(name, root)
-    if found and (found.st_ino, found.st_dev) == (status.st_ino, status.st_dev):
-        return BoundPath(found.st_mode, (found.st_uid, found.st_gid))
-    for alias in (path, *_beside(name, status.st_ino, root)):
-        other = _stat_inside(alias, root) if alias else None
-        if other and (other.st_ino, other.st_dev) == (status.st_ino, status.st_dev):
-            if alias.endswith(name):
-                # As a process in another root directory (chroot) would name it.
-                above = alias.removesuffix(name)
-                return BoundPath(other.st_mode, (other.st_uid, other.st_gid), b"", above)
-            return BoundPath(other.st_mode, (other.st_uid, other.st_gid), alias)
-    return BoundPath()
-
-
-def _relative_path(name: bytes, path: bytes, status: os.stat_result) -> BoundPath:
-    if not path:
-        return BoundPath()
-    directory = _beginning(name, path)
-    is_there = directory and os.path.basename(name) == os.path.basename(path)
-    alias = b"" if is_there else path
-    return BoundPath(status.st_mode, (status.st_uid, status.st_gid), alias, directory)
-
-
-def _beginning(name: bytes, path: bytes) -> bytes:
-    """Return the directory where a relative name of a path begins; empty if it isn't one."""
-    parts = [part for part in name.split(b"/") if part not in (b"", b".")][:-1]
-    directories = path.split(b"/")[:-1]
-    above = len(directories) - len(parts)
-    if directories[above:] != parts or b".." in parts:
-        return b""
-    return b"/".join(directories[:above]) or b"/"
-
-
-def path_at_first(name: bytes, path: bytes) -> bytes:
-    """Return where a socket is made that has a name, and a path by now, where it comes last."""
-    if name[:1] == b"/":
-        return name
-    if _beginning(name, path):
-        return os.path.join(os.path.dirname(path), os.path.basename(name))
-    return aside(name, path).path
-
-
-def _file_of(descriptor: int) -> tuple[bytes, os.stat_result, int]:
-    """Return where the file of a bound socket is, if it is anywhere, and on which mount."""
-    fd = fcntl.ioctl(descriptor, SIOCUNIXFILE)
-    try:
-        path, status = os.readlink(b"/proc/self/fd/%d" % fd), os.fstat(fd)
-        mnt_id = int(read_fdinfo(os.getpid(), fd)[0]["mnt_id"])
-    finally:
-        os.close(fd)
-    return path if status.st_nlink and not path.endswith(DELETED) else b"", status, mnt_id
-
-
-def mount_of(descriptor: int) -> int | None:
-    """Return the mount that a socket's file is on, None for one that is bound to no path."""
-    try:
-        return _file_of(descriptor)[2]
-    except OSError:
-        return None
-
-
-def _stat_inside(path: bytes, root: str) -> os.stat_result | None:
-    """Return what a path names under a root directory, where symbolic links stay inside."""
-    try:
-        fd = _open_inside(path, _O_PATH_NOFOLLOW, root)
-    except OSError:
-        return None
-    try:
-        return os.fstat(fd)
-    finally:
-        os.close(fd)
-
-
-def _open_inside(path: bytes, flags: int, root: str) -> int:
-    directory = os.open(root, os.O_PATH | os.O_CLOEXEC)
-    try:
-        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-        return syscalls.openat2(HERE, path, flags, directory=directory, resolve=resolve)
-    finally:
-        os.close(directory)
-
-
-def _beside(name: bytes, inode: int, root: str) -> list[bytes]:
-    """Return the paths of an inode in the directory of a name."""
-    directory = os.path.dirname(name)
-    try:
-        fd = _open_inside(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, root)
-    except OSError:
-        return []
-    try:
-        with os.scandir(fd) as entries:
-            return [
-                os.path.join(directory, os.fsencode(entry.name))
-                for entry in entries
-                if entry.inode() == inode
-            ]
-    finally:
-        os.close(fd)
 
 
 def address_of(name: bytes) -> bytes:
@@ -198,6 +59,15 @@ def aside(name: bytes, path: bytes) -> Name:
     depth = name.split(b"/").count(b"..")
     directory = os.path.join(above, b".woodfrog-" + last[:_ASIDE], *[b"-"] * depth)
     return Name(name, directory, at=path)
+
+
+def path_at_first(name: bytes, path: bytes) -> bytes:
+    """Return where a socket is made that has a name, and a path by now, where it comes last."""
+    if name[:1] == b"/":
+        return name
+    if unix_paths.beginning(name, path):
+        return os.path.join(os.path.dirname(path), os.path.basename(name))
+    return aside(name, path).path
 
 
 class Unfinished:
@@ -400,18 +270,3 @@ def _connect(making: Making, kind: int, client: Name, server: Name) -> tuple[int
     # It has inherited this one from the listener.
     program.call(SYS.SETSOCKOPT, theirs, socket.SOL_SOCKET, socket.SO_PASSCRED, bytes(4), 4)
     return ours, theirs
-
-
-def _stands(one: UnixSocket, world: World) -> bool:
-    """Tell whether a socket is found by its name."""
-    opened = world.open_socket(one.inode)
-    return opened is None or bool(bound_path(one.name.rstrip(b"\0"), opened.descriptor, world).mode)
-
-
-def refuse_lost_peer(what: str, peer_name: bytes, peer: UnixSocket, world: World) -> None:
-    """Refuse a datagram socket whose peer could not be found by its name."""
-    if peer_name and not _stands(peer, world) and world.sockets.has_namesake(peer, _stands, world):
-        raise UnsupportedResource(
-            f"{what} is connected to {os.fsdecode(peer_name)}, which is another socket's name now;"
-            " that cannot be saved yet"
-        )

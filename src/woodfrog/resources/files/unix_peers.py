@@ -3,6 +3,7 @@
 The kernel notes who makes a pair, who listens, and who connects.
 """
 
+import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -31,6 +32,15 @@ def collect(one: socket.socket, world: World) -> Maker | None:
     told = bytes(space)[: int.from_bytes(length, "little")]
     groups = [group for (group,) in struct.iter_unpack("<I", told)]
     return Maker(pid=found.pid, uid=found.uid, gid=found.gid, groups=groups)
+
+
+def name(one: socket.socket) -> bytes:
+    """Return the name of what a socket is connected to, if there is any."""
+    try:
+        found = one.getpeername()
+    except OSError:
+        return b""
+    return found if isinstance(found, bytes) else os.fsencode(found)
 
 
 def _maker(told: tuple[int, int, int], world: World) -> Maker | None:

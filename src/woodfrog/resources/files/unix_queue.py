@@ -3,6 +3,7 @@
 import array
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
@@ -15,8 +16,9 @@ from msgspec.structs import replace
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.netlink.sock_diag import UnixSocket
+from woodfrog.kernel.netlink.sock_diag import TCP_LISTEN, UnixSocket
 from woodfrog.remote.program import Program
+from woodfrog.resources.files import socket_options
 from woodfrog.resources.files.base import OpenFile, World
 from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE
 
@@ -48,6 +50,17 @@ class Message(msgspec.Struct, frozen=True):
 
 # What the closed end of a connection of packets gives.
 _END = Message(b"", [])
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """All that waits at a socket; in a stream, `urgent` is where the byte by MSG_OOB is, or -1.
+
+    `broken` if its peer was closed without having read all.
+    """
+
+    messages: list[Message]
+    urgent: int
+    broken: bool
 
 
 class Rights(Part, frozen=True):
@@ -99,6 +112,24 @@ def peek(one: socket.socket, *, most: int = 0) -> list[Message]:
     if one.type != socket.SOCK_STREAM:
         return messages
     return _joined(messages)
+
+
+def collect(what: str, found: UnixSocket, one: socket.socket, *, is_peer_outside: bool) -> Waiting:
+    """Read what waits at a socket that the kernel's table has so, and leave it there."""
+    ready = socket_options.ready_for(one.fileno(), select.POLLOUT)
+    broken = bool(ready & select.POLLERR)
+    if broken and found.queued and found.type != socket.SOCK_STREAM:
+        raise UnsupportedResource(
+            f"{what} has an error that nobody has read yet, which cannot be saved"
+        )
+    messages, mark = list[Message](), -1
+    if not (found.state == TCP_LISTEN or is_peer_outside or (broken and not found.queued)):
+        with out_of_line(one):
+            messages = peek(one, most=found.queued if broken else 0)
+            close(messages)
+            if found.type == socket.SOCK_STREAM:
+                messages, mark = urgent(one, messages)
+    return Waiting(messages, mark, broken)
 
 
 @contextmanager

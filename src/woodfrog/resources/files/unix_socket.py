@@ -7,19 +7,21 @@ import stat
 from collections import defaultdict
 from typing import ClassVar, Self
 
-from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.errors import ImageError
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
-from woodfrog.remote.program import Program
 from woodfrog.resources.files import (
     socket_filter,
     socket_options,
     unix_backlog,
     unix_filling,
     unix_names,
+    unix_pairs,
+    unix_paths,
     unix_peers,
     unix_queue,
+    unix_ties,
 )
 from woodfrog.resources.files.base import (
     FileRecord,
@@ -34,9 +36,7 @@ from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.unix_backlog import Arrived
 from woodfrog.resources.files.unix_names import Name
-from woodfrog.resources.files.unix_queue import Message, Rights
-
-_NOWHERE = bytes(16)  # a struct sockaddr of AF_UNSPEC
+from woodfrog.resources.files.unix_queue import Rights
 
 
 class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
@@ -116,124 +116,58 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         inode = file.stat.st_ino
         found = world.sockets.unix(inode)
         what = f"unix socket {os.fsdecode(found.name) or 'without a name'}"
-        pending = list(found.pending)
-        if inode not in world.sockets.unix_unread:
-            pending = [client for client in pending if _can_wait_again(client, world)]
-        if len(pending) < len(found.pending) and not world.unix_close:
-            why = world.sockets.unix_unreadable.get(inode, "come from outside")
-            raise UnsupportedResource(
-                f"{what} has connections that nobody has accepted, and that {why}: they cannot be"
-                " saved yet",
-                hint="--ext-unix-close restores it without them",
-            )
-        unaccepted = world.sockets.waits_at(inode)
-        if unaccepted is not None and unaccepted not in world.sockets.inside:
-            if not world.unix_close:
-                raise UnsupportedResource(
-                    f"{what} waits for a process outside the container to accept it",
-                    hint="--ext-unix-close restores it as closed by the other side",
-                )
-            unaccepted = None
         name = found.name if found.name[:1] == b"\0" else found.name.rstrip(b"\0")
-        outside = bool(found.peer) and world.sockets.is_outside(inode)
-        mutual = bool(found.peer) and not outside and _is_peer_of(inode, found.peer, world)
-        datagrams = found.type == socket.SOCK_DGRAM
-        peer_file = world.open_socket(found.peer)
-        if outside and not world.unix_close:
-            raise UnsupportedResource(
-                f"{what} is connected to a process outside the container",
-                hint="--ext-unix-close restores it as "
-                + ("not connected" if datagrams else "closed by the other side"),
-            )
-        accepted = world.sockets.shares_name(found)
-        # The name of one that was accepted may be a path of others; it is not bound then.
-        path = unix_names.BoundPath()
-        if not (outside and accepted):
-            path = unix_names.bound_path(name, file.descriptor, world)
-        duplicate = os.dup(file.descriptor)
-        with socket.socket(fileno=duplicate) as one:
+        pending = unix_ties.pending(what, found, world)
+        unaccepted = unix_ties.is_unaccepted(what, inode, world)
+        with socket.socket(fileno=os.dup(file.descriptor)) as one:
             options = socket_options.collect(one)
             attached = socket_filter.collect(one)
-            listening = found.state == TCP_LISTEN
-            peer_name = unix_names.peer_name(one)
-            peer = None if outside else unix_peers.collect(one, world)
-            broken = bool(
-                socket_options.ready_for(file.descriptor, select.POLLOUT) & select.POLLERR
-            )
-            if broken and found.queued and found.type != socket.SOCK_STREAM:
-                raise UnsupportedResource(
-                    f"{what} has an error that nobody has read yet, which cannot be saved"
-                )
-            messages, urgent = list[Message](), -1
-            if not (listening or outside or (broken and not found.queued)):
-                with unix_queue.out_of_line(one):
-                    messages = unix_queue.peek(one, most=found.queued if broken else 0)
-                    unix_queue.close(messages)
-                    if found.type == socket.SOCK_STREAM:
-                        messages, urgent = unix_queue.urgent(one, messages)
-            queue = [message.data for message in messages]
-        pair = min(inode, found.peer) if mutual and found.peer != inode else 0
-        left = False
-        if datagrams and found.peer and not outside:
-            unix_names.refuse_lost_peer(what, peer_name, world.sockets.unix(found.peer), world)
-            if name and peer_name:
-                pair = 0  # they find each other by these
-            elif not (mutual or peer_name):
-                pair = min(inode, found.peer)  # which has left it
-        peer_closed = datagrams and bool(peer_name) and not found.peer
-        if datagrams and not (name or mutual) and (other_end := world.sockets.follower(inode)):
-            pair, left = min(inode, other_end), True
-            if peer_closed:
-                raise UnsupportedResource(
-                    f"{what} has left its pair for {os.fsdecode(peer_name)}, which is closed;"
-                    " that cannot be saved yet"
-                )
-        if peer_closed and messages and world.sockets.is_taken(found.type, peer_name):
-            raise UnsupportedResource(
-                f"{what} has datagrams of {os.fsdecode(peer_name)}, which is closed, and whose name"
-                " another has by now; that cannot be saved yet"
-            )
-        senders = [message.sender for message in messages]
-        if datagrams and queue and peer_name and not (name or mutual or left):
-            raise UnsupportedResource(
-                f"{what} has datagrams of another than its peer, which cannot be saved yet"
-            )
+            ties = unix_ties.collect(what, found, name, one, world)
+            peer = None if ties.outside else unix_peers.collect(one, world)
+            waiting = unix_queue.collect(what, found, one, is_peer_outside=ties.outside)
+        queue = [message.data for message in waiting.messages]
+        senders = [message.sender for message in waiting.messages]
+        if queue:
+            unix_ties.refuse_strangers(what, found, name, ties, world)
+        # The name of one that was accepted may be a path of others; it is not bound then.
+        path = unix_paths.BoundPath()
+        if not (ties.outside and ties.accepted):
+            path = unix_paths.bound_path(name, file.descriptor, world)
         return cls(
             id=number,
             flags=file.flags,
             type=found.type,
             state=found.state,
             inode=inode,
-            pair=pair,
+            pair=ties.pair,
             name=name,
             name_mode=path.mode,
             name_owner=path.owner,
             name_alias=path.alias,
-            accepted=accepted,
-            peer_name=peer_name,
-            backlog=found.backlog if listening else 0,
+            accepted=ties.accepted,
+            peer_name=ties.peer_name,
+            backlog=found.backlog if found.state == TCP_LISTEN else 0,
             shutdown=found.shutdown,
             queue=queue,
             takes_more=bool(
                 socket_options.ready_for(file.descriptor, select.POLLOUT) & select.POLLOUT
             ),
-            reset=outside,
-            broken=broken,
+            reset=ties.outside,
+            broken=waiting.broken,
             options=options,
             filter=attached,
-            rights=[] if outside else unix_queue.rights(file, queue, found, world),
+            rights=[] if ties.outside else unix_queue.rights(file, queue, found, world),
             name_directory=path.directory,
             senders=senders if any(senders) else [],
-            urgent=urgent,
+            urgent=waiting.urgent,
             pending=pending,
             clients_lost=len(found.pending) - len(pending),
-            unaccepted=unaccepted is not None
-            and (unaccepted in world.sockets.unix_unread or _can_wait_again(inode, world)),
+            unaccepted=unaccepted,
             peer=peer,
-            peer_closed=peer_closed,
-            peer_file=peer_file.number if datagrams and peer_name and peer_file else 0,
-            left=left,
-            authors=unix_peers.authors(messages, world),
+            peer_closed=ties.peer_closed,
+            peer_file=ties.peer_file,
+            left=ties.left,
+            authors=unix_peers.authors(waiting.messages, world),
         )
 
     @property
@@ -285,17 +219,20 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         return 1 if self._is_connection() else 2
 
     def restore(self, making: Making) -> int:
-        fd = self._restore_end(making) if self._is_connection() else self._restore_single(making)
-        if not (self._is_named_by_others or self.is_unowned):
+        if self._is_connection():
+            fd = unix_pairs.restore_end(making, self)
+        else:
+            fd = self._restore_single(making)
+        if not (self.is_named_by_others or self.is_unowned):
             paths = unix_names.unfinished(making).paths
-            path = unix_names.BoundPath(self.name_mode, self.name_owner, self.name_alias)
+            path = unix_paths.BoundPath(self.name_mode, self.name_owner, self.name_alias)
             paths[self.own_name.path] = path
         set_flags(making.program, fd, self.flags)
         return fd
 
     @property
-    def _is_named_by_others(self) -> bool:
-        # A listener outside may have accepted it.
+    def is_named_by_others(self) -> bool:
+        """Tell whether its name is another's: a listener outside may have accepted it."""
         return self.reset and self.accepted
 
     def _is_connection(self) -> bool:
@@ -332,12 +269,11 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             unfinished.fills.append(self._finish_single)
         else:
             unix_filling.requeue(making, self)
-            self._set_options(making, fd)
-            _shut_down(program, fd, self.shutdown)
+            self.finish(making, fd)
         if self.peer_closed:
             self._connect_to_closed(making, fd)
         elif self.peer_name and not self.reset:
-            peer = _name_of(making, self.peer_name, self.peer_file)
+            peer = self.place_of(making, self.peer_name, self.peer_file)
             unfinished.datagrams.append((self.id, self.name, peer))
         return fd
 
@@ -360,12 +296,21 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         socket_options.restore(making.program, fd, self.options, force=force)
         socket_filter.restore(making.program, fd, self.filter)
 
+    def finish(self, making: Making, fd: int) -> None:
+        """Do what is left when its queue is filled."""
+        self._set_options(making, fd)
+        self._shut_down(making, fd)
+
+    def _shut_down(self, making: Making, fd: int) -> None:
+        if self.shutdown:
+            program = making.program
+            program.may_fail(program.call(SYS.SHUTDOWN, fd, self.shutdown - 1))
+
     def _finish_single(self, making: Making) -> None:
         """Fill the queue when all files and senders stand."""
         fd = making.files[self.id]
         unix_filling.requeue(making, self)
-        self._set_options(making, fd)
-        _shut_down(making.program, fd, self.shutdown)
+        self.finish(making, fd)
 
     def _finish_listener(self, making: Making) -> None:
         """Have those connect that nobody has accepted, in their order."""
@@ -376,162 +321,38 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             arrived = self.arrived[at] if self.arrived else None
             unix_backlog.connect(making, self, client, arrived)
             if client is not None:
-                fd = making.files[client.id]
-                client._set_options(making, fd)
-                _shut_down(making.program, fd, client.shutdown)
+                client.finish(making, making.files[client.id])
         fd = unix_peers.listen(making, making.files[self.id], self.backlog, self.peer)
-        _shut_down(making.program, fd, self.shutdown)
+        self._shut_down(making, fd)
 
-    def _restore_end(self, making: Making) -> int:
-        """Make this end of a connection, or take it if the other end was made before."""
-        key = ("unix", self.pair)
-        waiting = making.shared(key) if self.pair else None
-        if waiting is None:
-            ours, theirs = self._connected(making)
-            if self.pair:
-                # All else follows when the other end is known.
-                making.share(key, (theirs, ours, self))
-                return ours
-            if self.rights or self.authors:
-                making.share(("unix peer", self.id), making.spare(theirs))
-                unix_names.unfinished(making).fills.append(self._finish_late)
-            else:
-                self._finish(making, ours, theirs)
-                syscalls.close(making.program, theirs)
-            return ours
-        making.share(key, None)
-        return self._join(making, *waiting)
-
-    def _finish_late(self, making: Making) -> None:
-        """Finish an end whose other end is not saved, when all files stand, and can be sent."""
-        theirs = making.shared(("unix peer", self.id))
-        self._finish(making, making.files[self.id], theirs)
-
-    def _finish(self, making: Making, ours: int, theirs: int) -> None:
-        unix_filling.fill(making, self, theirs, None)
-        program = making.program
-        if self.broken:
-            program.call(SYS.SENDTO, ours, b"-", 1, socket.MSG_DONTWAIT, 0, 0)
-        self._set_options(making, ours)
-        _shut_down(program, ours, self.shutdown)
-        self._bind_datagrams(making, ours)
-
-    def _connected(self, making: Making) -> tuple[int, int]:
-        """Make both ends, with their names, as far as these are the container's own."""
-        name = self.own_name
-        other_end = self._other_end(making) if self.pair else None
-        if other_end and other_end.name == self.peer_name:
-            peer = other_end.own_name
-        else:
-            peer = _name_of(making, self.peer_name)
-        if not self.pair:
-            peer = self._passing_name(making, self.peer_name, is_server=not self.accepted)
-            if self._is_named_by_others:
-                name = self._passing_name(making, self.name, is_server=True)
-        if self.type == socket.SOCK_DGRAM or not (name.name or peer.name):
-            return making.acting(unix_peers.needed(self.peer), lambda: making.pair(self.type))
-        other = other_end.peer if other_end else None
-        if name.name and (self.accepted or not peer.name):
-            client, server = unix_names.connect(
-                making, self.type, client=peer, server=name, listens=other, connects=self.peer
-            )
-            return server, client
-        # If neither is known to be the accepted end, it makes no difference.
-        return unix_names.connect(
-            making, self.type, client=name, server=peer, listens=self.peer, connects=other
-        )
-
-    def _other_end(self, making: Making) -> "UnixSocketFile | None":
-        ends: dict[int, list[UnixSocketFile]] | None = making.shared("ends of unix pairs")
+    def other_end(self, making: Making) -> Self | None:
+        """Return the other end of its pair, if that is saved."""
+        ends: dict[int, list[Self]] | None = making.shared("ends of unix pairs")
         if ends is None:
             ends = defaultdict(list)
             for record in making.records:
-                if isinstance(record, UnixSocketFile):
+                if isinstance(record, type(self)):
                     ends[record.pair].append(record)
             making.share("ends of unix pairs", ends)
         return next((one for one in ends[self.pair] if one is not self), None)
 
-    def _passing_name(self, making: Making, name: bytes, *, is_server: bool) -> Name:
-        """Return a name for what is closed at once: nobody may be displaced for it."""
-        known = _name_of(making, name)
-        if is_server and making.shared(unix_names.listener(making, self.type, known)) is not None:
-            return known
-        return Name(b"" if name[:1] == b"\0" else name, stands=False)
-
-    def _bind_datagrams(self, making: Making, fd: int) -> None:
-        """Give its name to one of a pair that was not made by connecting."""
-        if self.type == socket.SOCK_DGRAM and self.name:
-            unix_names.bind(making, fd, self.own_name)
-
-    def _join(self, making: Making, ours: int, theirs: int, other: Self) -> int:
-        """Complete a pair whose other end is `other`."""
-        if self.rights or other.rights or self.authors or other.authors:
-
-            def finish(making: Making) -> None:
-                self._finish_both(making, making.files[self.id], making.files[other.id], other)
-
-            unix_names.unfinished(making).fills.append(finish)
-        else:
-            self._finish_both(making, ours, theirs, other)
-        return ours
-
-    def _finish_both(self, making: Making, ours: int, theirs: int, other: Self) -> None:
-        both = ((ours, self, theirs, other), (theirs, other, ours, self))
-        # Who leaves loses what has come, but not what it has sent.
-        for fd, end, peer_fd, peer in sorted(both, key=lambda one: one[1].left):
-            if end.left:
-                end._leave(making, fd, peer_fd, peer)
-            unix_filling.fill(making, end, peer_fd, peer)
-        for fd, end in ((ours, self), (theirs, other)):
-            end._set_options(making, fd)
-            _shut_down(making.program, fd, end.shutdown)
-            end._bind_datagrams(making, fd)
-
-    def _leave(self, making: Making, fd: int, peer_fd: int, peer: Self) -> None:
-        """Be connected to nothing, and when all stand to another than the pair's other end."""
-        program = making.program
-        if peer.broken:
-            # Its error tells that what it had sent was thrown away.
-            program.call(SYS.SENDTO, peer_fd, b"-", 1, socket.MSG_DONTWAIT, 0, 0)
-        program.call(SYS.CONNECT, fd, _NOWHERE, len(_NOWHERE))
-        if self.peer_name and not self.reset:
-            to = _name_of(making, self.peer_name, self.peer_file)
-            unix_names.unfinished(making).datagrams.append((self.id, self.name, to))
-
-
-def _shut_down(program: Program, fd: int, directions: int) -> None:
-    if directions:
-        program.may_fail(program.call(SYS.SHUTDOWN, fd, directions - 1))
-
-
-def _name_of(making: Making, name: bytes, file: int = 0) -> Name:
-    """Return where a name is in the new container, by those who have it, or one of them."""
-    known: dict[bytes | int, Name] | None = making.shared("names of unix sockets")
-    if known is None:
-        known = {}
-        for record in making.records:
-            if not isinstance(record, UnixSocketFile) or record._is_named_by_others:
-                continue
-            known[record.id] = record.own_name
-            if record.own_name.stands or record.name not in known:
-                known[record.name] = record.own_name
-        making.share("names of unix sockets", known)
-    exactly = known.get(file)
-    if exactly and exactly.name == name:
-        return exactly
-    return known.get(name) or Name(name, stands=name[:1] == b"\0")
-
-
-def _can_wait_again(client: int, world: World) -> bool:
-    """Tell whether a client that nobody has accepted can be made again: it has sent nothing yet."""
-    found = world.sockets.unix(client) if client in world.sockets.inside else None
-    return found is not None and not found.backlog
+    def place_of(self, making: Making, name: bytes, file: int = 0) -> Name:
+        """Return where a name is in the new container, by those who have it, or one of them."""
+        known: dict[bytes | int, Name] | None = making.shared("names of unix sockets")
+        if known is None:
+            known = {}
+            for record in making.records:
+                if not isinstance(record, type(self)) or record.is_named_by_others:
+                    continue
+                known[record.id] = record.own_name
+                if record.own_name.stands or record.name not in known:
+                    known[record.name] = record.own_name
+            making.share("names of unix sockets", known)
+        exactly = known.get(file)
+        if exactly and exactly.name == name:
+            return exactly
+        return known.get(name) or Name(name, stands=name[:1] == b"\0")
 
 
 def _is_socket(file: OpenFile) -> bool:
     return stat.S_ISSOCK(file.stat.st_mode) and file.target.startswith(b"socket:")
-
-
-def _is_peer_of(inode: int, peer: int, world: World) -> bool:
-    found = world.sockets.unix(peer)
-    return found is not None and found.peer == inode
