@@ -10,10 +10,10 @@ import msgspec
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
-from woodfrog.resources import ids, namespaces
+from woodfrog.resources import ids
 from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.file_tree import WritePages
-from woodfrog.resources.mount_tree import copies, ghosts, layers, options, table
+from woodfrog.resources.mount_tree import copies, ghosts, options, table
 from woodfrog.resources.mount_tree.comparing import Comparison
 from woodfrog.resources.mount_tree.contents import Contents, refuse_in_use
 from woodfrog.resources.mount_tree.records import (
@@ -21,11 +21,11 @@ from woodfrog.resources.mount_tree.records import (
     OUTSIDE,
     PRIVATE,
     UNBINDABLE,
-    Base,
     Given,
     MountTree,
     Node,
 )
+from woodfrog.resources.mount_tree.showing import Shown
 
 NOT_MOUNTED = -1
 # File systems that can be in use, or have files that are kept.
@@ -60,8 +60,6 @@ class ChangedMounts:
         """
         self._is_late = late
         self._locked = locked
-        self._pid_namespaces = pid_namespaces or {}
-        self._namespaces = namespaces
         self._init, self._view = init, view
         self._nested = nested
         self._maps = ids.maps_of(init)
@@ -82,10 +80,15 @@ class ChangedMounts:
             self.late.refuse_ghosts()
         self._was = Comparison(created, self._now, own)
         self._by_id, self._kept = self._was.by_id, self._was.kept
-        self._bases: list[Base] = []
-        self._shown: dict[tuple[int, int], int] = {}
-        self._bound: dict[str, int] = {}
-        self._base_of_given: dict[Given, int] = {}
+        self._shown = Shown(
+            init,
+            view,
+            created,
+            self._now,
+            self._kept.keys(),
+            namespaces=namespaces,
+            pid_namespaces=pid_namespaces or {},
+        )
         self._nodes: list[Node] = []
         self._index: dict[int, int] = {}
         self._copies: dict[int, int] = {}
@@ -191,7 +194,7 @@ class ChangedMounts:
         return self._index[above.mnt_id]
 
     def _made(self, mount: Mount) -> Node:
-        base, root = self._base(ghosts.as_it_was(mount))
+        base, root = self._shown.base(ghosts.as_it_was(mount))
         if mount.root.endswith(table.DELETED) and root != ROOT:
             self._ghosts.append(mount)
         if mount.type == "devpts" and root not in (ROOT, b"ptmx") and not self._is_late:
@@ -203,7 +206,7 @@ class ChangedMounts:
         if spread.group in self._was.groups:
             raise UnsupportedResource("spreads to outside the container, which cannot be saved")
         master = self._was.master(spread)
-        if master == OUTSIDE and not self._has_master(self._bases[base].given, spread.master):
+        if master == OUTSIDE and not self._has_master(self._shown.bases[base].given, spread.master):
             raise UnsupportedResource("was mounted from outside, which cannot be saved")
         propagation = AS_IT_COMES if master or spread.group else PRIVATE
         return Node(
@@ -237,7 +240,7 @@ class ChangedMounts:
         if before.options != mount.options or remounted:
             node = msgspec.structs.replace(node, attributes=options.attributes(mount.options))
         if remounted:
-            flags, data = self._options(mount)
+            flags, data = self._shown.options(mount)
             node = msgspec.structs.replace(node, flags=flags, options=data)
         if self._was.spreads_otherwise(mount, before):
             spread = table.Spread(mount)
@@ -255,101 +258,10 @@ class ChangedMounts:
             )
         return node
 
-    def _base(self, mount: Mount) -> tuple[int, bytes]:
-        """Return what a mount shows, and the path in it."""
-        shown = [
-            one
-            for one in self._created
-            if one.device == mount.device
-            and one.type == mount.type
-            and table.is_in(mount, one)
-            and self._may_show(mount, one)
-        ]
-        if shown:
-            nearest = max(shown, key=lambda one: len(one.root))
-            given = self._givens[nearest.mnt_id]
-            if given not in self._base_of_given:
-                self._base_of_given[given] = len(self._bases)
-                self._bases.append(Base(given=given))
-            return self._base_of_given[given], table.relative(mount.root, nearest.root)
-        if mount.type == "nsfs":
-            return self._bound_namespace(os.fsdecode(mount.root)), ROOT
-        if mount.device not in self._shown:
-            namespace = self._pid_namespace(mount) if mount.type == "proc" else 0
-            flags, data = self._options(mount)
-            if mount.type == "overlay":
-                made = [one for one in self._now if one.mnt_id not in self._kept]
-                layers.refuse_others(self._view, mount, options.layers(data), made)
-            self._shown[mount.device] = len(self._bases)
-            self._bases.append(
-                Base(
-                    type=mount.type,
-                    source=mount.source,
-                    flags=flags,
-                    options=data,
-                    pid_namespace=namespace,
-                )
-            )
-        return self._shown[mount.device], table.relative(self._root(mount), b"/")
-
-    def _may_show(self, mount: Mount, given: Mount) -> bool:
-        """Tell whether a mount that has its device can be of one that `create` made.
-
-        If that is gone, its number may be another file system's by now.
-        """
-        return given.mnt_id in self._kept or (given.source, given.super_options) == (
-            mount.source,
-            mount.super_options,
-        )
-
-    def _bound_namespace(self, link: str) -> int:
-        """Return which base is a namespace that is bound to a file."""
-        if link not in self._namespaces:
-            raise UnsupportedResource(
-                f"shows a namespace, {link}, of outside, of a kind that is made later than mounts"
-                " (mnt, pid, time), or that another mount covers, which cannot be saved yet"
-            )
-        if link not in self._bound:
-            self._bound[link] = len(self._bases)
-            kind = link.partition(":")[0]
-            number = self._namespaces[link]
-            self._bases.append(Base(type="nsfs", namespace=kind, namespace_id=number))
-        return self._bound[link]
-
-    def _pid_namespace(self, mount: Mount) -> int:
-        """Return the id of the nested pid namespace that a proc shows; 0: the container's own."""
-        shown = table.shown_by_proc(self._view, mount)
-        if shown in ("", os.readlink(f"/proc/{self._init}/ns/pid")):
-            return 0
-        if shown not in self._pid_namespaces:
-            raise UnsupportedResource(
-                "shows the processes of another pid namespace than those of the mount namespace's"
-                " own processes, which cannot be saved yet"
-            )
-        return self._pid_namespaces[shown]
-
-    def _root(self, mount: Mount) -> bytes:
-        """Return which part of its file system a mount shows, as the container sees it."""
-        if not mount.type.startswith("cgroup"):
-            return mount.root
-        with namespaces.inside(self._init, "cgroup"):
-            seen = {one.mnt_id: one.root for one in read_mounts(self._view)}
-        root = seen.get(mount.mnt_id, mount.root)
-        if root.startswith(b"/.."):
-            raise UnsupportedResource("shows cgroups that are not the container's own")
-        return root
-
-    def _options(self, mount: Mount) -> tuple[int, bytes]:
-        flags, data = options.split(mount.type, mount.super_options)
-        return flags, options.inside(data, self._maps) if self._maps else data
-
     def _needed_copies(self) -> set[int]:
         """Return the ids of mounts whose files must be seen without what covers them."""
         needed = {
-            mount.mnt_id
-            for device, base in self._shown.items()
-            if self._bases[base].type in _WITH_FILES
-            for mount in table.widest(self._now, device)
+            mount.mnt_id for _, _, mounts in self._shown.systems(_WITH_FILES) for mount in mounts
         }
         needed |= {mount.mnt_id for mount in self._ghosts}
         return needed | {
@@ -376,16 +288,15 @@ class ChangedMounts:
                 link = ghosts.link(self._copies.get(mount.mnt_id))
                 path = ghosts.path(mount, self._now)
                 if other := ghosts.other(link, path, other_name):
-                    base, root = self._base(ghosts.under(other, mount, self._now))
+                    base, root = self._shown.base(ghosts.under(other, mount, self._now))
                     changes = {"base": base, "root": root}
                 else:
                     changes = {"deleted": number(link, path)}
             self._nodes[place] = msgspec.structs.replace(self._nodes[place], **changes)
 
     def _refuse_contents(self) -> None:
-        for device, base in self._shown.items():
-            kind = self._bases[base].type
-            for mount in table.widest(self._now, device) if kind in _WITH_FILES else ():
+        for _, kind, mounts in self._shown.systems(_WITH_FILES):
+            for mount in mounts:
                 if mount.mnt_id not in self._copies:
                     continue  # nobody sees it
                 with _naming(mount):
@@ -394,7 +305,7 @@ class ChangedMounts:
     @property
     def shows_others(self) -> bool:
         """Whether mounts show parts of what was mounted before."""
-        return any(base.given is not None for base in self._bases)
+        return self._shown.are_others
 
     def copy_of(self, destination: str) -> int | None:
         """Return a descriptor of a copy of the container's own tmpfs, or NOT_MOUNTED any more.
@@ -414,16 +325,13 @@ class ChangedMounts:
         late = self.late.record(write_pages, leased) if self.late else None
         if not self._changed:
             return None
-        bases = list(self._bases)
+        bases = list(self._shown.bases)
         contents = Contents(self._view, self._maps, self._copies, locked=self._locked)
-        for device, index in self._shown.items():
-            if bases[index].type in options.IN_MEMORY:
-                entries = [
-                    entry
-                    for mount in table.widest(self._now, device)
-                    for entry in contents.entries(mount, write_pages, leased)
-                ]
-                bases[index] = msgspec.structs.replace(bases[index], entries=entries)
+        for index, _, mounts in self._shown.systems(options.IN_MEMORY):
+            entries = [
+                entry for mount in mounts for entry in contents.entries(mount, write_pages, leased)
+            ]
+            bases[index] = msgspec.structs.replace(bases[index], entries=entries)
         return MountTree(bases=bases, nodes=self._nodes, removed=self._removed, late=late)
 
 
