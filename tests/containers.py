@@ -300,6 +300,11 @@ class Woodfrog:
         self("restore", "--detach", f"--image-path={image}", *flags, container.name, output=output)
         return container
 
+    def parents(self) -> list[Path]:
+        """Return the cgroups above those of containers that have been given no path."""
+        name = f"woodfrog@{str(self.root).strip('/').replace('/', '-')[-200:]}"
+        return [*CGROUPS.glob(f"*/{name}"), *CGROUPS.glob(name)]
+
     def close(self) -> list[str]:
         """End and delete all containers; return what is left of them all the same."""
         problems: list[str] = []
@@ -324,6 +329,7 @@ class Woodfrog:
         for name in dict.fromkeys(self.names):
             places = [*CGROUPS.glob(f"*/{name}"), *CGROUPS.glob(name)]
             found += [f"cgroup {place}" for place in places]
+        found += [f"cgroup {place}" for place in self.parents()]
         if self.root.exists():
             found += [f"file {path}" for path in self.root.iterdir()]
         return found

@@ -165,7 +165,7 @@ def test_without_a_path_the_groups_are_under_our_own(woodfrog: Woodfrog, make_bu
     done = woodfrog("run", "-b", str(bundle.directory), "oci-default-path")
     root = str(woodfrog.root).strip("/").replace("/", "-")[-200:]
     assert f"/woodfrog@{root}/oci-default-path\n" in done.stdout
-    assert not list(CGROUPS.glob(f"*/woodfrog@{root}"))
+    assert not woodfrog.parents()
 
 
 @pytest.fixture
@@ -275,3 +275,24 @@ def test_the_same_id_in_another_root_is_another_container(
     assert '"status": "running"' in woodfrog("state", "oci-twin").stdout
     woodfrog("delete", "--force", "oci-twin")
     assert not list(CGROUPS.glob("*/woodfrog@*/oci-twin"))
+
+
+def test_who_fails_last_removes_the_parent_that_another_has_made(
+    woodfrog: Woodfrog, make_bundle: Make, tmp_path: Path
+) -> None:
+    bundle = make_bundle("true")
+    commands = []
+    for name in ("first", "last"):
+        there, may_end = tmp_path / f"{name}-there", tmp_path / f"{name}-may-end"
+        script = f"touch {there}; until [ -e {may_end} ]; do sleep 0.01; done; exit 3"
+        hook = {"path": "/bin/sh", "args": ["sh", "-c", script]}
+        bundle.config["hooks"] = {"createRuntime": [hook]}
+        bundle.save()
+        command = woodfrog.command("create", "-b", str(bundle.directory), f"oci-{name}")
+        commands.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+        eventually(there.exists, f"{name} has its groups")
+    assert woodfrog.parents()
+    for name, command in zip(("first", "last"), commands, strict=True):
+        (tmp_path / f"{name}-may-end").touch()
+        assert command.wait(60) == 1
+    assert not woodfrog.parents()

@@ -50,7 +50,7 @@ def make(groups: Groups) -> list[str]:
         try:
             _make_group(path, made, with_cpuset=path == with_cpuset)
         except OSError as error:
-            remove_directories(made)
+            remove_made(made, patience=0)
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise WoodfrogError(
                     f"cannot make the cgroup {path}: {error.strerror}",
@@ -255,9 +255,17 @@ def remove(groups: Groups, *, patience: float = 10.0) -> None:
             if time.monotonic() > end:
                 raise StateError(f"the cgroup {top} is still in use", hint="see its cgroup.procs")
             time.sleep(0.002)
-        parent = os.path.dirname(top)
-        if f"{os.path.basename(parent)}@".startswith(f"{OUR_PARENT[1:]}@"):
-            remove_directories([parent])
+        _remove_our_parent(top)
+
+
+def _remove_our_parent(top: str) -> None:
+    """Remove the group above a container's that is gone, if it is ours and nobody else is there.
+
+    Whoever has made it may have gone when others were there still: the last one does it.
+    """
+    parent = os.path.dirname(top)
+    if f"{os.path.basename(parent)}@".startswith(f"{OUR_PARENT[1:]}@"):
+        remove_directories([parent])
 
 
 def _remove_below(top: str) -> bool:
@@ -290,6 +298,8 @@ def remove_made(made: list[str], *, patience: float = 10.0) -> None:
         own = not any(other.startswith(f"{path}/") for other in made)
         while not _is_removed(path) and own and time.monotonic() < end:
             time.sleep(0.002)
+        if own:
+            _remove_our_parent(path)
 
 
 def _is_removed(path: str) -> bool:
