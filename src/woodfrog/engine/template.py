@@ -12,6 +12,7 @@ they share it again. It writes what differs, and drops what it hasn't.
 import ctypes
 import mmap
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 
 import msgspec
@@ -45,6 +46,8 @@ _READ_WRITE, _READ_EXECUTE = 3, 5
 _HUGE, _LARGEST = 2 << 20, 1 << 30
 _MADV_COLLAPSE = 25
 _ENOUGH_FAILURES = 100
+# Of a huge page: a fork copies one entry for it, and one for each small page.
+_LEAST_FILLED = _HUGE // 4 * 3
 # For each byte that differs so many must be common.
 _LEAST_SHARED = 8
 
@@ -115,13 +118,12 @@ class Template:
             self._others[record.pid] = begin, [(one.start, one.length) for one in others]
             copied += others
         size = sum(one.length for one in copied)
-        self._kept = mmap.mmap(-1, size or PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Shared, so that no fork copies page tables of it.
+        self._kept = mmap.mmap(-1, size or PAGE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
         at = ctypes.addressof(ctypes.c_char.from_buffer(self._kept))
         for one in copied:
             moved.append(PageRange(start=at, length=one.length, store=one.store))
             at += one.length
-        for start, end in _whole_huge(moved):
-            _make_huge(start, end)
         reading_pages.fill_pages(self.reader, os.getpid(), moved)
         return sum(one.length for one in moved)
 
@@ -171,10 +173,13 @@ class Template:
             staged.append(Staged(mapping.start, at, length))
             self._stages[at] = _Stage(at + length, mapping.reserves, pages)
             away = at - mapping.start
-            moved += [
+            there = [
                 PageRange(start=one.start + away, length=one.length, store=one.store)
                 for one in pages
             ]
+            for start, end in mostly_filled(at, at + length, there):
+                _make_huge(start, end)
+            moved += there
         return moved, others
 
     def _shared(
@@ -322,11 +327,18 @@ def _make_huge(start: int, end: int) -> None:
                 return
 
 
-def _whole_huge(pages: Sequence[PageRange]) -> list[tuple[int, int]]:
-    """Return where pages fill whole huge pages, as (start, end)."""
-    found = []
-    for start, end in merged((one.start, one.start + one.length) for one in pages):
-        first, last = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE
-        if first < last:
-            found.append((first, last))
-    return found
+def mostly_filled(start: int, end: int, pages: Sequence[PageRange]) -> list[tuple[int, int]]:
+    """Return where pages fill most of each huge page, as (start, end), within memory.
+
+    The rest of those is zeros then, as it was for those who hadn't touched it.
+    """
+    filled: dict[int, int] = defaultdict(int)
+    for page in pages:
+        last = page.start + page.length
+        for block in range(page.start // _HUGE * _HUGE, last, _HUGE):
+            filled[block] += min(last, block + _HUGE) - max(page.start, block)
+    return merged(
+        (block, block + _HUGE)
+        for block, length in filled.items()
+        if length >= _LEAST_FILLED and start <= block and block + _HUGE <= end
+    )
