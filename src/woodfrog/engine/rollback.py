@@ -30,7 +30,7 @@ from woodfrog.image.chain import Chain, Stored
 from woodfrog.remote.held import living_task
 from woodfrog.remote.hold import Pause, end_all
 from woodfrog.remote.vdso import own_vdso
-from woodfrog.resources import known_files, layer, namespaces, tmpfs
+from woodfrog.resources import known_files, layer_rollback, namespaces, tmpfs
 from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files.base import ACCESS_MODE, O_PATH
 from woodfrog.resources.files.deleted import OpenDeletedFile
@@ -221,11 +221,17 @@ def _look_at_files(
             resets.append(partial(tmpfs.roll_back, view, record, reset, pages, base))
     if plan.layer:
         overlay = hold.enter_context(Overlay(view, writable=True))
-        reset = layer.look_for_rollback(
-            plan.layer, overlay, container.rootfs, stored, bounds.bounding
+        found = layer_rollback.look(
+            plan.layer,
+            overlay,
+            container.rootfs,
+            container.mounts,
+            stored,
+            bounds.bounding,
+            hold,
         )
-        if reset.make or reset.remove:
-            resets.append(partial(layer.roll_back, overlay, reset, pages, base))
+        if found:
+            resets.append(partial(layer_rollback.roll_back, overlay, found, pages, base))
     return resets
 
 

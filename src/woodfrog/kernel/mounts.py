@@ -48,7 +48,7 @@ AT_RECURSIVE = 0x8000
 
 OPEN_TREE_CLONE = 1
 FSOPEN_CLOEXEC = 1
-FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 1, 5, 6
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 0, 1, 5, 6
 FSMOUNT_CLOEXEC = 1
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
@@ -202,17 +202,20 @@ def new_mount(
     *,
     settings: Sequence[tuple[bytes, bytes]] = (),
     descriptors: Sequence[tuple[bytes, int]] = (),
+    switches: Sequence[bytes] = (),
 ) -> int:
     """Return the root of a new file system that is mounted nowhere.
 
     `settings` are its own options and `source`, what a mount table shows in its place;
-    `descriptors` are options that take one.
+    `descriptors` are options that take one, `switches` those that take nothing.
     """
     context = on.call(SYS.FSOPEN, _text(fstype), FSOPEN_CLOEXEC)
     try:
         for key, value in settings:
             text = key + b"\0", value + b"\0"
             on.call(SYS.FSCONFIG, context, FSCONFIG_SET_STRING, *text, 0)
+        for switch in switches:
+            on.call(SYS.FSCONFIG, context, FSCONFIG_SET_FLAG, switch + b"\0", 0, 0)
         for key, descriptor in descriptors:
             on.call(SYS.FSCONFIG, context, FSCONFIG_SET_FD, key + b"\0", 0, descriptor)
         on.call(SYS.FSCONFIG, context, FSCONFIG_CMD_CREATE, 0, 0, 0)

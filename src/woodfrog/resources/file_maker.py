@@ -196,20 +196,24 @@ class Maker:
             if page_size(file):
                 self._write_huge(entry, file)
                 return
-            offset = self._base + entry.store
-            for extent in entry.extents:
-                end = min(extent.start + extent.length, entry.size)
-                position = extent.start
-                while position < end:
-                    data = os.pread(
-                        self._pages, min(_COPY, end - position), offset + position - extent.start
-                    )
-                    if not data:
-                        raise ImageError("the image became shorter while it was read")
-                    position += os.pwrite(file, data, position)
-                offset += extent.length
+            self._fill(entry, file)
         finally:
             os.close(file)
+
+    def _fill(self, entry: Entry, file: int) -> None:
+        """Write a file's contents."""
+        offset = self._base + entry.store
+        for extent in entry.extents:
+            end = min(extent.start + extent.length, entry.size)
+            position = extent.start
+            while position < end:
+                data = os.pread(
+                    self._pages, min(_COPY, end - position), offset + position - extent.start
+                )
+                if not data:
+                    raise ImageError("the image became shorter while it was read")
+                position += os.pwrite(file, data, position)
+            offset += extent.length
 
     def _write_huge(self, entry: Entry, file: int) -> None:
         """Fill a file of hugetlbfs, which can't be written, only mapped."""

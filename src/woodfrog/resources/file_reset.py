@@ -28,9 +28,16 @@ class Reset(msgspec.Struct, frozen=True):
 
 
 def look(
-    tree: Tree, paths: Iterable[tuple[bytes, os.stat_result]], then: Sequence[Entry], stored: Source
+    tree: Tree,
+    paths: Iterable[tuple[bytes, os.stat_result]],
+    then: Sequence[Entry],
+    stored: Source,
+    touched: Iterable[bytes] = (),
 ) -> Reset:
-    """Compare files that are there with an image's, whose contents `stored` has."""
+    """Compare files that are there with an image's, whose contents `stored` has.
+
+    At the `touched` paths something is made by somebody else.
+    """
     comparing = _Comparing(then, stored)
     collector = Collector(tree, comparing.compare)
     differing: set[bytes] = set()
@@ -48,7 +55,7 @@ def look(
             differing.add(path)
     differing |= comparing.entries.keys() - seen
     # What is done in a directory changes its time.
-    for path in [*remove, *differing]:
+    for path in [*remove, *differing, *touched]:
         while path != ROOT:
             path = path.rpartition(b"/")[0] or ROOT
             differing.add(path)

@@ -14,16 +14,14 @@ from contextlib import closing
 from typing import NamedTuple
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
-from woodfrog.image.pages import Source
 from woodfrog.image.record import Record
-from woodfrog.resources import file_entry, file_maker, file_reset
+from woodfrog.resources import file_entry, file_maker
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
-from woodfrog.resources.file_reset import Reset
-from woodfrog.resources.file_tree import Collector, Tree, WritePages, join, place_of
+from woodfrog.resources.file_tree import Collector, Tree, WritePages, join
 from woodfrog.resources.overlay import Overlay
 
-_WHERE = "the root file system"
+WHERE = "the root file system"
 # What new directories, names and little files take besides their contents.
 _SPACE_BESIDE_FILES = 1 << 20
 
@@ -144,16 +142,16 @@ class _Blocks:
 
 def check(layer: Layer, page_bytes: int) -> None:
     """Check a layer from an image before anything is made of it."""
-    file_entry.check(layer.entries, _WHERE, page_bytes)
+    file_entry.check(layer.entries, WHERE, page_bytes)
     for path in layer.removed:
-        file_entry.check_path(path, _WHERE)
+        file_entry.check_path(path, WHERE)
         if path == ROOT:
-            raise ImageError(f"the image has removed {_WHERE}")
+            raise ImageError(f"the image has removed {WHERE}")
 
 
 def refuse_wider(layer: Layer, overlay: Overlay, bounding: int) -> None:
     """Refuse what the new container could not make itself, or has no room for."""
-    file_maker.refuse_wider(layer.entries, overlay.tree, bounding, _WHERE)
+    file_maker.refuse_wider(layer.entries, overlay.tree, bounding, WHERE)
     files = sum(extent.length for entry in layer.entries for extent in entry.extents)
     system = os.statvfs(overlay.tree.root)
     free = system.f_bavail * system.f_frsize
@@ -180,71 +178,3 @@ def restore(layer: Layer, overlay: Overlay, pages: int, base: int) -> None:
         for path in layer.removed:
             maker.remove(path)
         maker.make(layer.entries)
-
-
-def look_for_rollback(
-    layer: Layer, overlay: Overlay, rootfs: str, stored: Source, bounding: int
-) -> Reset:
-    """Compare what has changed in a container's root with an image's; `stored` has its memory.
-
-    Raises UnsupportedResource for files of a lower layer that were unchanged then: nobody has what
-    they were; and for what a process with the `bounding` set could not make.
-    """
-    known = {entry.path for entry in layer.entries}
-    removed = set(layer.removed)
-    paths: list[tuple[bytes, os.stat_result]] = []
-    upper = overlay.open_upper(rootfs)
-    if upper is None:
-        return Reset([], [])
-    try:
-        for path, status, _ in changes(overlay, rootfs):
-            if status is None:
-                if path not in removed:
-                    _refuse_rollback(path, "was removed")
-                removed.discard(path)
-                continue
-            if path not in known and _is_of_below(upper, path, status, overlay.marks):
-                if stat.S_ISDIR(status.st_mode):
-                    continue  # only what is in it matters
-                _refuse_rollback(path, "was changed")
-            paths.append((path, status))
-        reset = file_reset.look(overlay.tree, paths, layer.entries, stored)
-        file_maker.refuse_wider(reset.make, overlay.tree, bounding, _WHERE)
-        return Reset([*reset.remove, *removed], reset.make)
-    finally:
-        os.close(upper.root)
-
-
-def _is_of_below(upper: Tree, path: bytes, status: os.stat_result, marks: str) -> bool:
-    """Tell whether a changed file or directory was in a lower layer first, or may have been."""
-    if marks.startswith("user") and not (
-        stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
-    ):
-        return True  # such files have no attributes of users (xattr(7))
-    directory, name = upper.parent(path)
-    try:
-        os.getxattr(place_of(directory, name), f"{marks}.origin", follow_symlinks=False)
-        return True
-    except OSError as error:
-        if error.errno != errno.ENODATA:
-            raise
-        return False
-    finally:
-        os.close(directory)
-
-
-def _refuse_rollback(path: bytes, what: str) -> None:
-    raise UnsupportedResource(
-        f"/{os.fsdecode(path)} {what} since, which was as in a lower layer then: a rollback in"
-        " place can't bring that back",
-        hint="restore the image into a new container instead",
-    )
-
-
-def roll_back(overlay: Overlay, reset: Reset, pages: int, base: int) -> None:
-    """Set a container's root back to what the image has."""
-    with while_("setting back the container's root file system"):
-        maker = Maker(
-            overlay.tree, pages, base, kept=overlay.mount_points, keep_links=overlay.keeps_links
-        )
-        reset.run(maker)

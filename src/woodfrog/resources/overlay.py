@@ -8,12 +8,14 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Self
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import mounts
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts, super_option
+from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount, read_mounts, super_option
+from woodfrog.resources import lower_layers
 from woodfrog.resources.file_tree import Tree
 from woodfrog.resources.mount_tree import copies
 from woodfrog.resources.namespaces import is_ours
@@ -94,6 +96,18 @@ class Overlay:
             hint="it was mounted from another directory or mount namespace",
         )
 
+    def lower(self, rootfs: str, created: list[str] | None) -> AbstractContextManager[Tree]:
+        """Show what the lower layers have by themselves; raises UnsupportedResource.
+
+        The overlay must be among the mounts that `create` has made, as a mount table shows them:
+        whoever mounts one chooses the paths, which are those of our root directory here.
+        """
+        given = [parse_mount(os.fsencode(line)) for line in created or ()]
+        mount = self._mount
+        if (mount.mnt_id, mount.device) not in ((one.mnt_id, one.device) for one in given):
+            raise UnsupportedResource("the container's root is not the overlay that it began with")
+        return lower_layers.shown(self._mount, _bases(rootfs))
+
     def _find(self, mount: int, init: int) -> Mount:
         """Return the overlay's mount; raises UnsupportedResource if the root is none of its own."""
         root = os.fstat(mount)
@@ -129,11 +143,16 @@ def _candidates(option: bytes, rootfs: str) -> Iterator[bytes]:
     """Yield the paths that an upperdir option may mean."""
     # Some kernels show it as it was given, with backslashes before what they took apart.
     for text in dict.fromkeys((option, re.sub(_BACKSLASH, rb"\1", option))):
-        if text.startswith(b"/"):
-            yield text
-            continue
-        # Who runs out of room for options mounts from a directory above: rootfs lies there too.
-        base = os.fsencode(os.path.abspath(rootfs))
-        while base != b"/":
-            base = os.path.dirname(base)
+        for base in [b"/"] if text.startswith(b"/") else _bases(rootfs):
             yield os.path.join(base, text)
+
+
+def _bases(rootfs: str) -> list[bytes]:
+    """Return where relative paths in an overlay's options may begin.
+
+    Who runs out of room for options mounts from a directory above: rootfs lies there too.
+    """
+    bases = [os.path.dirname(os.fsencode(os.path.abspath(rootfs)))]
+    while bases[-1] != b"/":
+        bases.append(os.path.dirname(bases[-1]))
+    return bases

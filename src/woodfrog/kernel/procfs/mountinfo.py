@@ -23,7 +23,8 @@ class Mount(msgspec.Struct, frozen=True):
     super_options: str
 
 
-def _unescape(text: bytes) -> bytes:
+def unescape(text: bytes) -> bytes:
+    """Return a field as it was, before its special characters were written as octal numbers."""
     if b"\\" not in text:
         return text
     return re.sub(_ESCAPE, lambda match: bytes([int(match[1], 8)]), text)
@@ -38,12 +39,12 @@ def parse_mount(line: bytes) -> Mount:
         int(fields[0]),
         int(fields[1]),
         (int(major), int(minor)),
-        _unescape(fields[3]),
-        _unescape(fields[4]),
+        unescape(fields[3]),
+        unescape(fields[4]),
         fields[5].decode(),
         b" ".join(fields[6:]).decode(),
         tail[0].decode(),
-        _unescape(tail[1]),
+        unescape(tail[1]),
         # Escaped as it came: options can hold commas of their own.
         os.fsdecode(tail[2]),
     )
@@ -54,7 +55,7 @@ def super_option(mount: Mount, name: str) -> bytes | None:
     for option in mount.super_options.split(","):
         key, _, value = option.partition("=")
         if key == name:
-            return _unescape(os.fsencode(value))
+            return unescape(os.fsencode(value))
     return None
 
 
