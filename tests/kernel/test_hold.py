@@ -50,6 +50,19 @@ def test_no_signal_is_lost_by_holding_and_letting_go(build: Build) -> None:
     assert (verdict, int(numbers)) == ("right", numbered)
 
 
+@needs("root")
+def test_what_is_left_for_afterwards_is_done_when_all_run_again() -> None:
+    seen: list[str] = []
+    with started(*UNSHARE, "sleep", "600") as unshare:
+        init = child_of(unshare.pid)
+        with held(init) as tree:
+            tree.afterwards.callback(lambda: seen.append(read_stat(f"/proc/{init}").state))
+            assert read_stat(f"/proc/{init}").state == "t"
+        assert seen
+        assert "t" not in seen
+        assert tree.began < tree.let_go
+
+
 def _release_when_awaited(lease: int, waiter: int) -> None:
     """Give up a lease when a thread of ours waits in ptrace(2)."""
     path = Path(f"/proc/self/task/{waiter}/syscall")

@@ -184,7 +184,7 @@ def _checkpoint(
 
                     connections.end_silently(init, files, records)
                 end_all(looked.tree, init)
-        times.note("write")
+        times.note("write", looked.tree.let_go)
         times.note_frozen()
         if options.leave_running:
             _write_snapshots(image, looked, snapshots, pages)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 
 import msgspec
 
@@ -20,7 +21,8 @@ _SYSV = -1
 class Ipc:
     """By the ids of ipc namespaces; 0 is the container's own.
 
-    The contents of System V memory go to `objects`, which has all shared memory.
+    The contents of System V memory go to `objects`, which has all shared memory. What takes long
+    and nobody needs any more is left for `afterwards`.
     """
 
     def __init__(
@@ -28,10 +30,12 @@ class Ipc:
         init: int,
         namespaces: Namespaces,
         objects: dict[tuple[int, int], SharedObject | deleted_files.Found],
+        afterwards: ExitStack,
     ) -> None:
         self._init = init
         self._namespaces = namespaces
         self._objects = objects
+        self._afterwards = afterwards
         self.sysv: dict[int, sysv_ipc.Found] = {}
         self._queues: dict[int, posix_queues.Found] = {}
 
@@ -39,7 +43,7 @@ class Ipc:
         """Collect POSIX message queues."""
         for number, descriptor in self._each():
             found = self._queues[number] = posix_queues.Found()
-            posix_queues.collect(descriptor, found, notices)
+            posix_queues.collect(descriptor, found, notices, self._afterwards)
 
     def look_at_sysv(self) -> None:
         """Collect System V objects."""

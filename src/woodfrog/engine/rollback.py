@@ -150,7 +150,6 @@ def _rollback(
             )
             failed.touched = True  # type: ignore[attr-defined]
             raise failed from error
-    done = time.monotonic()
     if known:
         tracking.keep(tracker, init)
         tracking.settle(tracker, image.digest, known.file if trusted else ())
@@ -158,7 +157,7 @@ def _rollback(
         "written_bytes": contents.written,
         "looked_at_bytes": contents.looked_at,
         "look_us": int((collected - began) * 1e6),
-        "frozen_us": int((done - began) * 1e6),
+        "frozen_us": int((looked.tree.let_go - began) * 1e6),
         "processes": len(resets),
     }
 

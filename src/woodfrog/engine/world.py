@@ -88,7 +88,7 @@ class World:
         self.own_terminal = _own_terminal(self.root)
         self.packet_pipes: set[int] = set()
         self.links = Links()
-        self.ipc = Ipc(init, namespaces, self.links.objects)
+        self.ipc = Ipc(init, namespaces, self.links.objects, tree.afterwards)
         # What is known of io_urings (engine/rings.py).
         self.rings: Rings | None = None
         # Processes whose parent has not waited for the news that they stopped or go on.

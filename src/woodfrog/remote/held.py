@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cached_property
 
 from msgspec.structs import replace
@@ -352,7 +353,11 @@ class Held:
         self.zombies: list[Zombie] = []
         # When the first task was told to stop, by the monotonic clock.
         self.began = 0.0
-        # Afterwards: the waits at sockets that were made again, by their tasks.
+        # What is left to be done when all run again.
+        self.afterwards = ExitStack()
+        # Afterwards: when the last task was let go, by the monotonic clock, and the waits at
+        # sockets that were made again, by their tasks.
+        self.let_go = 0.0
         self.resumed: dict[int, Resumed] = {}
         self.has_ended = False
 

@@ -89,8 +89,10 @@ def held(
         for task in seized.values():
             _let_go(task)
         shortened.restore()
+        tree.let_go = time.monotonic()
         for process in tree.processes:
             process.forget_memory()
+        tree.afterwards.close()
 
 
 def _stop_all(

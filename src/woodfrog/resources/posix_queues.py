@@ -7,7 +7,7 @@ else runs. Who waits for a notification gets it by that, and waits anew.
 import os
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Part, Record
@@ -53,11 +53,33 @@ class Found:
         self.queues: list[PosixQueue] = []
 
 
-def collect(namespace: int, found: Found, notices: Notices) -> None:
-    """Read all queues of the ipc namespace that a descriptor names."""
-    root = _open_file_system(namespace)
-    if root < 0:
-        return
+# Mounts of the file systems that have all queues, by what /proc/PID/ns reads.
+_kept: dict[str, int] = {}
+
+
+def keep_open(init: int) -> None:
+    """Have a mount of a container's queues from now on."""
+    namespace = os.open(f"/proc/{init}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if (mount := _mounted(namespace)) >= 0:
+            # Nobody else gets this number while the mount is there, which has the namespace.
+            _kept[_link(namespace)] = mount
+    finally:
+        os.close(namespace)
+
+
+def collect(namespace: int, found: Found, notices: Notices, afterwards: ExitStack) -> None:
+    """Read all queues of the ipc namespace that a descriptor names.
+
+    To unmount their file system, which takes the kernel some time, is left for `afterwards`.
+    """
+    mount = _kept.get(_link(namespace), -1)
+    if mount < 0:
+        mount = _mounted(namespace)
+        if mount < 0:
+            return
+        afterwards.callback(os.close, mount)
+    root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
     try:
         found.device = os.fstat(root).st_dev
         for name in sorted(os.listdir(root)):
@@ -67,8 +89,12 @@ def collect(namespace: int, found: Found, notices: Notices) -> None:
         os.close(root)
 
 
-def _open_file_system(namespace: int) -> int:
-    """Return the directory of all queues, through a mount that nobody sees; -1 if there is none."""
+def _link(namespace: int) -> str:
+    return os.readlink(f"/proc/self/fd/{namespace}")
+
+
+def _mounted(namespace: int) -> int:
+    """Return a mount, which nobody sees, of the directory of all queues; -1 if there is none."""
     with namespaces.within(namespace, "ipc"):
         try:
             context = HERE.call(SYS.FSOPEN, b"mqueue", FSOPEN_CLOEXEC)
@@ -76,13 +102,9 @@ def _open_file_system(namespace: int) -> int:
             return -1  # ENODEV: the kernel has no such queues
         try:
             HERE.call(SYS.FSCONFIG, context, FSCONFIG_CMD_CREATE, 0, 0, 0)
-            mounted = HERE.call(SYS.FSMOUNT, context, FSMOUNT_CLOEXEC, 0)
+            return HERE.call(SYS.FSMOUNT, context, FSMOUNT_CLOEXEC, 0)
         finally:
             os.close(context)
-    try:
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mounted)
-    finally:
-        os.close(mounted)
 
 
 def _queue(root: int, name: str, notices: Notices) -> PosixQueue:

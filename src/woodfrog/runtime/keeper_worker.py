@@ -54,8 +54,7 @@ def serve(
         asked = select.poll()
         asked.register(requests, select.POLLIN)
         while True:
-            _await(asked, getting_ready)
-            known = open_descriptors()
+            known = _await(asked, getting_ready)
             # A connection to who asks, and one to the keeper, come before what was sent.
             message, descriptors, _, _ = socket.recv_fds(requests, 16, 2 + SENT)
             if not message:
@@ -85,23 +84,27 @@ def _end_with(keeper: int) -> None:
         os._exit(0)
 
 
-def _await(asked: select.poll, getting_ready: Iterator[None]) -> None:
-    """Wait for somebody to ask, and get ready meanwhile."""
+def _await(asked: select.poll, getting_ready: Iterator[None]) -> int:
+    """Wait for somebody to ask, and get ready meanwhile; returns how many descriptors we have."""
     while not asked.poll(0):
         try:
             next(getting_ready)
         except StopIteration:
+            known = open_descriptors()  # there are many by now
             asked.poll()
+            return known
+    return open_descriptors()
 
 
 def _get_ready(init: int) -> Iterator[None]:
-    yield from answering.load_all(_FIRST)
-    from woodfrog.resources import sysctls
+    from woodfrog.resources import posix_queues, sysctls
 
-    usual = sysctls.usual()
-    _ = usual.settings
-    yield
     try:
+        posix_queues.keep_open(init)
+        yield from answering.load_all(_FIRST)
+        usual = sysctls.usual()
+        _ = usual.settings
+        yield
         if not sysctls.is_read_only(init):
             usual.keep_open(init)
     except OSError:
