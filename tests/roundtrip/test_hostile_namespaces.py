@@ -85,6 +85,7 @@ def mounts(*nodes: Node, bases: list[Base] | None = None, **fields: object) -> l
         (mounts(Node(given=PROC), Node(base=0, parent=0), bases=[Base(type="proc")]), "a part"),
         (mounts(Node(given=PROC), Node(base=0, parent=0), bases=[Base(type="cgroup2")]), "cgroup2"),
         (mounts(Node(given=PROC), Node(given=LOCKED, parent=0)), "moves"),
+        (mounts(Node(given=PROC), Node(given=LOCKED, parent=0, place=b"tty")), "moves"),
         (
             mounts(
                 late=MountTree(

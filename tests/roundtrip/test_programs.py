@@ -3,7 +3,7 @@
 The comments at the top of a program are its needs: `// arguments: a | b` makes two cases of it,
 `// capabilities:` adds to the container's, `// after:` and `// apart:` are seconds before the
 checkpoint and between it and the restore, `// hugepages:` how many of which size there must be,
-`// mount:` the type of a file system that is mounted for it, and where, `// sysctl: name=value`
+`// mount:` types of file systems that are mounted for it, and where, `// sysctl: name=value`
 sets one, `// device:` gives it one of the host's.
 """
 
@@ -65,9 +65,9 @@ def start(case: Case, woodfrog: Woodfrog, build: Build, *flags: str) -> Containe
     bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, *case.arguments])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(program.parent, "/programs"))
-    if case.wishes.get("mount"):
-        kind, destination = case.wishes["mount"].split()
-        (bundle.rootfs / destination.lstrip("/")).mkdir()
+    mounted = case.wishes.get("mount", "").split()
+    for kind, destination in zip(mounted[::2], mounted[1::2], strict=True):
+        (bundle.rootfs / destination.lstrip("/")).mkdir(parents=True, exist_ok=True)
         bundle.add_mount(mount(destination, kind))
     bundle.add_capabilities(*case.wishes.get("capabilities", "").split())
     if device := case.wishes.get("device"):
@@ -211,9 +211,11 @@ CANNOT_BE_SET_BACK = (
     "mounted_ghosts",
     "mounted_sockets",
     "mounts",
+    "mounts_hidden",
     "namespace_bound",
     "namespace_files",
     "namespace_ghosts",
+    "namespace_hidden",
     "namespace_mounts",
     "namespace_peers",
     "namespace_pid",

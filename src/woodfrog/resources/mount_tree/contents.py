@@ -106,6 +106,23 @@ def refuse_in_use(kind: str, mount: int) -> None:
         )
 
 
+def refuse_filled(mount: Mount, copy: int, created: list[Mount]) -> None:
+    """Refuse a tmpfs that a restore can't fill, as others of create's hide it, if it has files.
+
+    `copy` is a descriptor of a copy of it. Places of other mounts are made anew with these.
+    """
+    places = [os.path.join(one.point, b"") for one in created]
+    with opened(copy) as tree:
+        for path, _ in tree.walk(ROOT):
+            place = os.path.join(mount.point, path, b"")
+            if not any(one.startswith(place) for one in places):
+                raise UnsupportedResource(
+                    f"has {os.fsdecode(path)} in a tmpfs that another mount of the config's hides,"
+                    " which cannot be saved",
+                    hint="mount it where nothing hides it in the bundle's config.json",
+                )
+
+
 @contextmanager
 def opened(mount: int) -> Iterator[Tree]:
     """Open the files of a mount, by a descriptor of a copy of it."""

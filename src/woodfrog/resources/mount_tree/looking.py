@@ -15,7 +15,7 @@ from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.file_tree import WritePages
 from woodfrog.resources.mount_tree import copies, ghosts, options, table
 from woodfrog.resources.mount_tree.comparing import Comparison
-from woodfrog.resources.mount_tree.contents import Contents, refuse_in_use
+from woodfrog.resources.mount_tree.contents import Contents, refuse_filled, refuse_in_use
 from woodfrog.resources.mount_tree.records import (
     AS_IT_COMES,
     OUTSIDE,
@@ -92,6 +92,17 @@ class ChangedMounts:
         self._nodes: list[Node] = []
         self._index: dict[int, int] = {}
         self._copies: dict[int, int] = {}
+        # Those of create's that hide others, which are needed.
+        self._lifted = set[int]()
+        # File systems in memory that were hidden when the container began.
+        self._hidden = {
+            mount.mnt_id
+            for mount in created
+            if mount.mnt_id in self._kept
+            and mount.type in options.IN_MEMORY
+            and mount.root == b"/"
+            and table.covering(created, [mount])
+        }
         # Mounts of what was deleted since.
         self._ghosts: list[Mount] = []
         removed = [
@@ -160,21 +171,29 @@ class ChangedMounts:
             )
 
     def _add(self, mount: Mount, node: Node) -> None:
-        given = node.given
-        if given and any(
-            one.point == given.point and one.nth > given.nth for one in self._givens.values()
-        ):
-            raise UnsupportedResource(
-                f"needs the mount at {os.fsdecode(given.point)} that another one of the config's"
-                " covers, which cannot be saved",
-                hint="mount it but once in the bundle's config.json",
-            )
         if mount.mnt_id in self._index:
             # One of create's, upon which something else was mounted before.
             self._nodes[self._index[mount.mnt_id]] = node
             return
         self._index[mount.mnt_id] = len(self._nodes)
         self._nodes.append(node)
+        if node.given:
+            self._lift_covers(mount)
+
+    def _lift_covers(self, mount: Mount) -> None:
+        """Have create's mounts that hide one of them moved away at the restore, and back."""
+        covers = table.covering(self._created, [self._kept[mount.mnt_id]])
+        for cover in self._created:
+            if cover.mnt_id not in covers & self._kept.keys() - self._lifted:
+                continue
+            if cover.mnt_id in self._index:
+                raise UnsupportedResource(
+                    f"needs a mount that the config's at {os.fsdecode(cover.point)} covers, which"
+                    " cannot be saved yet",
+                    hint="mount it but once in the bundle's config.json",
+                )
+            self._lifted.add(cover.mnt_id)
+            self._look_at(self._by_id[cover.mnt_id])
 
     def _parent(self, mount: Mount) -> int:
         """Return the index of the mount that another stands in; one of create's is added.
@@ -228,7 +247,7 @@ class ChangedMounts:
         )
 
     def _changed_given(self, mount: Mount, before: Mount) -> Node:
-        is_moved = self._was.is_moved(mount, before)
+        is_moved = self._was.is_moved(mount, before) or mount.mnt_id in self._lifted
         node = Node(given=self._givens[mount.mnt_id])
         if is_moved:
             node = msgspec.structs.replace(
@@ -263,7 +282,7 @@ class ChangedMounts:
         needed = {
             mount.mnt_id for _, _, mounts in self._shown.systems(_WITH_FILES) for mount in mounts
         }
-        needed |= {mount.mnt_id for mount in self._ghosts}
+        needed |= {mount.mnt_id for mount in self._ghosts} | self._hidden
         return needed | {
             mount.mnt_id for mount in self._kept.values() if mount.point in self._was.own
         }
@@ -301,6 +320,9 @@ class ChangedMounts:
                     continue  # nobody sees it
                 with _naming(mount):
                     refuse_in_use(kind, self._copies[mount.mnt_id])
+        for number in self._hidden & self._copies.keys():
+            with _naming(self._kept[number]):
+                refuse_filled(self._kept[number], self._copies[number], self._created)
 
     @property
     def shows_others(self) -> bool:
@@ -316,6 +338,8 @@ class ChangedMounts:
         found = [mount.mnt_id for mount in self._created if mount.point == point]
         if not self._changed or not found:
             return None
+        if found[-1] in self._hidden:
+            return NOT_MOUNTED
         return self._copies.get(found[-1], NOT_MOUNTED)
 
     def record(

@@ -122,12 +122,10 @@ class _Making:
         # One that was removed may be lacking here, too.
         removed = [given for given in self._tree.removed if given in there]
         # Of those a copy would not do.
-        changed = {node.given for node in self._tree.nodes}
+        changed = {node.given: node.parent >= 0 for node in self._tree.nodes if node.given}
         for given in dict.fromkeys((*self._tree.needed(), *removed)):
             with while_(f"looking for the mount at {os.fsdecode(given.point)}"):
                 self._givens[given] = self._find(there.find(given))
-                if self._givens[given] < 0 and given in changed:
-                    raise covered.refusal(there.find(given))
         self._stage = self._open(m.new_mount(self._on, "tmpfs", _STAGE_ATTRIBUTES))
         m.attach(self._on, self._stage, self._root)
         for index, base in enumerate(self._tree.bases):
@@ -136,19 +134,40 @@ class _Making:
                 if shown < 0:
                     shown = self._uncovered(there.find(base.given), there)
                 self._bases[index] = self._on_stage(self._copy(shown))
-        for node in self._tree.nodes:
-            if node.given is not None and node.parent >= 0:
-                self._on_stage(self._givens[node.given])
-        for given in sorted(removed, key=lambda one: (len(one.point), -one.nth)):
-            # What was in it may have gone with it.
-            if self._is_at(there.find(given), given.point):
-                flags = m.MNT_DETACH | m.UMOUNT_NOFOLLOW
-                m.umount(self._on, given.point, flags)
+        hidden = {given for given in changed if self._givens[given] < 0}
+        for given, is_moved in changed.items():
+            if is_moved and given not in hidden:
+                self._on_stage(self._givens[given])
+        for given in sorted({*removed, *hidden}, key=lambda one: (len(one.point), -one.nth)):
+            if self._givens[given] < 0:
+                # What hid it is gone by now, or on the stage.
+                self._givens[given] = self._find(there.find(given))
+            if given in removed:
+                if self._givens[given] >= 0:
+                    self._take_away(self._givens[given])
+            elif self._givens[given] < 0:
+                raise covered.refusal(there.find(given))
+            elif changed[given]:
+                self._on_stage(self._givens[given])
+
+    def _take_away(self, mount: int) -> None:
+        """Unmount what a descriptor names the root of, unless it has gone with what it was in."""
+        self._on.call(SYS.FCHDIR, mount)
+        try:
+            m.umount(self._on, ".", m.MNT_DETACH)
+        except ProgramError as error:
+            if error.errno != errno.EINVAL:
+                raise
 
     def _find(self, mount: Mount) -> int:
-        """Open the root of a mount; returns -1 if others cover it."""
+        """Open the root of a mount; returns -1 if others cover it, or it has gone with others."""
         resolve = m.RESOLVE_NO_SYMLINKS | m.RESOLVE_NO_MAGICLINKS
-        found = self._open(syscalls.openat2(self._on, mount.point, _PATH, resolve=resolve))
+        try:
+            found = self._open(syscalls.openat2(self._on, mount.point, _PATH, resolve=resolve))
+        except ProgramError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
+            return -1
         return found if self._mount_of(found) == mount.mnt_id else -1
 
     def _uncovered(self, mount: Mount, there: Givens) -> int:
@@ -160,19 +179,6 @@ class _Making:
         return self._open(
             covered.uncovered(self._on, copy, mount, below, there.count_covers(mount))
         )
-
-    def _is_at(self, mount: Mount, point: bytes) -> bool:
-        resolve = m.RESOLVE_NO_SYMLINKS | m.RESOLVE_NO_MAGICLINKS
-        try:
-            found = syscalls.openat2(self._on, point, _PATH, resolve=resolve)
-        except ProgramError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            return False
-        try:
-            return self._mount_of(found) == mount.mnt_id
-        finally:
-            syscalls.close(self._on, found)
 
     def _mount_of(self, descriptor: int) -> int:
         with open(f"/proc/{self._init}/fdinfo/{descriptor}", encoding="ascii") as file:

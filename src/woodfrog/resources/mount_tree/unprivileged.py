@@ -7,13 +7,14 @@ mounted anew where all of them is seen already.
 """
 
 import os
+from collections.abc import Mapping
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import mounts as m
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.mount_tree import options, table
-from woodfrog.resources.mount_tree.records import UNCHANGED, MountTree, Node
+from woodfrog.resources.mount_tree.records import UNCHANGED, Given, MountTree, Node
 
 _LOCKED = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | m.MOUNT_ATTR_NOEXEC
 _WHOLE = ("proc", "sysfs")  # what is mounted anew only if it is seen as a whole
@@ -43,7 +44,8 @@ def refuse_wider(tree: MountTree, mounts: list[Mount], *, known: bool) -> None:
             if shown and shown.type in _WHOLE:
                 _refuse_partly_seen(shown.type, node, mounts)
             continue
-        if node.given and (node.parent >= 0 or node.flags != UNCHANGED):
+        above = tree.nodes[node.parent] if node.parent >= 0 else None
+        if node.given and not (node.flags == UNCHANGED and _stays(node, above, givens)):
             raise _refusal("moves or changes what it could not")
         if not known:
             if node.attributes != UNCHANGED:
@@ -57,6 +59,17 @@ def refuse_wider(tree: MountTree, mounts: list[Mount], *, known: bool) -> None:
         _refuse_unlocked(node, mount)
         if node.given is None:
             _refuse_uncovered(tree, index, mount, mounts)
+
+
+def _stays(node: Node, above: Node | None, givens: Mapping[Given, Mount]) -> bool:
+    """Tell whether one of the container's mounts is left where it is, or put there again."""
+    if above is None:
+        return True
+    mount = givens.get(node.given) if node.given else None
+    parent = givens.get(above.given) if above.given else None
+    if mount is None or parent is None:
+        return False
+    return (mount.parent, node.place) == (parent.mnt_id, table.place(mount, parent))
 
 
 def _refuse_unlocked(node: Node, mount: Mount) -> None:
