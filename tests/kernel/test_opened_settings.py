@@ -2,7 +2,9 @@
 
 import subprocess
 
-from woodfrog.resources import namespaces
+import pytest
+
+from woodfrog.resources import namespaces, sysctls
 from woodfrog.resources.sysctls import Opened, Usual
 
 TTL = "net/ipv4/ip_default_ttl"
@@ -14,7 +16,11 @@ exec unshare --net sh -c 'echo gone; read go'
 """
 
 
-def test_opened_settings_are_those_of_now_and_of_where_the_process_is() -> None:
+@pytest.mark.parametrize("short", [256, 4])
+def test_opened_settings_are_those_of_now_and_of_where_the_process_is(
+    short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysctls, "_SHORT", short)
     new = Usual()
     paths = new.paths("network")
     assert TTL in paths

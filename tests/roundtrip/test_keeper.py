@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from changing import MANY, SHARED, SOURCE, Changing
 
+from bundles import Bundle
 from containers import REPOSITORY, Woodfrog, eventually, is_gone
 from needs import needs
+from woodfrog.cli import forwarding
 
 pytestmark = needs("root", "command gcc")
 
@@ -231,6 +233,48 @@ def test_an_interrupted_command_ends_when_all_is_as_it_was(changing: Changing) -
     assert (command.returncode, said) in ((0, ""), (130, "woodfrog: interrupted\n"))
     assert changing.image(1).joinpath("checkpoint.img").exists() == (command.returncode == 0)
     goes_on(changing)
+
+
+def test_who_asks_it_loads_little(changing: Changing) -> None:
+    kept(changing)
+    program = (
+        "import sys; sys.path.append(sys.argv.pop(1))\n"
+        "from woodfrog.cli.main import main\n"
+        "status = main()\n"
+        "sys.stderr.write(' '.join(sys.modules))\n"
+        "sys.exit(status)"
+    )
+    python = (str(REPOSITORY / ".venv/bin/python"), "-I", "-S", "-c", program)
+    _, *words = changing.woodfrog.command("rollback", f"--image-path={changing.image(0)}")
+    done = subprocess.run(
+        [*python, str(REPOSITORY / "src"), *words, changing.container.name],
+        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ours = {name for name in done.stderr.split() if name.startswith("woodfrog")}
+    assert ours == {
+        *("woodfrog", "woodfrog.cli", "woodfrog.cli.main", "woodfrog.cli.forwarding"),
+        *("woodfrog.runtime", "woodfrog.runtime.asking"),
+        *("woodfrog.kernel", "woodfrog.kernel.sockets"),
+    }
+    assert "os" not in done.stderr.split()
+    changing.end()
+
+
+def test_it_does_nothing_for_another_container(changing: Changing, woodfrog: Woodfrog) -> None:
+    keeper = kept(changing)
+    other = woodfrog.run(Bundle(woodfrog.directory / "other", ["/bin/sleep", "1000"]))
+    image = woodfrog.directory / "image"
+    _, *words = woodfrog.command(
+        "checkpoint", "--leave-running", f"--image-path={image}", other.name
+    )
+    answer = forwarding.ask(str(woodfrog.root), changing.container.name, words, os.environb)
+    assert not answer.begun
+    assert not image.exists()
+    assert changing.keepers() == [keeper]
+    other.delete()
+    changing.end()
 
 
 def test_two_at_once_are_done_one_after_the_other(changing: Changing) -> None:

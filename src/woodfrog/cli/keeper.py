@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.cli import loading
+from woodfrog.cli import forwarding, loading
 from woodfrog.runtime import asking
-from woodfrog.runtime.asking import Door, NotHere
-from woodfrog.runtime.state import KEEPER, check_id
+from woodfrog.runtime.asking import NotHere
+from woodfrog.runtime.state import check_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-
     from woodfrog.cli.flags import Arguments
     from woodfrog.runtime.state import Container
 
@@ -23,32 +21,13 @@ def has_done(arguments: Arguments) -> int | None:
         return None
     common, id = arguments.common, arguments.rest[0]
     check_id(id)
-    connection = Door(os.path.join(common.root, id), KEEPER).knock()
-    if connection is None:
-        return None
-    begun: list[int] = []
-    try:
-        status = asking.ask(connection, common.words, begun.append)
-    except KeyboardInterrupt:
-        _give_up(connection)
-        raise
-    finally:
-        connection.close()
-    if begun and status is None:
+    answer = common.answer or forwarding.ask(common.root, id, common.words, os.environb)
+    if answer.begun and answer.status is None:
         loading.found(arguments)  # which sets right what was left
         from woodfrog.engine import guardian
 
         raise guardian.ended("")
-    return status
-
-
-def _give_up(connection: socket.socket) -> None:
-    """Tell who works for us, and wait until all is as it was."""
-    from woodfrog.kernel.sockets import sockets
-
-    connection.shutdown(sockets.SHUT_WR)
-    while connection.recv(4):
-        pass
+    return answer.status
 
 
 class held(loading.held):
@@ -65,8 +44,9 @@ class held(loading.held):
             container = super().__enter__()
         except BlockingIOError:
             raise NotHere from None
-        if os.getppid() != self._worker.asked:
-            raise NotHere  # the keeper has ended
+        # The keeper has ended, or is another container's.
+        if os.getppid() != self._worker.asked or container.pid != self._worker.init:
+            raise NotHere
         self._worker.begin()
         from woodfrog.engine import guardian
 

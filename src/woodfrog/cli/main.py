@@ -55,7 +55,18 @@ REFUSED = {
 
 def main(words: list[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
-    words = sys.argv[1:] if words is None else words
+    answer = None
+    if words is None:
+        words = sys.argv[1:]
+        if "rollback" in words or "checkpoint" in words:
+            from woodfrog.cli import forwarding
+
+            try:
+                answer = forwarding.forward(words, DEFAULT_ROOT)
+            except KeyboardInterrupt:
+                return _interrupted()
+            if answer and answer.status is not None:
+                return answer.status
     # msgspec imports it if it is there, for what this Python's typing has: 20 ms for nothing.
     sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
     _open_standard_descriptors()
@@ -70,11 +81,11 @@ def main(words: list[str] | None = None) -> int:
 
     common = flags.Common()
     common.words = words
+    common.answer = answer
     try:
         return _dispatch(words, common)
     except KeyboardInterrupt:
-        sys.stderr.write("woodfrog: interrupted\n")
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         return 141
     except AbandonedError:
@@ -82,6 +93,11 @@ def main(words: list[str] | None = None) -> int:
     except Exception as error:
         report.failure(error, common)
         return error.exit_status if isinstance(error, WoodfrogError) else 1
+
+
+def _interrupted() -> int:
+    sys.stderr.write("woodfrog: interrupted\n")
+    return 130
 
 
 def _open_standard_descriptors() -> None:

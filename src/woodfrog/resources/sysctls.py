@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache, cached_property
+from itertools import count
 
 from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.image.record import Record
@@ -14,11 +15,13 @@ from woodfrog.kernel import namespaces as calls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.mountinfo import read_mounts
+from woodfrog.kernel.reading_many import Reads
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials, namespaces
 
 _MOST_BYTES = 4096
 _MANY_FILES = 8192
+_SHORT = 256
 _IPC = (
     *(f"kernel/{name}" for name in ("msgmax", "msgmnb", "msgmni", "sem")),
     *(f"kernel/{name}" for name in ("shmall", "shmmax", "shmmni", "shm_rmid_forced")),
@@ -137,7 +140,14 @@ class Usual:
 
     def paths(self, kind: str) -> list[str]:
         """Return the paths of the settings of a kind of namespace, in the order to set them."""
-        return [path for path in self.settings if path.startswith("net/") == (kind != "ipc")]
+        return self._paths[kind != "ipc"]
+
+    @cached_property
+    def _paths(self) -> tuple[list[str], list[str]]:
+        found: tuple[list[str], list[str]] = [], []
+        for path in self.settings:
+            found[path.startswith("net/")].append(path)
+        return found
 
 
 @cache
@@ -159,6 +169,11 @@ class Opened:
     def __init__(self, init: int, new: Usual) -> None:
         self._files: dict[str, int] = {}
         self._link = ""
+        self._short = bytearray()
+        self._reads: Reads | None = None
+        # What was read last, and what that says.
+        self._read: tuple[list[int], bytes] = [], b""
+        self._values: dict[str, bytes] = {}
         if os.sysconf("SC_OPEN_MAX") < _MANY_FILES:
             return  # others need them more
         with namespaces.inside(init, "net"):
@@ -168,19 +183,38 @@ class Opened:
                     self._files[path] = os.open(f"/proc/sys/{path}", os.O_RDONLY | os.O_CLOEXEC)
                 except OSError:
                     continue  # then to be read as any other
+        self._short = bytearray(_SHORT * len(self._files))
+        self._reads = Reads([(file, _SHORT, 0) for file in self._files.values()], self._short)
 
     def read(self, init: int, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Read settings of the network namespace that we, and the process, are in now."""
         if os.readlink(f"/proc/{init}/ns/net") != self._link:
             self.close()  # it has gone elsewhere since
+        short = self._read_short()
         for path in paths:
-            try:
-                yield path, os.pread(self._files[path], _MOST_BYTES, 0).strip()
-            except (KeyError, OSError):
+            if path in short:
+                yield path, short[path]
+            else:
                 yield from _read([path])
+
+    def _read_short(self) -> dict[str, bytes]:
+        """Read what is open; leave out what can't be read so, or is longer."""
+        if not self._reads:
+            return {}
+        sizes = self._reads.run()
+        texts = bytes(self._short)
+        if (sizes, texts) != self._read:
+            self._read = sizes, texts
+            self._values = {
+                path: texts[at : at + size].strip()
+                for path, size, at in zip(self._files, sizes, count(0, _SHORT), strict=False)
+                if 0 <= size < _SHORT
+            }
+        return self._values
 
     def close(self) -> None:
         """Close them."""
+        self._reads = None
         while self._files:
             os.close(self._files.popitem()[1])
 

@@ -19,7 +19,7 @@ from woodfrog.kernel.process import PR_SET_NAME, pidfd_open
 from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.kernel.signals import signals
-from woodfrog.runtime import asking, jsontext
+from woodfrog.runtime import asking
 from woodfrog.runtime.asking import RUN, SENT, Door, Worker
 
 TYPE_CHECKING = False
@@ -120,7 +120,7 @@ class Workers:
         if pid:
             self._pids.add(pid)
             return
-        worker = Worker(request.connection.fileno(), -1, asked)
+        worker = Worker(request.connection.fileno(), -1, asked, -1)
         self._work(request, worker, close)
 
     def _work(self, request: Request, worker: Worker, close: Callable[[], None]) -> NoReturn:
@@ -178,15 +178,16 @@ def take(descriptor: int, code: str) -> list[str]:
 
     Raises NotHere if it has other code than this.
     """
-    text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-    request = jsontext.parse(text.decode("utf-8", "surrogateescape"))
-    if request["code"] != code:
+    request = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    theirs, umask, count, *rest = request.split(b"\0")
+    if theirs != code.encode():
         raise asking.NotHere
-    os.environ.clear()
-    os.environ.update(request["environ"])
-    os.umask(request["umask"])
-    words: list[str] = request["words"]
-    return words
+    os.environb.clear()
+    for entry in rest[int(count) :]:
+        name, _, value = entry.partition(b"=")
+        os.environb[name] = value
+    os.umask(int(umask))
+    return [word.decode("utf-8", "surrogateescape") for word in rest[: int(count)]]
 
 
 def take_over(directory: int, stdio: list[int]) -> None:

@@ -7,18 +7,18 @@ descriptors itself, and what comes back is its exit status.
 
 from __future__ import annotations
 
-import os
+import posix
 
 from woodfrog import __version__
 from woodfrog.kernel.sockets import sockets
-from woodfrog.runtime import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Mapping
 
+# The socket at which a container's keeper is asked, if there is one.
+KEEPER = "keeper"
 RUN = b"run"
 # The request, the directory, and three standard descriptors.
 SENT = 5
@@ -31,17 +31,18 @@ _worker: Worker | None = None
 class Worker:
     """What a fork that works for somebody knows of that."""
 
-    def __init__(self, connection: int, channel: int, asked: int) -> None:
+    def __init__(self, connection: int, channel: int, asked: int, init: int) -> None:
         self.connection = connection  # to whoever has asked
         self.channel = channel  # to the process that was asked, or -1
         self.asked = asked  # its pid
+        self.init = init  # the first process of the one container that it works on, or -1
         self._has_begun = False
 
     def begin(self) -> None:
         """Say that this is going to be done here; from then on nobody else will do it."""
         if not self._has_begun:
             self._has_begun = True
-            os.write(self.connection, os.getpid().to_bytes(4, "little"))
+            posix.write(self.connection, posix.getpid().to_bytes(4, "little"))
 
 
 def worker() -> Worker | None:
@@ -75,13 +76,13 @@ class Door:
         with _At(self._directory) as directory:
             path, new = f"{directory}/{self._name}", f"{directory}/{self._name}.new"
             try:
-                os.unlink(new)
+                posix.unlink(new)
             except FileNotFoundError:
                 pass
             listening.bind(new)
-            os.chmod(new, 0o600)
+            posix.chmod(new, 0o600)
             listening.listen(_MOST_WAITING)
-            os.rename(new, path)
+            posix.rename(new, path)
         return listening.detach()
 
     def knock(self) -> socket.socket | None:
@@ -100,13 +101,13 @@ class _At:
     """A short path to a directory: that of a socket has room for 107 bytes."""
 
     def __init__(self, directory: str) -> None:
-        self._descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._descriptor = posix.open(directory, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
 
     def __enter__(self) -> str:
         return f"/proc/self/fd/{self._descriptor}"
 
     def __exit__(self, *error: object) -> None:
-        os.close(self._descriptor)
+        posix.close(self._descriptor)
 
 
 def _socket() -> socket.socket:
@@ -122,37 +123,38 @@ def send(connection: socket.socket, message: bytes, descriptors: list[int]) -> N
 
 def code() -> str:
     """Return what tells our code from other code: what was loaded may have been replaced since."""
-    here = os.path.dirname(os.path.dirname(__file__))
-    changed = [str(os.stat(os.path.join(here, folder)).st_mtime_ns) for folder in _FOLDERS]
+    here = __file__.rsplit("/", 2)[0]
+    changed = [str(posix.stat(f"{here}/{folder}").st_mtime_ns) for folder in _FOLDERS]
     return f"{__version__} {here} {' '.join(changed)}"
 
 
 def ask(
-    connection: socket.socket, words: list[str], began: Callable[[int], None], kind: bytes = RUN
+    connection: socket.socket,
+    words: list[str],
+    environ: Mapping[bytes, bytes],
+    began: Callable[[int], None],
+    kind: bytes = RUN,
 ) -> int | None:
     """Have a command line run; returns its exit status, or None if it has ended without one.
 
     `kind` tells who is to do it, where there are several. `began` is called with the pid of who
     does it, as soon as that has begun for good.
     """
-    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    request = os.memfd_create("woodfrog-request")
+    here = posix.open(".", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    request = posix.memfd_create("woodfrog-request")
     try:
-        umask = os.umask(0)
-        os.umask(umask)
-        asked: dict[str, Any] = {
-            "words": words,
-            "environ": dict(os.environ),
-            "umask": umask,
-            "code": code(),
-        }
-        os.write(request, jsontext.write(asked).encode("utf-8", "surrogateescape"))
+        umask = posix.umask(0)
+        posix.umask(umask)
+        told = [code(), str(umask), str(len(words)), *words]
+        parts = [one.encode("utf-8", "surrogateescape") for one in told]
+        parts += [name + b"=" + value for name, value in environ.items()]
+        posix.write(request, b"\0".join(parts))
         send(connection, kind, [request, here, 0, 1, 2])
     except (BrokenPipeError, ConnectionResetError):
         return None
     finally:
-        os.close(request)
-        os.close(here)
+        posix.close(request)
+        posix.close(here)
     pid = _receive(connection)
     if pid is None:
         return None

@@ -62,7 +62,7 @@ def serve(
             connection, channel, *sent = descriptors
             # What has begun is finished, or found by the next command.
             prctl(HERE, PR_SET_PDEATHSIG, 0)
-            status = _answer(Worker(connection, channel, keeper), sent, run, code)
+            status = _answer(Worker(connection, channel, keeper, init), sent, run, code)
             if status:
                 os._exit(status)  # what it has left goes with us
             take_over(os.open("/", os.O_PATH), [os.open(_NULL, os.O_RDWR)] * 3)

@@ -17,8 +17,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_NAME, pidfd_open
 from woodfrog.runtime import answering, asking, keeper_worker
 from woodfrog.runtime.answering import Request
-from woodfrog.runtime.asking import RUN, Door
-from woodfrog.runtime.state import KEEPER
+from woodfrog.runtime.asking import KEEPER, RUN, Door
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,8 +19,6 @@ DEFAULT_ROOT = "/run/woodfrog"
 # In the state directory while restored memory is still being filled in: by whom, and how far.
 FILLING = "filling"
 TRACKING = "tracking"
-# The socket at which the container's keeper is asked, if there is one.
-KEEPER = "keeper"
 
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 

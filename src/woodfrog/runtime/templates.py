@@ -175,7 +175,7 @@ def ask(place: Place, words: list[str], *, detached: bool) -> int:
                 signals.signal(number, forward)
 
     kind = DETACHED if detached else asking.RUN
-    status = asking.ask(place.connect(), words, forward_signals, kind)
+    status = asking.ask(place.connect(), words, os.environb, forward_signals, kind)
     if status is None:
         raise gone(place)
     return status
