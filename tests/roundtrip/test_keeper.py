@@ -264,7 +264,9 @@ def test_who_asks_it_loads_little(changing: Changing) -> None:
 
 def test_it_does_nothing_for_another_container(changing: Changing, woodfrog: Woodfrog) -> None:
     keeper = kept(changing)
-    other = woodfrog.run(Bundle(woodfrog.directory / "other", ["/bin/sleep", "1000"]))
+    bundle = Bundle(woodfrog.directory / "other", ["/bin/sleep", "1000"])
+    bundle.add_host_programs()
+    other = woodfrog.run(bundle)
     image = woodfrog.directory / "image"
     _, *words = woodfrog.command(
         "checkpoint", "--leave-running", f"--image-path={image}", other.name
