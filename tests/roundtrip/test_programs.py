@@ -212,6 +212,7 @@ CANNOT_BE_SET_BACK = (
     "mounted_sockets",
     "mounts",
     "mounts_hidden",
+    "mounts_mapped",
     "namespace_bound",
     "namespace_files",
     "namespace_ghosts",

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from woodfrog.errors import ImageError, UnsupportedResource
+from woodfrog.kernel.capability import CAP_SETFCAP, CAP_SETGID, CAP_SETUID
 from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount
-from woodfrog.resources.mount_tree import options, records, table
+from woodfrog.resources.mount_tree import admitting, options, records, table
 from woodfrog.resources.mount_tree.records import OUTSIDE, Base, Given, MountTree, Node
 
 ROOT = Node(given=Given(point=b"/", nth=0))
@@ -58,6 +59,11 @@ def test_what_a_checkpoint_writes_passes() -> None:
         new(group=-1),
         new(deleted=1, root=b"a"),
         new(deleted=-1, root=b"a"),
+        new(users=[(0, 0, 1)]),
+        new(users=[(0, 0, 0)], groups=[(0, 0, 1)]),
+        new(users=[(0, 0, 1)], groups=[(0, (1 << 32) - 1, 2)]),
+        new(users=[(0, 0, 1)], groups=[(-1, 0, 1)]),
+        Node(given=Given(point=b"/a", nth=0), users=[(0, 0, 1)], groups=[(0, 0, 1)]),
     ],
 )
 def test_impossible_mounts_are_refused(node: Node) -> None:
@@ -128,8 +134,8 @@ def test_what_a_mount_table_shows_is_what_mount_takes() -> None:
         options.split("tmpfs", "rw,mpol=bind:0")
     assert options.attributes("rw,nosuid,relatime") == 0x2
     assert options.attributes("ro,noexec") == 0x29
-    with pytest.raises(UnsupportedResource, match="maps ids"):
-        options.attributes("rw,relatime,idmapped")
+    assert options.maps_ids("rw,relatime,idmapped")
+    assert options.attributes("rw,relatime,idmapped") == 0
 
 
 def test_layers_of_an_overlay_may_have_any_name() -> None:
@@ -172,6 +178,19 @@ def test_what_is_hidden_is_made_before_what_hides_it() -> None:
 def test_a_record_comes_back() -> None:
     mounts = tree(new(group=1), new(master=1, place=os.fsencode("tmp/\udcff")))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(mounts), type=MountTree) == mounts
+
+
+def test_id_maps_of_mounts_need_the_rights_to_map_ids() -> None:
+    mapped = tree(new(users=[(0, 5, 1)], groups=[(0, 0, 1)]))
+    of_root = tree(new(users=[(0, 0, 1)], groups=[(0, 0, 1)]))
+    rights = 1 << CAP_SETUID | 1 << CAP_SETGID
+    records.check(mapped, 0, namespaces={})
+    admitting.refuse_wider_ids(tree(new()), 0, None)
+    admitting.refuse_wider_ids(mapped, rights, None)
+    admitting.refuse_wider_ids(of_root, rights | 1 << CAP_SETFCAP, None)
+    for one, lacked in ((mapped, 1 << CAP_SETUID), (mapped, 1 << CAP_SETGID), (of_root, rights)):
+        with pytest.raises(UnsupportedResource, match="id maps that the new container may not"):
+            admitting.refuse_wider_ids(one, lacked, None)
 
 
 def test_what_was_unmounted_outside_needs_no_rights() -> None:

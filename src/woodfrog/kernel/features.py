@@ -18,6 +18,7 @@ DROPPABLE = "droppable"  # Linux 6.11: MAP_DROPPABLE
 LOCK_ON_FAULT = "lock_on_fault"  # smaps tells of MLOCK_ONFAULT
 NOTED_WRITES = "noted_writes"  # Linux 6.7: UFFD_FEATURE_WP_ASYNC
 PROCFS_OF_PIDS = "procfs_of_pids"  # Linux 6.17: a procfs of another pid namespace
+MOUNT_ID_MAPS = "mount_id_maps"  # Linux 6.15: statmount(2) tells id maps of mounts
 # No matter of the kernel: what is restored in the background comes only when it is touched.
 FILLING_AHEAD = "filling_ahead"
 
@@ -32,6 +33,7 @@ NEWER_THAN_6_1 = (
     LOCK_ON_FAULT,
     NOTED_WRITES,
     PROCFS_OF_PIDS,
+    MOUNT_ID_MAPS,
 )
 
 

@@ -13,6 +13,7 @@ from woodfrog.remote.seccomp import Filters
 from woodfrog.resources import file_entry, file_maker, posix_queues, sysctls, sysv_ipc
 from woodfrog.resources.mount_tree import records as mount_records
 from woodfrog.resources.mount_tree import unprivileged
+from woodfrog.resources.mount_tree.admitting import refuse_wider_ids as refuse_wider_mapped
 from woodfrog.resources.mount_tree.records import MountTree
 from woodfrog.resources.network import records as network_records
 from woodfrog.resources.network.records import Network
@@ -265,7 +266,7 @@ def refuse_wider(
         )
     for one in found:
         if isinstance(one, MountNamespace):
-            _refuse_wider_mounts(init, one, bounding)
+            _refuse_wider_mounts(init, one, bounding, seccomp)
         if isinstance(one, UserNamespace) and not one.owner:
             _refuse_wider_ids(one, bounding)
     filters = Filters([seccomp] if seccomp is not None else [], strict=False)
@@ -305,7 +306,9 @@ def _refuse_wider_ids(one: UserNamespace, bounding: int) -> None:
         )
 
 
-def _refuse_wider_mounts(init: int, one: MountNamespace, bounding: int) -> None:
+def _refuse_wider_mounts(
+    init: int, one: MountNamespace, bounding: int, seccomp: bytes | None
+) -> None:
     """Refuse what those could not have mounted or made that a mount namespace belongs to."""
     rights = 0 if one.owner else bounding
     if one.owner and not bounding >> CAP_SYS_ADMIN & 1:
@@ -314,6 +317,9 @@ def _refuse_wider_mounts(init: int, one: MountNamespace, bounding: int) -> None:
             unprivileged.refuse_wider(one.tree, mounts, known=not one.origin)
         if one.late:
             unprivileged.refuse_wider(one.late, mounts, known=False)
+    for tree in (one.tree, one.late):
+        if tree:
+            refuse_wider_mapped(tree, rights, seccomp)
     for base in (base for tree in (one.tree, one.late) if tree for base in tree.bases):
         file_maker.refuse_wider(base.entries, None, rights, f"a {base.type} of the image")
         made = base.given is None and not base.namespace

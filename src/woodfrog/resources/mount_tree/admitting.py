@@ -5,7 +5,8 @@ from collections.abc import Collection
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.capability import CAP_SYS_ADMIN
+from woodfrog.kernel.capability import CAP_SETFCAP, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, NAMES
+from woodfrog.kernel.namespaces import CLONE_NEWUSER
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.seccomp import Filters
 from woodfrog.resources import file_maker
@@ -46,6 +47,7 @@ def refuse_wider(
             " seccomp profile forbids",
             hint="allow mount(2) in linux.seccomp of config.json",
         )
+    refuse_wider_ids(tree, bounding, seccomp)
     there = Givens(init)
     for given in tree.needed():
         there.find(given)
@@ -65,6 +67,24 @@ def refuse_wider(
     for base in tree.bases:
         what = f"a {base.type} of the image"
         file_maker.refuse_wider(base.entries, None, bounding, what)
+
+
+def refuse_wider_ids(tree: MountTree, bounding: int, seccomp: bytes | None) -> None:
+    """Refuse id maps of mounts that the new container could not have made a user namespace for."""
+    mapped = [node for node in tree.nodes if node.ids]
+    if not mapped:
+        return
+    wanted = [CAP_SETUID, CAP_SETGID]
+    if any(run[1] == 0 for node in mapped for run in node.users):
+        wanted.append(CAP_SETFCAP)
+    filters = Filters([seccomp] if seccomp is not None else [], strict=False)
+    lacked = [NAMES[number] for number in wanted if not bounding >> number & 1]
+    if lacked or not filters.allow(SYS.UNSHARE, [CLONE_NEWUSER, 0, 0, 0, 0, 0]):
+        raise UnsupportedResource(
+            "the image has mounts with id maps that the new container may not make"
+            f" ({', '.join(lacked) or 'unshare(2) in its seccomp profile'})",
+            hint="allow that in config.json",
+        )
 
 
 def may_mount(bounding: int) -> bool:

@@ -5,10 +5,13 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from functools import cached_property
 
 import msgspec
 
 from woodfrog.errors import UnsupportedResource
+from woodfrog.kernel import mount_ids
+from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.resources import ids
 from woodfrog.resources.file_entry import ROOT
@@ -228,9 +231,12 @@ class ChangedMounts:
         if master == OUTSIDE and not self._has_master(self._shown.bases[base].given, spread.master):
             raise UnsupportedResource("was mounted from outside, which cannot be saved")
         propagation = AS_IT_COMES if master or spread.group else PRIVATE
+        ids = self._ids(mount, self._shown.bases[base].given)
         return Node(
             base=base,
             root=root,
+            users=ids.users.runs if ids else [],
+            groups=ids.groups.runs if ids else [],
             parent=parent,
             place=table.place(mount, self._by_id[mount.parent]) if parent >= 0 else ROOT,
             attributes=options.attributes(mount.options),
@@ -238,6 +244,32 @@ class ChangedMounts:
             group=spread.group,
             master=master,
         )
+
+    def _ids(self, mount: Mount, shown: Given | None) -> IdMaps | None:
+        """Return the id map that a mount must get; None if it has none, or that of what it shows.
+
+        `shown` is the mount of create's of which it is one.
+        """
+        maps_ids = options.maps_ids(mount.options)
+        above = next((one for one in self._created if self._givens[one.mnt_id] == shown), None)
+        if above is None or not options.maps_ids(above.options):
+            if maps_ids and (self._maps or self._locked or mount.mnt_id not in self._id_maps):
+                raise UnsupportedResource(
+                    "maps ids in a user namespace, or on a kernel that doesn't tell how (before"
+                    " Linux 6.15), which cannot be saved"
+                )
+            return self._id_maps[mount.mnt_id] if maps_ids else None
+        known = self._id_maps.get(mount.mnt_id)
+        if known is None or known != self._id_maps.get(above.mnt_id):
+            raise UnsupportedResource(
+                f"has not the id map of {os.fsdecode(above.point)}, which it shows; it cannot be"
+                " saved yet"
+            )
+        return None
+
+    @cached_property
+    def _id_maps(self) -> dict[int, IdMaps]:
+        return mount_ids.id_maps(self._view)
 
     def _has_master(self, given: Given | None, master: int) -> bool:
         return any(
@@ -319,6 +351,12 @@ class ChangedMounts:
                 if mount.mnt_id not in self._copies:
                     continue  # nobody sees it
                 with _naming(mount):
+                    if kind in options.IN_MEMORY and options.maps_ids(mount.options):
+                        raise UnsupportedResource(
+                            "is a file system in memory that is seen only with an id map, which"
+                            " cannot be saved yet",
+                            hint="mount it without, too",
+                        )
                     refuse_in_use(kind, self._copies[mount.mnt_id])
         for number in self._hidden & self._copies.keys():
             with _naming(self._kept[number]):

@@ -13,10 +13,12 @@ from collections.abc import Callable
 
 from woodfrog.errors import while_
 from woodfrog.kernel import mounts as m
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import syscalls, user_namespace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import Argument
+from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.kernel.procfs.mountinfo import Mount
+from woodfrog.remote import descriptors
 from woodfrog.remote.program import ProgramError
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials, namespaces
@@ -98,6 +100,7 @@ class _Making:
         self._ghosts = ghosts
         self._namespace = namespace
         self._proc = proc
+        self._stub = stub
         self._on = OneByOne(stub)
         self._init = stub.pid
         self._tree = tree
@@ -267,6 +270,8 @@ class _Making:
             elif node.root != ROOT:
                 source = self._within(base, node.root)
             mount = self._copy(source)
+            if node.ids:
+                self._map_ids(mount, node.ids)
             if node.parent < 0:
                 # The root of a nested namespace; what has a place may be mounted in.
                 self._on_stage(mount)
@@ -279,6 +284,16 @@ class _Making:
             above = self._nodes[node.parent]
             place = above if node.place == ROOT else self._within(above, node.place)
             m.attach(self._on, mount, place)
+
+    def _map_ids(self, mount: int, maps: IdMaps) -> None:
+        """Give a mount that is attached nowhere yet its id map: that of a user namespace."""
+        ours = user_namespace.make(maps.users.text, maps.groups.text)
+        try:
+            ids = descriptors.give(self._stub, [ours])[0]
+        finally:
+            os.close(ours)
+        m.mount_setattr(self._on, mount, set_=m.MOUNT_ATTR_IDMAP, ids=ids)
+        syscalls.close(self._on, ids)
 
     def _real(self, base: int) -> int:
         """Return a mount of the container's that shows all of a base, of which ours is a copy.

@@ -71,12 +71,15 @@ _TIED = ("index=on", "nfs_export=on")
 def attributes(text: str) -> int:
     """Return the attributes of a mount that a mount table shows, as mount_setattr(2) takes them."""
     words = text.split(",")
-    if "idmapped" in words:
-        raise UnsupportedResource("maps ids, which cannot be saved yet")
     found = sum(_NAMES.get(word, 0) for word in words)
     if not {"relatime", "noatime"} & set(words):
         found |= m.MOUNT_ATTR_STRICTATIME
     return found
+
+
+def maps_ids(text: str) -> bool:
+    """Tell whether a mount that a mount table shows so has an id map of its own."""
+    return "idmapped" in text.split(",")
 
 
 def split(kind: str, shown: str) -> tuple[int, bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part, Record
+from woodfrog.kernel.procfs.id_maps import IdMap, IdMaps, Run
 from woodfrog.resources import file_entry
 from woodfrog.resources.file_entry import PATH_MAX, ROOT, Entry
 from woodfrog.resources.mount_tree import options
@@ -19,6 +20,7 @@ UNCHANGED = -1
 BOUND = ("cgroup", "ipc", "net", "user", "uts")
 
 _MOST_MOUNTS = 10_000
+_MOST_IDS, _MOST_RUNS = 1 << 32, 340  # as the kernel has it
 
 
 class Given(Part, frozen=True, array_like=True):
@@ -48,7 +50,9 @@ class Node(Part, frozen=True):
 
     It stands at `place` in its parent, unless `create` has put it where it is (no parent), and
     shows `root` of its base; if that was deleted since, its contents are the `deleted` file of that
-    id. Those of a `group` tell each other what is mounted in them; those of `master` tell it, too.
+    id. `users` and `groups` are its id map: runs of (first of the file system's, first shown, how
+    many), empty if it has none. Those of a `group` tell each other what is mounted in them; those
+    of `master` tell it, too.
     """
 
     given: Given | None = None
@@ -63,6 +67,13 @@ class Node(Part, frozen=True):
     master: int = 0
     flags: int = UNCHANGED
     options: bytes = b""
+    users: list[Run] = []
+    groups: list[Run] = []
+
+    @property
+    def ids(self) -> IdMaps | None:
+        """Its id map, if it has one of its own."""
+        return IdMaps(IdMap(self.users), IdMap(self.groups)) if self.users or self.groups else None
 
 
 class MountTree(Record, frozen=True, tag="mount-tree"):
@@ -178,6 +189,12 @@ def check(
             raise ImageError(f"{what} are of no kind")
         if node.deleted and (node.deleted not in deleted or node.base < 0 or node.root == ROOT):
             raise ImageError(f"{what} show a deleted file that the image lacks")
+        for run in (*node.users, *node.groups):
+            if min(run) < 0 or not run[2] or max(run[0], run[1]) + run[2] > _MOST_IDS:
+                raise ImageError(f"{what} have impossible id maps")
+        runs = max(len(node.users), len(node.groups))
+        if bool(node.users) != bool(node.groups) or runs > _MOST_RUNS or (runs and node.base < 0):
+            raise ImageError(f"{what} have impossible id maps")
         if nested and node.flags != UNCHANGED:
             raise ImageError(f"{what} change file systems of another mount namespace")
         if node.attributes != UNCHANGED and node.attributes & ~options.ATTRIBUTES:

@@ -125,7 +125,8 @@ def is_in(mount: Mount, wider: Mount) -> bool:
 def widest(mounts: list[Mount], device: tuple[int, int]) -> list[Mount]:
     """Return the mounts by which all can be seen that is seen of a file system."""
     found: list[Mount] = []
-    for mount in sorted(mounts, key=lambda one: len(one.root)):
+    # Of two the one that shows ids as they are.
+    for mount in sorted(mounts, key=lambda one: (len(one.root), "idmapped" in one.options)):
         is_seen = any(is_in(mount, wider) for wider in found)
         if mount.device == device and not is_seen and not mount.root.endswith(DELETED):
             found.append(mount)

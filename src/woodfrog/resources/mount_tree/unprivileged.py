@@ -44,6 +44,8 @@ def refuse_wider(tree: MountTree, mounts: list[Mount], *, known: bool) -> None:
             if shown and shown.type in _WHOLE:
                 _refuse_partly_seen(shown.type, node, mounts)
             continue
+        if node.ids:
+            raise _refusal("maps ids")
         above = tree.nodes[node.parent] if node.parent >= 0 else None
         if node.given and not (node.flags == UNCHANGED and _stays(node, above, givens)):
             raise _refusal("moves or changes what it could not")
