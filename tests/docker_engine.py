@@ -168,7 +168,7 @@ class Docker:
         thread.start()
         thread.join()
         with found[0] as connection:
-            connection.settimeout(30)
+            connection.settimeout(60)
             connection.connect((address, port))
             yield connection
 

@@ -41,7 +41,7 @@ def set_aside(wish: str) -> Iterator[None]:
             yield
         finally:
             # Those that are in use stay until they are free.
-            end = time.monotonic() + 10
+            end = time.monotonic() + 60
             while not _set(size, before) and time.monotonic() < end:
                 time.sleep(0.02)
 

@@ -57,7 +57,7 @@ class SystemdStandIn:
             address = self._daemon.stdout.readline()  # it listens
             self._connection = open_dbus_connection(address.strip())
             request = new_method_call(BUS, "RequestName", "su", (NAME, 0))
-            self._connection.send_and_get_reply(request, timeout=10)
+            self._connection.send_and_get_reply(request, timeout=60)
         except BaseException:
             self._end_daemon()
             raise

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 
-def read_until(descriptor: int, text: bytes, within: float = 30) -> bytes:
+def read_until(descriptor: int, text: bytes, within: float = 60) -> bytes:
     """Read from a terminal until a text has come."""
     found = b""
     end = time.monotonic() + within
@@ -42,7 +42,7 @@ class Terminal:
         """Type something."""
         os.write(self.master, text.encode())
 
-    def read_until(self, text: str, within: float = 30) -> str:
+    def read_until(self, text: str, within: float = 60) -> str:
         """Read until a text has come."""
         return read_until(self.master, text.encode(), within).decode(errors="replace")
 

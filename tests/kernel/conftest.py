@@ -1,24 +1,20 @@
 """Fixtures of the tests that look at the kernel itself."""
 
 import subprocess
-import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from containers import eventually
 from entering import Entered, entered
 from woodfrog.kernel.abi.x86_64 import SYS
 
 
 def await_sleep(pid: int) -> None:
     """Wait until a process sleeps: before, not even its vDSO need be there."""
-    deadline = time.monotonic() + 10
-    while True:
-        with open(f"/proc/{pid}/syscall") as file:
-            if file.read().split()[0] in (str(SYS.CLOCK_NANOSLEEP), str(SYS.NANOSLEEP)):
-                return
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    path, calls = Path(f"/proc/{pid}/syscall"), (SYS.CLOCK_NANOSLEEP, SYS.NANOSLEEP)
+    eventually(lambda: path.read_text().split()[0] in map(str, calls), "it sleeps")
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def as_the_kernel_has_it(
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     found: list[int] = json.loads(done.stdout)
@@ -241,7 +241,7 @@ def test_a_division_by_zero_kills() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == -signal.SIGSYS
     assert not Filters([packed(program)], strict=False).allow(FIRST, [0] * 6)

@@ -168,18 +168,16 @@ def test_all_tasks_of_a_namespace_are_held_and_let_go(
         for task in tree.tasks():
             if task.pid in lasting:
                 assert read_status(task.path)["TracerPid"] == "0"
-        deadline = time.monotonic() + 5
-        while any(now <= then for now, then in zip(counts(lasting, address), before, strict=True)):
-            assert time.monotonic() < deadline, "a thread did not go on"
-            time.sleep(0.01)
+        _all_go_on(lasting, address, before)
 
 
-def _all_go_on(pids: list[int], address: int) -> None:
-    before = counts(pids, address)
-    deadline = time.monotonic() + 5
-    while any(now <= then for now, then in zip(counts(pids, address), before, strict=True)):
-        assert time.monotonic() < deadline, "a thread did not go on"
-        time.sleep(0.01)
+def _all_go_on(pids: list[int], address: int, before: list[int]) -> None:
+    """Wait until every thread of many_tasks.c has counted on."""
+
+    def have() -> bool:
+        return all(now > then for now, then in zip(counts(pids, address), before, strict=True))
+
+    eventually(have, "all threads go on")
 
 
 def _lasting(tree: Held) -> list[HeldProcess]:
@@ -224,7 +222,7 @@ def test_threads_of_a_process_run_programs_side_by_side(build: Build) -> None:
                 ):
                     _asked(scratch, process.tasks, SYS.CLOSE)
                 assert areas(process.pid) == before
-        _all_go_on(pids, address)
+        _all_go_on(pids, address, counts(pids, address))
 
 
 def _use_threads_until_killed(init: int) -> int:
@@ -260,7 +258,7 @@ def test_a_killed_tracer_of_many_threads_leaves_all_as_they_were(
             assert os.waitstatus_to_exitcode(os.waitpid(tracer, 0)[1]) == -signal.SIGKILL
             # Some are on their way back still; what they run there is taken away.
             tidy(init)
-            _all_go_on(pids, address)
+            _all_go_on(pids, address, counts(pids, address))
 
 
 @needs("root")

@@ -187,18 +187,18 @@ def test_the_way_back_sets_every_register(
 
 
 def test_a_sleep_goes_on_exactly_after_programs(build: Build) -> None:
-    with started(build(PROGRAMS / "undisturbed.c"), "sleep", "500") as process:
+    with started(build(PROGRAMS / "undisturbed.c"), "sleep", "1500") as process:
         assert line(process) == "ready"
         begun = time.monotonic()
-        time.sleep(0.4)
+        time.sleep(1.2)
         with entered(process.pid) as guest:
             for _ in range(20):
                 assert guest.call(SYS.GETPID) == process.pid
         let_go = 1000 * (time.monotonic() - begun)
         verdict, length = line(process).split()
     assert verdict == "right"
-    # Were it begun anew, it would last 500 ms more.
-    assert 500 <= int(length) < let_go + 400
+    # Were it begun anew, it would last 1500 ms more.
+    assert 1500 <= int(length) < let_go + 1400
 
 
 def _use_until_killed(pid: int) -> int:
@@ -221,8 +221,9 @@ def _use_until_killed(pid: int) -> int:
 def _sleeps_by_itself(pid: int) -> bool:
     if read_stat(f"/proc/{pid}").state != "S":
         return False
+    own = (SYS.CLOCK_NANOSLEEP, SYS.RESTART_SYSCALL, SYS.READ)
     with open(f"/proc/{pid}/syscall", encoding="ascii") as file:
-        return file.read().split()[0] != str(SYS.PPOLL)  # at the end of a program of ours
+        return file.read().split()[0] in map(str, own)  # not at the end of a program of ours
 
 
 def test_a_killed_tracer_leaves_its_tracees_as_they_were(
@@ -230,12 +231,12 @@ def test_a_killed_tracer_leaves_its_tracees_as_they_were(
 ) -> None:
     program = build(PROGRAMS / "undisturbed.c")
     for _ in range(5):
-        with started(program, "sleep", "800") as one, started(program, "compute", "800") as other:
+        with started(program, "sleep", "1500") as one, started(program, "compute", "1500") as other:
             assert [line(one), line(other)] == ["ready", "ready"]
             before = [areas(one.pid), areas(other.pid)]
             masks = [read_status(f"/proc/{p.pid}")["SigBlk"] for p in (one, other)]
             begun = time.monotonic()
-            time.sleep(0.5)
+            time.sleep(1.2)
             tracers = [_use_until_killed(one.pid), _use_until_killed(other.pid)]
             time.sleep(chance.uniform(0.01, 0.1))
             for tracer in tracers:
@@ -247,9 +248,9 @@ def test_a_killed_tracer_leaves_its_tracees_as_they_were(
             for process, areas_before, mask in zip((one, other), before, masks, strict=True):
                 verdict, length = line(process).split()
                 assert verdict == "right"
-                # Were the sleep begun anew, it would last 800 ms more.
-                assert int(length) >= 800
-                assert process is other or int(length) < went_on + 700
+                # Were the sleep begun anew, it would last 1500 ms more.
+                assert int(length) >= 1500
+                assert process is other or int(length) < went_on + 1400
                 assert read_status(f"/proc/{process.pid}")["SigBlk"] == mask
                 assert areas_before <= areas(process.pid)
                 left = {area[2:] for area in areas(process.pid) - areas_before}
@@ -257,4 +258,4 @@ def test_a_killed_tracer_leaves_its_tracees_as_they_were(
             for process in (one, other):
                 assert process.stdin is not None
                 process.stdin.close()
-                assert process.wait(5) == 0
+                assert process.wait(60) == 0

@@ -189,8 +189,10 @@ def test_exec_joins_no_group_of_others_however_programs_name_theirs(
         container.wait_for("ready")
         woodfrog("exec", "--detach", container.name, "sleep", "1000")
         assert (others / "cgroup.procs").read_text() == ""
-        inside = V2 / container.name / "a::" / others.name
-        assert len((inside / "cgroup.procs").read_text().split()) == 3  # sh, its sleep, and ours
+        inside = V2 / container.name / "a::" / others.name / "cgroup.procs"
+        eventually(
+            lambda: len(inside.read_text().split()) == 3, "sh, its sleep, and ours are there"
+        )
     finally:
         for pid in (others / "cgroup.procs").read_text().split():
             os.kill(int(pid), 9)

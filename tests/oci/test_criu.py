@@ -26,7 +26,7 @@ def ask(*requests: bytes) -> list[bytes]:
         for request in requests:
             ours.send(request)
             answers.append(ours.recv(1000))
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     return answers
 
 

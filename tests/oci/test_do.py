@@ -64,7 +64,7 @@ def test_a_root_of_its_own_is_that_of_a_restore_too(woodfrog: Woodfrog, tmp_path
         up = woodfrog.root / name / "scratch/upper/up"
         eventually(up.exists, "the program waits")
         woodfrog("checkpoint", f"--image-path={tmp_path}/image", name)
-        process.wait(30)
+        process.wait(60)
 
     restore = ("restore", f"--image-path={tmp_path}/image", f"--root={tree}", f"{name}-again")
     refused = woodfrog(*restore, status=1)
@@ -73,7 +73,7 @@ def test_a_root_of_its_own_is_that_of_a_restore_too(woodfrog: Woodfrog, tmp_path
         told = woodfrog.root / f"{name}-again" / "state.json"
         eventually(lambda: told.exists() and "restoredFrom" in told.read_text(), "it is restored")
         woodfrog("exec", f"{name}-again", "/only-here/busybox", "touch", "/go")
-        assert process.wait(30) == 9
+        assert process.wait(60) == 9
 
 
 def test_a_template_makes_several_of_it(woodfrog: Woodfrog, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_template_makes_several_of_it(woodfrog: Woodfrog, tmp_path: Path) -> N
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         eventually((woodfrog.root / name / "scratch/upper/up").exists, "the program waits")
         woodfrog("checkpoint", f"--image-path={tmp_path}/image", name)
-        process.wait(30)
+        process.wait(60)
     woodfrog("warm", f"--image-path={tmp_path}/image", "t")
     try:
         woodfrog("restore", "--do", "--template=t", "--count=2", f"{name}-again")
@@ -122,7 +122,7 @@ def test_the_scratch_layer_is_part_of_the_image(woodfrog: Woodfrog, tmp_path: Pa
         up = woodfrog.root / name / "scratch/upper/up"
         eventually(up.exists, "the program waits")
         woodfrog("checkpoint", f"--image-path={tmp_path}/image", name)
-        assert process.wait(30) == 137
+        assert process.wait(60) == 137
     assert "was frozen into" in out.read_text()
     assert not list(CGROUPS.glob(f"*/{name}"))
 
@@ -139,7 +139,7 @@ def test_the_scratch_layer_is_part_of_the_image(woodfrog: Woodfrog, tmp_path: Pa
         told = woodfrog.root / again / "state.json"
         eventually(lambda: told.exists() and "restoredFrom" in told.read_text(), "it is restored")
         woodfrog("exec", again, "sh", "-c", f"echo go > {place}/wait")
-        assert process.wait(30) == 9
+        assert process.wait(60) == 9
     assert out.read_text().split() == ["new", "old", "open", "wait", "changed", "new", "one", "two"]
     assert (place / "old").read_text() == "old\n"
     assert (place / "gone").exists()
@@ -162,4 +162,4 @@ def test_a_root_that_its_first_process_has_left_is_refused(
         assert "gone to a mount namespace of its own" in said
         assert "the container is running as before" in said
         woodfrog("delete", "--force", name)
-        process.wait(30)
+        process.wait(60)

@@ -66,7 +66,7 @@ def test_run_forwards_signals(woodfrog: Woodfrog, make_bundle: Make, new_name: N
     with subprocess.Popen(woodfrog.command("run", "-b", str(bundle.directory), name)) as process:
         eventually((bundle.work / "up").exists, "the program runs")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 42
+        assert process.wait(60) == 42
     assert woodfrog("list", "-q").stdout == ""
 
 
@@ -218,9 +218,13 @@ def test_directories_of_other_runtimes_are_left_alone(woodfrog: Woodfrog) -> Non
 def test_ps_lists_the_processes(woodfrog: Woodfrog, make_bundle: Make) -> None:
     container = woodfrog.run(make_bundle("sleep 1000 & touch /work/up; wait"))
     container.wait_for("up")
-    pids = json.loads(woodfrog("ps", "--format", "json", container.name).stdout)
-    assert container.init in pids
-    assert len(pids) == 2
+
+    def pids() -> list[int]:
+        found: list[int] = json.loads(woodfrog("ps", "--format", "json", container.name).stdout)
+        return found
+
+    eventually(lambda: len(pids()) == 2, "touch has ended")
+    assert container.init in pids()
     assert "sleep 1000" in woodfrog("ps", container.name).stdout
     assert "sleep 1000" in woodfrog("ps", container.name, "-o", "pid,args").stdout
 

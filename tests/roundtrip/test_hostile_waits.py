@@ -12,7 +12,6 @@ from containers import Container, Woodfrog
 from needs import needs
 
 pytestmark = needs("root", "command gcc")
-_SOON = 30.0
 _SERVER = Path(__file__).parent / "refused" / "fuse.c"
 
 
@@ -45,7 +44,7 @@ def test_nothing_is_asked_of_a_file_system_whose_server_is_held(serving: Contain
         ("checkpoint", "--leave-running", f"--image-path={image}"),
         ("checkpoint", "--pre-dump", f"--image-path={image}"),
     ):
-        done = woodfrog(*command, serving.name, status=1, within=_SOON)
+        done = woodfrog(*command, serving.name, status=1)
         said = done.stdout + done.stderr
         assert "FUSE" in said or "/dev/fuse" in said
         assert "unmount it, and close its files, first" in said
@@ -69,7 +68,7 @@ def test_exec_opens_no_file_that_keeps_it(woodfrog: Woodfrog, made: str) -> None
     bundle.process["env"] = [one for one in bundle.process["env"] if not one.startswith("HOME=")]
     container = woodfrog.run(bundle)
     container.wait_for("ready")
-    done = woodfrog("exec", container.name, "/tmp/program", status=None, within=_SOON)
+    done = woodfrog("exec", container.name, "/tmp/program", status=None)
     assert done.status == (0 if "passwd" in made else 255), done.stderr
-    woodfrog("pause", container.name, within=_SOON)
+    woodfrog("pause", container.name)
     woodfrog("resume", container.name)

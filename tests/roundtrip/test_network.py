@@ -12,7 +12,7 @@ import pytest
 from shells import WAIT, frozen, shell
 
 from bundles import Bundle
-from containers import Container, Woodfrog
+from containers import Container, Woodfrog, eventually
 from images import RECORDS
 from needs import needs
 from woodfrog.image.container_file import Reader
@@ -386,7 +386,7 @@ _MUCH = """
 @needs("command bridge")
 @pytest.mark.parametrize("commands", [_A_BRIDGE, _MUCH], ids=["a bridge", "much"])
 def test_iproute2_shows_the_same_before_and_after(commands: str, woodfrog: Woodfrog) -> None:
-    bundle = bundle_with(woodfrog, f"{commands}\nsleep 3;")
+    bundle = bundle_with(woodfrog, f"{commands}\n")
     container = woodfrog.run(bundle)
     container.wait_for("ready")
 
@@ -417,11 +417,22 @@ def test_iproute2_shows_the_same_before_and_after(commands: str, woodfrog: Woodf
             for line in words
         )
 
-    before = shown(container)
-    thawed = woodfrog.restore(bundle, frozen(container))
-    time.sleep(1)
+    def settled(container: Container) -> list[str]:
+        """Return what is shown for a second, when nothing comes and goes any more."""
+        found: list[list[str]] = [[]]
 
-    assert shown(thawed) == before
+        def stays() -> bool:
+            found.append(shown(container))
+            time.sleep(1)
+            return shown(container) == found[-1]
+
+        eventually(stays, "its network has settled")
+        return found[-1]
+
+    before = settled(container)
+    thawed = woodfrog.restore(bundle, frozen(container))
+
+    assert settled(thawed) == before
 
 
 @needs("command nft")
@@ -433,7 +444,14 @@ def test_a_rollback_refuses_what_was_set_up_since(woodfrog: Woodfrog) -> None:
     )
     container = woodfrog.run(bundle_with(woodfrog, script))
     container.wait_for("ready")
-    time.sleep(3)
+
+    def has_addresses() -> bool:
+        """Tell whether both ends have got theirs, and have found that nobody else has them."""
+        asked = "ip", "-6", "-oneline", "address", "show", "scope", "link"
+        found = inside(container, *asked)
+        return found.count(" fe80::") == 2 and "tentative" not in found
+
+    eventually(has_addresses, "the devices have addresses")
     image = woodfrog.directory / "image"
     container.checkpoint(image, "--leave-running")
     rollback = "rollback", f"--image-path={image}", container.name

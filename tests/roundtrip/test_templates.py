@@ -98,7 +98,7 @@ def test_the_exit_status_comes_back(woodfrog: Woodfrog, build: Build) -> None:
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         eventually(lambda: '"running"' in woodfrog("state", "one", status=None).stdout, "it runs")
         process.send_signal(signal.SIGTERM)  # which is passed on
-        assert process.wait(20) == 7
+        assert process.wait(60) == 7
     assert "does not exist" in woodfrog("state", "one", status=1).stderr
     woodfrog("warm", "--drop", "t")
 

@@ -25,7 +25,7 @@ class Console:
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
         self.listener.listen()
-        self.listener.settimeout(20)
+        self.listener.settimeout(60)
         self.master = -1
 
     def receive(self) -> None:
@@ -46,7 +46,7 @@ class Console:
                 shown += os.read(self.master, 4096)
             return text in shown
 
-        eventually(look, f"the terminal shows {text!r}", 20)
+        eventually(look, f"the terminal shows {text!r}")
         return shown
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ def is_alive(container: Container) -> None:
         moved = [new > old for new, old in zip(now, before, strict=True) if old]
         return container.has_ended() or all(moved)
 
-    eventually(all_beat, f"{before} goes on, but {beats(container)}", 20)
+    eventually(all_beat, f"{before} goes on, but {beats(container)}")
     assert not container.has_ended(), container.told()
 
 

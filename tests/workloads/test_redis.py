@@ -33,7 +33,7 @@ class Client:
 
     def connect(self) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(30)
+        self.socket.settimeout(60)
         self.socket.connect(f"/proc/self/fd/{self.directory}/redis.sock")
         self.file = self.socket.makefile("rb")
 

@@ -30,13 +30,20 @@ static void *fork_on(void *counter)
 int main(void)
 {
 	pthread_t thread;
-	int first = 1;
+	int first = 1, ready[2];
+	char byte = 0;
+	if (pipe(ready) != 0)
+		return 1;
 	for (int i = 0; i < 2 && first; i++)
 		first = fork() != 0;
 	for (int i = 1; i < 4; i++)
 		pthread_create(&thread, NULL, first && i == 3 ? fork_on : count, (void *)&counters[i]);
+	if (!first && write(ready[1], &byte, 1) != 1)
+		return 1;
 	if (first) {
-		usleep(50000);
+		for (int i = 0; i < 2; i++)
+			if (read(ready[0], &byte, 1) != 1)
+				return 1;
 		printf("%p\n", (void *)counters);
 		fflush(stdout);
 	}
