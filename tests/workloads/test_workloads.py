@@ -1,6 +1,7 @@
 """Real programs that check themselves go through freeze and thaw at moments of chance."""
 
 import random
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,22 @@ def test_who_forks_and_ends_all_the_time_is_not_lost(
     bundle = compiled(woodfrog, build, "relay.c")
 
     assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
+
+
+@needs("command gcc", "command nsenter", "kernel 6.14")
+def test_who_forks_and_ends_where_ids_begin_anew_all_the_time_is_not_overlooked(
+    woodfrog: Woodfrog, build: Build
+) -> None:
+    container = woodfrog.run(compiled(woodfrog, build, "relay.c"))
+    container.wait_for("ready")
+    # Since Linux 6.14 that is a limit of a pid namespace of its own.
+    limit = ("sh", "-c", "echo 400 > /proc/sys/kernel/pid_max")
+    pid = container.state()["pid"]
+    subprocess.run(["nsenter", f"--target={pid}", "--pid", *limit], check=True)
+    for number in range(30):
+        container.checkpoint(woodfrog.directory / "images" / str(number), "--leave-running")
+
+    assert verdict(container) == "ok\n"
 
 
 @needs("command gcc")

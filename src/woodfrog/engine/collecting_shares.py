@@ -17,7 +17,6 @@ from woodfrog.kernel.kcmp import (
     compare,
     same,
 )
-from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.remote.held import (
     Held,
     HeldProcess,
@@ -35,7 +34,6 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
     for kind in _SHARED_BY_CLONE:
         _note_shared(kind, tree.processes, kin)
     _note_shared(KCMP_SYSVSEM, undo_lists.owners(tree), kin)
-    held_pids = {one.group for one in tree.processes} | {zombie.pid for zombie in tree.zombies}
     for one in tree.processes:
         if one.has_kernel_threads:
             with obstacles.at(one.name):
@@ -64,8 +62,8 @@ def refuse_shared_parts(tree: Held, obstacles: Obstacles) -> None:
                             " saved yet"
                         )
                     alone.append(task)
-                for child in map(int, read_file(f"{task.path}/children").split()):
-                    if child not in held_pids and os.path.exists(f"/proc/{child}"):
+                for child in task.strangers:
+                    if os.path.exists(f"/proc/{child}"):
                         raise UnsupportedResource(
                             f"has a child in another pid namespace ({child} on the host),"
                             " which cannot be saved yet"

@@ -161,6 +161,13 @@ class Inhabitants:
         names = [name for name in os.listdir("/proc") if name.isdecimal()]
         return sorted(int(name) for name in names if self._is_inside(name))
 
+    def may_include(self, pid: int) -> bool:
+        """Tell whether a process is one of them; one that is gone may have been."""
+        try:
+            return self._look(f"/proc/{pid}/ns/pid")
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
     def _translated(self, name: str) -> int:
         """Return the id on the host of what has a name in the namespace's procfs; 0 if none."""
         if not name.isdecimal():

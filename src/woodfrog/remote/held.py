@@ -45,7 +45,8 @@ class HeldTask:
     `path` is its directory in /proc; `status` what stood there once it was held; `rseq` its
     registration; `stopped_by` the signal of its group stop, or 0; `waiting` what it waited for
     before; `socket_wait` a wait at a socket that has a timeout;
-    `resumed` what is known of it from an earlier hold.
+    `resumed` what is known of it from an earlier hold; `strangers` its children in other pid
+    namespaces than the container's and those nested in it, by their ids on the host.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class HeldTask:
         self.path = path
         self.waiting = waiting
         self.resumed: Resumed | None = None
+        self.strangers: list[int] = []
         self.stopped_by = 0
         self.has_own_directory = False
         self.has_own_descriptors = False

@@ -105,7 +105,8 @@ def _stop_all(
 ) -> None:
     """Seize and stop until no new task appears.
 
-    Nor may one have ended meanwhile: since the list was made, it may have had children.
+    Nor may one have ended meanwhile: since the list was made, it may have had children. Nor may
+    who is held have a child that the list lacks: where ids begin anew, it got one behind our back.
     """
     processes: dict[int, HeldProcess] = {}
     filters: dict[tuple[bytes, ...], Filters] = {}
@@ -117,7 +118,7 @@ def _stop_all(
                 "processes begin and end faster than they can be stopped",
                 hint="pause the container first",
             )
-        known_ended = len(ended)
+        known_ended, ended = ended, set()
         fresh: list[HeldTask] = []
         inside = inhabitants.now()
         for pid in inside:
@@ -131,7 +132,11 @@ def _stop_all(
             except (FileNotFoundError, ProcessLookupError):
                 ended.add(pid)
         if not fresh and not pause:
-            if len(ended) == known_ended and not inhabitants.has_missed:
+            if (
+                ended <= known_ended
+                and not inhabitants.has_missed
+                and not _has_overlooked(inhabitants, inside, seized.values())
+            ):
                 break
             continue
         tree.began = tree.began or time.monotonic()
@@ -156,6 +161,18 @@ def _stop_all(
     # Only now can nobody wait for them any more.
     living = {process.group for process in tree.processes}
     tree.zombies = list(_zombies(depth, (pid for pid in inside if pid not in living)))
+
+
+def _has_overlooked(
+    inhabitants: Inhabitants, inside: list[int], seized: Iterable[HeldTask]
+) -> bool:
+    """Note the children of held tasks that aren't listed; tell whether one should have been."""
+    listed = set(inside)
+    for task in seized:
+        task.strangers = [child for child in _children(task) if child not in listed]
+        if any(map(inhabitants.may_include, task.strangers)):
+            return True
+    return False
 
 
 def _refuse_unreachable(process: HeldProcess) -> None:
@@ -349,8 +366,7 @@ def _run_vfork_children(
 
 def _children(parent: HeldTask) -> list[int]:
     try:
-        with open(f"{parent.path}/children", encoding="ascii") as file:
-            return [int(word) for word in file.read().split()]
+        return [int(word) for word in read_file(f"{parent.path}/children").split()]
     except OSError:
         return []
 
