@@ -18,12 +18,14 @@ from entering import VDSO, vdso_start
 from needs import needs
 from started import UNSHARE, areas, child_of, children_of, line, numbers_sent, send_number, started
 from woodfrog.engine.tidying import tidy
+from woodfrog.engine.tracking import Tracking
 from woodfrog.kernel import features, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat, read_status
+from woodfrog.remote import descriptors
 from woodfrog.remote.held import Held, HeldProcess, HeldTask
 from woodfrog.remote.hold import held
 from woodfrog.remote.program import ProgramError
@@ -259,6 +261,43 @@ def test_a_killed_tracer_of_many_threads_leaves_all_as_they_were(
             # Some are on their way back still; what they run there is taken away.
             tidy(init)
             _all_go_on(pids, address, counts(pids, address))
+
+
+def _note_and_be_killed(init: int) -> int:
+    """Fork a tracer that dies when a process has just made a userfaultfd for it; returns its id."""
+    tracer = os.fork()
+    if tracer:
+        return tracer
+    try:
+        descriptors.fetch = lambda _pid, _fd: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+        with held(init) as tree:
+            [process, *_] = _lasting(tree)
+            leader, vdso = process.leader.tracee, vdso_start(process.pid)
+            with Scratch(leader, process.memory, vdso, VDSO, 65536) as scratch:
+                Tracking().begin_with(process.pid, [], lambda: scratch)
+    finally:
+        os._exit(1)
+
+
+def _opened(pids: list[int]) -> list[list[str]]:
+    return [[os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()] for pid in pids]
+
+
+@needs("root")
+def test_a_killed_tracer_leaves_no_userfaultfd_for_long(build: Build) -> None:
+    with started(*UNSHARE, build(PROGRAMS / "many_tasks.c")) as unshare:
+        address = int(line(unshare), 16)
+        init = child_of(unshare.pid)
+        with held(init) as tree:
+            pids = [process.pid for process in _lasting(tree)]
+        before = [areas(pid) for pid in pids], _opened(pids)
+        tracer = _note_and_be_killed(init)
+        assert os.waitstatus_to_exitcode(os.waitpid(tracer, 0)[1]) == -signal.SIGKILL
+        assert "anon_inode:[userfaultfd]" in sum(_opened(pids), [])
+
+        assert tidy(init) == 2
+        assert ([areas(pid) for pid in pids], _opened(pids)) == before
+        _all_go_on(pids, address)
 
 
 @needs("root")

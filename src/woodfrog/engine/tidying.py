@@ -3,8 +3,11 @@
 import os
 
 from woodfrog.engine import snapshots
+from woodfrog.kernel import userfaultfd
 from woodfrog.kernel.abi.x86_64 import PAGE, SYS
+from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
 from woodfrog.kernel.procfs.maps import may_have_code_without_file, read_maps
+from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.remote.held import Held
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.program import LOOP
@@ -25,7 +28,10 @@ def tidy(init: int, pause: Pause | None = None) -> int:
 
 
 def remove_leftovers(tree: Held, vdso: Vdso) -> int:
-    """Remove scratch areas and copies of earlier, killed checkpoints; returns how many."""
+    """Remove what earlier, killed checkpoints left, and return how much there was.
+
+    Copies of processes, scratch areas, and descriptors that a process made for us in such an area.
+    """
     count = snapshots.reap(tree, vdso)
     for process in tree.processes:
         if not may_have_code_without_file(process.pid):
@@ -45,14 +51,29 @@ def remove_leftovers(tree: Held, vdso: Vdso) -> int:
             elif end - start == _AREA and first in (LOOP, bytes(len(LOOP))):
                 # As it was mapped, before its data became writable.
                 found.append((start, end))
-        for start, end in found:
+        # The areas last: without one nobody looks for descriptors.
+        calls = [(SYS.CLOSE, (fd,)) for fd in _marked(process.path)] if found else []
+        calls += [(SYS.MUNMAP, (start, end - start)) for start, end in found]
+        for number, arguments in calls:
             call_through_vdso(
                 process.leader.tracee,
                 process.memory,
                 process.vdso[0] + vdso.padding,
                 vdso.room,
-                SYS.MUNMAP,
-                (start, end - start),
+                number,
+                arguments,
             )
-            count += 1
+        count += len(calls)
     return count
+
+
+def _marked(path: str) -> list[int]:
+    """Return the descriptors of a process, by its directory in /proc, that are ours."""
+    found = []
+    for name in os.listdir(f"{path}/fd"):
+        link = os.readlink(f"{path}/fd/{name}")
+        if link == userfaultfd.LINK:
+            info, _ = parse_fdinfo(read_file(f"{path}/fdinfo/{name}").decode())
+            if userfaultfd.is_marked(info):
+                found.append(int(name))
+    return found

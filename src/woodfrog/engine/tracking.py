@@ -201,6 +201,8 @@ class Tracking:
 def _created(pid: int, borrowed: Borrowed) -> int:
     program = borrowed.program()
     theirs = userfaultfd.create(program, kernel_too=False)
+    # Should we be killed before it is closed there, that is done by the next command (tidying).
+    program.may_fail(userfaultfd.mark(program, theirs))
     borrowed.run(program)
     ours = descriptors.fetch(pid, program[theirs])
     try:

@@ -6,11 +6,12 @@ import ctypes
 import os
 import struct
 
+from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from woodfrog.kernel.caller import Caller
 
@@ -25,6 +26,8 @@ _REGISTER_MODE_MISSING, _REGISTER_MODE_WP = 1, 2
 DEVICE = "/dev/userfaultfd"
 _IOCTL_NEW = 0xAA00
 _USER_MODE_ONLY = 1
+LINK = "anon_inode:[userfaultfd]"
+_MARK = os.O_APPEND
 
 _IOCTL_API, _IOCTL_REGISTER, _IOCTL_WAKE = 0xC018AA3F, 0xC020AA00, 0x8010AA02
 _IOCTL_COPY, _IOCTL_ZEROPAGE = 0xC028AA03, 0xC020AA04
@@ -47,6 +50,17 @@ def create(on: Caller, *, kernel_too: bool) -> int:
     """
     only = 0 if kernel_too else _USER_MODE_ONLY
     return on.call(SYS.USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | only)
+
+
+def mark(on: Caller, descriptor: int) -> int:
+    """Mark a new one as ours, by a flag that means nothing to it; see `is_marked`."""
+    return syscalls.set_status_flags(on, descriptor, os.O_NONBLOCK | _MARK)
+
+
+def is_marked(info: Mapping[str, str]) -> bool:
+    """Tell by its fdinfo whether one is marked, and nothing has begun with it."""
+    _, features, _ = info["API"].split(":")
+    return bool(int(info["flags"], 8) & _MARK) and features == "0"
 
 
 def create_by_device(on: Caller, device: int) -> int:
