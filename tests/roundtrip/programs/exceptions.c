@@ -55,7 +55,8 @@ static void *has_mxcsr(__attribute__((unused)) void *nothing) {
 int main(void) {
 	void *(*const all[])(void *) = {steps_itself, has_flags, divides, has_mxcsr};
 	pthread_t threads[4];
-	struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
+	/* So that its mask is the same wherever it is frozen. */
+	struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO | SA_NODEFER};
 	sigaction(SIGTRAP, &action, NULL);
 	action.sa_sigaction = on_exception;
 	sigaction(SIGFPE, &action, NULL);
@@ -64,7 +65,8 @@ int main(void) {
 	freeze_here();
 	spoil(stop = 1; while (pthread_tryjoin_np(threads[0], NULL)) {});
 	long before = steps;
-	nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+	for (double end = now(CLOCK_MONOTONIC) + 30; steps == before && now(CLOCK_MONOTONIC) < end;)
+		usleep(1000);
 	expect(steps > before, "no steps any more after %ld", before);
 	stop = go = 1;
 	for (int i = 0; i < 4; i++)
