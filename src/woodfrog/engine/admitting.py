@@ -139,7 +139,7 @@ class Admitted:
         if plan.sysctls:
             from woodfrog.resources import sysctls
 
-            sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces)
+            sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces, bounds.bounding)
         self.networking = Networking(plan, bounds, undo)
         self.networking.refuse_wider(init)
         if plan.mounts:

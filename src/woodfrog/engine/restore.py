@@ -378,6 +378,10 @@ def _restore(
     tying.connect_files(plan, bodies, last=True)
     for body in bodies.values():
         finishing.restore_last(body)
+    if plan.sysctls and plan.sysctls.pid:
+        from woodfrog.resources import pid_settings
+
+        making.missing += pid_settings.restore(init, plan.sysctls.pid)
     mark(Stage.LIMITS)
 
     # GO

@@ -17,7 +17,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.kernel.reading_many import Reads
 from woodfrog.remote.stub import Stub
-from woodfrog.resources import credentials, namespaces
+from woodfrog.resources import credentials, namespaces, pid_settings
 
 _MOST_BYTES = 4096
 _MANY_FILES = 8192
@@ -103,6 +103,7 @@ class Sysctls(Record, frozen=True, tag="sysctls"):
 
     ipc: list[tuple[str, bytes]]
     network: list[tuple[str, bytes]]
+    pid: list[tuple[str, bytes]] = []
 
 
 class Usual:
@@ -244,7 +245,8 @@ def collect(
         paths = new.paths("network")
         with namespaces.inside(init, "net"):
             network = _changed(opened.read(init, paths) if opened else _read(paths), usual)
-    return Sysctls(ipc=ipc, network=network) if ipc or network else None
+    pid = pid_settings.collect(init, config) if "pid" in own else []
+    return Sysctls(ipc=ipc, network=network, pid=pid) if ipc or network or pid else None
 
 
 def _changed(
@@ -395,6 +397,7 @@ def check(sysctls: Sysctls) -> None:
     """Check that an image sets nothing but what is on the list."""
     check_ipc(sysctls.ipc)
     check_network(sysctls.network)
+    pid_settings.check(sysctls.pid)
 
 
 def check_ipc(settings: Collection[tuple[str, bytes]]) -> None:
@@ -412,8 +415,9 @@ def _check(settings: Collection[tuple[str, bytes]], allows: Callable[[str], bool
         raise ImageError("the image sets what no image does (sysctl)")
 
 
-def refuse_wider(init: int, sysctls: Sysctls, new: Collection[str]) -> None:
+def refuse_wider(init: int, sysctls: Sysctls, new: Collection[str], bounding: int) -> None:
     """Refuse settings that the waiting container could not make; `new` are its own namespaces."""
+    pid_settings.refuse_wider(sysctls.pid, new, bounding)
     for name, found in (("ipc", sysctls.ipc), ("network", sysctls.network)):
         if found and name not in new:
             raise UnsupportedResource(
@@ -421,7 +425,7 @@ def refuse_wider(init: int, sysctls: Sysctls, new: Collection[str]) -> None:
                 f" container joins a namespace ({name})",
                 hint=f'give it one of its own: "{name}" without a path in linux.namespaces',
             )
-    refuse_read_only(init, (*sysctls.ipc, *sysctls.network))
+    refuse_read_only(init, (*sysctls.ipc, *sysctls.network, *sysctls.pid))
 
 
 def refuse_read_only(init: int, settings: Collection[tuple[str, bytes]]) -> None:
@@ -436,7 +440,7 @@ def refuse_read_only(init: int, settings: Collection[tuple[str, bytes]]) -> None
 
 
 def restore(stub: Stub, sysctls: Sysctls, *, bounding: int, permitted: int) -> None:
-    """Change settings by the stub, with the container's own rights."""
+    """Change settings by the stub, with the container's own rights; but those of pids come last."""
     with ExitStack() as undo:
         program = stub.program()
         credentials.set_effective(program, bounding, permitted)
