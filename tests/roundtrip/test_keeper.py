@@ -78,7 +78,7 @@ def has_locked(pid: int) -> bool:
 
 
 def but_settings(files: Path) -> list[str]:
-    """Return what a process has open, but for what it keeps open of /proc/sys, and code it loads."""
+    """Return what a process has open, but what it keeps open of /proc/sys, and code it loads."""
     found = []
     for entry in files.iterdir():
         with contextlib.suppress(FileNotFoundError):
