@@ -52,7 +52,8 @@ def remove_leftovers(tree: Held, vdso: Vdso) -> int:
                 # As it was mapped, before its data became writable.
                 found.append((start, end))
         # The areas last: without one nobody looks for descriptors.
-        calls = [(SYS.CLOSE, (fd,)) for fd in _marked(process.path)] if found else []
+        calls: list[tuple[int, tuple[int, ...]]] = []
+        calls += [(SYS.CLOSE, (fd,)) for fd in _marked(process.path)] if found else []
         calls += [(SYS.MUNMAP, (start, end - start)) for start, end in found]
         for number, arguments in calls:
             call_through_vdso(
