@@ -11,13 +11,14 @@ from hostile import ID, Attack, attack
 
 from needs import needs
 from woodfrog.kernel.netlink.sock_diag import TCP_ESTABLISHED, TCP_LISTEN
-from woodfrog.resources.files.inet_datagram import Datagram, InetDatagramSocket
+from woodfrog.resources.files.inet_datagram import InetDatagramSocket
 from woodfrog.resources.files.packet_ring import Ring, RingPage
 from woodfrog.resources.files.packet_socket import PacketSocket
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_socket import TcpSocket
 from woodfrog.resources.files.tun_queue import TunQueue
+from woodfrog.resources.files.udp_queue import Datagram
 
 __all__ = ["attack"]  # the fixture
 pytestmark = needs("root")
@@ -163,7 +164,10 @@ nsenter -t $pid -n ip neighbour add {outside} lladdr 02:00:00:00:00:01 dev eth0
         # With two addresses of its own, neither becomes the new one.
         other = msgspec.structs.replace(plain, id=ID + 1, local=bytes((10, 0, 0, 1)), port=port)
 
-        restored = attack.woodfrog.restore(attack.bundle, attack.hostile(sender, other))
+        told = msgspec.structs.replace(forged, destination=outside.packed, device=b"eth0")
+        third = msgspec.structs.replace(plain, id=ID + 2, port=port, queue=[told])
+
+        restored = attack.woodfrog.restore(attack.bundle, attack.hostile(sender, other, third))
 
         with pytest.raises(BlockingIOError):
             victim.recv(100, socket.MSG_DONTWAIT)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.procfs.addresses import ipv4, ipv6
+from woodfrog.kernel.procfs.addresses import has_usable, ipv4, ipv6, ipv6_local
 from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
 from woodfrog.kernel.procfs.maps import parse_head, parse_smaps, unescape
 from woodfrog.kernel.procfs.mountinfo import parse_mount
@@ -176,6 +176,19 @@ def test_addresses_of_a_network_namespace() -> None:
     assert found == [bytes([10, 213, 7, 2]), bytes([127, 0, 0, 1])]
     found = ipv6((SAMPLES / "if_inet6").read_text())
     assert found == [bytes.fromhex("fd07") + bytes(13) + b"\2"]
+
+
+def test_addresses_of_a_device() -> None:
+    routes = (SAMPLES / "ipv6_route").read_text()
+    assert ipv6_local(routes, "lo") == [bytes(15) + b"\1"]
+    assert ipv6_local(routes, "e0") == [
+        bytes.fromhex("fd000000000000000000000000000007"),
+        bytes.fromhex("fe80000000000000d4e295fffef6b7e8"),
+    ]
+    addresses = (SAMPLES / "if_inet6").read_text()
+    assert has_usable(addresses, "d0")
+    assert not has_usable(addresses, "d1")  # nobody knows yet whether another has it, too
+    assert not has_usable(addresses, "d2")
 
 
 @pytest.mark.parametrize("length", [0, 5, (1 << 16) - 1, 1 << 16, (3 << 16) + 7])

@@ -125,6 +125,8 @@ class Workshop:
         self._spare: list[int] = []
         self._settled_spare = 0
         self._addresses: dict[int, frozenset[bytes]] = {}
+        # By network namespace, device and family.
+        self._device_addresses: dict[tuple[int, bytes, int], bytes] = {}
         self._at_end: list[tuple[Membership, Callable[[base.Making], None]]] = []
         self._stdio = [
             syscalls.duplicate_above(self.program, number, self.high) for number in range(3)
@@ -400,6 +402,24 @@ class Workshop:
 
             self._addresses[self.network] = frozenset(read_addresses(self.stub.pid))
         return address in self._addresses[self.network]
+
+    def address_at(self, device: bytes, family: int) -> bytes:
+        """See the protocol."""
+        if not device:
+            return b""
+        key = self.network, device, family
+        if key not in self._device_addresses:
+            from woodfrog.kernel import netdevice
+            from woodfrog.kernel.netlink.messages import socket_in
+            from woodfrog.kernel.procfs.addresses import read_ipv6_at
+
+            if family == socket.AF_INET6:
+                found = read_ipv6_at(self.stub.pid, os.fsdecode(device))
+            else:
+                with socket_in(self.stub.pid, family, socket.SOCK_DGRAM, 0) as one:
+                    found = netdevice.address_of(one.fileno(), device)
+            self._device_addresses[key] = found
+        return self._device_addresses[key]
 
     def device_number(self, name: bytes) -> int:
         """See the protocol."""

@@ -17,6 +17,7 @@ _SOCK_DGRAM_CLOEXEC = 2 | 0o2000000
 _SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
+_SIOCGIFADDR = 0x8915
 _IFF_UP = 1
 
 
@@ -51,3 +52,13 @@ def number_of(socket: int, name: bytes) -> int:
     except OSError:
         return 0
     return int.from_bytes(request[16:20], "little")
+
+
+def address_of(socket: int, name: bytes) -> bytes:
+    """Return a device's first IPv4 address in the network namespace of a socket; empty if none."""
+    request = bytearray(struct.pack("15sxH22x", name, _AF_INET))
+    try:
+        fcntl.ioctl(socket, _SIOCGIFADDR, request)
+    except OSError:
+        return b""
+    return bytes(request[20:24])

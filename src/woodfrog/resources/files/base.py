@@ -300,6 +300,9 @@ class Making(Protocol):
     def has_address(self, address: bytes) -> bool:
         """Tell whether the network namespace has an internet address."""
 
+    def address_at(self, device: bytes, family: int) -> bytes:
+        """Return an internet address of a network device; empty if it is missing, or has none."""
+
     def device_number(self, name: bytes) -> int:
         """Return the number of a network device; 0 if the network namespace has none such."""
 

@@ -24,7 +24,10 @@ _ADDRESS_BYTES: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _SO_MARK = 36
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _SIOCGSKNS = 0x894C
-_SO_BINDTOIFINDEX = 62
+_SO_BINDTODEVICE, _SO_BINDTOIFINDEX = 25, 62
+_IPV6_JOIN_GROUP = 20
+_MULTICAST_6 = 0xFF
+_LOOPBACK_DEVICE = 1  # in every network namespace
 _ICMP = (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
 _CONNECTED = 1  # TCP_ESTABLISHED
 
@@ -166,26 +169,55 @@ def missing_address(descriptor: int, local: End, family: int) -> str:
     return ""
 
 
-def arrive(making: Making, family: int, packet: bytes, target: bytes) -> int | None:
-    """Have an IP packet arrive at one of the container's own addresses, whoever sent it.
+def is_here(making: Making, address: bytes) -> bool:
+    """Tell whether an address is one of the container's own, or never leaves it."""
+    return bool(address) and (is_loopback(address) or making.has_address(address))
 
-    Returns the result of the call that sends it. To all others it would go out into the network, by
-    a right that the container may lack: it is lost.
+
+def arrive(
+    making: Making, packet: bytes, way: bytes, *, device: bytes = b"", target: bytes = b""
+) -> int | None:
+    """Have an IP packet arrive by one of the container's own addresses, whoever sent it.
+
+    `way` is that address, whatever `target` the packet's head names; if it is known to be one of a
+    `device`, that is named. Returns the result of the call that sends it. By all others it would go
+    out into the network, by a right that the container may lack: it is lost.
     """
-    if not (is_loopback(target) or making.has_address(target)):
+    if not (device or is_here(making, way)):
         return None
     program = making.program
+    family = socket.AF_INET if len(way) == 4 else socket.AF_INET6
     raw = program.call(SYS.SOCKET, family, socket.SOCK_RAW, socket.IPPROTO_RAW)
     mark = MARK.to_bytes(4, "little")
     program.call(SYS.SETSOCKOPT, raw, socket.SOL_SOCKET, _SO_MARK, mark, 4)
-    address = End(target, 0).packed(family)
+    if device:
+        # A link-local address is another one at each device.
+        program.call(SYS.SETSOCKOPT, raw, socket.SOL_SOCKET, _SO_BINDTODEVICE, device, len(device))
+    if len(target) == 16 and target[0] == _MULTICAST_6:
+        # It comes by the loopback device, and only if that is a member of the group.
+        group = target + _LOOPBACK_DEVICE.to_bytes(4, "little")
+        program.may_fail(
+            program.call(SYS.SETSOCKOPT, raw, socket.IPPROTO_IPV6, _IPV6_JOIN_GROUP, group, 20)
+        )
+    address = End(way, 0).packed(family)
     sent = program.call(SYS.SENDTO, raw, packet, len(packet), 0, address, len(address))
     syscalls.close(program, raw)
     return sent
 
 
-def packet(protocol: int, source: bytes, target: bytes, segment: bytes, checksum_at: int) -> bytes:
-    """Return an IP packet; the checksum of what is in it goes to that offset."""
+def packet(
+    protocol: int,
+    source: bytes,
+    target: bytes,
+    segment: bytes,
+    checksum_at: int,
+    ttl: int = 64,
+    traffic: int = 0,
+) -> bytes:
+    """Return an IP packet; the checksum of what is in it goes to that offset.
+
+    `traffic` is the type of service, or the traffic class (8 bits) and flow label (20).
+    """
     pseudo = source + target + struct.pack(">II", len(segment), protocol)
     if protocol == socket.IPPROTO_ICMP:
         pseudo = b""
@@ -193,9 +225,9 @@ def packet(protocol: int, source: bytes, target: bytes, segment: bytes, checksum
     segment = segment[:checksum_at] + checksum + segment[checksum_at + 2 :]
     if len(source) == 4:
         # The kernel fills in the header's own checksum.
-        head = struct.pack(">2B3H2BH", 0x45, 0, 20 + len(segment), 0, 0, 64, protocol, 0)
+        head = struct.pack(">2B3H2BH", 0x45, traffic, 20 + len(segment), 0, 0, ttl, protocol, 0)
     else:
-        head = struct.pack(">IH2B", 6 << 28, len(segment), protocol, 64)
+        head = struct.pack(">IH2B", 6 << 28 | traffic, len(segment), protocol, ttl)
     return head + source + target + segment
 
 

@@ -3,23 +3,35 @@
 import os
 import select
 import socket
-import struct
+from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import msgspec
 
 from woodfrog.errors import ImageError, UnsupportedResource
-from woodfrog.image.record import Part
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.resources.files import corked, inet, multicast, socket_filter, socket_options
+from woodfrog.resources.files import (
+    corked,
+    inet,
+    multicast,
+    port_sharing,
+    socket_filter,
+    socket_options,
+    udp_queue,
+)
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.corked import Corked
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.multicast import Membership
 from woodfrog.resources.files.socket_filter import SocketFilter
-from woodfrog.resources.files.socket_option_table import CAP_NET_RAW, IPPROTO_UDPLITE
+from woodfrog.resources.files.socket_option_table import (
+    BOUND_TO_DEVICE,
+    CAP_NET_RAW,
+    IPPROTO_UDPLITE,
+)
 from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.udp_queue import Datagram
 
 _KINDS = frozenset(
     (
@@ -30,19 +42,7 @@ _KINDS = frozenset(
     )
 )
 _HOLDING_BACK = (socket.IPPROTO_UDP, IPPROTO_UDPLITE)
-_SO_PEEK_OFF = 42
-_UDP_GRO = 104
-_ECHO_REPLY, _ECHO_REPLY_6 = 0, 129
-_CHECKSUM_OFFSET, _ICMP_CHECKSUM_OFFSET = 6, 2
-_LARGEST, _ROOM_BESIDE = 1 << 16, 1 << 12
-
-
-class Datagram(Part, frozen=True):
-    """A packet that waits to be received, and who sent it."""
-
-    source: bytes
-    port: int
-    data: bytes
+_REUSE_ADDRESS, _REUSE_PORT = (socket.SOL_SOCKET, socket.SO_REUSEADDR), (socket.SOL_SOCKET, 15)
 
 
 class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
@@ -101,7 +101,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
                 port=local.port,
                 peer=peer.address,
                 peer_port=peer.port,
-                queue=_peek(one) if one.type == socket.SOCK_DGRAM else [],
+                queue=udp_queue.peek(one) if one.type == socket.SOCK_DGRAM else [],
                 options=socket_options.collect(one, connected=bool(peer.address)),
                 filter=socket_filter.collect(one),
                 memberships=multicast.collect(one, world.init),
@@ -119,6 +119,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             corked.check(self.corked, self.family)
         if self.shutdown not in range(4):
             raise ImageError("the image has an impossible shutdown of a socket")
+        udp_queue.check(self.queue)
         socket_options.refuse_wider(self.options, self.family, self.type, self.protocol, bounding)
         if self.type == socket.SOCK_RAW and not bounding & CAP_NET_RAW:
             raise UnsupportedResource(
@@ -126,16 +127,21 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
                 hint="add it to process.capabilities.bounding in the bundle's config.json",
             )
 
+    def turn(self) -> int:
+        # A packet goes to the socket that names the most of where it came, from and by what, and a
+        # socket of IPv4 comes first (net/ipv4/udp.c, compute_score): so that one stands last.
+        named = any(self.local), bool(self.peer), bool(self._device)
+        return 2 * sum(named) + (self.family == socket.AF_INET)
+
     def own_addresses(self) -> set[bytes]:
         named = socket_options.own_addresses(self.options)
         return named if self.peer else named | inet.own_address(self.local)
 
     def moved(self, moves: Mapping[bytes, bytes]) -> Self:
-        if not self.own_addresses():
-            return self
         local = self.local if self.peer else inet.move(self.local, moves)
         options = socket_options.moved(self.options, moves)
-        return msgspec.structs.replace(self, local=local, options=options)
+        queue = udp_queue.moved(self.queue, moves)
+        return msgspec.structs.replace(self, local=local, options=options, queue=queue)
 
     def restore(self, making: Making) -> int:
         program = making.program
@@ -143,6 +149,10 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         fd: int = program.call(SYS.SOCKET, *kind)
         socket_options.restore_early(making, fd, self.options, *kind)
         local = End(self.local, self.port)
+        shares = self._shares_port(making)
+        if shares and not self._has(_REUSE_ADDRESS):
+            port_sharing.set_reuse(program, fd, True)
+            making.at_end(self._reuse_no_more)
         if any(self.local) or (self.port and self.type != socket.SOCK_RAW):
             fd = self._bind(making, fd, local)
             program = making.program
@@ -156,14 +166,57 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         if self.corked:
             corked.restore(program, fd, self.family, self.corked)
         if making.new_network:
-            for datagram in self.queue:
-                self._arrive(making, datagram)
-        socket_filter.restore(program, fd, self.filter)
+            self._fill(making, fd, shares)
+        if making.new_network and shares:
+            port_sharing.hear_nothing(program, fd)
+            making.at_end(self._hear)
+        else:
+            socket_filter.restore(program, fd, self.filter)
         if self.shutdown:
             # It does so, and says that the socket is not connected if it isn't.
             program.may_fail(program.call(SYS.SHUTDOWN, fd, self.shutdown - 1))
         set_flags(program, fd, self.flags)
         return fd
+
+    @property
+    def _device(self) -> bytes:
+        """The name of the device that the socket is bound to; empty if to none."""
+        found = (one.value for one in self.options if one.place == BOUND_TO_DEVICE)
+        return next(found, b"").rstrip(b"\0")
+
+    def _has(self, place: tuple[int, int]) -> bool:
+        return any(option.place == place for option in self.options)
+
+    def _shares_port(self, making: Making) -> bool:
+        """Tell whether others of the image have this port, maybe at other addresses."""
+        ports = making.shared("ports")
+        if ports is None:
+            sockets = (one for one in making.records if isinstance(one, InetDatagramSocket))
+            ports = Counter((one.protocol, one.port) for one in sockets if one.port)
+            making.share("ports", ports)
+        return self.type == socket.SOCK_DGRAM and bool(ports[self.protocol, self.port] > 1)
+
+    def _fill(self, making: Making, fd: int, shares: bool) -> None:
+        """Have what waited at the socket arrive once more: at it, and nowhere else."""
+        drawn = False
+        if shares and self._has(_REUSE_PORT):
+            only_6 = self._has((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+            place = self.protocol, self.family, only_6, self.local, self.port, self._device
+            member = port_sharing.join(making, place)
+            drawn = bool(self.queue) and not self.peer
+            if drawn:
+                port_sharing.choose(making.program, fd, member)
+        for datagram in self.queue:
+            local = End(self.local, self.port)
+            udp_queue.arrive(making, datagram, self.protocol, local, self._device)
+        if drawn:
+            port_sharing.draw(making.program, fd)
+
+    def _reuse_no_more(self, making: Making) -> None:
+        port_sharing.set_reuse(making.program, making.files[self.id], False)
+
+    def _hear(self, making: Making) -> None:
+        port_sharing.hear(making.program, making.files[self.id], self.filter)
 
     def _bind(self, making: Making, fd: int, local: End) -> int:
         if not self.peer:
@@ -192,35 +245,6 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             return lacks
         return inet.missing_address(descriptor, End(self.local, self.port), self.family)
 
-    def _arrive(self, making: Making, datagram: Datagram) -> None:
-        """Have a recorded packet arrive once more."""
-        source, target = End(datagram.source, datagram.port).unmapped(), End(self.local, 0)
-        address = target.unmapped().address
-        if not any(self.local):
-            # Where it was sent to isn't known; any address of ours will do.
-            address = bytes((127, 0, 0, 1)) if len(source.address) == 4 else bytes(15) + b"\1"
-        if len(source.address) != len(address):
-            return
-        family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
-        packet = self._packet(datagram, source, address)
-        sent = inet.arrive(making, family, packet, address) if packet else None
-        if sent is not None:
-            making.program.may_fail(sent)
-
-    def _packet(self, datagram: Datagram, source: End, target: bytes) -> bytes:
-        """Return the IP packet that brought a datagram; empty if it may not be repeated."""
-        data, checksum_at = datagram.data, _CHECKSUM_OFFSET
-        if self.protocol in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6):
-            # The kernel hands over answers to a ping with their head; all else it would answer.
-            if data[:1] not in (bytes((_ECHO_REPLY,)), bytes((_ECHO_REPLY_6,))) or len(data) < 8:
-                return b""
-            segment, checksum_at = data[:2] + bytes(2) + data[4:], _ICMP_CHECKSUM_OFFSET
-        else:
-            # To UDP-Lite no length, but 0 bytes that the checksum covers are all of them.
-            length = 0 if self.protocol == IPPROTO_UDPLITE else 8 + len(data)
-            segment = struct.pack(">4H", source.port, self.port, length, 0) + data
-        return inet.packet(self.protocol, source.address, target, segment, checksum_at)
-
 
 def _shutdown(one: socket.socket, file: OpenFile, world: World) -> int:
     """Return which directions are shut down; of a raw socket, that for writing is not known."""
@@ -232,44 +256,3 @@ def _shutdown(one: socket.socket, file: OpenFile, world: World) -> int:
     if one.proto in (socket.IPPROTO_UDP, IPPROTO_UDPLITE):
         found |= world.sockets.datagram_shutdown(file.stat.st_ino, one.proto)
     return found
-
-
-def _is_gro(message: tuple[int, int, bytes]) -> bool:
-    return message[:2] == (socket.IPPROTO_UDP, _UDP_GRO)
-
-
-def _peek(one: socket.socket) -> list[Datagram]:
-    """Read what waits at a socket and leave it there."""
-    poll = select.poll()
-    poll.register(one.fileno(), 0)
-    if any(events & select.POLLERR for _, events in poll.poll(0)):
-        return []  # the first look would take the error away
-    try:
-        offset = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
-    except OSError:
-        return _look(one)  # an ICMP socket shows only its first one
-    found: list[Datagram] = []
-    one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
-    try:
-        while more := _look(one):
-            found += more
-    finally:
-        one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset)
-    return found
-
-
-def _look(one: socket.socket) -> list[Datagram]:
-    """Return what waits, from SO_PEEK_OFF on; nothing if there is no more."""
-    try:
-        flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
-        data, beside, _, name = one.recvmsg(_LARGEST, _ROOM_BESIDE, flags)
-    except OSError:
-        return []
-    source = inet.end(name)
-    # Several packets of a sender can wait as one, which tells the length of each (UDP_GRO).
-    lengths = (int.from_bytes(word[:4], "little") for *_, word in filter(_is_gro, beside))
-    length = next(lengths, 0) or max(len(data), 1)
-    return [
-        Datagram(source=source.address, port=source.port, data=data[start : start + length])
-        for start in range(0, max(len(data), 1), length)
-    ]

@@ -49,7 +49,7 @@ class NamelessPath(FileRecord, frozen=True, tag="nameless-path"):
             raise ImageError("the image has a file by O_PATH that can do more than that")
 
     def turn(self) -> int:
-        return 4  # when what it names stands
+        return 16  # when what it names stands
 
     def restore(self, making: Making) -> int:
         if self.file not in making.files:

@@ -339,7 +339,6 @@ def _receive_from_peer(
 ) -> None:
     """Have a segment without data arrive as if the peer had sent it."""
     source, target = remote.unmapped(), local.unmapped()
-    family = socket.AF_INET if len(target.address) == 4 else socket.AF_INET6
     numbers = sequence & _WORD, acknowledged & _WORD
     segment = struct.pack(
         ">2H2I2B3H", source.port, target.port, *numbers, 5 << 4, flags, 0xFFFF, 0, 0
@@ -350,4 +349,4 @@ def _receive_from_peer(
     # Twice: the acknowledgement of a repeated segment isn't delayed, and so sent while all is
     # dropped. Later, a peer that is gone would answer it by a reset.
     for _ in range(2):
-        inet.arrive(making, family, packet, target.address)
+        inet.arrive(making, packet, target.address)
