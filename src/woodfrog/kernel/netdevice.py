@@ -34,6 +34,17 @@ def set_up(on: Caller, name: str) -> None:
         os.close(socket)
 
 
+def is_up(socket: int, name: bytes) -> bool:
+    """Tell whether a device in the network namespace of a socket is there and switched on."""
+    request = bytearray(struct.pack("15sxh22x", name, 0))
+    try:
+        fcntl.ioctl(socket, _SIOCGIFFLAGS, request)
+    except OSError:
+        return False
+    (flags,) = struct.unpack_from("h", request, 16)
+    return bool(flags & _IFF_UP)
+
+
 def name_of(socket: int, number: int) -> bytes:
     """Return the name of a device in the network namespace of a socket; empty if it has none."""
     request = bytearray(struct.pack("16si20x", b"", number))

@@ -210,19 +210,20 @@ def packet(
     source: bytes,
     target: bytes,
     segment: bytes,
-    checksum_at: int,
+    checksum_at: int | None,
     ttl: int = 64,
     traffic: int = 0,
 ) -> bytes:
-    """Return an IP packet; the checksum of what is in it goes to that offset.
+    """Return an IP packet; the checksum of what is in it goes to that offset, if it has none.
 
     `traffic` is the type of service, or the traffic class (8 bits) and flow label (20).
     """
-    pseudo = source + target + struct.pack(">II", len(segment), protocol)
-    if protocol == socket.IPPROTO_ICMP:
-        pseudo = b""
-    checksum = _checksum(pseudo + segment)
-    segment = segment[:checksum_at] + checksum + segment[checksum_at + 2 :]
+    if checksum_at is not None:
+        pseudo = source + target + struct.pack(">II", len(segment), protocol)
+        if protocol == socket.IPPROTO_ICMP:
+            pseudo = b""
+        checksum = _checksum(pseudo + segment)
+        segment = segment[:checksum_at] + checksum + segment[checksum_at + 2 :]
     if len(source) == 4:
         # The kernel fills in the header's own checksum.
         head = struct.pack(">2B3H2BH", 0x45, traffic, 20 + len(segment), 0, 0, ttl, protocol, 0)

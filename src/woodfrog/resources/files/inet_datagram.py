@@ -13,6 +13,7 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources.files import (
     corked,
+    icmp_errors,
     inet,
     multicast,
     port_sharing,
@@ -22,6 +23,7 @@ from woodfrog.resources.files import (
 )
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.corked import Corked
+from woodfrog.resources.files.icmp_errors import Pending
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.multicast import Membership
 from woodfrog.resources.files.socket_filter import SocketFilter
@@ -54,6 +56,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             "addresses, all options, multicast groups, filters",
             "what waits at UDP sockets and what they hold back (UDP_CORK)",
             "an ICMP socket's first answer",
+            "errors that wait, with all that is told of them (IP_RECVERR)",
         ),
         refused=(
             "what a raw socket holds back",
@@ -74,6 +77,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
     memberships: list[Membership]
     shutdown: int = 0  # 1: for reading, 2: for writing
     corked: Corked | None = None
+    pending: Pending | None = None
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -91,6 +95,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
                 peer = inet.end(one.getpeername())
             except OSError:
                 peer = inet.peer_without_port(one, file, world.init) or End(b"", 0)
+            queue, pending = _waiting(one, local, peer)
             return cls(
                 id=number,
                 flags=file.flags,
@@ -101,12 +106,13 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
                 port=local.port,
                 peer=peer.address,
                 peer_port=peer.port,
-                queue=udp_queue.peek(one) if one.type == socket.SOCK_DGRAM else [],
+                queue=queue,
                 options=socket_options.collect(one, connected=bool(peer.address)),
                 filter=socket_filter.collect(one),
                 memberships=multicast.collect(one, world.init),
                 shutdown=_shutdown(one, file, world),
                 corked=None if is_icmp else corked.collect(one),
+                pending=pending,
             )
 
     def refuse_wider(self, bounding: int) -> None:
@@ -120,6 +126,8 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         if self.shutdown not in range(4):
             raise ImageError("the image has an impossible shutdown of a socket")
         udp_queue.check(self.queue)
+        if self.pending:
+            icmp_errors.check(self.pending)
         socket_options.refuse_wider(self.options, self.family, self.type, self.protocol, bounding)
         if self.type == socket.SOCK_RAW and not bounding & CAP_NET_RAW:
             raise UnsupportedResource(
@@ -167,6 +175,11 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             corked.restore(program, fd, self.family, self.corked)
         if making.new_network:
             self._fill(making, fd, shares)
+        if making.new_network and self.pending:
+            fd = making.settle(fd)
+            peer = End(self.peer, self.peer_port)
+            icmp_errors.restore(making.ours(fd), self.pending, local, peer)
+            program = making.program
         if making.new_network and shares:
             port_sharing.hear_nothing(program, fd)
             making.at_end(self._hear)
@@ -206,8 +219,8 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             drawn = bool(self.queue) and not self.peer
             if drawn:
                 port_sharing.choose(making.program, fd, member)
+        local = End(self.local, self.port)
         for datagram in self.queue:
-            local = End(self.local, self.port)
             udp_queue.arrive(making, datagram, self.protocol, local, self._device)
         if drawn:
             port_sharing.draw(making.program, fd)
@@ -244,6 +257,20 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         if lacks or self.peer:
             return lacks
         return inet.missing_address(descriptor, End(self.local, self.port), self.family)
+
+
+def _waiting(one: socket.socket, local: End, peer: End) -> tuple[list[Datagram], Pending | None]:
+    """Read what waits at a socket, and leave it there: datagrams, and errors."""
+    if one.type != socket.SOCK_DGRAM:
+        return [], None
+    pending = icmp_errors.take(one)
+    if pending is None:
+        return [], None
+    try:
+        queue = udp_queue.peek(one)
+    finally:
+        icmp_errors.give_back(one, pending, local, peer)
+    return queue, pending if pending.error or pending.queue else None
 
 
 def _shutdown(one: socket.socket, file: OpenFile, world: World) -> int:

@@ -1,6 +1,5 @@
 """What waits at UDP and ICMP sockets: looked at, and made to arrive once more."""
 
-import select
 import socket
 import struct
 from collections.abc import Iterable, Mapping
@@ -73,11 +72,7 @@ def moved(queue: Iterable[Datagram], moves: Mapping[bytes, bytes]) -> list[Datag
 
 
 def peek(one: socket.socket) -> list[Datagram]:
-    """Read what waits at a socket and leave it there."""
-    poll = select.poll()
-    poll.register(one.fileno(), 0)
-    if any(events & select.POLLERR for _, events in poll.poll(0)):
-        return []  # the first look would take the error away
+    """Read what waits at a socket, which has no error, and leave it there."""
     try:
         offset = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
     except OSError:
