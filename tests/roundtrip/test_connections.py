@@ -399,3 +399,23 @@ def test_sockets_that_have_no_place_here_are_told_and_answer(
     assert "nothing reaches the unix socket /work/gone/socket" in told
     assert "a socket is not connected: no way leads to 10.214.7.2" in told
     assert verdict(restored) == "ok\n"
+
+
+def test_a_rollback_leaves_alone_what_stands_still_and_resets_the_rest_by_flag(
+    server: Container, client: Client, woodfrog: Woodfrog
+) -> None:
+    image = woodfrog.directory / "image"
+    server.checkpoint(image, "--leave-running", "--tcp-established", "--sync=none")
+    back = ("rollback", f"--image-path={image}")
+    woodfrog(*back, server.name)
+    assert client.add(2) == 7
+
+    said = woodfrog(*back, server.name, status=1).stderr
+    assert "has gone on or was closed since" in said
+    assert "--tcp-close" in said
+    assert "the container is running as before" in said
+    assert client.add(3) == 10
+
+    said = woodfrog(*back, "--tcp-close", server.name).stderr
+    assert "TCP connection" in said
+    assert client.socket.recv(4) == b""

@@ -285,6 +285,51 @@ def test_no_image_writes_to_what_the_container_only_reads(woodfrog: Woodfrog) ->
     assert verdict(container) == "read\nwritten\n"
 
 
+OPEN_FILES = SOURCES / "open_files.py"
+CHANGES = (
+    "read",
+    "write",
+    "close one end",
+    "close the other",
+    "close all",
+    "be others",
+    "call",
+    "move",
+    "remove",
+    "in a thread",
+)
+
+
+def tell(container: Container, what: str) -> None:
+    """Have the program of open files do something."""
+    (container.bundle.work / "told").write_text(what)
+    (container.bundle.work / "told").rename(container.bundle.work / "change")
+
+
+def test_files_that_were_closed_or_have_moved_on_are_made_anew(woodfrog: Woodfrog) -> None:
+    bundle = Bundle(woodfrog.directory / "bundle", ["python3", "/programs/open_files.py"])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(SOURCES, "/programs"))
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    for change in CHANGES:
+        tell(container, change)
+        container.wait_for("changed")
+        (bundle.work / "changed").unlink()
+        for name in ("moved", "log"):
+            if (bundle.work / name).exists():
+                (bundle.work / name).rename(bundle.work / "log")
+                break
+        else:
+            (bundle.work / "log").write_text("x" * 10)
+        woodfrog("rollback", f"--image-path={image}", container.name)
+    tell(container, "check")
+    assert verdict(container) == "ok\n"
+
+
 def test_what_has_changed_is_called_as_its_process_knows_it(woodfrog: Woodfrog) -> None:
     script = """
         mkfifo /work/fifo; exec 5<> /work/fifo

@@ -57,11 +57,16 @@ def run(arguments: Arguments) -> int:
             announcement.tell(container, "resume")
         except WoodfrogError as error:
             warn(f"the image is complete, but {error}")
-    losses = statistics.get("losses")
-    for loss in losses if isinstance(losses, (list, tuple)) else ():
+    for loss in told(statistics, "losses"):
         warn(f"not kept: {loss}")
     show(arguments, statistics)
     return 0
+
+
+def told(statistics: dict[str, object], key: str) -> list[str]:
+    """Return lines for people that are among figures."""
+    found = statistics.get(key)
+    return [str(line) for line in found] if isinstance(found, (list, tuple)) else []
 
 
 def show(arguments: Arguments, statistics: dict[str, object]) -> None:

@@ -71,6 +71,7 @@ POLICIES = (
         "give up TCP connections to outside: restored, they are reset",
         "checkpoint",
         "restore",
+        "rollback",
     ),
     Policy(
         "ext-unix-close",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from woodfrog.cli import keeper, policies
-from woodfrog.cli.checkpoint import show
+from woodfrog.cli.checkpoint import show, told
 from woodfrog.cli.flags import Arguments, Command, Flag
 from woodfrog.cli.images import IMAGE_FLAGS, PARENT_FLAG, image_directory
 from woodfrog.cli.main import main
+from woodfrog.cli.report import warner
 
 
 def run(arguments: Arguments) -> int:
@@ -24,8 +25,14 @@ def run(arguments: Arguments) -> int:
             directory,
             parents=arguments["parent"],
             file_validation=arguments["file_validation"],
+            tcp_close=arguments["tcp_close"],
             run=main,
         )
+    warn = warner(arguments.common)
+    for loss in told(statistics, "losses"):
+        warn(f"not kept: {loss}")
+    for lack in told(statistics, "missing"):
+        warn(lack)
     show(arguments, statistics)
     return 0
 

@@ -99,6 +99,7 @@ class Looked(msgspec.Struct, frozen=True):
     clocks: tuple[int, int]
     stopped: float
     losses: list[str]
+    hush: ExitStack  # while it is open, nothing comes for TCP connections
 
     def statistics(self) -> dict[str, object]:
         """Return figures for people."""
@@ -219,6 +220,7 @@ def look(
     given = container.network, container.tables
     networks.collect(init, view, nested, obstacles, *given, usual)
     world.look_at(files.files)
+    hush = undo.enter_context(ExitStack())
     with obstacles.at("the container"):
         places.name_ghosts(mounts, world.links)
     files.refuse_opened_in(places.late_files, obstacles)
@@ -231,7 +233,7 @@ def look(
             from woodfrog.engine import unix_backlogs
 
             unix_backlogs.look(world, files)
-        undo.enter_context(connections.hushed(init, world.sockets))
+        hush.enter_context(connections.hushed(init, world.sockets))
     ahead.finish()
     if any(file.target == IO_URING for file in files.files):
         from woodfrog.engine.rings import Rings
@@ -261,6 +263,7 @@ def look(
         clocks,
         stopped,
         losses_of(file_records) + networks.losses,
+        hush,
     )
 
 

@@ -33,7 +33,7 @@ def make(init: int, pid: int, root: Stub, vdso: Vdso, files: Sequence[int], page
 
     It gets the root stub's descriptors `files` and `pages`, under the same numbers.
     """
-    host_pid = _clone_inside(init, pid)
+    host_pid = clone_inside(init, pid)
     ours = [descriptors.fetch(root.pid, fd) for fd in (*files, pages)]
     try:
         stub, _ = root_stub.make(
@@ -66,7 +66,7 @@ def make(init: int, pid: int, root: Stub, vdso: Vdso, files: Sequence[int], page
     return stub
 
 
-def _clone_inside(init: int, pid: int) -> int:
+def clone_inside(init: int, pid: int) -> int:
     """Return the host pid of a new process that waits in the container."""
     pidfd = HERE.call(SYS.PIDFD_OPEN, init, 0)
     time_namespace = os.open(f"/proc/{init}/ns/time", os.O_RDONLY | os.O_CLOEXEC)

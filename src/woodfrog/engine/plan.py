@@ -266,12 +266,18 @@ class Plan:
             yield from (mapping for mapping in process.memory.mappings if mapping.shared)
 
     @property
-    def own_files(self) -> list[KnownFile]:
-        """Return the known files that the new container must have: the image lacks them."""
+    def brought_files(self) -> set[bytes]:
+        """Return the paths of the files that the image brings along."""
         brought = {b"/" + entry.path for entry in self.layer.entries} if self.layer else set()
         for one in self.tmpfs:
             place = os.fsencode(one.destination.rstrip("/"))
             brought |= {place + b"/" + entry.path for entry in one.entries}
+        return brought
+
+    @property
+    def own_files(self) -> list[KnownFile]:
+        """Return the known files that the new container must have: the image lacks them."""
+        brought = self.brought_files
         return [
             file
             for file in self.known

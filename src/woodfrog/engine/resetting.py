@@ -93,19 +93,24 @@ class ProcessReset:
         program.may_fail(program.call(SYS.WAIT4, pid, 0, ptrace.WALL | os.WNOHANG, 0))
         self.stub.run(program)
 
+    def close_extras(self, match: Match) -> None:
+        """Close what it has opened since, and what is in the place of other files."""
+        with while_(f"closing files of {self.one.held.name}"):
+            numbers = self.one.extra_descriptors(match)
+            for first in range(0, len(numbers), _CALLS_AT_ONCE):
+                program = self.stub.program()
+                for number in numbers[first : first + _CALLS_AT_ONCE]:
+                    program.may_fail(program.call(SYS.CLOSE, number))
+                self.stub.run(program)
+
     def arrange(self) -> None:
-        """Give back what it has opened and mapped since."""
+        """Give back what it has mapped since, and go back to its directory."""
         one = self.one
         with while_(f"setting back the mappings of {one.held.name}"):
             program = self.stub.program()
-            for number in one.extra_descriptors:
-                program.call(SYS.CLOSE, number)
-                if len(program) == _CALLS_AT_ONCE:
-                    self.stub.run(program)
-                    program = self.stub.program()
             flags = {d.number: d.cloexec for d in one.now.fields["descriptors"]}
             for descriptor in one.then.descriptors:
-                if flags[descriptor.number] != descriptor.cloexec:
+                if flags.get(descriptor.number, descriptor.cloexec) != descriptor.cloexec:
                     flag = _FD_CLOEXEC if descriptor.cloexec else 0
                     program.call(SYS.FCNTL, descriptor.number, _F_SETFD, flag)
             then, now = one.then, one.now.fields

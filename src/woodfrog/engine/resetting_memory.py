@@ -152,6 +152,11 @@ class MemoryReset:
         self._drop = page_sets.outside(own, then.pages)
         self.writes = self._lacking(then.pages, own)
 
+    @property
+    def files(self) -> set[bytes]:
+        """Return the paths of the files that are mapped again."""
+        return {one.path for one in self.layout.make if one.source is Source.FILE}
+
     def _lacking(self, pages: list[PageRange], own: Ranges) -> list[_Write]:
         """Return all that the image has but what is known to be unchanged; it may be equal."""
         unwritten = self._unwritten

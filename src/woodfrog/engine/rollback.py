@@ -5,12 +5,16 @@ First all is held, looked at, and compared; a refusal leaves the container runni
 then on the tasks die with us (PTRACE_O_EXITKILL), and a failure ends the container.
 """
 
+from __future__ import annotations
+
 import os
+import socket
 import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,7 +22,14 @@ from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.changes import unwritten_since
 from woodfrog.engine.checkpoint import try_again
 from woodfrog.engine.guardian import Guardian, guarded
-from woodfrog.engine.looking import CheckpointOptions, Container, Looked, look, read_backlogs
+from woodfrog.engine.looking import (
+    CheckpointOptions,
+    Container,
+    Looked,
+    look,
+    losses_of,
+    read_backlogs,
+)
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.resetting import ProcessReset, end_extras, reset_files
@@ -35,8 +46,12 @@ from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.files.base import ACCESS_MODE, O_PATH
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.memfd import MemFd
+from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.overlay import Overlay
+
+if TYPE_CHECKING:
+    from woodfrog.engine.remaking import Remaking
 
 
 def rollback(
@@ -94,7 +109,10 @@ def _rollback(
     began = time.monotonic()
     with ExitStack() as hold:
         obstacles = Obstacles()
-        options = CheckpointOptions(leave_running=True, tcp_established=True)
+        # What leads outside now is left alone, or closed: nothing of it goes anywhere.
+        options = CheckpointOptions(
+            leave_running=True, tcp_established=True, tcp_skip_in_flight=True, unix_close=True
+        )
         noted = still_noted(known)
         without_root = msgspec.structs.replace(container, rootfs="")
         with ExitStack() as lent:
@@ -113,6 +131,7 @@ def _rollback(
         read_backlogs(looked)
         match = Match(plan, looked, obstacles)
         obstacles.raise_if_any()
+        closed = _closed_to_outside(match, plan, may_close=bounds.tcp_close)
         # Such files as it doesn't bring must be as they were.
         known_files.refuse_changed(init, plan.own_files, plan.growing_files, validation)
         believed = noted if known and known.image == image.digest else {}
@@ -121,6 +140,10 @@ def _rollback(
             ProcessReset(one, match.pairs, unwritten_since(one.now, believed), vdso)
             for one in match.processes
         ]
+        if not (plan.layer and container.rootfs):
+            needed = {one.path for one in match.remade.values() if isinstance(one, RegularFile)}
+            needed.update(path for reset in resets for path in reset.memory.files)
+            known_files.refuse_missing(init, needed - plan.brought_files)
         shared = _look_at_objects(plan, looked, match, hold)
         files = _look_at_files(plan, image, container, bounds, looked, hold)
         writes = [one for reset in resets for one in reset.memory.writes]
@@ -128,6 +151,11 @@ def _rollback(
         contents = Contents(image, writes, trusted=trusted)
         for memory in shared:
             memory.refuse_if_changed(contents)
+        remaking = None
+        if not match.has_all_files:
+            from woodfrog.engine.remaking import Remaking
+
+            remaking = Remaking(init, plan, match, looked, bounds, vdso, hold)
         lent = hold.enter_context(ExitStack())
         for reset in resets:
             lent.enter_context(reset.lend())
@@ -136,7 +164,9 @@ def _rollback(
         lent.pop_all()
         try:
             names = "uts" in bounds.new_namespaces
-            _set_back(init, plan, looked, match, resets, shared, files, contents, names=names)
+            _set_back(
+                init, plan, looked, match, resets, shared, files, contents, remaking, names=names
+            )
             if known:
                 tracking.take_over(tracker)
                 for one in match.processes:
@@ -159,7 +189,27 @@ def _rollback(
         "look_us": int((collected - began) * 1e6),
         "frozen_us": int((looked.tree.let_go - began) * 1e6),
         "processes": len(resets),
+        "files_made_anew": len(match.remade),
+        "losses": losses_of(match.remade.values()) + closed,
+        "missing": remaking.missing if remaking else [],
     }
+
+
+def _closed_to_outside(match: Match, plan: Plan, *, may_close: bool) -> list[str]:
+    """Say how many connections to others have gone on since; refuse those unless they may close."""
+    closed = 0
+    for record in plan.files_of("tcp-socket"):
+        connection = record.connection
+        if record.id in match.remade and connection is not None and connection.outside:
+            closed += 1
+            if not may_close:
+                peer = socket.inet_ntop(record.family, connection.remote)
+                raise UnsupportedResource(
+                    f"a TCP connection to {peer} port {connection.remote_port}, outside the"
+                    " container, has gone on or was closed since",
+                    hint="--tcp-close sets it back as reset, so that programs connect anew",
+                )
+    return [f"{closed} TCP connections to the outside are set back as reset"] if closed else []
 
 
 def _look_at_objects(
@@ -243,6 +293,7 @@ def _set_back(
     shared: list[SharedReset],
     files: list[Callable[[], None]],
     contents: Contents,
+    remaking: Remaking | None,
     *,
     names: bool,
 ) -> None:
@@ -253,8 +304,14 @@ def _set_back(
     for reset in resets:
         reset.hold_for_good()
     end_extras(looked, match, resets)
+    if remaking:
+        remaking.make_way()
+    for reset in resets:
+        reset.close_extras(match)
     for put_back in files:
         put_back()
+    if remaking:
+        remaking.make([(reset.one, reset.stub) for reset in resets])
     for one in shared:
         one.arrange()
     for reset in resets:
@@ -271,3 +328,5 @@ def _set_back(
     reset_files(looked, match)
     for reset in resets:
         reset.finish(match)
+    if remaking:
+        remaking.complete()

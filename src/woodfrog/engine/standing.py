@@ -6,7 +6,8 @@ the way is told at once.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource
 from woodfrog.remote.held import HeldProcess, HeldTask, Zombie
 from woodfrog.resources import signals
+from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.network import records as network
 from woodfrog.resources.network.records import Network
@@ -110,10 +112,10 @@ class Pairs:
         """Note that two numbers mean the same; tell whether that contradicts nothing."""
         if not then or not now:
             return then == now
-        return (
-            self._now.setdefault((what, then), now) == now
-            and self._then.setdefault((what, now), then) == then
-        )
+        if self._now.get((what, then), now) != now or self._then.get((what, now), then) != then:
+            return False
+        self._now[what, then], self._then[what, now] = now, then
+        return True
 
     def now(self, what: str, then: int) -> int:
         """Return the number of now for one of the image; 0 if there is none."""
@@ -170,17 +172,33 @@ class Standing:
         ]
         self.threads_now = threads
         self.extra_tasks = [task for tid, task in tasks.items() if tid not in wanted]
+        self._misplaced: set[int] = set()
 
     @property
     def held(self) -> HeldProcess:
         """Return the held process."""
         return self.now.held
 
-    @property
-    def extra_descriptors(self) -> list[int]:
-        """Return the descriptors that the image doesn't have."""
-        known = {descriptor.number for descriptor in self.then.descriptors}
-        return [one.number for one in self.now.fields["descriptors"] if one.number not in known]
+    def find_files(self, pairs: Pairs) -> None:
+        """Find out which descriptors still are the files that they were."""
+        now = {descriptor.number: descriptor.file for descriptor in self.now.fields["descriptors"]}
+        for one in self.then.descriptors:
+            if not pairs.match("file", one.file, now.get(one.number, 0)):
+                self._misplaced.add(one.number)
+
+    def lacking_descriptors(self, match: "Match") -> list[Descriptor]:
+        """Return the descriptors that are to be made anew."""
+        return [
+            one
+            for one in self.then.descriptors
+            if one.number in self._misplaced or one.file in match.remade
+        ]
+
+    def extra_descriptors(self, match: "Match") -> list[int]:
+        """Return the descriptors that are to be closed: the image has others there, or none."""
+        lacking = {one.number for one in self.lacking_descriptors(match)}
+        kept = {descriptor.number for descriptor in self.then.descriptors} - lacking
+        return [one.number for one in self.now.fields["descriptors"] if one.number not in kept]
 
 
 class Match:
@@ -191,6 +209,7 @@ class Match:
         self.pairs = Pairs()
         self.files: list[tuple[FileRecord, FileRecord]] = []
         self.watched: set[int] = set()  # ids of epolls that are set back already
+        self.remade: dict[int, FileRecord] = {}  # those that are to be made anew
         now = {one.held.namespace_pid: one for one in looked.processes}
         self.processes: list[Standing] = []
         for record in plan.processes:
@@ -217,12 +236,17 @@ class Match:
             if lost := zombies - {one.namespace_pid for one in looked.tree.zombies}:
                 raise _lost(f"a process that had ended was waited for since ({min(lost)})")
 
+    @property
+    def has_all_files(self) -> bool:
+        """Tell whether all descriptors of the image are still there, and may stay."""
+        return not any(one.lacking_descriptors(self) for one in self.processes)
+
     def file_now(self, number: int) -> int:
-        """Return the id that a file of the image has now."""
-        return self.pairs.now("file", number)
+        """Return the id that a file of the image has now; one that no file has, if it is remade."""
+        return -number if number in self.remade else self.pairs.now("file", number)
 
     def _match_process(self, one: Standing) -> None:
-        then, fields = one.then, one.now.fields
+        then = one.then
         if then.shares.memory:
             raise _lost("it shares its memory with another process (clone(2))")
         if then.pid_namespace:
@@ -248,13 +272,8 @@ class Match:
                 raise _lost(
                     f"thread {thread.tid} has a SIGTRAP, or what looks like a fault, queued"
                 )
-        descriptors = {descriptor.number: descriptor.file for descriptor in fields["descriptors"]}
-        for descriptor in then.descriptors:
-            if descriptor.number not in descriptors:
-                raise _lost(f"its descriptor {descriptor.number} was closed since")
-            if not self.pairs.match("file", descriptor.file, descriptors[descriptor.number]):
-                raise _lost(f"its descriptor {descriptor.number} is another file now")
-        timers = {timer.timer: _unarmed(timer) for timer in fields["posix_timers"]}
+        one.find_files(self.pairs)
+        timers = {timer.timer: _unarmed(timer) for timer in one.now.fields["posix_timers"]}
         for timer in then.posix_timers:
             if timers.get(timer.timer) != _unarmed(timer):
                 raise _lost(f"its POSIX timer {timer.timer} was deleted since")
@@ -262,22 +281,47 @@ class Match:
     def _match_files(self, plan: Plan, now: Sequence[FileRecord], obstacles: Obstacles) -> None:
         records = {record.id: record for record in now}
         called = _called(plan)
+        lost: dict[int, str] = {}
         for then in plan.files.values():
             found = records.get(self.pairs.now("file", then.id))
-            with obstacles.at(called.get(then.id, f"file {then.id} of the image")):
-                if found is None:
-                    if not self._files_are_known:
-                        continue
-                    raise _lost(f"nobody has it open any more ({_kind(then)})")
-                names = differences(
-                    then, found, self.pairs, _SET_BACK.get(_kind(then), frozenset())
+            if found is None:
+                if self._files_are_known:
+                    lost[then.id] = f"nobody has it open any more ({_kind(then)})"
+                continue
+            names = differences(then, found, self.pairs, _SET_BACK.get(_kind(then), frozenset()))
+            if names:
+                lost[then.id] = (
+                    f"the {_kind(then)}{_known_as(then)} is another one, or has changed since:"
+                    f" {', '.join(sorted(names))}"
                 )
-                if names:
+                continue
+            self.files.append((then, found))
+        for number in _bound_to(lost, plan):
+            record = plan.files[number]
+            with obstacles.at(called.get(number, f"file {number} of the image")):
+                if not record.may_be_replaced or number not in called:
                     raise _lost(
-                        f"the {_kind(then)}{_known_as(then)} is another one, or has changed since:"
-                        f" {', '.join(sorted(names))}"
+                        lost.get(number, f"what the {_kind(record)} is tied to has changed")
                     )
-                self.files.append((then, found))
+            self.remade[number] = record
+        self.files = [pair for pair in self.files if pair[0].id not in self.remade]
+
+
+def _bound_to(lost: Iterable[int], plan: Plan) -> set[int]:
+    """Return these files, and all that can only be made together with them."""
+    groups: dict[object, set[int]] = defaultdict(set)
+    for number, record in plan.files.items():
+        for bond in record.bonds():
+            groups[bond].add(number)
+    found: set[int] = set()
+    waiting = [*lost]
+    while waiting:
+        number = waiting.pop()
+        if number not in found:
+            found.add(number)
+            for bond in plan.files[number].bonds():
+                waiting += groups[bond]
+    return found
 
 
 def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:

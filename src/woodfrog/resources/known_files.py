@@ -73,6 +73,23 @@ def refuse_changed(
         raise refusal
 
 
+def refuse_missing(init: int, paths: Iterable[bytes]) -> None:
+    """Refuse files that are to be opened, and that a container hasn't any more."""
+    root = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for path in paths:
+            try:
+                os.close(mounts.open_in_root(HERE, root, path, os.O_PATH | os.O_NOFOLLOW))
+            except OSError as error:
+                raise UnsupportedResource(
+                    f"{os.fsdecode(path)} is gone since, and the image does not bring it:"
+                    f" {error.strerror}",
+                    hint="put it back first; or take images --with-rootfs",
+                ) from None
+    finally:
+        os.close(root)
+
+
 class _Root:
     """A container's root, in which no link leads outside."""
 

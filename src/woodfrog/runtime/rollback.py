@@ -20,6 +20,7 @@ def rollback(
     *,
     parents: Sequence[str],
     file_validation: str,
+    tcp_close: bool,
     run: Callable[[list[str]], int],
 ) -> dict[str, object]:
     """Set a running container back to directory/checkpoint.img; its lock is held.
@@ -33,6 +34,7 @@ def rollback(
     filling.finish(container)
     options = restore.Options()
     options.tcp_established = True  # a connection that still stands is left alone
+    options.tcp_close = tcp_close
     config = lifecycle.config_of(container)
     # Those that programs made are compared, and never made.
     bounds = restore.bounds(Created(container, config, -1), Bounds, options, shows_cgroups=True)

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -214,7 +214,7 @@ class OpenFile:
     def close(self) -> None:
         """Close our own descriptor, if there is one."""
         if "descriptor" in self.__dict__:
-            os.close(self.descriptor)
+            os.close(self.__dict__.pop("descriptor"))
 
 
 class Making(Protocol):
@@ -384,6 +384,9 @@ class FileRecord(Record, frozen=True):
     # Made by its owner, when that has its rights: an io_uring with a thread of the kernel's.
     made_last: ClassVar[bool] = False
 
+    # A rollback may make it anew, for those who had it.
+    may_be_replaced: ClassVar[bool] = False
+
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
         """Tell whether the file is of this kind."""
@@ -410,6 +413,10 @@ class FileRecord(Record, frozen=True):
         """Return the file for a container that has other addresses."""
         del moves
         return self
+
+    def bonds(self) -> Iterable[object]:
+        """Return what only files have in common that are made together, like the ends of a pipe."""
+        return ()
 
     def restore(self, making: Making) -> int:
         """Make the file in the root stub; returns its descriptor."""

@@ -70,6 +70,7 @@ class Epoll(FileRecord, frozen=True, tag="epoll"):
         ),
         refused=("files in flight that no process has, but for one that is in flight itself",),
     )
+    may_be_replaced: ClassVar[bool] = True
     watches: list[Watch] = []
     busy_poll: bytes = b""
 

@@ -15,6 +15,7 @@ class EventFd(FileRecord, frozen=True, tag="eventfd"):
         called="eventfd",
         kept=("counters",),
     )
+    may_be_replaced: ClassVar[bool] = True
     counter: int
     semaphore: bool
 

@@ -64,6 +64,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             "tunnels of the kernel's (UDP_ENCAP), IPV6_ROUTER_ALERT, eBPF",
         ),
     )
+    may_be_replaced: ClassVar[bool] = True
     family: int
     type: int
     protocol: int

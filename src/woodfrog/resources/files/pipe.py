@@ -5,6 +5,7 @@ import fcntl
 import os
 import select
 import termios
+from collections.abc import Iterable
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -33,6 +34,7 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
         kept=("contents, packets, sizes",),
         refused=("with the other end outside, but as descriptor 0, 1 or 2",),
     )
+    may_be_replaced: ClassVar[bool] = True
     pipe: int
     capacity: int
     packets: list[bytes]
@@ -60,6 +62,9 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
             packets=packets,
             packet_mode=file.stat.st_ino in world.packet_pipes,
         )
+
+    def bonds(self) -> Iterable[object]:
+        return [("pipe", self.pipe)]
 
     def restore(self, making: Making) -> int:
         program = making.program

@@ -43,6 +43,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             "settings of a network or ipc namespace that a program made",
         ),
     )
+    may_be_replaced: ClassVar[bool] = True
     path: bytes
     position: int
     file_kind: int

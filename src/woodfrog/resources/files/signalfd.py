@@ -13,6 +13,7 @@ class SignalFd(FileRecord, frozen=True, tag="signalfd"):
         called="signalfd",
         kept=("masks",),
     )
+    may_be_replaced: ClassVar[bool] = True
     mask: int
 
     @classmethod

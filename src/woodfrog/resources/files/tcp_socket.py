@@ -67,6 +67,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             "TLS in the kernel, TCP-AO, eBPF",
         ),
     )
+    may_be_replaced: ClassVar[bool] = True
     family: int
     state: int
     local: bytes
@@ -165,6 +166,18 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         local = inet.move(self.local, moves)
         waiting = [tcp_backlog.moved(one, moves) for one in self.waiting]
         return msgspec.structs.replace(self, local=local, connection=connection, waiting=waiting)
+
+    def bonds(self) -> Iterable[object]:
+        bonds: list[object] = [("calls", one.file) for one in self.waiting]
+        if self.calls:
+            bonds.append(("calls", self.id))
+        if self.connection is not None and not self.connection.outside:
+            ends = (
+                End(self.local, self.port),
+                End(self.connection.remote, self.connection.remote_port),
+            )
+            bonds.append(frozenset(end.unmapped() for end in ends))
+        return bonds
 
     def restore(self, making: Making) -> int:
         program = making.program

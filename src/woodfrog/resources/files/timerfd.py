@@ -32,6 +32,7 @@ class TimerFd(FileRecord, frozen=True, tag="timerfd"):
         called="timerfd",
         kept=("the time left (or the absolute time), and what has expired",),
     )
+    may_be_replaced: ClassVar[bool] = True
     clock: int
     ticks: int
     left_ns: int

@@ -1,0 +1,82 @@
+"""Has files of many kinds open, does to them what it is told, and knows how they were."""
+
+import os
+import select
+import socket
+import threading
+import time
+import traceback
+
+HOME = ("127.0.0.1", 7000)
+
+file = open("/work/log", "w")
+file.write("x" * 10)
+file.flush()
+reader, writer = os.pipe()
+os.write(writer, b"abc")
+listener = socket.create_server(HOME)
+watch = select.epoll()
+watch.register(listener, select.EPOLLIN)
+watch.register(reader, select.EPOLLIN)
+near = socket.create_connection(HOME)
+far = listener.accept()[0]
+watch.register(far, select.EPOLLIN)
+near.send(b"hello")
+counter = os.eventfd(5, os.EFD_NONBLOCK)
+
+CHANGES = {
+    "read": lambda: (os.read(reader, 1), far.recv(3), os.eventfd_read(counter)),
+    "write": lambda: (os.write(writer, b"more"), near.send(b"y" * 100_000), far.send(b"answer")),
+    "close one end": lambda: (os.close(writer), near.close(), file.close(), os.close(counter)),
+    "close the other": lambda: (os.close(reader), far.close(), listener.close(), watch.close()),
+    "close all": lambda: [os.closerange(3, 100)],
+    "be others": lambda: [os.dup2(0, fd) for fd in (reader, far.fileno(), listener.fileno())],
+    "call": lambda: [socket.create_connection(HOME).detach() for _ in range(3)],
+    "move": lambda: os.rename("/work/log", "/work/moved"),
+    "remove": lambda: os.unlink("/work/log"),
+    "in a thread": lambda: threading.Thread(target=far.recv, args=[5]).start(),
+}
+
+
+def check() -> None:
+    """Raise AssertionError unless all is as it was, and works."""
+    assert file.tell() == 10
+    assert os.path.samestat(os.fstat(file.fileno()), os.stat("/work/log"))
+    assert dict(watch.poll(0)) == {reader: select.EPOLLIN, far.fileno(): select.EPOLLIN}
+    assert os.read(reader, 99) == b"abc"
+    assert far.recv(99, socket.MSG_DONTWAIT) == b"hello"
+    assert os.eventfd_read(counter) == 5
+    assert watch.poll(0) == []
+    os.write(writer, b"z")
+    far.send(b"back")
+    assert (os.read(reader, 99), near.recv(99)) == (b"z", b"back")
+    with socket.create_connection(HOME):
+        assert watch.poll(30) == [(listener.fileno(), select.EPOLLIN)]
+        listener.accept()[0].close()
+    near.close()
+    assert far.recv(99) == b""
+
+
+def wait_for(path: str) -> str:
+    """Return what is in a file of the work directory when it is there, and take it away."""
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    with open(path) as found:
+        text = found.read()
+    os.unlink(path)
+    return text
+
+
+os.close(os.open("/work/ready", os.O_CREAT | os.O_WRONLY))
+told = wait_for("/work/change")
+if told != "check":
+    CHANGES[told]()
+    with open("/work/changed", "w"):
+        pass
+    wait_for("/work/never")
+with open("/work/out", "w") as out:
+    try:
+        check()
+        out.write("ok\n")
+    except Exception:
+        traceback.print_exc(file=out)
