@@ -66,7 +66,8 @@ class Remaking:
 
     def _bring_in(self, vdso: Vdso) -> Stub:
         pid = outsiders.clone_inside(self._init, self._spare)
-        self._undo.callback(_end, pid)
+        self._passing = [pid]
+        self._undo.callback(self.end)
         place = free_range([(m[0], m[1]) for m in read_maps(pid)], root_stub.STUB_BYTES + 4096)
         nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -172,10 +173,21 @@ class Remaking:
             stub.run(program)
 
     def complete(self) -> None:
-        """Do what must come last of all, and end the passing process."""
+        """Do what must come last of all."""
         if self._silence is not None:
             self._silence.end()
         self._making.complete()
+
+    def end(self) -> None:
+        """End the passing process, which nobody inside knows of."""
+        while self._passing:
+            pid = self._passing.pop()
+            try:
+                os.kill(pid, signal.SIGKILL)
+                while ptrace.wait(pid).event not in (Event.EXITED, Event.KILLED):
+                    pass
+            except (ProcessLookupError, ChildProcessError):
+                pass
 
 
 def _give(stub: Stub, wanted: Sequence[tuple[int, Descriptor]]) -> None:
@@ -197,13 +209,3 @@ def _give(stub: Stub, wanted: Sequence[tuple[int, Descriptor]]) -> None:
 
 def _no_mounts(*how: object) -> None:
     raise AssertionError("a rollback makes no mounts")
-
-
-def _end(pid: int) -> None:
-    """End the passing process, which nobody inside knows of."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-        while ptrace.wait(pid).event not in (Event.EXITED, Event.KILLED):
-            pass
-    except (ProcessLookupError, ChildProcessError):
-        pass

@@ -174,6 +174,8 @@ def _rollback(
             for reset in resets:
                 reset.let_live()
         except BaseException as error:
+            if remaking:
+                remaking.end()
             end_all(looked.tree, init)
             failed = WoodfrogError(
                 f"the rollback failed half-way, and the container has ended: {error}"
