@@ -55,7 +55,8 @@ def test_no_signal_is_lost_by_holding_and_letting_go(build: Build) -> None:
 @needs("root")
 def test_what_is_left_for_afterwards_is_done_when_all_run_again() -> None:
     seen: list[str] = []
-    with started(*UNSHARE, "sleep", "600") as unshare:
+    with started(*UNSHARE, "sh", "-c", "echo ready; read word") as unshare:
+        assert line(unshare) == "ready"
         init = child_of(unshare.pid)
         with held(init) as tree:
             tree.afterwards.callback(lambda: seen.append(read_stat(f"/proc/{init}").state))
