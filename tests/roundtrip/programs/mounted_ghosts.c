@@ -1,25 +1,13 @@
 /* What is mounted (mount --bind) and was deleted since is still what it was, also where else it is open or mapped. */
 // arguments: file | directory | twice | covered | nowhere | above | linked | kinds | moved | copied | nested
 // capabilities: CAP_SYS_ADMIN CAP_MKNOD
+#include "files.h"
 #include "mounts.h"
 #include <sys/sysmacros.h>
 
 static struct mounts was, is;
 static int before = -1, through = -1, held = -1, inner[2];
 static char *map;
-
-static void put(const char *path, const char *text) {
-	int file = must(open(path, O_WRONLY | O_CREAT, 0640));
-	must(write(file, text, strlen(text)));
-	close(file);
-}
-
-static void look(const char *path, const char *text) {
-	char found[100] = "";
-	int file = open(path, O_RDONLY);
-	expect(file >= 0 && read(file, found, 99) >= 0 && !strcmp(found, text), "%s holds %s, not %s", path, found, text);
-	close(file);
-}
 
 static void bind(const char *from, const char *to) {
 	struct stat found;

@@ -1,23 +1,11 @@
 /* Mounts made, moved, changed and taken away inside: the table is the same, and so are files below and above. */
 // arguments: tmpfs | bind | part | covered | file | kinds | remount | removed | gone | moved | shared | slave | unbindable | overlay | layers | volatile
 // capabilities: CAP_SYS_ADMIN
+#include "files.h"
 #include "mounts.h"
 
 static struct mounts was, is;
 static int opened = -1, removed = -1;
-
-static void put(const char *path, const char *text) {
-	int file = must(open(path, O_WRONLY | O_CREAT, 0640));
-	must(write(file, text, strlen(text)));
-	close(file);
-}
-
-static void look(const char *path, const char *text) {
-	char found[100] = "";
-	int file = open(path, O_RDONLY);
-	expect(file >= 0 && read(file, found, 99) >= 0 && !strcmp(found, text), "%s holds %s, not %s", path, found, text);
-	close(file);
-}
 
 static void tmpfs(const char *path, const char *options) {
 	if (mkdir(path, 0755) != 0)

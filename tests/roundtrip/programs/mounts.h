@@ -1,6 +1,6 @@
 /* The mount table as text that a restore leaves as it is: sorted, without ids and devices. */
 #pragma once
-#include "wait.h"
+#include "lines.h"
 #include <sys/mount.h>
 #include <sys/vfs.h>
 
@@ -55,12 +55,5 @@ static inline void read_mounts(struct mounts *into) {
 }
 
 static inline void expect_same_mounts(const struct mounts *was, const struct mounts *is) {
-	for (int i = 0, k = 0; i < was->count || k < is->count;) {
-		int order = i == was->count ? 1 : k == is->count ? -1 : strcmp(was->lines[i], is->lines[k]);
-		if (order < 0)
-			differs("gone: %s", was->lines[i]);
-		if (order > 0)
-			differs("new: %s", is->lines[k]);
-		i += order <= 0, k += order >= 0;
-	}
+	expect_same_lines(was->lines[0], was->count, is->lines[0], is->count, sizeof was->lines[0]);
 }

@@ -2,6 +2,7 @@
 // arguments: all | twice | uncovered | nested | nested-uncovered
 // capabilities: CAP_SYS_ADMIN
 // mount: tmpfs /hidden/deep tmpfs /hidden tmpfs /hidden
+#include "files.h"
 #include "mounts.h"
 #include <linux/mount.h>
 
@@ -10,19 +11,6 @@ static struct mounts was, is;
 static void all(unsigned long attribute) {
 	struct mount_attr attributes = {.attr_set = attribute};
 	must(syscall(SYS_mount_setattr, AT_FDCWD, "/", 0x8000 /* AT_RECURSIVE */, &attributes, sizeof attributes));
-}
-
-static void put(const char *path, const char *text) {
-	int file = must(open(path, O_WRONLY | O_CREAT, 0640));
-	must(write(file, text, strlen(text)));
-	close(file);
-}
-
-static void look(const char *path, const char *text) {
-	char found[100] = "";
-	int file = open(path, O_RDONLY);
-	expect(file >= 0 && read(file, found, 99) >= 0 && !strcmp(found, text), "%s holds %s, not %s", path, found, text);
-	close(file);
 }
 
 static void make(const char *what) {

@@ -2,17 +2,12 @@
 // arguments: bind | file | tmpfs | nested | shared
 // capabilities: CAP_SYS_ADMIN CAP_SETUID CAP_SETGID CAP_SETFCAP CAP_CHOWN CAP_DAC_OVERRIDE
 // feature: mount_id_maps
+#include "files.h"
 #include "mounts.h"
 #include <linux/mount.h>
 
 static struct mounts was, is;
 static int opened;
-
-static void put(const char *path, const char *text) {
-	int file = must(open(path, O_WRONLY | O_CREAT, 0640));
-	must(write(file, text, strlen(text)));
-	close(file);
-}
 
 static int users(const char *uids, const char *gids) {
 	char path[100];

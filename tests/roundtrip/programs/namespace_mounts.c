@@ -1,16 +1,11 @@
 /* Mount namespaces inside: what each has mounted, who is in which, roots that are others, files that are open in them. */
 // arguments: copy | private | changed | pivoted | twice | thread | init | sandbox | follow
 // capabilities: CAP_SYS_ADMIN CAP_SYS_CHROOT
+#include "files.h"
 #include "mounts.h"
 #include "namespaces.h"
 
 static struct mounts was[4], is;
-
-static void put(const char *path, const char *text) {
-	int file = must(open(path, O_WRONLY | O_CREAT, 0640));
-	must(write(file, text, strlen(text)));
-	close(file);
-}
 
 static void holds(int who, const char *path, const char *text) {
 	char found[100] = "";

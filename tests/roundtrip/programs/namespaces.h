@@ -10,7 +10,7 @@ static inline void await(int *what) {
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
-static inline void look(const char *kind, char *link, int *done) {
+static inline void look_up(const char *kind, char *link, int *done) {
 	char path[64];
 	snprintf(path, sizeof path, "/proc/thread-self/ns/%s", kind);
 	ssize_t length = readlink(path, link, 63);
@@ -23,8 +23,8 @@ static inline void prepare_places(void) {
 }
 
 /* Tell where we are, before and after. */
-static inline void note_place(int who, const char *kind) { look(kind, places[who].before, &places[who].noted); }
-static inline void check_place(int who, const char *kind) { look(kind, places[who].after, &places[who].checked); }
+static inline void note_place(int who, const char *kind) { look_up(kind, places[who].before, &places[who].noted); }
+static inline void check_place(int who, const char *kind) { look_up(kind, places[who].after, &places[who].checked); }
 
 static inline void compare_places(const char *kind, int count) {
 	for (int i = 0; i < count; i++) {

@@ -1,6 +1,6 @@
 /* rtnetlink(7): requests, and how a network namespace is set up, as text. */
 #pragma once
-#include "wait.h"
+#include "lines.h"
 #include <arpa/inet.h>
 #include <linux/fib_rules.h>
 #include <linux/if_bridge.h>
@@ -209,27 +209,25 @@ static inline void read_world(struct world *into) {
 }
 
 static inline void expect_same_world(const struct world *was, const struct world *is) {
-	for (int i = 0, k = 0; i < was->count || k < is->count;) {
-		int order = i == was->count ? 1 : k == is->count ? -1 : strcmp(was->lines[i], is->lines[k]);
-		if (order < 0)
-			differs("gone: %s", was->lines[i]);
-		if (order > 0)
-			differs("new: %s", is->lines[k]);
-		i += order <= 0, k += order >= 0;
-	}
+	expect_same_lines(was->lines[0], was->count, is->lines[0], is->count, sizeof was->lines[0]);
 }
 
-/* Wait until devices with a carrier have addresses, and none is tentative any more. */
+/* Wait until devices with a carrier have addresses: none comes for a while, and none is tentative any more. */
 static inline void settle(void) {
-	nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
-	for (int tries = 0; tries < 600; tries++) {
-		FILE *file = fopen("/proc/self/net/if_inet6", "r");
+	static char last[1 << 14], found[1 << 14];
+	for (int quiet = 0, naps = 0; quiet < 30 && naps < 6000; naps++) {
 		int waits = 0;
-		for (unsigned flags; file && fscanf(file, "%*s %*x %*x %*x %x %*s", &flags) == 1;)
+		FILE *file = fopen("/proc/self/net/if_inet6", "r");
+		found[file ? fread(found, 1, sizeof found - 1, file) : 0] = 0;
+		if (file)
+			fclose(file);
+		for (char *line = found; *line; line = strchrnul(line, '\n'), line += *line == '\n') {
+			unsigned flags = 0;
+			sscanf(line, "%*s %*x %*x %*x %x", &flags);
 			waits |= flags & IFA_F_TENTATIVE;
-		fclose(file);
-		if (!waits)
-			return;
+		}
+		quiet = waits || strcmp(found, last) ? 0 : quiet + 1;
+		strcpy(last, found);
 		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
 	}
 }

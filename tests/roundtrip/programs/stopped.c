@@ -1,19 +1,9 @@
 /* A stopped process stays stopped; a stop that the parent has heard of isn't told again, one that it hasn't is; the same of going on, whose handler runs once. */
-#include "wait.h"
+#include "state.h"
 
 static volatile int went_on_times;
 
 static void on_going_on(__attribute__((unused)) int number) { went_on_times++; }
-
-static char state(pid_t pid) {
-	char path[64], text[512] = "", got = '?';
-	snprintf(path, sizeof path, "/proc/%d/stat", pid);
-	int stat = must(open(path, O_RDONLY | O_CLOEXEC));
-	if (read(stat, text, sizeof text - 1) > 0 && strrchr(text, ')'))
-		got = strrchr(text, ')')[2];
-	close(stat);
-	return got;
-}
 
 static pid_t stopped_by(int number, volatile int *counter) {
 	pid_t child = must(fork());

@@ -1,16 +1,6 @@
 /* A process that SIGTSTP has stopped, and whose group is orphaned since, as its parent has left for a session of its own: it stays stopped. */
 // never: set_back restored_twice
-#include "wait.h"
-
-static char state(pid_t pid) {
-	char path[64], text[512] = "", got = '?';
-	snprintf(path, sizeof path, "/proc/%d/stat", pid);
-	int stat = must(open(path, O_RDONLY | O_CLOEXEC));
-	if (read(stat, text, sizeof text - 1) > 0 && strrchr(text, ')'))
-		got = strrchr(text, ')')[2];
-	close(stat);
-	return got;
-}
+#include "state.h"
 
 static void leave(volatile int *ran) {
 	int status = 0;

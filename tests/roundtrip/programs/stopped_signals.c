@@ -1,5 +1,5 @@
 /* A stopped process with signals that nothing but its stop keeps from it: they come when it goes on; and SIGTSTP and SIGCONT that are blocked. */
-#include "wait.h"
+#include "state.h"
 
 static volatile int *shared, first, values[4], count;
 
@@ -11,16 +11,6 @@ static void on_value(__attribute__((unused)) int number, siginfo_t *info, __attr
 }
 
 static void rest(long milliseconds) { nanosleep(&(struct timespec){.tv_nsec = milliseconds * 1000000}, NULL); }
-
-static char state(pid_t pid) {
-	char path[64], text[512] = "", got = '?';
-	snprintf(path, sizeof path, "/proc/%d/stat", pid);
-	int stat = must(open(path, O_RDONLY | O_CLOEXEC));
-	if (read(stat, text, sizeof text - 1) > 0 && strrchr(text, ')'))
-		got = strrchr(text, ')')[2];
-	close(stat);
-	return got;
-}
 
 static void block(int how, int number) {
 	sigset_t set;
