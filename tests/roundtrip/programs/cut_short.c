@@ -24,7 +24,7 @@ static void check(const char *what, const char *memory, long from, long length) 
 static void drain(const char *what, int from, long size) {
 	struct pollfd ready = {from, POLLIN, 0};
 	long taken = 0;
-	for (int length = FIRST; poll(&ready, 1, 2000) > 0; length = 50000) {
+	for (int length = FIRST; poll(&ready, 1, 60000) > 0; length = 50000) {
 		long some = must(read(from, got, length));
 		check(what, got, taken, some);
 		if ((taken += some) >= size)

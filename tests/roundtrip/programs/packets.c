@@ -56,8 +56,9 @@ static int promiscuity(void) {
 	return -1;
 }
 
-static int hears(int fd) { return poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 200); }
+static int hears(int fd, int within) { return poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, within); }
 
+/* Take the number of a packet that is there, or -1. */
 static int taken(int fd, int offset) {
 	char found[64] = {0};
 	int number = -1;
@@ -65,6 +66,9 @@ static int taken(int fd, int offset) {
 		memcpy(&number, found + offset, sizeof number);
 	return number;
 }
+
+/* The number of the next packet, which may be under way. */
+static int comes(int fd, int offset) { return hears(fd, 60000) ? taken(fd, offset) : -1; }
 
 static void sockets(void) {
 	int raw = bound(SOCK_RAW | SOCK_NONBLOCK, PROTOCOL), cooked = must(socket(AF_PACKET, SOCK_DGRAM, htons(PROTOCOL + 1))),
@@ -103,23 +107,22 @@ static void sockets(void) {
 	send_packet(PROTOCOL, 4);
 	send_packet(PROTOCOL, 5);
 	send_packet(PROTOCOL + 1, 6);
-	same("a packet comes", 1, hears(raw));
-	same("its number, behind a virtio header", 4, taken(raw, 10 + 14));
-	same("the next", 5, taken(raw, 10 + 14));
+	same("its number, behind a virtio header", 4, comes(raw, 10 + 14));
+	same("the next", 5, comes(raw, 10 + 14));
 	same("no more", -1, taken(raw, 10 + 14));
-	same("another comes without its header", 1, hears(cooked));
-	same("its number", 6, taken(cooked, 0));
-	same("what the filter lets through", 4, taken(filtered, 14));
+	same("another, without its header", 6, comes(cooked, 0));
+	same("what the filter lets through", 4, comes(filtered, 14));
 	same("and nothing else", -1, taken(filtered, 14));
 	send_packet(PROTOCOL + 3, 7);
 	struct sockaddr_pkt from = {0};
 	socklen_t length = sizeof from;
 	char frame[64] = {0};
-	same("what one of the first kind hears", 60, recvfrom(old, frame, sizeof frame, MSG_DONTWAIT, (void *)&from, &length));
+	same("one of the first kind hears", 1, hears(old, 60000));
+	same("what it hears", 60, recvfrom(old, frame, sizeof frame, MSG_DONTWAIT, (void *)&from, &length));
 	same("from where", 0, strcmp((char *)from.spkt_device, "lo"));
 	same("what", 7, frame[14]);
-	same("nothing is heard by one that nobody has bound", 0, hears(silent));
-	same("all is heard by one for all", 4, taken(all, 14));
+	same("nothing is heard by one that nobody has bound", 0, hears(silent, 200));
+	same("all is heard by one for all", 4, comes(all, 14));
 	for (int i = 1; i >= 0; i--) {
 		must(setsockopt(cooked, SOL_PACKET, PACKET_DROP_MEMBERSHIP, &promiscuous, sizeof promiscuous));
 		same("the device's promiscuity", i, promiscuity());
@@ -127,28 +130,47 @@ static void sockets(void) {
 	same("the group", 77 | PACKET_FANOUT_LB << 16, get(group[1], PACKET_FANOUT));
 	for (int i = 0; i < 8; i++)
 		send_packet(PROTOCOL + 2, i);
-	usleep(50000);
-	int heard[2] = {0};
+	for (int i = 0; i < 8; i++)
+		expect(comes(group[i & 1], 14) >= 0, "the group's halves of eight: %d is missing", i);
 	for (int i = 0; i < 2; i++)
-		while (taken(group[i], 14) >= 0)
-			heard[i]++;
-	same("the group's first, of eight", 4, heard[0]);
-	same("its second", 4, heard[1]);
+		same("more than its half", -1, taken(group[i], 14));
 }
 
 static int version, turn, left;
 static char *ring, *packet;
 
-/* Take the next packet's number out of a ring, in the ring's order; -1 if none comes. */
-static int next(int fd) {
+/* Wait for the kernel to give a frame or block of the ring back; tell whether it has. */
+static bool is_given(int fd, volatile unsigned *status, int within) {
+	for (int waited = 0; !(*status & TP_STATUS_USER); waited += 200) {
+		if (waited >= within)
+			return false;
+		poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 200);
+	}
+	return true;
+}
+
+/* How many packets wait in a ring. */
+static int waiting(void) {
+	int count = left, size = version == TPACKET_V3 ? BLOCK : FRAME;
+	for (int i = left > 0; i < FRAME * FRAMES / size; i++) {
+		void *place = ring + (turn + i) % (FRAME * FRAMES / size) * size;
+		struct tpacket_block_desc *block = place;
+		if (version != TPACKET_V3 && !(*(volatile unsigned *)place & TP_STATUS_USER))
+			break;
+		if (version == TPACKET_V3 && !(*(volatile unsigned *)&block->hdr.bh1.block_status & TP_STATUS_USER))
+			break;
+		count += version == TPACKET_V3 ? (int)block->hdr.bh1.num_pkts : 1;
+	}
+	return count;
+}
+
+/* Take the next packet's number out of a ring, in the ring's order; -1 if none comes within some milliseconds. */
+static int next(int fd, int within) {
 	int number;
 	if (version == TPACKET_V3) {
 		struct tpacket_block_desc *block = (void *)(ring + turn * BLOCK);
-		for (int i = 0; !left && !(*(volatile unsigned *)&block->hdr.bh1.block_status & TP_STATUS_USER); i++) {
-			if (i == 3)
-				return -1;
-			poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 200);
-		}
+		if (!left && !is_given(fd, &block->hdr.bh1.block_status, within))
+			return -1;
 		if (!left) {
 			left = block->hdr.bh1.num_pkts;
 			packet = (char *)block + block->hdr.bh1.offset_to_first_pkt;
@@ -163,12 +185,9 @@ static int next(int fd) {
 		return number;
 	}
 	char *frame = ring + turn * FRAME;
-	volatile unsigned *status = (void *)frame;
-	for (int i = 0; !(*status & TP_STATUS_USER); i++) {
-		if (i == 3)
-			return -1;
-		poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 200);
-	}
+	volatile unsigned *status = (void *)frame; /* of 8 bytes in version 1; it is little-endian */
+	if (!is_given(fd, status, within))
+		return -1;
 	memcpy(&number, frame + (version == TPACKET_V1 ? ((struct tpacket_hdr *)frame)->tp_mac : ((struct tpacket2_hdr *)frame)->tp_mac) + 14, sizeof number);
 	*status = TP_STATUS_KERNEL;
 	turn = (turn + 1) % FRAMES;
@@ -187,21 +206,21 @@ static void receiving(void) {
 	/* Once around, and on; some wait, and they know their turn. */
 	while (sent < FRAMES + 3) {
 		send_packet(PROTOCOL, sent++);
-		same("before", got++, next(fd));
+		same("before", got++, next(fd, 60000));
 	}
 	for (int i = 0; i < 4; i++)
 		send_packet(PROTOCOL, sent++);
-	usleep(100000); /* for a block to be closed */
+	expect(eventually(waiting() == 4), "%d wait in the ring, not 4", waiting()); /* and their block is closed */
 
 	freeze_here();
-	spoil(same("", got++, next(fd)); got--;);
+	spoil(same("", got, next(fd, 60000)); send_packet(PROTOCOL, 99););
 
 	while (got < sent)
-		same("what waited", got++, next(fd));
-	same("nothing else", -1, next(fd));
+		same("what waited", got++, next(fd, 60000));
+	same("nothing else", -1, next(fd, 600));
 	for (int i = 0; i < 2 * FRAMES; i++) {
 		send_packet(PROTOCOL, sent++);
-		same("what comes then", got++, next(fd));
+		same("what comes then", got++, next(fd, 60000));
 	}
 	same("the version", version, get(fd, PACKET_VERSION));
 }

@@ -57,7 +57,7 @@ int main(void) {
 	expect(waitid(P_PIDFD, of_child, &found, WEXITED) == -1 && errno == EAGAIN, "waiting without blocking: %s", strerror(errno));
 	wait_for("signalled");
 	say("child ends");
-	same("the child's end", 1, poll(&(struct pollfd){.fd = of_child, .events = POLLIN}, 1, 10000));
+	same("the child's end", 1, poll(&(struct pollfd){.fd = of_child, .events = POLLIN}, 1, 60000));
 	must(waitid(P_PIDFD, of_child, &found, WEXITED));
 	same("how it ended", 3, found.si_status);
 	same("the zombie's end", 1, told(of_zombie));
@@ -70,7 +70,7 @@ int main(void) {
 	if (of_thread >= 0) {
 		same("the thread lives", 0, told(of_thread));
 		say("thread ends");
-		same("the thread's end", 1, poll(&(struct pollfd){.fd = of_thread, .events = POLLIN}, 1, 10000));
+		same("the thread's end", 1, poll(&(struct pollfd){.fd = of_thread, .events = POLLIN}, 1, 60000));
 	}
 	say("thread ends");
 	join(sharer);

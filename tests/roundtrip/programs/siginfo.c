@@ -47,7 +47,8 @@ static void queue_all(void) {
 	must(mq_notify(queue, &event));
 	must(mq_send(queue, "y", 1, 0));
 	must(setitimer(ITIMER_REAL, &(struct itimerval){.it_value = {0, 1000}}, NULL)); /* SI_KERNEL */
-	nanosleep(&(struct timespec){.tv_nsec = 30000000}, NULL);
+	sigset_t pending;
+	expect(eventually(sigpending(&pending) == 0 && sigismember(&pending, SIGALRM)), "the timer doesn't ring");
 	must(fcntl(50, F_SETFL, O_RDWR));
 	close(50), close(pair[1]), mq_close(queue), mq_unlink("/siginfo");
 }

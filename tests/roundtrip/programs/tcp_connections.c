@@ -128,7 +128,7 @@ int main(int count, char **arguments) {
 	must(send(quiet.server, "hello, too", 10, 0));
 	read_all("the quiet one's answer", quiet.client, "hello, too");
 
-	same("what waits is ready", 1, poll(&(struct pollfd){.fd = queued.server, .events = POLLIN}, 1, 1000));
+	same("what waits is ready", 1, poll(&(struct pollfd){.fd = queued.server, .events = POLLIN}, 1, 60000));
 	read_all("what was queued for the server", queued.server, "to the server");
 	read_all("what was queued for the client", queued.client, "to the client");
 	int value;

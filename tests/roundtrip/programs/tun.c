@@ -52,7 +52,7 @@ static void sends(const char *what, int fd, const char *to, int skipped) {
 	char packet[256];
 	must(sendto(sender, "ping", 4, 0, (void *)&name, sizeof name));
 	close(sender);
-	for (int i = 0; i < 50; i++) {
+	for (int i = 0; i < 600; i++) {
 		ssize_t got = read(fd, packet, sizeof packet);
 		if (got >= skipped + 32 && !memcmp(packet + skipped + 28, "ping", 4))
 			return;

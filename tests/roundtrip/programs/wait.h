@@ -64,6 +64,15 @@ __attribute__((format(printf, 1, 2))) static inline void differs(const char *for
 	} \
 	result_; })
 
+/* Wait until something is so, a minute at the most; tell whether it is. */
+#define eventually(condition) ({ \
+	bool is_so_ = (condition); \
+	for (int naps_ = 0; naps_ < 60000 && !is_so_; naps_++) { \
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); \
+		is_so_ = (condition); \
+	} \
+	is_so_; })
+
 static inline void wait_for(const char *name) {
 	while (access(in_work(name), F_OK) != 0)
 		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
