@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from containers import eventually
 from woodfrog.kernel.procfs.maps import read_maps
 
 Process = subprocess.Popen[bytes]
@@ -27,12 +28,14 @@ def started(*command: str | Path) -> Iterator[Process]:
         try:
             yield process
         finally:
-            # Of unshare, end the child, so that it takes the news: PID 1 may not reap.
-            for pid in children_of(process.pid) if process.poll() is None else []:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
             if command[0] != "unshare":
                 process.kill()
+            # Of unshare, end the child, so that it takes the news: PID 1 may not reap.
+            while process.poll() is None:
+                for pid in children_of(process.pid):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(0.001)
 
 
 def line(process: Process) -> str:
@@ -48,9 +51,9 @@ def children_of(pid: int) -> list[int]:
 
 
 def child_of(pid: int) -> int:
-    """Return the only child of a process."""
-    (child,) = children_of(pid)
-    return child
+    """Return the only child of a process, as soon as it has one."""
+    (child,) = eventually(lambda: children_of(pid), f"process {pid} has a child")
+    return int(child)
 
 
 def areas(pid: int) -> set[tuple[int, int, int, bytes]]:

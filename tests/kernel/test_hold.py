@@ -296,9 +296,9 @@ def test_a_killed_tracer_leaves_no_userfaultfd_for_long(build: Build) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(tracer, 0)[1]) == -signal.SIGKILL
         assert any("anon_inode:[userfaultfd]" in links for links in _opened(pids))
 
-        assert tidy(init) == 2
+        assert tidy(init) >= 2  # its short-lived children had them, too
         assert ([areas(pid) for pid in pids], _opened(pids)) == before
-        _all_go_on(pids, address)
+        _all_go_on(pids, address, counts(pids, address))
 
 
 @needs("root")
