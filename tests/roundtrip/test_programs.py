@@ -211,6 +211,7 @@ CANNOT_BE_SET_BACK = (
     "mounted_ghosts",
     "mounted_sockets",
     "mounts",
+    "mounts_detached",
     "mounts_hidden",
     "mounts_mapped",
     "namespace_bound",

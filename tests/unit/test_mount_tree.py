@@ -59,6 +59,9 @@ def test_what_a_checkpoint_writes_passes() -> None:
         new(group=-1),
         new(deleted=1, root=b"a"),
         new(deleted=-1, root=b"a"),
+        new(detached=1),
+        new(detached=1, parent=-1, group=1),
+        Node(given=Given(point=b"/a", nth=0), detached=1),
         new(users=[(0, 0, 1)]),
         new(users=[(0, 0, 0)], groups=[(0, 0, 1)]),
         new(users=[(0, 0, 1)], groups=[(0, (1 << 32) - 1, 2)]),
@@ -178,6 +181,13 @@ def test_what_is_hidden_is_made_before_what_hides_it() -> None:
 def test_a_record_comes_back() -> None:
     mounts = tree(new(group=1), new(master=1, place=os.fsencode("tmp/\udcff")))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(mounts), type=MountTree) == mounts
+
+
+def test_what_is_attached_nowhere_is_at_no_path() -> None:
+    mounts = tree(new(detached=1, parent=-1))
+    records.check(mounts, 0, namespaces={})
+    assert not mounts.is_rooted
+    assert not mounts.shows(b"/tmp/m/file")
 
 
 def test_id_maps_of_mounts_need_the_rights_to_map_ids() -> None:

@@ -19,6 +19,7 @@ from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.collecting_networks import Networks
+from woodfrog.engine.detached import DetachedMounts
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.places import Places
@@ -34,6 +35,7 @@ from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso, own_vdso
 from woodfrog.resources import catalogue, cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
+from woodfrog.resources.credentials import bounding_set
 from woodfrog.resources.files.base import IO_URING, FileRecord
 from woodfrog.resources.mount_tree.looking import ChangedMounts
 from woodfrog.resources.sysctls import Sysctls
@@ -221,6 +223,11 @@ def look(
     networks.collect(init, view, nested, obstacles, *given, usual)
     world.look_at(files.files)
     hush = undo.enter_context(ExitStack())
+    if mounts:
+        world.detached = DetachedMounts(files.files, places.all, bounding_set(init))
+        world.detached.look(undo, obstacles)
+        with obstacles.at("the container"):
+            mounts.add_detached(world.detached.found)
     with obstacles.at("the container"):
         places.name_ghosts(mounts, world.links)
     files.refuse_opened_in(places.late_files, obstacles)

@@ -101,6 +101,11 @@ class Places:
         for number, descriptor in namespaces.descriptors("mnt"):
             self._all[number] = Place(number, undo.enter_context(standing_in(descriptor)))
 
+    @property
+    def all(self) -> list[Place]:
+        """Return all of them, the container's own first."""
+        return list(self._all.values())
+
     def __getitem__(self, number: int) -> Place:
         return self._all[number]
 

@@ -100,6 +100,7 @@ class Remaking:
             spare_pid=self._spare + 1,
             uncovered={},
             ghosts=None,
+            detached={},
         )
 
     def make_way(self) -> None:

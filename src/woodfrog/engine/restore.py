@@ -201,20 +201,25 @@ def _restore(
 
         ghosts = Ghosts(plan.deleted, room.start)
 
+    detached: dict[int, int] = {}
+
     def mount(tree: MountTree, proc: Callable[[Base], int] | None, owned: bool) -> None:
         from woodfrog.resources.mount_tree import making as mount_making
 
         assert ghosts is not None
-        mount_making.restore(
-            root,
-            tree,
-            bounding=bounds.bounding | (1 << CAP_SYS_ADMIN if owned else 0),
-            permitted=permitted,
-            pages=pages,
-            base=base,
-            namespace=made.give_bound,
-            ghosts=ghosts,
-            proc=proc,
+        detached.update(
+            mount_making.restore(
+                root,
+                tree,
+                bounding=bounds.bounding | (1 << CAP_SYS_ADMIN if owned else 0),
+                permitted=permitted,
+                pages=pages,
+                base=base,
+                namespace=made.give_bound,
+                ghosts=ghosts,
+                proc=proc,
+                high=room.start,
+            )
         )
 
     cgroups.make(plan.cgroups, bounds.cgroups)
@@ -244,6 +249,7 @@ def _restore(
         spare_pid=plan.spare_pid,
         uncovered=uncovered,
         ghosts=ghosts,
+        detached=detached,
     )
     making.missing += missing
     forced: set[int] = set()

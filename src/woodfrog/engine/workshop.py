@@ -89,6 +89,7 @@ class Workshop:
         spare_pid: int,
         uncovered: Mapping[bytes, int],
         ghosts: Ghosts | None,
+        detached: Mapping[int, int],
     ) -> None:
         self._undo = undo
         self.capabilities = capabilities
@@ -101,6 +102,7 @@ class Workshop:
         self.may_force_buffers = may_force_buffers
         self.spare_pid = spare_pid
         self._uncovered = uncovered
+        self._detached = detached
         self._left = ghosts.left if ghosts else {}
         self.stub = stub
         self._room = room
@@ -122,7 +124,7 @@ class Workshop:
         self._root = -1
         self._delegates = Delegates(stub)
         self._kept: _Made[object, Any] = _Made()
-        self._spare: list[int] = []
+        self._spare: list[int] = [*detached.values()]
         self._settled_spare = 0
         self._addresses: dict[int, frozenset[bytes]] = {}
         # By network namespace, device and family.
@@ -237,6 +239,12 @@ class Workshop:
     def uncovered(self, directory: bytes) -> int:
         """See the protocol."""
         return self._uncovered[directory]
+
+    def detached(self, number: int) -> int:
+        """See the protocol."""
+        if number not in self._detached:
+            raise ImageError("the image lacks a mount that an open file is in")
+        return self._detached[number]
 
     def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """See the protocol."""

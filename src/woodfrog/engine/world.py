@@ -40,6 +40,7 @@ from woodfrog.resources.mount_tree.options import IN_MEMORY
 from woodfrog.resources.queue_notices import Notices
 
 if TYPE_CHECKING:
+    from woodfrog.engine.detached import DetachedMounts
     from woodfrog.engine.rings import Rings
     from woodfrog.engine.sockets import Sockets
 
@@ -91,6 +92,7 @@ class World:
         self.ipc = Ipc(init, namespaces, self.links.objects, tree.afterwards)
         # What is known of io_urings (engine/rings.py).
         self.rings: Rings | None = None
+        self.detached: DetachedMounts | None = None
         # Processes whose parent has not waited for the news that they stopped or go on.
         self.news: set[int] = set()
         self.keyrings = Keyrings()
@@ -249,6 +251,10 @@ class World:
     def identify_group(self, pid: int) -> int:
         """Return the container's id of a process group that we see as `pid`, or 0."""
         return self._groups.get(pid, 0)
+
+    def detached_mount(self, file: OpenFile) -> tuple[int, bool]:
+        """See the protocol."""
+        return self.detached.of(file) if self.detached else (0, False)
 
     def place_of_mount(self, mnt_id: int) -> Place | None:
         """See the protocol."""

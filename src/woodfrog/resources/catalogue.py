@@ -82,6 +82,7 @@ _FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "nameless-path": ("files.nameless_path.NamelessPath", ("nameless path",)),
     "stdio": ("files.stdio.Stdio", _ANYTHING),
     "message-queue": ("files.message_queue.MessageQueueFile", ("file",)),
+    "detached-file": ("files.detached.DetachedFile", _PATHS),
     "proc-file": ("files.proc_file.ProcFile", _PATHS),
     "deleted": ("files.deleted.OpenDeletedFile", _PATHS),
     "regular": ("files.regular.RegularFile", _PATHS),

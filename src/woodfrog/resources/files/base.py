@@ -85,6 +85,12 @@ class World(Protocol):
     def queue_names(self) -> set[bytes]:
         """Return the names of POSIX message queues."""
 
+    def detached_mount(self, file: "OpenFile") -> tuple[int, bool]:
+        """Return the id of the mount, attached nowhere, that a file is in, and whether it holds it.
+
+        0: it is in none such.
+        """
+
     def identify(self, pid: int) -> int:
         """Return the container's id of a process or thread that we see as `pid`, or 0."""
 
@@ -248,6 +254,9 @@ class Making(Protocol):
 
     def uncovered(self, directory: bytes) -> int:
         """Return the stub's descriptor of a directory as it was before mounts were made."""
+
+    def detached(self, number: int) -> int:
+        """Return the stub's descriptor of a mount that is attached nowhere; raises ImageError."""
 
     def memory_object(self, number: int, *, for_writing: bool = False) -> int:
         """Return the stub's descriptor of a shared memory object or a deleted file."""

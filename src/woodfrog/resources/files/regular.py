@@ -39,7 +39,8 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
         ),
         refused=(
             "in a file system that a program mounted, and that another one covers",
-            "from outside the container's mounts, or in one that was taken away (umount -l)",
+            "from outside the container's mounts, or in one that was taken away (umount -l) and is"
+            " seen nowhere else",
             "settings of a network or ipc namespace that a program made",
         ),
     )

@@ -40,7 +40,7 @@ def copy(
         if covers or unbindable:
             namespaces.unshare(HERE, namespaces.CLONE_NEWNS)
             m.mount(HERE, None, "/", None, m.MS_REC | m.MS_PRIVATE)
-            ids = _ids(mounts, _mounts(proc))
+            ids = _ids(mounts, mounts_seen(proc))
         found: dict[int, int] = {}
         try:
             for mount in table.uncovered_first(mounts):
@@ -62,14 +62,10 @@ def copy(
 def _copy(proc: int, point: bytes, expected: int, *, locked: bool) -> int:
     place = os.open(point, _PATH)
     try:
-        file = os.open(f"thread-self/fdinfo/{place}", os.O_RDONLY, dir_fd=proc)
-        try:
-            if f"mnt_id:\t{expected}\n".encode() not in os.read(file, 4096):
-                if locked:
-                    return -1
-                raise UnsupportedResource(f"cannot look into the mount at {os.fsdecode(point)}")
-        finally:
-            os.close(file)
+        if mount_of(proc, place) != expected:
+            if locked:
+                return -1
+            raise UnsupportedResource(f"cannot look into the mount at {os.fsdecode(point)}")
         try:
             return m.clone_mount(HERE, place)
         except OSError as error:
@@ -79,6 +75,14 @@ def _copy(proc: int, point: bytes, expected: int, *, locked: bool) -> int:
             return os.dup(place)
     finally:
         os.close(place)
+
+
+def mount_of(proc: int, descriptor: int) -> int:
+    """Return the id of the mount that a descriptor of ours is in, where /proc is another."""
+    file = os.open(f"thread-self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    # As bytes: for an encoding Python could import code, and that from the container.
+    with open(file, "rb") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:"))
 
 
 def _ids(mounts: list[Mount], copied: list[Mount]) -> dict[int, int]:
@@ -101,7 +105,8 @@ def _places(mounts: list[Mount]) -> dict[int, tuple[bytes, ...]]:
     return found
 
 
-def _mounts(proc: int) -> list[Mount]:
+def mounts_seen(proc: int) -> list[Mount]:
+    """Read the mounts that this thread sees, likewise."""
     file = os.open("thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
     with open(file, "rb") as lines:
         return [parse_mount(line.rstrip(b"\n")) for line in lines]

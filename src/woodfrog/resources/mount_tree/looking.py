@@ -19,6 +19,7 @@ from woodfrog.resources.file_tree import WritePages
 from woodfrog.resources.mount_tree import copies, ghosts, options, table
 from woodfrog.resources.mount_tree.comparing import Comparison
 from woodfrog.resources.mount_tree.contents import Contents, refuse_filled, refuse_in_use
+from woodfrog.resources.mount_tree.detached import Detached
 from woodfrog.resources.mount_tree.records import (
     AS_IT_COMES,
     OUTSIDE,
@@ -141,6 +142,35 @@ class ChangedMounts:
     def _has_another_root(self) -> bool:
         lowest = next(mount for mount in self._now if mount.parent not in self._by_id)
         return self._nested and lowest.mnt_id not in self._kept
+
+    def add_detached(self, found: Collection[Detached]) -> None:
+        """Add mounts that are attached nowhere."""
+        if not found:
+            return
+        for one in found:
+            base, root = self._shown.base(one.mount)
+            if root.endswith(table.DELETED) or options.maps_ids(one.mount.options):
+                raise UnsupportedResource(
+                    "a mount that is attached nowhere shows what was deleted, or has an id map,"
+                    " which cannot be saved yet"
+                )
+            self._nodes.append(
+                Node(
+                    base=base,
+                    root=root,
+                    detached=one.number,
+                    attributes=options.attributes(one.mount.options),
+                )
+            )
+        if not self._changed:
+            self._changed = True
+            self._copies = self._copy()
+        self._now = [*self._now, *(one.mount for one in found)]
+        self._shown.see(one.mount for one in found)
+        for one in found:
+            if one.copy >= 0:
+                self._copies[one.mount.mnt_id] = os.dup(one.copy)
+        self._refuse_contents()
 
     def _copy(self) -> dict[int, int]:
         try:

@@ -69,21 +69,25 @@ def restore(
     namespace: Callable[[Base], int],
     ghosts: Ghosts,
     proc: Callable[[Base], int] | None = None,
-) -> None:
+    high: int = 0,
+) -> dict[int, int]:
     """Make all mounts in a stub's mount namespace; `pages` is the page store, 0 being at `base`.
+
+    Returns the stub's descriptors, at `high` or above, of those that are attached nowhere.
 
     `namespace` gives the stub's descriptor of one that is bound to a file, `proc` that of a proc
     that shows a nested pid namespace; `ghosts` are the deleted files that are mounted.
     """
     if not may_mount(bounding):
-        return
+        return {}
     with credentials.with_capabilities(stub, bounding, permitted):
-        making = _Making(stub, tree, pages, base, namespace, ghosts, proc)
+        making = _Making(stub, tree, pages, base, namespace, ghosts, proc, high)
         making.set_up()
         for index, node in enumerate(tree.nodes):
             with while_(f"mounting {os.fsdecode(tree.path(node))}"):
                 making.make(index, node)
         making.finish()
+    return making.detached
 
 
 class _Making:
@@ -96,6 +100,7 @@ class _Making:
         namespace: Callable[[Base], int],
         ghosts: Ghosts,
         proc: Callable[[Base], int] | None,
+        high: int,
     ) -> None:
         self._ghosts = ghosts
         self._namespace = namespace
@@ -113,6 +118,8 @@ class _Making:
         self._bases: dict[int, int] = {}
         self._nodes: dict[int, int] = {}
         self._leaders: dict[int, int] = {}
+        self._high = high
+        self.detached: dict[int, int] = {}
         self._names = 0
 
     def _open(self, descriptor: int) -> int:
@@ -272,7 +279,10 @@ class _Making:
             mount = self._copy(source)
             if node.ids:
                 self._map_ids(mount, node.ids)
-            if node.parent < 0:
+            if node.detached:
+                high = syscalls.duplicate_above(self._on, mount, self._high)
+                self.detached[node.detached] = high
+            elif node.parent < 0:
                 # The root of a nested namespace; what has a place may be mounted in.
                 self._on_stage(mount)
         self._nodes[index] = mount
@@ -321,6 +331,8 @@ class _Making:
             self._on.call(SYS.PIVOT_ROOT, b".", b".")
         for index, node in enumerate(self._tree.nodes):
             mount = self._nodes[index]
+            if node.detached:
+                continue
             if node.group:
                 leader = self._leader(node.group)
                 if leader != mount:

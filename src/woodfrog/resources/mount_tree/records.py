@@ -51,14 +51,15 @@ class Node(Part, frozen=True):
     It stands at `place` in its parent, unless `create` has put it where it is (no parent), and
     shows `root` of its base; if that was deleted since, its contents are the `deleted` file of that
     id. `users` and `groups` are its id map: runs of (first of the file system's, first shown, how
-    many), empty if it has none. Those of a `group` tell each other what is mounted in them; those
-    of `master` tell it, too.
+    many), empty if it has none. One of a `detached` id is attached nowhere. Those of a `group` tell
+    each other what is mounted in them; those of `master` tell it, too.
     """
 
     given: Given | None = None
     base: int = -1
     root: bytes = ROOT
     deleted: int = 0
+    detached: int = 0
     parent: int = -1
     place: bytes = ROOT
     attributes: int = UNCHANGED
@@ -98,7 +99,7 @@ class MountTree(Record, frozen=True, tag="mount-tree"):
     @property
     def is_rooted(self) -> bool:
         """Tell whether it has a root of its own, which is the first mount then."""
-        return bool(self.nodes) and self.nodes[0].given is None and self.nodes[0].parent < 0
+        return bool(self.nodes) and _is_root(self.nodes[0])
 
     def is_brought(self, path: bytes) -> bool:
         """Tell whether the image has the file at a path that a changed mount shows."""
@@ -117,7 +118,7 @@ class MountTree(Record, frozen=True, tag="mount-tree"):
     def _node_at(self, path: bytes) -> Node | None:
         found = None
         for node in self.nodes:
-            if node.base >= 0 and _is_at_or_below(path, self.path(node)):
+            if node.base >= 0 and not node.detached and _is_at_or_below(path, self.path(node)):
                 found = node
         return found
 
@@ -135,6 +136,10 @@ class MountTree(Record, frozen=True, tag="mount-tree"):
         """Go through all mounts of `create` that the new container must have."""
         yield from (base.given for base in self.bases if base.given is not None)
         yield from (node.given for node in self.nodes if node.given is not None)
+
+
+def _is_root(node: Node) -> bool:
+    return node.given is None and node.parent < 0 and not node.detached
 
 
 def _is_at_or_below(path: bytes, point: bytes) -> bool:
@@ -184,7 +189,9 @@ def check(
         if not -1 <= node.parent < index or not -1 <= node.base < len(tree.bases):
             raise ImageError(f"{what} are in an impossible order")
         # A mount is one of create's or shows a base; and only one of create's has a place already.
-        has_no_place = node.given is None and node.parent < 0
+        has_no_place = _is_root(node)
+        if node.detached and (node.given or node.parent >= 0 or node.group or node.master):
+            raise ImageError(f"{what} are attached nowhere and elsewhere")
         if (node.given is None) != (node.base >= 0) or (has_no_place and (not nested or index)):
             raise ImageError(f"{what} are of no kind")
         if node.deleted and (node.deleted not in deleted or node.base < 0 or node.root == ROOT):

@@ -1,7 +1,7 @@
 """What a held container's mounts show: file systems, parts of what `create` mounted, namespaces."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
@@ -38,6 +38,10 @@ class Shown:
         self._by_device: dict[tuple[int, int], int] = {}
         self._by_namespace: dict[str, int] = {}
         self._by_given: dict[Given, int] = {}
+
+    def see(self, mounts: Iterable[Mount]) -> None:
+        """Have new file systems be seen by further mounts."""
+        self._now = [*self._now, *mounts]
 
     @property
     def are_others(self) -> bool:
