@@ -2,10 +2,14 @@
 
 import pytest
 
-from woodfrog.cli import checkpoint, flags, main, rollback
+from woodfrog.cli import checkpoint, flags, main, restore, rollback
 from woodfrog.cli.forwarding import FLAGS, GLOBAL_FLAGS, _read
 
-COMMANDS = {"checkpoint": checkpoint.COMMAND, "rollback": rollback.COMMAND}
+COMMANDS = {
+    "checkpoint": checkpoint.COMMAND,
+    "rollback": rollback.COMMAND,
+    "restore": restore.COMMAND,
+}
 LINES = (
     "rollback --image-path=/a one",
     "rollback one --image-path /a --stats",
@@ -14,6 +18,9 @@ LINES = (
     "--log /l --root=/a -root /b checkpoint --compression zstd one --sync none --pre-dump",
     "--root r rollback --file-validation size --image-path two one",
     "--debug=false checkpoint --stats=true one",
+    "restore --detach --template=t -b /b one",
+    "--root=/r restore one -d --template a --template t --bundle=/b",
+    "--log /l restore -template t-1 --count=3 -b /b many",
 )
 LEFT = (
     "",
@@ -35,6 +42,13 @@ LEFT = (
     "state rollback",
     "help rollback",
     "exec rollback checkpoint",
+    "restore --template=t -b /b attached",
+    "restore --detach --image-path=/i one",
+    "restore --detach one",
+    "restore --detach --template=t --pid-file=/p one",
+    "restore --detach --template=../t one",
+    "restore --detach one --template",
+    "restore --detach=false --template=t one",
 )
 
 
@@ -43,7 +57,10 @@ def test_what_is_read_is_what_the_whole_parser_reads(line: str) -> None:
     own = flags.parse(line.split(), main._global_flags(), who="help", greedy_after=0)
     name, *rest = own.rest
     found = flags.parse(rest, COMMANDS[name].flags, who=name)
-    assert _read(line.split(), main.DEFAULT_ROOT) == (own["root"], *found.rest)
+    template = found["template"] if name == "restore" else ""
+    assert _read(line.split(), main.DEFAULT_ROOT) == (own["root"], *found.rest, template)
+    if name == "restore":
+        assert found["detach"] or found["count"]
 
 
 @pytest.mark.parametrize("line", LEFT)
@@ -56,5 +73,5 @@ def test_the_flags_are_those_of_the_commands() -> None:
     known = FLAGS | {"before": GLOBAL_FLAGS}
     for name, proper in (of_commands | {"before": main._global_flags()}).items():
         takes_value = {flag.name: bool(flag.value) for flag in proper if not flag.refused}
+        takes_value |= {flag.short: bool(flag.value) for flag in proper if flag.short}
         assert known[name].items() <= takes_value.items()
-        assert not {flag.short for flag in proper if flag.short} & known[name].keys()

@@ -21,10 +21,11 @@ _NOT_WITH_COUNT = ("console_socket", "pid_file", "pidfd_socket")
 
 def run(arguments: Arguments, thaw: Callable[[Arguments, str, Template | None], int]) -> int:
     """Make one container, or several; `thaw` makes one in this process."""
+    template, common = templates.held(), arguments.common
+    if template is None and common.answer and common.answer.begun:
+        raise templates.gone(templates.Place(common.root, arguments["template"]))
     _check(arguments)
-    template = templates.held()
     if template is None:
-        common = arguments.common
         place = templates.Place(common.root, arguments["template"])
         detached = arguments["detach"] or arguments["count"] is not None
         return templates.ask(place, common.words, detached=detached)

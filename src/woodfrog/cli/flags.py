@@ -124,7 +124,7 @@ class Common:
         self.config = ""  # the file of policies, if another than the usual one
         self.policies: dict[str, Any] = {}  # those that stand before the command
         self.words: list[str] = []  # the whole command line
-        self.answer: Answer | None = None  # if a keeper was asked already to do it
+        self.answer: Answer | None = None  # if another process was asked to do it
 
     def recorded(self) -> dict[str, Any]:
         """Return what later commands on the same container needn't be told again."""

@@ -1,5 +1,5 @@
-"""Has the keeper of a container do a command, by as little code as possible: most of the time that
-a small command takes goes into loading modules.
+"""Has the keeper of a container, or who holds a template, do a command, by as little code as
+possible: most of the time that a small command takes goes into loading modules.
 
 So the command line is only looked at here, by rules that are narrower than those of cli/flags.py;
 who does the command reads it properly. Nothing is imported that the interpreter doesn't have
@@ -11,7 +11,7 @@ from __future__ import annotations
 import posix
 
 from woodfrog.runtime import asking
-from woodfrog.runtime.asking import KEEPER, Door
+from woodfrog.runtime.asking import DETACHED, KEEPER, TEMPLATE, Door
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ FLAGS = {
         "with-rootfs": False,
         "stats": False,
     },
+    # By a template, if whoever asks needn't stay.
+    "restore": {"template": True, "bundle": True, "b": True, "detach": False, "d": False}
+    | {"count": True},
 }
+_DETACHING = ("detach", "d", "count")
 
 
 class Answer:
@@ -55,14 +59,20 @@ def forward(words: list[str], default_root: str) -> Answer | None:
     try:
         for number in range(3):
             posix.fstat(number)
-        return ask(*found, words, posix.environ)
+        root, id, template = found
+        if template:
+            return _ask_template(root, template, words)
+        return ask(root, id, words, posix.environ)
     except OSError:
         return None
 
 
-def _read(words: list[str], default_root: str) -> tuple[str, str] | None:
-    """Return the root and the id that a command line is about, if all in it is known here."""
-    root, known, ids = default_root, GLOBAL_FLAGS, list[str]()
+def _read(words: list[str], default_root: str) -> tuple[str, str, str] | None:
+    """Return the root, the id and the template (or "") that a command line is about.
+
+    None, if not all in it is known here.
+    """
+    known, ids, values = GLOBAL_FLAGS, list[str](), {"root": default_root, "template": ""}
     left = iter(words)
     for word in left:
         if not word.startswith("-"):
@@ -78,9 +88,27 @@ def _read(words: list[str], default_root: str) -> tuple[str, str] | None:
             return None
         if known[name] and not equals:
             value = next(left, "")
-        if name == "root":
-            root = value
-    return (root, ids[0]) if root and len(ids) == 1 and "/" not in ids[0] else None
+        elif equals and not known[name] and known is FLAGS["restore"]:
+            return None  # it may say "false"
+        values[name] = value
+    root, template = values["root"], values["template"]
+    if not root or len(ids) != 1 or "/" in ids[0]:
+        return None
+    if known is FLAGS["restore"]:
+        is_plain = template.isascii() and template.replace("-", "").replace("_", "").isalnum()
+        if not is_plain or not any(flag in values for flag in _DETACHING):
+            return None
+    return root, ids[0], template
+
+
+def _ask_template(root: str, name: str, words: list[str]) -> Answer:
+    """Have a template make clones."""
+    connection = Door(f"{root.rstrip('/')}.templates/{name}", TEMPLATE).knock()
+    if connection is None:
+        return Answer(begun=False, status=None)
+    begun: list[int] = []
+    status = asking.ask(connection, words, posix.environ, begun.append, DETACHED)
+    return Answer(begun=bool(begun), status=status)
 
 
 def ask(root: str, id: str, words: list[str], environ: Mapping[bytes, bytes]) -> Answer:

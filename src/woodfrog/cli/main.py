@@ -58,7 +58,7 @@ def main(words: list[str] | None = None) -> int:
     answer = None
     if words is None:
         words = sys.argv[1:]
-        if "rollback" in words or "checkpoint" in words:
+        if "rollback" in words or "checkpoint" in words or "restore" in words:
             from woodfrog.cli import forwarding
 
             try:

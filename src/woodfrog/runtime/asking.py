@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 # The socket at which a container's keeper is asked, if there is one.
 KEEPER = "keeper"
+# ... and that at which a template is.
+TEMPLATE = "socket"
 RUN = b"run"
+# What asks a template for clones that don't need whoever asks any more.
+DETACHED = b"detached"
 # The request, the directory, and three standard descriptors.
 SENT = 5
 _MOST_WAITING = 128

@@ -17,7 +17,7 @@ from woodfrog.kernel.process import (
     close_all_from,
     prctl,
 )
-from woodfrog.runtime import answering, births, template_maker, templates
+from woodfrog.runtime import answering, asking, births, template_maker, templates
 from woodfrog.runtime import channel as channels
 from woodfrog.runtime import state as states
 from woodfrog.runtime.answering import Request, Workers
@@ -159,7 +159,7 @@ class _Supervisor:
                 self._drop(request.connection.dup())
             elif request.is_command:
                 self._attached.fork(request, self._leave_others)
-            elif request.asks_for(templates.DETACHED):
+            elif request.asks_for(asking.DETACHED):
                 self._pass_on([request.connection.fileno(), *request.descriptors])
 
     def _drop(self, connection: socket.socket) -> None:
@@ -191,12 +191,12 @@ class _Supervisor:
         while self._idle:
             number = self._idle.pop()
             try:
-                socket.send_fds(self._makers[number], [templates.DETACHED], descriptors)
+                socket.send_fds(self._makers[number], [asking.DETACHED], descriptors)
                 return
             except OSError:
                 self._end_maker(number)  # it has been killed
         number = self._add_maker()
-        socket.send_fds(self._makers[number], [templates.DETACHED], descriptors)
+        socket.send_fds(self._makers[number], [asking.DETACHED], descriptors)
 
     def _add_maker(self) -> int:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

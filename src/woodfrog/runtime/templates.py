@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from woodfrog.engine.template import Template
     from woodfrog.runtime.births import Midwife
 
-_INFORMATION, _SOCKET = "template.json", "socket"
-DROP, DETACHED = b"drop", b"detached"
+_INFORMATION = "template.json"
+DROP = b"drop"
 # What is passed on to whoever does the work.
 _FORWARDED = (
     signals.SIGHUP,
@@ -91,7 +91,7 @@ class Place:
 
     def remove(self) -> None:
         """Remove the directory, if it is there."""
-        for name in (_INFORMATION, _SOCKET):
+        for name in (_INFORMATION, asking.TEMPLATE):
             try:
                 os.unlink(os.path.join(self.directory, name))
             except FileNotFoundError:
@@ -120,7 +120,7 @@ class Place:
     @property
     def door(self) -> Door:
         """Where the supervisor is asked."""
-        return Door(self.directory, _SOCKET)
+        return Door(self.directory, asking.TEMPLATE)
 
     def connect(self) -> socket.socket:
         """Return a connection to the supervisor; raises StateError."""
@@ -174,7 +174,7 @@ def ask(place: Place, words: list[str], *, detached: bool) -> int:
             if signals.getsignal(number) != signals.SIG_IGN:
                 signals.signal(number, forward)
 
-    kind = DETACHED if detached else asking.RUN
+    kind = asking.DETACHED if detached else asking.RUN
     status = asking.ask(place.connect(), words, os.environb, forward_signals, kind)
     if status is None:
         raise gone(place)
