@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
+from woodfrog.kernel.reading_elsewhere import read_by_child
 from woodfrog.resources import namespaces
 
 # Before Linux 6.14 there is but one kernel.pid_max, which is the machine's.
@@ -25,16 +26,12 @@ def collect(init: int, configured: Mapping[str, bytes]) -> Settings:
     """Compare the settings of a process's pid namespace with those of a new one."""
     usual = {_PID_MAX: _NEW_PID_MAX, _NOEXEC: _read(_NOEXEC), **configured}
     our = _inode(_PID_MAX)
-
-    def look() -> bytes:
-        paths = (_NOEXEC,) if _inode(_PID_MAX) == our else (_PID_MAX, _NOEXEC)
-        return b"".join(b"%s %s\n" % (path.encode(), _read(path)) for path in paths)
-
-    found = (line.split() for line in _inside(init, look).splitlines())
+    with namespaces.inside(init, "pid"):
+        found = read_by_child([f"/proc/sys/{path}" for path in (_PID_MAX, _NOEXEC)])
     return [
-        (path.decode(), value[0])
-        for path, *value in found
-        if value and value[0] != usual[path.decode()]
+        (path, value)
+        for path, (inode, text) in zip((_PID_MAX, _NOEXEC), found, strict=True)
+        if (value := text.strip()) and inode != our and value != usual[path]
     ]
 
 
