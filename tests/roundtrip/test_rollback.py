@@ -121,22 +121,29 @@ def test_a_restored_container_goes_back_to_where_it_came_from(
     assert verdict(changing.container) == "ok\n"
 
 
-def test_what_has_ended_since_is_refused(changing: Changing, woodfrog: Woodfrog) -> None:
-    changing.go_to(1)
-    changing.save(0)
-    init = changing.container.init
-    child = int(Path(f"/proc/{init}/task/{init}/children").read_text())
+def test_what_cannot_come_back_is_refused(woodfrog: Woodfrog) -> None:
+    script = """
+        (exec 9> /work/lock; flock 9; : > /work/ready; exec sleep 1000) &
+        while :; do wait; sleep 0.01; done
+    """
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    child = int(Path(f"/proc/{container.init}/task/{container.init}/children").read_text())
+    eventually(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n", "it is itself")
+    container.checkpoint(image, "--leave-running", "--sync=none")
     os.kill(child, signal.SIGKILL)
     eventually(lambda: is_gone(child), "it ends")
-    image = f"--image-path={changing.image(0)}"
 
-    said = woodfrog("rollback", image, changing.container.name, status=1).stderr
+    said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr
 
-    assert "process 2 (changing): it has ended since" in said
+    assert "process 2 (sleep): it has ended since; and it has locks" in said
     assert "the container is running as before" in said
-    changing.go_to(2)
-    woodfrog("rollback", f"--image-path={changing.image(7)}", changing.container.name, status=1)
-    changing.go_to(3)
+    woodfrog("rollback", f"--image-path={image}-none", container.name, status=1)
+    woodfrog("exec", container.name, "/bin/true")
+    container.delete()
 
 
 def test_whatever_is_killed_half_way_is_as_it_was_or_set_back_or_ended(
@@ -306,28 +313,70 @@ def tell(container: Container, what: str) -> None:
     (container.bundle.work / "told").rename(container.bundle.work / "change")
 
 
-def test_files_that_were_closed_or_have_moved_on_are_made_anew(woodfrog: Woodfrog) -> None:
-    bundle = Bundle(woodfrog.directory / "bundle", ["python3", "/programs/open_files.py"])
+def talking(woodfrog: Woodfrog, program: str) -> Container:
+    """Start a program of Python's that can be told to change, and to check."""
+    bundle = Bundle(woodfrog.directory / "bundle", ["python3", f"/programs/{program}"])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(SOURCES, "/programs"))
     bundle.add_host_programs()
+    bundle.add_capabilities("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
     container = woodfrog.run(bundle)
     container.wait_for("ready")
+    return container
+
+
+def test_files_that_were_closed_or_have_moved_on_are_made_anew(woodfrog: Woodfrog) -> None:
+    container = talking(woodfrog, "open_files.py")
+    work = container.bundle.work
     image = woodfrog.directory / "image"
     container.checkpoint(image, "--leave-running", "--sync=none")
     for change in CHANGES:
         tell(container, change)
         container.wait_for("changed")
-        (bundle.work / "changed").unlink()
-        for name in ("moved", "log"):
-            if (bundle.work / name).exists():
-                (bundle.work / name).rename(bundle.work / "log")
-                break
-        else:
-            (bundle.work / "log").write_text("x" * 10)
+        (work / "changed").unlink()
+        if (work / "moved").exists():
+            (work / "moved").rename(work / "log")
+        if not (work / "log").exists():
+            (work / "log").write_text("x" * 10)
         woodfrog("rollback", f"--image-path={image}", container.name)
     tell(container, "check")
     assert verdict(container) == "ok\n"
+
+
+def test_processes_that_have_ended_are_born_again(woodfrog: Woodfrog) -> None:
+    container = talking(woodfrog, "family.py")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    for change in ("end", "kill", "child", "be many", "kill", "end a thread"):
+        tell(container, change)
+        container.wait_for("changed")
+        (container.bundle.work / "changed").unlink()
+        woodfrog("rollback", f"--image-path={image}", container.name)
+    tell(container, "check")
+    assert verdict(container) == "ok\n"
+
+
+def test_what_exec_had_brought_in_comes_again_with_its_children(woodfrog: Woodfrog) -> None:
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sleep", "1000"])
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    script = """
+        echo begun > /work/log; : > /work/ready; n=0
+        while :; do sleep 0.01; n=$((n+1)); echo $n > /work/count; done
+    """
+    woodfrog("exec", "--detach", container.name, "/bin/sh", "-c", script)
+    container.wait_for("ready")
+    container.wait_for("count")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    for _ in range(3):
+        inside = json.loads(woodfrog("ps", "--format=json", container.name).stdout)
+        os.kill(next(pid for pid in inside if pid != container.init), signal.SIGKILL)
+        woodfrog("exec", container.name, "/bin/sh", "-c", "for i in 1 2 3; do sleep 0; done")
+        woodfrog("rollback", f"--image-path={image}", container.name)
+        (bundle.work / "count").unlink()
+        container.wait_for("count")
+    container.delete()
 
 
 def test_what_has_changed_is_called_as_its_process_knows_it(woodfrog: Woodfrog) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from woodfrog.resources.sysv_memory import Segment
 
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
-_THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
+THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
 _F_OFD_SETLK = 37
 
 
@@ -83,6 +83,7 @@ class Body:
             self.posix_timers = timers.by_other_clocks(record.posix_timers)
         self.stub = stub
         self.tasks: list[Stub] = [stub]
+        self.has_program = False  # it has executed what it is to run
         self._running: Program | None = None
 
     @property
@@ -172,7 +173,9 @@ class Body:
         memory_modes.restore(program, self.record.modes)
         self._regain_rights(program, making)
         executable = space.executable_object
-        memory_fields.restore_fields(program, space, making.objects.get(executable))
+        memory_fields.restore_fields(
+            program, space, making.objects.get(executable), by_program=not self.has_program
+        )
 
     def _run(self, program: Program) -> None:
         with while_(f"making the memory of {self.name}"):
@@ -241,7 +244,7 @@ class Body:
         with while_(f"making the threads of {self.name}"):
             self.stub.run(program)
             self.tasks += self._namespaces.users.make_threads(
-                self.stub, self.record, _THREAD, options
+                self.stub, self.record, THREAD, options
             )
             for task, thread in zip(self.tasks, self.record.threads, strict=True):
                 self._namespaces.join_by_thread(
@@ -264,7 +267,7 @@ class Body:
         """
         first = self.stub
         program = first.program()
-        syscalls.clone3(program, _THREAD, 0, self.record.threads[0].ids)
+        syscalls.clone3(program, THREAD, 0, self.record.threads[0].ids)
         with while_(f"making the end of the first thread of {self.name}"):
             self.tasks = self._born_of(program)
             self.stub = self.tasks[0]

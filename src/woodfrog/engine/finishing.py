@@ -82,7 +82,7 @@ def _restore_limits(
     # Lower than the config's would be wider.
     score = max(record.oom_score_adj, bounds.oom_score_adj or record.oom_score_adj)
     if score != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
-        _set_oom_score_adj(body.stub.pid, score)
+        set_oom_score_adj(body.stub.pid, score)
     if record.session_nice and record.session == record.pid:
         scheduling.set_autogroup_nice(body.stub.pid, record.session_nice)
     bounding = credentials.bounding_set(body.stub.pid)
@@ -144,7 +144,8 @@ def restore_last(body: Body) -> None:
         body.stub.run(program)
 
 
-def _set_oom_score_adj(pid: int, value: int) -> None:
+def set_oom_score_adj(pid: int, value: int) -> None:
+    """Set /proc/PID/oom_score_adj, as far as we may."""
     try:
         with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(value))

@@ -144,6 +144,10 @@ class Making(Workshop):
         self.run()
         self._be_within({})
 
+    def take_object(self, number: int, fd: int, *, for_writing: bool) -> None:
+        """Take a descriptor of the stub's for shared memory or a deleted file that stands."""
+        (self._written if for_writing else self.objects)[number] = fd
+
     def mapped(self, number: int, writable: bool) -> int:
         """Return the stub's descriptor for a mapping of shared memory or a deleted file."""
         if not writable and number in self._read_only:

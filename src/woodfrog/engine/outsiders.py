@@ -34,18 +34,31 @@ def make(init: int, pid: int, root: Stub, vdso: Vdso, files: Sequence[int], page
     It gets the root stub's descriptors `files` and `pages`, under the same numbers.
     """
     host_pid = clone_inside(init, pid)
-    ours = [descriptors.fetch(root.pid, fd) for fd in (*files, pages)]
+    store = descriptors.fetch(root.pid, pages)
     try:
-        stub, _ = root_stub.make(
+        stub, got = root_stub.make(
             host_pid,
             root.base,
             root.size,
             vdso,
             high=max((pages, *files)) + 1,
-            pages=ours[-1],
+            pages=store,
             time_offsets=None,
         )
-        pairs = list(zip(ours, (*files, pages), strict=True))
+    finally:
+        os.close(store)
+    program = stub.program()
+    syscalls.close(program, got)
+    stub.run(program)
+    hand_over(root, stub, [*files, pages])
+    return stub
+
+
+def hand_over(root: Stub, stub: Stub, files: Sequence[int]) -> None:
+    """Give another stub descriptors of the root stub's, under the same numbers."""
+    ours = [descriptors.fetch(root.pid, fd) for fd in files]
+    try:
+        pairs = list(zip(ours, files, strict=True))
         rings = [number for fd, number in pairs if taking_files.must_be_taken(fd)]
         if rings:
             taking_files.take(stub, root, 1, {number: [(number, False)] for number in rings})
@@ -54,16 +67,17 @@ def make(init: int, pid: int, root: Stub, vdso: Vdso, files: Sequence[int], page
             some, numbers = zip(*pairs[first : first + _RIGHTS_AT_ONCE], strict=True)
             received = descriptors.give(stub, list(some))
             program = stub.program()
-            for got, wanted in zip(received, numbers, strict=True):
-                if got != wanted:
-                    syscalls.duplicate_to(program, got, wanted, cloexec=False)
-                    if got not in numbers:
-                        syscalls.close(program, got)
+            # First out of the way: they came where there was room, and that may be others' place.
+            high = [syscalls.duplicate_above(program, got, max(files) + 1) for got in received]
+            for got in received:
+                syscalls.close(program, got)
+            for fd, wanted in zip(high, numbers, strict=True):
+                syscalls.duplicate_to(program, fd, wanted, cloexec=False)
+                syscalls.close(program, fd)
             stub.run(program)
     finally:
         for fd in ours:
             os.close(fd)
-    return stub
 
 
 def clone_inside(init: int, pid: int) -> int:

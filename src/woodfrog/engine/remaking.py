@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 from woodfrog.engine import connections, outsiders, root_stub
@@ -16,6 +16,8 @@ from woodfrog.engine.admission import Bounds
 from woodfrog.engine.looking import Looked
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
+from woodfrog.engine.making_users import Users
+from woodfrog.engine.pids import Member
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.standing import Match, Standing
 from woodfrog.errors import while_
@@ -51,42 +53,64 @@ class Remaking:
         vdso: Vdso,
         undo: ExitStack,
     ) -> None:
-        self._init, self._plan, self._match, self._looked = init, plan, match, looked
+        self.init = init
+        self._plan, self._match, self._looked = plan, match, looked
         self._bounds = bounds
         self._undo = undo
+        self._vdso = vdso
         self.missing: list[str] = []
         used = {one.namespace_pid for one in looked.tree.tasks()}
         used |= {one.namespace_pid for one in looked.tree.zombies}
         used |= {thread.tid for one in plan.processes for thread in one.threads}
+        members: list[Member] = [*plan.processes, *plan.zombies]
+        for member in members:
+            used |= {member.pid, member.group, member.session}
         self._spare = max(used) + 1
         with while_("bringing a process into the container that makes files"):
-            self._stub = self._bring_in(vdso)
-            self._making = self._begin()
+            self._stub = self._begin(vdso)
+            self.most_descriptors, most = root_stub.raise_descriptor_limit(self._stub.pid)
+            self.namespaces = MadeNamespaces(self._stub, _no_mounts, {}, undo)
+            self.making = self._workshop(most)
         self._silence: connections.Silence | None = None
 
-    def _bring_in(self, vdso: Vdso) -> Stub:
-        pid = outsiders.clone_inside(self._init, self._spare)
+    @property
+    def users(self) -> Users:
+        """What has processes choose ids that they may not choose."""
+        return self.namespaces.users
+
+    def _begin(self, vdso: Vdso) -> Stub:
+        pid = outsiders.clone_inside(self.init, self._spare)
         self._passing = [pid]
         self._undo.callback(self.end)
-        place = free_range([(m[0], m[1]) for m in read_maps(pid)], root_stub.STUB_BYTES + 4096)
-        nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        used = self._plan.used_memory() + [(m[0], m[1]) for m in read_maps(pid)]
+        base = free_range(used, root_stub.STUB_BYTES + 4096).start
+        nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
-            stub, _ = root_stub.make(
-                pid,
-                place.start,
-                root_stub.STUB_BYTES,
-                vdso,
-                high=self._plan.room_for_descriptors(1 << 20).start,
-                pages=nothing,
-                time_offsets=None,
+            high = self._plan.room_for_descriptors(1 << 20).start
+            stub, self._nothing = root_stub.make(
+                pid, base, root_stub.STUB_BYTES, vdso, high=high, pages=nothing, time_offsets=None
             )
+            self._undo.callback(stub.close)
+            self._take_stdio(stub, nothing)
         finally:
             os.close(nothing)
-        self._undo.callback(stub.close)
         return stub
 
-    def _begin(self) -> Making:
-        _, most = root_stub.raise_descriptor_limit(self._stub.pid)
+    def _take_stdio(self, stub: Stub, nothing: int) -> None:
+        """Have the passing process's first three descriptors be the container's."""
+        for number in range(3):
+            try:
+                ours = descriptors.fetch(self.init, number)
+            except OSError:
+                ours = os.dup(nothing)
+            (got,) = descriptors.give(stub, [ours])
+            os.close(ours)
+            program = stub.program()
+            syscalls.duplicate_to(program, got, number, cloexec=False)
+            syscalls.close(program, got)
+            stub.run(program)
+
+    def _workshop(self, most: int) -> Making:
         return Making(
             self._stub,
             self._plan.room_for_descriptors(most),
@@ -95,8 +119,8 @@ class Remaking:
             tcp_close=self._bounds.tcp_close,
             undo=self._undo,
             new_network="network" in self._bounds.new_namespaces,
-            namespaces=MadeNamespaces(self._stub, _no_mounts, {}, self._undo),
-            may_force_buffers=namespaces.is_ours(self._init, "user"),
+            namespaces=self.namespaces,
+            may_force_buffers=namespaces.is_ours(self.init, "user"),
             spare_pid=self._spare + 1,
             uncovered={},
             ghosts=None,
@@ -129,10 +153,10 @@ class Remaking:
             if one.id in self._match.remade and one.connection and not one.connection.outside
         ]
         new_network = "network" in self._bounds.new_namespaces
-        self._silence = connections.Silence(self._init, connected, {}, new_network=new_network)
+        self._silence = connections.Silence(self.init, connected, {}, new_network=new_network)
         self._undo.enter_context(self._silence)
-        self._making.make_files(records, (), {})
-        self.missing += self._making.missing
+        self.making.make_files(records, (), {})
+        self.missing += self.making.missing
         ours: dict[int, int] = {}
         for standing, stub in stubs:
             wanted = standing.lacking_descriptors(self._match)
@@ -141,13 +165,48 @@ class Remaking:
                     ours[one.file] = self._fetch(one.file, stubs)
             with while_(f"giving files to {standing.held.name}"):
                 _give(stub, [(ours[one.file], one) for one in wanted])
-        for standing, stub in stubs:
-            self._connect(standing, stub)
+        self.connect([(s.held.name, s.then.descriptors, stub) for s, stub in stubs])
+        for record in self._match.lost:
+            for one in record.descriptors:
+                if one.file not in self.making.files:
+                    self.making.files[one.file] = self._take(self._fetch(one.file, stubs))
+            for number in {m.object for m in record.memory.mappings if m.object}:
+                self._take_object(number)
+
+    def _take(self, ours: int) -> int:
+        """Have the passing process keep a descriptor of ours, where those are that it made."""
+        (got,) = descriptors.give(self._stub, [ours])
+        program = self._stub.program()
+        high = syscalls.duplicate_above(program, got, self.making.high)
+        syscalls.close(program, got)
+        self._stub.run(program)
+        return program[high]
+
+    def _take_object(self, number: int) -> None:
+        """Have it have shared memory, or a deleted file, that others still have."""
+        now = self._match.pairs.now("object", number)
+        one = next(o for o in self._looked.world.links.objects.values() if o.number == now)
+        wanted = {os.O_RDONLY, os.O_RDWR if number in self._plan.written_by_mapping else 0}
+        for flags in wanted:
+            ours = os.open(f"/proc/self/fd/{one.fd}", flags | os.O_CLOEXEC)
+            try:
+                self.making.take_object(number, self._take(ours), for_writing=flags == os.O_RDWR)
+            finally:
+                os.close(ours)
+
+    def hand_files(self, stub: Stub) -> None:
+        """Give a process what there is, under the same numbers."""
+        outsiders.hand_over(self._stub, stub, self.making.descriptors)
+
+    def bring_in(self, pid: int) -> Stub:
+        """Make a process from outside, which has all that."""
+        files = self.making.descriptors
+        return outsiders.make(self.init, pid, self._stub, self._vdso, files, self._nothing)
 
     def _fetch(self, file: int, stubs: Sequence[tuple[Standing, Stub]]) -> int:
         """Return a descriptor of ours of a file that was made, or that somebody still has."""
-        if file in self._making.files:
-            fd = descriptors.fetch(self._stub.pid, self._making.files[file])
+        if file in self.making.files:
+            fd = descriptors.fetch(self._stub.pid, self.making.files[file])
         else:
             fd = next(
                 descriptors.fetch(stub.pid, one.number)
@@ -158,26 +217,27 @@ class Remaking:
         self._undo.callback(os.close, fd)
         return fd
 
-    def _connect(self, standing: Standing, stub: Stub) -> None:
-        """Tie files that were made to those that they point at."""
-        slots = standing.then.descriptors
-        table = DescriptorTable(
-            {one.number: one.file for one in slots}, frozenset(s.number for s in slots if s.cloexec)
-        )
-        program = stub.program()
-        for number, file in table.files.items():
-            record = self._match.remade.get(file)
-            if record and record.ties() and file not in self._match.watched:
-                self._match.watched.add(file)
-                record.connect(program, number, table)
-        with while_(f"connecting the files of {standing.held.name}"):
-            stub.run(program)
+    def connect(self, processes: Iterable[tuple[str, Sequence[Descriptor], Stub]]) -> None:
+        """Tie files that were made to those that they point at, in processes that have both."""
+        for name, slots, stub in processes:
+            table = DescriptorTable(
+                {one.number: one.file for one in slots},
+                frozenset(one.number for one in slots if one.cloexec),
+            )
+            program = stub.program()
+            for number, file in table.files.items():
+                record = self._match.remade.get(file)
+                if record and record.ties() and file not in self._match.watched:
+                    self._match.watched.add(file)
+                    record.connect(program, number, table)
+            with while_(f"connecting the files of {name}"):
+                stub.run(program)
 
     def complete(self) -> None:
         """Do what must come last of all."""
         if self._silence is not None:
             self._silence.end()
-        self._making.complete()
+        self.making.complete()
 
     def end(self) -> None:
         """End the passing process, which nobody inside knows of."""

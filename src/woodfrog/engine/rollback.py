@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from woodfrog.engine import terminals
 from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.changes import unwritten_since
 from woodfrog.engine.checkpoint import try_again
@@ -51,6 +52,7 @@ from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.overlay import Overlay
 
 if TYPE_CHECKING:
+    from woodfrog.engine.rebirth import Rebirth
     from woodfrog.engine.remaking import Remaking
 
 
@@ -156,6 +158,11 @@ def _rollback(
             from woodfrog.engine.remaking import Remaking
 
             remaking = Remaking(init, plan, match, looked, bounds, vdso, hold)
+        rebirth = None
+        if (match.lost or match.lost_zombies) and remaking:
+            from woodfrog.engine.rebirth import Rebirth
+
+            rebirth = Rebirth(plan, match, image, bounds, vdso, remaking)
         lent = hold.enter_context(ExitStack())
         for reset in resets:
             lent.enter_context(reset.lend())
@@ -165,7 +172,17 @@ def _rollback(
         try:
             names = "uts" in bounds.new_namespaces
             _set_back(
-                init, plan, looked, match, resets, shared, files, contents, remaking, names=names
+                init,
+                plan,
+                looked,
+                match,
+                resets,
+                shared,
+                files,
+                contents,
+                remaking,
+                rebirth,
+                names=names,
             )
             if known:
                 tracking.take_over(tracker)
@@ -173,7 +190,11 @@ def _rollback(
                     tracking.begin(one.now, vdso)
             for reset in resets:
                 reset.let_live()
+            if rebirth:
+                rebirth.let_go()
         except BaseException as error:
+            if rebirth:
+                rebirth.end()
             if remaking:
                 remaking.end()
             end_all(looked.tree, init)
@@ -191,6 +212,7 @@ def _rollback(
         "look_us": int((collected - began) * 1e6),
         "frozen_us": int((looked.tree.let_go - began) * 1e6),
         "processes": len(resets),
+        "processes_made_anew": len(match.lost),
         "files_made_anew": len(match.remade),
         "losses": losses_of(match.remade.values()) + closed,
         "missing": remaking.missing if remaking else [],
@@ -296,6 +318,7 @@ def _set_back(
     files: list[Callable[[], None]],
     contents: Contents,
     remaking: Remaking | None,
+    rebirth: Rebirth | None,
     *,
     names: bool,
 ) -> None:
@@ -314,6 +337,11 @@ def _set_back(
         put_back()
     if remaking:
         remaking.make([(reset.one, reset.stub) for reset in resets])
+    if rebirth:
+        rebirth.make({reset.one.then.pid: reset.stub for reset in resets})
+    for reset in resets:
+        if reset.one.then.foreground_group != reset.one.now.fields["foreground_group"]:
+            terminals.set_foreground(reset.stub, plan, reset.one.then)
     for one in shared:
         one.arrange()
     for reset in resets:
@@ -330,5 +358,7 @@ def _set_back(
     reset_files(looked, match)
     for reset in resets:
         reset.finish(match)
+    if rebirth:
+        rebirth.settle()
     if remaking:
         remaking.complete()

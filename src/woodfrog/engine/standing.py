@@ -17,15 +17,18 @@ from woodfrog.engine.looking import Looked
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource
-from woodfrog.remote.held import HeldProcess, HeldTask, Zombie
+from woodfrog.kernel.capability import CAP_SETGID, CAP_SETPCAP, CAP_SETUID
+from woodfrog.remote import held
+from woodfrog.remote.held import HeldProcess, HeldTask
 from woodfrog.resources import signals
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.keyrings import FIRST
 from woodfrog.resources.network import records as network
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.packet_filters import legacy, nftables
 from woodfrog.resources.packet_filters.nftables import Nftables
-from woodfrog.resources.process import Process
+from woodfrog.resources.process import Process, Zombie
 from woodfrog.resources.threads import Thread
 
 # Fields of records that are set back, or come with something that is.
@@ -42,6 +45,7 @@ _SET_BACK: dict[str, frozenset[str]] = {
             "umask",
             "directory",
             "stop_heard",
+            "foreground_group",
         )
     ),
     "regular": frozenset(("position",)),
@@ -86,6 +90,7 @@ _FIXED = (
     "lock_future",
     "core_dump_filter",
 )
+_IN_PLACE = "; a rollback in place can't bring that back"
 # What goes on by itself, and is no part of what a program has.
 _PASSING = frozenset(("timestamp",))
 # Numbers that mean something only within one image, by what they number.
@@ -212,34 +217,49 @@ class Match:
         self.remade: dict[int, FileRecord] = {}  # those that are to be made anew
         now = {one.held.namespace_pid: one for one in looked.processes}
         self.processes: list[Standing] = []
-        for record in plan.processes:
-            with obstacles.at(_name(record)):
+        self.lost: list[Process] = []  # those that are to be made again, parents first
+        why: dict[int, str] = {}
+        unmatched = 0
+        for record in _parents_first(plan.processes):
+            try:
                 if record.pid not in now:
                     raise _lost("it has ended since")
-                self.processes.append(Standing(record, now[record.pid]))
-        pids = {record.pid for record in plan.processes}
+                if record.parent in why:
+                    raise _lost(f"its parent, process {record.parent}, has ended since")
+                one = Standing(record, now[record.pid])
+                self._match_process(one)
+            except UnsupportedResource as error:
+                why[record.pid] = str(error).removesuffix(_IN_PLACE)
+                with obstacles.at(_name(record)):
+                    unmatched += 1
+                    _refuse_rebirth(record, plan, why[record.pid])
+                    unmatched -= 1
+                self.lost.append(record)
+            else:
+                self.processes.append(one)
+        pids = {one.then.pid for one in self.processes}
         zombies = {record.pid for record in plan.zombies}
         self.extra_processes = [one for pid, one in now.items() if pid not in pids]
-        self.extra_zombies: list[Zombie] = [
+        self.extra_zombies: list[held.Zombie] = [
             one for one in looked.tree.zombies if one.namespace_pid not in zombies
         ]
-        unmatched = len(plan.processes)
-        for one in self.processes:
-            with obstacles.at(one.held.name):
-                self._match_process(one)
-                unmatched -= 1
         # What files a process has is known only if nothing else about it stood in the way.
         self._files_are_known = unmatched == 0
         self._match_files(plan, looked.file_records, obstacles)
         with obstacles.at("the container"):
             _match_container(plan, looked, self.pairs)
-            if lost := zombies - {one.namespace_pid for one in looked.tree.zombies}:
-                raise _lost(f"a process that had ended was waited for since ({min(lost)})")
+        there = {one.namespace_pid for one in looked.tree.zombies}
+        self.lost_zombies = [one for one in plan.zombies if one.pid not in there]
+        for zombie in self.lost_zombies:
+            with obstacles.at(f"process {zombie.pid} ({os.fsdecode(zombie.name)})"):
+                _refuse_ending_again(zombie, plan)
 
     @property
     def has_all_files(self) -> bool:
         """Tell whether all descriptors of the image are still there, and may stay."""
-        return not any(one.lacking_descriptors(self) for one in self.processes)
+        return not (self.lost or self.lost_zombies) and not any(
+            one.lacking_descriptors(self) for one in self.processes
+        )
 
     def file_now(self, number: int) -> int:
         """Return the id that a file of the image has now; one that no file has, if it is remade."""
@@ -324,6 +344,80 @@ def _bound_to(lost: Iterable[int], plan: Plan) -> set[int]:
     return found
 
 
+def _parents_first(processes: Sequence[Process]) -> list[Process]:
+    by_pid = {one.pid: one for one in processes}
+
+    def depth(one: Process) -> int:
+        above, count = by_pid.get(one.parent), 0
+        while above and count < len(by_pid):
+            above, count = by_pid.get(above.parent), count + 1
+        return count
+
+    return sorted(processes, key=depth)
+
+
+def _refuse_rebirth(record: Process, plan: Plan, lost: str) -> None:
+    """Raise why a process can't be made again, if it can't."""
+    parent = next((one for one in plan.processes if one.pid == record.parent), None)
+    groups = {one.group for one in plan.processes if one.session == record.session}
+    if record.pid == 1:
+        raise _lost(lost)
+    for is_so, what in (
+        (any(record.shares.owners) or record.ended_thread, "shares something, or its first thread"),
+        (record.namespaces or record.root != b"/", "is in a root or namespace of its own"),
+        (any(thread.namespaces for thread in record.threads), "has threads in other namespaces"),
+        (record.locks or record.file_signals or record.queue_notices, "has locks or notifications"),
+        (record.undo or plan.sysv, "may use System V IPC"),
+        (record.stopped_by or record.continued or record.left_terminal, "was stopped"),
+        (record.memory.executable_object, "runs a deleted program"),
+        (record.memory.contexts, "has Linux AIO"),
+        (record.keyring != (parent.keyring if parent else FIRST), "has a keyring of its own"),
+        (record.parent and not parent, "has a parent that has ended"),
+        (record.session not in _sessions(record, parent), "is in a session that others began"),
+        (record.group != record.pid and record.group not in groups, "is in a group of others"),
+    ):
+        if is_so:
+            raise _lost(f"{lost}; and it {what}")
+    if parent and not _may_become(parent, record):
+        raise _lost(f"{lost}; and it has rights that its parent has not")
+
+
+def _refuse_ending_again(zombie: Zombie, plan: Plan) -> None:
+    """Refuse a process that had ended, and was waited for since, if its parent can't have it."""
+    parent = next((one for one in plan.processes if one.pid == zombie.parent), None)
+    groups = {one.group for one in plan.processes if one.session == zombie.session}
+    if (
+        parent is None
+        or zombie.session not in (zombie.pid, parent.session)
+        or zombie.group not in {zombie.pid, *groups}
+    ):
+        raise _lost("it had ended, and was waited for since")
+
+
+def _sessions(record: Process, parent: Process | None) -> tuple[int, ...]:
+    return (record.pid, parent.session) if parent else (record.pid,)
+
+
+def _may_become(parent: Process, child: Process) -> bool:
+    """Tell whether a child of a process can have what another one had, by the parent's rights."""
+    has, wants = parent.threads[0], child.threads[0]
+    if any(
+        thread.filters != has.filters or thread.seccomp != has.seccomp for thread in child.threads
+    ):
+        return False
+    mine, theirs = has.credentials, wants.credentials
+    if mine.ambient or mine.securebits or theirs.ambient:
+        return False
+    # What root executes has all that it may, and what others execute nothing.
+    born = mine.bounding | mine.inheritable if mine.uids[1] == 0 else 0
+    bare = msgspec.structs.replace(mine, permitted=born, effective=born)
+    if all(thread.credentials == bare for thread in child.threads):
+        return True
+    needed = 1 << CAP_SETUID | 1 << CAP_SETGID | 1 << CAP_SETPCAP
+    wanted = theirs.permitted | theirs.inheritable
+    return born & needed == needed and not (wanted & ~born or theirs.bounding & ~mine.bounding)
+
+
 def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
     world = looked.world
     if plan.namespaces:
@@ -394,6 +488,6 @@ def _known_as(record: FileRecord) -> str:
 
 def _lost(what: str) -> UnsupportedResource:
     return UnsupportedResource(
-        f"{what}; a rollback in place can't bring that back",
+        f"{what}{_IN_PLACE}",
         hint="restore the image into a new container instead",
     )

@@ -41,13 +41,18 @@ def lock_future(program: Program, space: AddressSpace) -> None:
         program.call(SYS.MLOCKALL, _MCL_FUTURE | on_fault)
 
 
-def restore_fields(program: Program, space: AddressSpace, nameless: int | None) -> None:
-    """Set the fields of the mm and /proc/PID/exe (PR_SET_MM_MAP, prctl(2)).
+def restore_fields(
+    program: Program, space: AddressSpace, nameless: int | None, *, by_program: bool = True
+) -> None:
+    """Set the fields of the mm, and `by_program` /proc/PID/exe (PR_SET_MM_MAP, prctl(2)).
 
-    `nameless` is the descriptor of an executable that has no path.
+    `nameless` is the descriptor of an executable that has no path. Who names a program needs
+    CAP_CHECKPOINT_RESTORE.
     """
     executable = nameless
-    if executable is None:
+    if not by_program:
+        executable = -1
+    elif executable is None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         executable = syscalls.openat2(program, space.executable, flags)
     auxv = program.address_of(space.auxv)
@@ -72,5 +77,5 @@ def restore_fields(program: Program, space: AddressSpace, nameless: int | None) 
     at = program.address_of(bytes(fields))
     program.store(at + _MM_MAP.size - 4, executable)
     syscalls.prctl(program, PR_SET_MM, _PR_SET_MM_MAP, at, _MM_MAP.size, 0)
-    if nameless is None:
+    if by_program and nameless is None:
         syscalls.close(program, executable)

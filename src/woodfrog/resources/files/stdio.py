@@ -20,6 +20,7 @@ class Stdio(FileRecord, frozen=True, tag="stdio"):
             "becomes the new container's, also where it was opened again by /dev/stdout, or moved",
         ),
     )
+    may_be_replaced: ClassVar[bool] = True
     number: int
     was: bytes
     opened_inside: bool
