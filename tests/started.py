@@ -28,7 +28,7 @@ def started(*command: str | Path) -> Iterator[Process]:
         try:
             yield process
         finally:
-            if command[0] != "unshare":
+            if "--fork" not in command:
                 process.kill()
             # Of unshare, end the child, so that it takes the news: PID 1 may not reap.
             while process.poll() is None:
