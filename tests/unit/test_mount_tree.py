@@ -184,8 +184,15 @@ def test_a_record_comes_back() -> None:
 
 
 def test_what_is_attached_nowhere_is_at_no_path() -> None:
-    mounts = tree(new(detached=1, parent=-1))
+    one = new(detached=1, parent=-1)
+    mounts = tree(one, new(detached=2, parent=-1))
     records.check(mounts, 0, namespaces={})
+    with pytest.raises(ImageError, match="attached nowhere"):
+        records.check(tree(one, one), 0, namespaces={})
+    with pytest.raises(ImageError, match="attached nowhere"):
+        records.check(mounts, 0, namespaces={}, nested=True)
+    with pytest.raises(ImageError, match="attached nowhere"):
+        records.check(msgspec.structs.replace(tree(new()), late=mounts), 0, namespaces={})
     assert not mounts.is_rooted
     assert not mounts.shows(b"/tmp/m/file")
 

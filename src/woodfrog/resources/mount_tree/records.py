@@ -166,6 +166,11 @@ def check(
         if nested or tree.late.late:
             raise ImageError(f"{what} are later than late")
         check(tree.late, page_bytes, namespaces=namespaces)
+    detached = [node.detached for node in tree.nodes if node.detached]
+    late = [node.detached for node in tree.late.nodes if node.detached] if tree.late else []
+    # Only files of the container's own mount namespace are opened in such.
+    if len({*detached}) != len(detached) or (detached and nested) or late:
+        raise ImageError(f"{what} are attached nowhere, where none could be")
     if len(tree.nodes) > _MOST_MOUNTS or len(tree.bases) > _MOST_MOUNTS:
         raise ImageError(f"{what} are too many")
     for given in (*tree.needed(), *tree.removed):
