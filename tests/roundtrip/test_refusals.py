@@ -90,7 +90,6 @@ def outside(
     ("program", "kind"),
     [
         ("io_uring.c credentials", "registered credentials"),
-        ("io_uring.c polling", "IORING_SETUP_IOPOLL"),
         ("io_uring.c disabled", "IORING_SETUP_R_DISABLED"),
         ("io_uring.c restricted", "IORING_REGISTER_RESTRICTIONS"),
         ("io_uring.c own-memory", "IORING_SETUP_NO_MMAP"),

@@ -12,7 +12,7 @@ from woodfrog.resources.io_uring_shown import Shown
 _EVENTFD = b"anon_inode:[eventfd]"
 
 
-def refuse_kind(answers: dict[str, int], sample: Sample) -> None:
+def refuse_kind(answers: dict[str, int]) -> None:
     if answers["enter"] == -errno.EBADFD:
         raise UnsupportedResource(
             "is an io_uring that has not been enabled yet (IORING_SETUP_R_DISABLED),"
@@ -28,10 +28,11 @@ def refuse_kind(answers: dict[str, int], sample: Sample) -> None:
             "is an io_uring with memory for the arguments of waits (IORING_REGISTER_MEM_REGION),"
             " which cannot be saved yet"
         )
-    if answers["napi"] == -errno.EINVAL and sample.knows_napi:
-        raise UnsupportedResource(
-            "is an io_uring that polls devices (IORING_SETUP_IOPOLL), which cannot be saved yet"
-        )
+
+
+def polls_devices(answers: dict[str, int], sample: Sample) -> bool:
+    """Tell whether a ring polls devices (IORING_SETUP_IOPOLL): such ones refuse NAPI."""
+    return answers["napi"] == -errno.EINVAL and sample.knows_napi
 
 
 def refuse_shown(shown: Shown) -> None:

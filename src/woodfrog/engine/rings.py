@@ -13,6 +13,7 @@ from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.ring_parts import (
     descriptor_of,
     eventfd_of,
+    polls_devices,
     refuse_kind,
     refuse_personalities,
     refuse_shown,
@@ -134,8 +135,9 @@ class Rings:
         owner = ring.owner = self._owner(ring)
         answers = ring.answers[owner]
         with Sample.like(file) as sample:
-            refuse_kind(answers, sample)
+            refuse_kind(answers)
             shown, fields = self._state(ring, owner, sample)
+            polls = polls_devices(answers, sample)
         self._refuse_groups(ring, owner, sample)
         if fields["reissued"] and ring.has_several_users:
             raise UnsupportedResource(
@@ -148,6 +150,7 @@ class Rings:
             "owner": owner.namespace_pid,
             "single_issuer": any(one["probe"] == -errno.EEXIST for one in ring.answers.values())
             or sample.is_single_issuer(file),
+            "polls_devices": polls,
             "defer_taskrun": sample.defers_task_work(file),
             "files": [descriptor_of(table, name) for name in shown.files],
             "buffers": shown.buffers,

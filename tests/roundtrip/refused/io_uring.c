@@ -27,9 +27,9 @@ int main(int count, char **arguments) {
 		bare(&parameters);
 		usable = false;
 	} else {
-		unsigned flags = strcmp(kind, "polling") == 0 ? IORING_SETUP_IOPOLL : strcmp(kind, "disabled") == 0 || strcmp(kind, "restricted") == 0 ? IORING_SETUP_R_DISABLED : 0;
+		unsigned flags = strcmp(kind, "disabled") == 0 || strcmp(kind, "restricted") == 0 ? IORING_SETUP_R_DISABLED : 0;
 		make_ring(&ring, 4, flags, 77);
-		usable = !(flags & (IORING_SETUP_IOPOLL | IORING_SETUP_R_DISABLED));
+		usable = !(flags & IORING_SETUP_R_DISABLED);
 	}
 	if (strcmp(kind, "credentials") == 0) {
 		request(&ring, IORING_OP_NOP, -1, 0)->personality = must(syscall(SYS_io_uring_register, 77, IORING_REGISTER_PERSONALITY, NULL, 0));

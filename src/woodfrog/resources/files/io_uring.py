@@ -48,13 +48,13 @@ _ROW = Row(
     kept=(
         "requests that are not submitted and completions that are not taken, at the same"
         " addresses, or had no room (with results other than 0 for Linux 6.10 and newer); polled by"
-        " the kernel (IORING_SETUP_SQPOLL), too; registered files that the process has open,"
-        " buffers, an eventfd",
+        " the kernel (IORING_SETUP_SQPOLL), or polling devices (IORING_SETUP_IOPOLL); registered"
+        " files that the process has open, buffers, an eventfd",
         "what is on its way: poll, read, write, recv, send and accept go on, all else is"
         " completed by ECANCELED",
     ),
     refused=(
-        "polling devices (IORING_SETUP_IOPOLL), or in memory of its own; with restrictions,"
+        "in memory of its own; with restrictions,"
         " registered credentials or provided buffers; with requests that are being worked on, or by"
         " `--leave-running` with such on their way of which the rings do not tell enough",
     ),
@@ -91,6 +91,7 @@ class AnyIoUring(FileRecord, frozen=True):
     overflown: list[Completion] = []
     large_requests: bool = False
     large_completions: bool = False
+    polls_devices: bool = False
 
     @classmethod
     def collect(cls, number: int, file: OpenFile, world: World) -> Self:
@@ -113,6 +114,8 @@ class AnyIoUring(FileRecord, frozen=True):
             flags |= io_uring.SETUP_SINGLE_ISSUER
         if self.defer_taskrun:
             flags |= io_uring.SETUP_DEFER_TASKRUN | io_uring.SETUP_TASKRUN_FLAG
+        if self.polls_devices:
+            flags |= io_uring.SETUP_IOPOLL
         return flags
 
     def losses(self) -> dict[str, int]:
