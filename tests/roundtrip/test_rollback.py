@@ -356,6 +356,19 @@ def test_processes_that_have_ended_are_born_again(woodfrog: Woodfrog) -> None:
     assert verdict(container) == "ok\n"
 
 
+def test_terminals_go_back_with_what_is_in_their_queues(woodfrog: Woodfrog) -> None:
+    container = talking(woodfrog, "terminal.py")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    for change in ("read", "set", "group", "kill", "close", "set"):
+        tell(container, change)
+        container.wait_for("changed")
+        (container.bundle.work / "changed").unlink()
+        woodfrog("rollback", f"--image-path={image}", container.name)
+    tell(container, "check")
+    assert verdict(container) == "ok\n"
+
+
 def test_what_exec_had_brought_in_comes_again_with_its_children(woodfrog: Woodfrog) -> None:
     bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sleep", "1000"])
     bundle.add_host_programs()

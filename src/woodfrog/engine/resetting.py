@@ -315,6 +315,6 @@ def reset_files(looked: Looked, match: Match) -> None:
     """Give open files the positions and counts that they had."""
     files = {file.number: file for file in looked.files.files}
     for then, now in match.files:
-        if then.may_be_set_back and then != now:
+        if then.may_be_set_back and then != msgspec.structs.replace(now, id=then.id):
             with while_(f"setting back the {type(then).__name__} {now.id}"):
                 then.set_back(files[now.id].descriptor)

@@ -56,6 +56,7 @@ _SET_BACK: dict[str, frozenset[str]] = {
     "timerfd": frozenset(("ticks", "left_ns", "at_ns", "interval_ns")),
     "epoll": frozenset(("watches",)),
     "stdio": frozenset(("was",)),
+    "pty-master": frozenset(("settings", "size", "input", "output", "stopped", "news")),
 }
 _SET_BACK_OF_THREADS = frozenset(
     (

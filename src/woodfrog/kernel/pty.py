@@ -146,8 +146,20 @@ def peek(master: int) -> Queues:
     return Queues(lines, output, stopped or idle, news)
 
 
+def empty(master: int) -> None:
+    """Take out what is queued, and start output that was stopped."""
+    with _unlocked(master), peer(master) as terminal:
+        _take_news(master)
+        fcntl.ioctl(terminal, termios.TCXONC, termios.TCOON)
+        with _quiet(terminal):
+            _drain_output(master, terminal)
+            lines = _read_lines(terminal)
+            _read_rest(terminal, lines)
+        _take_news(master)
+
+
 def fill(master: int, queues: Queues) -> None:
-    """Put into a new pseudoterminal what had been queued in another."""
+    """Put into a new or empty pseudoterminal what had been queued in another."""
     with peer(master) as terminal:
         with _quiet(terminal):
             _tell_of_flushes(terminal, queues.news)

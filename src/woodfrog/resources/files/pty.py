@@ -9,7 +9,7 @@ import os
 import select
 import stat
 import termios
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
@@ -62,6 +62,7 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
             "another line discipline than N_TTY",
         ),
     )
+    may_be_replaced: ClassVar[bool] = True
     path: bytes
     index: int
     terminal: bytes
@@ -159,10 +160,29 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
         lock = (1).to_bytes(4, "little")
         making.program.call(SYS.IOCTL, making.files[self.id], TIOCSPTLCK, lock)
 
+    @property
+    def may_be_set_back(self) -> bool:
+        return not self.locked_settings
+
+    def set_back(self, descriptor: int) -> None:
+        if self.opened:
+            pty.empty(descriptor)
+        fcntl.ioctl(descriptor, termios.TCSETS, self.settings)
+        if pty.size(descriptor) != self.size:
+            fcntl.ioctl(descriptor, termios.TIOCSWINSZ, self.size)
+        if self.opened:
+            self._fill(descriptor)
+
+    def bonds(self) -> Iterable[object]:
+        return [("pty", self.index)]
+
+    def _fill(self, descriptor: int) -> None:
+        lines = [pty.Line(line.data, line.ended) for line in self.input]
+        pty.fill(descriptor, pty.Queues(lines, self.output, self.stopped, self.news))
+
     def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
         if self.opened:
-            lines = [pty.Line(line.data, line.ended) for line in self.input]
-            pty.fill(descriptor, pty.Queues(lines, self.output, self.stopped, self.news))
+            self._fill(descriptor)
             if self.exclusive:
                 with pty.peer(descriptor) as terminal:
                     fcntl.ioctl(terminal, termios.TIOCEXCL)
@@ -174,6 +194,7 @@ class Pty(FileRecord, frozen=True, tag="pty"):
     """An open file of the terminal end."""
 
     row: ClassVar[Row] = PtyMaster.row
+    may_be_replaced: ClassVar[bool] = True
     path: bytes
     index: int
 
