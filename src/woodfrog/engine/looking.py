@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from woodfrog.engine.reading_ahead import MappingsAhead
 from woodfrog.engine.unanswered import Unanswered
 from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
+from woodfrog.kernel import reading_elsewhere
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.mountinfo import parse_mount
@@ -276,6 +278,8 @@ def look(
 
 def _prepare(init: int) -> None:
     """Import what is needed for the files that there are; before anything is held."""
+    codecs.lookup("ascii")
+    reading_elsewhere.prepare()
     if catalogue.has_all():
         return  # so who stands by for this has loaded everything
     looks = catalogue.prepare(processes_in(HERE, init))

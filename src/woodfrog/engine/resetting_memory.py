@@ -5,7 +5,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise, repeat
 
 import msgspec
 from msgspec.structs import replace
@@ -23,6 +23,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.comparing import equal_pages
 from woodfrog.kernel.pagemap import Pagemap, Ranges
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory, write_memory
+from woodfrog.kernel.reading_many import Reads
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import memory_making, page_sets
@@ -328,13 +329,17 @@ class Contents:
             total += one.length
             self._plain.append(one)
         self.written = self.looked_at = total
-        self._data = memoryview(bytearray(total))
-        at = 0
-        for one in self._plain:
-            end, place = at + one.length, base + one.store
-            if os.preadv(fd, [self._data[at:end]], place) != one.length:
-                read_exactly(fd, self._data[at:end], place)  # it takes several calls for much
-            at = end
+        contents = bytearray(total)
+        self._data = memoryview(contents)
+        lengths = [one.length for one in self._plain]
+        places = [base + one.store for one in self._plain]
+        reads = Reads([*zip(repeat(fd), lengths, places, strict=False)], contents)
+        got = reads.run()
+        if got != lengths:  # it takes several calls for much
+            ends = accumulate(lengths)
+            for count, length, place, end in zip(got, lengths, places, ends, strict=True):
+                if count != length:
+                    read_exactly(fd, self._data[end - length : end], place)
         return left
 
     def _put_plainly(self) -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+from functools import cache
 
 import msgspec
 
@@ -140,8 +141,12 @@ class _Code:
         return int(self._xgetbv())
 
 
+@cache
 def read() -> Cpu:
-    """Return what the CPU that we run on offers."""
+    """Return what the CPU that we run on offers.
+
+    The kernel itself looks but once, when it starts; a virtual machine may take long to answer.
+    """
     code = _Code()
     most, *vendor = code.cpuid(0)
     limits = {0: most, 0x80000000: code.cpuid(0x80000000)[EAX]}

@@ -69,6 +69,11 @@ def read_by_child(paths: Sequence[str]) -> list[tuple[int, bytes]]:
     return found
 
 
+def prepare() -> None:
+    """Do what takes time now, rather than when something is read first."""
+    _code()
+
+
 class _Code:
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, PAGE)

@@ -184,8 +184,10 @@ class Opened:
                     self._files[path] = os.open(f"/proc/sys/{path}", os.O_RDONLY | os.O_CLOEXEC)
                 except OSError:
                     continue  # then to be read as any other
-        self._short = bytearray(_SHORT * len(self._files))
-        self._reads = Reads([(file, _SHORT, 0) for file in self._files.values()], self._short)
+            self._short = bytearray(_SHORT * len(self._files))
+            self._reads = Reads([(file, _SHORT, 0) for file in self._files.values()], self._short)
+            # Read anew, it takes less time to learn that all is the same.
+            self._read_short()
 
     def read(self, init: int, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Read settings of the network namespace that we, and the process, are in now."""
