@@ -285,9 +285,15 @@ class Woodfrog:
         template = f"template{next(_numbers)}"
         self("warm", f"--image-path={image}", template)
         try:
-            return self._detached(bundle, name, "restore", f"--template={template}", *flags)
+            return self.clone(template, bundle, *flags, name=name)
         finally:
             self("warm", "--drop", template)
+
+    def clone(
+        self, template: str, bundle: Bundle, *flags: str, name: str | None = None
+    ) -> Container:
+        """Fork a detached container from a template."""
+        return self._detached(bundle, name, "restore", f"--template={template}", *flags)
 
     def create(self, bundle: Bundle) -> Container:
         """Make a container that waits."""

@@ -59,6 +59,21 @@ def test_memory_from_a_template_behaves_like_any(
     assert verdict(woodfrog.restore_from_template(bundle, image)) == "ok\n"
 
 
+def test_one_maker_makes_each_clone_like_the_first(woodfrog: Woodfrog, build: Build) -> None:
+    bundle, image = frozen(woodfrog, build, "forks")
+    woodfrog("warm", f"--image-path={image}", "t")
+    supervisor = listed(woodfrog)["t"]
+    before = makers(supervisor)
+    for _ in range(3):
+        container = woodfrog.clone("t", bundle)
+        assert verdict(container) == "ok\n"
+        container.delete()
+        for name in ("check", "out"):
+            (bundle.work / name).unlink()
+    eventually(lambda: makers(supervisor) == before, "the maker is idle")
+    woodfrog("warm", "--drop", "t")
+
+
 def test_a_clone_may_tell_what_happens(woodfrog: Woodfrog, build: Build) -> None:
     bundle, image = keeper(woodfrog, build)
     woodfrog("warm", f"--image-path={image}", "t")

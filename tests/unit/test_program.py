@@ -56,6 +56,33 @@ def program() -> Program:
     return Program(BASE, 4096)
 
 
+def test_a_program_is_added_to_others(memory: Memory) -> None:
+    part = Program(0, 0)
+    opened = part.call(SYS.OPENAT2, 3, b"/a/path", 0)
+    part.expect(part.call(SYS.DUP3, opened, 7, 0), 7)
+    for before in (0, 1):
+        program = Program(BASE, 4096)
+        for number in range(before):
+            program.call(SYS.CHDIR, b"/before")
+            program.call(SYS.CLOSE, number)
+        program.extend(part)
+        after = program.call(SYS.GETPID)
+        whole = Program(BASE, 4096)
+        for number in range(before):
+            whole.call(SYS.CHDIR, b"/before")
+            whole.call(SYS.CLOSE, number)
+        opened = whole.call(SYS.OPENAT2, 3, b"/a/path", 0)
+        whole.expect(whole.call(SYS.DUP3, opened, 7, 0), 7)
+        whole.call(SYS.GETPID)
+        assert len(program) == len(whole)
+        assert [*program.calls()] == [*whole.calls()]
+        assert records(program) == records(whole)
+        memory.run(program, *(0,) * (2 * before), 5, 7, 42)
+        assert program[after] == 42
+        with pytest.raises(ProgramError, match="/a/path"):
+            memory.fail(program, *(0,) * (2 * before), -errno.ENOENT)
+
+
 def records(program: Program) -> list[tuple[int, ...]]:
     """Take the assembled records apart."""
     table = program.assemble()[program.entry - BASE :]

@@ -33,7 +33,7 @@ from woodfrog.resources import (
     threads,
     timers,
 )
-from woodfrog.resources.memory import PageRange
+from woodfrog.resources.memory import PageRange, Source
 from woodfrog.resources.process import Process
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
 THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
 _F_OFD_SETLK = 37
+# Calls that are the same for all that are made of a record, by its pid and what they do, and what
+# else they depend on.
+Alike = dict[tuple[int, str], tuple[object, Program]]
 
 
 class Body:
@@ -51,7 +54,8 @@ class Body:
 
     `profile` is the new container's own seccomp filter; `other_vdso` that of the image's kernel, if
     it isn't this one's. `pages` are those that it gets before it runs; `inherited` is what its stub
-    has of them in place, `staged` what it is to move there.
+    has of them in place, `staged` what it is to move there. With `alike`, others of this record have
+    been made, and more will be.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Body:
         pages: Sequence[PageRange],
         inherited: Inherited,
         staged: Sequence[Staged],
+        alike: Alike | None,
         namespaces: MadeNamespaces,
         *,
         waits_for_others: bool,
@@ -76,6 +81,7 @@ class Body:
         # With what its stub was born with, this is what its memory lacks.
         self._rest = inheriting.reconcile(inherited, record.memory, pages)
         self._staged = staged
+        self._alike = alike
         self._ready = {one.start: (one.at, one.ready) for one in staged}
         self.record = record
         self.posix_timers = record.posix_timers
@@ -134,6 +140,13 @@ class Body:
             sysv_memory.attach(program, space, segments, keep)
         memory_making.map_opened(program, space.mappings, making.files)
         self._limit_rights(program, making)
+        shared = (one for one in rest.mappings if one.source is Source.SHARED)
+        objects = tuple(making.mapped(one.object, one.writable) for one in shared)
+        self._add(program, "mappings", objects, lambda part: self._add_mappings(part, making))
+        self._regain_rights(program, making)
+
+    def _add_mappings(self, program: Program, making: Making) -> None:
+        space, rest = self.record.memory, self._rest
         memory_making.restore_mappings(
             program, rest.mappings, space.pages, making.mapped, self._ready
         )
@@ -141,7 +154,23 @@ class Body:
         memory_making.drop(program, rest.dropped)
         for one in self._staged:
             memory_making.drop(program, one.dropped)
-        self._regain_rights(program, making)
+
+    def _add(
+        self, program: Program, what: str, made_of: object, add: Callable[[Program], None]
+    ) -> None:
+        """Have `add` add calls, or take those that it has added for another one of this record.
+
+        They depend on the record, and on `made_of`.
+        """
+        if self._alike is None:
+            add(program)
+            return
+        key = self.record.pid, what
+        known = self._alike.get(key)
+        if known is None or known[0] != made_of:
+            known = self._alike[key] = made_of, Program(0, 0)
+            add(known[1])
+        program.extend(known[1])
 
     def _limit_rights(self, program: Program, making: Making) -> None:
         """Have calls made with what the new container may have.
@@ -167,15 +196,19 @@ class Body:
     def _protect(self, program: Program, making: Making) -> None:
         space = self.record.memory
         self._limit_rights(program, making)
-        memory_making.install_guards(program, space)
-        writable = self._rest.starts | self._ready.keys()
-        memory_making.protect(program, space.mappings, space.pages, writable)
+        self._add(program, "protections", (), self._add_protections)
         memory_modes.restore(program, self.record.modes)
         self._regain_rights(program, making)
         executable = space.executable_object
         memory_fields.restore_fields(
             program, space, making.objects.get(executable), by_program=not self.has_program
         )
+
+    def _add_protections(self, program: Program) -> None:
+        space = self.record.memory
+        memory_making.install_guards(program, space)
+        writable = self._rest.starts | self._ready.keys()
+        memory_making.protect(program, space.mappings, space.pages, writable)
 
     def _run(self, program: Program) -> None:
         with while_(f"making the memory of {self.name}"):

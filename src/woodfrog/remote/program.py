@@ -101,6 +101,20 @@ class Program:
         self._records += b"".join([packed(number, *words, may_fail=may_fail) for words in rows])
         self._counts += bytes(map(len, rows))
 
+    def extend(self, other: "Program") -> None:
+        """Add the calls of another program, which stays as it is: it may be added to many.
+
+        None of them may take results back through memory, or know an address in the area.
+        """
+        assert not other._has_addresses
+        assert not other._fills
+        start, first = len(self._records), len(self._counts)
+        offset = self._add(bytes(other._data))
+        self._links += [(at + start, result + first) for at, result in other._links]
+        self._places += [(at + start, offset + place) for at, place in other._places]
+        self._records += other._records
+        self._counts += other._counts
+
     def mark(self) -> tuple[int, ...]:
         """Return how much there is by now, for `cut`."""
         assert not self._has_addresses
