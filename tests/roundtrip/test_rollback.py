@@ -292,7 +292,7 @@ def test_no_image_writes_to_what_the_container_only_reads(woodfrog: Woodfrog) ->
     assert verdict(container) == "read\nwritten\n"
 
 
-OPEN_FILES = SOURCES / "open_files.py"
+IPC = ("shm", "msg", "sem")
 CHANGES = (
     "read",
     "write",
@@ -367,6 +367,38 @@ def test_terminals_go_back_with_what_is_in_their_queues(woodfrog: Woodfrog) -> N
         woodfrog("rollback", f"--image-path={image}", container.name)
     tell(container, "check")
     assert verdict(container) == "ok\n"
+
+
+def test_what_could_not_be_saved_is_no_obstacle_in_a_process_that_goes(
+    woodfrog: Woodfrog,
+) -> None:
+    """It would not be kept anyway; and what it leaves behind goes, too."""
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sleep", "1000"])
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    script = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+assert libc.syscall(323, 1) > 0  # userfaultfd, for user mode
+assert libc.shmget(77, 4096, 0o1600) >= 0
+assert libc.msgget(77, 0o1600) >= 0
+assert libc.semget(77, 2, 0o1600) >= 0
+open("/work/ready", "w")
+time.sleep(1000)
+"""
+    woodfrog("exec", "--detach", container.name, "python3", "-c", script)
+    container.wait_for("ready")
+    refused = woodfrog("check", container.name, status=None)
+    assert "userfaultfd" in refused.stdout + refused.stderr
+
+    woodfrog("rollback", f"--image-path={image}", container.name)
+
+    assert json.loads(woodfrog("ps", "--format=json", container.name).stdout) == [container.init]
+    out = woodfrog("exec", container.name, "cat", *(f"/proc/sysvipc/{n}" for n in IPC)).stdout
+    assert all(line.split()[0] == "key" for line in out.splitlines())
+    container.delete()
 
 
 def test_what_exec_had_brought_in_comes_again_with_its_children(woodfrog: Woodfrog) -> None:

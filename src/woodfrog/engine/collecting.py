@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from typing import Any
 
@@ -71,8 +72,9 @@ def collect_processes(
     lent: ExitStack,
     ahead: MappingsAhead,
     asking: AskingProcesses,
+    doomed: AbstractSet[int] = frozenset(),
 ) -> list[CollectedProcess]:
-    """Read all processes; refusals are noted, and leave a process out.
+    """Read all processes but the `doomed`; refusals are noted, and leave a process out.
 
     What only they can tell of their files goes into `records`. They lend us memory until `lent`
     unwinds.
@@ -80,6 +82,8 @@ def collect_processes(
     found = []
     of_threads = AskingThreads(world.confined)
     for one in tree.processes:
+        if one.pid in doomed:
+            continue
         with obstacles.at(one.name), while_(f"collecting {one.name}"), ExitStack() as lending:
             scratch = lending.enter_context(scratch_in(one, vdso))
             found.append(

@@ -177,8 +177,10 @@ class Files:
                         hint="open it by its own path",
                     )
 
-    def collect(self, world: World, obstacles: Obstacles) -> list[FileRecord]:
-        """Read every file into its record."""
+    def collect(
+        self, world: World, obstacles: Obstacles, doomed: AbstractSet[int] = frozenset()
+    ) -> list[FileRecord]:
+        """Read every file into its record; what only `doomed` processes have may be left out."""
         records: list[FileRecord] = []
         # Before anything is read, even if it is put back: that may be news.
         watches: dict[int, list[Watch]] = {}
@@ -187,7 +189,8 @@ class Files:
                 with obstacles.at(self._place(file)):
                     watches[file.number] = self._watches(file)
         for file in self.files:
-            with obstacles.at(self._place(file)):
+            is_doomed = bool(doomed) and all(pid in doomed for pid, _ in file.holders)
+            with obstacles.unless(is_doomed).at(self._place(file)):
                 self._look_at_signals(file, world)
                 records.append(self._record(file, world))
         by_number = {record.id: record for record in records}

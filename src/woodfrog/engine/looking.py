@@ -32,7 +32,7 @@ from woodfrog.kernel import reading_elsewhere
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.mountinfo import parse_mount
-from woodfrog.remote.held import Held
+from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso, own_vdso
 from woodfrog.resources import catalogue, cgroups, namespaces, sysctls
@@ -103,6 +103,7 @@ class Looked(msgspec.Struct, frozen=True):
     clocks: tuple[int, int]
     stopped: float
     losses: list[str]
+    others: list[HeldProcess]  # that are not wanted, and were not looked at themselves
     hush: ExitStack  # while it is open, nothing comes for TCP connections
 
     def statistics(self) -> dict[str, object]:
@@ -141,8 +142,11 @@ def look(
     noted: AbstractSet[int] = frozenset(),
     *,
     lent: ExitStack,
+    wanted: AbstractSet[int] | None = None,
 ) -> Looked:
     """Hold a container until `undo` unwinds, and look at everything; note what can't be kept.
+
+    If only some processes are `wanted`, by their ids inside, the others may have what can't be.
 
     `noted` are the processes of which the kernel notes for us what is written to. They may lend us
     memory until `lent` unwinds, which is before.
@@ -162,6 +166,8 @@ def look(
     if container.mounts is not None:
         created = [parse_mount(os.fsencode(line)) for line in container.mounts]
     tree = undo.enter_context(held(init, pause))
+    others = [one for one in tree.processes if wanted and one.namespace_pid not in wanted]
+    doomed = {one.pid for one in others}
     unanswered = Unanswered(created)
     unanswered.refuse(tree)
     collecting.refuse_dispatched(tree)
@@ -248,9 +254,9 @@ def look(
         from woodfrog.engine.rings import Rings
 
         world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)
-    file_records = files.collect(world, obstacles)
+    file_records = files.collect(world, obstacles, doomed)
     processes = collecting.collect_processes(
-        tree, world, files, file_records, obstacles, vdso, lent, ahead, asking
+        tree, world, files, file_records, obstacles, vdso, lent, ahead, asking, doomed
     )
     collecting_shares.refuse_unmade(processes, obstacles)
     world.keyrings.refuse_unjoinable(processes, obstacles)
@@ -272,6 +278,7 @@ def look(
         clocks,
         stopped,
         losses_of(file_records) + networks.losses,
+        others,
         hush,
     )
 

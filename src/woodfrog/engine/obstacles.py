@@ -22,6 +22,10 @@ class Obstacles:
             for one in (error, *error.also):
                 self.found.append((f"{what}: {one}", one.hint))
 
+    def unless(self, doomed: bool) -> "Obstacles":
+        """Return these, or others that stand in nobody's way: what is doomed need not be kept."""
+        return Obstacles() if doomed else self
+
     def raise_if_any(self) -> None:
         """Raise UnsupportedResource that names every obstacle."""
         if not self.found:

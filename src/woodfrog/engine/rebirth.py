@@ -108,10 +108,10 @@ class Rebirth:
         wanted = {thread.tid for record in self._match.lost for thread in record.threads}
         deadline = time.monotonic() + _PATIENCE_S
         for one in self._match.extra_processes:
-            while one.held.namespace_pid in wanted and os.path.exists(f"/proc/{one.held.group}"):
+            while one.namespace_pid in wanted and os.path.exists(f"/proc/{one.group}"):
                 if time.monotonic() > deadline:
                     raise WoodfrogError(
-                        f"process {one.held.namespace_pid} has ended, and its parent, outside the"
+                        f"process {one.namespace_pid} has ended, and its parent, outside the"
                         " container, doesn't take note of it"
                     )
                 time.sleep(0.001)

@@ -135,8 +135,10 @@ class Remaking:
         looked = self._looked
         looked.hush.close()
         kept = {now.id for _, now in self._match.files}
-        for file, record in zip(looked.files.files, looked.file_records, strict=True):
-            if record.id in kept:
+        records = {record.id: record for record in looked.file_records}
+        for file in looked.files.files:
+            record = records.get(file.number)
+            if record is None or record.id in kept:
                 continue
             connection = getattr(record, "connection", None)
             if tag_of(record) == "tcp-socket" and connection is not None and not connection.outside:

@@ -9,10 +9,12 @@ import msgspec
 
 from woodfrog.engine.looking import Looked
 from woodfrog.engine.resetting_memory import MemoryReset
-from woodfrog.engine.standing import Match, Pairs, Standing
+from woodfrog.engine.standing import IpcObject, Match, Pairs, Standing
 from woodfrog.errors import while_
+from woodfrog.image.record import tag_of
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import PAGE, SYS
+from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.pagemap import Ranges
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.procfs.status import read_stat
@@ -25,9 +27,11 @@ from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
 from woodfrog.remote.socket_waits import SocketWait
 from woodfrog.remote.stub import Stub, StubError
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import process, signals, threads, timers
+from woodfrog.resources import namespaces, process, signals, threads, timers
 from woodfrog.resources.files.epoll import Epoll
+from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.signals import SIGTRAP
+from woodfrog.resources.sysv_ipc import MessageQueue, Semaphores
 from woodfrog.resources.threads import Thread
 from woodfrog.resources.timers import IntervalTimer, PosixTimer
 
@@ -37,6 +41,7 @@ _FD_CLOEXEC, _F_SETFD = 1, 2
 _PATIENCE_S = 10.0
 _STACK = struct.Struct("<QixxxxQ")
 _SS_DISABLE = 2
+_IPC_RMID = 0
 
 
 class ProcessReset:
@@ -266,18 +271,18 @@ def _nothing(number: int) -> int:
 def end_extras(looked: Looked, match: Match, resets: Iterable[ProcessReset]) -> None:
     """End the processes and threads that the image doesn't have, and forget that they were."""
     for one in match.extra_processes:
-        for task in one.held.tasks:
+        for task in one.tasks:
             ptrace.set_options(task.pid, task.options | ptrace.O_EXITKILL)
     for one in match.extra_processes:
-        os.kill(one.held.group, 9)
+        os.kill(one.group, 9)
     for one in match.extra_processes:
-        _await_end(one.held.tasks)
+        _await_end(one.tasks)
     by_pid = {task.pid: reset for reset in resets for task in reset.one.held.tasks}
     by_pid |= {reset.one.held.group: reset for reset in by_pid.values()}
     for reset in {id(one): one for one in by_pid.values()}.values():
         reset.end_threads()
     ended: list[tuple[int, int]] = [(z.pid, z.namespace_pid) for z in match.extra_zombies]
-    ended += ((one.held.group, one.held.namespace_pid) for one in match.extra_processes)
+    ended += ((one.group, one.namespace_pid) for one in match.extra_processes)
     for pid, number in ended:
         try:
             parent = by_pid.get(read_stat(f"/proc/{pid}").parent)
@@ -309,6 +314,21 @@ def _await_end(tasks: Iterable[HeldTask]) -> None:
         if left and time.monotonic() > deadline:
             raise TimeoutError(f"task {min(left)} does not end")
         time.sleep(50e-6)
+
+
+def remove_ipc(init: int, objects: Iterable[IpcObject]) -> None:
+    """Remove System V IPC and message queues that the image doesn't have."""
+    for one in objects:
+        with while_(f"removing a {tag_of(one)}"), namespaces.inside(init, "ipc"):
+            match one:
+                case PosixQueue():
+                    HERE.call(SYS.MQ_UNLINK, one.name + b"\0")
+                case MessageQueue():
+                    HERE.call(SYS.MSGCTL, one.id, _IPC_RMID, 0)
+                case Semaphores():
+                    HERE.call(SYS.SEMCTL, one.id, 0, _IPC_RMID, 0)
+                case _:
+                    HERE.call(SYS.SHMCTL, one.id, _IPC_RMID, 0)
 
 
 def reset_files(looked: Looked, match: Match) -> None:

@@ -33,7 +33,7 @@ from woodfrog.engine.looking import (
 )
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
-from woodfrog.engine.resetting import ProcessReset, end_extras, reset_files
+from woodfrog.engine.resetting import ProcessReset, end_extras, remove_ipc, reset_files
 from woodfrog.engine.resetting_memory import Contents, SharedReset
 from woodfrog.engine.standing import Match
 from woodfrog.engine.tracking import Tracker, Tracking, still_noted
@@ -128,6 +128,7 @@ def _rollback(
                 guardian,
                 noted.keys(),
                 lent=lent,
+                wanted={record.pid for record in plan.processes},
             )
         obstacles.raise_if_any()
         read_backlogs(looked)
@@ -329,6 +330,7 @@ def _set_back(
     for reset in resets:
         reset.hold_for_good()
     end_extras(looked, match, resets)
+    remove_ipc(init, match.extra_ipc)
     if remaking:
         remaking.make_way()
     for reset in resets:

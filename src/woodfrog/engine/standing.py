@@ -17,6 +17,7 @@ from woodfrog.engine.looking import Looked
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource
+from woodfrog.image.record import tag_of
 from woodfrog.kernel.capability import CAP_SETGID, CAP_SETPCAP, CAP_SETUID
 from woodfrog.remote import held
 from woodfrog.remote.held import HeldProcess, HeldTask
@@ -24,13 +25,18 @@ from woodfrog.resources import signals
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.keyrings import FIRST
+from woodfrog.resources.memory import Source
 from woodfrog.resources.network import records as network
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.packet_filters import legacy, nftables
 from woodfrog.resources.packet_filters.nftables import Nftables
+from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.process import Process, Zombie
+from woodfrog.resources.sysv_ipc import AnyObject
+from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.threads import Thread
 
+IpcObject = PosixQueue | AnyObject
 # Fields of records that are set back, or come with something that is.
 _SET_BACK: dict[str, frozenset[str]] = {
     "process": frozenset(
@@ -240,7 +246,10 @@ class Match:
                 self.processes.append(one)
         pids = {one.then.pid for one in self.processes}
         zombies = {record.pid for record in plan.zombies}
-        self.extra_processes = [one for pid, one in now.items() if pid not in pids]
+        self.extra_processes: list[HeldProcess] = [
+            *looked.others,
+            *(one.held for pid, one in now.items() if pid not in pids),
+        ]
         self.extra_zombies: list[held.Zombie] = [
             one for one in looked.tree.zombies if one.namespace_pid not in zombies
         ]
@@ -249,6 +258,7 @@ class Match:
         self._match_files(plan, looked.file_records, obstacles)
         with obstacles.at("the container"):
             _match_container(plan, looked, self.pairs)
+            self.extra_ipc = self._match_ipc(plan, looked)
         there = {one.namespace_pid for one in looked.tree.zombies}
         self.lost_zombies = [one for one in plan.zombies if one.pid not in there]
         for zombie in self.lost_zombies:
@@ -298,6 +308,22 @@ class Match:
         for timer in then.posix_timers:
             if timers.get(timer.timer) != _unarmed(timer):
                 raise _lost(f"its POSIX timer {timer.timer} was deleted since")
+
+    def _match_ipc(self, plan: Plan, looked: Looked) -> list[IpcObject]:
+        """Match what processes share by its ids or names; returns what was made since."""
+        then = {_ipc_key(one): one for one in (*plan.posix_queues, *plan.sysv)}
+        now = {_ipc_key(one): one for one in looked.world.ipc.records(0)}
+        for key, one in then.items():
+            if key not in now or self._ipc_differs(one, now[key]):
+                raise _lost(f"its {key[0]} {key[1]!r} has changed since, or is gone")
+        return [one for key, one in now.items() if key not in then]
+
+    def _ipc_differs(self, then: IpcObject, now: IpcObject) -> bool:
+        if isinstance(then, Segment) and isinstance(now, Segment):
+            if not self.pairs.match("object", then.contents, now.contents):
+                return True
+            now = msgspec.structs.replace(now, contents=then.contents)
+        return bool(differences(then, now, self.pairs, frozenset(("id",))))
 
     def _match_files(self, plan: Plan, now: Sequence[FileRecord], obstacles: Obstacles) -> None:
         records = {record.id: record for record in now}
@@ -361,6 +387,7 @@ def _refuse_rebirth(record: Process, plan: Plan, lost: str) -> None:
     """Raise why a process can't be made again, if it can't."""
     parent = next((one for one in plan.processes if one.pid == record.parent), None)
     groups = {one.group for one in plan.processes if one.session == record.session}
+    mappings = record.memory.mappings
     if record.pid == 1:
         raise _lost(lost)
     for is_so, what in (
@@ -368,7 +395,7 @@ def _refuse_rebirth(record: Process, plan: Plan, lost: str) -> None:
         (record.namespaces or record.root != b"/", "is in a root or namespace of its own"),
         (any(thread.namespaces for thread in record.threads), "has threads in other namespaces"),
         (record.locks or record.file_signals or record.queue_notices, "has locks or notifications"),
-        (record.undo or plan.sysv, "may use System V IPC"),
+        (record.undo or any(m.source is Source.SYSV for m in mappings), "uses System V IPC"),
         (record.stopped_by or record.continued or record.left_terminal, "was stopped"),
         (record.memory.executable_object, "runs a deleted program"),
         (record.memory.contexts, "has Linux AIO"),
@@ -425,9 +452,6 @@ def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
         raise _lost("programs have made namespaces in it")
     if world.has_write_leases:
         raise _lost("a program has a lease for writing on a file, which to look at would break it")
-    ipc = ((plan.posix_queues, plan.sysv), (world.ipc.records(0), ()))
-    then, now = (sorted((*one, *other), key=repr) for one, other in ipc)
-    _match_all("System V IPC or message queues", then, now, pairs)
     _match_all("settings (sysctl)", _some(plan.sysctls), _some(looked.sysctls), pairs)
     networks = looked.networks
     for before, after in (
@@ -447,6 +471,10 @@ def _match_all(what: str, then: Sequence[object], now: Sequence[object], pairs: 
         differences(one, other, pairs) for one, other in zip(then, now, strict=True)
     ):
         raise _lost(f"its {what} have changed since")
+
+
+def _ipc_key(one: IpcObject) -> tuple[str, object]:
+    return tag_of(one), one.name if isinstance(one, PosixQueue) else one.id
 
 
 def _some(one: object | None) -> list[object]:

@@ -360,11 +360,10 @@ class _Backlog:
     def _put_in_place(self, made: socket.socket, client: OpenFile) -> None:
         """Give a client's descriptors, in all tables, and its epolls the new socket."""
         tasks = {task.pid: task for task in self._looked.tree.tasks()}
+        files = {file.number: file for file in self._looked.files.files}
         watches = [
-            (epoll, watch)
-            for record, epoll in zip(
-                self._looked.file_records, self._looked.files.files, strict=True
-            )
+            (files[record.id], watch)
+            for record in self._looked.file_records
             if isinstance(record, Epoll)
             for watch in record.watches
             if watch.file == client.number
