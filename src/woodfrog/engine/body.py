@@ -37,6 +37,7 @@ from woodfrog.resources.memory import PageRange, Source
 from woodfrog.resources.process import Process
 
 if TYPE_CHECKING:
+    from woodfrog.engine.alike import Alike
     from woodfrog.engine.template import Staged
     from woodfrog.resources.other_vdso import OtherVdso
     from woodfrog.resources.sysv_memory import Segment
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 # CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM
 THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
 _F_OFD_SETLK = 37
-# Calls that are the same for all that are made of a record, by its pid and what they do, and what
-# else they depend on.
-Alike = dict[tuple[int, str], tuple[object, Program]]
 
 
 class Body:
@@ -54,8 +52,8 @@ class Body:
 
     `profile` is the new container's own seccomp filter; `other_vdso` that of the image's kernel, if
     it isn't this one's. `pages` are those that it gets before it runs; `inherited` is what its stub
-    has of them in place, `staged` what it is to move there. With `alike`, others of this record have
-    been made, and more will be.
+    has of them in place, `staged` what it is to move there. With `alike`, others are made of this
+    record, too.
     """
 
     def __init__(
@@ -67,11 +65,11 @@ class Body:
         pages: Sequence[PageRange],
         inherited: Inherited,
         staged: Sequence[Staged],
-        alike: Alike | None,
         namespaces: MadeNamespaces,
         *,
         waits_for_others: bool,
         clocks_go_on: bool,
+        alike: Alike | None = None,
     ) -> None:
         self._waits_for_others = waits_for_others
         self._namespaces = namespaces
@@ -142,7 +140,7 @@ class Body:
         self._limit_rights(program, making)
         shared = (one for one in rest.mappings if one.source is Source.SHARED)
         objects = tuple(making.mapped(one.object, one.writable) for one in shared)
-        self._add(program, "mappings", objects, lambda part: self._add_mappings(part, making))
+        self._add(program, "mappings", lambda part: self._add_mappings(part, making), objects)
         self._regain_rights(program, making)
 
     def _add_mappings(self, program: Program, making: Making) -> None:
@@ -156,21 +154,17 @@ class Body:
             memory_making.drop(program, one.dropped)
 
     def _add(
-        self, program: Program, what: str, made_of: object, add: Callable[[Program], None]
+        self,
+        program: Program,
+        what: str,
+        compile: Callable[[Program], None],
+        made_of: object = (),
     ) -> None:
-        """Have `add` add calls, or take those that it has added for another one of this record.
-
-        They depend on the record, and on `made_of`.
-        """
-        if self._alike is None:
-            add(program)
-            return
-        key = self.record.pid, what
-        known = self._alike.get(key)
-        if known is None or known[0] != made_of:
-            known = self._alike[key] = made_of, Program(0, 0)
-            add(known[1])
-        program.extend(known[1])
+        """Add calls that are the same for all that are made of this record, and of `made_of`."""
+        if self._alike:
+            self._alike.add(program, self.record.pid, what, compile, made_of)
+        else:
+            compile(program)
 
     def _limit_rights(self, program: Program, making: Making) -> None:
         """Have calls made with what the new container may have.
@@ -196,7 +190,7 @@ class Body:
     def _protect(self, program: Program, making: Making) -> None:
         space = self.record.memory
         self._limit_rights(program, making)
-        self._add(program, "protections", (), self._add_protections)
+        self._add(program, "protections", self._add_protections)
         memory_modes.restore(program, self.record.modes)
         self._regain_rights(program, making)
         executable = space.executable_object

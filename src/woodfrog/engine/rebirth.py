@@ -234,7 +234,6 @@ class Rebirth:
             record.memory.pages,
             Inherited(),
             (),
-            None,
             self._remaking.namespaces,
             waits_for_others=False,
             clocks_go_on=True,

@@ -306,10 +306,10 @@ def _restore(
             background.at_once(record),
             inheritance.of(record.pid) if inheritance else Inherited(),
             template.staged(record.pid) if template else (),
-            template.alike if template else None,
             made,
             waits_for_others=has_sharers,
             clocks_go_on=wishes.clock == "container",
+            alike=template.alike if template else None,
         )
         for record in plan.processes
     }

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import msgspec
 
 from woodfrog.engine import kinship, reading_pages
-from woodfrog.engine.body import Alike
+from woodfrog.engine.alike import Alike
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.root_stub import STUB_BYTES
 from woodfrog.errors import ImageError, UnsupportedResource, while_
@@ -84,8 +84,7 @@ class Template:
         self._stages: dict[int, _Stage] = {}
         # Where a process's other pages begin in `_kept`, and where they belong.
         self._others: dict[int, tuple[int, list[tuple[int, int]]]] = {}
-        # Programs that one clone after the other runs.
-        self.alike: Alike = {}
+        self.alike = Alike()
         self.size = STUB_BYTES
         with while_("loading the image's memory"):
             self.bytes = self._load()
