@@ -135,8 +135,10 @@ def unwritten_since(one: CollectedProcess, noted: Container[int]) -> Ranges | No
     try:
         with Pagemap(one.held.pid) as pagemap:
             for mapping in one.space.mappings:
-                if not mapping.shared:
-                    start, end = mapping.start, mapping.end
+                start, end = mapping.start, mapping.end
+                if walk := one.held.walked.get((start, end)):
+                    found += walk.unwritten
+                elif not mapping.shared:
                     found += pagemap.unwritten(start, end, anonymous=mapping.is_anonymous)
     except OSError:
         return None

@@ -249,8 +249,11 @@ def look(
 
             unix_backlogs.look(world, files)
         hush.enter_context(connections.hushed(init, world.sockets))
+    has_rings = any(file.target == IO_URING for file in files.files)
+    if not has_rings:  # whose requests may go on until we have waited for them
+        ahead.walk(noted)
     ahead.finish()
-    if any(file.target == IO_URING for file in files.files):
+    if has_rings:
         from woodfrog.engine.rings import Rings
 
         world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)

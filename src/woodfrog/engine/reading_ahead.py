@@ -1,16 +1,20 @@
 """Mappings of large processes, which a thread of ours reads while we look at other things.
 
-For /proc/PID/smaps the kernel looks at all pages of a process.
+For /proc/PID/smaps the kernel looks at all pages of a process. That of which it notes what is
+written to, we ask about its pages meanwhile: nothing writes to them as long as it is held.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from contextlib import suppress
 
-from woodfrog.kernel.procfs.maps import Mapping, read_smaps
+from woodfrog.kernel.pagemap import Pagemap, Walk
+from woodfrog.kernel.procfs.maps import Mapping, read_maps, read_smaps
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.held import HeldProcess
 
 _LARGE = 64 << 20
+_LARGE_MAPPING = 1 << 20
 
 
 class MappingsAhead:
@@ -18,7 +22,8 @@ class MappingsAhead:
 
     def __init__(self, processes: Iterable[HeldProcess]) -> None:
         self._found: dict[int, list[Mapping]] = {}
-        self._pids = [one.pid for one in processes if one.own_bytes >= _LARGE]
+        self._processes = [*processes]
+        self._pids = [one.pid for one in self._processes if one.own_bytes >= _LARGE]
         self._thread = threading.Thread(target=self._read, daemon=True)
         if self._pids:
             self._thread.start()
@@ -29,6 +34,13 @@ class MappingsAhead:
                 self._found[pid] = read_smaps(pid)
         except OSError:
             pass  # whoever needs them reads them, and tells
+
+    def walk(self, noted: Container[int]) -> None:
+        """Walk over the pages of those processes that are `noted`, by their pids."""
+        for one in self._processes:
+            if one.pid in noted:
+                with suppress(OSError):  # whoever needs it walks, and tells
+                    _walk(one)
 
     def finish(self) -> None:
         """Wait until all are read."""
@@ -42,3 +54,13 @@ class MappingsAhead:
         if found is None or read_status(held.path)["VmLck"] != "0 kB":
             return read_smaps(held.pid)
         return found
+
+
+def _walk(held: HeldProcess) -> None:
+    with Pagemap(held.pid) as pagemap:
+        for start, end, _, is_shared, _, _, inode, _ in read_maps(held.pid):
+            if is_shared or end - start < _LARGE_MAPPING:
+                continue
+            unwritten = pagemap.unwritten(start, end, anonymous=not inode)
+            own, guards = pagemap.own_and_guards(start, end, anonymous=not inode)
+            held.walked[start, end] = Walk(own, unwritten, guards)

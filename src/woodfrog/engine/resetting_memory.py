@@ -147,7 +147,12 @@ class MemoryReset:
         self._guards: Ranges = []
         with Pagemap(one.held.pid) as pagemap:
             for kept in self.layout.kept:
-                found = pagemap.own_and_guards(kept.start, kept.end, anonymous=kept.is_anonymous)
+                start, end = kept.start, kept.end
+                if walk := one.held.walked.get((start, end)):
+                    own += walk.own
+                    self._guards += walk.guards
+                    continue
+                found = pagemap.own_and_guards(start, end, anonymous=kept.is_anonymous)
                 own += found[0]
                 self._guards += found[1]
         self._drop = page_sets.outside(own, then.pages)

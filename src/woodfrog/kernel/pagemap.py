@@ -8,7 +8,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from woodfrog.kernel import features
 from woodfrog.kernel.abi.x86_64 import PAGE
@@ -29,6 +29,14 @@ _NOTHING = bytes(8 * _STEP)
 
 _PRESENT, _SWAPPED, _FILE_OR_SHARED = 1 << 63, 1 << 62, 1 << 61
 _GUARD = 1 << 58  # since Linux 6.15; such a page counts as swapped, too
+
+
+class Walk(NamedTuple):
+    """What Pagemap says of a range: its own pages, those not written to, and guard pages."""
+
+    own: Ranges
+    unwritten: Ranges
+    guards: Ranges
 
 
 class Pagemap:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import PAGE, SYS
+from woodfrog.kernel.pagemap import Walk
 from woodfrog.kernel.procfs.maps import find_vdso
 from woodfrog.kernel.procfs.status import Stat, Status, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
@@ -241,6 +242,8 @@ class HeldProcess:
         # Whose part it has since clone(2), by KCMP_*, if not its own.
         self.shares: dict[int, HeldProcess] = {}
         self.memory = -1  # until it has stopped
+        # What was seen of its pages since, by the start and end of mappings.
+        self.walked: dict[tuple[int, int], Walk] = {}
 
     def reach_by(self, pid: int) -> None:
         """Reach the process by this living task of it."""
