@@ -63,13 +63,15 @@ class Changing:
 
     def keepers(self) -> list[int]:
         """Return the keepers that there are of its containers."""
-        found = []
+        found: dict[int, int] = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and not is_gone(int(entry.name)):
                 try:
                     ours = str(self.woodfrog.root).encode() in (entry / "cmdline").read_bytes()
                     if ours and (entry / "comm").read_text().strip() == "woodfrog-keeper":
-                        found.append(int(entry.name))
+                        stat = (entry / "stat").read_text()
+                        found[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
                 except OSError:
                     continue
-        return found
+        # A keeper's worker has its name for a moment.
+        return [pid for pid, parent in found.items() if parent not in found]
