@@ -75,6 +75,27 @@ def test_a_container_finds_its_files_in_another_overlay(
     assert seen(woodfrog.directory / "lower")[b"files/removed"]
 
 
+def test_a_root_that_its_first_process_sees_in_another_mount_namespace(
+    woodfrog: Woodfrog, overlays: Overlays
+) -> None:
+    script = f"exec unshare --mount sh -c '{SCRIPT}'"
+    first, second = overlays(script), overlays(script)
+    for one in (first, second):
+        one.bundle.add_capabilities("CAP_SYS_ADMIN")
+    change(first.bundle.rootfs)
+    container, image = frozen(woodfrog, first)
+    container.wait()
+    before = seen(first.bundle.rootfs)
+
+    restored = woodfrog.restore(second.bundle, image)
+    after = seen(second.bundle.rootfs)
+    (second.bundle.work / "check").touch()
+
+    assert restored.wait() == 0, restored.told()
+    assert restored.told() == "before\nafter\n"
+    assert after == before
+
+
 def marks(upper: Path) -> set[str]:
     """Return the attributes in an upper directory."""
     found: set[str] = set()

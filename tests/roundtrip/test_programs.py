@@ -218,6 +218,7 @@ CANNOT_BE_SET_BACK = (
     "namespace_files",
     "namespace_ghosts",
     "namespace_hidden",
+    "namespace_left",
     "namespace_mounts",
     "namespace_peers",
     "namespace_pid",

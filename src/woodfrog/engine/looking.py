@@ -31,7 +31,7 @@ from woodfrog.engine.world import World
 from woodfrog.kernel import reading_elsewhere
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import processes_in
-from woodfrog.kernel.procfs.mountinfo import parse_mount
+from woodfrog.kernel.procfs.mountinfo import parse_mount, read_mounts
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso, own_vdso
@@ -39,6 +39,7 @@ from woodfrog.resources import catalogue, cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.credentials import bounding_set
 from woodfrog.resources.files.base import IO_URING, FileRecord
+from woodfrog.resources.mount_tree import table
 from woodfrog.resources.mount_tree.looking import ChangedMounts
 from woodfrog.resources.sysctls import Sysctls
 
@@ -181,6 +182,8 @@ def look(
     mounts = None
     if created is not None:
         with obstacles.at("the container"):
+            if namespaces.is_ours(init, "user"):
+                created = table.as_gone_to(created, read_mounts(view))
             nested.look_at_mounts(view, {mount.root for mount in created})
             mounts = ChangedMounts(init, view, created, container.tmpfs, namespaces=nested.bound)
             undo.callback(mounts.close)

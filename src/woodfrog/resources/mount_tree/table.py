@@ -54,6 +54,17 @@ def as_copied(mounts: list[Mount], now: list[Mount]) -> list[Mount]:
     ]
 
 
+def as_gone_to(created: list[Mount], now: list[Mount]) -> list[Mount]:
+    """Return the mounts of `create` by the ids of their copies, if all that there are now are such.
+
+    So it is when the first process has left for a mount namespace of its own.
+    """
+    there = {(mount.mnt_id, mount.device, mount.type) for mount in now}
+    if any((mount.mnt_id, mount.device, mount.type) in there for mount in created):
+        return created
+    return as_copied(created, now)
+
+
 def late(view: int, mounts: list[Mount], created: Iterable[Mount]) -> frozenset[int]:
     """Return the ids of mounts of what comes only with open files, and of those in them.
 
