@@ -34,8 +34,9 @@ SANDBOXES = {
         " sh -c 'hostname in; mount -t tmpfs none /tmp; : > /tmp/mine; exec sh /work/look'"
     ),
     "nsenter": (
-        "unshare --pid --fork --mount --mount-proc sleep 1000 & sleep 0.3;"
-        " nsenter --target $(pgrep -f '^sleep 1000') --pid --mount sh /work/look; kill -9 $!"
+        "unshare --pid --fork --mount --mount-proc sleep 1000 &"
+        " until inner=$(pgrep -f '^sleep 1000'); do sleep 0.02; done;"
+        " nsenter --target $inner --pid --mount sh /work/look; kill -9 $!"
     ),
     "bwrap": (
         "bwrap --bind / / --dev /dev --proc /proc --tmpfs /tmp --unshare-all --hostname in"
