@@ -205,9 +205,11 @@ def test_files_of_the_root_go_back_as_well(woodfrog: Woodfrog) -> None:
     (lower / "files/link").symlink_to("nowhere")
     script = """
         cd /files; echo then > changed; rm removed; echo then > own; mkdir d; echo then > d/f
+        echo then > two; ln two names; exec 5>> two
         : > /work/ready
         while [ ! -e /work/change ]; do :; done
         echo now > changed; echo now > own; rm -r d; echo now > new; mkdir e; echo now > e/f
+        echo now >&5; ln two third
         : > /work/changed
         while :; do :; done
     """
@@ -224,6 +226,8 @@ def test_files_of_the_root_go_back_as_well(woodfrog: Woodfrog) -> None:
         assert seen(root.bundle.rootfs / "files") != then
         woodfrog("rollback", f"--image-path={image}", container.name)
         assert seen(root.bundle.rootfs / "files") == then
+        opened = os.stat(f"/proc/{container.init}/fd/5")
+        assert os.path.samestat(opened, (root.bundle.rootfs / "files/two").stat())
 
         container.delete()
     finally:

@@ -74,6 +74,8 @@ class Maker:
         self._base = base
         self._kept = {one for path in kept for one in _with_parents(path)}
         self._keep_links = keep_links
+        # Further names of files that are to be made.
+        self._names: dict[bytes, list[bytes]] = {}
 
     def make(self, entries: list[Entry]) -> None:
         """Make everything."""
@@ -82,6 +84,9 @@ class Maker:
             head, _, name = entry.path.rpartition(b"/")
             if (head or ROOT) in inside:
                 inside[head or ROOT].add(name)
+        for entry in entries:
+            if entry.link:
+                self._names.setdefault(entry.link, []).append(entry.path)
         for entry in entries:
             with while_(f"making {os.fsdecode(entry.path)}"):
                 self._make(entry)
@@ -162,12 +167,20 @@ class Maker:
             return other is not None and os.path.samestat(other, found)
         match stat.S_IFMT(entry.mode):
             case stat.S_IFREG:
-                return found.st_nlink == 1 or self._keep_links or entry.path in self._kept
+                names = [entry.path, *self._names.get(entry.path, ())]
+                same = [name for name in names if self._is_at(name, found)]
+                # Else what is written would be seen under other names, too.
+                is_alone = found.st_nlink == len(same)
+                return is_alone or self._keep_links or entry.path in self._kept
             case stat.S_IFLNK:
                 return self._tree.target(entry.path) == entry.target
             case stat.S_IFCHR | stat.S_IFBLK:
                 return entry.device == found.st_rdev
         return True
+
+    def _is_at(self, path: bytes, file: os.stat_result) -> bool:
+        found = self._tree.look(path)
+        return found is not None and os.path.samestat(found, file)
 
     def _remove_other(self, path: bytes) -> None:
         self.remove(path)
