@@ -72,7 +72,7 @@ class PageWriter:
                 left.append(one)
                 continue
             memory = ProcessMemory(one.held.memory)
-            extents = one.space.find_pages(one.held.pid, one.space.mappings)
+            extents = one.space.find_pages(one.held.pid, one.space.mappings, one.held.walked)
             extents, same = self._changes.split(one, extents, memory)
             lengths = [end - start for start, end in extents]
             total = sum(lengths)

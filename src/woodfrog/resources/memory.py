@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
-from woodfrog.kernel.pagemap import Pagemap
+from woodfrog.kernel.pagemap import Pagemap, Walk
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.status import Stat
 from woodfrog.remote.vdso import VDSO_NAMES
@@ -160,20 +160,38 @@ class Collected:
         self.mappings = mappings
         self._guards: list[Extent] = []
 
-    def find_pages(self, pid: int, mappings: Iterable[Mapping]) -> list[tuple[int, int]]:
+    def find_pages(
+        self,
+        pid: int,
+        mappings: Iterable[Mapping],
+        walked: dict[tuple[int, int], Walk] | None = None,
+    ) -> list[tuple[int, int]]:
         """Return the pages that private mappings have for themselves, and note guard pages.
 
-        `pid` is a process that has them: this one, or a copy that it has made by fork(2).
+        `pid` is a process that has them: this one, or a copy that it has made by fork(2). `walked`
+        is what is known of mappings already, by their starts and ends.
         """
         extents: list[tuple[int, int]] = []
+        known = walked or {}
+        left: list[Mapping] = []
+        for one in mappings:
+            if one.shared:
+                continue
+            if walk := known.get((one.start, one.end)):
+                extents += walk.own
+                self._note_guards(walk.guards)
+            else:
+                left.append(one)
         with Pagemap(pid) as pagemap:
-            for near in _neighbours(one for one in mappings if not one.shared):
+            for near in _neighbours(left):
                 anonymous = all(one.is_anonymous for one in near)
                 own, guards = pagemap.own_and_guards(
                     near[0].start, near[-1].end, anonymous=anonymous
                 )
                 extents += _within(near, own)
                 self._note_guards(_within(near, guards))
+        if known:
+            extents.sort()
         return extents
 
     def find_shared_guards(self, pid: int) -> None:
