@@ -356,6 +356,8 @@ def test_processes_that_have_ended_are_born_again(woodfrog: Woodfrog) -> None:
         container.wait_for("changed")
         (container.bundle.work / "changed").unlink()
         woodfrog("rollback", f"--image-path={image}", container.name)
+    inside = Path(f"/proc/{container.init}/root/proc").glob("[0-9]*/stat")
+    assert not any("woodfrog" in stat.read_text() for stat in inside)
     tell(container, "check")
     assert verdict(container) == "ok\n"
 

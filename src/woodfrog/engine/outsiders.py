@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 
 from woodfrog.engine import root_stub, taking_files
+from woodfrog.engine.kinship import CLONE_PARENT
 from woodfrog.errors import WoodfrogError
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -80,8 +81,11 @@ def hand_over(root: Stub, stub: Stub, files: Sequence[int]) -> None:
             os.close(fd)
 
 
-def clone_inside(init: int, pid: int) -> int:
-    """Return the host pid of a new process that waits in the container."""
+def clone_inside(init: int, pid: int, *, as_our_child: bool = False) -> int:
+    """Return the host pid of a new process that waits in the container.
+
+    It is `as_our_child`, whom nobody else needs to wait for, or a child of whoever gets orphans.
+    """
     pidfd = HERE.call(SYS.PIDFD_OPEN, init, 0)
     time_namespace = os.open(f"/proc/{init}/ns/time", os.O_RDONLY | os.O_CLOEXEC)
     cgroups = _cgroup_files(init)
@@ -89,7 +93,8 @@ def clone_inside(init: int, pid: int) -> int:
     reader, writer = os.pipe()
     helper = os.fork()
     if helper == 0:
-        _become_helper(pidfd, time_namespace, cgroups, pid, writer, has_users=has_users)
+        flags = CLONE_PARENT if as_our_child else 0
+        _become_helper(pidfd, time_namespace, cgroups, pid, flags, writer, has_users=has_users)
     os.close(writer)
     with os.fdopen(reader, "rb") as told:
         answer = told.read().decode()
@@ -106,6 +111,7 @@ def _become_helper(
     time_namespace: int,
     cgroups: Sequence[str],
     pid: int,
+    flags: int,
     writer: int,
     *,
     has_users: bool,
@@ -120,7 +126,7 @@ def _become_helper(
         if has_users:
             become_root()
         ids = bytearray(pid.to_bytes(4, "little"))
-        child = clone_with_id(ids)
+        child = clone_with_id(ids, flags)
         if child == 0:
             os.close(writer)
             while True:
@@ -131,10 +137,12 @@ def _become_helper(
     os._exit(0)
 
 
-def clone_with_id(ids: bytearray) -> int:
+def clone_with_id(ids: bytearray, flags: int = 0) -> int:
     """Fork with set_tid (clone3(2)); returns the child's id as we see it, or 0 in the child."""
+    # A sibling has its maker's exit signal.
+    signal = 0 if flags & CLONE_PARENT else SIGCHLD
     address = ctypes.addressof((ctypes.c_char * len(ids)).from_buffer(ids))
-    words = (0, 0, 0, 0, SIGCHLD, 0, 0, 0, address, 1, 0)
+    words = (flags, 0, 0, 0, signal, 0, 0, 0, address, 1, 0)
     arguments = b"".join(word.to_bytes(8, "little") for word in words)
     return HERE.call(SYS.CLONE3, arguments, len(arguments))
 

@@ -79,7 +79,7 @@ class Remaking:
         return self.namespaces.users
 
     def _begin(self, vdso: Vdso) -> Stub:
-        pid = outsiders.clone_inside(self.init, self._spare)
+        pid = outsiders.clone_inside(self.init, self._spare, as_our_child=True)
         self._passing = [pid]
         self._undo.callback(self.end)
         used = self._plan.used_memory() + [(m[0], m[1]) for m in read_maps(pid)]
