@@ -284,3 +284,35 @@ def test_do_is_frozen_with_what_it_wrote_and_thawed_without_a_bundle(
 
     assert (volume / "out").read_text() == "scratch\n"
     assert not scratch.exists()
+
+
+def test_a_process_of_exec_has_its_own_files_however_many_there_are(woodfrog: Woodfrog) -> None:
+    script = """
+        for n in {3..40}; do echo $n > /work/file$n; eval "exec $n< /work/file$n"; done
+        : > /work/ready
+        while [ ! -e /work/end ]; do sleep 0.02; done
+    """
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/bash", "-c", script])
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    (bundle.work / "ready").unlink()
+    script = """
+        for n in {3..9}; do echo own $n > /work/own$n; eval "exec $n< /work/own$n"; done
+        : > /work/ready
+        while [ ! -e /work/check ]; do sleep 0.02; done
+        for n in {3..9}; do cat <&$n; done > /work/out
+        : > /work/done
+    """
+    woodfrog("exec", "--detach", container.name, "/bin/bash", "-c", script)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image)
+    container.wait()
+    container.delete()
+    restored = woodfrog.restore(bundle, image)
+    (bundle.work / "check").touch()
+    restored.wait_for("done")
+    assert (bundle.work / "out").read_text() == "".join(f"own {n}\n" for n in range(3, 10))
+    (bundle.work / "end").touch()
+    restored.wait()
