@@ -42,6 +42,8 @@ _SIOCINQ, _SIOCOUTQ, _SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
 _SIOCATMARK = 0x8905
 _SO_PEEK_OFF = 42
 _WINDOW_BYTES = 20
+# Where tcp_info has tcpi_segs_out, and tcpi_min_rtt: the highest number until one is measured.
+_SEGMENTS_OUT, _MIN_RTT = 136, 148
 _SHUT_WR = 1
 # Bits of tcp_info.tcpi_options, and the TCP options that they stand for.
 _TIMESTAMPS, _SACK, _WINDOW_SCALE = 1, 2, 4
@@ -151,14 +153,15 @@ def collect_ended(one: socket.socket, local: bytes) -> Connection:
     """Read a connection that both sides have closed: what has been received is still there."""
     _refuse_urgent(one)
     length = _ask(one, _SIOCINQ)
+    info = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 16)
     return Connection(
         # Nobody is told any more whom it was connected to.
         remote=local,
         remote_port=1,
         outside=False,
         mss=_SOME_MSS,
-        features=0,
-        scales=0,
+        features=info[5],
+        scales=info[6],
         timestamp=0,
         window=b"",
         sent_to=1,
@@ -168,6 +171,13 @@ def collect_ended(one: socket.socket, local: bytes) -> Connection:
         receive=_peek(one, length),
         shut_for_reading=False,
     )
+
+
+def was_refused(one: socket.socket) -> bool:
+    """Tell whether a socket that is not connected has tried to be, and was refused."""
+    info = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _MIN_RTT + 4)
+    sent, _, _, fastest = struct.unpack_from("<4I", info, _SEGMENTS_OUT)
+    return bool(sent) and not info[5] and fastest == _WORD
 
 
 def _queue(one: socket.socket, queue: int, length: int) -> tuple[int, bytes]:
@@ -261,7 +271,9 @@ def restore(
     if state == TCP_CLOSING:
         _receive_from_peer(making, remote, local, _FIN | _ACK, record.received_to, acknowledged)
     if state in (TCP_FIN_WAIT2, TCP_CLOSE):
-        _receive_from_peer(making, remote, local, _ACK, record.received_to, record.sent_to + 1)
+        # The peer's FIN counts, too.
+        received_to = record.received_to + (state == TCP_CLOSE)
+        _receive_from_peer(making, remote, local, _ACK, received_to, record.sent_to + 1)
     _set(program, fd, _TCP_REPAIR_QUEUE, _NO_QUEUE)
     if record.window:
         program.call(

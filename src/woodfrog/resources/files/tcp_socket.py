@@ -4,7 +4,7 @@ import os
 import select
 import socket
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import msgspec
 
@@ -44,7 +44,8 @@ _RESET = select.POLLERR | select.POLLRDHUP
 class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     """A TCP socket. `reset` if it was connected, and is restored as a connection that broke.
 
-    `shut` if it hears nothing (shutdown(2)) without ever having been connected.
+    `shut` if it hears nothing (shutdown(2)) without ever having been connected. `refused` if it was
+    refused when it tried: "told" if its program knows.
     `connecting` is the address that it is being connected to. `waiting` are the connections from
     within the container that wait at a listener, and `calls` if it is the other end of such a one;
     `clients_lost` is how many waited there that a flag gave up.
@@ -84,6 +85,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     clients_lost: int = 0
     protocol: int = socket.IPPROTO_TCP  # or IPPROTO_MPTCP
     shut: bool = False
+    refused: Literal["", "told", "untold"] = ""
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -102,6 +104,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             family = int(one.family)
             local = inet.end(one.getsockname())
             connection, reset, shut = None, False, False
+            refused: Literal["", "told", "untold"] = ""
             calls = found is not None and found.inode in world.sockets.callers
             if calls:
                 pass  # it is made anew, with its listener's end
@@ -113,10 +116,15 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 # One that connect(2) has taken from its peer (AF_UNSPEC) has an error, but no end.
                 reset = events & _RESET == _RESET
                 ended = bool(events & select.POLLRDHUP) and not reset
+                if (reset or ended) and tcp_connection.was_refused(one):
+                    refused = "untold" if reset else "told"
+                    local = End(bytes(len(local.address)), 0)  # it is bound there no more
+                    reset = ended = False
                 shut = ended and not any(local.address)
                 if ended and not shut:
                     connection = tcp_connection.collect_ended(one, local.address)
-            was_connected = calls or connection is not None or reset or state == TCP_SYN_SENT
+            was_connected = calls or connection is not None or reset or bool(refused)
+            was_connected |= state == TCP_SYN_SENT
             options = socket_options.collect(one, connected=was_connected)
         waiting = world.sockets.backlogs.get(file.stat.st_ino, [])
         left = found.receive_queue if state == TCP_LISTEN and found is not None else 0
@@ -149,6 +157,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             clients_lost=0 if waiting else left,
             protocol=protocol[1] if protocol else socket.IPPROTO_TCP,
             shut=shut,
+            refused=refused,
         )
 
     def own_addresses(self) -> set[bytes]:
@@ -185,6 +194,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         named, lent = True, False
         if self.reset or (connection is not None and connection.outside and making.tcp_close):
             fd = making.reset_connection(self.family)
+        elif self.refused:
+            fd = making.refused_connection(self.family, told=self.refused == "told")
         else:
             fd = program.call(SYS.SOCKET, self.family, *self._kind)
             socket_options.restore_early(making, fd, self.options, self.family, *self._kind)
