@@ -131,9 +131,9 @@ def _made_anew(
             with needs_nftables():
                 undo.enter_context(nftables.blocked(world.init, held))
         for _ in range(unread.queued):
-            source, data = tcp_backlog.take(one)
+            source, data, urgent = tcp_backlog.take(one)
             number = at[source.unmapped()]
-            taken[number] = msgspec.structs.replace(waiting[number], data=data)
+            taken[number] = msgspec.structs.replace(waiting[number], data=data, urgent=urgent)
         for number, one_taken in taken.items():
             caller = callers[number]
             file = world.open_socket(caller.inode) if caller is not None else None

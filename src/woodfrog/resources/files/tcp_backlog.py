@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -46,6 +46,7 @@ class Waiting(Part, frozen=True):
     target_port: int
     data: bytes
     finished: bool
+    urgent: int = -1  # which byte of the data is (MSG_OOB)
 
 
 def moved(waiting: Waiting, moves: Mapping[bytes, bytes]) -> Waiting:
@@ -85,9 +86,8 @@ def call(making: Making, fd: int, family: int, waiting: Waiting) -> None:
     socket_options.set_buffer(program, fd, socket.SO_SNDBUF, room, force=force)
     address = End(waiting.target, waiting.target_port).packed(family)
     program.call(SYS.CONNECT, fd, address, len(address))
-    for at in range(0, len(waiting.data), _PIECE):
-        piece = waiting.data[at : at + _PIECE]
-        sent = program.call(SYS.SENDTO, fd, piece, len(piece), socket.MSG_NOSIGNAL, 0, 0)
+    for piece, flags in _pieces(waiting):
+        sent = program.call(SYS.SENDTO, fd, piece, len(piece), flags, 0, 0)
         program.expect(sent, len(piece))
     if waiting.finished:
         program.call(SYS.SHUTDOWN, fd, _SHUT_WR)
@@ -96,6 +96,18 @@ def call(making: Making, fd: int, family: int, waiting: Waiting) -> None:
         usual = fresh.getsockopt(general, socket.SO_SNDBUF) // 2
     socket_options.set_buffer(program, fd, socket.SO_SNDBUF, usual, force=force)
     program.call(SYS.SETSOCKOPT, fd, general, socket_options.SO_BUF_LOCK, bytes(4), 4)
+
+
+def _pieces(waiting: Waiting) -> Iterator[tuple[bytes, int]]:
+    """Yield what is sent at once, and how."""
+    at = waiting.urgent
+    parts = [(waiting.data, 0)]
+    if at >= 0:
+        urgent = waiting.data[at : at + 1], socket.MSG_OOB
+        parts = [(waiting.data[:at], 0), urgent, (waiting.data[at + 1 :], 0)]
+    for data, flags in parts:
+        for start in range(0, len(data), _PIECE):
+            yield data[start : start + _PIECE], flags | socket.MSG_NOSIGNAL
 
 
 def call_for_closed(making: Making, waiting: Waiting) -> None:
@@ -111,12 +123,15 @@ def call_for_closed(making: Making, waiting: Waiting) -> None:
 # The same, at a checkpoint: to read what waits, it must be accepted; so it is made anew at once.
 
 
-def take(listener: socket.socket) -> tuple[End, bytes]:
-    """Accept a connection that waits, and end it silently; returns its other end, and what came."""
+def take(listener: socket.socket) -> tuple[End, bytes, int]:
+    """Accept a connection that waits, and end it silently.
+
+    Returns its other end, what came, and which byte of that is urgent, or -1.
+    """
     accepted, name = listener.accept()
     with accepted:
         tcp_connection.begin_repair(accepted)
-        return inet.end(name), tcp_connection.received(accepted)
+        return inet.end(name), *tcp_connection.received(accepted)
 
 
 class HungUp:
@@ -175,8 +190,9 @@ def _connect(one: socket.socket, local: End, waiting: Waiting) -> None:
         poll = select.poll()
         poll.register(one.fileno(), select.POLLOUT)
         poll.poll(_CONNECTING_S * 1000)
-    at = 0
-    while at < len(waiting.data):
-        at += one.send(waiting.data[at : at + _PIECE], socket.MSG_NOSIGNAL)
+    for piece, flags in _pieces(waiting):
+        at = 0
+        while at < len(piece):
+            at += one.send(piece[at:], flags)
     if waiting.finished:
         one.shutdown(socket.SHUT_WR)

@@ -3,9 +3,11 @@
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import Part
@@ -48,13 +50,15 @@ _SHUT_WR = 1
 # Bits of tcp_info.tcpi_options, and the TCP options that they stand for.
 _TIMESTAMPS, _SACK, _WINDOW_SCALE = 1, 2, 4
 _OPTION_MSS, _OPTION_WINDOW_SCALE, _OPTION_SACK, _OPTION_TIMESTAMPS = 2, 3, 4, 8
-_FIN, _ACK = 0x01, 0x10
+_FIN, _ACK, _URG = 0x01, 0x10, 0x20
 _CHECKSUM_OFFSET = 16
 _WORD = 0xFFFFFFFF
 # A write into a queue under repair takes no more than a buffer's 17 pages.
 _PIECE = 1 << 16
 _ROOM = 1 << 20
 _SOME_MSS = 1460
+_SOME_WINDOW = 1 << 14
+_COMES_WITHIN_MS = 1000
 
 
 class Connection(Part, frozen=True):
@@ -62,7 +66,8 @@ class Connection(Part, frozen=True):
 
     `sent_to` and `received_to` are the sequence numbers behind the last byte of data; `unsent` is
     how much of the send queue has never been sent. `scales` are both window scales, ours in the
-    high half; `window` is a struct tcp_repair_window.
+    high half; `window` is a struct tcp_repair_window. `urgent` is which byte of those received is
+    urgent (MSG_OOB), or -1; who asks for such has read it, maybe.
     """
 
     remote: bytes
@@ -79,6 +84,8 @@ class Connection(Part, frozen=True):
     received_to: int
     receive: bytes
     shut_for_reading: bool
+    urgent: int = -1
+    urgent_read: bool = False
 
 
 def begin_repair(one: socket.socket) -> None:
@@ -96,15 +103,20 @@ def set_repair(program: Program, fd: int, *, on: bool) -> None:
     _set(program, fd, _TCP_REPAIR, _REPAIR_ON if on else _REPAIR_OFF_QUIETLY)
 
 
-def received(one: socket.socket) -> bytes:
-    """Return what a connection under repair has received, and nobody has read."""
-    return _queue(one, _RECEIVE_QUEUE, _ask(one, _SIOCINQ))[1]
+def received(one: socket.socket) -> tuple[bytes, int]:
+    """Return what a connection under repair has received, and nobody has read.
+
+    And which byte of that is urgent (MSG_OOB), or -1.
+    """
+    waiting = _received(one)
+    return _queue(one, _RECEIVE_QUEUE, waiting)[1], waiting.urgent
 
 
 def to_be_sent(one: socket.socket) -> bytes:
     """Return what a connection under repair has sent, or will, and its peer has not received."""
     finished = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _WE_FINISHED
-    return _queue(one, _SEND_QUEUE, max(_ask(one, _SIOCOUTQ) - finished, 0))[1]
+    waiting = _Queue(max(_ask(one, _SIOCOUTQ) - finished, 0))
+    return _queue(one, _SEND_QUEUE, waiting)[1]
 
 
 def collect(one: socket.socket, found: InetSocket, *, outside: bool) -> Connection:
@@ -120,7 +132,8 @@ def collect(one: socket.socket, found: InetSocket, *, outside: bool) -> Connecti
 
 
 def _collect(one: socket.socket, found: InetSocket, outside: bool) -> Connection:
-    _refuse_urgent(one)
+    waiting = _received(one)
+    _refuse_announced(waiting)
     info = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 16)
     state = info[0]
     sent = _ask(one, _SIOCOUTQ)
@@ -129,8 +142,8 @@ def _collect(one: socket.socket, found: InetSocket, outside: bool) -> Connection
         # The FIN counts as a byte in both, until it has been acknowledged and been sent.
         sent = max(sent - 1, 0)
         unsent = max(unsent - 1, 0)
-    received_to, receive = _queue(one, _RECEIVE_QUEUE, _ask(one, _SIOCINQ))
-    sent_to, send = _queue(one, _SEND_QUEUE, sent)
+    received_to, receive = _queue(one, _RECEIVE_QUEUE, waiting)
+    sent_to, send = _queue(one, _SEND_QUEUE, _Queue(sent))
     return Connection(
         remote=found.remote[0],
         remote_port=found.remote[1],
@@ -146,13 +159,15 @@ def _collect(one: socket.socket, found: InetSocket, outside: bool) -> Connection
         received_to=(received_to - (state in _PEER_FINISHED)) & _WORD,
         receive=receive,
         shut_for_reading=bool(found.shutdown & 1) and state not in _PEER_FINISHED,
+        urgent=waiting.urgent,
+        urgent_read=waiting.urgent_read,
     )
 
 
 def collect_ended(one: socket.socket, local: bytes) -> Connection:
     """Read a connection that both sides have closed: what has been received is still there."""
-    _refuse_urgent(one)
-    length = _ask(one, _SIOCINQ)
+    waiting = _received(one)
+    _refuse_announced(waiting)
     info = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 16)
     return Connection(
         # Nobody is told any more whom it was connected to.
@@ -168,8 +183,10 @@ def collect_ended(one: socket.socket, local: bytes) -> Connection:
         send=b"",
         unsent=0,
         received_to=1,
-        receive=_peek(one, length),
+        receive=_peek(one, waiting),
         shut_for_reading=False,
+        urgent=waiting.urgent,
+        urgent_read=waiting.urgent_read,
     )
 
 
@@ -180,24 +197,37 @@ def was_refused(one: socket.socket) -> bool:
     return bool(sent) and not info[5] and fastest == _WORD
 
 
-def _queue(one: socket.socket, queue: int, length: int) -> tuple[int, bytes]:
+class _Queue(NamedTuple):
+    """How many bytes wait in a queue, and which of them is urgent (-1: none), and read already.
+
+    Or such a byte is `announced`, and has yet to come.
+    """
+
+    length: int
+    urgent: int = -1
+    urgent_read: bool = False
+    announced: bool = False
+
+
+def _queue(one: socket.socket, queue: int, waiting: _Queue) -> tuple[int, bytes]:
     """Return the sequence number behind a queue, and the bytes in it."""
     one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, queue)
     end = one.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ) & _WORD
-    data = _peek(one, length)
+    data = _peek(one, waiting)
     one.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _NO_QUEUE)
-    if len(data) != length:
+    if len(data) != waiting.length:
         raise UnsupportedResource(
-            f"is a TCP connection of whose queue of {length} bytes only {len(data)} can be read",
-            hint="urgent data? --tcp-close restores the connection as reset",
+            f"is a TCP connection of whose queue of {waiting.length} bytes only {len(data)} can be"
+            " read",
+            hint="urgent data (MSG_OOB), before Linux 6.9? Try again when they have been read",
         )
     return end, data
 
 
-def _refuse_urgent(one: socket.socket) -> None:
-    """Refuse a connection with urgent data (MSG_OOB), or their mark, in what it has received.
+def _received(one: socket.socket) -> _Queue:
+    """Ask what has been received.
 
-    Of what has come, only what is before the mark is told, but to those who get such data in line.
+    Of what has come, only what is before urgent data is told, but to those who get them in line.
     """
     inline = one.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
     told = []
@@ -205,30 +235,54 @@ def _refuse_urgent(one: socket.socket) -> None:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, value)
         told.append(_ask(one, _SIOCINQ))
     try:
-        waits = bool(one.recv(1, socket.MSG_OOB | socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except OSError as error:
-        waits = error.errno == errno.EAGAIN  # it is announced, and on its way
+        error = 0 if one.recv(1, socket.MSG_OOB | socket.MSG_PEEK | socket.MSG_DONTWAIT) else -1
+    except OSError as refused:
+        error = refused.errno or -1
     one.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, inline)
-    if waits or told[0] != told[1] or _ask(one, _SIOCATMARK):
+    length, before = told
+    if length > before:
+        return _Queue(length, before, error != 0)
+    return _Queue(length, announced=error == errno.EAGAIN or bool(_ask(one, _SIOCATMARK)))
+
+
+def _refuse_announced(waiting: _Queue) -> None:
+    if waiting.announced:
         raise UnsupportedResource(
-            "is a TCP connection with urgent data (MSG_OOB), which cannot be saved yet",
+            "is a TCP connection with urgent data (MSG_OOB) that were announced, and have yet to"
+            " come",
             hint="try again when all up to there has been read",
         )
 
 
-def _peek(one: socket.socket, length: int) -> bytes:
-    if not length:
+def _peek(one: socket.socket, waiting: _Queue) -> bytes:
+    """Look at a queue. A look ends before an urgent byte, and another may begin there."""
+    if not waiting.length:
         return b""
+    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
+    inline = one.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)
+    offset = _peek_from(one, -1)
     try:
-        offset = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
-        one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, -1)
-    except OSError:
-        offset = -1  # TCP has it since Linux 6.9
-    try:
-        return one.recv(length, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        if waiting.urgent < 0:
+            return one.recv(waiting.length, flags)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        before = one.recv(waiting.urgent, flags) if waiting.urgent else b""
+        if waiting.urgent and _peek_from(one, waiting.urgent) is None:
+            return before
+        return before + one.recv(waiting.length - waiting.urgent, flags)
     finally:
-        if offset >= 0:
-            one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, inline)
+        if offset is not None:
+            _peek_from(one, offset)
+
+
+def _peek_from(one: socket.socket, offset: int) -> int | None:
+    """Have looks begin there; returns where they did. None: TCP has that since Linux 6.9."""
+    try:
+        before = one.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
+        one.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset)
+    except OSError:
+        return None
+    return before
 
 
 def _ask(one: socket.socket, request: int) -> int:
@@ -258,7 +312,7 @@ def restore(
     program.call(SYS.SETSOCKOPT, fd, socket.IPPROTO_TCP, _TCP_REPAIR_OPTIONS, options, len(options))
     if record.features & _TIMESTAMPS:
         _set(program, fd, _TCP_TIMESTAMP, record.timestamp)
-    _fill(program, fd, _RECEIVE_QUEUE, record.receive)
+    _fill_received(making, fd, record, remote, local)
     sent = len(record.send) - (0 if state in _WE_FINISHED else record.unsent)
     _fill(program, fd, _SEND_QUEUE, record.send[:sent])
     acknowledged = record.sent_to - len(record.send)
@@ -346,17 +400,48 @@ def _fill(program: Program, fd: int, queue: int, data: bytes) -> None:
         program.expect(program.call(SYS.SENDTO, fd, piece, len(piece), 0, 0, 0), len(piece))
 
 
+def _fill_received(making: Making, fd: int, record: Connection, remote: End, local: End) -> None:
+    """Have a socket under repair have received what is recorded; an urgent byte has to come."""
+    program = making.program
+    at = record.urgent
+    if at < 0:
+        _fill(program, fd, _RECEIVE_QUEUE, record.receive)
+        return
+    _fill(program, fd, _RECEIVE_QUEUE, record.receive[:at])
+    sequence = (record.received_to - len(record.receive) + at) & _WORD
+    window = struct.pack("<5I", sequence, _SOME_WINDOW, _SOME_WINDOW, _SOME_WINDOW, sequence)
+    name = socket.IPPROTO_TCP, _TCP_REPAIR_WINDOW
+    program.call(SYS.SETSOCKOPT, fd, *name, window, _WINDOW_BYTES)
+    acknowledged = record.sent_to - len(record.send)
+    byte = record.receive[at : at + 1]
+    _receive_from_peer(making, remote, local, _URG | _ACK, sequence, acknowledged, byte)
+    # The loopback device hands it over at once, but where the kernel has more to do.
+    wait = program.address_of(struct.pack("<IHH", 0, select.POLLPRI, 0))
+    program.store(wait, fd)
+    program.call(SYS.POLL, wait, 1, _COMES_WITHIN_MS)
+    if record.urgent_read:
+        place = program.address_of(bytes(8))
+        program.call(SYS.RECVFROM, fd, place, 1, socket.MSG_OOB | socket.MSG_DONTWAIT, 0, 0)
+    _fill(program, fd, _RECEIVE_QUEUE, record.receive[at + 1 :])
+
+
 def _receive_from_peer(
-    making: Making, remote: End, local: End, flags: int, sequence: int, acknowledged: int
+    making: Making,
+    remote: End,
+    local: End,
+    flags: int,
+    sequence: int,
+    acknowledged: int,
+    data: bytes = b"",
 ) -> None:
-    """Have a segment without data arrive as if the peer had sent it."""
+    """Have a segment arrive as if the peer had sent it; what `data` end with is urgent."""
     source, target = remote.unmapped(), local.unmapped()
     numbers = sequence & _WORD, acknowledged & _WORD
-    segment = struct.pack(
-        ">2H2I2B3H", source.port, target.port, *numbers, 5 << 4, flags, 0xFFFF, 0, 0
+    head = struct.pack(
+        ">2H2I2B3H", source.port, target.port, *numbers, 5 << 4, flags, 0xFFFF, 0, len(data)
     )
     packet = inet.packet(
-        socket.IPPROTO_TCP, source.address, target.address, segment, _CHECKSUM_OFFSET
+        socket.IPPROTO_TCP, source.address, target.address, head + data, _CHECKSUM_OFFSET
     )
     # Twice: the acknowledgement of a repeated segment isn't delayed, and so sent while all is
     # dropped. Later, a peer that is gone would answer it by a reset.

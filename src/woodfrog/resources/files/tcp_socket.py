@@ -56,6 +56,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         kept=(
             "listeners",
             "connections within the container, in every state and with what is on its way",
+            "urgent data (MSG_OOB)",
             "those that nobody has accepted",
             "options, keys (TCP_MD5SIG), filters",
             "those of MPTCP that are not connected by it, as Go's listeners",
@@ -63,7 +64,8 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         refused=(
             "connections to outside without a flag; those of them that nobody has accepted",
             "connections of sockets of MPTCP; theirs that nobody has accepted, without a flag",
-            "urgent data (MSG_OOB); what a peer that is closed has yet to bring",
+            "urgent data (MSG_OOB) that are announced, and have yet to come",
+            "what a peer that is closed has yet to bring",
             "notifications (MSG_ZEROCOPY) that are unread or to come",
             "TLS in the kernel, TCP-AO, eBPF",
         ),
