@@ -18,6 +18,7 @@ from changing import MANY, SHARED, SOURCE, Changing
 from bundles import Bundle
 from containers import REPOSITORY, Woodfrog, eventually, is_gone
 from needs import needs
+from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.cli import forwarding
 
 pytestmark = needs("root", "command gcc")
@@ -39,9 +40,15 @@ def kept(changing: Changing) -> int:
 
 
 def ready(keeper: int) -> int:
-    """Wait until a keeper's worker has loaded our code, and return the keeper's pid."""
-    eventually(lambda: private_bytes(worker_of(keeper)) > 15 * MiB, "it has loaded our code")
+    """Wait until a keeper's worker has made all ready, and return the keeper's pid."""
+    eventually(lambda: only_waits(worker_of(keeper)), "it only waits to be asked")
     return keeper
+
+
+def only_waits(pid: int) -> bool:
+    """Tell whether a process waits in poll(2), for however long it takes."""
+    number, *arguments = Path(f"/proc/{pid}/syscall").read_text().split()
+    return number == str(SYS.POLL) and int(arguments[2], 16) & 0xFFFFFFFF == 0xFFFFFFFF
 
 
 def worker_of(keeper: int) -> int:
