@@ -18,8 +18,8 @@ from changing import MANY, SHARED, SOURCE, Changing
 from bundles import Bundle
 from containers import REPOSITORY, Woodfrog, eventually, is_gone
 from needs import needs
-from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.cli import forwarding
+from woodfrog.kernel.abi.x86_64 import SYS
 
 pytestmark = needs("root", "command gcc")
 
