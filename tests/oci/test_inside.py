@@ -11,6 +11,7 @@ import pytest
 
 from bundles import Bundle, tmpfs
 from containers import Done, Woodfrog
+from started import line, started
 
 Make = Callable[[str], Bundle]
 Name = Callable[[Bundle], str]
@@ -36,6 +37,20 @@ def test_namespaces_can_be_joined(woodfrog: Woodfrog, make_bundle: Make, run: Ru
             namespace["path"] = f"/proc/{first.init}/ns/{names[namespace['type']]}"
     expected = [os.readlink(f"/proc/{first.init}/ns/{name}") for name in names.values()]
     assert run(bundle).stdout.split() == expected
+
+
+def test_a_mount_namespace_can_be_joined(run: Run, make_bundle: Make) -> None:
+    with started("unshare", "--mount", "sh", "-c", "echo ready; exec sleep 1000") as holder:
+        assert line(holder) == "ready"
+        bundle = make_bundle("readlink /proc/self/ns/mnt; touch /work/there; ls /")
+        bundle.process["scheduler"] = {"policy": "SCHED_BATCH"}
+        for namespace in bundle.config["linux"]["namespaces"]:
+            if namespace["type"] == "mount":
+                namespace["path"] = f"/proc/{holder.pid}/ns/mnt"
+        link, *found = run(bundle).stdout.split()
+        assert link == os.readlink(f"/proc/{holder.pid}/ns/mnt")
+        assert "work" in found
+        assert (bundle.work / "there").exists()
 
 
 def test_a_missing_namespace_is_the_hosts(run: Run, make_bundle: Make) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from woodfrog.engine import root_stub, taking_files
 from woodfrog.engine.kinship import CLONE_PARENT
 from woodfrog.errors import WoodfrogError
-from woodfrog.kernel import syscalls
+from woodfrog.kernel import own_modules, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWTIME, CLONE_NEWUSER
@@ -121,6 +121,7 @@ def _become_helper(
         for path in cgroups:
             with open(path, "w", encoding="ascii") as file:
                 file.write("0")
+        own_modules.load_no_more()
         HERE.call(SYS.SETNS, time_namespace, CLONE_NEWTIME)
         HERE.call(SYS.SETNS, pidfd, _NAMESPACES | (CLONE_NEWUSER if has_users else 0))
         if has_users:

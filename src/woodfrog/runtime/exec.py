@@ -6,7 +6,7 @@ import os
 
 from woodfrog.errors import StateError, UsageError, WoodfrogError
 from woodfrog.kernel import namespaces as ns
-from woodfrog.kernel import own_program
+from woodfrog.kernel import own_modules, own_program
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_DUMPABLE, close_all_from, pidfd_open, prctl
 from woodfrog.runtime import cgroups, delivery, forking, init, process
@@ -265,12 +265,14 @@ def _choose_labels(wanted: dict[str, Any]) -> Labels:
 
 def _enter(container: Container, target: int, flags: int, wanted: dict[str, Any]) -> None:
     if not flags & ns.CLONE_NEWUSER:
+        own_modules.load_no_more()
         ns.setns(HERE, target, flags)
         return
     from woodfrog.kernel.procfs.id_maps import read_id_maps
     from woodfrog.runtime import user_namespace
 
     user_namespace.leave_host(wanted, read_id_maps(container.pid))
+    own_modules.load_no_more()
     ns.setns(HERE, target, flags)
     user_namespace.become_root()
 

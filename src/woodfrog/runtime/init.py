@@ -7,7 +7,7 @@ import os
 from woodfrog.errors import SpecError, WoodfrogError, while_
 from woodfrog.kernel import console as tty
 from woodfrog.kernel import namespaces as ns
-from woodfrog.kernel import netdevice, own_program
+from woodfrog.kernel import netdevice, own_modules, own_program
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import MS_BIND, new_procfs
 from woodfrog.kernel.process import (
@@ -209,6 +209,11 @@ def _enter_namespaces(plan: Plan, channel: Channel) -> None:
     # The mount namespace comes last: paths of the host are gone then.
     for kind, descriptor in sorted(plan.joined.items(), key=lambda item: item[0] == "mount"):
         if kind not in ("pid", "user"):
+            if kind == "mount":
+                from woodfrog.runtime.user_namespace import load_rest
+
+                load_rest()
+                own_modules.load_no_more()
             with while_(f"joining the {kind} namespace {wanted[kind]}"):
                 ns.setns(HERE, descriptor, spec.NAMESPACES[kind][0])
     if plan.maps:

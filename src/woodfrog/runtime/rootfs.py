@@ -6,6 +6,7 @@ import os
 
 from woodfrog.errors import SpecError, WoodfrogError
 from woodfrog.kernel import mounts as m
+from woodfrog.kernel import own_modules
 from woodfrog.kernel.caller import HERE
 from woodfrog.runtime import devices, mounts, spec
 from woodfrog.runtime.mount_options import PROPAGATION
@@ -82,6 +83,7 @@ def seal(root: Root, config: dict[str, Any]) -> None:
 def enter(root: Root, config: dict[str, Any], *, pivot: bool = True) -> None:
     """Make the container's root "/" and drop the host's from this mount namespace."""
     if not has_own_mounts(config):
+        own_modules.load_no_more()
         os.chroot(root.path)
         os.chdir("/")
         os.close(root.descriptor)
@@ -99,6 +101,7 @@ def enter(root: Root, config: dict[str, Any], *, pivot: bool = True) -> None:
 def _pivot(root: Root) -> None:
     old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        own_modules.load_no_more()
         os.fchdir(root.descriptor)
         m.pivot_root(HERE, ".", ".")
         os.fchdir(old)
@@ -122,6 +125,7 @@ def _move(root: Root) -> None:
         shows_all = mount.type in ("proc", "sysfs") and mount.root == b"/"
         if shows_all and not (mount.point + b"/").startswith(inside + b"/"):
             _take_away(mount.point)
+    own_modules.load_no_more()
     os.fchdir(root.descriptor)
     m.mount(HERE, ".", "/", None, m.MS_MOVE)
     os.chroot(".")

@@ -72,13 +72,17 @@ def maps_of(namespace: int) -> IdMaps:
     return IdMaps(IdMap.of_text(users), IdMap.of_text(groups))
 
 
-def leave_host(process: dict[str, Any], maps: IdMaps) -> None:
-    """Do what only the host's root can, for a process that is about to enter the namespace."""
-    # Our own files may be out of the reach of the container's ids: what is imported late, now.
+def load_rest() -> None:
+    """Load what is otherwise loaded late, while our own files are there to be loaded."""
     from woodfrog.kernel.procfs import mountinfo  # noqa: F401
     from woodfrog.runtime import clocks, copy_up, labels, scheduling  # noqa: F401
     from woodfrog.runtime.cgroups import mounting  # noqa: F401
 
+
+def leave_host(process: dict[str, Any], maps: IdMaps) -> None:
+    """Do what only the host's root can, for a process that is about to enter the namespace."""
+    # Our own files may be out of the reach of the container's ids.
+    load_rest()
     processes.check_rights(process)
     processes.raise_hard_limits(process)
     user = _user_outside(process.get("user") or {}, maps)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import mounts as m
-from woodfrog.kernel import namespaces
+from woodfrog.kernel import namespaces, own_modules
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount
 from woodfrog.resources.mount_tree import table
@@ -124,6 +124,7 @@ def inside(pid: int, work: Callable[[int], Result]) -> Result:
     def call() -> None:
         try:
             namespace = os.open(f"{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+            own_modules.load_no_more()
             try:
                 # Only who shares its directories with no other thread may change its mounts.
                 namespaces.unshare(HERE, namespaces.CLONE_FS)
@@ -133,6 +134,8 @@ def inside(pid: int, work: Callable[[int], Result]) -> Result:
             found.append(work(proc))
         except BaseException as error:
             failed.append(error)
+        finally:
+            own_modules.load_again()
 
     try:
         thread = threading.Thread(target=call)
