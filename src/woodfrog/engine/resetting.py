@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from woodfrog.engine.differing import Pairs
 from woodfrog.engine.looking import Looked
 from woodfrog.engine.resetting_memory import MemoryReset
-from woodfrog.engine.standing import IpcObject, Match, Pairs, Standing
+from woodfrog.engine.standing import IpcObject, Match, Standing
 from woodfrog.errors import while_
 from woodfrog.image.record import tag_of
 from woodfrog.kernel import ptrace, syscalls

@@ -10,8 +10,9 @@ from itertools import accumulate, groupby, pairwise, repeat
 import msgspec
 from msgspec.structs import replace
 
+from woodfrog.engine.differing import Pairs
 from woodfrog.engine.shared_objects import SharedObject
-from woodfrog.engine.standing import Pairs, Standing
+from woodfrog.engine.standing import Standing
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image import direct_io
 from woodfrog.image.chain import Chain

@@ -1,37 +1,41 @@
 """What of a running container still stands as an image has it, for a rollback.
 
-Each process, thread and file of the image must be there still. What else there is, is `extra`; what
-has another state can be set back, if it is of the kinds that `_SET_BACK` names. All that stands in
-the way is told at once.
+What has another state can be set back, if it is of the kinds that `_SET_BACK` names. Of what is
+lacking, files can be made anew (remaking.py) and processes born again (rebirth.py), if nothing of
+theirs is irrecoverable. What else there is, is `extra`. All that stands in the way is told at once.
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from woodfrog.engine.collected import CollectedProcess
+from woodfrog.engine.differing import Pairs, differences
+from woodfrog.engine.irrecoverable import (
+    lost_since,
+    reason_of,
+    refuse_ending_again,
+    refuse_rebirth,
+)
 from woodfrog.engine.looking import Looked
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import tag_of
-from woodfrog.kernel.capability import CAP_SETGID, CAP_SETPCAP, CAP_SETUID
 from woodfrog.remote import held
 from woodfrog.remote.held import HeldProcess, HeldTask
 from woodfrog.resources import signals
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.files.base import FileRecord
-from woodfrog.resources.keyrings import FIRST
-from woodfrog.resources.memory import Source
 from woodfrog.resources.network import records as network
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.packet_filters import legacy, nftables
 from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.posix_queues import PosixQueue
-from woodfrog.resources.process import Process, Zombie
+from woodfrog.resources.process import Process
 from woodfrog.resources.sysv_ipc import AnyObject
 from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.threads import Thread
@@ -97,76 +101,6 @@ _FIXED = (
     "lock_future",
     "core_dump_filter",
 )
-_IN_PLACE = "; a rollback in place can't bring that back"
-# What goes on by itself, and is no part of what a program has.
-_PASSING = frozenset(("timestamp",))
-# Numbers that mean something only within one image, by what they number.
-_NUMBERS = {
-    **dict.fromkeys(("id", "file", "files", "same"), "file"),
-    **dict.fromkeys(
-        ("object", "deleted", "memory", "executable_object", "directory_deleted", "root_deleted"),
-        "object",
-    ),
-    "pair": "pair",
-    "pipe": "pipe",
-    "inode": "inode",
-}
-
-
-class Pairs:
-    """Which number of an image stands for which number of now, one for one."""
-
-    def __init__(self) -> None:
-        self._now: dict[tuple[str, int], int] = {}
-        self._then: dict[tuple[str, int], int] = {}
-
-    def match(self, what: str, then: int, now: int) -> bool:
-        """Note that two numbers mean the same; tell whether that contradicts nothing."""
-        if not then or not now:
-            return then == now
-        if self._now.get((what, then), now) != now or self._then.get((what, now), then) != then:
-            return False
-        self._now[what, then], self._then[what, now] = now, then
-        return True
-
-    def now(self, what: str, then: int) -> int:
-        """Return the number of now for one of the image; 0 if there is none."""
-        return self._now.get((what, then), 0)
-
-    def of(self, what: str) -> Iterator[tuple[int, int]]:
-        """Go through all pairs of a kind."""
-        for (kind, then), now in self._now.items():
-            if kind == what:
-                yield then, now
-
-
-def differences(
-    then: object, now: object, pairs: Pairs, but: frozenset[str] = frozenset()
-) -> list[str]:
-    """Return the names of the fields in which two records differ, but for some."""
-    if type(then) is not type(now):
-        return ["kind"]
-    one, other = (msgspec.to_builtins(record, builtin_types=(bytes,)) for record in (then, now))
-    return [
-        name
-        for name in one.keys() | other.keys()
-        if name not in but and not _alike(one.get(name), other.get(name), name, pairs)
-    ]
-
-
-def _alike(then: Any, now: Any, name: str, pairs: Pairs) -> bool:
-    if name in _PASSING:
-        return True
-    if isinstance(then, dict) and isinstance(now, dict):
-        keys = then.keys() | now.keys()
-        return all(_alike(then.get(key), now.get(key), key, pairs) for key in keys)
-    if isinstance(then, list) and isinstance(now, list):
-        return len(then) == len(now) and all(
-            _alike(one, other, name, pairs) for one, other in zip(then, now, strict=True)
-        )
-    if name in _NUMBERS and isinstance(then, int) and isinstance(now, int):
-        return pairs.match(_NUMBERS[name], then, now)
-    return bool(then == now)
 
 
 class Standing:
@@ -230,16 +164,16 @@ class Match:
         for record in _parents_first(plan.processes):
             try:
                 if record.pid not in now:
-                    raise _lost("it has ended since")
+                    raise lost_since("it has ended since")
                 if record.parent in why:
-                    raise _lost(f"its parent, process {record.parent}, has ended since")
+                    raise lost_since(f"its parent, process {record.parent}, has ended since")
                 one = Standing(record, now[record.pid])
                 self._match_process(one)
             except UnsupportedResource as error:
-                why[record.pid] = str(error).removesuffix(_IN_PLACE)
+                why[record.pid] = reason_of(error)
                 with obstacles.at(_name(record)):
                     unmatched += 1
-                    _refuse_rebirth(record, plan, why[record.pid])
+                    refuse_rebirth(record, plan, why[record.pid])
                     unmatched -= 1
                 self.lost.append(record)
             else:
@@ -263,7 +197,7 @@ class Match:
         self.lost_zombies = [one for one in plan.zombies if one.pid not in there]
         for zombie in self.lost_zombies:
             with obstacles.at(f"process {zombie.pid} ({os.fsdecode(zombie.name)})"):
-                _refuse_ending_again(zombie, plan)
+                refuse_ending_again(zombie, plan)
 
     @property
     def has_all_files(self) -> bool:
@@ -279,35 +213,37 @@ class Match:
     def _match_process(self, one: Standing) -> None:
         then = one.then
         if then.shares.memory:
-            raise _lost("it shares its memory with another process (clone(2))")
+            raise lost_since("it shares its memory with another process (clone(2))")
         if then.pid_namespace:
-            raise _lost("it is in a pid namespace that a program has made")
+            raise lost_since("it is in a pid namespace that a program has made")
         if len(then.tables) > 1:
-            raise _lost("a thread of it has descriptors of its own (unshare(2))")
+            raise lost_since("a thread of it has descriptors of its own (unshare(2))")
         if one.lacking:
-            raise _lost(f"its thread {one.lacking[0]} has ended since")
+            raise lost_since(f"its thread {one.lacking[0]} has ended since")
         record = one.now.record([], set())
         if found := differences(then, record, self.pairs, _SET_BACK["process"]):
-            raise _lost(f"it has changed since: {', '.join(sorted(found))}")
+            raise lost_since(f"it has changed since: {', '.join(sorted(found))}")
         if any(map(signals.is_in_the_way, (*then.pending, *record.pending))):
-            raise _lost("it has a SIGTRAP or a fault queued")
+            raise lost_since("it has a SIGTRAP or a fault queued")
         memory = record.memory
         for name in _FIXED:
             if getattr(then.memory, name) != getattr(memory, name):
-                raise _lost(f"it has become another program since ({name})")
+                raise lost_since(f"it has become another program since ({name})")
         for thread, task in one.tasks:
             now = one.threads_now[task.namespace_pid]
             if found := differences(thread, now, self.pairs, _SET_BACK_OF_THREADS):
-                raise _lost(f"thread {thread.tid} has changed since: {', '.join(sorted(found))}")
+                raise lost_since(
+                    f"thread {thread.tid} has changed since: {', '.join(sorted(found))}"
+                )
             if any(map(signals.is_in_the_way, (*thread.pending, *now.pending))):
-                raise _lost(
+                raise lost_since(
                     f"thread {thread.tid} has a SIGTRAP, or what looks like a fault, queued"
                 )
         one.find_files(self.pairs)
         timers = {timer.timer: _unarmed(timer) for timer in one.now.fields["posix_timers"]}
         for timer in then.posix_timers:
             if timers.get(timer.timer) != _unarmed(timer):
-                raise _lost(f"its POSIX timer {timer.timer} was deleted since")
+                raise lost_since(f"its POSIX timer {timer.timer} was deleted since")
 
     def _match_ipc(self, plan: Plan, looked: Looked) -> list[IpcObject]:
         """Match what processes share by its ids or names; returns what was made since."""
@@ -315,7 +251,7 @@ class Match:
         now = {_ipc_key(one): one for one in looked.world.ipc.records(0)}
         for key, one in then.items():
             if key not in now or self._ipc_differs(one, now[key]):
-                raise _lost(f"its {key[0]} {key[1]!r} has changed since, or is gone")
+                raise lost_since(f"its {key[0]} {key[1]!r} has changed since, or is gone")
         return [one for key, one in now.items() if key not in then]
 
     def _ipc_differs(self, then: IpcObject, now: IpcObject) -> bool:
@@ -347,7 +283,7 @@ class Match:
             record = plan.files[number]
             with obstacles.at(called.get(number, f"file {number} of the image")):
                 if not record.may_be_replaced or number not in called:
-                    raise _lost(
+                    raise lost_since(
                         lost.get(number, f"what the {_kind(record)} is tied to has changed")
                     )
             self.remade[number] = record
@@ -383,75 +319,14 @@ def _parents_first(processes: Sequence[Process]) -> list[Process]:
     return sorted(processes, key=depth)
 
 
-def _refuse_rebirth(record: Process, plan: Plan, lost: str) -> None:
-    """Raise why a process can't be made again, if it can't."""
-    parent = next((one for one in plan.processes if one.pid == record.parent), None)
-    groups = {one.group for one in plan.processes if one.session == record.session}
-    mappings = record.memory.mappings
-    if record.pid == 1:
-        raise _lost(lost)
-    for is_so, what in (
-        (any(record.shares.owners) or record.ended_thread, "shares something, or its first thread"),
-        (record.namespaces or record.root != b"/", "is in a root or namespace of its own"),
-        (any(thread.namespaces for thread in record.threads), "has threads in other namespaces"),
-        (record.locks or record.file_signals or record.queue_notices, "has locks or notifications"),
-        (record.undo or any(m.source is Source.SYSV for m in mappings), "uses System V IPC"),
-        (record.stopped_by or record.continued or record.left_terminal, "was stopped"),
-        (record.memory.executable_object, "runs a deleted program"),
-        (record.memory.contexts, "has Linux AIO"),
-        (record.keyring != (parent.keyring if parent else FIRST), "has a keyring of its own"),
-        (record.parent and not parent, "has a parent that has ended"),
-        (record.session not in _sessions(record, parent), "is in a session that others began"),
-        (record.group != record.pid and record.group not in groups, "is in a group of others"),
-    ):
-        if is_so:
-            raise _lost(f"{lost}; and it {what}")
-    if parent and not _may_become(parent, record):
-        raise _lost(f"{lost}; and it has rights that its parent has not")
-
-
-def _refuse_ending_again(zombie: Zombie, plan: Plan) -> None:
-    """Refuse a process that had ended, and was waited for since, if its parent can't have it."""
-    parent = next((one for one in plan.processes if one.pid == zombie.parent), None)
-    groups = {one.group for one in plan.processes if one.session == zombie.session}
-    if (
-        parent is None
-        or zombie.session not in (zombie.pid, parent.session)
-        or zombie.group not in {zombie.pid, *groups}
-    ):
-        raise _lost("it had ended, and was waited for since")
-
-
-def _sessions(record: Process, parent: Process | None) -> tuple[int, ...]:
-    return (record.pid, parent.session) if parent else (record.pid,)
-
-
-def _may_become(parent: Process, child: Process) -> bool:
-    """Tell whether a child of a process can have what another one had, by the parent's rights."""
-    has, wants = parent.threads[0], child.threads[0]
-    if any(
-        thread.filters != has.filters or thread.seccomp != has.seccomp for thread in child.threads
-    ):
-        return False
-    mine, theirs = has.credentials, wants.credentials
-    if mine.ambient or mine.securebits or theirs.ambient:
-        return False
-    # What root executes has all that it may, and what others execute nothing.
-    born = mine.bounding | mine.inheritable if mine.uids[1] == 0 else 0
-    bare = msgspec.structs.replace(mine, permitted=born, effective=born)
-    if all(thread.credentials == bare for thread in child.threads):
-        return True
-    needed = 1 << CAP_SETUID | 1 << CAP_SETGID | 1 << CAP_SETPCAP
-    wanted = theirs.permitted | theirs.inheritable
-    return born & needed == needed and not (wanted & ~born or theirs.bounding & ~mine.bounding)
-
-
 def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
     world = looked.world
     if plan.namespaces:
-        raise _lost("programs have made namespaces in it")
+        raise lost_since("programs have made namespaces in it")
     if world.has_write_leases:
-        raise _lost("a program has a lease for writing on a file, which to look at would break it")
+        raise lost_since(
+            "a program has a lease for writing on a file, which to look at would break it"
+        )
     _match_all("settings (sysctl)", _some(plan.sysctls), _some(looked.sysctls), pairs)
     networks = looked.networks
     for before, after in (
@@ -463,14 +338,14 @@ def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
     _match_all("cgroups that programs made", plan.cgroups, looked.cgroups, pairs)
     mounts = looked.mounts.record(lambda _: 0, {}) if looked.mounts else None
     if plan.mounts or mounts:
-        raise _lost("programs have changed its mounts")
+        raise lost_since("programs have changed its mounts")
 
 
 def _match_all(what: str, then: Sequence[object], now: Sequence[object], pairs: Pairs) -> None:
     if len(then) != len(now) or any(
         differences(one, other, pairs) for one, other in zip(then, now, strict=True)
     ):
-        raise _lost(f"its {what} have changed since")
+        raise lost_since(f"its {what} have changed since")
 
 
 def _ipc_key(one: IpcObject) -> tuple[str, object]:
@@ -513,10 +388,3 @@ def _kind(record: FileRecord) -> str:
 def _known_as(record: FileRecord) -> str:
     path = getattr(record, "path", b"")
     return f" {path.decode(errors='replace')}" if path else ""
-
-
-def _lost(what: str) -> UnsupportedResource:
-    return UnsupportedResource(
-        f"{what}{_IN_PLACE}",
-        hint="restore the image into a new container instead",
-    )
