@@ -131,6 +131,8 @@ def simplest(kind: Any, dice: random.Random, depth: int = 0) -> Any:
             return simplest(dice.choice(found.types), dice, depth + 1)
         case msgspec.inspect.EnumType() as found:
             return dice.choice([one.value for one in found.cls])
+        case msgspec.inspect.LiteralType() as found:
+            return dice.choice(found.values)
         case msgspec.inspect.BoolType():
             return dice.random() < 0.5
         case msgspec.inspect.IntType():

@@ -18,7 +18,8 @@ int main(int count, char **arguments) {
 		must(unshare(CLONE_NEWNS)), must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
 		if (!child) /* or what is executed would stay in a mount that nobody sees any more */
 			must(execl(arguments[0], arguments[0], what, "again", NULL));
-	}
+	} else /* what create has opened before is another file when it has been restored */
+		must(close(0)), must(open("/dev/null", O_RDWR));
 	if (strcmp(what, "alone")) {
 		must(mkdir("/tmp/in", 0755)), must(mount("in", "/tmp/in", "tmpfs", MS_NOSUID, "size=1m"));
 		must(mount(NULL, "/sys", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID, NULL));

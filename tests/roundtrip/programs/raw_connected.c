@@ -16,7 +16,7 @@ static void reaches(const char *what, int fd, bool six) {
 	unsigned char ping[8] = {six ? 128 : 8, 0, 0xf7, 0xff}, answer[100];
 	expect(send(fd, ping, sizeof ping, 0) == sizeof ping, "%s sends nothing: %s", what, strerror(errno));
 	struct pollfd one = {.fd = fd, .events = POLLIN};
-	expect(poll(&one, 1, 60000) == 1 && recv(fd, answer, sizeof answer, MSG_DONTWAIT) > 0, "%s hears nothing", what);
+	expect(poll(&one, 1, 10000) == 1 && recv(fd, answer, sizeof answer, MSG_DONTWAIT) > 0, "%s hears nothing", what);
 }
 
 int main(int count, char **arguments) {

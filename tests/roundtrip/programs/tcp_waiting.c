@@ -94,7 +94,7 @@ int main(int count, char **arguments) {
 			must(send(clients[0], "now", 3, 0));
 			continue;
 		}
-		if (poll(&(struct pollfd){.fd = listener, .events = POLLIN}, 1, 60000) != 1) {
+		if (poll(&(struct pollfd){.fd = listener, .events = POLLIN}, 1, 10000) != 1) {
 			differs("number %d doesn't come", i);
 			return report();
 		}
@@ -103,7 +103,7 @@ int main(int count, char **arguments) {
 			same("the client's port", ports[i], port_of(servers[i], true));
 	}
 	if (deferred) {
-		if (poll(&(struct pollfd){.fd = listener, .events = POLLIN}, 1, 60000) != 1) {
+		if (poll(&(struct pollfd){.fd = listener, .events = POLLIN}, 1, 10000) != 1) {
 			differs("the one that is deferred doesn't come");
 			return report();
 		}
