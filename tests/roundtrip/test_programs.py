@@ -186,9 +186,14 @@ def frozen_while_paused(container: Container, apart: float) -> Container:
 def set_back(container: Container, apart: float) -> Container:
     """Left running for a while, and set back to where it was; or refused, and running on."""
     image = container.woodfrog.directory / "image"
+    began = time.monotonic()
     container.checkpoint(image, "--leave-running")
     time.sleep(apart)
     done = container.woodfrog("rollback", f"--image-path={image}", container.name, status=None)
+    # Written first, then named: somebody may look right now.
+    late = container.bundle.work / "late.new"
+    late.write_text(f"{time.monotonic() - began}\n")
+    late.rename(late.with_suffix(""))
     assert not container.has_ended(), done
     if done.status:
         assert "the container is running as before" in done.stderr, done

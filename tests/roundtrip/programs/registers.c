@@ -2,7 +2,7 @@
 // arguments: loop | call
 #include "wait.h"
 
-volatile int go;
+volatile int begun, go;
 uint64_t before[14], after[14];
 
 /* Fill all registers but rsp, spin (or sleep) until `go`, store them all. rcx and r11 are the call's own. */
@@ -23,6 +23,7 @@ __attribute__((naked)) static void hold(__attribute__((unused)) long sleeps) {
 }
 
 static void *thread(void *sleeps) {
+	begun = 1;
 	hold((long)sleeps);
 	return NULL;
 }
@@ -31,6 +32,8 @@ int main(int count, char **arguments) {
 	pthread_t held;
 	fill(before, sizeof before, 4711);
 	pthread_create(&held, NULL, thread, (void *)(long)(count > 1 && arguments[1][0] == 'c'));
+	while (!begun)
+		usleep(1000);
 	freeze_here();
 	go = 1;
 	pthread_join(held, NULL);
