@@ -37,7 +37,8 @@ def buffer(number: int) -> bytes:
 def main() -> int:
     """Work until the test says `check`; return whether all is well."""
     numbers: queue.Queue[int | None] = queue.Queue(maxsize=50)
-    hashes: queue.Queue[tuple[int, str, bytes] | None] = queue.Queue()
+    # As small, or what is yet to be looked at grows for as long as the test takes.
+    hashes: queue.Queue[tuple[int, str, bytes] | None] = queue.Queue(maxsize=50)
     wrong: list[str] = []
     ticks: list[float] = []
 
