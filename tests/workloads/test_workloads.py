@@ -74,7 +74,7 @@ def test_who_forks_and_ends_where_ids_begin_anew_all_the_time_is_not_overlooked(
     limit = ("sh", "-c", "echo 400 > /proc/sys/kernel/pid_max")
     pid = container.state()["pid"]
     subprocess.run(["nsenter", f"--target={pid}", "--pid", *limit], check=True)
-    for number in range(30):
+    for number in range(12):
         container.checkpoint(woodfrog.directory / "images" / str(number), "--leave-running")
 
     assert verdict(container) == "ok\n"
