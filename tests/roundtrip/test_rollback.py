@@ -347,11 +347,21 @@ def test_files_that_were_closed_or_have_moved_on_are_made_anew(woodfrog: Woodfro
     assert verdict(container) == "ok\n"
 
 
-def test_processes_that_have_ended_are_born_again(woodfrog: Woodfrog) -> None:
-    container = talking(woodfrog, "family.py")
+@pytest.mark.parametrize(
+    ("program", "changes"),
+    [
+        ("family.py", ("end", "kill", "child", "be many", "kill", "end a thread")),
+        ("terminal.py", ("read", "set", "group", "kill", "close", "set")),
+    ],
+    ids=["processes", "terminals"],
+)
+def test_what_has_ended_or_moved_on_comes_back(
+    program: str, changes: tuple[str, ...], woodfrog: Woodfrog
+) -> None:
+    container = talking(woodfrog, program)
     image = woodfrog.directory / "image"
     container.checkpoint(image, "--leave-running", "--sync=none")
-    for change in ("end", "kill", "child", "be many", "kill", "end a thread"):
+    for change in changes:
         tell(container, change)
         container.wait_for("changed")
         (container.bundle.work / "changed").unlink()
@@ -362,17 +372,37 @@ def test_processes_that_have_ended_are_born_again(woodfrog: Woodfrog) -> None:
     assert verdict(container) == "ok\n"
 
 
-def test_terminals_go_back_with_what_is_in_their_queues(woodfrog: Woodfrog) -> None:
-    container = talking(woodfrog, "terminal.py")
+def test_a_program_that_is_gone_is_missed_before_anything_is_touched(woodfrog: Woodfrog) -> None:
+    script = (
+        "cp /bin/sleep /work/nap; /work/nap 1000 & echo $! > /work/nap.pid; : > /work/ready;"
+        " while :; do sleep 0.05; done"
+    )
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
+    bundle.add_host_programs()
+    bundle.add_capabilities("CAP_KILL")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
     image = woodfrog.directory / "image"
     container.checkpoint(image, "--leave-running", "--sync=none")
-    for change in ("read", "set", "group", "kill", "close", "set"):
-        tell(container, change)
-        container.wait_for("changed")
-        (container.bundle.work / "changed").unlink()
-        woodfrog("rollback", f"--image-path={image}", container.name)
-    tell(container, "check")
-    assert verdict(container) == "ok\n"
+    napping = (bundle.work / "nap.pid").read_text().strip()
+    in_container = ("exec", container.name, "sh", "-c")
+    woodfrog(*in_container, f"kill {napping}; while [ -e /proc/{napping} ]; do sleep 0.05; done")
+
+    nap = bundle.work / "nap"
+    aside = nap.rename(bundle.work / "aside")
+    back = ("rollback", "--file-validation=none", f"--image-path={image}", container.name)
+    said = woodfrog(*back, status=1).stderr
+    assert "/work/nap is gone since" in said
+    os.mkfifo(nap)
+    said = woodfrog(*back, status=1).stderr
+    assert "/work/nap is no program any more" in said
+    assert "the container is running as before" in said
+    nap.unlink()
+    aside.rename(nap)
+    woodfrog(*back)
+    woodfrog(*in_container, f"kill -0 {napping}")
+    container.kill()
+    assert "cannot roll back" in woodfrog(*back, status=1).stderr
 
 
 def test_what_could_not_be_saved_is_no_obstacle_in_a_process_that_goes(

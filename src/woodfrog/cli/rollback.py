@@ -16,7 +16,7 @@ def run(arguments: Arguments) -> int:
     if (status := keeper.has_done(arguments)) is not None:
         return status
     with keeper.held(arguments) as container:
-        container.require("checkpoint")
+        container.require("rollback")
         policies.settle(arguments, container.state["annotations"], "rollback")
         from woodfrog.runtime.rollback import rollback
 

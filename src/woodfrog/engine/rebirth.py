@@ -196,7 +196,8 @@ class Rebirth:
         pid = newborn.pid
         injection = root_stub.Injection(pid, self._vdso)
         path = injection.put(record.memory.executable + b"\0", PAGE)
-        flags = os.O_RDONLY | os.O_CLOEXEC
+        # Nobody waits for the other end of a FIFO that has taken its place.
+        flags = os.O_PATH | os.O_CLOEXEC
         program = injection.call(SYS.OPENAT, _AT_FDCWD, path, flags)
         injection.execute(program)
         ptrace.resume_to_call(pid)

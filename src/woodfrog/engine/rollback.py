@@ -1,8 +1,8 @@
 """Rollback: a running container goes back to an image in place.
 
-Nothing is made anew but what is gone from memory: each process of the image must be there still.
-First all is held, looked at, and compared; a refusal leaves the container running as it was. From
-then on the tasks die with us (PTRACE_O_EXITKILL), and a failure ends the container.
+What stands is set back; only what is gone is made anew (remaking.py, rebirth.py). First all is
+held, looked at, and compared; a refusal leaves the container running as it was. From then on the
+tasks die with us (PTRACE_O_EXITKILL), and a failure ends the container.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.memfd import MemFd
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.known_files import FileValidation
+from woodfrog.resources.memory import Source
 from woodfrog.resources.overlay import Overlay
 
 if TYPE_CHECKING:
@@ -143,10 +144,17 @@ def _rollback(
             ProcessReset(one, match.pairs, unwritten_since(one.now, believed), vdso)
             for one in match.processes
         ]
-        if not (plan.layer and container.rootfs):
-            needed = {one.path for one in match.remade.values() if isinstance(one, RegularFile)}
-            needed.update(path for reset in resets for path in reset.memory.files)
-            known_files.refuse_missing(init, needed - plan.brought_files)
+        needed = {one.path for one in match.remade.values() if isinstance(one, RegularFile)}
+        needed.update(path for reset in resets for path in reset.memory.files)
+        programs = {one.memory.executable for one in match.lost}
+        mapped = (mapping for one in match.lost for mapping in one.memory.mappings)
+        needed |= programs | {one.path for one in mapped if one.source is Source.FILE}
+        known_files.refuse_missing(
+            init,
+            sorted(needed - plan.brought_files),
+            programs,
+            but_root=bool(plan.layer and container.rootfs),
+        )
         shared = _look_at_objects(plan, looked, match, hold)
         files = _look_at_files(plan, image, container, bounds, looked, hold)
         writes = [one for reset in resets for one in reset.memory.writes]
@@ -202,6 +210,8 @@ def _rollback(
             failed = WoodfrogError(
                 f"the rollback failed half-way, and the container has ended: {error}"
             )
+            for note in getattr(error, "__notes__", ()):
+                failed.add_note(note)
             failed.touched = True  # type: ignore[attr-defined]
             raise failed from error
     if known:

@@ -73,21 +73,29 @@ def refuse_changed(
         raise refusal
 
 
-def refuse_missing(init: int, paths: Iterable[bytes]) -> None:
-    """Refuse files that are to be opened, and that a container hasn't any more."""
-    root = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+def refuse_missing(
+    init: int, paths: Iterable[bytes], programs: Collection[bytes], *, but_root: bool
+) -> None:
+    """Refuse files that are to be opened, and that a container hasn't any more.
+
+    Of `programs` that are no regular files, too. With `but_root` not those of its root's own file
+    system, which come back.
+    """
+    with _Root(init) as root:
         for path in paths:
-            try:
-                os.close(mounts.open_in_root(HERE, root, path, os.O_PATH | os.O_NOFOLLOW))
-            except OSError as error:
-                raise UnsupportedResource(
-                    f"{os.fsdecode(path)} is gone since, and the image does not bring it:"
-                    f" {error.strerror}",
-                    hint="put it back first; or take images --with-rootfs",
-                ) from None
-    finally:
-        os.close(root)
+            found = root.stat(path, follow=path in programs)
+            if found is None:
+                what = "is gone since"
+            elif path in programs and not stat.S_ISREG(found.st_mode):
+                what = "is no program any more"
+            else:
+                continue
+            if but_root and root.would_hold(path):
+                continue
+            raise UnsupportedResource(
+                f"{os.fsdecode(path)} {what}, and the image does not bring it",
+                hint="put it back first; an image made --with-rootfs brings those of the root",
+            )
 
 
 class _Root:
@@ -101,6 +109,25 @@ class _Root:
 
     def __exit__(self, *exception: object) -> None:
         os.close(self._root)
+
+    def stat(self, path: bytes, *, follow: bool = True) -> os.stat_result | None:
+        """Return the status of a file, or of a symbolic link itself; None if there is none."""
+        flags = os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW
+        try:
+            place = mounts.open_in_root(HERE, self._root, path, flags)
+        except OSError:
+            return None
+        try:
+            return os.fstat(place)
+        finally:
+            os.close(place)
+
+    def would_hold(self, path: bytes) -> bool:
+        """Tell whether what is to be at a path would be in the root's own file system."""
+        above = os.path.dirname(path)
+        while (found := self.stat(above)) is None and above != b"/":
+            above = os.path.dirname(above)
+        return found is not None and found.st_dev == os.fstat(self._root).st_dev
 
     def look(self, path: bytes, *, with_build: bool) -> tuple[int, bytes] | None:
         """Return size and build id of a regular file, or None if there is none."""

@@ -35,6 +35,7 @@ _MAY: dict[str, tuple[tuple[str, ...], str]] = {
     "wait": ((CREATED, RUNNING, PAUSED), "container {id} has ended"),
     "delete": ((STOPPED,), "cannot delete container {id}, which is not stopped: {status}"),
     "checkpoint": ((RUNNING, PAUSED), "cannot checkpoint container {id}, which is {status}"),
+    "rollback": ((RUNNING, PAUSED), "cannot roll back container {id}, which is {status}"),
     "tar": ((RUNNING, PAUSED), "cannot look into container {id}, which is {status}"),
     "restore": ((CREATED,), "cannot restore into container {id}, which is {status}"),
 }
@@ -42,6 +43,7 @@ _HINTS = {
     "delete": "stop it first (woodfrog kill), or use --force",
     "restore": "restore into a new id, or delete this one first",
     "checkpoint": "start it first: only a running container has something to save",
+    "rollback": "restore the image into a new container instead",
     "tar": "its files can be told from its image's while it runs",
 }
 

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-import traceback
+from typing import Any
+
+from told import obey
 
 WORKER = """
 import os, signal, sys, threading, time
@@ -37,10 +38,10 @@ for line in sys.stdin:
 """
 
 
-def start(*words: str, **how: object) -> subprocess.Popen[str]:
+def start(*words: str, **how: Any) -> subprocess.Popen[str]:
     """Start a child that can be talked to."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, **how)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, **how)
 
 
 def ask(child: subprocess.Popen[str], what: str) -> str:
@@ -108,26 +109,4 @@ def check() -> None:
     assert threading.active_count() == 1
 
 
-def wait_for(path: str) -> str:
-    """Return what is in a file of the work directory when it is there, and take it away."""
-    while not os.path.exists(path):
-        time.sleep(0.01)
-    with open(path) as found:
-        text = found.read()
-    os.unlink(path)
-    return text
-
-
-os.close(os.open("/work/ready", os.O_CREAT | os.O_WRONLY))
-told = wait_for("/work/change")
-if told != "check":
-    CHANGES[told]()
-    with open("/work/changed", "w"):
-        pass
-    wait_for("/work/never")
-with open("/work/out", "w") as out:
-    try:
-        check()
-        out.write("ok\n")
-    except Exception:
-        traceback.print_exc(file=out)
+obey(CHANGES, check)

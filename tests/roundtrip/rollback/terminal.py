@@ -8,7 +8,8 @@ import struct
 import subprocess
 import termios
 import time
-import traceback
+
+from told import obey
 
 SIZE = struct.pack("4H", 33, 99, 0, 0)
 
@@ -84,26 +85,4 @@ def check() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGHUP
 
 
-def wait_for(path: str) -> str:
-    """Return what is in a file of the work directory when it is there, and take it away."""
-    while not os.path.exists(path):
-        time.sleep(0.01)
-    with open(path) as found:
-        text = found.read()
-    os.unlink(path)
-    return text
-
-
-os.close(os.open("/work/ready", os.O_CREAT | os.O_WRONLY))
-told = wait_for("/work/change")
-if told != "check":
-    CHANGES[told]()
-    with open("/work/changed", "w"):
-        pass
-    wait_for("/work/never")
-with open("/work/out", "w") as out:
-    try:
-        check()
-        out.write("ok\n")
-    except Exception:
-        traceback.print_exc(file=out)
+obey(CHANGES, check)
