@@ -186,8 +186,8 @@ def frozen_while_paused(container: Container, apart: float) -> Container:
 def set_back(container: Container, apart: float) -> Container:
     """Left running for a while, and set back to where it was; or refused, and running on."""
     image = container.woodfrog.directory / "image"
-    began = time.monotonic()
     container.checkpoint(image, "--leave-running")
+    began = time.monotonic()
     time.sleep(apart)
     done = container.woodfrog("rollback", f"--image-path={image}", container.name, status=None)
     # Written first, then named: somebody may look right now.

@@ -21,7 +21,7 @@ from woodfrog.resources.files.base import (
     World,
     set_flags,
 )
-from woodfrog.resources.files.regular import DEVICES
+from woodfrog.resources.files.regular import DEVICES, refuse_other_kind
 
 _STAY = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 _DELETED = b" (deleted)"
@@ -101,8 +101,4 @@ class DetachedFile(FileRecord, frozen=True, tag="detached-file"):
         return fd
 
     def verify(self, descriptor: int) -> None:
-        found = os.fstat(descriptor)
-        if stat.S_IFMT(found.st_mode) != self.file_kind or (
-            self.file_kind == stat.S_IFCHR and found.st_rdev != self.device
-        ):
-            raise ImageError(f"{os.fsdecode(self.path)} is not the kind of file that it was")
+        refuse_other_kind(descriptor, self.path, self.file_kind, self.device)

@@ -121,11 +121,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
         return fd
 
     def verify(self, descriptor: int) -> None:
-        found = os.fstat(descriptor)
-        if stat.S_IFMT(found.st_mode) != self.file_kind or (
-            self.file_kind == stat.S_IFCHR and found.st_rdev != self.device
-        ):
-            raise ImageError(f"{os.fsdecode(self.path)} is not the kind of file that it was")
+        refuse_other_kind(descriptor, self.path, self.file_kind, self.device)
         if self.last_read:
             with _opened(f"/proc/self/fd/{descriptor}") as anew:
                 for name, position in directory.entries(anew):
@@ -141,6 +137,13 @@ def _opened(link: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def refuse_other_kind(descriptor: int, path: bytes, kind: int, device: int) -> None:
+    """Refuse an open file that is not of a kind (S_IFMT), or of a character device's number."""
+    found = os.fstat(descriptor)
+    if stat.S_IFMT(found.st_mode) != kind or (kind == stat.S_IFCHR and found.st_rdev != device):
+        raise ImageError(f"{os.fsdecode(path)} is not the kind of file that it was")
 
 
 def _last_read(file: OpenFile, world: World) -> bytes:
