@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import socket
 import stat
-import struct
 import termios
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,9 +33,6 @@ _AT_EACCESS = 0x200
 # What an access mode of open(2) needs; 3 is for ioctl(2) alone, and needs both.
 _ACCESS = (os.R_OK, os.W_OK, os.R_OK | os.W_OK, os.R_OK | os.W_OK)
 
-
-# A refusal by the loopback device comes at once, but where the kernel has more to do.
-_REFUSED_WITHIN_MS = 1000
 T = TypeVar("T")
 
 
@@ -311,53 +306,6 @@ class Workshop:
         else:
             program.call(number, *arguments, ends)
         return program.load(ends), program.load(ends + 4)
-
-    def reset_connection(self, family: int) -> int:
-        """See the protocol."""
-        program = self.program
-        size = 16 if family == socket.AF_INET else 28
-        listener, bound = self._bound_socket(family, size)
-        program.call(SYS.LISTEN, listener, 1)
-        ours = program.call(SYS.SOCKET, family, socket.SOCK_STREAM, 0)
-        program.call(SYS.CONNECT, ours, bound, size)
-        theirs = program.call(SYS.ACCEPT4, listener, 0, 0, 0)
-        # Closed without lingering, it sends a reset.
-        linger = struct.pack("<2i", 1, 0)
-        program.call(SYS.SETSOCKOPT, theirs, socket.SOL_SOCKET, socket.SO_LINGER, linger, 8)
-        syscalls.close(program, theirs)
-        syscalls.close(program, listener)
-        return ours
-
-    def refused_connection(self, family: int, *, told: bool) -> int:
-        """See the protocol."""
-        program = self.program
-        size = 16 if family == socket.AF_INET else 28
-        holder, bound = self._bound_socket(family, size)  # nobody listens there
-        ours = program.call(SYS.SOCKET, family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
-        program.may_fail(program.call(SYS.CONNECT, ours, bound, size))
-        wait = program.address_of(struct.pack("<IHH", 0, select.POLLOUT, 0))
-        program.store(wait, ours)
-        program.call(SYS.POLL, wait, 1, _REFUSED_WITHIN_MS)
-        if told:
-            error = program.address_of(bytes(4))
-            length = program.address_of((4).to_bytes(4, "little"))
-            program.call(SYS.GETSOCKOPT, ours, socket.SOL_SOCKET, socket.SO_ERROR, error, length)
-        syscalls.close(program, holder)
-        return ours
-
-    def _bound_socket(self, family: int, size: int) -> tuple[int, int]:
-        """Make a TCP socket at a port of the loopback device; returns it, and where its name is."""
-        program = self.program
-        loopback = bytes((127, 0, 0, 1)) if family == socket.AF_INET else bytes(15) + b"\1"
-        address = bytearray(struct.pack("<HH", family, 0))
-        address += loopback if family == socket.AF_INET else bytes(4) + loopback
-        address = address.ljust(size, b"\0")
-        made = program.call(SYS.SOCKET, family, socket.SOCK_STREAM, 0)
-        program.call(SYS.BIND, made, bytes(address), size)
-        bound = program.address_of(bytes(size))
-        length = program.address_of(size.to_bytes(4, "little"))
-        program.call(SYS.GETSOCKNAME, made, bound, length)
-        return made, bound
 
     def reopen(self, memory: int, flags: int) -> int:
         """See the protocol."""

@@ -282,12 +282,6 @@ class Making(Protocol):
     def pair(self, kind: int) -> tuple[int, int]:
         """Make a pair of unix sockets of this type."""
 
-    def reset_connection(self, family: int) -> int:
-        """Make a TCP socket whose connection was reset by its peer."""
-
-    def refused_connection(self, family: int, *, told: bool) -> int:
-        """Make a TCP socket that was refused a connection, and maybe told so."""
-
     def reopen(self, memory: int, flags: int) -> int:
         """Open shared memory or a deleted file once more, as by its magic link in /proc."""
 

@@ -25,6 +25,7 @@ from woodfrog.resources.files import (
     socket_options,
     tcp_backlog,
     tcp_connection,
+    tcp_ends,
     tcp_md5,
 )
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
@@ -195,9 +196,9 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         connection = self.connection
         named, lent = True, False
         if self.reset or (connection is not None and connection.outside and making.tcp_close):
-            fd = making.reset_connection(self.family)
+            fd = tcp_ends.reset(making.program, self.family)
         elif self.refused:
-            fd = making.refused_connection(self.family, told=self.refused == "told")
+            fd = tcp_ends.refused(making.program, self.family, told=self.refused == "told")
         else:
             fd = program.call(SYS.SOCKET, self.family, *self._kind)
             socket_options.restore_early(making, fd, self.options, self.family, *self._kind)
@@ -267,7 +268,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             if is_here:
                 tcp_backlog.call(making, fd, caller.family, one)
             else:
-                broken = making.reset_connection(caller.family)
+                broken = tcp_ends.reset(making.program, caller.family)
                 making.program.call(SYS.DUP3, broken, fd, 0)
                 syscalls.close(making.program, broken)
             caller._finish(making, fd)
