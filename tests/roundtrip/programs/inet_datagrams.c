@@ -1,27 +1,14 @@
 /* UDP, UDP-Lite, raw and ICMP sockets, of both families: names, peers, options, filters, groups, and what waits with its senders. */
 // arguments: 4 | 6
 // sysctl: net.ipv4.ping_group_range=0 1000
-#include "wait.h"
-#include <arpa/inet.h>
+#include "loopback.h"
 #include <linux/filter.h>
 #include <net/if.h>
 
-union address { struct sockaddr any; struct sockaddr_in four; struct sockaddr_in6 six; };
 /* linux/icmp.h can't be included together with net/if.h. */
 enum { ICMP_FILTER_OPTION = 1, NO_ECHO_REPLIES = 1 };
 /* linux/udp.h can't, either. */
 enum { UDPLITE = 136, SEND_CSCOV = 10, SEGMENT = 103, GRO = 104, CORK = 1 };
-static bool four;
-static socklen_t size;
-
-static union address at(int port) {
-	union address made = {0};
-	if (four)
-		made.four = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	else
-		made.six = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
-	return made;
-}
 
 static int bound(int kind, int protocol, int port) {
 	union address name = at(port);

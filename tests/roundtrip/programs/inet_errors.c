@@ -1,23 +1,10 @@
 /* Errors that wait at UDP sockets: what the next call returns, what is told of each (IP_RECVERR), and the datagrams behind. */
 // arguments: 4 | 6
-#include "wait.h"
-#include <arpa/inet.h>
+#include "loopback.h"
 #include <linux/errqueue.h>
 #include <poll.h>
 
 enum { SOCKETS = 6, MOST = 4 };
-union address { struct sockaddr any; struct sockaddr_in four; struct sockaddr_in6 six; };
-static bool four;
-static socklen_t size;
-
-static union address at(int port) {
-	union address made = {0};
-	if (four)
-		made.four = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	else
-		made.six = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
-	return made;
-}
 
 static int bound(int port, bool asks) {
 	union address name = at(port);
