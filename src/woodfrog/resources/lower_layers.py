@@ -13,6 +13,8 @@ from woodfrog.resources.file_tree import Tree
 
 _COMMA, _COLON = r"(?<!\\),", rb"(?<!\\):"
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+# Of a string that fsconfig(2) takes.
+_LONGEST = 256
 
 
 @contextmanager
@@ -46,10 +48,6 @@ def shown(mount: Mount, bases: list[bytes]) -> Iterator[Tree]:
         tree = os.open(f"/proc/self/fd/{root}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         undo.callback(os.close, tree)
         yield Tree(tree)
-
-
-# Of a string that fsconfig(2) takes.
-_LONGEST = 256
 
 
 def _opened(options: list[str], bases: list[bytes], undo: ExitStack) -> list[int]:

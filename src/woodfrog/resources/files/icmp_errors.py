@@ -45,7 +45,6 @@ _CODES = {
     },
     16: {errno.EACCES: 1, errno.ECONNREFUSED: 4},
 }
-_LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
 _CHECKSUM_OFFSET, _UDP_CHECKSUM_OFFSET = 2, 6
 _LARGEST, _ROOM_BESIDE = 1 << 16, 1 << 12
 _MOST_DATA = 1 << 15
@@ -158,7 +157,7 @@ def give_back(one: socket.socket, pending: Pending, local: End, peer: End) -> No
     try:
         for number, packet in enumerate(packets, 1):
             family = socket.AF_INET if packet[0] >> 4 == 4 else socket.AF_INET6
-            way = socket.inet_ntop(family, _LOOPBACK[4 if family == socket.AF_INET else 16])
+            way = socket.inet_ntop(family, inet.LOOPBACK[4 if family == socket.AF_INET else 16])
             with socket_at(namespace, family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, inet.MARK)
                 raw.sendto(packet, (way, 0))
@@ -188,14 +187,14 @@ def _packets(protocol: int, pending: Pending, local: End, peer: End) -> list[byt
     for one in pending.queue or _of_connection(pending.error, peer):
         target, offender = End(one.target, one.port).unmapped(), End(one.offender, 0).unmapped()
         size = len(target.address)
-        source = local.unmapped() if any(local.address) else End(_LOOPBACK[size], local.port)
+        source = local.unmapped() if any(local.address) else End(inet.LOOPBACK[size], local.port)
         if len(source.address) != size:
             continue
         info = one.info << 24 if size == 4 and one.kind == _POINTS else one.info
         head = struct.pack(">2BHI", one.kind, one.code, 0, info & 0xFFFFFFFF)
         packet = inet.packet(
             socket.IPPROTO_ICMP if size == 4 else socket.IPPROTO_ICMPV6,
-            offender.address or _LOOPBACK[size],
+            offender.address or inet.LOOPBACK[size],
             source.address,
             head + _quoted(protocol, one.data, source, target),
             _CHECKSUM_OFFSET,

@@ -27,6 +27,8 @@ _SIOCGSKNS = 0x894C
 _SO_BINDTODEVICE, _SO_BINDTOIFINDEX = 25, 62
 _IPV6_JOIN_GROUP = 20
 _MULTICAST_6 = 0xFF
+# Addresses of the loopback device, by how long they are.
+LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
 _LOOPBACK_DEVICE = 1  # in every network namespace
 _ICMP = (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
 _CONNECTED = 1  # TCP_ESTABLISHED

@@ -25,7 +25,6 @@ _HEAD = 8  # of UDP
 _LARGEST, _ROOM_BESIDE = 1 << 16, 1 << 12
 _SOME_TTL = 64
 _LONGEST_NAME = 15
-_LOOPBACK = {4: bytes((127, 0, 0, 1)), 16: bytes(15) + b"\1"}
 
 
 class Datagram(Part, frozen=True):
@@ -50,8 +49,8 @@ def check(queue: Iterable[Datagram]) -> None:
     for one in queue:
         bits = 8 if len(one.source) == 4 else 28
         if (
-            len(one.source) not in _LOOPBACK
-            or len(one.destination) not in (0, *_LOOPBACK)
+            len(one.source) not in inet.LOOPBACK
+            or len(one.destination) not in (0, *inet.LOOPBACK)
             or len(one.device) > _LONGEST_NAME
             or not 0 <= one.port < 1 << 16
             or not 0 <= one.ttl < 1 << 8
@@ -163,7 +162,7 @@ def arrive(making: Making, one: Datagram, protocol: int, local: End, device: byt
     way = making.address_at(device, family)
     if not way:
         device = b""
-        way = target if inet.is_here(making, target) else _LOOPBACK[size]
+        way = target if inet.is_here(making, target) else inet.LOOPBACK[size]
     target = target or way
     # One of another family came by a way that the socket no longer has.
     if len(target) != size or len(way) != size:
