@@ -21,6 +21,7 @@ from woodfrog.resources import namespaces
 from woodfrog.resources.membership import FUTURE_PID, FUTURE_TIME, Membership
 
 if TYPE_CHECKING:
+    from woodfrog.engine.mounting import Mounting
     from woodfrog.resources.mount_tree.records import Base, MountTree
     from woodfrog.resources.nested import AnyNamespace, MountNamespace, PidNamespace, TimeNamespace
 
@@ -32,20 +33,19 @@ _OWN = 0
 class MadeNamespaces:
     """Nested namespaces that stand, by descriptors of ours; `undo` closes them.
 
-    `mount` makes mounts in the namespace that the root stub is in; see mount_tree.making.restore.
-    With True, they are for a user namespace, whose processes need nobody's leave. `cgroups` are the
-    directories of the container's own groups by the names of their hierarchies.
+    `mounting` makes the mounts of those that have some. `cgroups` are the directories of the
+    container's own groups by the names of their hierarchies.
     """
 
     def __init__(
         self,
         root: Stub,
-        mount: Callable[[MountTree, Callable[[Base], int] | None, bool], None],
+        mounting: Mounting | None,
         cgroups: Mapping[str, str],
         undo: ExitStack,
     ) -> None:
         self._root = root
-        self._mount = mount
+        self._mounting = mounting
         self._cgroups = cgroups
         self._undo = undo
         self._unborn: set[int] = set()
@@ -136,7 +136,7 @@ class MadeNamespaces:
             m.mount(program, None, "/", None, m.MS_REC | m.MS_SLAVE)
         self._root.run(program)
         if record.tree:
-            self._mount(record.tree, None, bool(record.owner))
+            self._mount(record.tree, owned=bool(record.owner))
 
     @contextmanager
     def _maker(self, record: AnyNamespace) -> Iterator[Stub]:
@@ -234,7 +234,13 @@ class MadeNamespaces:
         # Not made there: in a user namespace's mounts all of proc must be seen already.
         procs = {id(base): self._new_proc(base) for base in tree.bases if base.pid_namespace}
         with self.visited(self._root, "mnt", number):
-            self._mount(tree, lambda base: procs[id(base)], owned)
+            self._mount(tree, lambda base: procs[id(base)], owned=owned)
+
+    def _mount(
+        self, tree: MountTree, proc: Callable[[Base], int] | None = None, *, owned: bool
+    ) -> None:
+        assert self._mounting is not None
+        self._mounting.make(tree, self.give_bound, proc, owned=owned)
 
     def _new_proc(self, base: Base) -> int:
         """Return the root stub's descriptor of a proc that shows a nested pid namespace.

@@ -69,7 +69,7 @@ class Remaking:
         with while_("bringing a process into the container that makes files"):
             self._stub = self._begin(vdso)
             self.most_descriptors, most = root_stub.raise_descriptor_limit(self._stub.pid)
-            self.namespaces = MadeNamespaces(self._stub, _no_mounts, {}, undo)
+            self.namespaces = MadeNamespaces(self._stub, None, {}, undo)
             self.making = self._workshop(most)
         self._silence: connections.Silence | None = None
 
@@ -268,7 +268,3 @@ def _give(stub: Stub, wanted: Sequence[tuple[int, Descriptor]]) -> None:
             syscalls.duplicate_to(program, fd, slot.number, cloexec=slot.cloexec)
             syscalls.close(program, fd)
         stub.run(program)
-
-
-def _no_mounts(*how: object) -> None:
-    raise AssertionError("a rollback makes no mounts")
