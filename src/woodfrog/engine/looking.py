@@ -31,7 +31,7 @@ from woodfrog.engine.world import World
 from woodfrog.kernel import reading_elsewhere
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import processes_in
-from woodfrog.kernel.procfs.mountinfo import parse_mount, read_mounts
+from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount, read_mounts
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso, own_vdso
@@ -41,7 +41,7 @@ from woodfrog.resources.credentials import bounding_set
 from woodfrog.resources.files.base import IO_URING, FileRecord
 from woodfrog.resources.mount_tree import table
 from woodfrog.resources.mount_tree.looking import ChangedMounts
-from woodfrog.resources.sysctls import Sysctls
+from woodfrog.resources.sysctls import Opened, Sysctls, Usual
 
 if TYPE_CHECKING:
     from woodfrog.resources.overlay import Overlay
@@ -152,141 +152,260 @@ def look(
     `noted` are the processes of which the kernel notes for us what is written to. They may lend us
     memory until `lent` unwinds, which is before.
     """
-    vdso = own_vdso()
-    namespaces.refuse_shared_pid_namespace(init)
-    usual = sysctls.usual()
-    opened = None
-    if not sysctls.is_read_only(init):
-        _ = usual.settings  # which takes some time: before anything is held
-        if "network" in container.namespaces:
-            opened = usual.opened(init, undo)
-    _prepare(init)
-    asking = AskingProcesses()
-    own_groups = list(cgroups.directories(container.cgroups))
-    created = None
-    if container.mounts is not None:
-        created = [parse_mount(os.fsencode(line)) for line in container.mounts]
-    tree = undo.enter_context(held(init, pause))
-    others = [one for one in tree.processes if wanted and one.namespace_pid not in wanted]
-    doomed = {one.pid for one in others}
-    unanswered = Unanswered(created)
-    unanswered.refuse(tree)
-    collecting.refuse_dispatched(tree)
-    tidying.remove_leftovers(tree, vdso)
-    stopped = time.monotonic()
-    guardian.check()
-    view = undo.enter_context(view_of(init))
-    ahead = MappingsAhead(tree.processes)
-    nested = Namespaces(init, tree, obstacles)
-    undo.callback(nested.close)
-    mounts = None
-    if created is not None:
-        with obstacles.at("the container"):
-            if namespaces.is_ours(init, "user"):
-                created = table.as_gone_to(created, read_mounts(view))
-            nested.look_at_mounts(view, {mount.root for mount in created})
-            mounts = ChangedMounts(init, view, created, container.tmpfs, namespaces=nested.bound)
-            undo.callback(mounts.close)
-    overlay = None
-    if container.rootfs:
-        from woodfrog.resources.overlay import Overlay
+    looking = _Looking(undo, init, container, options, obstacles, noted)
+    looking.prepare()
+    looking.hold(pause, guardian, wanted)
+    looking.look_at_mounts()
+    looking.look_around()
+    looking.look_at_contents()
+    looking.look_at_files()
+    return looking.collect(lent)
 
+
+class _Looking:
+    """A look at a container, by steps, in the order in which they stand here."""
+
+    # Since `prepare`: what a container's sysctls are usually, and its own opened; the directories
+    # of its cgroups; its mounts when it was made.
+    _usual: Usual
+    _opened: Opened | None = None
+    _groups: list[tuple[str, str]]
+    _created: list[Mount] | None = None
+    _asking: AskingProcesses
+
+    # Since `hold`. `_doomed` are our pids of the `_others`, whom nobody wants.
+    _tree: Held
+    _others: list[HeldProcess]
+    _doomed: set[int]
+    _unanswered: Unanswered
+    _stopped: float
+
+    # Since `look_at_mounts`; `_view` is a process that sees the container from its root.
+    _view: int
+    _ahead: MappingsAhead
+    _nested: Namespaces
+    _mounts: ChangedMounts | None = None
+    _overlay: Overlay | None = None
+
+    # Since `look_around`.
+    _files: Files
+    _places: Places
+    _world: World
+
+    # Since `look_at_contents`.
+    _settings: Sysctls | None
+    _hierarchies: list[Hierarchy]
+    _networks: Networks
+
+    # Since `look_at_files`.
+    _hush: ExitStack
+
+    def __init__(
+        self,
+        undo: ExitStack,
+        init: int,
+        container: Container,
+        options: CheckpointOptions,
+        obstacles: Obstacles,
+        noted: AbstractSet[int],
+    ) -> None:
+        self._undo = undo
+        self._init = init
+        self._container = container
+        self._options = options
+        self._obstacles = obstacles
+        self._noted = noted
+        self._vdso = own_vdso()
+
+    def prepare(self) -> None:
+        """Do what takes some time before anything is held."""
+        init, container = self._init, self._container
+        namespaces.refuse_shared_pid_namespace(init)
+        self._usual = sysctls.usual()
+        if not sysctls.is_read_only(init):
+            _ = self._usual.settings  # which takes some time
+            if "network" in container.namespaces:
+                self._opened = self._usual.opened(init, self._undo)
+        _prepare(init)
+        self._asking = AskingProcesses()
+        self._groups = list(cgroups.directories(container.cgroups))
+        if container.mounts is not None:
+            self._created = [parse_mount(os.fsencode(line)) for line in container.mounts]
+
+    def hold(
+        self, pause: Pause | None, guardian: Guardian, wanted: AbstractSet[int] | None
+    ) -> None:
+        """Hold all processes; refuse at once what we could not even look at."""
+        tree = self._tree = self._undo.enter_context(held(self._init, pause))
+        self._others = [one for one in tree.processes if wanted and one.namespace_pid not in wanted]
+        self._doomed = {one.pid for one in self._others}
+        self._unanswered = Unanswered(self._created)
+        self._unanswered.refuse(tree)
+        collecting.refuse_dispatched(tree)
+        tidying.remove_leftovers(tree, self._vdso)
+        self._stopped = time.monotonic()
+        guardian.check()
+
+    def look_at_mounts(self) -> None:
+        """See who is in which namespace, and what has become of mounts."""
+        init, container, obstacles = self._init, self._container, self._obstacles
+        view = self._view = self._undo.enter_context(view_of(init))
+        self._ahead = MappingsAhead(self._tree.processes)
+        nested = self._nested = Namespaces(init, self._tree, obstacles)
+        self._undo.callback(nested.close)
+        if (created := self._created) is not None:
+            with obstacles.at("the container"):
+                if namespaces.is_ours(init, "user"):
+                    created = table.as_gone_to(created, read_mounts(view))
+                nested.look_at_mounts(view, {mount.root for mount in created})
+                self._mounts = ChangedMounts(
+                    init, view, created, container.tmpfs, namespaces=nested.bound
+                )
+                self._undo.callback(self._mounts.close)
+        if container.rootfs:
+            from woodfrog.resources.overlay import Overlay
+
+            with obstacles.at("the container"):
+                self._overlay = self._undo.enter_context(Overlay(view))
+
+    def look_around(self) -> None:
+        """See which files are open, where paths lead, and so what records may ask for."""
+        tree, nested, obstacles = self._tree, self._nested, self._obstacles
+        collecting_shares.refuse_shared_parts(tree, obstacles)
+        self._unanswered.refuse_own_descriptors(tree.tasks())
+        self._files = Files(tree)
+        self._undo.callback(self._files.close)
         with obstacles.at("the container"):
-            overlay = undo.enter_context(Overlay(view))
-    collecting_shares.refuse_shared_parts(tree, obstacles)
-    unanswered.refuse_own_descriptors(tree.tasks())
-    files = Files(tree)
-    undo.callback(files.close)
-    with obstacles.at("the container"):
-        nested.look_at(files.files)
-    given_mounts = mounts.kept if mounts else frozenset()
-    places = Places(view, nested, undo, given_mounts)
-    with obstacles.at("the container"):
-        places.look(init, undo)
-    world = World(
-        init,
-        places,
-        tree,
-        nested,
-        {inode: number for number, inode in enumerate(container.stdio)},
-        unix_close=options.unix_close,
-        tcp_close=options.tcp_close,
-        tcp_established=options.tcp_established,
-        tcp_skip_in_flight=options.tcp_skip_in_flight,
-        noted=noted,
-        notices=AskedQueues(tree, vdso),
-        given_mounts=given_mounts,
-    )
-    undo.callback(world.close)
-    with obstacles.at("the container"):
-        world.ipc.look_at_posix_queues(world.notices)
-    with obstacles.at("the container"):
-        world.ipc.look_at_sysv()
-    own = container.namespaces
-    settings = sysctls.collect(init, view, own, container.sysctls, usual, opened)
-    groups: list[Hierarchy] = []
-    with obstacles.at("the container"):
-        groups = cgroups.collect(own_groups, container.frozen_groups, world.identify)
-    with obstacles.at("the container"):
-        nested.collect(init, usual, container.cgroups)
-    networks = Networks()
-    given = container.network, container.tables
-    networks.collect(init, view, nested, obstacles, *given, usual)
-    world.look_at(files.files)
-    hush = undo.enter_context(ExitStack())
-    if mounts:
-        world.detached = DetachedMounts(files.files, places.all, bounding_set(init))
-        world.detached.look(undo, obstacles)
+            nested.look_at(self._files.files)
+        given_mounts = self._mounts.kept if self._mounts else frozenset()
+        self._places = Places(self._view, nested, self._undo, given_mounts)
         with obstacles.at("the container"):
-            mounts.add_detached(world.detached.found)
-    with obstacles.at("the container"):
-        places.name_ghosts(mounts, world.links)
-    files.refuse_opened_in(places.late_files, obstacles)
-    if world.has_sockets:
+            self._places.look(self._init, self._undo)
+        options = self._options
+        self._world = World(
+            self._init,
+            self._places,
+            tree,
+            nested,
+            {inode: number for number, inode in enumerate(self._container.stdio)},
+            unix_close=options.unix_close,
+            tcp_close=options.tcp_close,
+            tcp_established=options.tcp_established,
+            tcp_skip_in_flight=options.tcp_skip_in_flight,
+            noted=self._noted,
+            notices=AskedQueues(tree, self._vdso),
+            given_mounts=given_mounts,
+        )
+        self._undo.callback(self._world.close)
+
+    def look_at_contents(self) -> None:
+        """Collect what namespaces and cgroups have in them."""
+        init, view, container = self._init, self._view, self._container
+        world, nested, obstacles = self._world, self._nested, self._obstacles
+        with obstacles.at("the container"):
+            world.ipc.look_at_posix_queues(world.notices)
+        with obstacles.at("the container"):
+            world.ipc.look_at_sysv()
+        self._settings = sysctls.collect(
+            init, view, container.namespaces, container.sysctls, self._usual, self._opened
+        )
+        self._hierarchies = []
+        with obstacles.at("the container"):
+            self._hierarchies = cgroups.collect(
+                self._groups, container.frozen_groups, world.identify
+            )
+        with obstacles.at("the container"):
+            nested.collect(init, self._usual, container.cgroups)
+        self._networks = Networks()
+        given = container.network, container.tables
+        self._networks.collect(init, view, nested, obstacles, *given, self._usual)
+
+    def look_at_files(self) -> None:
+        """Find what belongs together among files; TCP connections hear nothing from here on."""
+        world, files, mounts = self._world, self._files, self._mounts
+        obstacles = self._obstacles
+        world.look_at(files.files)
+        self._hush = self._undo.enter_context(ExitStack())
+        if mounts:
+            world.detached = DetachedMounts(files.files, self._places.all, bounding_set(self._init))
+            world.detached.look(self._undo, obstacles)
+            with obstacles.at("the container"):
+                mounts.add_detached(world.detached.found)
+        with obstacles.at("the container"):
+            self._places.name_ghosts(mounts, world.links)
+        files.refuse_opened_in(self._places.late_files, obstacles)
+        if world.has_sockets:
+            self._look_at_sockets()
+
+    def _look_at_sockets(self) -> None:
         from woodfrog.engine import backlogs, connections
 
-        if not options.tcp_listen_only:
-            backlogs.look(world, own_network="network" in container.namespaces)
+        world = self._world
+        if not self._options.tcp_listen_only:
+            backlogs.look(world, own_network="network" in self._container.namespaces)
         if world.sockets.unix_waited_at():
             from woodfrog.engine import unix_backlogs
 
-            unix_backlogs.look(world, files)
-        hush.enter_context(connections.hushed(init, world.sockets))
-    has_rings = any(file.target == IO_URING for file in files.files)
-    if not has_rings:  # whose requests may go on until we have waited for them
-        ahead.walk(noted)
-    ahead.finish()
-    if has_rings:
-        from woodfrog.engine.rings import Rings
+            unix_backlogs.look(world, self._files)
+        self._hush.enter_context(connections.hushed(self._init, world.sockets))
 
-        world.rings = Rings(tree, files, vdso, obstacles, may_cancel=not options.leave_running)
-    file_records = files.collect(world, obstacles, doomed)
-    processes = collecting.collect_processes(
-        tree, world, files, file_records, obstacles, vdso, lent, ahead, asking, doomed
-    )
-    collecting_shares.refuse_unmade(processes, obstacles)
-    world.keyrings.refuse_unjoinable(processes, obstacles)
-    # After all timers and waits have been read: their times must not seem to run out early.
-    clocks = namespaces.clocks(init)
-    return Looked(
-        tree,
-        vdso,
-        settings,
-        networks,
-        groups,
-        mounts,
-        overlay,
-        nested,
-        world,
-        files,
-        file_records,
-        processes,
-        clocks,
-        stopped,
-        losses_of(file_records) + networks.losses,
-        others,
-        hush,
-    )
+    def collect(self, lent: ExitStack) -> Looked:
+        """Collect files and processes, which lend us memory until `lent` unwinds."""
+        tree, world, files, obstacles = self._tree, self._world, self._files, self._obstacles
+        self._read_mappings()
+        file_records = files.collect(world, obstacles, self._doomed)
+        processes = collecting.collect_processes(
+            tree,
+            world,
+            files,
+            file_records,
+            obstacles,
+            self._vdso,
+            lent,
+            self._ahead,
+            self._asking,
+            self._doomed,
+        )
+        collecting_shares.refuse_unmade(processes, obstacles)
+        world.keyrings.refuse_unjoinable(processes, obstacles)
+        return Looked(
+            tree,
+            self._vdso,
+            self._settings,
+            self._networks,
+            self._hierarchies,
+            self._mounts,
+            self._overlay,
+            self._nested,
+            world,
+            files,
+            file_records,
+            processes,
+            # After all timers and waits were read: their times must not seem to run out early.
+            namespaces.clocks(self._init),
+            self._stopped,
+            losses_of(file_records) + self._networks.losses,
+            self._others,
+            self._hush,
+        )
+
+    def _read_mappings(self) -> None:
+        """Have mappings read, and what io_urings still do waited for."""
+        files = self._files
+        has_rings = any(file.target == IO_URING for file in files.files)
+        if not has_rings:  # whose requests may go on until we have waited for them
+            self._ahead.walk(self._noted)
+        self._ahead.finish()
+        if has_rings:
+            from woodfrog.engine.rings import Rings
+
+            self._world.rings = Rings(
+                self._tree,
+                files,
+                self._vdso,
+                self._obstacles,
+                may_cancel=not self._options.leave_running,
+            )
 
 
 def _prepare(init: int) -> None:
