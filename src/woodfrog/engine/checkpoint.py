@@ -1,7 +1,8 @@
 """Checkpoint: hold, look, collect, write, let go or end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 
 from woodfrog.engine import collecting
@@ -33,6 +34,7 @@ from woodfrog.resources import ids, known_files, namespaces, tmpfs
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.cpu import Cpu
 from woodfrog.resources.files.regular import RegularFile
+from woodfrog.resources.known_files import KnownFile
 from woodfrog.resources.mount_tree.looking import NOT_MOUNTED
 
 __all__ = ["CheckpointOptions", "Container", "checkpoint", "examine"]
@@ -123,42 +125,15 @@ def _checkpoint(
     tracker: Tracker | None,
     guardian: Guardian,
 ) -> dict[str, object]:
-    maps = ids.maps_of(init)
     cpu = Cpu.here()
     with ExitStack() as undo:
         parent = ParentImage(undo, options, tracker)
-        image = undo.enter_context(
-            Writer(
-                directory,
-                compression=options.compression,
-                direct=options.direct,
-                sync=options.sync,
-                replace=options.replace,
-                check=guardian.check,
-                turn=lambda record: ids.inside(record, maps),
-                parent=parent.name,
-            )
-        )
-        image.check_space(0 if parent.name else _estimated_bytes(init))
+        image = _image(undo, init, directory, options, guardian, parent)
         pages = PageWriter(image, parent.changes)
         tracking = undo.enter_context(Tracking())
         with ExitStack() as hold:
-            obstacles = Obstacles()
-            noted = still_noted(parent.known)
-            looked = look(
-                hold,
-                init,
-                container,
-                options,
-                pause,
-                obstacles,
-                guardian,
-                noted.keys(),
-                lent=hold,
-            )
-            obstacles.raise_if_any()
-            guardian.check()
-            read_backlogs(looked)
+            noted = still_noted(parent.known).keys()
+            looked = _look(hold, init, container, options, pause, guardian, noted)
             times = _Times(looked.tree.began)
             times.note("stop", looked.stopped)
             times.note("collect")
@@ -172,18 +147,13 @@ def _checkpoint(
                 for one in looked.processes:
                     tracking.begin(one, looked.vdso)
             times.note("snapshot")
-            _write(image, init, container, looked, snapshots, pages)
+            _write(image, container, looked, snapshots, pages)
             guardian.check()
             _finish_records(image, init, container, looked, cpu)
             if not options.leave_running:
                 image.seal()
-                files, records = looked.files.files, looked.file_records
                 times.note("write")
-                if looked.world.has_sockets:
-                    from woodfrog.engine import connections
-
-                    connections.end_silently(init, files, records)
-                end_all(looked.tree, init)
+                _end(init, looked)
         times.note("write", looked.tree.let_go)
         times.note_frozen()
         if options.leave_running:
@@ -203,6 +173,59 @@ def _checkpoint(
         "snapshots": snapshots.count,
     }
     return times.statistics() | counts | statistics
+
+
+def _image(
+    undo: ExitStack,
+    init: int,
+    directory: str,
+    options: CheckpointOptions,
+    guardian: Guardian,
+    parent: ParentImage,
+) -> Writer:
+    """Begin the image; refuse if there is no room for it, before anything is held."""
+    maps = ids.maps_of(init)
+    image = undo.enter_context(
+        Writer(
+            directory,
+            compression=options.compression,
+            direct=options.direct,
+            sync=options.sync,
+            replace=options.replace,
+            check=guardian.check,
+            turn=lambda record: ids.inside(record, maps),
+            parent=parent.name,
+        )
+    )
+    image.check_space(0 if parent.name else _estimated_bytes(init))
+    return image
+
+
+def _look(
+    hold: ExitStack,
+    init: int,
+    container: Container,
+    options: CheckpointOptions,
+    pause: Pause | None,
+    guardian: Guardian,
+    noted: AbstractSet[int],
+) -> Looked:
+    """Hold the container, and look at everything; refuse what can't be kept."""
+    obstacles = Obstacles()
+    looked = look(hold, init, container, options, pause, obstacles, guardian, noted, lent=hold)
+    obstacles.raise_if_any()
+    guardian.check()
+    read_backlogs(looked)
+    return looked
+
+
+def _end(init: int, looked: Looked) -> None:
+    """End the container, whose image is complete; who it is connected to hears nothing of that."""
+    if looked.world.has_sockets:
+        from woodfrog.engine import connections
+
+        connections.end_silently(init, looked.files.files, looked.file_records)
+    end_all(looked.tree, init)
 
 
 class _Times:
@@ -230,15 +253,27 @@ class _Times:
 
 def _write(
     image: Writer,
-    init: int,
     container: Container,
     looked: Looked,
     snapshots: Snapshots,
     pages: PageWriter,
 ) -> None:
     """Write everything to the image but the memory that is in snapshots."""
-    tree, world = looked.tree, looked.world
-    leased = world.leased
+    _write_processes(image, looked, snapshots, pages)
+    _write_namespaces(image, looked)
+    _write_mounts(image, container, looked)
+    _write_files(image, looked)
+    for known in _known_files(looked):
+        image.add(known)
+    for zombie in looked.tree.zombies:
+        image.add(collecting.zombie_record(zombie, looked.world))
+
+
+def _write_processes(
+    image: Writer, looked: Looked, snapshots: Snapshots, pages: PageWriter
+) -> None:
+    """Write processes and the memory that they share; those in snapshots come later."""
+    world = looked.world
     for one in parents_first(looked.processes):
         if pages.has_kept(one):
             continue
@@ -249,6 +284,12 @@ def _write(
             pages.write_unforked(one)
     for shared in world.links.objects.values():
         image.add(pages.write_object(shared))
+
+
+def _write_namespaces(image: Writer, looked: Looked) -> None:
+    """Write what is in namespaces, keyrings and cgroups, but for the container's own mounts."""
+    world, networks = looked.world, looked.networks
+    leased = world.leased
     for one_of_ipc in world.ipc.records(0):
         image.add(one_of_ipc)
     for namespace in looked.namespaces.records:
@@ -261,13 +302,17 @@ def _write(
         image.add(ring)
     if looked.sysctls:
         image.add(looked.sysctls)
-    networks = looked.networks
     for part in (networks.network, networks.rules, *networks.tables, networks.tracked):
         if part:
             image.add(part)
     for hierarchy in looked.cgroups:
         image.add(hierarchy)
-    mounts = looked.mounts
+
+
+def _write_mounts(image: Writer, container: Container, looked: Looked) -> None:
+    """Write the container's own mounts, and what files in memory and its root's layer have."""
+    world, mounts = looked.world, looked.mounts
+    leased = world.leased
     for destination in container.tmpfs:
         copy = mounts.copy_of(destination) if mounts else None
         if copy == NOT_MOUNTED:
@@ -281,16 +326,25 @@ def _write(
         from woodfrog.resources import layer
 
         image.add(layer.collect(looked.overlay, container.rootfs, image.write_pages, leased))
-    records = looked.file_records
-    unclear = {ring.file.number for ring in world.rings.unclear} if world.rings else set()
-    for record in records:
+
+
+def _write_files(image: Writer, looked: Looked) -> None:
+    """Write open files, but for io_urings whose requests are still to be cancelled."""
+    rings = looked.world.rings
+    unclear = {ring.file.number for ring in rings.unclear} if rings else set()
+    for record in looked.file_records:
         if record.id not in unclear:
             image.add(record)
+
+
+def _known_files(looked: Looked) -> Iterable[KnownFile]:
+    """Return what the new container must have."""
+    world = looked.world
     # What is known of files in other mount namespaces could be looked for only there.
     elsewhere = {n for one in looked.files.within() if "mnt" in one.namespaces for n in one.files}
     opened = [
         one.path
-        for one in records
+        for one in looked.file_records
         if isinstance(one, RegularFile)
         and one.is_data
         and not one.covered
@@ -302,10 +356,7 @@ def _write(
         if world.is_at_home(process.held.pid)
         for path in process.space.mapped_paths
     }
-    for known in known_files.collect(world.view, opened, mapped):
-        image.add(known)
-    for zombie in tree.zombies:
-        image.add(collecting.zombie_record(zombie, world))
+    return known_files.collect(world.view, opened, mapped)
 
 
 def _finish_records(
