@@ -19,6 +19,7 @@ from woodfrog.resources.files.base import ACCESS_MODE
 if TYPE_CHECKING:
     from woodfrog.image.chain import Chain
     from woodfrog.resources.cgroups import Hierarchy
+    from woodfrog.resources.container import ContainerRecord
     from woodfrog.resources.credentials import Credentials
     from woodfrog.resources.deleted_files import DeletedFile
     from woodfrog.resources.files.base import FileRecord
@@ -67,6 +68,8 @@ def prepare() -> None:
 class Plan:
     """The records of an image; they are sound once it is admitted."""
 
+    container: ContainerRecord
+
     def __init__(self, reader: Chain) -> None:
         self.processes: list[Process] = []
         self.zombies: list[Zombie] = []
@@ -75,7 +78,6 @@ class Plan:
         self.deleted: dict[int, DeletedFile] = {}
         self.has_terminal = False  # the new container
         self.admitted: object = None  # by what container's bounds
-        self.namespaces: dict[int, AnyNamespace] = {}
         # The nested namespaces that files are made in, by the ids of the files.
         self.within: dict[int, Membership] = {}
         self.sysv: list[AnyObject] = []
@@ -92,69 +94,64 @@ class Plan:
         self.tables: list[LegacyTable] = []
         self.known: list[KnownFile] = []
         self.other_vdso: OtherVdso | None = None
-        namespaces: list[AnyNamespace] = []
         tags = reader.tags()
-        if "pre-dump" in tags:
-            raise ImageError(
-                "the image is a pre-dump: it has memory, and nothing else of a container",
-                hint="restore the checkpoint that was made after it",
-            )
-        if tags.count("container") != 1:
-            raise ImageError("the image does not describe one container")
-        for tag, what in _SINGLE.items():
-            if tags.count(tag) > 1:
-                raise ImageError(f"the image has {what}")
-        records = reader.records(catalogue.union(tags))
-        for tag, record in zip(tags, records, strict=True):
-            match tag:
-                case "process":
-                    self.processes.append(record)
-                case "zombie":
-                    self.zombies.append(record)
-                case "shared-memory":
-                    self.shared[record.id] = record
-                case "deleted-file":
-                    self.deleted[record.id] = record
-                case "sysv-semaphores" | "sysv-message-queue" | "sysv-shared-memory":
-                    self.sysv.append(record)
-                case _ if tag.endswith("-namespace"):
-                    namespaces.append(record)
-                case "files-within":
-                    self.within |= dict.fromkeys(record.files, record.namespaces)
-                case "posix-message-queue":
-                    self.posix_queues.append(record)
-                case "layer":
-                    self.layer = record
-                case "keyring":
-                    self.keyrings[record.id] = record
-                case "sysctls":
-                    self.sysctls = record
-                case "network":
-                    self.network = record
-                case "iptables":
-                    self.tables.append(record)
-                case "nftables":
-                    self.rules = record
-                case "conntrack":
-                    self.tracked = record
-                case "cgroups":
-                    self.cgroups.append(record)
-                case "mount-tree":
-                    self.mounts = record
-                case "tmpfs":
-                    self.tmpfs.append(record)
-                case "known-file":
-                    self.known.append(record)
-                case "container":
-                    self.container = record
-                case _:
-                    self.files[record.id] = record
+        _check(tags)
+        namespaces: list[AnyNamespace] = []
+        for tag, record in zip(tags, reader.records(catalogue.union(tags)), strict=True):
+            if tag.endswith("-namespace"):
+                namespaces.append(record)
+            else:
+                self._add(tag, record)
         self.namespaces = _by_id(namespaces)
         self.page_bytes = reader.page_bytes
         self.store_bytes = reader.store_bytes
         self.pids = Pids([*self.processes, *self.zombies], self.namespaces.values())
         # By the ids of ipc namespaces; 0: the container's own.
         self.segments = {number: _segments(objects) for number, _, objects in self.ipc()}
+
+    def _add(self, tag: str, record: Any) -> None:
+        """Put a record where others look for its kind."""
+        match tag:
+            case "process":
+                self.processes.append(record)
+            case "zombie":
+                self.zombies.append(record)
+            case "shared-memory":
+                self.shared[record.id] = record
+            case "deleted-file":
+                self.deleted[record.id] = record
+            case "sysv-semaphores" | "sysv-message-queue" | "sysv-shared-memory":
+                self.sysv.append(record)
+            case "files-within":
+                self.within |= dict.fromkeys(record.files, record.namespaces)
+            case "posix-message-queue":
+                self.posix_queues.append(record)
+            case "layer":
+                self.layer = record
+            case "keyring":
+                self.keyrings[record.id] = record
+            case "sysctls":
+                self.sysctls = record
+            case "network":
+                self.network = record
+            case "iptables":
+                self.tables.append(record)
+            case "nftables":
+                self.rules = record
+            case "conntrack":
+                self.tracked = record
+            case "cgroups":
+                self.cgroups.append(record)
+            case "mount-tree":
+                self.mounts = record
+            case "tmpfs":
+                self.tmpfs.append(record)
+            case "known-file":
+                self.known.append(record)
+            case "container":
+                self.container = record
+            case _:
+                self.files[record.id] = record
 
     def files_of(self, *tags: str) -> list[Any]:
         """Return the open files of some kinds; who asks for none of a kind need not import it."""
@@ -354,6 +351,20 @@ class Plan:
         # The vDSO and its data pages: a generous span around where it was.
         used += [(p.memory.vdso, p.memory.vdso + 0x40000) for p in self.processes if p.memory.vdso]
         return used
+
+
+def _check(tags: list[str]) -> None:
+    """Check which kinds of records an image has, before any is decoded."""
+    if "pre-dump" in tags:
+        raise ImageError(
+            "the image is a pre-dump: it has memory, and nothing else of a container",
+            hint="restore the checkpoint that was made after it",
+        )
+    if tags.count("container") != 1:
+        raise ImageError("the image does not describe one container")
+    for tag, what in _SINGLE.items():
+        if tags.count(tag) > 1:
+            raise ImageError(f"the image has {what}")
 
 
 def _by_id(found: list[AnyNamespace]) -> dict[int, AnyNamespace]:
