@@ -282,6 +282,25 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     if not process.threads or (process.threads[0].tid == process.pid) == (ended is not None):
         raise ImageError(f"{who} has no first thread, or two")
     memory_checks.refuse_wider(who, process.memory, bounds.rlimits, bounds.bounding)
+    _refuse_other_root(who, process, bounds)
+    if process.stopped_by not in (0, *signals.STOPPING):
+        raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")
+    timers.refuse_wider(who, process.posix_timers, bounds.bounding, len(process.threads))
+    login.check(process.login)
+    scheduling.refuse_nicer(who, process.session_nice, bounds.bounding)
+    _check_threads(who, process, plan, bounds)
+    if not signals.check_pending(process.pending):
+        raise ImageError(f"{who} has impossible queued signals")
+    _check_mapped(who, process, plan)
+    members: list[Process | Thread] = [process, *process.threads]
+    for member in members:
+        if member.undo:
+            semaphore_undo.check(who, member.undo, plan.semaphores_of(member))
+    _check_shares(who, process)
+    _check_descriptors(who, process, plan)
+
+
+def _refuse_other_root(who: str, process: Process, bounds: Bounds) -> None:
     has_other_root = process.root != b"/" or process.root_deleted
     # Who made a user namespace may do that in it.
     if (
@@ -293,11 +312,9 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
             f"{who} has a root directory of its own (chroot), which the new container may not have",
             hint="add CAP_SYS_CHROOT to process.capabilities of config.json",
         )
-    if process.stopped_by not in (0, *signals.STOPPING):
-        raise ImageError(f"{who} was stopped by an impossible signal, {process.stopped_by}")
-    timers.refuse_wider(who, process.posix_timers, bounds.bounding, len(process.threads))
-    login.check(process.login)
-    scheduling.refuse_nicer(who, process.session_nice, bounds.bounding)
+
+
+def _check_threads(who: str, process: Process, plan: Plan, bounds: Bounds) -> None:
     for thread in process.threads:
         threads.check(thread)
         membership.check_membership(who, thread.namespaces, plan.namespaces)
@@ -307,8 +324,10 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         scheduling.refuse_wider(who, thread.scheduling, bounds.bounding)
         if not signals.check_pending(thread.pending):
             raise ImageError(f"{who} has impossible queued signals")
-    if not signals.check_pending(process.pending):
-        raise ImageError(f"{who} has impossible queued signals")
+
+
+def _check_mapped(who: str, process: Process, plan: Plan) -> None:
+    """Check that the image has what a process has mapped, runs, and stands in."""
     nameless = {process.memory.executable_object, process.directory_deleted, process.root_deleted}
     for mapping in process.memory.mappings:
         if mapping.source is memory.Source.SHARED:
@@ -324,10 +343,9 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
     placed_mappings.check(process.memory, plan.files)
     if not nameless <= {0, *plan.shared, *plan.deleted}:
         raise ImageError(f"{who} has shared memory or deleted files that the image lacks")
-    members: list[Process | Thread] = [process, *process.threads]
-    for member in members:
-        if member.undo:
-            semaphore_undo.check(who, member.undo, plan.semaphores_of(member))
+
+
+def _check_shares(who: str, process: Process) -> None:
     shares = process.shares
     if (
         (shares.descriptors and process.descriptors)
@@ -337,6 +355,9 @@ def _check_process(process: Process, plan: Plan, bounds: Bounds) -> None:
         raise ImageError(f"{who} has something of its own and of another")
     if shares.actions and not shares.memory:
         raise ImageError(f"{who} shares signal actions, but no memory")
+
+
+def _check_descriptors(who: str, process: Process, plan: Plan) -> None:
     for table in process.tables:
         numbers = {descriptor.number for descriptor in table}
         if len(numbers) != len(table) or any(not 0 <= one < _MOST_DESCRIPTORS for one in numbers):
