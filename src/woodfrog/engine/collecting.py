@@ -125,10 +125,8 @@ def _collect(
     scratch: Scratch,
     ahead: MappingsAhead,
 ) -> CollectedProcess:
-    stat, status = held.leader.stat, held.leader.status
-    space = memory.Collected.none()
-    if KCMP_VM not in held.shares:
-        space = _space(held, world, scratch, vdso, ahead)
+    is_owner = KCMP_VM not in held.shares  # of its memory
+    space = _space(held, world, scratch, vdso, ahead) if is_owner else memory.Collected.none()
     program = asking.program(scratch)
     confined = world.confined.ask(world.confined.whom(held.leader), program)
     inherited = files.ask_inherited(held, program)
@@ -144,11 +142,7 @@ def _collect(
         scratch.run(program)
         peers()
     world.news |= news()
-    for first in range(_FEW, len(children), _ASKED_AT_ONCE):
-        program = scratch.program()
-        news = process.ask_news(program, children[first : first + _ASKED_AT_ONCE])
-        scratch.run(program)
-        world.news |= news()
+    _ask_more_news(scratch, children[_FEW:], world)
     fields: dict[str, Any] = {
         "keyring": world.keyrings.of(scratch, rings),
         "actions": asking.actions(),
@@ -157,57 +151,90 @@ def _collect(
         **asking.attributes(),
     }
     confined()
-    leader = asking.leader.fields(status)
-    leader["personality"] = threads.read_personality(held.path)
-    told = [leader, *of_threads.ask(scratch, held.tasks[1:])]
+    told = [asking.leader.fields(held.leader.status), *of_threads.ask(scratch, held.tasks[1:])]
+    told[0]["personality"] = threads.read_personality(held.path)
     world.confined.note(held, dumpable=fields["dumpable"] == 1)
-    undo = UndoLists(held, scratch, world.ipc)
-    fields["undo"] = undo.of_process(world.ipc_of(held.pid))
-    for task, fields_of_thread in zip(held.tasks[1:], told[1:], strict=True):
-        fields_of_thread["undo"] = undo.of_thread(task, world.ipc_of(task.pid))
+    _add_undo(held, scratch, world, fields, told[1:])
     space.set_policies(policies.of(scratch))
-    if KCMP_VM not in held.shares:
+    if is_owner:
         space.fields["contexts"] = contexts(scratch, held, space.mappings, files)
         space.fields["finishes_calls"] = cut_calls.is_there(held.memory, held.vdso[1])
         fields["modes"] = modes_of(scratch, *asking.modes())
     posix_timers = _posix_timers(held, scratch)
-    place = world.place_of(held.pid)
     fields["threads"] = [
         _thread(task, answer, world, files) for task, answer in zip(held.tasks, told, strict=True)
     ]
-    directory, directory_deleted = world.links.object_at(f"{held.path}/cwd", place)
-    root_directory, root_deleted = world.links.object_at(f"{held.path}/root", place)
+    fields |= _surroundings(held, world) | _identity(held, world)
     fields.update(
-        pid=held.namespace_pid,
-        parent=world.identify(stat.parent),
-        group=held.ids_of(status["NSpgid"])[0],
-        session=held.ids_of(status["NSsid"])[0],
-        nested_ids=_nested_ids(held.ids, held.ids_of, status),
-        stopped_by=held.leader.stopped_by,
-        directory=directory,
-        directory_deleted=directory_deleted,
-        shares=collecting_shares.shares(held),
-        exit_signal=held.exit_signal,
-        login=login.collect(held.path, f"/proc/{world.init}"),
-        session_nice=scheduling.autogroup_nice(held.path) if _leads_session(held) else 0,
-        root=root_directory,
-        root_deleted=root_deleted,
-        umask=int(status["Umask"], 8),
-        oom_score_adj=process.read_oom_score_adj(held.path),
-        foreground_group=_foreground_group(held, world),
-        controlling=_controlling(held, world),
         pending=signals.collect_pending(held.pid, shared=True),
         posix_timers=posix_timers() if posix_timers else [],
         descriptors=files.descriptors(held, inherited()),
         locks=files.locks(held, world),
         file_signals=files.signals(held),
         queue_notices=world.notices.of(held),
-        ended_thread=threads.ended(f"/proc/{held.group}/task/{held.group}")
-        if held.is_headless
-        else None,
     )
     _refuse_in_user_namespace(held, fields, world)
     return CollectedProcess(held, space, fields)
+
+
+def _ask_more_news(scratch: Scratch, children: list[tuple[int, int]], world: World) -> None:
+    """Ask of which more children a process hasn't waited for the news."""
+    for first in range(0, len(children), _ASKED_AT_ONCE):
+        program = scratch.program()
+        news = process.ask_news(program, children[first : first + _ASKED_AT_ONCE])
+        scratch.run(program)
+        world.news |= news()
+
+
+def _add_undo(
+    held: HeldProcess,
+    scratch: Scratch,
+    world: World,
+    fields: dict[str, Any],
+    fields_of_threads: list[dict[str, Any]],
+) -> None:
+    """Add what the kernel undoes of semaphores when a process, or a thread of its own, ends."""
+    undo = UndoLists(held, scratch, world.ipc)
+    fields["undo"] = undo.of_process(world.ipc_of(held.pid))
+    for task, of_thread in zip(held.tasks[1:], fields_of_threads, strict=True):
+        of_thread["undo"] = undo.of_thread(task, world.ipc_of(task.pid))
+
+
+def _surroundings(held: HeldProcess, world: World) -> dict[str, Any]:
+    """Return where a process works, and how it is to be treated."""
+    place = world.place_of(held.pid)
+    directory, directory_deleted = world.links.object_at(f"{held.path}/cwd", place)
+    root, root_deleted = world.links.object_at(f"{held.path}/root", place)
+    return {
+        "directory": directory,
+        "directory_deleted": directory_deleted,
+        "root": root,
+        "root_deleted": root_deleted,
+        "umask": int(held.leader.status["Umask"], 8),
+        "oom_score_adj": process.read_oom_score_adj(held.path),
+    }
+
+
+def _identity(held: HeldProcess, world: World) -> dict[str, Any]:
+    """Return who a process is to others."""
+    stat, status = held.leader.stat, held.leader.status
+    return {
+        "pid": held.namespace_pid,
+        "parent": world.identify(stat.parent),
+        "group": held.ids_of(status["NSpgid"])[0],
+        "session": held.ids_of(status["NSsid"])[0],
+        "nested_ids": _nested_ids(held.ids, held.ids_of, status),
+        "stopped_by": held.leader.stopped_by,
+        "shares": collecting_shares.shares(held),
+        "exit_signal": held.exit_signal,
+        "login": login.collect(held.path, f"/proc/{world.init}"),
+        "session_nice": scheduling.autogroup_nice(held.path) if _leads_session(held) else 0,
+        "foreground_group": _foreground_group(held, world),
+        "controlling": _controlling(held, world),
+        "ended_thread": threads.ended(f"/proc/{held.group}/task/{held.group}")
+        if held.is_headless
+        else None,
+    }
 
 
 def _space(
