@@ -59,11 +59,9 @@ def look(
         while path != ROOT:
             path = path.rpartition(b"/")[0] or ROOT
             differing.add(path)
-    # And all names of a file stand or fall together.
-    linked = {entry.link for entry in then if entry.link and entry.path in differing}
-    return Reset(
-        remove, [entry for entry in then if entry.path in differing or entry.path in linked]
-    )
+    # And all names of a file stand or fall together: it is known by the first of them.
+    changed = {entry.link or entry.path for entry in then if entry.path in differing}
+    return Reset(remove, [entry for entry in then if (entry.link or entry.path) in changed])
 
 
 class _Comparing:
