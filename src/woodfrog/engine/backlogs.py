@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
 import msgspec
@@ -14,7 +15,7 @@ from woodfrog.kernel.netlink import nftables
 from woodfrog.kernel.netlink.messages import socket_in
 from woodfrog.kernel.netlink.sock_diag import TCP_CLOSE_WAIT, TCP_SYN_RECV, InetSocket
 from woodfrog.resources.files import inet, tcp_backlog
-from woodfrog.resources.files.base import FileRecord, OpenFile
+from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.tcp_backlog import HungUp, Waiting
 
@@ -30,25 +31,59 @@ def look(world: World, *, own_network: bool) -> None:
     """
     sockets = world.sockets
     noted: set[object] = set()
-    for listener in sockets.listeners():
-        found = [one for one in sockets.not_accepted(listener) if _key(one) not in noted]
-        found = _in_the_queue_first(found, listener.receive_queue)
-        queued = [one for one in found if one.state != TCP_SYN_RECV]
-        if len(queued) != listener.receive_queue or not all(
-            _is_inside(world, one) for one in found
-        ):
+    for listeners in _sharing_ports(sockets.listeners()):
+        group: list[Unread] = []
+        for listener in listeners:
+            found = [one for one in sockets.not_accepted(listener) if _key(one) not in noted]
+            found = _in_the_queue_first(found, listener.receive_queue)
+            queued = sum(one.state != TCP_SYN_RECV for one in found)
+            noted |= {_key(one) for one in found}
+            group.append(Unread(listener, found, queued))
+        if not all(_is_whole(world, one) for one in group):
             continue
-        if any(one.receive_queue > (one.state == TCP_CLOSE_WAIT) for one in queued):
+        if any(map(_has_data, group)):
             if not own_network:
                 continue
-            sockets.unread.append(Unread(listener, found, len(queued)))
-        noted |= {_key(one) for one in found}
-        sockets.backlogs[listener.inode] = [_waiting(world, one) for one in found]
-        callers = (_caller(world, one) for one in found)
-        sockets.callers |= {one.inode for one in callers if one is not None}
-    if any(_caller(world, one) for unread in sockets.unread for one in unread.found):
+            sockets.unread.append(group)
+        for unread in group:
+            sockets.backlogs[unread.listener.inode] = [_waiting(world, o) for o in unread.found]
+            callers = (_caller(world, one) for one in unread.found)
+            sockets.callers |= {one.inode for one in callers if one is not None}
+    unread_all = (one for group in sockets.unread for unread in group for one in unread.found)
+    if any(_caller(world, one) for one in unread_all):
         with needs_nftables():
             nftables.look(world.init)
+
+
+def _sharing_ports(listeners: list[InetSocket]) -> list[list[InetSocket]]:
+    """Put together those of which nothing but accepting tells what is in whose queue.
+
+    They share a port, by SO_REUSEPORT, or since one of them listens at all addresses: that comes
+    last, as it has what is left.
+    """
+    everywhere = {(one.family, one.local[1]) for one in listeners if not any(_address(one))}
+    groups: dict[object, list[InetSocket]] = {}
+    for one in sorted(listeners, key=lambda one: not any(_address(one))):
+        port = one.family, one.local[1]
+        key = port if port in everywhere else (*port, _address(one))
+        groups.setdefault(key, []).append(one)
+    return [*groups.values()]
+
+
+def _address(listener: InetSocket) -> bytes:
+    return End(*listener.local).unmapped().address
+
+
+def _is_whole(world: World, unread: Unread) -> bool:
+    """Tell whether all that is in a listener's queue is known, and comes from inside."""
+    return unread.queued == unread.listener.receive_queue and all(
+        _is_inside(world, one) for one in unread.found
+    )
+
+
+def _has_data(unread: Unread) -> bool:
+    queued = unread.found[: unread.queued]
+    return any(one.receive_queue > (one.state == TCP_CLOSE_WAIT) for one in queued)
 
 
 def read(world: World, records: list[FileRecord]) -> None:
@@ -58,19 +93,18 @@ def read(world: World, records: list[FileRecord]) -> None:
     """
     sockets = world.sockets
     sockets.forget_tcp()
-    for unread in sockets.unread:
-        listener = unread.listener
-        now = sockets.tcp(listener.inode)
-        if now is None or now.receive_queue != listener.receive_queue:
-            raise UnsupportedResource(
-                f"connections to port {listener.local[1]} came while the container was looked at",
-                hint="try again",
-            )
-        opened = world.open_socket(listener.inode)
-        assert opened is not None
-        waiting = _made_anew(world, opened, unread, sockets.backlogs[listener.inode])
-        at = next(at for at, one in enumerate(records) if one.id == opened.number)
-        records[at] = msgspec.structs.replace(records[at], waiting=waiting)
+    for group in sockets.unread:
+        for unread in group:
+            now = sockets.tcp(unread.listener.inode)
+            if now is None or now.receive_queue != unread.listener.receive_queue:
+                raise UnsupportedResource(
+                    f"connections to port {unread.listener.local[1]} came while the container was"
+                    " looked at",
+                    hint="try again",
+                )
+        for number, waiting in _made_anew(world, group):
+            at = next(at for at, one in enumerate(records) if one.id == number)
+            records[at] = msgspec.structs.replace(records[at], waiting=waiting)
 
 
 def _key(one: InetSocket) -> object:
@@ -114,26 +148,35 @@ def _waiting(world: World, one: InetSocket) -> Waiting:
     )
 
 
-def _made_anew(
-    world: World, opened: OpenFile, unread: Unread, waiting: list[Waiting]
-) -> list[Waiting]:
-    """Accept what is in a listener's queue, and have it called again; returns it in its order."""
-    found = unread.found
-    at = {End(*one.remote).unmapped(): number for number, one in enumerate(found)}
+def _made_anew(world: World, group: list[Unread]) -> list[tuple[int, list[Waiting]]]:
+    """Accept what is in the queues of listeners, and have them called again.
+
+    Returns what waits at each, in its order, by the listener's file.
+    """
+    found = [one for unread in group for one in unread.found]
+    known = [one for unread in group for one in world.sockets.backlogs[unread.listener.inode]]
+    at = {_ends(one): number for number, one in enumerate(found)}
     callers = [_caller(world, one) for one in found]
     held = [nftables.Connection(one.local, one.remote) for one in callers if one is not None]
     taken: dict[int, Waiting] = {}
     hung_up: dict[int, HungUp] = {}
+    answer: list[tuple[int, list[int]]] = []
     # Nobody may tell a caller that the end has gone that we have accepted.
     with ExitStack() as undo:
-        one = undo.enter_context(socket.socket(fileno=os.dup(opened.descriptor)))
         if held:
             with needs_nftables():
                 undo.enter_context(nftables.blocked(world.init, held))
-        for _ in range(unread.queued):
-            source, data, urgent = tcp_backlog.take(one)
-            number = at[source.unmapped()]
-            taken[number] = msgspec.structs.replace(waiting[number], data=data, urgent=urgent)
+        for unread in group:
+            opened = world.open_socket(unread.listener.inode)
+            assert opened is not None
+            numbers = []
+            with socket.socket(fileno=os.dup(opened.descriptor)) as one:
+                for _ in range(unread.queued):
+                    ends, data, urgent = tcp_backlog.take(one)
+                    number = at[ends]
+                    numbers.append(number)
+                    taken[number] = msgspec.structs.replace(known[number], data=data, urgent=urgent)
+            answer.append((opened.number, numbers))
         for number, one_taken in taken.items():
             caller = callers[number]
             file = world.open_socket(caller.inode) if caller is not None else None
@@ -148,7 +191,21 @@ def _made_anew(
         family = socket.AF_INET if len(called.target) == 4 else socket.AF_INET6
         with socket_in(world.init, family, socket.SOCK_STREAM, 0) as ours:
             tcp_backlog.call_again_for_closed(ours, called)
-    return [*taken.values(), *(one for n, one in enumerate(waiting) if n not in taken)]
+    return [
+        (file, [*(taken[n] for n in numbers), *_on_the_way(unread, known, at)])
+        for unread, (file, numbers) in zip(group, answer, strict=True)
+    ]
+
+
+def _on_the_way(
+    unread: Unread, known: list[Waiting], at: Mapping[tuple[End, End], int]
+) -> Iterator[Waiting]:
+    """Go through what is not in a listener's queue yet."""
+    return (known[at[_ends(one)]] for one in unread.found[unread.queued :])
+
+
+def _ends(one: InetSocket) -> tuple[End, End]:
+    return End(*one.local).unmapped(), End(*one.remote).unmapped()
 
 
 def _caller(world: World, waiting: InetSocket) -> InetSocket | None:

@@ -54,7 +54,8 @@ class Sockets:
         self.inside: set[int] = set()
         # What waits at listeners to be accepted, all of it from inside, by their inodes.
         self.backlogs: dict[int, list[Waiting]] = {}
-        self.unread: list[Unread] = []
+        # Of listeners that share a port, all together.
+        self.unread: list[list[Unread]] = []
         # Likewise, at unix sockets that hold data or have clients that are closed: which of these
         # can be read, and why others can't.
         self.unix_unread: set[int] = set()

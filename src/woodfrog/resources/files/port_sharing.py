@@ -1,4 +1,4 @@
-"""UDP sockets that share a port: how each gets it again, and what waits at it alone."""
+"""Sockets that share a port: how each gets it again, and what waits at it alone."""
 
 import socket
 import struct
@@ -23,7 +23,7 @@ def set_reuse(program: Program, fd: int, value: bool) -> None:
 
 
 def join(making: Making, group: object) -> int:
-    """Return which one of a group (SO_REUSEPORT) a socket is that is bound now.
+    """Return which one of a group (SO_REUSEPORT) a socket is that is bound, or listens, now.
 
     `group` is what all its sockets have in common.
     """

@@ -123,15 +123,16 @@ def call_for_closed(making: Making, waiting: Waiting) -> None:
 # The same, at a checkpoint: to read what waits, it must be accepted; so it is made anew at once.
 
 
-def take(listener: socket.socket) -> tuple[End, bytes, int]:
+def take(listener: socket.socket) -> tuple[tuple[End, End], bytes, int]:
     """Accept a connection that waits, and end it silently.
 
-    Returns its other end, what came, and which byte of that is urgent, or -1.
+    Returns its ends, ours first, what came, and which byte of that is urgent, or -1.
     """
     accepted, name = listener.accept()
     with accepted:
         tcp_connection.begin_repair(accepted)
-        return inet.end(name), *tcp_connection.received(accepted)
+        ends = inet.end(accepted.getsockname()).unmapped(), inet.end(name).unmapped()
+        return ends, *tcp_connection.received(accepted)
 
 
 class HungUp:

@@ -21,6 +21,7 @@ from woodfrog.kernel.netlink.sock_diag import (
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import (
     inet,
+    port_sharing,
     socket_filter,
     socket_options,
     tcp_backlog,
@@ -31,13 +32,14 @@ from woodfrog.resources.files import (
 from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.socket_filter import SocketFilter
-from woodfrog.resources.files.socket_option_table import IPPROTO_MPTCP
+from woodfrog.resources.files.socket_option_table import BOUND_TO_DEVICE, IPPROTO_MPTCP
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_connection import Connection
 from woodfrog.resources.files.tcp_md5 import Signature
 
 _KINDS = tuple((socket.SOCK_STREAM, one) for one in (socket.IPPROTO_TCP, IPPROTO_MPTCP))
+_REUSE_PORT = socket.SOL_SOCKET, 15  # SO_REUSEPORT
 _TCP_INFO = 11
 _RESET = select.POLLERR | select.POLLRDHUP
 
@@ -189,6 +191,10 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                 End(self.connection.remote, self.connection.remote_port),
             )
             bonds.append(frozenset(end.unmapped() for end in ends))
+        elif self.port and not (self.connection or self.reset or self.calls):
+            # One that is bound anew where others are still, by an option that they no longer have,
+            # would be refused; and what calls again could come to another one.
+            bonds.append(("tcp", self.port))
         return bonds
 
     def restore(self, making: Making) -> int:
@@ -215,10 +221,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             elif self.port or any(self.local):
                 # Connections that ended with the container's former life may linger on its port.
                 # Both bind(2) and listen(2) look at that.
-                lent = not any(
-                    option.place == (socket.SOL_SOCKET, socket.SO_REUSEADDR)
-                    for option in self.options
-                )
+                lent = not self._has((socket.SOL_SOCKET, socket.SO_REUSEADDR))
                 _reuse_address(program, fd, True)
                 fd, named = inet.bind(making, fd, local, self.family, self.options)
         self._finish(making, fd)
@@ -245,9 +248,31 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         set_flags(making.program, fd, self.flags)
 
     def _listen(self, making: Making) -> None:
-        making.program.call(SYS.LISTEN, making.files[self.id], self.backlog)
+        fd = making.files[self.id]
+        making.program.call(SYS.LISTEN, fd, self.backlog)
+        if not (self._has(_REUSE_PORT) and making.new_network):
+            if self.waiting:
+                making.at_end(self._have_called)
+            return
+        only_6 = self._has((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+        place = "tcp", self.family, only_6, self.local, self.port, self._device
+        member = port_sharing.join(making, place)
+
+        def have_called(making: Making) -> None:
+            port_sharing.choose(making.program, fd, member)
+            self._have_called(making)
+            port_sharing.draw(making.program, fd)
+
         if self.waiting:
-            making.at_end(self._have_called)
+            making.at_end(have_called)
+
+    def _has(self, place: tuple[int, int]) -> bool:
+        return any(option.place == place for option in self.options)
+
+    @property
+    def _device(self) -> bytes:
+        """The name of the device that the socket is bound to; empty if to none."""
+        return next((one.value for one in self.options if one.place == BOUND_TO_DEVICE), b"")
 
     def _own_address(self, making: Making) -> None:
         _reuse_address(making.program, making.files[self.id], False)
