@@ -4,7 +4,7 @@ import os
 import select
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Self
 
 import msgspec
@@ -141,6 +141,10 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
         # socket of IPv4 comes first (net/ipv4/udp.c, compute_score): so that one stands last.
         named = any(self.local), bool(self.peer), bool(self._device)
         return 2 * sum(named) + (self.family == socket.AF_INET)
+
+    def bonds(self) -> Iterable[object]:
+        # What arrives once more at one of those that share a port could come to another one.
+        return [("udp", self.protocol, self.port)] if self.port else []
 
     def own_addresses(self) -> set[bytes]:
         named = socket_options.own_addresses(self.options)

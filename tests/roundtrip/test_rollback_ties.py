@@ -1,0 +1,63 @@
+"""What goes back to an image only together with what it is tied to."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bundles import Bundle, bind
+from containers import Woodfrog, verdict
+from needs import needs
+
+SOURCES = Path(__file__).parent / "rollback"
+
+pytestmark = needs("root")
+
+
+def test_all_names_of_a_file_stay_one_though_no_time_tells_of_a_change(woodfrog: Woodfrog) -> None:
+    script = """
+        cd /tmp; echo then > one; ln one two; exec 5<> one
+        : > /work/ready
+        while [ ! -e /work/change ]; do :; done
+        touch -r one /work/stamp; echo now! > one; touch -r /work/stamp one
+        : > /work/changed
+        while :; do :; done
+    """
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    (bundle.work / "change").touch()
+    container.wait_for("changed")
+
+    (bundle.work / "change").unlink()
+    woodfrog("rollback", f"--image-path={image}", container.name)
+
+    place = Path(f"/proc/{container.init}/root/tmp")
+    opened = os.stat(f"/proc/{container.init}/fd/5")
+    for name in ("one", "two"):
+        assert (place / name).read_text() == "then\n"
+        assert os.path.samestat((place / name).stat(), opened)
+
+
+@pytest.mark.parametrize("change", ["read the first", "read the second", "close the first"])
+def test_sockets_of_one_port_each_have_their_own_again(change: str, woodfrog: Woodfrog) -> None:
+    bundle = Bundle(woodfrog.directory / "bundle", ["python3", "/programs/shared_ports.py"])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(SOURCES, "/programs"))
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    (bundle.work / "told").write_text(change)
+    (bundle.work / "told").rename(bundle.work / "change")
+    container.wait_for("changed")
+
+    woodfrog("rollback", f"--image-path={image}", container.name)
+
+    (bundle.work / "told").write_text("check")
+    (bundle.work / "told").rename(bundle.work / "change")
+    assert verdict(container) == "ok\n"
