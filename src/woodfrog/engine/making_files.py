@@ -118,6 +118,8 @@ class Making(Workshop):
                         fd = self.reopen_descriptor(fd, os.O_RDWR)
                 if one.link:
                     self._linked.add(one.id)
+                    # Opened anew below, which runs the program that this is of.
+                    fd = self.settle(fd)
                     self._set_capabilities(self.capabilities)
                     self.refuse_forbidden(fd, os.O_RDWR if one.id in written else os.O_RDONLY)
                     self._set_capabilities(self.permitted)

@@ -44,6 +44,7 @@ from woodfrog.remote.hold import Pause, end_all
 from woodfrog.remote.vdso import own_vdso
 from woodfrog.resources import known_files, layer_rollback, namespaces, tmpfs
 from woodfrog.resources.cpu import CpuCheck
+from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files.base import ACCESS_MODE, O_PATH
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.memfd import MemFd
@@ -259,6 +260,8 @@ def _look_at_objects(
         one = now.get(number)
         if record is None or one is None or not stat.S_ISREG(os.fstat(one.fd).st_mode):
             continue
+        if isinstance(record, DeletedFile) and record.link:
+            continue  # it has a name, and is set back by that, or stays as files do
         # Not by our rights: an image could have it that the container writes to what it only reads.
         access = os.O_RDWR if number in writable else os.O_RDONLY
         fd = os.open(f"/proc/self/fd/{one.fd}", access | os.O_NOATIME | os.O_CLOEXEC)
