@@ -124,7 +124,7 @@ class Rebirth:
             self._from_outside.add(record.pid)
         else:
             stub = self._executed(record, stub)
-            root_stub.raise_descriptor_limit(stub.pid)
+            root_stub.raise_own_descriptor_limit(stub)
             self._remaking.hand_files(stub)
             # It has no rights to give up, nor to take.
             self._remaking.users.note_birth(record, 0, record.threads[0].credentials)

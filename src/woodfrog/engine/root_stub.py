@@ -14,7 +14,7 @@ from woodfrog.remote import descriptors, stub
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso, vdso_of
-from woodfrog.resources import namespaces
+from woodfrog.resources import limits, namespaces
 from woodfrog.resources.container import ContainerRecord
 
 STUB_BYTES = 32 << 20  # of memory for a stub's programs
@@ -110,9 +110,7 @@ def raise_descriptor_limit(pid: int) -> tuple[int, int]:
 
     Returns the hard limit that it had, which holds again from LIMITS on, and the one it has now.
     """
-    old = bytearray(_LIMIT.size)
-    syscalls.prlimit(HERE, pid, _RLIMIT_NOFILE, None, old)
-    _, hard = _LIMIT.unpack(old)
+    _, hard = limits.in_force(pid)[_RLIMIT_NOFILE]
     with open("/proc/sys/fs/nr_open") as file:
         most = max(int(file.read()), hard)
     try:
@@ -121,6 +119,20 @@ def raise_descriptor_limit(pid: int) -> tuple[int, int]:
         syscalls.prlimit(HERE, pid, _RLIMIT_NOFILE, _LIMIT.pack(hard, hard), None)
         return hard, hard
     return hard, most
+
+
+def raise_own_descriptor_limit(one: Stub) -> None:
+    """Let a stub with a program's rights have as many descriptors as it may.
+
+    Without CAP_SYS_RESOURCE we may set no limit of another user's process; but it may itself.
+    """
+    try:
+        raise_descriptor_limit(one.pid)
+    except PermissionError:
+        _, hard = limits.in_force(one.pid)[_RLIMIT_NOFILE]
+        program = one.program()
+        syscalls.prlimit(program, 0, _RLIMIT_NOFILE, _LIMIT.pack(hard, hard), None)
+        one.run(program)
 
 
 def settle(pid: int, base: int, size: int, vdso: Vdso) -> Stub:

@@ -67,21 +67,24 @@ def identity(pid: int) -> tuple[object, ...]:
 
 
 worker = start(sys.executable, "-c", WORKER)
+# Its child is born of one that isn't root's.
+theirs = start(sys.executable, "-c", WORKER, user=1000, group=1000)
 assert worker.stdout
-grandchild = int(worker.stdout.readline())
+assert theirs.stdout
+grandchildren = int(worker.stdout.readline()), int(theirs.stdout.readline())
 echo = start("cat", start_new_session=True)
 user = start("cat", user=1000, group=1000, extra_groups=[5], process_group=0)
 ask(echo, "one")
 ask(user, "two")
 ended = start("sh", "-c", "exit 3")
 os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-family = worker.pid, grandchild, echo.pid, user.pid
+family = worker.pid, theirs.pid, *grandchildren, echo.pid, user.pid
 were = [identity(pid) for pid in family]
 
 CHANGES = {
     "end": lambda: (worker.communicate("end\n"), echo.communicate(), user.communicate()),
     "kill": lambda: [os.kill(pid, signal.SIGKILL) for pid in family],
-    "child": lambda: (ask(worker, "child"), ended.wait()),
+    "child": lambda: (ask(worker, "child"), ask(theirs, "child"), ended.wait()),
     "be many": lambda: [start("sleep", "1000") for _ in range(9)] + [worker.kill()],
     "end a thread": lambda: (worker.send_signal(signal.SIGUSR1), ask(worker, "?")),
 }
@@ -93,10 +96,12 @@ def check() -> None:
     assert ask(worker, "?") == f"/work {0o27} 2 True 0 1"
     worker.send_signal(signal.SIGUSR1)
     assert ask(worker, "?") == f"/work {0o27} 2 True 1 1"
-    assert ask(worker, "child") == "7"
+    assert ask(theirs, "?") == f"/work {0o27} 2 True 0 1"
+    assert (ask(worker, "child"), ask(theirs, "child")) == ("7", "7")
     assert (ask(echo, "three"), ask(user, "four")) == ("three", "four")
-    worker.communicate("end\n")
-    assert worker.wait() == 0
+    for one in (worker, theirs):
+        one.communicate("end\n")
+        assert one.wait() == 0
     echo.terminate()
     assert echo.wait() == -signal.SIGTERM
     user.communicate()
