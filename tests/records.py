@@ -24,7 +24,11 @@ _MAY_DIFFER = (
     ("deleted_directory", r"deleted-file\.mtime.*", "to fill a FIFO is to write to it"),
     ("deleted_file", r"deleted-file\.path", "another has the name by now; O_TMPFILE numbers"),
     ("deleted_file", r"deleted\.flags", "O_TMPFILE has a name by now"),
-    ("deleted_mapping|linked_mappings|namespace_ghosts", r"deleted-file\.atime.*", "it is mapped, and so read"),
+    (
+        "deleted_mapping|linked_mappings|namespace_ghosts",
+        r"deleted-file\.atime.*",
+        "it is mapped, and so read",
+    ),
     ("mounted_sockets", r"mount-tree\.bases\[\]\.entries.*\.[am]time.*", "sockets are bound anew"),
     ("mounted_ghosts", r"deleted-file\.[am]time.*", "it is mapped, or a FIFO that is filled"),
     ("mounted_ghosts", r"(deleted-file\.path|mount-tree.*\.root)", "another has the name by now"),
