@@ -323,6 +323,26 @@ SOME = (
     (restored_in_the_background, IN_THE_BACKGROUND),
     (restored_from_a_chain, (*IN_THE_BACKGROUND, "hugetlb", "odd_mappings", "droppable", "sealed")),
 )
+# What it could matter to that mappings' flags are read late, from a copy of a large process.
+LARGE = (
+    "anonymous",
+    "droppable",
+    "file_private",
+    "forked_memory",
+    "guard_pages",
+    "huge_pages",
+    "hugetlb",
+    "io_uring",
+    "madvise",
+    "many_mappings",
+    "memory_modes",
+    "mlock",
+    "odd_mappings",
+    "sealed",
+    "stack",
+    "sysv_attachments",
+    "tree",
+)
 
 
 # Ways that are tried with one case only of those that they can't tell apart; ./soak tries all.
@@ -379,6 +399,25 @@ def test_a_program_finds_everything_as_it_was(
     if way is restored_twice:
         first, second, _ = map(image_of, woodfrog.containers)
         assert differences(first, second, case.source.stem) == []
+
+
+@needs("root", "command gcc")
+@pytest.mark.parametrize(
+    "case", [case for case in cases() if case.source.stem in LARGE], ids=lambda case: case.name
+)
+def test_a_large_program_is_told_the_same_by_its_copy(
+    case: Case, huge_pages: None, woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(case, woodfrog, build, "-DLARGE")
+    container.wait_for("ready")
+    of_copy, of_itself = woodfrog.directory / "copy", woodfrog.directory / "itself"
+
+    container.checkpoint(of_copy, "--leave-running", "--sync=none")
+    container.checkpoint(of_itself, "--sync=none")
+
+    assert differences(of_copy, of_itself, case.source.stem) == []
+    container.delete()
+    assert verdict(woodfrog.restore(container.bundle, of_copy)) == "ok\n"
 
 
 @needs("root", "command gcc")

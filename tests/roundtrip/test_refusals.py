@@ -21,10 +21,15 @@ Build = Callable[..., Path]
 
 
 def start(
-    woodfrog: Woodfrog, build: Build, source: str, *arguments: str, joined: str = ""
+    woodfrog: Woodfrog,
+    build: Build,
+    source: str,
+    *arguments: str,
+    joined: str = "",
+    flags: tuple[str, ...] = (),
 ) -> Container:
     """Start a program that holds something; `joined` is a namespace it shares with the host."""
-    program = build(PROGRAMS / source)
+    program = build(PROGRAMS / source, *flags)
     bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, *arguments])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(program.parent, "/programs"))
@@ -124,6 +129,30 @@ def test_a_descriptor_that_cannot_be_saved_is_refused_by_name(
     assert "process 1 " in refused.stderr or str(container.init) in refused.stderr
     assert "running as before" in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert not image.exists() or list(image.iterdir()) == []
+    assert verdict(container) == "ok\n"
+
+
+@pytest.mark.parametrize("flags", [(), ("-DLARGE",)], ids=["small", "large"])
+@pytest.mark.parametrize("how", [(), ("--leave-running",)], ids=["ended", "left running"])
+def test_memory_whose_faults_somebody_outside_handles_is_refused(
+    flags: tuple[str, ...], how: tuple[str, ...], woodfrog: Woodfrog, build: Build
+) -> None:
+    (woodfrog.directory / "bundle" / "work").mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(woodfrog.directory / "bundle" / "work" / "handler"))
+        listener.listen()
+        container = start(woodfrog, build, "userfaultfd_outside.c", flags=flags)
+        client, _ = listener.accept()
+        with client:
+            _, (handler,), *_ = socket.recv_fds(client, 1, 1)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+
+    refused = container.checkpoint(image, *how, status=1)
+    os.close(handler)
+
+    assert "is registered with a userfaultfd" in refused.stderr
     assert not image.exists() or list(image.iterdir()) == []
     assert verdict(container) == "ok\n"
 

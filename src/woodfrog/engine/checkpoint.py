@@ -9,6 +9,7 @@ from woodfrog.engine import collecting
 from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
+from woodfrog.engine.late_flags import LateFlags
 from woodfrog.engine.looking import (
     CheckpointOptions,
     Container,
@@ -142,6 +143,7 @@ def _checkpoint(
             snapshots = undo.enter_context(Snapshots(init, looked.vdso))
             if options.leave_running and pause is None:
                 snapshots.take(pages.keep_changed(looked.processes), container.memory_room)
+            late = LateFlags(looked.processes, snapshots)
             if options.leave_running and options.track_changes and tracker:
                 tracking.take_over(tracker)
                 for one in looked.processes:
@@ -157,6 +159,7 @@ def _checkpoint(
         times.note("write", looked.tree.let_go)
         times.note_frozen()
         if options.leave_running:
+            late.read()
             _write_snapshots(image, looked, snapshots, pages)
             snapshots.end(looked.tree.resumed)
             guardian.check()
@@ -212,7 +215,22 @@ def _look(
 ) -> Looked:
     """Hold the container, and look at everything; refuse what can't be kept."""
     obstacles = Obstacles()
-    looked = look(hold, init, container, options, pause, obstacles, guardian, noted, lent=hold)
+    looked = look(
+        hold,
+        init,
+        container,
+        options,
+        pause,
+        obstacles,
+        guardian,
+        noted,
+        lent=hold,
+        # Whose pages are compared, or noted from now on, is to be known at once.
+        flags_may_be_late=options.leave_running
+        and pause is None
+        and not options.parent
+        and not options.track_changes,
+    )
     obstacles.raise_if_any()
     guardian.check()
     read_backlogs(looked)

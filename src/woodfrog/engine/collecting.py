@@ -92,12 +92,12 @@ def collect_processes(
             # Else who shares an address space with others would find ours among theirs.
             if KCMP_VM not in one.shares:
                 lent.push(lending.pop_all())
-    _note_inherited(found)
+    note_inherited(found)
     _note_terminals(found)
     return found
 
 
-def _note_inherited(processes: list[CollectedProcess]) -> None:
+def note_inherited(processes: list[CollectedProcess]) -> None:
     """Note which huge pages a process got by fork(2), which reserves none for it."""
     by_pid = {one.held.pid: one for one in processes}
     for one in processes:
@@ -264,6 +264,7 @@ def _space(
         world.links.object_at(f"{held.path}/exe", place),
         noted=held.pid in world.noted,
     )
+    space.lacks_flags = ahead.lacks_flags(held)
     world.links.refuse_unseen(held.pid, place, space.mappings, listed)
     space.find_shared_guards(held.pid)
     return space

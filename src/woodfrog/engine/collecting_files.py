@@ -38,11 +38,11 @@ from woodfrog.resources.files.base import (
     OpenFile,
 )
 from woodfrog.resources.membership import Membership
-from woodfrog.resources.nested import FilesWithin
 from woodfrog.resources.process import Lock
 
 if TYPE_CHECKING:
     from woodfrog.resources.files.epoll import Watch
+    from woodfrog.resources.nested import FilesWithin
 
 _EVENTFD = b"anon_inode:[eventfd]"
 _BREAKING = {"READ": "downgrade", "UNLCK": "end"}
@@ -258,6 +258,10 @@ class Files:
 
     def within(self) -> list[FilesWithin]:
         """Return which files must be made again in nested namespaces, once all are collected."""
+        if not self._within:
+            return []
+        from woodfrog.resources.nested import FilesWithin
+
         return [
             FilesWithin(namespaces=dict(membership), files=files)
             for membership, files in self._within.items()

@@ -1,8 +1,11 @@
 """What is in a held container's ipc namespaces: POSIX message queues, and System V objects."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,9 +13,11 @@ from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.resources import deleted_files, posix_queues, sysv_ipc
 from woodfrog.resources.namespaces import is_ours
-from woodfrog.resources.nested import AnyNamespace, IpcNamespace
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.queue_notices import Notices
+
+if TYPE_CHECKING:
+    from woodfrog.resources.nested import AnyNamespace
 
 # Stands for the device of System V memory, whose inode numbers are those of other files, too.
 _SYSV = -1
@@ -67,6 +72,8 @@ class Ipc:
 
     def furnished(self, namespace: AnyNamespace) -> AnyNamespace:
         """Return the record of a nested namespace with what is in it."""
+        from woodfrog.resources.nested import IpcNamespace
+
         if not isinstance(namespace, IpcNamespace):
             return namespace
         return msgspec.structs.replace(

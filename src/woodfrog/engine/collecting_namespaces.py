@@ -1,9 +1,12 @@
 """Which namespaces the tasks of a held container are in, where those are not its own."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.errors import UnsupportedResource
@@ -15,11 +18,14 @@ from woodfrog.kernel.netlink.messages import socket_in
 from woodfrog.kernel.procfs.id_maps import IdMap
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.remote.held import Held, HeldTask
-from woodfrog.resources import cgroup_roots, ids, namespaces, nested, sysctls
+from woodfrog.resources import cgroup_roots, ids, namespaces, sysctls
 from woodfrog.resources.files.base import OpenFile
 from woodfrog.resources.membership import Membership
 from woodfrog.resources.mount_tree.records import BOUND
-from woodfrog.resources.nested import AnyNamespace
+
+if TYPE_CHECKING:
+    from woodfrog.resources import nested
+    from woodfrog.resources.nested import AnyNamespace
 
 _FUTURE = "_for_children"
 _OF_PROCESSES = ("cgroup", "ipc", "mnt", "net", "time", "user", "uts", "pid")
@@ -28,11 +34,24 @@ _OF_PROCESSES = ("cgroup", "ipc", "mnt", "net", "time", "user", "uts", "pid")
 _OF_THREADS = ("cgroup", "ipc", "mnt", "net", "uts")
 # What must belong to the container's own user namespace.
 _UNOWNED = ("time",)
-# What may be open without being in use.
-_OPEN = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
+# All kinds; each may also be open only, without being in use.
+_KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _SIOCGSKNS = 0x894C
 _SO_NETNS_COOKIE = 71
-_KEPT = {one.name for one in AnyNamespace.__args__}
+
+
+def any_in(pids: Iterable[int]) -> bool:
+    """Tell whether some of these running processes are in other namespaces than the first one."""
+    own: list[str] = []
+    for pid in pids:
+        try:
+            found = [_link(f"/proc/{pid}", name) for name in _OF_PROCESSES]
+        except OSError:
+            continue  # it has ended
+        own = own or found
+        if found != own:
+            return True
+    return False
 
 
 class Found:
@@ -101,7 +120,7 @@ class Namespaces:
         for file in files:
             link = os.fsdecode(file.target)
             name = link.partition(":")[0]
-            if name in _OPEN and link.startswith(f"{name}:[") and link != self._own[name]:
+            if name in _KINDS and link.startswith(f"{name}:[") and link != self._own[name]:
                 self._number(link, file.link)
             elif name == "socket" and _cookie(file.descriptor) not in self._known_cookies:
                 self._look_at_network(file.descriptor)
@@ -137,6 +156,8 @@ class Namespaces:
 
     def _unborn(self, task: HeldTask) -> int:
         """Return the id of a pid namespace that a task has made, in which nobody has been yet."""
+        from woodfrog.resources import nested
+
         number = len(self._found) + 1
         of = self.of(task.process.leader.pid)
         parent, owner = of.get("pid", 0), of.get("user", 0)
@@ -150,7 +171,7 @@ class Namespaces:
         """Return the id of a nested namespace, which `path` leads to."""
         if link not in self._found:
             name = link.partition(":")[0]
-            if name not in _KEPT:
+            if name not in _KINDS:
                 raise UnsupportedResource(
                     f"is in another {name or 'pid'} namespace than the container's first process,"
                     " which cannot be saved yet"
@@ -252,6 +273,8 @@ class Namespaces:
         self.records.sort(key=lambda record: record.id)
 
     def _pid_namespace(self, found: Found) -> nested.PidNamespace:
+        from woodfrog.resources import nested
+
         has_ended = not any(of.get("pid") == found.number for of in self._of.values())
         if has_ended and found.owner:
             raise UnsupportedResource(
@@ -287,6 +310,8 @@ def _record(
     members: Collection[int],
     places: Mapping[str, str],
 ) -> AnyNamespace:
+    from woodfrog.resources import nested
+
     match found.name:
         case "uts":
             with namespaces.within(found.descriptor, "uts"):
@@ -327,6 +352,8 @@ def _record(
 
 
 def _user_namespace(found: Found, init: int) -> nested.UserNamespace:
+    from woodfrog.resources import nested
+
     uid_map, gid_map, setgroups = user_namespace.read_all(found.descriptor)
     maps = [IdMap.of_text(uid_map), IdMap.of_text(gid_map)]
     if own := ids.maps_of(init):

@@ -1,8 +1,11 @@
 """What programs set up in the container's network namespaces, its own and those that they made."""
 
+from __future__ import annotations
+
 import os
 import socket
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,16 +14,21 @@ from woodfrog.engine.obstacles import Obstacles
 from woodfrog.kernel.netlink import rtnetlink
 from woodfrog.kernel.netlink.messages import nsid, socket_at
 from woodfrog.resources import namespaces, sysctls
-from woodfrog.resources.nested import NetworkNamespace
-from woodfrog.resources.network import looking, others, rarer, state
-from woodfrog.resources.network.looking import Place
-from woodfrog.resources.network.records import Network
-from woodfrog.resources.packet_filters import legacy, nftables
-from woodfrog.resources.packet_filters.legacy import LegacyTable
-from woodfrog.resources.packet_filters.nftables import Nftables
-from woodfrog.resources.packet_filters.tracked import Tracked
+
+if TYPE_CHECKING:
+    from woodfrog.resources.network.looking import Place
+    from woodfrog.resources.network.records import Network
+    from woodfrog.resources.packet_filters.legacy import LegacyTable
+    from woodfrog.resources.packet_filters.nftables import Nftables
+    from woodfrog.resources.packet_filters.tracked import Tracked
 
 _OWN = 0
+
+
+def prepare() -> None:
+    """Import what a look at a network needs."""
+    from woodfrog.resources.network import looking, others, rarer, state  # noqa: F401
+    from woodfrog.resources.packet_filters import legacy, nftables  # noqa: F401
 
 
 class Networks:
@@ -52,6 +60,11 @@ class Networks:
             all_of_them = dict(nested.descriptors("net"))
             if given is not None:
                 all_of_them[_OWN] = own
+            if not all_of_them:
+                return
+            from woodfrog.resources.network import state
+            from woodfrog.resources.network.looking import Place
+
             fresh = state.fresh() if all_of_them.keys() - {_OWN} else b""
             for number, descriptor in all_of_them.items():
                 with obstacles.at("the container"):
@@ -76,6 +89,9 @@ class Networks:
     def _look(
         self, place: Place, given: bytes, given_rules: bytes, given_tables: frozenset[str]
     ) -> tuple[Network | None, Nftables | None, list[LegacyTable]]:
+        from woodfrog.resources.network import looking, others, rarer
+        from woodfrog.resources.packet_filters import legacy, nftables
+
         others.refuse(place.namespace)
         rarer.refuse(place.namespace)
         network, losses = looking.collect(place, given)
@@ -104,6 +120,8 @@ def _settings(place: Place, usual: sysctls.Usual) -> list[tuple[str, bytes]]:
 
 
 def _tracked(namespace: int) -> Tracked | None:
+    from woodfrog.resources.network import others
+
     if not others.count_tracked(namespace):
         return None
     from woodfrog.resources.packet_filters import tracked
@@ -120,6 +138,8 @@ def _put(
     tables: list[LegacyTable],
     tracked: Tracked | None,
 ) -> None:
+    from woodfrog.resources.nested import NetworkNamespace
+
     for position, record in enumerate(nested.records):
         if isinstance(record, NetworkNamespace) and record.id == number:
             nested.records[position] = msgspec.structs.replace(

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from woodfrog.engine import collecting, collecting_shares, tidying
+from woodfrog.engine import collecting, collecting_networks, collecting_shares, tidying
 from woodfrog.engine.asking_processes import AskingProcesses
 from woodfrog.engine.asking_queues import AskedQueues
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
-from woodfrog.engine.collecting_namespaces import Namespaces
+from woodfrog.engine.collecting_namespaces import Namespaces, any_in
 from woodfrog.engine.collecting_networks import Networks
 from woodfrog.engine.detached import DetachedMounts
 from woodfrog.engine.guardian import Guardian
@@ -144,6 +144,7 @@ def look(
     *,
     lent: ExitStack,
     wanted: AbstractSet[int] | None = None,
+    flags_may_be_late: bool = False,
 ) -> Looked:
     """Hold a container until `undo` unwinds, and look at everything; note what can't be kept.
 
@@ -151,11 +152,13 @@ def look(
 
     `noted` are the processes of which the kernel notes for us what is written to. They may lend us
     memory until `lent` unwinds, which is before.
+
+    If `flags_may_be_late`, mappings of some processes lack them (see late_flags).
     """
     looking = _Looking(undo, init, container, options, obstacles, noted)
     looking.prepare()
     looking.hold(pause, guardian, wanted)
-    looking.look_at_mounts()
+    looking.look_at_mounts(flags_may_be_late=flags_may_be_late)
     looking.look_around()
     looking.look_at_contents()
     looking.look_at_files()
@@ -226,7 +229,7 @@ class _Looking:
             _ = self._usual.settings  # which takes some time
             if "network" in container.namespaces:
                 self._opened = self._usual.opened(init, self._undo)
-        _prepare(init)
+        _prepare(init, container)
         self._asking = AskingProcesses()
         self._groups = list(cgroups.directories(container.cgroups))
         if container.mounts is not None:
@@ -246,11 +249,11 @@ class _Looking:
         self._stopped = time.monotonic()
         guardian.check()
 
-    def look_at_mounts(self) -> None:
+    def look_at_mounts(self, *, flags_may_be_late: bool) -> None:
         """See who is in which namespace, and what has become of mounts."""
         init, container, obstacles = self._init, self._container, self._obstacles
         view = self._view = self._undo.enter_context(view_of(init))
-        self._ahead = MappingsAhead(self._tree.processes)
+        self._ahead = MappingsAhead(self._tree.processes, may_be_late=flags_may_be_late)
         nested = self._nested = Namespaces(init, self._tree, obstacles)
         self._undo.callback(nested.close)
         if (created := self._created) is not None:
@@ -408,13 +411,20 @@ class _Looking:
             )
 
 
-def _prepare(init: int) -> None:
+def _prepare(init: int, container: Container) -> None:
     """Import what is needed for the files that there are; before anything is held."""
     codecs.lookup("ascii")
     reading_elsewhere.prepare()
     if catalogue.has_all():
         return  # so who stands by for this has loaded everything
-    looks = catalogue.prepare(processes_in(HERE, init))
+    pids = processes_in(HERE, init)
+    looks = catalogue.prepare(pids)
+    if any_in(pids):
+        from woodfrog.resources import nested  # noqa: F401
+
+        collecting_networks.prepare()
+    elif container.network is not None:
+        collecting_networks.prepare()
     if any(look.startswith("socket ") for look in looks):
         from woodfrog.engine import backlogs, connections, sockets  # noqa: F401
 

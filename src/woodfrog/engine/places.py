@@ -22,10 +22,10 @@ from woodfrog.resources.deleted_files import DELETED
 from woodfrog.resources.file_tree import WritePages
 from woodfrog.resources.mount_tree import table
 from woodfrog.resources.mount_tree.looking import ChangedMounts
-from woodfrog.resources.nested import MountNamespace
 
 if TYPE_CHECKING:
     from woodfrog.engine.links import Links
+    from woodfrog.resources.nested import MountNamespace
 
 OWN = 0
 
@@ -226,6 +226,8 @@ class Places:
         self, number: int, write_pages: WritePages, leased: Mapping[tuple[int, int], int]
     ) -> MountNamespace:
         """Return the record of a nested namespace."""
+        from woodfrog.resources.nested import MountNamespace
+
         origin, found, late = self._changed[number]
         return MountNamespace(
             id=number,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Container, Iterable
 from contextlib import suppress
 
+from woodfrog.kernel.kcmp import KCMP_VM
 from woodfrog.kernel.pagemap import Pagemap, Walk
 from woodfrog.kernel.procfs.maps import Mapping, read_maps, read_smaps
 from woodfrog.kernel.procfs.status import read_status
@@ -18,12 +19,17 @@ _LARGE_MAPPING = 1 << 20
 
 
 class MappingsAhead:
-    """Those of held processes; nothing may be mapped in them until they are `finished`."""
+    """Those of held processes; nothing may be mapped in them until they are `finished`.
 
-    def __init__(self, processes: Iterable[HeldProcess]) -> None:
+    If flags `may_be_late`, those of some are left to be read later (see late_flags).
+    """
+
+    def __init__(self, processes: Iterable[HeldProcess], *, may_be_late: bool) -> None:
         self._found: dict[int, list[Mapping]] = {}
         self._processes = [*processes]
-        self._pids = [one.pid for one in self._processes if one.own_bytes >= _LARGE]
+        large = [one for one in self._processes if one.own_bytes >= _LARGE]
+        self._late = {one.pid for one in large if may_be_late and _may_be_late(one)}
+        self._pids = [one.pid for one in large if one.pid not in self._late]
         self._thread = threading.Thread(target=self._read, daemon=True)
         if self._pids:
             self._thread.start()
@@ -47,13 +53,34 @@ class MappingsAhead:
         if self._pids:
             self._thread.join()
 
+    def lacks_flags(self, held: HeldProcess) -> bool:
+        """Tell whether the mappings of a process are told without their flags."""
+        # (New memory is locked by mlockall(MCL_FUTURE), and so would that of ours be.)
+        return held.pid in self._late and not _has_locked(held)
+
     def of(self, held: HeldProcess) -> list[Mapping]:
         """Return the mappings of a process, in which there is scratch memory of ours now."""
+        if self.lacks_flags(held):
+            return [Mapping(*head, flags=frozenset()) for head in read_maps(held.pid)]
         found = self._found.get(held.pid)
         # How new memory is locked only that of ours tells, and only if anything is locked.
-        if found is None or read_status(held.path)["VmLck"] != "0 kB":
+        if found is None or _has_locked(held):
             return read_smaps(held.pid)
         return found
+
+
+def _may_be_late(held: HeldProcess) -> bool:
+    """Tell whether a copy of a process would have the same flags and pages, as far as that is seen.
+
+    It has nothing locked, and no huge pages of hugetlbfs.
+    """
+    status = held.leader.status
+    nothing = all(status.get(name, "0 kB") == "0 kB" for name in ("VmLck", "HugetlbPages"))
+    return nothing and KCMP_VM not in held.shares
+
+
+def _has_locked(held: HeldProcess) -> bool:
+    return read_status(held.path)["VmLck"] != "0 kB"
 
 
 def _walk(held: HeldProcess) -> None:

@@ -71,6 +71,13 @@ class Pagemap:
             return self._scan(start, end, self._no_pages(anonymous=anonymous), any_of)
         return self._read(start, end)
 
+    def has_any(self, start: int, end: int) -> bool:
+        """Tell whether there is any page, or one swapped out; looks no further than the first."""
+        if not self.scans():
+            return bool(self._read(start, end))
+        any_of = _IS_PRESENT | _IS_SWAPPED
+        return any(starts for starts, *_ in self._regions(start, end, 0, any_of, pages=1))
+
     def unwritten(self, start: int, end: int, *, anonymous: bool = False) -> Ranges:
         """Return the own pages that nobody has written to since they were protected.
 
@@ -161,10 +168,12 @@ class Pagemap:
         required: int = 0,
         flags: int = 0,
         told: int = 0,
+        pages: int = 0,
     ) -> Iterator[tuple[list[int], list[int], list[int]]]:
         """Go through the ranges of pages in such categories, many at a time.
 
-        Of each come start, end, and those of its categories that are `told`.
+        Of each come start, end, and those of its categories that are `told`. With a number of
+        `pages` so many are looked for, and no more.
         """
         position = start
         while position < end:
@@ -178,7 +187,7 @@ class Pagemap:
                     0,
                     ctypes.addressof(self._vectors),
                     _VECTORS,
-                    0,
+                    pages,
                     excluded,
                     excluded | required,
                     any_of,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -158,6 +159,7 @@ class Collected:
     def __init__(self, fields: dict[str, object], mappings: list[Mapping]) -> None:
         self.fields = fields
         self.mappings = mappings
+        self.lacks_flags = False
         self._guards: list[Extent] = []
 
     def find_pages(
@@ -211,6 +213,21 @@ class Collected:
             msgspec.structs.replace(one, policy=policy) if policy else one
             for one, policy in zip(self.mappings, policies, strict=True)
         ]
+
+    def add_flags(self, pid: int, listed: list[KernelMapping], ours: tuple[int, int]) -> None:
+        """Note what only smaps tells of the mappings, which were listed by maps.
+
+        `listed` is what smaps tells of this process or of a copy of it, which is `pid`; `ours` are
+        the addresses of our scratch area.
+        """
+        known = {found.start: found for found in _without(listed, ours)}
+        for one in self.mappings:
+            memory_flags.refuse(known[one.start], noted=False)
+        self.mappings = [
+            msgspec.structs.replace(one, **_told_by_flags(pid, known[one.start]))
+            for one in self.mappings
+        ]
+        self.lacks_flags = False
 
     def note_inherited(self, parent: "Collected") -> None:
         """Note which private mappings of huge pages came from the parent."""
@@ -394,18 +411,24 @@ def _mapping(
         source=source,
         offset=found.offset,
         path=path,
-        writable=found.shared and "mw" in found.flags,
         object=object_id,
-        advice=list(memory_flags.advice(found.flags)),
-        grows_down="gd" in found.flags,
-        no_reserve="nr" in found.flags,
-        locked="lo" in found.flags,
-        lock_on_fault=memory_flags.locks_on_fault(found),
-        droppable="dp" in found.flags,
-        sealed="sl" in found.flags,
         name=memory_flags.given_name(found.name),
-        huge_page=memory_flags.huge_page(pid, found),
+        **_told_by_flags(pid, found),
     )
+
+
+def _told_by_flags(pid: int, found: KernelMapping) -> dict[str, Any]:
+    return {
+        "writable": found.shared and "mw" in found.flags,
+        "advice": list(memory_flags.advice(found.flags)),
+        "grows_down": "gd" in found.flags,
+        "no_reserve": "nr" in found.flags,
+        "locked": "lo" in found.flags,
+        "lock_on_fault": memory_flags.locks_on_fault(found),
+        "droppable": "dp" in found.flags,
+        "sealed": "sl" in found.flags,
+        "huge_page": memory_flags.huge_page(pid, found),
+    }
 
 
 def _exists(root: str, found: KernelMapping) -> bool:

@@ -1,6 +1,7 @@
 """What smaps tells of a mapping by flags and names, and what of that can't be kept."""
 
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 
 from woodfrog.errors import UnsupportedResource
@@ -53,10 +54,22 @@ def refuse(found: Mapping, *, noted: bool) -> None:
     if found.protection_key and found.protection != _PROT_EXEC:
         reasons.append("has a protection key (pkey_mprotect)")
     if reasons:
-        raise UnsupportedResource(
-            f"the mapping at {found.start:#x} ({os.fsdecode(found.name) or 'anonymous'})"
-            f" {reasons[0]}, which cannot be saved yet"
-        )
+        raise _cannot_save(found, reasons[0])
+
+
+def refuse_registered(listed: Iterable[Mapping]) -> None:
+    """Refuse mappings of which somebody handles the faults, by a userfaultfd."""
+    for found in listed:
+        for flag in ("um", "uw"):
+            if flag in found.flags:
+                raise _cannot_save(found, _REFUSED[flag])
+
+
+def _cannot_save(found: Mapping, why: str) -> UnsupportedResource:
+    return UnsupportedResource(
+        f"the mapping at {found.start:#x} ({os.fsdecode(found.name) or 'anonymous'}) {why},"
+        " which cannot be saved yet"
+    )
 
 
 @lru_cache

@@ -19,7 +19,7 @@ static int lives_in_memory(__attribute__((unused)) void *nothing) {
 	looks = 1;
 	while (!done)
 		syscall(SYS_nanosleep, &(struct timespec){.tv_nsec = 2000000}, NULL);
-	value += 10;
+	__atomic_fetch_add(&value, 10, __ATOMIC_SEQ_CST); // both may do it at once
 	return 0;
 }
 

@@ -84,6 +84,14 @@ static inline void say(const char *name) {
 	must(made == 0 || errno == EEXIST ? 0 : -1);
 }
 
+/* Built with -DLARGE, a program has so much memory, apart from all other, that it is looked at as large ones are. */
+#ifdef LARGE
+__attribute__((constructor)) static void grow(void) {
+	size_t bytes = 65 << 20;
+	memset(mmap((void *)(1L << 40), bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0), 1, bytes);
+}
+#endif
+
 /* Tell the test that all is set up, and wait until the freeze is over. */
 static inline void freeze_here(void) {
 	say("ready");
