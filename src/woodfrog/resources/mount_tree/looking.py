@@ -5,13 +5,10 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from functools import cached_property
 
 import msgspec
 
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel import mount_ids
-from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.kernel.procfs.mountinfo import Mount, read_mounts
 from woodfrog.resources import ids
 from woodfrog.resources.file_entry import ROOT
@@ -20,6 +17,7 @@ from woodfrog.resources.mount_tree import copies, ghosts, options, table
 from woodfrog.resources.mount_tree.comparing import Comparison
 from woodfrog.resources.mount_tree.contents import Contents, refuse_filled, refuse_in_use
 from woodfrog.resources.mount_tree.detached import Detached
+from woodfrog.resources.mount_tree.id_mapped import IdMapped
 from woodfrog.resources.mount_tree.records import (
     AS_IT_COMES,
     OUTSIDE,
@@ -69,15 +67,17 @@ class ChangedMounts:
         self._maps = ids.maps_of(init)
         self._created = created
         self._givens = table.givens(self._created)
-        self._now = read_mounts(view) if now is None else now
+        self._id_mapped = IdMapped(
+            view, created, self._givens, in_user_namespace=bool(self._maps or locked)
+        )
+        everything = read_mounts(view) if now is None else now
         # Those of sockets' files and of terminals, and what else has changed when they are made.
         self.late: ChangedMounts | None = None
         self.late_ids = frozenset[int]()
         if not nested and not late:
-            self.late_ids = table.late(view, self._now, created)
+            self.late_ids = table.late(view, everything, created)
+        self._now = [mount for mount in everything if mount.mnt_id not in self.late_ids]
         if self.late_ids:
-            everything = self._now
-            self._now = [mount for mount in everything if mount.mnt_id not in self.late_ids]
             self.late = ChangedMounts(
                 init, view, self._now, (), now=everything, namespaces=namespaces, late=True
             )
@@ -98,27 +98,38 @@ class ChangedMounts:
         self._copies: dict[int, int] = {}
         # Those of create's that hide others, which are needed.
         self._lifted = set[int]()
-        # File systems in memory that were hidden when the container began.
-        self._hidden = {
+        self._hidden = self._hidden_at_first()
+        # Mounts of what was deleted since.
+        self._ghosts: list[Mount] = []
+        self._removed = self._gone()
+        self._changed = False
+        self._look_at_all()
+
+    def _hidden_at_first(self) -> set[int]:
+        """Return file systems in memory that were hidden when the container began."""
+        return {
             mount.mnt_id
-            for mount in created
+            for mount in self._created
             if mount.mnt_id in self._kept
             and mount.type in options.IN_MEMORY
             and mount.root == b"/"
-            and table.covering(created, [mount])
+            and table.covering(self._created, [mount])
         }
-        # Mounts of what was deleted since.
-        self._ghosts: list[Mount] = []
+
+    def _gone(self) -> list[Given]:
+        """Return those of create's that are there no more."""
         removed = [
             self._givens[mount.mnt_id] for mount in self._created if mount.mnt_id not in self._kept
         ]
         # Those of a root that is another now are gone with it.
-        removed = [] if self._has_another_root() else removed
+        return [] if self._has_another_root() else removed
+
+    def _look_at_all(self) -> None:
+        """Look at what has changed, and copy what is needed of it."""
         changed = {mount.mnt_id for mount in self._now if self._was.is_changed(mount)}
-        self._changed = bool(removed or changed or self.late)
-        if nested and self._changed:
+        self._changed = bool(self._removed or changed or self.late)
+        if self._nested and self._changed:
             self._refuse_peers()
-        self._removed = removed
         for mount in table.making_order(self._now) if changed else ():
             if mount.mnt_id in changed:
                 self._look_at(mount)
@@ -261,7 +272,7 @@ class ChangedMounts:
         if master == OUTSIDE and not self._has_master(self._shown.bases[base].given, spread.master):
             raise UnsupportedResource("was mounted from outside, which cannot be saved")
         propagation = AS_IT_COMES if master or spread.group else PRIVATE
-        ids = self._ids(mount, self._shown.bases[base].given)
+        ids = self._id_mapped.map_to_make(mount, self._shown.bases[base].given)
         return Node(
             base=base,
             root=root,
@@ -274,32 +285,6 @@ class ChangedMounts:
             group=spread.group,
             master=master,
         )
-
-    def _ids(self, mount: Mount, shown: Given | None) -> IdMaps | None:
-        """Return the id map that a mount must get; None if it has none, or that of what it shows.
-
-        `shown` is the mount of create's of which it is one.
-        """
-        maps_ids = options.maps_ids(mount.options)
-        above = next((one for one in self._created if self._givens[one.mnt_id] == shown), None)
-        if above is None or not options.maps_ids(above.options):
-            if maps_ids and (self._maps or self._locked or mount.mnt_id not in self._id_maps):
-                raise UnsupportedResource(
-                    "maps ids in a user namespace, or on a kernel that doesn't tell how (before"
-                    " Linux 6.15), which cannot be saved"
-                )
-            return self._id_maps[mount.mnt_id] if maps_ids else None
-        known = self._id_maps.get(mount.mnt_id)
-        if known is None or known != self._id_maps.get(above.mnt_id):
-            raise UnsupportedResource(
-                f"has not the id map of {os.fsdecode(above.point)}, which it shows; it cannot be"
-                " saved yet"
-            )
-        return None
-
-    @cached_property
-    def _id_maps(self) -> dict[int, IdMaps]:
-        return mount_ids.id_maps(self._view)
 
     def _has_master(self, given: Given | None, master: int) -> bool:
         return any(
