@@ -113,46 +113,13 @@ class Admitted:
         admit(plan, bounds, self.vdso, CpuCheck(wishes.cpu_check))
         self.losses = list(plan.container.losses)
         if bounds.tcp_listen_only:
-            from woodfrog.resources.files import tcp_socket
-
-            given_up = tcp_socket.without_waiting(plan.files)
-            plan.files |= given_up
-            if given_up:
-                self.losses.append("TCP connections that nobody has accepted are given up")
+            self._give_up_waiting()
         wishes.accept(plan.container)
         ids.refuse_others(plan.container.uid_map, plan.container.gid_map, ids.maps_of(init))
-        _refuse_wider_ipc(init, plan, bounds)
-        if plan.namespaces:
-            from woodfrog.resources import nested
-
-            nested.refuse_wider(
-                init, plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
-            )
         # The files of those that are to be filled, and what is missing in them.
         self.tmpfs: list[tuple[Tmpfs, list[Entry]]] = []
-        for files in plan.tmpfs:
-            if files.destination in bounds.tmpfs:
-                from woodfrog.resources import tmpfs
-
-                missing = tmpfs.refuse_wider(init, files, bounds.bounding)
-                self.tmpfs.append((files, missing))
-        if plan.sysctls:
-            from woodfrog.resources import sysctls
-
-            sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces, bounds.bounding)
         self.networking = Networking(plan, bounds, undo)
-        self.networking.refuse_wider(init)
-        if plan.mounts:
-            from woodfrog.resources.mount_tree import admitting as mount_admitting
-
-            mount_admitting.refuse_wider(
-                init,
-                plan.mounts,
-                new="mount" in bounds.new_namespaces,
-                bounding=bounds.bounding,
-                seccomp=bounds.seccomp,
-                own=bounds.tmpfs,
-            )
+        self._refuse_wider(init, bounds)
         known_files.refuse_changed(init, plan.own_files, plan.growing_files, self.validation)
         self.overlay: Overlay | None = None
         if plan.layer:
@@ -169,6 +136,47 @@ class Admitted:
             self.reader.leave_out(reading_pages.ranges(plan.pages))
         self.check = PageCheck(self.reader, begin=template is None)
         self.pages, self.base = self.reader.open_pages()
+
+    def _give_up_waiting(self) -> None:
+        from woodfrog.resources.files import tcp_socket
+
+        given_up = tcp_socket.without_waiting(self.plan.files)
+        self.plan.files |= given_up
+        if given_up:
+            self.losses.append("TCP connections that nobody has accepted are given up")
+
+    def _refuse_wider(self, init: int, bounds: Bounds) -> None:
+        """Refuse what the new container may not have in its namespaces and file systems."""
+        plan = self.plan
+        _refuse_wider_ipc(init, plan, bounds)
+        if plan.namespaces:
+            from woodfrog.resources import nested
+
+            nested.refuse_wider(
+                init, plan.namespaces.values(), bounding=bounds.bounding, seccomp=bounds.seccomp
+            )
+        for files in plan.tmpfs:
+            if files.destination in bounds.tmpfs:
+                from woodfrog.resources import tmpfs
+
+                missing = tmpfs.refuse_wider(init, files, bounds.bounding)
+                self.tmpfs.append((files, missing))
+        if plan.sysctls:
+            from woodfrog.resources import sysctls
+
+            sysctls.refuse_wider(init, plan.sysctls, bounds.new_namespaces, bounds.bounding)
+        self.networking.refuse_wider(init)
+        if plan.mounts:
+            from woodfrog.resources.mount_tree import admitting as mount_admitting
+
+            mount_admitting.refuse_wider(
+                init,
+                plan.mounts,
+                new="mount" in bounds.new_namespaces,
+                bounding=bounds.bounding,
+                seccomp=bounds.seccomp,
+                own=bounds.tmpfs,
+            )
 
 
 def _refuse_wider_ipc(init: int, plan: Plan, bounds: Bounds) -> None:
