@@ -4,9 +4,10 @@ import os
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
-from woodfrog.engine import collecting_shares
+from woodfrog.engine import collecting_shares, mapped
 from woodfrog.engine.asking_processes import AskingProcesses
 from woodfrog.engine.asking_threads import AskingThreads
 from woodfrog.engine.collected import CollectedProcess, scratch_in
@@ -19,7 +20,6 @@ from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import ptrace
 from woodfrog.kernel.kcmp import KCMP_VM
-from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.status import Status
 from woodfrog.remote import cut_calls
 from woodfrog.remote.held import (
@@ -35,7 +35,6 @@ from woodfrog.resources import (
     login,
     memory,
     memory_fields,
-    memory_flags,
     process,
     scheduling,
     seccomp_filters,
@@ -241,14 +240,6 @@ def _space(
     held: HeldProcess, world: World, scratch: Scratch, vdso: Vdso, ahead: MappingsAhead
 ) -> memory.Collected:
     """Look at a process's mappings, among which our scratch memory is."""
-
-    def shared_object(pid: int, mapping: KernelMapping) -> int:
-        if mapping.name == memory_flags.IO_URING:
-            return world.ring_number(mapping.inode, mapping.offset)
-        if mapping.name.startswith(memory_flags.OPENED):
-            return world.mapped_file(pid, mapping)
-        return world.mapped_object(pid, mapping.start, mapping.end, mapping.name)
-
     listed = ahead.of(held)
     refuse_parted_vdso(listed, vdso)
     place = world.place_of(held.pid)
@@ -258,7 +249,7 @@ def _space(
         held.leader.stat,
         listed,
         scratch.range,
-        shared_object,
+        partial(mapped.object_of, world),
         place.root,
         memory_fields.read_core_dump_filter(held.pid),
         world.links.object_at(f"{held.path}/exe", place),

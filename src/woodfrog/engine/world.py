@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from collections import abc, defaultdict
 from collections.abc import Set as AbstractSet
@@ -17,11 +16,6 @@ from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.links import Links, is_deleted
 from woodfrog.engine.places import OWN, Place, Places
 from woodfrog.errors import UnsupportedResource
-from woodfrog.kernel import syscalls
-from woodfrog.kernel.abi.x86_64 import PAGE
-from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.pagemap import page_frame
-from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.resources.deleted_files import DELETED
@@ -35,7 +29,6 @@ from woodfrog.resources.files.base import (
     OpenFile,
 )
 from woodfrog.resources.membership import Membership
-from woodfrog.resources.memory import MAP_SHARED
 from woodfrog.resources.mount_tree.options import IN_MEMORY
 from woodfrog.resources.queue_notices import Notices
 
@@ -43,8 +36,6 @@ if TYPE_CHECKING:
     from woodfrog.engine.detached import DetachedMounts
     from woodfrog.engine.rings import Rings
     from woodfrog.engine.sockets import Sockets
-
-_PROT_READ, _MAP_POPULATE = 1, 0x8000
 
 
 class World:
@@ -84,7 +75,7 @@ class World:
         self._with_paths: list[OpenFile] = []
         self.pty_masters: set[str] = set()
         self._sockets: dict[int, OpenFile] = {}
-        self._maps: list[OpenFile] = []
+        self.bpf_maps: list[OpenFile] = []
         self.terminals: dict[int, bytes] = {}
         self.own_terminal = _own_terminal(self.root)
         self.packet_pipes: set[int] = set()
@@ -154,7 +145,7 @@ class World:
             elif file.flags & O_TMPFILE == O_TMPFILE:
                 self.links.unnamed.add((file.stat.st_dev, file.stat.st_ino))
             elif file.target == BPF_MAP:
-                self._maps.append(file)
+                self.bpf_maps.append(file)
             elif file.target.startswith(b"socket:"):
                 inode = int(file.target[8:-1])
                 self.sockets.inside.add(inode)
@@ -210,39 +201,10 @@ class World:
         assert self.rings is not None
         return self.rings.collect(file)
 
-    def ring_number(self, inode: int, offset: int) -> int:
-        """Return the id of the io_uring that a mapping shows."""
-        if self.rings is None:
-            raise UnsupportedResource(
-                "maps an io_uring of which no process of the container has a descriptor,"
-                " which cannot be saved yet"
-            )
-        return self.rings.number_of(inode, offset)
-
     def bpf_map(self, number: int) -> int:
         """See the protocol."""
-        found = (one.number for one in self._maps if one.fdinfo.get("map_id") == str(number))
+        found = (one.number for one in self.bpf_maps if one.fdinfo.get("map_id") == str(number))
         return next(found, 0)
-
-    def mapped_file(self, pid: int, mapping: KernelMapping) -> int:
-        """Return the id of the open file whose memory a mapping shows."""
-        if mapping.name == BPF_MAP:
-            # All have the same inode; but not the same page frames.
-            frame = page_frame(pid, mapping.start)
-            for file in sorted(self._maps, key=lambda one: one.flags & ACCESS_MODE != os.O_RDWR):
-                if frame and frame == _frame_of(file.descriptor, mapping.offset):
-                    return file.number
-        elif shown := self._sockets.get(mapping.inode):
-            if shown.socket_family == socket.AF_PACKET:
-                return shown.number
-            raise UnsupportedResource(
-                f"the mapping at {mapping.start:#x} shows what a TCP socket has received"
-                " (TCP_ZEROCOPY_RECEIVE), which cannot be saved"
-            )
-        name = os.fsdecode(mapping.name)
-        raise UnsupportedResource(
-            f"the mapping at {mapping.start:#x} ({name}) shows what no process has open"
-        )
 
     def is_process(self, pid: int) -> bool:
         """See the protocol."""
@@ -359,28 +321,6 @@ class World:
         """See the protocol."""
         return self.ipc.queue_names
 
-    def _refuse_other_segment(self, pid: int, fd: int, name: bytes) -> None:
-        """Refuse a mapping that doesn't show a segment of its process's ipc namespace."""
-        found = self.ipc.sysv.get(self.ipc_of(pid))
-        segment = found.segments.get(os.fstat(fd).st_ino) if found else None
-        if segment is None or not segment.is_shown_by(fd, name):
-            raise UnsupportedResource(
-                f"a mapping, {os.fsdecode(name)}, shows System V memory of another ipc namespace"
-                " than the process's, or a deleted file, which cannot be saved yet"
-            )
-
-    def mapped_object(self, pid: int, start: int, end: int, name: bytes) -> int:
-        """Return the id of the shared memory or deleted file behind a mapping."""
-        path = f"/proc/{pid}/map_files/{start:x}-{end:x}"
-        if name.startswith(b"/SYSV"):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                self._refuse_other_segment(pid, fd, name)
-                return os.fstat(fd).st_ino
-            finally:
-                os.close(fd)
-        return self.links.without_name(path, name, self.place_of(pid))
-
     def is_deleted(self, file: OpenFile) -> bool:
         """See the protocol."""
         return is_deleted(file.target, file.stat, self._place_of_file(file))
@@ -448,16 +388,3 @@ def _own_terminal(root: str) -> int:
     except OSError:
         return -1
     return os.minor(device) if os.major(device) in PTS_MAJORS else -1
-
-
-def _frame_of(descriptor: int, offset: int) -> int:
-    """Return the page frame at an offset of what a descriptor of ours names; 0 if it has none."""
-    try:
-        how = _PROT_READ, MAP_SHARED | _MAP_POPULATE, descriptor, offset
-        address = syscalls.mmap(HERE, 0, PAGE, *how)
-    except OSError:
-        return 0
-    try:
-        return page_frame(os.getpid(), address)
-    finally:
-        syscalls.munmap(HERE, address, PAGE)
