@@ -13,10 +13,8 @@ from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import while_
 from woodfrog.kernel import ptrace, syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.process import PR_SET_NAME
 from woodfrog.kernel.procfs.maps import find_vdso
-from woodfrog.kernel.ptrace import Event
 from woodfrog.remote.program import Program
 from woodfrog.remote.side_by_side import SideBySide
 from woodfrog.remote.stub import OPTIONS, Stub, await_birth
@@ -346,60 +344,6 @@ class Body:
                 break
             common.append(filters[0])
         return common
-
-    def stop_again(self, orphaned: Collection[int], missing: list[str]) -> None:
-        """Stop the process by the signal that had stopped it, before its parent listens.
-
-        In `orphaned` groups only SIGSTOP stops; `missing` gets whose parent is told of another.
-        """
-        signal = self.record.stopped_by or (signals.SIGSTOP if self.record.continued else 0)
-        if not signal:
-            return
-        if signal != signals.SIGSTOP and self.record.group in orphaned:
-            if not self.record.stop_heard:
-                missing.append(f"{self.name}: its stop is told as one by SIGSTOP, not {signal}")
-            signal = signals.SIGSTOP
-        pid = self.stub.pid
-        mask = ptrace.signal_mask(pid)
-        ptrace.set_signal_mask(pid, 0)
-        os.kill(pid, signal)
-        # The process has stopped, and its parent hears of it, when all its threads have.
-        for task in self.tasks:
-            ptrace.resume(task.pid)
-            while True:
-                status = ptrace.wait(task.pid)
-                if status.event is Event.SIGNAL:
-                    ptrace.resume(task.pid, status.signal)
-                elif status.event is Event.STOPPED and status.signal == signal:
-                    break
-                else:
-                    ptrace.resume(task.pid)
-        if self.record.continued:
-            # Taken by the kernel as it is sent; the threads run their next program from where they
-            # are.
-            os.kill(pid, signals.SIGCONT)
-        ptrace.set_signal_mask(pid, mask)
-        if self.record.continued:
-            # Queued all the same, as we trace it, and its handler has run already.
-            program = self.stub.program()
-            signals.forget(program, signals.SIGCONT)
-            self.stub.run(program)
-
-    def forget_stops(self, bodies: Mapping[int, Body]) -> None:
-        """Take the news that a child was stopped, as the parent had taken it."""
-        stopped = [
-            body.record.ids[len(self.record.ids) - 1]
-            for body in bodies.values()
-            if body.record.stop_heard and body.record.parent == self.record.pid
-        ]
-        if not stopped:
-            return
-        program = self.stub.program()
-        for pid in stopped:
-            wnohang, wuntraced = 1, 2
-            program.may_fail(program.call(SYS.WAIT4, pid, 0, wnohang | wuntraced, 0))
-        signals.forget_children(program)
-        self.stub.run(program)
 
     def restore_signals(self, side: SideBySide) -> None:
         """Set actions and queues, and tell the kernel of each thread."""

@@ -12,7 +12,6 @@ from woodfrog.engine import (
     body,
     connections,
     finishing,
-    kinship,
     reading_pages,
     root_stub,
     terminals,
@@ -313,11 +312,10 @@ class Restoration:
         background.begin(bodies, self._admitted.check.result)
         self._remove_segments()
         self._make_threads()
-        orphaned = kinship.orphaned_groups(self._plan.processes)
-        for one in bodies:
-            one.stop_again(orphaned, self.missing)
-        for one in bodies:
-            one.forget_stops(self._bodies)
+        if any(one.stopped_by or one.continued or one.stop_heard for one in self._plan.processes):
+            from woodfrog.engine import stops
+
+            stops.restore(self._bodies, self.missing)
         side = SideBySide()
         for one in bodies:
             one.restore_signals(side)
