@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from woodfrog.engine import collecting_shares, mapped
+from woodfrog.engine import collecting_locks, collecting_shares, mapped
 from woodfrog.engine.asking_processes import AskingProcesses
 from woodfrog.engine.asking_threads import AskingThreads
 from woodfrog.engine.collected import CollectedProcess, scratch_in
@@ -168,7 +168,7 @@ def _collect(
         pending=signals.collect_pending(held.pid, shared=True),
         posix_timers=posix_timers() if posix_timers else [],
         descriptors=files.descriptors(held, inherited()),
-        locks=files.locks(held, world),
+        locks=collecting_locks.locks(held, files, world),
         file_signals=files.signals(held),
         queue_notices=world.notices.of(held),
     )
