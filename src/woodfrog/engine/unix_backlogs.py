@@ -7,25 +7,23 @@ sends the same, and takes the client's place wherever processes have it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import os
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from woodfrog.engine.collected import scratch_in
+from woodfrog.engine.reconnecting import Reconnecting, in_container
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import namespaces, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.kernel.caller import HERE, checked
-from woodfrog.kernel.netlink.messages import socket_of
+from woodfrog.kernel.caller import HERE
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
 from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
@@ -35,7 +33,6 @@ from woodfrog.resources.files import (
     socket_filter,
     socket_options,
     unix_names,
-    unix_paths,
     unix_queue,
 )
 from woodfrog.resources.files.base import BY_PATH, IO_URING, FileRecord, OpenFile, set_flags
@@ -49,10 +46,8 @@ if TYPE_CHECKING:
     from woodfrog.engine.looking import Looked
     from woodfrog.engine.world import World
     from woodfrog.kernel.netlink.sock_diag import UnixSocket
-    from woodfrog.remote.held import HeldProcess
 
 PAGE = 4096
-_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 4
 _TRIES, _A_MOMENT_S = 20, 0.001
 # So many descriptors are needed beside those of clients; and in a task, to be given one.
 _OTHERS, _FOR_ONE = 32, 3
@@ -154,6 +149,7 @@ class _Backlog:
     ) -> tuple[list[int], list[Arrived]]:
         """Accept all clients, and have them connect again; returns their inodes, and what came."""
         self._find_room(len(clients))
+        reconnecting = Reconnecting(self._looked, self._opened, self._listener)
         numbers, arrived = [], []
         with ExitStack() as undo:
             one = undo.enter_context(socket.socket(fileno=os.dup(self._opened.descriptor)))
@@ -169,7 +165,7 @@ class _Backlog:
             for found, client, record in zip(taken, clients, records, strict=True):
                 assert record is None or isinstance(record, UnixSocketFile)
                 rights = self._rights(found, client)
-                made = undo.enter_context(self._connected(found))
+                made = undo.enter_context(reconnecting.connected(found.author))
                 at_end = any(right.at_end for right in rights)
                 is_full = record is not None and not record.takes_more
                 found.send_again(made, is_full=is_full, at_end=at_end)
@@ -211,7 +207,7 @@ class _Backlog:
             asked = [one.authors_seen() for one in taken]
             return [number for one in asked for number in (len(one), *one)]
 
-        numbers = iter(self._inside(ask))
+        numbers = iter(in_container(self._world.init, ask))
         for count in numbers:
             yield list(itertools.islice(numbers, count))
 
@@ -247,115 +243,6 @@ class _Backlog:
         if known.is_late:
             self.reason = f"{os.fsdecode(known.target)} can be saved only while a process has it"
         return known.number
-
-    def _connected(self, taken: Taken) -> socket.socket:
-        """Make a socket that is connected to the listener, by who had connected the old one."""
-        kind = self._listener.type
-        maker = self._process(taken.author)
-        address = self._address_in(maker) if maker else b""
-        if maker and address:
-            try:
-                return self._connected_by(maker, kind, address)
-            except (OSError, UnsupportedResource):
-                pass  # it may not, or it has no room for another descriptor
-        with ExitStack() as undo:
-            made = socket_of(self._world.init, socket.AF_UNIX, kind, 0)
-            undo.callback(made.close)
-            made.setblocking(False)
-            path = -1
-            if self._listener.name[:1] != b"\0":
-                path = fcntl.ioctl(self._opened.descriptor, unix_paths.SIOCUNIXFILE)
-            try:
-                self._connect_for(made, taken.author, path)
-            finally:
-                if path >= 0:
-                    os.close(path)
-            undo.pop_all()
-        return made
-
-    def _process(self, author: tuple[int, int, int]) -> HeldProcess | None:
-        """Return a process that is still the user that it was, and in the container's places."""
-        pid, uid, gid = author
-        for one in self._looked.tree.processes:
-            status = one.leader.status
-            users = int(status["Uid"].split()[1]), int(status["Gid"].split()[1])
-            if one.group == pid and users == (uid, gid) and one.ids[1:] == []:
-                within = self._world.namespaces.of(one.pid)
-                return None if {"net", "mnt", "user"} & within.keys() else one
-        return None
-
-    def _address_in(self, maker: HeldProcess) -> bytes:
-        """Return the listener's address if a process finds it by its name."""
-        name = self._listener.name
-        if name[:1] == b"/":
-            bound = unix_paths.bound_path(name, self._opened.descriptor, self._world)
-            root = os.stat(f"{maker.path}/root")
-            own = os.stat(self._world.root)
-            is_there = bound.mode and not (bound.alias or bound.directory)
-            if not is_there or (root.st_dev, root.st_ino) != (own.st_dev, own.st_ino):
-                return b""
-        elif name[:1] != b"\0":
-            return b""
-        return unix_names.address_of(name)
-
-    def _connected_by(self, maker: HeldProcess, kind: int, address: bytes) -> socket.socket:
-        with scratch_in(maker, self._looked.vdso) as scratch:
-            program = scratch.program()
-            how = kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            fd = program.call(SYS.SOCKET, socket.AF_UNIX, how, 0)
-            connected = program.call(SYS.CONNECT, fd, address, len(address))
-            program.may_fail(connected)
-            scratch.run(program)
-            try:
-                made = socket.socket(fileno=descriptors.fetch(maker.pid, program[fd]))
-            finally:
-                closing = scratch.program()
-                syscalls.close(closing, program[fd])
-                scratch.run(closing)
-        try:
-            checked(SYS.CONNECT, program[connected])
-        except OSError:
-            made.close()
-            raise
-        return made
-
-    def _connect_for(self, made: socket.socket, author: tuple[int, int, int], path: int) -> None:
-        """Connect a socket of ours in a child that is of the container, that user, and then gone.
-
-        `path` is a descriptor of the listener's file, if it has one.
-        """
-        name = self._listener.name
-        address = unix_names.address_of(b"/proc/self/fd/%d" % path if path >= 0 else name)
-        (error,) = self._inside(lambda: [_connected_as(made.fileno(), address, author)])
-        if error:
-            raise OSError(error, f"connecting once more: {os.strerror(error)}")
-
-    def _inside(self, work: Callable[[], list[int]]) -> list[int]:
-        """Have a child of ours do something in the container's pid namespace."""
-        reading, writing = os.pipe()
-        with ExitStack() as undo:
-            undo.callback(os.close, reading)
-            theirs = os.open(f"/proc/{self._world.init}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-            undo.callback(os.close, theirs)
-            ours = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
-            undo.callback(os.close, ours)
-            namespaces.setns(HERE, theirs, namespaces.CLONE_NEWPID)
-            undo.callback(namespaces.setns, HERE, ours, namespaces.CLONE_NEWPID)
-            child = os.fork()
-            if not child:
-                try:
-                    numbers = work()
-                    os.write(writing, struct.pack(f"<{len(numbers)}i", *numbers))
-                finally:
-                    os._exit(0)
-            os.close(writing)
-            found = b""
-            while data := os.read(reading, 1 << 16):
-                found += data
-            os.waitpid(child, 0)
-        if not found:
-            raise UnsupportedResource("a process could not be made in the container")
-        return [number for (number,) in struct.iter_unpack("<i", found)]
 
     def _put_in_place(self, made: socket.socket, client: OpenFile) -> None:
         """Give a client's descriptors, in all tables, and its epolls the new socket."""
@@ -393,19 +280,6 @@ class _Backlog:
                 syscalls.close(program, fd)
                 scratch.run(program, task.tracee)
         self._world.renew_socket(client, made.fileno())
-
-
-def _connected_as(fd: int, address: bytes, author: tuple[int, int, int]) -> int:
-    """Connect as a user, with all rights; in a child of ours. Returns an error, or 0."""
-    _, user, group = author
-    try:
-        HERE.call(SYS.PRCTL, _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
-        HERE.call(SYS.SETRESGID, group, group, group)
-        HERE.call(SYS.SETRESUID, user, user, user)
-        HERE.call(SYS.CONNECT, fd, address, len(address))
-    except OSError as error:
-        return error.errno or 1
-    return 0
 
 
 def _furnish(made: socket.socket, record: UnixSocketFile, old: os.stat_result) -> None:
