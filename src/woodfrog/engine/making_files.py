@@ -95,56 +95,72 @@ class Making(Workshop):
         where the file was made, and nobody else can reach what has no name.
         """
         for one in sorted(files, key=lambda one: one.mounts):
-            from woodfrog.resources import deleted_files
-            from woodfrog.resources.mount_tree import ghosts
-
             with while_(f"making the deleted file {os.fsdecode(one.path)}"):
                 self._be_within({"mnt": one.mounts} if one.mounts else {})
-                wanted = opened.get(one.id, ())
-                ways = [os.O_RDONLY | os.O_CLOEXEC, *(file.way for file in wanted)]
-                original = next((file for file in wanted if file.access is not None), None)
-                access = original.access if original and original.access else os.O_RDWR
-                if one.id in self._left:
-                    left = self._left[one.id]
-                    fd, by_name = ghosts.take_over(self.program, one, self.stub.pid, ways, left)
-                else:
-                    fd, by_name = deleted_files.make(self, one, self.stub.pid, ways, access)
-                if original and one.unnamed:
-                    self._kept[original.early] = syscalls.duplicate_above(
-                        self.program, fd, self.high
-                    )
-                    if access != os.O_RDWR:
-                        self._spare.append(fd)
-                        fd = self.reopen_descriptor(fd, os.O_RDWR)
-                if one.link:
-                    self._linked.add(one.id)
-                    # Opened anew below, which runs the program that this is of.
-                    fd = self.settle(fd)
-                    self._set_capabilities(self.capabilities)
-                    self.refuse_forbidden(fd, os.O_RDWR if one.id in written else os.O_RDONLY)
-                    self._set_capabilities(self.permitted)
-                for file, early in zip(wanted, by_name[1:], strict=False):
-                    self._kept[file.early] = early
-                if one.kind == stat.S_IFREG and not one.link:
-                    deleted_files.fill(self.program, one, fd, pages, base)
-                if not one.link:
-                    self._set_capabilities(self.capabilities)
-                    deleted_files.finish(self.program, one, fd)
-                    self._set_capabilities(self.permitted)
-                if one.id in written or one.unnamed:
-                    both = self.reopen_descriptor(fd, os.O_RDWR) if one.link else fd
-                    self._written[one.id] = syscalls.duplicate_above(self.program, both, self.high)
-                    if one.link:
-                        self._spare.append(both)
-                if one.kind == stat.S_IFREG:
-                    # Not for writing: what might be written to can't be executed.
-                    self._spare.append(fd)
-                    fd = by_name[0] if by_name else self.reopen_descriptor(fd, os.O_RDONLY)
-                self.objects[one.id] = self._up(fd)
+                self._make_deleted_file(one, opened.get(one.id, ()), one.id in written, pages, base)
                 if len(self.program) > _PROGRAM_CALLS:
                     self.run()
         self.run()
         self._be_within({})
+
+    def _make_deleted_file(
+        self,
+        one: DeletedFile,
+        wanted: Sequence[OpenDeletedFile],
+        is_written: bool,
+        pages: int,
+        base: int,
+    ) -> None:
+        from woodfrog.resources import deleted_files
+
+        fd, by_name = self._open_deleted_file(one, wanted)
+        if one.link:
+            self._linked.add(one.id)
+            # Opened anew below, which runs the program that this is of.
+            fd = self.settle(fd)
+            self._set_capabilities(self.capabilities)
+            self.refuse_forbidden(fd, os.O_RDWR if is_written else os.O_RDONLY)
+            self._set_capabilities(self.permitted)
+        for file, early in zip(wanted, by_name[1:], strict=False):
+            self._kept[file.early] = early
+        if one.kind == stat.S_IFREG and not one.link:
+            deleted_files.fill(self.program, one, fd, pages, base)
+        if not one.link:
+            self._set_capabilities(self.capabilities)
+            deleted_files.finish(self.program, one, fd)
+            self._set_capabilities(self.permitted)
+        if is_written or one.unnamed:
+            both = self.reopen_descriptor(fd, os.O_RDWR) if one.link else fd
+            self._written[one.id] = syscalls.duplicate_above(self.program, both, self.high)
+            if one.link:
+                self._spare.append(both)
+        if one.kind == stat.S_IFREG:
+            # Not for writing: what might be written to can't be executed.
+            self._spare.append(fd)
+            fd = by_name[0] if by_name else self.reopen_descriptor(fd, os.O_RDONLY)
+        self.objects[one.id] = self._up(fd)
+
+    def _open_deleted_file(
+        self, one: DeletedFile, wanted: Sequence[OpenDeletedFile]
+    ) -> tuple[int, list[int]]:
+        """Make a deleted file, still empty, and open it as is `wanted` while it has a name."""
+        from woodfrog.resources import deleted_files
+        from woodfrog.resources.mount_tree import ghosts
+
+        ways = [os.O_RDONLY | os.O_CLOEXEC, *(file.way for file in wanted)]
+        original = next((file for file in wanted if file.access is not None), None)
+        access = original.access if original and original.access else os.O_RDWR
+        if one.id in self._left:
+            left = self._left[one.id]
+            fd, by_name = ghosts.take_over(self.program, one, self.stub.pid, ways, left)
+        else:
+            fd, by_name = deleted_files.make(self, one, self.stub.pid, ways, access)
+        if original and one.unnamed:
+            self._kept[original.early] = syscalls.duplicate_above(self.program, fd, self.high)
+            if access != os.O_RDWR:
+                self._spare.append(fd)
+                fd = self.reopen_descriptor(fd, os.O_RDWR)
+        return fd, by_name
 
     def take_object(self, number: int, fd: int, *, for_writing: bool) -> None:
         """Take a descriptor of the stub's for shared memory or a deleted file that stands."""

@@ -339,30 +339,36 @@ def collect(
             refused.append(error)
     if refused:
         raise UnsupportedResource(str(refused[0]), hint=refused[0].hint, also=tuple(refused[1:]))
-    with open(f"/proc/{pid}/auxv", "rb") as file:
-        auxv = file.read()
-    fields: dict[str, object] = {
+    fields = {
         "lock_future": lock_future,
         "lock_future_on_fault": lock_future_on_fault,
         "core_dump_filter": core_dump_filter,
         "vdso": vdso_start,
         "vdso_text": vdso_text,
+        "brk": brk,
+        "executable": executable[0],
+        "executable_object": executable[1],
+    }
+    return Collected(fields | _parts(pid, stat), mappings)
+
+
+def _parts(pid: int, stat: Stat) -> dict[str, object]:
+    """Return where the kernel believes a process's parts to be, as of prctl(PR_SET_MM)."""
+    with open(f"/proc/{pid}/auxv", "rb") as file:
+        auxv = file.read()
+    return {
         "start_code": stat.start_code,
         "end_code": stat.end_code,
         "start_data": stat.start_data,
         "end_data": stat.end_data,
         "start_brk": stat.start_brk,
-        "brk": brk,
         "start_stack": stat.start_stack,
         "arg_start": stat.arg_start,
         "arg_end": stat.arg_end,
         "env_start": stat.env_start,
         "env_end": stat.env_end,
         "auxv": auxv,
-        "executable": executable[0],
-        "executable_object": executable[1],
     }
-    return Collected(fields, mappings)
 
 
 def _without(mappings: list[KernelMapping], ours: tuple[int, int]) -> Iterator[KernelMapping]:

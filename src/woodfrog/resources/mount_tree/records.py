@@ -201,21 +201,26 @@ def check(
             raise ImageError(f"{what} are of no kind")
         if node.deleted and (node.deleted not in deleted or node.base < 0 or node.root == ROOT):
             raise ImageError(f"{what} show a deleted file that the image lacks")
-        for run in (*node.users, *node.groups):
-            if min(run) < 0 or not run[2] or max(run[0], run[1]) + run[2] > _MOST_IDS:
-                raise ImageError(f"{what} have impossible id maps")
-        runs = max(len(node.users), len(node.groups))
-        if bool(node.users) != bool(node.groups) or runs > _MOST_RUNS or (runs and node.base < 0):
-            raise ImageError(f"{what} have impossible id maps")
-        if nested and node.flags != UNCHANGED:
-            raise ImageError(f"{what} change file systems of another mount namespace")
-        if node.attributes != UNCHANGED and node.attributes & ~options.ATTRIBUTES:
-            raise ImageError(f"{what} have impossible attributes")
-        if node.propagation not in (AS_IT_COMES, PRIVATE, UNBINDABLE):
-            raise ImageError(f"{what} have an impossible propagation")
-        if node.group < 0 or node.master < OUTSIDE:
-            raise ImageError(f"{what} have impossible groups")
+        _check_properties(node, what, nested=nested)
     _check_groups(tree)
+
+
+def _check_properties(node: Node, what: str, *, nested: bool) -> None:
+    """Check what one mount is like, wherever it is."""
+    for run in (*node.users, *node.groups):
+        if min(run) < 0 or not run[2] or max(run[0], run[1]) + run[2] > _MOST_IDS:
+            raise ImageError(f"{what} have impossible id maps")
+    runs = max(len(node.users), len(node.groups))
+    if bool(node.users) != bool(node.groups) or runs > _MOST_RUNS or (runs and node.base < 0):
+        raise ImageError(f"{what} have impossible id maps")
+    if nested and node.flags != UNCHANGED:
+        raise ImageError(f"{what} change file systems of another mount namespace")
+    if node.attributes != UNCHANGED and node.attributes & ~options.ATTRIBUTES:
+        raise ImageError(f"{what} have impossible attributes")
+    if node.propagation not in (AS_IT_COMES, PRIVATE, UNBINDABLE):
+        raise ImageError(f"{what} have an impossible propagation")
+    if node.group < 0 or node.master < OUTSIDE:
+        raise ImageError(f"{what} have impossible groups")
 
 
 def _check_base(base: Base, page_bytes: int) -> None:
