@@ -88,6 +88,19 @@ class World:
         self.news: set[int] = set()
         self.keyrings = Keyrings()
         self.confined = Confined(namespaces.in_others("user"))
+        # By the inodes of FIFOs.
+        self._fifo_readers: dict[tuple[int, int], OpenFile] = {}
+        # Whom a lease for writing forbids all others to open, by inode.
+        self._lessees: dict[tuple[int, int], OpenFile] = {}
+        self._pipe_sides: dict[int, set[bool]] = defaultdict(set)
+        # By inode, as which of descriptors 0 to 2 the container was given what is outside; and
+        # what processes have there now.
+        self._stdio = stdio
+        self._at_stdio: dict[tuple[int, int], int] = {}
+        self._learn_ids(tree)
+
+    def _learn_ids(self, tree: Held) -> None:
+        """Learn what the container calls its tasks and groups, and whose children they are."""
         self._ids = {task.pid: task.namespace_pid for task in tree.tasks()}
         self._ids |= {one.group: one.namespace_pid for one in tree.processes}
         self._ids |= {zombie.pid: zombie.namespace_pid for zombie in tree.zombies}
@@ -96,19 +109,10 @@ class World:
             self._children[self.identify(one.leader.stat.parent)].append(one.ids)
         self._processes = {one.namespace_pid for one in tree.processes}
         self._processes |= {zombie.namespace_pid for zombie in tree.zombies}
-        # By the inodes of FIFOs.
-        self._fifo_readers: dict[tuple[int, int], OpenFile] = {}
-        # Whom a lease for writing forbids all others to open, by inode.
-        self._lessees: dict[tuple[int, int], OpenFile] = {}
         self._groups = {
             one.leader.stat.group: one.ids_of(one.leader.status["NSpgid"])[0]
             for one in tree.processes
         }
-        self._pipe_sides: dict[int, set[bool]] = defaultdict(set)
-        # By inode, as which of descriptors 0 to 2 the container was given what is outside; and
-        # what processes have there now.
-        self._stdio = stdio
-        self._at_stdio: dict[tuple[int, int], int] = {}
 
     @cached_property
     def sockets(self) -> Sockets:
