@@ -58,14 +58,13 @@ class Restoration:
     to is noted from then on. `undo` closes descriptors of ours.
     """
 
-    # Since ROOT: the root stub, and its descriptor of the page store.
+    # Since ROOT: the root stub, its descriptor of the page store, and its capabilities.
     _root: Stub
     _store: int
+    _permitted: int
     # The numbers of descriptors that only stubs have; and how many the waiting init might have.
     _room: range
     _most_descriptors: int
-    # The capabilities of the stubs.
-    _permitted: int
     # The root stub's descriptors of directories that mounts of the image hide, by their paths.
     _uncovered: dict[bytes, int]
     _mounting: Mounting | None = None
@@ -76,12 +75,12 @@ class Restoration:
     _making: Making
     _forced: set[int]
 
-    # Since TREE: what is given to all by default; and the processes, by their ids inside.
+    # Since TREE: how the waiting init was scheduled; and the processes, by their ids inside.
     _scheduling: Scheduling
     _late: LateFiles
     _bodies: dict[int, Body]
 
-    # Since BODY: of the container's own user namespace.
+    # Since BODY: the id maps of the container's own user namespace, None if it has ours.
     _maps: IdMaps | None
 
     def __init__(
