@@ -9,6 +9,7 @@ import stat
 import termios
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from woodfrog.engine.making_namespaces import MadeNamespaces
@@ -27,6 +28,7 @@ from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.membership import Membership
 
 if TYPE_CHECKING:
+    from woodfrog.engine.addresses import Addresses
     from woodfrog.resources.mount_tree.ghosts import Ghosts
 
 _AT_EACCESS = 0x200
@@ -124,9 +126,6 @@ class Workshop:
         self._kept: _Made[object, Any] = _Made()
         self._spare: list[int] = [*detached.values()]
         self._settled_spare = 0
-        self._addresses: dict[int, frozenset[bytes]] = {}
-        # By network namespace, device and family.
-        self._device_addresses: dict[tuple[int, bytes, int], bytes] = {}
         self._at_end: list[tuple[Membership, Callable[[base.Making], None]]] = []
         self._stdio = [
             syscalls.duplicate_above(self.program, number, self.high) for number in range(3)
@@ -377,39 +376,25 @@ class Workshop:
         finally:
             os.close(ours)
 
+    @cached_property
+    def _addresses(self) -> Addresses:
+        from woodfrog.engine.addresses import Addresses
+
+        return Addresses()
+
     def has_address(self, address: bytes) -> bool:
         """See the protocol."""
-        if self.network not in self._addresses:
-            from woodfrog.kernel.procfs.addresses import read_addresses
-
-            self._addresses[self.network] = frozenset(read_addresses(self.stub.pid))
-        return address in self._addresses[self.network]
+        return self._addresses.has(self.stub.pid, self.network, address)
 
     def address_at(self, device: bytes, family: int) -> bytes:
         """See the protocol."""
-        if not device:
-            return b""
-        key = self.network, device, family
-        if key not in self._device_addresses:
-            from woodfrog.kernel import netdevice
-            from woodfrog.kernel.netlink.messages import socket_in
-            from woodfrog.kernel.procfs.addresses import read_ipv6_at
-
-            if family == socket.AF_INET6:
-                found = read_ipv6_at(self.stub.pid, os.fsdecode(device))
-            else:
-                with socket_in(self.stub.pid, family, socket.SOCK_DGRAM, 0) as one:
-                    found = netdevice.address_of(one.fileno(), device)
-            self._device_addresses[key] = found
-        return self._device_addresses[key]
+        return self._addresses.at(self.stub.pid, self.network, device, family) if device else b""
 
     def device_number(self, name: bytes) -> int:
         """See the protocol."""
-        from woodfrog.kernel import netdevice
-        from woodfrog.kernel.netlink.messages import socket_in
+        from woodfrog.engine import addresses
 
-        with socket_in(self.stub.pid, socket.AF_INET, socket.SOCK_DGRAM, 0) as one:
-            return netdevice.number_of(one.fileno(), name)
+        return addresses.device_number(self.stub.pid, name)
 
     def open_namespace(self, name: str, number: int, flags: int) -> int:
         """See the protocol."""
