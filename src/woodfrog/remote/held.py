@@ -15,8 +15,9 @@ from woodfrog.kernel.procfs.maps import find_vdso
 from woodfrog.kernel.procfs.status import Stat, Status, read_stat, read_status
 from woodfrog.kernel.ptrace import Registers
 from woodfrog.kernel.waiting import Waiting
-from woodfrog.remote import cut_calls
+from woodfrog.remote import cut_calls, stopped
 from woodfrog.remote.address import TASK_SIZE
+from woodfrog.remote.lender import has_told, way_in
 from woodfrog.remote.program import LOOP
 from woodfrog.remote.registers import (
     issue_again,
@@ -37,7 +38,7 @@ from woodfrog.remote.timed_calls import (
     written,
 )
 from woodfrog.remote.tracee import Tracee
-from woodfrog.remote.vdso import own_vdso
+from woodfrog.remote.vdso import SYSCALL_INSTRUCTION, own_vdso
 
 
 class HeldTask:
@@ -89,25 +90,66 @@ class HeldTask:
             ptrace.set_registers(self.pid, self._cut_short)
 
     def is_in_vdso(self) -> bool:
-        """Tell whether the task, which has just stopped, was in the midst of the vDSO's code."""
-        start, end = self.process.vdso
-        rip = self._stopped_at.rip
-        return start <= rip < end and not cut_calls.is_inside(rip, end)
+        """Tell whether the task, which has just stopped, was in the midst of the vDSO's code.
 
-    def is_in_leftover(self) -> bool:
-        """Tell whether it is still in code of a checkpoint that was killed, on its way back."""
+        And may run on there: what waits for SIGCONT must not come by that.
+        """
+        start, _ = self.process.vdso
+        if not start <= self._stopped_at.rip < start + own_vdso().padding:
+            return False
+        if not self.stopped_by:
+            return True
+        status = read_status(self.path)
+        waiting = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+        return not waiting & ~int(status["SigBlk"], 16)
+
+    def has_left_leftover(self) -> bool:
+        """Tell whether it is in no code of a checkpoint that was killed, on its way back.
+
+        One that is in a group stop is put where it was: it must not run on, or what waits for
+        SIGCONT would come. But it has all blocked until it is on that way, and so ends a program
+        first.
+        """
+        way = self._leftover_way()
+        return not way or (bool(self.stopped_by) and self._leave(way))
+
+    def _leftover_way(self) -> int:
+        """Return where the way back is if the task is in a leftover, or 0."""
         rip = self._stopped_at.rip
         vdso, end = self.process.vdso
-        if vdso and vdso + own_vdso().padding <= rip < end:
-            return not cut_calls.is_inside(rip, end)
+        padding = vdso + own_vdso().padding
+        if vdso and padding <= rip < end:
+            return 0 if cut_calls.is_inside(rip, end) else padding + len(SYSCALL_INSTRUCTION)
         start = rip & -PAGE
         if start >= TASK_SIZE:
-            return False
+            return 0
         self.process.open_memory()
         try:
-            return os.pread(self.process.memory, len(LOOP), start) == LOOP
+            is_ours = os.pread(self.process.memory, len(LOOP), start) == LOOP
         except OSError:
-            return False  # nothing is mapped there
+            return 0  # nothing is mapped there
+        return way_in(start, rip) if is_ours else 0
+
+    def _leave(self, way: int) -> bool:
+        """Have the task stand where it was before; returns whether it does."""
+        self.process.open_memory()
+        now, memory = self._stopped_at, self.process.memory
+        start, end = self.process.vdso
+        is_single_call = start <= way < end
+        try:
+            if now.rip < way and not is_single_call and not has_told(now, memory):
+                return False
+            found = stopped.where_it_was(memory, way, now)
+        except (OSError, OverflowError):
+            return False
+        if found is None:
+            return False
+        registers, mask = found
+        if mask is not None:
+            ptrace.set_signal_mask(self.pid, mask)
+        ptrace.set_registers(self.pid, registers)
+        self._stopped_at = registers
+        return True
 
     def _is_filtered(self) -> bool:
         with open(f"{self.path}/status", "rb") as file:

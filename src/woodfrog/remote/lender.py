@@ -8,7 +8,7 @@ from woodfrog.kernel import ptrace
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import NO_CALL, Event, Registers, Status
 from woodfrog.remote.program import LOOP, RECORD_BYTES, STORE, Program, packed
-from woodfrog.remote.registers import for_our_code, way_back
+from woodfrog.remote.registers import for_our_code
 from woodfrog.remote.tracee import EndedError, RanOnError, Tracee
 
 CODE_BYTES = 4096
@@ -24,6 +24,16 @@ _FLAGS_AT, _SLEEP_AT = 8, 16
 _SLEEP_NS = 200_000_000
 _TOLD_BYTES = 64
 _YIELDS = 100
+
+
+def way_in(page: int, rip: int) -> int:
+    """Return where the way back is for a task that is at `rip` in a page of code of ours."""
+    return page + (rip - page) // _PART_OF_CODE * _PART_OF_CODE + len(LOOP)
+
+
+def has_told(registers: Registers, memory: int) -> bool:
+    """Tell whether a task that is in the loop, with these registers, has ended its program."""
+    return os.pread(memory, 1, registers.r14) == b"\1"
 
 
 class Lender:
@@ -113,7 +123,7 @@ class Lender:
 
     def _resume(self, registers: Registers) -> None:
         """Put the way back behind the loop, and run on."""
-        code = way_back(self._tracee.registers, self._told + _FLAGS_AT)
+        code = self._tracee.way_back(self._told + _FLAGS_AT)
         os.pwrite(self._memory, code, self._code + len(LOOP))
         self._is_interrupted = False
         self._tracee.enter(registers)
@@ -163,9 +173,14 @@ class Lender:
             self._interrupted(status)
         found = ptrace.registers(pid)
         if not self._is_in_loop(found):
-            self._tracee.registers = found
+            self._go_on_from(found)
             raise RanOnError(f"task {pid} ran on")
         return found
+
+    def _go_on_from(self, registers: Registers) -> None:
+        """Note where a task is that didn't wait for us, unless it is still on its way back."""
+        if not self._code <= registers.rip < self._code + _PART_OF_CODE:
+            self._tracee.registers = registers
 
     def _has_ended(self) -> bool:
         return os.pread(self._memory, 1, self._told) == b"\1"
@@ -180,7 +195,7 @@ class Lender:
         ours = ptrace.registers(tracee.pid)
         ran_on = not self._is_in_loop(ours)
         if ran_on:
-            tracee.registers = ours
+            self._go_on_from(ours)
         if status.event is Event.EVENT:
             tracee.born.append(ptrace.event_message(tracee.pid))
         elif status.event is Event.SIGNAL:

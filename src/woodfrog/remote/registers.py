@@ -159,6 +159,7 @@ _WAY = struct.Struct("<" + "2sQ" * len(_MOVABS))
 _JUMP, _JUMP_TO = struct.Struct("<6sQ"), b"\xff\x25\0\0\0\0"
 # movabs rsp, where the flags are; popfq; movabs rsp
 _FLAGS_AND_STACK = struct.Struct("<2sQ3sQ")
+_MOVABS_RSP, _POPFQ = b"\x48\xbc", b"\x9d"
 
 
 def way_back(registers: Registers, flags_at: int | None = None) -> bytes:
@@ -171,5 +172,34 @@ def way_back(registers: Registers, flags_at: int | None = None) -> bytes:
     code = _WAY.pack(*chain.from_iterable(zip(_OPCODES, _VALUES(target), strict=True)))
     if flags_at is not None:
         # Last, as after each instruction from then on there may be a trap (TF), on its stack.
-        code += _FLAGS_AND_STACK.pack(b"\x48\xbc", flags_at, b"\x9d\x48\xbc", target.rsp)
+        code += _FLAGS_AND_STACK.pack(_MOVABS_RSP, flags_at, _POPFQ + _MOVABS_RSP, target.rsp)
     return code + _JUMP.pack(_JUMP_TO, target.rip)
+
+
+def way_length(*, with_flags: bool) -> int:
+    """Return how many bytes a way back has."""
+    return _WAY.size + (_FLAGS_AND_STACK.size if with_flags else 0) + _JUMP.size
+
+
+def leads_to(code: bytes, now: Registers) -> tuple[Registers, int | None] | None:
+    """Read a way back: the registers that it sets, and where the flags are if it sets them.
+
+    `now` are those of the task, which keeps what the way leaves alone. None if it is no way back.
+    """
+    found = now.copy()
+    found.orig_rax = NO_CALL
+    opcodes_and_values = _WAY.unpack_from(code)
+    for (name, opcode), got, value in zip(
+        _MOVABS, opcodes_and_values[::2], opcodes_and_values[1::2], strict=True
+    ):
+        if got != opcode:
+            return None
+        setattr(found, name, value)
+    flags_at, at = None, _WAY.size
+    if len(code) == way_length(with_flags=True):
+        first, flags_at, second, found.rsp = _FLAGS_AND_STACK.unpack_from(code, at)
+        if (first, second) != (_MOVABS_RSP, _POPFQ + _MOVABS_RSP):
+            return None
+        at += _FLAGS_AND_STACK.size
+    jump, found.rip = _JUMP.unpack_from(code, at)
+    return (found, flags_at) if jump == _JUMP_TO else None

@@ -61,13 +61,14 @@ class Scratch:
             0,
         )
         try:
+            # At once: should we be killed, it is known by that (engine/tidying.py).
+            os.pwrite(self._memory, CODE, self.start)
             self._call(
                 SYS.MPROTECT,
                 self.data,
                 self._size - CODE_BYTES,
                 _PROT_READ | _PROT_WRITE,
             )
-            os.pwrite(self._memory, CODE, self.start)
         except BaseException:
             self.unmap()
             raise
@@ -153,10 +154,10 @@ def call_through_vdso(
         own = tracee.registers
         if has_exceptional_flags(own):
             # The call is made without them: they stand behind the code.
-            flags = padding + len(SYSCALL_INSTRUCTION + way_back(own, padding))
-            code = SYSCALL_INSTRUCTION + way_back(own, flags) + struct.pack("<Q", own.eflags)
+            flags = padding + len(SYSCALL_INSTRUCTION + tracee.way_back(padding))
+            code = SYSCALL_INSTRUCTION + tracee.way_back(flags) + struct.pack("<Q", own.eflags)
         else:
-            code = SYSCALL_INSTRUCTION + way_back(own)
+            code = SYSCALL_INSTRUCTION + tracee.way_back()
         if len(code) > room:
             raise UnsupportedResource(
                 f"the vDSO of this kernel has only {room} bytes of padding,"

@@ -302,7 +302,7 @@ class _Stops:
             if self._tries_left and task.is_in_vdso():
                 self._tries_left -= 1
                 _run_for(pid, _A_MOMENT_S)
-            elif time.monotonic() < self._deadline and task.is_in_leftover():
+            elif time.monotonic() < self._deadline and not task.has_left_leftover():
                 _run_for(pid, _SOON_BACK_S)
             else:
                 self.stopped.append(self._waiting.pop(pid))

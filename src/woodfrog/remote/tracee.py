@@ -1,15 +1,18 @@
 """A task of a running container, held by ptrace, that lends us its system calls.
 
-Nothing here single-steps the task, blocks its signals (but in a group stop) or leaves it in a state
-that needs us: if we are killed at any point, the task goes on by itself to where it was (design law
-1).
+Nothing here single-steps the task or leaves it in a state that needs us: if we are killed at any
+point, the task goes on by itself to where it was (design law 1). So does one in a group stop, whose
+signals are blocked meanwhile, after SIGCONT or with the next command.
 """
 
 from collections.abc import Sequence
 
 from woodfrog.kernel import ptrace
+from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.ptrace import Event, Registers, Status
+from woodfrog.remote import stopped
 from woodfrog.remote.program import Program
+from woodfrog.remote.registers import way_back
 from woodfrog.remote.seccomp import Filters
 
 _ALL = (1 << 64) - 1
@@ -52,9 +55,14 @@ class Tracee:
         """Let a signal that arrives meanwhile act on the task as if we weren't here.
 
         The kernel then builds the handler's frame on the task's own registers, and the task stops
-        before the first instruction of the handler.
+        before the first instruction of the handler. One that is stopped has it wait with the others
+        for SIGCONT (it was on its way back because we were late): as it is blocked, the kernel
+        puts it into its queue again.
         """
-        ptrace.set_registers(self.pid, self.registers)
+        if self._mask is not None:
+            ptrace.set_signal_mask(self.pid, _ALL)
+        else:
+            ptrace.set_registers(self.pid, self.registers)
         if not interrupted:
             ptrace.interrupt(self.pid)
         ptrace.resume(self.pid, status.signal)
@@ -64,7 +72,8 @@ class Tracee:
             after = ptrace.wait(self.pid)
         if after.event is not Event.STOPPED:
             raise EndedError(f"task {self.pid} was ended by signal {status.signal}")
-        self.registers = ptrace.registers(self.pid)
+        if self._mask is None:
+            self.registers = ptrace.registers(self.pid)
 
     def catch_signal(self, signal: int) -> None:
         """Take from the task a signal that waits for it, is not blocked, and that we have caused.
@@ -85,14 +94,27 @@ class Tracee:
             raise EndedError(f"task {self.pid} did not stop again")
         self.go_back()
 
+    def way_back(self, flags_at: int | None = None) -> bytes:
+        """Return machine code by which the task goes back by itself, should we be killed.
+
+        `flags_at` is the address of a word with its flags; see `registers.way_back`.
+        """
+        if not self.is_stopped:
+            return way_back(self.registers, flags_at)
+        mask = ptrace.signal_mask(self.pid) if self._mask is None else self._mask
+        call = (stopped.SIG_SETMASK, None, 0, stopped.MASK_BYTES)
+        may_open = self.may_call(SYS.RT_SIGPROCMASK, call)
+        return stopped.way_back(self.registers, flags_at, mask, may_open=may_open)
+
     def enter(self, registers: Registers) -> None:
-        """Have the task run code of ours when it is resumed, with these registers, to `go_back`."""
+        """Have the task run code of ours when it is resumed, with these registers, to `go_back`.
+
+        Its `way_back` is there. At no time does it have its own registers, but not its own mask.
+        """
+        ptrace.set_registers(self.pid, registers)
         if self.is_stopped and self._mask is None:
-            # Were we killed right now, they would stay blocked: still better than to be ended by
-            # what only waits for SIGCONT.
             self._mask = ptrace.signal_mask(self.pid)
             ptrace.set_signal_mask(self.pid, _ALL)
-        ptrace.set_registers(self.pid, registers)
 
     def go_back(self) -> None:
         """Set the task's own registers again; it stays held."""
