@@ -14,6 +14,22 @@ MANY = 8 << 20  # what the program has of its own, but for little
 SHARED = 9 << 20  # in its shared memory, of which the kernel notes nothing, at most
 
 
+def keepers(woodfrog: Woodfrog) -> list[int]:
+    """Return the keepers that there are of the containers of a root."""
+    found: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and not is_gone(int(entry.name)):
+            try:
+                ours = str(woodfrog.root).encode() in (entry / "cmdline").read_bytes()
+                if ours and (entry / "comm").read_text().strip() == "woodfrog-keeper":
+                    stat = (entry / "stat").read_text()
+                    found[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    # A keeper's worker has its name for a moment.
+    return [pid for pid, parent in found.items() if parent not in found]
+
+
 class Changing:
     """A program whose memory changes step by step."""
 
@@ -63,15 +79,4 @@ class Changing:
 
     def keepers(self) -> list[int]:
         """Return the keepers that there are of its containers."""
-        found: dict[int, int] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and not is_gone(int(entry.name)):
-                try:
-                    ours = str(self.woodfrog.root).encode() in (entry / "cmdline").read_bytes()
-                    if ours and (entry / "comm").read_text().strip() == "woodfrog-keeper":
-                        stat = (entry / "stat").read_text()
-                        found[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-                except OSError:
-                    continue
-        # A keeper's worker has its name for a moment.
-        return [pid for pid, parent in found.items() if parent not in found]
+        return keepers(self.woodfrog)

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from changing import MANY, SHARED, SOURCE, Changing
+from changing import MANY, SHARED, SOURCE, Changing, keepers
 
-from bundles import Bundle
-from containers import REPOSITORY, Woodfrog, eventually, is_gone
+from bundles import Bundle, mount
+from containers import REPOSITORY, Woodfrog, eventually, is_gone, verdict
 from needs import needs
+from overlays import OverlayRoot
 from woodfrog.cli import forwarding
 from woodfrog.kernel.abi.x86_64 import SYS
 
@@ -320,3 +321,37 @@ def test_a_rollback_that_is_killed_is_done_or_not_or_the_end(
         changing.go_to(3)
     changing.end()
     assert changing.keepers() == []
+
+
+@pytest.mark.parametrize("with_root", [False, True], ids=["files", "root"])
+def test_its_worker_stays_whatever_has_happened(
+    with_root: bool, woodfrog: Woodfrog, build: Callable[..., Path]
+) -> None:
+    """It ends if it has more open than before: then a command has left something in it."""
+    program = build(Path(__file__).parent / "rollback/eventful.c")
+    (woodfrog.directory / "lower/programs").mkdir(parents=True)
+    shutil.copy(program, woodfrog.directory / "lower/programs")
+    root = OverlayRoot(
+        woodfrog.directory / "overlay", woodfrog.directory / "lower", ["/programs/" + program.name]
+    )
+    try:
+        root.bundle.add_capabilities("CAP_SYS_ADMIN")
+        root.bundle.add_mount(mount("/dev/shm", "tmpfs"))
+        container = woodfrog.run(root.bundle)
+        container.wait_for("ready")
+        image = woodfrog.directory / "image"
+        flags = ("--with-rootfs",) if with_root else ()
+        container.checkpoint(image, "--leave-running", "--sync=none", "--track-changes", *flags)
+        [keeper] = keepers(woodfrog)
+        worker = worker_of(ready(keeper))
+        for _ in range(2):
+            (root.bundle.work / "change").touch()
+            container.wait_for("changed")
+            for name in ("change", "changed"):
+                (root.bundle.work / name).unlink()
+            woodfrog("rollback", f"--image-path={image}", container.name)
+            assert worker_of(ready(keeper)) == worker
+        assert verdict(container) == "ok\n"
+        container.delete()
+    finally:
+        root.close()

@@ -278,6 +278,7 @@ def end_extras(looked: Looked, match: Match, resets: Iterable[ProcessReset]) -> 
         os.kill(one.group, 9)
     for one in match.extra_processes:
         _await_end(one.tasks)
+        one.forget_memory()
     by_pid = {task.pid: reset for reset in resets for task in reset.one.held.tasks}
     by_pid |= {reset.one.held.group: reset for reset in by_pid.values()}
     for reset in {id(one): one for one in by_pid.values()}.values():
