@@ -1,13 +1,15 @@
 """What goes back to an image only together with what it is tied to."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from bundles import Bundle, bind
+from bundles import Bundle, bind, mount
 from containers import Woodfrog, verdict
 from needs import needs
+from overlays import OverlayRoot
 
 SOURCES = Path(__file__).parent / "rollback"
 
@@ -61,3 +63,65 @@ def test_sockets_of_one_port_each_have_their_own_again(change: str, woodfrog: Wo
     (bundle.work / "told").write_text("check")
     (bundle.work / "told").rename(bundle.work / "change")
     assert verdict(container) == "ok\n"
+
+
+def test_files_are_emptied_before_others_take_their_room(woodfrog: Woodfrog) -> None:
+    script = """
+        cd /small; head -c 3M /dev/zero | tr "\\0" x > first; : > second
+        : > /work/ready
+        while [ ! -e /work/change ]; do :; done
+        mv first other; : > first; mv other second
+        : > /work/changed
+        while :; do :; done
+    """
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
+    bundle.add_host_programs()
+    bundle.add_mount(mount("/small", "tmpfs", options=("size=4m",)))
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    (bundle.work / "change").touch()
+    container.wait_for("changed")
+    (bundle.work / "change").unlink()
+
+    woodfrog("rollback", f"--image-path={image}", container.name)
+
+    place = Path(f"/proc/{container.init}/root/small")
+    assert (place / "first").read_bytes() == b"x" * (3 << 20)
+    assert (place / "second").read_bytes() == b""
+
+
+def test_a_root_without_room_is_refused_before_anything_is_touched(woodfrog: Woodfrog) -> None:
+    lower = woodfrog.directory / "lower"
+    (lower / "files").mkdir(parents=True)
+    script = """
+        head -c 3M /dev/zero | tr "\\0" x > /files/large
+        : > /work/ready
+        while [ ! -e /work/change ]; do :; done
+        rm /files/large
+        : > /work/changed
+        while :; do :; done
+    """
+    root = OverlayRoot(woodfrog.directory / "overlay", lower, ["/bin/sh", "-c", script])
+    try:
+        subprocess.run(["mount", "-o", "remount,size=8m", str(root.base)], check=True)
+        container = woodfrog.run(root.bundle)
+        container.wait_for("ready")
+        image = woodfrog.directory / "image"
+        container.checkpoint(image, "--with-rootfs", "--leave-running", "--sync=none")
+        (container.bundle.work / "change").touch()
+        container.wait_for("changed")
+        (container.bundle.work / "change").unlink()
+        (root.base / "others").write_bytes(b"y" * (6 << 20))
+
+        said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr
+
+        assert "KiB free" in said
+        assert "running as before" in said
+        (root.base / "others").unlink()
+        woodfrog("rollback", f"--image-path={image}", container.name)
+        assert (root.bundle.rootfs / "files/large").stat().st_size == 3 << 20
+        container.delete()
+    finally:
+        root.close()

@@ -57,7 +57,8 @@ class Maker:
 
     A file of another kind that is in the way is replaced. `kept` are paths that are not removed:
     where the new container has mounted something. With `keep_links` a file that is there is written
-    even if it has other names.
+    even if it has other names. One that `empties` empties all those before it writes to any: others
+    may need their room.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class Maker:
         *,
         kept: frozenset[bytes] = frozenset(),
         keep_links: bool = False,
+        empties: bool = False,
     ) -> None:
         self._tree = tree
         self._pages = pages
         self._base = base
         self._kept = {one for path in kept for one in _with_parents(path)}
         self._keep_links = keep_links
+        self._empties = empties
         # Further names of files that are to be made.
         self._names: dict[bytes, list[bytes]] = {}
 
@@ -87,6 +90,10 @@ class Maker:
         for entry in entries:
             if entry.link:
                 self._names.setdefault(entry.link, []).append(entry.path)
+        for entry in entries if self._empties else ():
+            if stat.S_ISREG(entry.mode) and not entry.link:
+                with while_(f"emptying {os.fsdecode(entry.path)}"):
+                    self._empty(entry)
         for entry in entries:
             with while_(f"making {os.fsdecode(entry.path)}"):
                 self._make(entry)
@@ -97,6 +104,11 @@ class Maker:
         for entry in reversed(entries):
             if not entry.link:
                 self._set_times(entry)
+
+    def _empty(self, entry: Entry) -> None:
+        found = self._tree.look(entry.path)
+        if found is not None and found.st_size and self._is_usable(entry, found):
+            os.close(self._tree.open_regular(entry.path, os.O_RDWR | os.O_TRUNC))
 
     def remove(self, path: bytes) -> None:
         """Remove a file, or a directory with all that is in it, if it is there."""

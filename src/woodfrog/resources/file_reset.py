@@ -1,10 +1,12 @@
 """Set the files of a tree back to what an image has of them; what is the same is left alone."""
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from woodfrog.errors import UnsupportedResource
 from woodfrog.image.pages import Source
 from woodfrog.kernel.process_memory import FileContents
 from woodfrog.resources.file_entry import ROOT, Entry
@@ -12,19 +14,36 @@ from woodfrog.resources.file_maker import Maker
 from woodfrog.resources.file_tree import Collector, Tree
 
 _STEP = 1 << 20
+_BLOCK = 512  # st_blocks
 
 
 class Reset(msgspec.Struct, frozen=True):
-    """What is to be removed, and what to be made (directories before what is in them)."""
+    """What is to be removed, and what to be made (directories before what is in them).
+
+    `room` is how many bytes of its file system that takes, beside those that it gives back.
+    """
 
     remove: list[bytes]
     make: list[Entry]
+    room: int
 
     def run(self, maker: Maker) -> None:
         """Do it."""
         for path in reversed(self.remove):
             maker.remove(path)
         maker.make(self.make)
+
+    def refuse_without_room(self, tree: Tree, what: str, more: int = 0) -> None:
+        """Refuse it, and `more` bytes that are to be written, if there is no room for that."""
+        needed = self.room + more
+        system = os.statvfs(tree.root)
+        free = system.f_bavail * system.f_frsize
+        if needed > 0 and free < needed and system.f_blocks:
+            raise UnsupportedResource(
+                f"{what} has {free >> 10} KiB free, and the files of the image that have changed or"
+                f" were removed since need {-(-needed >> 10)} KiB",
+                hint="make room there",
+            )
 
 
 def look(
@@ -42,9 +61,9 @@ def look(
     collector = Collector(tree, comparing.compare)
     differing: set[bytes] = set()
     remove: list[bytes] = []
-    seen: set[bytes] = set()
+    seen: dict[bytes, os.stat_result] = {}
     for path, found in paths:
-        seen.add(path)
+        seen[path] = found
         entry = comparing.entries.get(path)
         if entry is None:
             remove.append(path)
@@ -53,7 +72,7 @@ def look(
         now = collector.entry(path, found, opaque=entry.opaque)
         if msgspec.structs.replace(now, atime=entry.atime) != entry:
             differing.add(path)
-    differing |= comparing.entries.keys() - seen
+    differing |= comparing.entries.keys() - seen.keys()
     # What is done in a directory changes its time.
     for path in [*remove, *differing, *touched]:
         while path != ROOT:
@@ -61,7 +80,11 @@ def look(
             differing.add(path)
     # And all names of a file stand or fall together: it is known by the first of them.
     changed = {entry.link or entry.path for entry in then if entry.path in differing}
-    return Reset(remove, [entry for entry in then if (entry.link or entry.path) in changed])
+    make = [entry for entry in then if (entry.link or entry.path) in changed]
+    needed = sum(one.length for entry in make for one in entry.extents)
+    going = (seen[path] for path in (*remove, *(one.path for one in make)) if path in seen)
+    freed = {(one.st_dev, one.st_ino): one.st_blocks for one in going if stat.S_ISREG(one.st_mode)}
+    return Reset(remove, make, needed - _BLOCK * sum(freed.values()))
 
 
 class _Comparing:

@@ -66,9 +66,11 @@ def look(
     reset = file_reset.look(overlay.tree, paths, layer.entries, stored, looking.wanted)
     file_maker.refuse_wider(reset.make, overlay.tree, bounding, WHERE)
     copies = looking.copies()
-    _refuse_without_room(overlay.tree, copies)
+    more = sum(page_up(entry.size) + PAGE for entry in copies)
+    reset.refuse_without_room(overlay.tree, "the container's root file system", more)
     removed = [path for path in layer.removed if looking.is_there(path)]
-    return LayerReset(Reset([*reset.remove, *removed], reset.make), copies, below)
+    reset = msgspec.structs.replace(reset, remove=[*reset.remove, *removed])
+    return LayerReset(reset, copies, below)
 
 
 class _Looking:
@@ -181,22 +183,16 @@ def _pieces(file: int) -> Iterator[bytes]:
         at += len(data)
 
 
-def _refuse_without_room(tree: Tree, copies: list[Entry]) -> None:
-    needed = sum(page_up(entry.size) + PAGE for entry in copies)
-    system = os.statvfs(tree.root)
-    free = system.f_bavail * system.f_frsize
-    if needed and free < needed:
-        raise UnsupportedResource(
-            f"the container's root file system has {free >> 20} MiB free, and the files of lower"
-            f" layers that were changed or removed since need {needed >> 20} MiB"
-        )
-
-
 def roll_back(overlay: Overlay, found: LayerReset, pages: int, base: int) -> None:
     """Set a container's root back to what the image has."""
     with while_("setting back the container's root file system"):
         maker = _Copier(
-            overlay.tree, pages, base, kept=overlay.mount_points, keep_links=overlay.keeps_links
+            overlay.tree,
+            pages,
+            base,
+            kept=overlay.mount_points,
+            keep_links=overlay.keeps_links,
+            empties=True,
         )
         maker.below, maker.copies = found.below, {entry.path for entry in found.copies}
         for path in reversed(found.reset.remove):
@@ -222,6 +218,8 @@ class _Copier(Maker):
                 at = extent.start
                 while at < end:
                     data = os.pread(source, min(_STEP, end - at), at)
+                    if not data:
+                        raise UnsupportedResource("a lower layer's file became shorter meanwhile")
                     at += os.pwrite(file, data, at)
         finally:
             os.close(source)

@@ -138,6 +138,7 @@ def look_for_rollback(init: int, tmpfs: Tmpfs, stored: Source, bounding: int) ->
         paths = [(ROOT, os.fstat(tree.root)), *tree.walk(ROOT)]
         reset = file_reset.look(tree, paths, tmpfs.entries, stored)
         file_maker.refuse_wider(reset.make, tree, bounding, tmpfs.where)
+        reset.refuse_without_room(tree, f"the tmpfs at {tmpfs.destination}")
         return reset
 
 
@@ -147,7 +148,7 @@ def roll_back(init: int, tmpfs: Tmpfs, reset: Reset, pages: int, base: int) -> N
         while_(f"setting back the tmpfs at {tmpfs.destination}"),
         _mounted(init, tmpfs.destination, itself=True) as tree,
     ):
-        maker = Maker(tree, pages, base)
+        maker = Maker(tree, pages, base, empties=True)
         namespaces.as_its_root(init, lambda: reset.run(maker))
 
 
