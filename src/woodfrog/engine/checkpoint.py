@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
-from woodfrog.engine import collecting
+from woodfrog.engine import collecting, looking
 from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
@@ -38,7 +38,7 @@ from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.known_files import KnownFile
 from woodfrog.resources.mount_tree.looking import NOT_MOUNTED
 
-__all__ = ["CheckpointOptions", "Container", "checkpoint", "examine"]
+__all__ = ["CheckpointOptions", "Container", "checkpoint", "examine", "prepare"]
 
 # A task that we were kept from stopping in time goes on by itself; then all is looked at once more.
 _TRIES = 3
@@ -66,6 +66,12 @@ def checkpoint(
         return _checkpoint(first, directory, container, options, pause, tracker, guardian)
 
     return guarded(lambda guardian: try_again(lambda: work(guardian)))
+
+
+def prepare(init: int, container: Container) -> None:
+    """Load and read beforehand what is needed to look at a container."""
+    with suppress(OSError):  # it has ended, as will be seen
+        looking.prepare(living_task(init), container)
 
 
 def examine(

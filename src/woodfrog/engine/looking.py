@@ -225,11 +225,8 @@ class _Looking:
         init, container = self._init, self._container
         namespaces.refuse_shared_pid_namespace(init)
         self._usual = sysctls.usual()
-        if not sysctls.is_read_only(init):
-            _ = self._usual.settings  # which takes some time
-            if "network" in container.namespaces:
-                self._opened = self._usual.opened(init, self._undo)
-        _prepare(init, container)
+        if prepare(init, container) and "network" in container.namespaces:
+            self._opened = self._usual.opened(init, self._undo)
         self._asking = AskingProcesses()
         self._groups = list(cgroups.directories(container.cgroups))
         if container.mounts is not None:
@@ -411,12 +408,22 @@ class _Looking:
             )
 
 
-def _prepare(init: int, container: Container) -> None:
-    """Import what is needed for the files that there are; before anything is held."""
+def prepare(init: int, container: Container) -> bool:
+    """Do what takes time, before anything is held; tell whether a container may change settings.
+
+    That is to import what is needed for the files that there are, and to read new settings.
+    """
     codecs.lookup("ascii")
     reading_elsewhere.prepare()
-    if catalogue.has_all():
-        return  # so who stands by for this has loaded everything
+    if not catalogue.has_all():  # as who stands by for this has loaded everything
+        _import_kinds(init, container)
+    if sysctls.is_read_only(init):
+        return False
+    _ = sysctls.usual().settings
+    return True
+
+
+def _import_kinds(init: int, container: Container) -> None:
     pids = processes_in(HERE, init)
     looks = catalogue.prepare(pids)
     if any_in(pids):

@@ -54,6 +54,9 @@ def checkpoint(
         )
     filling.finish(container)
     keeps = options.leave_running and options.track_changes
+    if keeps:
+        # Before there is a keeper, which has it from here then.
+        engine.prepare(container.pid, known(container, options, []))
     with AtWork(container) as at_work, tracking.Noting(container, run, is_wanted=keeps) as noting:
         suspended = gpus.suspend(container) if gpus else []
         statistics = engine.checkpoint(
