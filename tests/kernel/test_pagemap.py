@@ -10,7 +10,7 @@ import pytest
 
 from woodfrog.kernel import features, syscalls, userfaultfd
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.pagemap import Pagemap, Ranges
+from woodfrog.kernel.pagemap import Pagemap, Ranges, Walk
 from woodfrog.kernel.procfs.maps import read_smaps
 
 PAGE = 4096
@@ -194,3 +194,55 @@ def test_what_is_written_to_is_noted_page_by_page(area: Area) -> None:
         os.close(descriptor)
     with Pagemap(os.getpid()) as pagemap:
         assert pagemap.unwritten(area.start, end) == []
+
+
+@pytest.mark.parametrize("pages", ["small", "huge"])
+def test_one_walk_tells_the_same_as_three(without: str, pages: str) -> None:
+    if not features.wanted(features.PAGEMAP_SCAN):
+        pytest.skip("needs PAGEMAP_SCAN")
+    area = Area(4096)
+    if pages == "huge":
+        syscalls.madvise(HERE, area.start, area.length, mmap.MADV_HUGEPAGE)
+    end = area.start + area.length
+    descriptor = userfaultfd.create(HERE, kernel_too=False)
+    userfaultfd.begin_to_note(HERE, descriptor)
+
+    def compared(pagemap: Pagemap) -> Walk:
+        own, guards = pagemap.own_and_guards(area.start, end, anonymous=True)
+        unwritten = pagemap.unwritten(area.start, end, anonymous=True)
+        assert pagemap.walk(area.start, end, anonymous=True) == (own, unwritten, guards)
+        assert pagemap.walk(area.start, end) == (own, unwritten, guards)
+        return Walk(own, unwritten, guards)
+
+    for page in range(3000):
+        area.write(page)
+    area.look(3100)
+    with Pagemap(os.getpid()) as pagemap:
+        assert not compared(pagemap).unwritten
+        userfaultfd.note(HERE, descriptor, area.start, area.length)
+        assert not compared(pagemap).unwritten
+        pagemap.protect(area.start, end, anonymous=True)
+        assert area.numbered(compared(pagemap).unwritten)[0][0] == 0
+        for page in (*range(0, 3000, 2), 3050, 3200):
+            area.write(page)
+        syscalls.madvise(HERE, area.start + 3 * PAGE, 2 * PAGE, mmap.MADV_DONTNEED)
+        # So much has page tables of its own, which may go as well.
+        syscalls.madvise(HERE, area.start + 512 * PAGE, 1500 * PAGE, mmap.MADV_DONTNEED)
+        area.look(600)
+        area.write(601)
+        try:
+            for page in (7, 8, 1000, 4000):
+                syscalls.madvise(HERE, area.start + page * PAGE, PAGE, MADV_GUARD_INSTALL)
+        except OSError:
+            pass  # before Linux 6.13
+        found = compared(pagemap)
+        if pages == "small":
+            unwritten = area.numbered(found.unwritten)
+            assert (1, 2) in unwritten
+            assert not any(a <= 512 < b for a, b in unwritten)
+            assert len(unwritten) > 700
+            syscalls.munmap(HERE, area.start + 2100 * PAGE, PAGE)
+            syscalls.mmap(HERE, area.start + 2100 * PAGE, PAGE, 3, 0x32, -1)
+            assert not any(a <= 2100 < b for a, b in area.numbered(compared(pagemap).unwritten))
+    os.close(descriptor)
+    area.close()

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable
 from contextlib import suppress
 
 from woodfrog.kernel.kcmp import KCMP_VM
-from woodfrog.kernel.pagemap import Pagemap, Walk
+from woodfrog.kernel.pagemap import Pagemap
 from woodfrog.kernel.procfs.maps import Mapping, read_maps, read_smaps
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.held import HeldProcess
@@ -88,6 +88,4 @@ def _walk(held: HeldProcess) -> None:
         for start, end, _, is_shared, _, _, inode, _ in read_maps(held.pid):
             if is_shared or end - start < _LARGE_MAPPING:
                 continue
-            unwritten = pagemap.unwritten(start, end, anonymous=not inode)
-            own, guards = pagemap.own_and_guards(start, end, anonymous=not inode)
-            held.walked[start, end] = Walk(own, unwritten, guards)
+            held.walked[start, end] = pagemap.walk(start, end, anonymous=not inode)

@@ -17,11 +17,13 @@ Ranges: TypeAlias = list[tuple[int, int]]
 
 _PAGEMAP_SCAN = (3 << 30) | (96 << 16) | (ord("f") << 8) | 16
 _IS_NOTED, _IS_WRITTEN = 1 << 0, 1 << 1  # PAGE_IS_WPALLOWED, PAGE_IS_WRITTEN
-_WP_MATCHING = 1
+_WP_MATCHING, _CHECK_NOTED = 1 << 0, 1 << 1
 _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _IS_GUARD = 1 << 8  # since Linux 6.16
 # Of a file, or the shared zero page.
 _NOT_OWN = _IS_FILE | _IS_PFNZERO
+# Own pages by all their categories, in anonymous memory.
+_OWN = {_IS_PRESENT | _IS_WRITTEN, _IS_SWAPPED | _IS_WRITTEN, _IS_SWAPPED}
 _VECTORS = 4096
 # Entries read at a time: 2 GiB of addresses, 4 MiB of pagemap.
 _STEP = 512 * 1024
@@ -76,7 +78,7 @@ class Pagemap:
         if not self.scans():
             return bool(self._read(start, end))
         any_of = _IS_PRESENT | _IS_SWAPPED
-        return any(starts for starts, *_ in self._regions(start, end, 0, any_of, pages=1))
+        return any(starts for starts, *_ in self._regions(start, end, 0, 0, any_of, pages=1))
 
     def unwritten(self, start: int, end: int, *, anonymous: bool = False) -> Ranges:
         """Return the own pages that nobody has written to since they were protected.
@@ -128,13 +130,48 @@ class Pagemap:
         guards: Ranges = []
         any_of = _IS_PRESENT | _IS_SWAPPED | _IS_GUARD
         excluded = _not_own(anonymous=anonymous)
-        for starts, ends, told in self._regions(start, end, excluded, any_of, told=_IS_GUARD):
+        regions = self._regions(start, end, excluded, excluded, any_of, told=_IS_GUARD)
+        for starts, ends, told in regions:
             if not any(told):
                 _add(own, starts, ends)
                 continue
             for first, last, is_guard in zip(starts, ends, told, strict=True):
                 _extend(guards if is_guard else own, first, last)
         return own, guards
+
+    def walk(self, start: int, end: int, *, anonymous: bool = False) -> Walk:
+        """Return what `own_and_guards` and `unwritten` do, of one mapping.
+
+        Raises OSError before Linux 6.7.
+        """
+        if anonymous and self.scans_guards():
+            try:
+                return self._walk_around(start, end)
+            except PermissionError:
+                pass  # it isn't noted
+        own, guards = self.own_and_guards(start, end, anonymous=anonymous)
+        return Walk(own, self.unwritten(start, end, anonymous=anonymous), guards)
+
+    def _walk_around(self, start: int, end: int) -> Walk:
+        """Have the kernel tell all that is not a page as it was: most of a walk goes into telling.
+
+        It is for anonymous memory, in which only own pages are protected. PermissionError if it is
+        not noted.
+        """
+        written: Ranges = []
+        absent: Ranges = []
+        guards: Ranges = []
+        any_of = _IS_PRESENT | _IS_WRITTEN | _IS_PFNZERO | _IS_GUARD
+        regions = self._regions(
+            start, end, _IS_PRESENT, 0, any_of, flags=_CHECK_NOTED, told=any_of | _IS_SWAPPED
+        )
+        for starts, ends, told in regions:
+            found = [*zip(starts, ends, told, strict=True)]
+            # What is swapped out, and nothing else, is as it was.
+            written += [(a, b) for a, b, kind in found if kind != _IS_SWAPPED]
+            absent += [(a, b) for a, b, kind in found if kind not in _OWN]
+            guards += [(a, b) for a, b, kind in found if kind & _IS_GUARD]
+        return Walk(_between(start, end, absent), _between(start, end, written), guards)
 
     def entries(self, start: int, end: int) -> memoryview:
         """Return the raw entries of a range, 64 bits for each page; zeros once it has ended."""
@@ -153,7 +190,7 @@ class Pagemap:
         flags: int = 0,
     ) -> Ranges:
         found: Ranges = []
-        regions = self._regions(start, end, excluded, any_of, required=required, flags=flags)
+        regions = self._regions(start, end, excluded, excluded | required, any_of, flags=flags)
         for starts, ends, _ in regions:
             _add(found, starts, ends)
         return found
@@ -162,18 +199,19 @@ class Pagemap:
         self,
         start: int,
         end: int,
-        excluded: int,
+        inverted: int,
+        all_of: int,
         any_of: int,
         *,
-        required: int = 0,
         flags: int = 0,
         told: int = 0,
         pages: int = 0,
     ) -> Iterator[tuple[list[int], list[int], list[int]]]:
         """Go through the ranges of pages in such categories, many at a time.
 
-        Of each come start, end, and those of its categories that are `told`. With a number of
-        `pages` so many are looked for, and no more.
+        `inverted` are those that a page is in when it isn't. Of each range come start, end, and
+        those of its categories that are `told`. With a number of `pages` so many are looked for,
+        and no more.
         """
         position = start
         while position < end:
@@ -188,8 +226,8 @@ class Pagemap:
                     ctypes.addressof(self._vectors),
                     _VECTORS,
                     pages,
-                    excluded,
-                    excluded | required,
+                    inverted,
+                    all_of,
                     any_of,
                     told,
                 )
@@ -218,6 +256,12 @@ class Pagemap:
 
 def _not_own(*, anonymous: bool) -> int:
     return _IS_PFNZERO if anonymous else _NOT_OWN
+
+
+def _between(start: int, end: int, there: Ranges) -> Ranges:
+    """Return what of a range lies between others."""
+    begins, stops = [start, *[b for _, b in there]], [*[a for a, _ in there], end]
+    return [(a, b) for a, b in zip(begins, stops, strict=True) if a < b]
 
 
 def _add(ranges: Ranges, starts: list[int], ends: list[int]) -> None:
