@@ -335,8 +335,7 @@ class Contents:
             total += one.length
             self._plain.append(one)
         self.written = self.looked_at = total
-        contents = bytearray(total)
-        self._data = memoryview(contents)
+        self._data = contents = direct_io.room(total)
         lengths = [one.length for one in self._plain]
         places = [base + one.store for one in self._plain]
         reads = Reads([*zip(repeat(fd), lengths, places, strict=False)], contents)

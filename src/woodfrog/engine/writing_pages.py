@@ -23,7 +23,6 @@ _NOT_FORKED = {10, 18}
 
 # More than this, and more than this part of a process's memory, is better copied by fork(2).
 _LITTLE, _SMALL_PART = 1 << 20, 64
-_FEW = 4 << 20
 
 
 class _Kept:
@@ -76,8 +75,7 @@ class PageWriter:
             extents, same = self._changes.split(one, extents, memory)
             lengths = [end - start for start, end in extents]
             total = sum(lengths)
-            # A keeper's worker has so much at hand (kernel/heap.py).
-            contents = memoryview(bytearray(total)) if total < _FEW else direct_io.buffer(total)
+            contents = direct_io.room(total)
             wanted = [*zip([start for start, _ in extents], lengths, strict=True)]
             try:
                 read_written(one.held.pid, contents, wanted)

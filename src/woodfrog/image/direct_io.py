@@ -4,6 +4,7 @@ import mmap
 import os
 
 _HUGE = 2 << 20
+_FEW = 4 << 20
 
 
 def opened(fd: int, access: int) -> int:
@@ -26,3 +27,11 @@ def buffer(length: int) -> memoryview:
         except OSError:
             pass  # not in this kernel
     return memoryview(memory)[:length]
+
+
+def room(length: int) -> memoryview:
+    """Return memory for so much in one piece, which begins anywhere.
+
+    Of a keeper's worker, what is not much comes from what it has at hand (kernel/heap.py).
+    """
+    return memoryview(bytearray(length)) if length < _FEW else buffer(length)

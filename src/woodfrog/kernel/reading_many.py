@@ -27,7 +27,7 @@ _READ_ALL = bytes.fromhex(
 class Reads:
     """Reads that can be done again and again; each is (descriptor, length, offset)."""
 
-    def __init__(self, reads: Sequence[tuple[int, int, int]], into: bytearray) -> None:
+    def __init__(self, reads: Sequence[tuple[int, int, int]], into: bytearray | memoryview) -> None:
         """`into` takes what is read, one after the other; it must be as long as all of them."""
         if sum([length for _, length, _ in reads]) > len(into):
             raise ValueError("more is to be read than there is room for")
