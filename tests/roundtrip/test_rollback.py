@@ -1,6 +1,7 @@
 """Running containers that go back to an image in place."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -57,11 +58,13 @@ def test_memory_goes_back_again_and_again(how: str, changing: Changing) -> None:
     assert verdict(changing.container) == "ok\n"
 
 
-@pytest.fixture
-def eventful(woodfrog: Woodfrog, build: Callable[..., Path]) -> Container:
+@pytest.fixture(params=[(), ("in a handler",)], ids=["plain", "in a handler"])
+def eventful(
+    request: pytest.FixtureRequest, woodfrog: Woodfrog, build: Callable[..., Path]
+) -> Container:
     """Start a program in which much can happen."""
     program = build(SOURCES / "eventful.c")
-    bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name])
+    bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, *request.param])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(program.parent, "/programs"))
     bundle.add_mount(mount("/dev/shm", "tmpfs"))
@@ -352,8 +355,12 @@ def test_files_that_were_closed_or_have_moved_on_are_made_anew(woodfrog: Woodfro
     [
         ("family.py", ("end", "kill", "child", "be many", "kill", "end a thread")),
         ("terminal.py", ("read", "set", "group", "kill", "close", "set")),
+        (
+            "locks.py",
+            ("unlock", "lock more", "open", "let lock", "open and close", "lock another"),
+        ),
     ],
-    ids=["processes", "terminals"],
+    ids=["processes", "terminals", "locks"],
 )
 def test_what_has_ended_or_moved_on_comes_back(
     program: str, changes: tuple[str, ...], woodfrog: Woodfrog
@@ -368,6 +375,23 @@ def test_what_has_ended_or_moved_on_comes_back(
         woodfrog("rollback", f"--image-path={image}", container.name)
     inside = Path(f"/proc/{container.init}/root/proc").glob("[0-9]*/stat")
     assert not any("woodfrog" in stat.read_text() for stat in inside)
+    tell(container, "check")
+    assert verdict(container) == "ok\n"
+
+
+def test_what_others_have_locked_since_is_refused(woodfrog: Woodfrog) -> None:
+    container = talking(woodfrog, "locks.py")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    tell(container, "unlock")
+    container.wait_for("changed")
+    with (container.bundle.work / "ranges").open("r+") as ours:
+        fcntl.lockf(ours, fcntl.LOCK_EX | fcntl.LOCK_NB, 2, 4)
+        done = woodfrog("rollback", f"--image-path={image}", container.name, status=1)
+    woodfrog("rollback", f"--image-path={image}", container.name)
+
+    assert f"process {os.getpid()}, outside, has locked" in done.stderr
+    assert "the container is running as before" in done.stderr
     tell(container, "check")
     assert verdict(container) == "ok\n"
 

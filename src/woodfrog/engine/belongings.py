@@ -13,10 +13,15 @@ from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
-from woodfrog.resources import descriptor, file_signals, login, queue_notices, semaphore_undo
+from woodfrog.resources import (
+    descriptor,
+    file_locks,
+    file_signals,
+    login,
+    queue_notices,
+    semaphore_undo,
+)
 from woodfrog.resources.process import Lock
-
-_F_OFD_SETLK = 37
 
 
 def set_login(body: Body, bounding: int, maps: IdMaps | None) -> list[str]:
@@ -98,14 +103,7 @@ def lock_files(body: Body, plan: Plan, locked: set[object], making: Making) -> N
             if lock.breaking:
                 leases.append(lock)
             continue
-        if lock.how == "flock":
-            how = (fcntl.LOCK_EX if lock.write else fcntl.LOCK_SH) | fcntl.LOCK_NB
-            program.call(SYS.FLOCK, lock.descriptor, how)
-            continue
-        kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
-        request = struct.pack("<hhxxxxqqixxxx", kind, 0, lock.start, lock.length, 0)
-        command = fcntl.F_SETLK if lock.how == "posix" else _F_OFD_SETLK
-        program.call(SYS.FCNTL, lock.descriptor, command, request)
+        file_locks.put(program, lock, file_locks.kind(lock))
     with while_(f"taking the file locks of {body.name}"):
         body.stub.run(program)
         for lock in leases:
@@ -114,7 +112,7 @@ def lock_files(body: Body, plan: Plan, locked: set[object], making: Making) -> N
 
 def _take_lease(body: Body, program: Program, lock: Lock, making: Making) -> None:
     """Take a lease as the file's owner, or by a right that the container has itbody."""
-    kind = fcntl.F_WRLCK if lock.write else fcntl.F_RDLCK
+    kind = file_locks.kind(lock)
     body._limit_rights(program, making)
     for user in (body.record.threads[0].credentials.uids[3], 0):
         program.call(SYS.SETFSUID, user)

@@ -80,6 +80,11 @@ class ProcessReset:
         for task in self.one.held.tasks:
             ptrace.set_options(task.pid, task.options | ptrace.O_EXITKILL)
             ptrace.set_signal_mask(task.pid, stub.MASK)
+            # Nobody may be on an alternate stack that is to be changed. A stub keeps what it has
+            # when it first runs.
+            registers = ptrace.registers(task.pid)
+            registers.rsp = 0
+            ptrace.set_registers(task.pid, registers)
         self._stub = Stub(self.one.held.pid, self._lent[0], SCRATCH_BYTES)
 
     def end_threads(self) -> None:
@@ -137,11 +142,6 @@ class ProcessReset:
             self.memory.finish(self.stub)
             if one.then.memory.finishes_calls:
                 cut_calls.put(one.held.memory, one.held.vdso[1])
-            for _, task in one.tasks:
-                # Nobody may be on an alternate stack that is to be changed.
-                registers = ptrace.registers(task.pid)
-                registers.rsp = 0
-                ptrace.set_registers(task.pid, registers)
             self._reset_timers()
             self._reset_signals()
             for thread, task in one.tasks:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from woodfrog.engine import terminals
+from woodfrog.engine import resetting_locks, terminals
 from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.changes import unwritten_since
 from woodfrog.engine.checkpoint import try_again
@@ -135,6 +135,7 @@ def _rollback(
         obstacles.raise_if_any()
         read_backlogs(looked)
         match = Match(plan, looked, obstacles)
+        resetting_locks.refuse_taken(match, looked, obstacles)
         obstacles.raise_if_any()
         closed = _closed_to_outside(match, plan, may_close=bounds.tcp_close)
         # Such files as it doesn't bring must be as they were.
@@ -371,6 +372,7 @@ def _set_back(
         if now[1] != domainname:
             namespaces.set_domainname(init, domainname)
     reset_files(looked, match)
+    resetting_locks.reset(resets, match)
     for reset in resets:
         reset.finish(match)
     if rebirth:

@@ -35,7 +35,7 @@ from woodfrog.resources.network.records import Network
 from woodfrog.resources.packet_filters import legacy, nftables
 from woodfrog.resources.packet_filters.nftables import Nftables
 from woodfrog.resources.posix_queues import PosixQueue
-from woodfrog.resources.process import Process
+from woodfrog.resources.process import Lock, Process
 from woodfrog.resources.sysv_ipc import AnyObject
 from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.threads import Thread
@@ -56,6 +56,7 @@ _SET_BACK: dict[str, frozenset[str]] = {
             "directory",
             "stop_heard",
             "foreground_group",
+            "locks",
         )
     ),
     "regular": frozenset(("position",)),
@@ -223,6 +224,8 @@ class Match:
         record = one.now.record([], set())
         if found := differences(then, record, self.pairs, _SET_BACK["process"]):
             raise lost_since(f"it has changed since: {', '.join(sorted(found))}")
+        if _leases(then) != _leases(record):
+            raise lost_since("it has changed since: leases")
         if any(map(signals.is_in_the_way, (*then.pending, *record.pending))):
             raise lost_since("it has a SIGTRAP or a fault queued")
         memory = record.memory
@@ -288,6 +291,10 @@ class Match:
                     )
             self.remade[number] = record
         self.files = [pair for pair in self.files if pair[0].id not in self.remade]
+
+
+def _leases(process: Process) -> list[Lock]:
+    return [lock for lock in process.locks if lock.how == "lease"]
 
 
 def _bound_to(lost: Iterable[int], plan: Plan) -> set[int]:
