@@ -68,6 +68,17 @@ class _Rights(NamedTuple):
     lacks: Callable[[], Iterable[str]]
 
 
+def _restore_standing(body: Body, bounds: Bounds) -> None:
+    """Set what the kernel prefers a process by, or ends it first for."""
+    record = body.record
+    # Lower than the config's would be wider.
+    score = max(record.oom_score_adj, bounds.oom_score_adj or record.oom_score_adj)
+    if score != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
+        set_oom_score_adj(body.stub.pid, score)
+    if record.session_nice and record.session == record.pid:
+        scheduling.set_autogroup_nice(body.stub.pid, record.session_nice)
+
+
 def _restore_limits(
     side: SideBySide,
     alike: dict[int, _Rights],
@@ -79,12 +90,7 @@ def _restore_limits(
     missing: list[str],
 ) -> None:
     record = body.record
-    # Lower than the config's would be wider.
-    score = max(record.oom_score_adj, bounds.oom_score_adj or record.oom_score_adj)
-    if score != process.read_oom_score_adj(f"/proc/{body.stub.pid}"):
-        set_oom_score_adj(body.stub.pid, score)
-    if record.session_nice and record.session == record.pid:
-        scheduling.set_autogroup_nice(body.stub.pid, record.session_nice)
+    _restore_standing(body, bounds)
     bounding = credentials.bounding_set(body.stub.pid)
     inherited = len(body.common_filters)
     for task, thread in zip(body.tasks, record.threads, strict=True):

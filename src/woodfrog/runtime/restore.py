@@ -201,6 +201,23 @@ def _restore(
         raise
     if debug:
         debug(f"engine: restored in {statistics['restore_us']} us")
+    _note(container, directory)
+    if options.gpus and suspended:
+        from woodfrog.runtime.waiting import host_pid
+
+        with _EndedByFailure():
+            options.gpus.toggle([host_pid(container, pid) for pid in suspended])
+    _warn_of_losses(statistics, warn)
+    if work_path:
+        from woodfrog.runtime import criu_files
+
+        log = criu_files.log_name("restore.log", container.state["annotations"])
+        criu_files.after_restore(work_path, log, statistics, warn)
+    lifecycle.after_start(container, created.config)
+
+
+def _note(container: Container, directory: str) -> None:
+    """Note in the container's state that it runs, and of what image it was made."""
     os.unlink(container.path("exec.fifo"))
     container.state.pop("console", None)
     container.state["restoredFrom"] = {
@@ -208,23 +225,15 @@ def _restore(
         "time": states.now(),
     }
     container.save()
-    if options.gpus and suspended:
-        from woodfrog.runtime.waiting import host_pid
 
-        with _EndedByFailure():
-            options.gpus.toggle([host_pid(container, pid) for pid in suspended])
+
+def _warn_of_losses(statistics: dict[str, object], warn: Callable[[str], None]) -> None:
     losses = statistics.get("losses")
     for loss in losses if isinstance(losses, (list, tuple)) else ():
         warn(f"lost at the checkpoint: {loss}")
     missing = statistics.get("missing")
     for lack in missing if isinstance(missing, (list, tuple)) else ():
         warn(lack)
-    if work_path:
-        from woodfrog.runtime import criu_files
-
-        log = criu_files.log_name("restore.log", container.state["annotations"])
-        criu_files.after_restore(work_path, log, statistics, warn)
-    lifecycle.after_start(container, created.config)
 
 
 class _EndedByFailure:

@@ -70,18 +70,10 @@ class ChangedMounts:
         self._id_mapped = IdMapped(
             view, created, self._givens, in_user_namespace=bool(self._maps or locked)
         )
-        everything = read_mounts(view) if now is None else now
         # Those of sockets' files and of terminals, and what else has changed when they are made.
         self.late: ChangedMounts | None = None
         self.late_ids = frozenset[int]()
-        if not nested and not late:
-            self.late_ids = table.late(view, everything, created)
-        self._now = [mount for mount in everything if mount.mnt_id not in self.late_ids]
-        if self.late_ids:
-            self.late = ChangedMounts(
-                init, view, self._now, (), now=everything, namespaces=namespaces, late=True
-            )
-            self.late.refuse_ghosts()
+        self._now = self._in_time(read_mounts(view) if now is None else now, namespaces)
         self._was = Comparison(created, self._now, own)
         self._by_id, self._kept = self._was.by_id, self._was.kept
         self._shown = Shown(
@@ -104,6 +96,24 @@ class ChangedMounts:
         self._removed = self._gone()
         self._changed = False
         self._look_at_all()
+
+    def _in_time(self, everything: list[Mount], namespaces: Mapping[str, int]) -> list[Mount]:
+        """Look at late mounts apart; return the others."""
+        if not self._nested and not self._is_late:
+            self.late_ids = table.late(self._view, everything, self._created)
+        in_time = [mount for mount in everything if mount.mnt_id not in self.late_ids]
+        if self.late_ids:
+            self.late = ChangedMounts(
+                self._init,
+                self._view,
+                in_time,
+                (),
+                now=everything,
+                namespaces=namespaces,
+                late=True,
+            )
+            self.late.refuse_ghosts()
+        return in_time
 
     def _hidden_at_first(self) -> set[int]:
         """Return file systems in memory that were hidden when the container began."""
