@@ -87,6 +87,56 @@ def test_a_container_that_may_not_fork_is_copied_while_it_stands_still(
     assert verdict(woodfrog.restore(container.bundle, woodfrog.directory / "image")) == "ok\n"
 
 
+def copies(pid: int) -> list[int]:
+    """Return the children of a process that are copies of it, ended or not."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if Path(f"/proc/{child}/comm").read_text().strip() == "woodfrog-copy"
+    ]
+
+
+# Children with much memory, which end when they are told to, or see that they have been copied.
+CHILDREN = """
+import os, time
+children = []
+for number in range(3):
+    children.append(os.fork())
+    if not children[-1]:
+        memory = bytearray(os.urandom(4096)) * (128 * 256)
+        copies = open(f"/proc/self/task/{os.getpid()}/children")
+        open(f"/work/ready{number}", "w").close()
+        while not os.path.exists("/work/check"):
+            if copies.seek(0) or copies.read():
+                os._exit(0)
+        os._exit(memory.count(memory[:4096]) != 128 * 256)
+ends = [os.waitpid(child, 0)[1] for child in children]
+while not os.path.exists("/work/check"):
+    time.sleep(0.01)
+open("/work/out", "w").write(str(ends) if any(ends) else "ok\\n")
+"""
+
+
+def test_processes_that_end_while_they_are_written_are_in_the_image(woodfrog: Woodfrog) -> None:
+    bundle = Bundle(woodfrog.directory / "bundle", ["/usr/bin/python3", "-c", CHILDREN])
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    for number in range(3):
+        container.wait_for(f"ready{number}")
+    listed = Path(f"/proc/{container.init}/task/{container.init}/children").read_text()
+
+    container.checkpoint(woodfrog.directory / "image", "--leave-running", "--sync=none")
+
+    for child in listed.split():
+        eventually(lambda pid=int(child): is_gone(pid), "it has ended")
+    assert verdict(container) == "ok\n"
+    restored = woodfrog.restore(bundle, woodfrog.directory / "image")
+    listed = Path(f"/proc/{restored.init}/task/{restored.init}/children").read_text()
+    assert len(listed.split()) == 3
+    assert verdict(restored) == "ok\n"
+
+
 def test_a_copy_hears_no_signal_that_its_process_group_gets(
     start: Callable[..., Container], woodfrog: Woodfrog
 ) -> None:
@@ -106,16 +156,6 @@ def test_a_copy_hears_no_signal_that_its_process_group_gets(
         done.set()
         sender.join()
     assert verdict(container) == "ok\n"
-
-
-def copies(pid: int) -> list[int]:
-    """Return the children of a process that are copies of it, ended or not."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if Path(f"/proc/{child}/comm").read_text().strip() == "woodfrog-copy"
-    ]
 
 
 def test_a_killed_runtime_leaves_at_most_what_the_next_command_removes(

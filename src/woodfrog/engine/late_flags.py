@@ -4,6 +4,8 @@ For /proc/PID/smaps the kernel looks at each page, 20 ms for a gibibyte. As soon
 process is made (see snapshots), that has the same mappings with the same flags.
 """
 
+from contextlib import suppress
+
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting import note_inherited
 from woodfrog.engine.obstacles import Obstacles
@@ -43,7 +45,8 @@ class LateFlags:
             with obstacles.at(one.held.name):
                 # A copy is registered with no userfaultfd. That of who handles faults from outside
                 # the container, as nobody inside has one, stays.
-                memory_flags.refuse_registered(read_smaps(one.held.pid))
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+                    memory_flags.refuse_registered(read_smaps(one.held.pid))
                 one.space.add_flags(copy.pid, read_smaps(copy.pid), ours)
         obstacles.raise_if_any()
         note_inherited(self._processes)
