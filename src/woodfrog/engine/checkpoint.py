@@ -1,13 +1,12 @@
 """Checkpoint: hold, look, collect, write, let go or end."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 
-from woodfrog.engine import collecting, looking
+from woodfrog.engine import looking, writing_records
 from woodfrog.engine.changes import ParentImage
-from woodfrog.engine.collecting import parents_first
 from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.late_flags import LateFlags
 from woodfrog.engine.looking import (
@@ -15,7 +14,6 @@ from woodfrog.engine.looking import (
     Container,
     Looked,
     look,
-    losses_of,
     read_backlogs,
 )
 from woodfrog.engine.obstacles import Obstacles
@@ -26,23 +24,17 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.image.container_file import Writer
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import processes_in
-from woodfrog.kernel.process_memory import ProcessMemory
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.held import living_task
 from woodfrog.remote.hold import Pause, end_all
 from woodfrog.remote.tracee import EndedError, RanOnError
-from woodfrog.resources import ids, known_files, namespaces, tmpfs
-from woodfrog.resources.container import ContainerRecord
+from woodfrog.resources import ids
 from woodfrog.resources.cpu import Cpu
-from woodfrog.resources.files.regular import RegularFile
-from woodfrog.resources.known_files import KnownFile
-from woodfrog.resources.mount_tree.looking import NOT_MOUNTED
 
 __all__ = ["CheckpointOptions", "Container", "checkpoint", "examine", "prepare"]
 
 # A task that we were kept from stopping in time goes on by itself; then all is looked at once more.
 _TRIES = 3
-_MOST_RING_BYTES = 8 << 20
 
 
 def checkpoint(
@@ -155,9 +147,9 @@ def _checkpoint(
                 for one in looked.processes:
                     tracking.begin(one, looked.vdso)
             times.note("snapshot")
-            _write(image, container, looked, snapshots, pages)
+            writing_records.write(image, container, looked, snapshots, pages)
             guardian.check()
-            _finish_records(image, init, container, looked, cpu)
+            writing_records.finish_records(image, init, container, looked, cpu)
             if not options.leave_running:
                 image.seal()
                 times.note("write")
@@ -166,7 +158,7 @@ def _checkpoint(
         times.note_frozen()
         if options.leave_running:
             late.read()
-            _write_snapshots(image, looked, snapshots, pages)
+            writing_records.write_snapshots(image, looked, snapshots, pages)
             snapshots.end(looked.tree.resumed)
             guardian.check()
             if tracker:
@@ -275,143 +267,6 @@ class _Times:
         return {f"{part}_us": int(span * 1e6) for part, span in self._spans.items()}
 
 
-def _write(
-    image: Writer,
-    container: Container,
-    looked: Looked,
-    snapshots: Snapshots,
-    pages: PageWriter,
-) -> None:
-    """Write everything to the image but the memory that is in snapshots."""
-    _write_processes(image, looked, snapshots, pages)
-    _write_namespaces(image, looked)
-    _write_mounts(image, container, looked)
-    _write_files(image, looked)
-    for known in _known_files(looked):
-        image.add(known)
-    for zombie in looked.tree.zombies:
-        image.add(collecting.zombie_record(zombie, looked.world))
-
-
-def _write_processes(
-    image: Writer, looked: Looked, snapshots: Snapshots, pages: PageWriter
-) -> None:
-    """Write processes and the memory that they share; those in snapshots come later."""
-    world = looked.world
-    for one in parents_first(looked.processes):
-        if pages.has_kept(one):
-            continue
-        if snapshots.of(one.held) is None:
-            written = pages.write(one, one.held.pid, ProcessMemory(one.held.memory))
-            image.add(one.record(written, world.news))
-        else:
-            pages.write_unforked(one)
-    for shared in world.links.objects.values():
-        image.add(pages.write_object(shared))
-
-
-def _write_namespaces(image: Writer, looked: Looked) -> None:
-    """Write what is in namespaces, keyrings and cgroups, but for the container's own mounts."""
-    world, networks = looked.world, looked.networks
-    leased = world.leased
-    for one_of_ipc in world.ipc.records(0):
-        image.add(one_of_ipc)
-    for namespace in looked.namespaces.records:
-        image.add(world.ipc.furnished(namespace))
-    for number, _ in looked.namespaces.descriptors("mnt"):
-        image.add(world.places.record(number, image.write_pages, leased))
-    for within in looked.files.within():
-        image.add(within)
-    for ring in world.keyrings.records.values():
-        image.add(ring)
-    if looked.sysctls:
-        image.add(looked.sysctls)
-    for part in (networks.network, networks.rules, *networks.tables, networks.tracked):
-        if part:
-            image.add(part)
-    for hierarchy in looked.cgroups:
-        image.add(hierarchy)
-
-
-def _write_mounts(image: Writer, container: Container, looked: Looked) -> None:
-    """Write the container's own mounts, and what files in memory and its root's layer have."""
-    world, mounts = looked.world, looked.mounts
-    leased = world.leased
-    for destination in container.tmpfs:
-        copy = mounts.copy_of(destination) if mounts else None
-        if copy == NOT_MOUNTED:
-            continue
-        files_of_mount = tmpfs.collect(world.view, destination, image.write_pages, copy, leased)
-        if files_of_mount is not None:
-            image.add(files_of_mount)
-    if mounts and (mount_tree := mounts.record(image.write_pages, leased)):
-        image.add(mount_tree)
-    if looked.overlay:
-        from woodfrog.resources import layer
-
-        image.add(layer.collect(looked.overlay, container.rootfs, image.write_pages, leased))
-
-
-def _write_files(image: Writer, looked: Looked) -> None:
-    """Write open files, but for io_urings whose requests are still to be cancelled."""
-    rings = looked.world.rings
-    unclear = {ring.file.number for ring in rings.unclear} if rings else set()
-    for record in looked.file_records:
-        if record.id not in unclear:
-            image.add(record)
-
-
-def _known_files(looked: Looked) -> Iterable[KnownFile]:
-    """Return what the new container must have."""
-    world = looked.world
-    # What is known of files in other mount namespaces could be looked for only there.
-    elsewhere = {n for one in looked.files.within() if "mnt" in one.namespaces for n in one.files}
-    opened = [
-        one.path
-        for one in looked.file_records
-        if isinstance(one, RegularFile)
-        and one.is_data
-        and not one.covered
-        and one.id not in elsewhere
-    ]
-    mapped = {
-        path
-        for process in looked.processes
-        if world.is_at_home(process.held.pid)
-        for path in process.space.mapped_paths
-    }
-    return known_files.collect(world.view, opened, mapped)
-
-
-def _finish_records(
-    image: Writer, init: int, container: Container, looked: Looked, cpu: Cpu
-) -> None:
-    """Write the records that come last."""
-    rings = looked.world.rings
-    if rings and rings.unclear:
-        from woodfrog.engine import cancelling_rings
-
-        image.rehearse(_MOST_RING_BYTES * len(rings.unclear))
-        cancelled = cancelling_rings.cancel(rings, looked.vdso, looked.file_records)
-        looked.losses.extend(losses_of(cancelled))
-        for ring in cancelled:
-            image.add(ring)
-    image.add(_container_record(init, container, looked, cpu))
-
-
-def _write_snapshots(
-    image: Writer, looked: Looked, snapshots: Snapshots, pages: PageWriter
-) -> None:
-    """Write the memory that is in snapshots, while the container runs on."""
-    for one in parents_first(looked.processes):
-        if pages.has_kept(one):
-            image.add(one.record(pages.write_kept(one), looked.world.news))
-        elif snapshot := snapshots.of(one.held):
-            snapshots.let_go_of_shared_memory(one.held, one.space.mappings)
-            written = pages.write(one, snapshot.pid, snapshot.memory)
-            image.add(one.record(written, looked.world.news))
-
-
 def _estimated_bytes(init: int) -> int:
     """Estimate, before anything is stopped, how much memory there is to be written."""
     total = 0
@@ -423,26 +278,3 @@ def _estimated_bytes(init: int) -> int:
         for name in ("RssAnon", "VmSwap"):
             total += int(status.get(name, "0 kB").split()[0]) * 1024
     return total
-
-
-def _container_record(init: int, container: Container, looked: Looked, cpu: Cpu) -> ContainerRecord:
-    monotonic, boottime = looked.clocks
-    maps = ids.maps_of(init)
-    with namespaces.inside(init, "uts"):
-        hostname, domainname = namespaces.names()
-    return ContainerRecord(
-        id=container.id,
-        config=container.config,
-        hostname=hostname,
-        spec_hostname=container.spec_hostname.encode(),
-        domainname=domainname,
-        spec_domainname=container.spec_domainname.encode(),
-        vdso=looked.vdso.image,
-        monotonic_ns=monotonic,
-        boottime_ns=boottime,
-        cpu=cpu,
-        uid_map=maps.users.text if maps else b"",
-        gid_map=maps.groups.text if maps else b"",
-        losses=looked.losses,
-        cuda=[looked.world.identify(pid) for pid in container.suspended],
-    )
