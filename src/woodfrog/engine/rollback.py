@@ -36,7 +36,7 @@ from woodfrog.engine.plan import Plan
 from woodfrog.engine.resetting import ProcessReset, end_extras, remove_ipc, reset_files
 from woodfrog.engine.resetting_memory import Contents, SharedReset
 from woodfrog.engine.standing import Match
-from woodfrog.engine.tracking import Tracker, Tracking, still_noted
+from woodfrog.engine.tracking import Noted, Tracker, Tracking, still_noted
 from woodfrog.errors import UnsupportedResource, WoodfrogError
 from woodfrog.image.chain import Chain, Stored
 from woodfrog.remote.held import living_task
@@ -77,138 +77,164 @@ def rollback(
     def work(guardian: Guardian) -> dict[str, object]:
         with ExitStack() as undo:
             image = undo.enter_context(Chain(directory, parents))
-            return _rollback(
-                living_task(init),
-                image,
-                container,
-                bounds,
-                FileValidation(file_validation),
-                tracker,
-                pause,
-                guardian,
-                undo,
-            )
+            tracking = undo.enter_context(Tracking())
+            one = _Rollback(living_task(init), image, container, bounds, tracker)
+            with ExitStack() as hold:
+                one.look(hold, pause, guardian)
+                one.compare(hold, FileValidation(file_validation))
+                one.borrow(hold, guardian)
+                one.set_back(tracking)
+            one.keep_noting(tracking)
+            return one.statistics()
 
     return guarded(lambda guardian: try_again(lambda: work(guardian)))
 
 
-def _rollback(
-    init: int,
-    image: Chain,
-    container: Container,
-    bounds: Bounds,
-    validation: FileValidation,
-    tracker: Tracker,
-    pause: Pause | None,
-    guardian: Guardian,
-    undo: ExitStack,
-) -> dict[str, object]:
-    vdso = own_vdso()
-    plan = Plan(image)
-    admit(plan, bounds, vdso, CpuCheck.STRICT)
-    if plan.container.uid_map:
-        raise UnsupportedResource("a rollback of a container with a user namespace is not possible")
-    known = tracker.known()
-    tracking = undo.enter_context(Tracking())
-    began = time.monotonic()
-    with ExitStack() as hold:
+class _Rollback:
+    """A rollback by steps, in the order in which they stand here; `set_back` is the first to touch.
+
+    `_began`, `_ready`: when these have begun, and when it was known what is to be done.
+    """
+
+    # Since `look`. `_noted` are the processes whose writes are noted.
+    _looked: Looked
+    _match: Match
+    _noted: dict[int, Noted]
+
+    # Since `compare`. The image is `_trusted` if nobody has written to its file.
+    _trusted = False
+    _closed: list[str]
+    _resets: list[ProcessReset]
+    _shared: list[SharedReset]
+    _files: list[Callable[[], None]]
+    _contents: Contents
+    _remaking: Remaking | None = None
+    _rebirth: Rebirth | None = None
+    _ready = 0.0
+
+    def __init__(
+        self, init: int, image: Chain, container: Container, bounds: Bounds, tracker: Tracker
+    ) -> None:
+        """Read and admit the image."""
+        self._init = init
+        self._image = image
+        self._container = container
+        self._bounds = bounds
+        self._tracker = tracker
+        self._vdso = own_vdso()
+        self._plan = Plan(image)
+        admit(self._plan, bounds, self._vdso, CpuCheck.STRICT)
+        if self._plan.container.uid_map:
+            raise UnsupportedResource(
+                "a rollback of a container with a user namespace is not possible"
+            )
+        self._known = tracker.known()
+        self._began = time.monotonic()
+
+    def look(self, hold: ExitStack, pause: Pause | None, guardian: Guardian) -> None:
+        """Hold the container, and see what of the image still stands."""
         obstacles = Obstacles()
         # What leads outside now is left alone, or closed: nothing of it goes anywhere.
         options = CheckpointOptions(
             leave_running=True, tcp_established=True, tcp_skip_in_flight=True, unix_close=True
         )
-        noted = still_noted(known)
-        without_root = msgspec.structs.replace(container, rootfs="")
+        self._noted = still_noted(self._known)
+        without_root = msgspec.structs.replace(self._container, rootfs="")
         with ExitStack() as lent:
-            looked = look(
+            looked = self._looked = look(
                 hold,
-                init,
+                self._init,
                 without_root,
                 options,
                 pause,
                 obstacles,
                 guardian,
-                noted.keys(),
+                self._noted.keys(),
                 lent=lent,
-                wanted={record.pid for record in plan.processes},
+                wanted={record.pid for record in self._plan.processes},
             )
         obstacles.raise_if_any()
         read_backlogs(looked)
-        match = Match(plan, looked, obstacles)
-        resetting_locks.refuse_taken(match, looked, obstacles)
+        self._match = Match(self._plan, looked, obstacles)
+        resetting_locks.refuse_taken(self._match, looked, obstacles)
         obstacles.raise_if_any()
-        closed = _closed_to_outside(match, plan, may_close=bounds.tcp_close)
+        self._closed = _closed_to_outside(self._match, self._plan, may_close=self._bounds.tcp_close)
+
+    def compare(self, hold: ExitStack, validation: FileValidation) -> None:
+        """Find out what is to be done, and read what is to be written."""
+        plan, image, match, known = self._plan, self._image, self._match, self._known
         # Such files as it doesn't bring must be as they were.
-        known_files.refuse_changed(init, plan.own_files, plan.growing_files, validation)
-        believed = noted if known and known.image == image.digest else {}
-        trusted = bool(believed) and known is not None and known.file == image.identity
-        resets = [
-            ProcessReset(one, match.pairs, unwritten_since(one.now, believed), vdso)
+        known_files.refuse_changed(self._init, plan.own_files, plan.growing_files, validation)
+        believed = self._noted if known and known.image == image.digest else {}
+        self._trusted = bool(believed) and known is not None and known.file == image.identity
+        self._resets = [
+            ProcessReset(one, match.pairs, unwritten_since(one.now, believed), self._vdso)
             for one in match.processes
         ]
+        self._refuse_missing_files()
+        self._shared = _look_at_objects(plan, self._looked, match, hold)
+        self._files = _look_at_files(plan, image, self._container, self._bounds, self._looked, hold)
+        writes = [one for reset in self._resets for one in reset.memory.writes]
+        writes += (one for reset in self._shared for one in reset.writes)
+        self._contents = Contents(image, writes, trusted=self._trusted)
+        for memory in self._shared:
+            memory.refuse_if_changed(self._contents)
+        self._compare_what_is_gone(hold)
+
+    def _refuse_missing_files(self) -> None:
+        """Refuse if files are missing that are to be opened, mapped or executed again."""
+        plan, match = self._plan, self._match
         needed = {one.path for one in match.remade.values() if isinstance(one, RegularFile)}
-        needed.update(path for reset in resets for path in reset.memory.files)
+        needed.update(path for reset in self._resets for path in reset.memory.files)
         programs = {one.memory.executable for one in match.lost}
         mapped = (mapping for one in match.lost for mapping in one.memory.mappings)
         needed |= programs | {one.path for one in mapped if one.source is Source.FILE}
         known_files.refuse_missing(
-            init,
+            self._init,
             sorted(needed - plan.brought_files),
             programs,
-            but_root=bool(plan.layer and container.rootfs),
+            but_root=bool(plan.layer and self._container.rootfs),
         )
-        shared = _look_at_objects(plan, looked, match, hold)
-        files = _look_at_files(plan, image, container, bounds, looked, hold)
-        writes = [one for reset in resets for one in reset.memory.writes]
-        writes += (one for reset in shared for one in reset.writes)
-        contents = Contents(image, writes, trusted=trusted)
-        for memory in shared:
-            memory.refuse_if_changed(contents)
-        remaking = None
+
+    def _compare_what_is_gone(self, hold: ExitStack) -> None:
+        """See whether files and processes that are gone can be made anew."""
+        plan, match, bounds, vdso = self._plan, self._match, self._bounds, self._vdso
         if not match.has_all_files:
             from woodfrog.engine.remaking import Remaking
 
-            remaking = Remaking(init, plan, match, looked, bounds, vdso, hold)
-        rebirth = None
-        if (match.lost or match.lost_zombies) and remaking:
+            self._remaking = Remaking(self._init, plan, match, self._looked, bounds, vdso, hold)
+        if (match.lost or match.lost_zombies) and self._remaking:
             from woodfrog.engine.rebirth import Rebirth
 
-            rebirth = Rebirth(plan, match, image, bounds, vdso, remaking)
+            self._rebirth = Rebirth(plan, match, self._image, bounds, vdso, self._remaking)
+
+    def borrow(self, hold: ExitStack, guardian: Guardian) -> None:
+        """Have each process lend us memory for good: the last that may fail without harm."""
         lent = hold.enter_context(ExitStack())
-        for reset in resets:
+        for reset in self._resets:
             lent.enter_context(reset.lend())
         guardian.check()
-        collected = time.monotonic()
+        self._ready = time.monotonic()
         lent.pop_all()
+
+    def set_back(self, tracking: Tracking) -> None:
+        """Do it, and note from now on what is written to. A failure ends the container."""
         try:
-            names = "uts" in bounds.new_namespaces
-            _set_back(
-                init,
-                plan,
-                looked,
-                match,
-                resets,
-                shared,
-                files,
-                contents,
-                remaking,
-                rebirth,
-                names=names,
-            )
-            if known:
-                tracking.take_over(tracker)
-                for one in match.processes:
-                    tracking.begin(one.now, vdso)
-            for reset in resets:
+            self._set_back()
+            if self._known:
+                tracking.take_over(self._tracker)
+                for one in self._match.processes:
+                    tracking.begin(one.now, self._vdso)
+            for reset in self._resets:
                 reset.let_live()
-            if rebirth:
-                rebirth.let_go()
+            if self._rebirth:
+                self._rebirth.let_go()
         except BaseException as error:
-            if rebirth:
-                rebirth.end()
-            if remaking:
-                remaking.end()
-            end_all(looked.tree, init)
+            if self._rebirth:
+                self._rebirth.end()
+            if self._remaking:
+                self._remaking.end()
+            end_all(self._looked.tree, self._init)
             failed = WoodfrogError(
                 f"the rollback failed half-way, and the container has ended: {error}"
             )
@@ -216,20 +242,63 @@ def _rollback(
                 failed.add_note(note)
             failed.touched = True  # type: ignore[attr-defined]
             raise failed from error
-    if known:
-        tracking.keep(tracker, init)
-        tracking.settle(tracker, image.digest, known.file if trusted else ())
-    return {
-        "written_bytes": contents.written,
-        "looked_at_bytes": contents.looked_at,
-        "look_us": int((collected - began) * 1e6),
-        "frozen_us": int((looked.tree.let_go - began) * 1e6),
-        "processes": len(resets),
-        "processes_made_anew": len(match.lost),
-        "files_made_anew": len(match.remade),
-        "losses": losses_of(match.remade.values()) + closed,
-        "missing": remaking.missing if remaking else [],
-    }
+
+    def _set_back(self) -> None:
+        init, match, looked, resets = self._init, self._match, self._looked, self._resets
+        for reset in resets:
+            reset.hold_for_good()
+        end_extras(looked, match, resets)
+        remove_ipc(init, match.extra_ipc)
+        if self._remaking:
+            self._remaking.make_way()
+        for reset in resets:
+            reset.close_extras(match)
+        for put_back in self._files:
+            put_back()
+        if self._remaking:
+            self._remaking.make([(reset.one, reset.stub) for reset in resets])
+        if self._rebirth:
+            self._rebirth.make({reset.one.then.pid: reset.stub for reset in resets})
+        for reset in resets:
+            if reset.one.then.foreground_group != reset.one.now.fields["foreground_group"]:
+                terminals.set_foreground(reset.stub, self._plan, reset.one.then)
+        for one in self._shared:
+            one.arrange()
+        for reset in resets:
+            reset.arrange()
+        self._contents.put()
+        if "uts" in self._bounds.new_namespaces:
+            _set_names(init, self._plan)
+        reset_files(looked, match)
+        resetting_locks.reset(resets, match)
+        for reset in resets:
+            reset.finish(match)
+        if self._rebirth:
+            self._rebirth.settle()
+        if self._remaking:
+            self._remaking.complete()
+
+    def keep_noting(self, tracking: Tracking) -> None:
+        """Give what is noted to the keeper, if there is one; the container runs."""
+        if self._known:
+            tracking.keep(self._tracker, self._init)
+            file = self._known.file if self._trusted else ()
+            tracking.settle(self._tracker, self._image.digest, file)
+
+    def statistics(self) -> dict[str, object]:
+        """Return figures for people."""
+        contents, match = self._contents, self._match
+        return {
+            "written_bytes": contents.written,
+            "looked_at_bytes": contents.looked_at,
+            "look_us": int((self._ready - self._began) * 1e6),
+            "frozen_us": int((self._looked.tree.let_go - self._began) * 1e6),
+            "processes": len(self._resets),
+            "processes_made_anew": len(match.lost),
+            "files_made_anew": len(match.remade),
+            "losses": losses_of(match.remade.values()) + self._closed,
+            "missing": self._remaking.missing if self._remaking else [],
+        }
 
 
 def _closed_to_outside(match: Match, plan: Plan, *, may_close: bool) -> list[str]:
@@ -323,59 +392,12 @@ def _look_at_files(
     return resets
 
 
-def _set_back(
-    init: int,
-    plan: Plan,
-    looked: Looked,
-    match: Match,
-    resets: list[ProcessReset],
-    shared: list[SharedReset],
-    files: list[Callable[[], None]],
-    contents: Contents,
-    remaking: Remaking | None,
-    rebirth: Rebirth | None,
-    *,
-    names: bool,
-) -> None:
-    """Do it. From here on the container can't go on as it was.
-
-    `names` tells that its host and domain name are its own.
-    """
-    for reset in resets:
-        reset.hold_for_good()
-    end_extras(looked, match, resets)
-    remove_ipc(init, match.extra_ipc)
-    if remaking:
-        remaking.make_way()
-    for reset in resets:
-        reset.close_extras(match)
-    for put_back in files:
-        put_back()
-    if remaking:
-        remaking.make([(reset.one, reset.stub) for reset in resets])
-    if rebirth:
-        rebirth.make({reset.one.then.pid: reset.stub for reset in resets})
-    for reset in resets:
-        if reset.one.then.foreground_group != reset.one.now.fields["foreground_group"]:
-            terminals.set_foreground(reset.stub, plan, reset.one.then)
-    for one in shared:
-        one.arrange()
-    for reset in resets:
-        reset.arrange()
-    contents.put()
+def _set_names(init: int, plan: Plan) -> None:
+    """Set back the host and domain name, which are the container's own."""
     hostname, domainname = plan.container.hostname, plan.container.domainname
-    if names:
-        with namespaces.inside(init, "uts"):
-            now = namespaces.names()
-        if now[0] != hostname:
-            namespaces.set_hostname(init, hostname)
-        if now[1] != domainname:
-            namespaces.set_domainname(init, domainname)
-    reset_files(looked, match)
-    resetting_locks.reset(resets, match)
-    for reset in resets:
-        reset.finish(match)
-    if rebirth:
-        rebirth.settle()
-    if remaking:
-        remaking.complete()
+    with namespaces.inside(init, "uts"):
+        now = namespaces.names()
+    if now[0] != hostname:
+        namespaces.set_hostname(init, hostname)
+    if now[1] != domainname:
+        namespaces.set_domainname(init, domainname)
