@@ -46,10 +46,20 @@ def test_all_names_of_a_file_stay_one_though_no_time_tells_of_a_change(woodfrog:
 
 @pytest.mark.parametrize("change", ["read the first", "read the second", "close the first"])
 def test_sockets_of_one_port_each_have_their_own_again(change: str, woodfrog: Woodfrog) -> None:
-    bundle = Bundle(woodfrog.directory / "bundle", ["python3", "/programs/shared_ports.py"])
+    go_and_come_back(woodfrog, "shared_ports.py", change)
+
+
+def test_a_process_gets_its_last_descriptors_again(woodfrog: Woodfrog) -> None:
+    go_and_come_back(woodfrog, "last_ones.py", "close")
+
+
+def go_and_come_back(woodfrog: Woodfrog, program: str, change: str) -> None:
+    """Have a program make a change and set it back; it must find all as it was."""
+    bundle = Bundle(woodfrog.directory / "bundle", ["python3", f"/programs/{program}"])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(SOURCES, "/programs"))
     bundle.add_host_programs()
+    bundle.process["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 1024}]
     container = woodfrog.run(bundle)
     container.wait_for("ready")
     image = woodfrog.directory / "image"

@@ -58,6 +58,7 @@ def make(init: int, pid: int, root: Stub, vdso: Vdso, files: Sequence[int], page
 def hand_over(root: Stub, stub: Stub, files: Sequence[int]) -> None:
     """Give another stub descriptors of the root stub's, under the same numbers."""
     ours = [descriptors.fetch(root.pid, fd) for fd in files]
+    behind = max(files, default=-1) + 1
     try:
         pairs = list(zip(ours, files, strict=True))
         rings = [number for fd, number in pairs if taking_files.must_be_taken(fd)]
@@ -69,7 +70,7 @@ def hand_over(root: Stub, stub: Stub, files: Sequence[int]) -> None:
             received = descriptors.give(stub, list(some))
             program = stub.program()
             # First out of the way: they came where there was room, and that may be others' place.
-            high = [syscalls.duplicate_above(program, got, max(files) + 1) for got in received]
+            high = [syscalls.duplicate_above(program, got, behind) for got in received]
             for got in received:
                 syscalls.close(program, got)
             for fd, wanted in zip(high, numbers, strict=True):

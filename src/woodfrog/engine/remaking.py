@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 from woodfrog.engine import connections, outsiders, root_stub
@@ -20,20 +20,23 @@ from woodfrog.engine.making_users import Users
 from woodfrog.engine.pids import Member
 from woodfrog.engine.plan import Plan
 from woodfrog.engine.standing import Match, Standing
-from woodfrog.errors import while_
+from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.image.record import tag_of
 from woodfrog.kernel import ptrace, syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.kernel.ptrace import Event
 from woodfrog.remote import descriptors
 from woodfrog.remote.address import free_range
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import credentials, namespaces
+from woodfrog.resources import credentials, limits, namespaces
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.files.base import DescriptorTable
 
 _RIGHTS_AT_ONCE = 200
+_F_SETFD = 2
+_ROOM_FOR_A_PAIR = 2
 _RESET_AT_CLOSE = struct.pack("<2i", 1, 0)  # SO_LINGER: on, for no time
 
 
@@ -72,11 +75,26 @@ class Remaking:
             self.namespaces = MadeNamespaces(self._stub, None, {}, undo)
             self.making = self._workshop(most)
         self._silence: connections.Silence | None = None
+        if most == self.most_descriptors:
+            self._refuse_full_tables()
 
     @property
     def users(self) -> Users:
         """What has processes choose ids that they may not choose."""
         return self.namespaces.users
+
+    def _refuse_full_tables(self) -> None:
+        """Refuse to give descriptors where there is no room for what they come by."""
+        for one in self._match.processes:
+            _, hard = limits.in_force(one.held.pid)[root_stub.RLIMIT_NOFILE]
+            is_full = len(one.then.descriptors) + _ROOM_FOR_A_PAIR > hard
+            if is_full and one.lacking_descriptors(self._match):
+                raise UnsupportedResource(
+                    f"{one.held.name} has no room to get descriptors that it has closed: it may"
+                    f" have {hard}, and has {len(one.then.descriptors)} in the image",
+                    hint="run woodfrog with CAP_SYS_RESOURCE, or restore the image into a new"
+                    " container instead",
+                )
 
     def _begin(self, vdso: Vdso) -> Stub:
         pid = outsiders.clone_inside(self.init, self._spare, as_our_child=True)
@@ -159,19 +177,25 @@ class Remaking:
         self._undo.enter_context(self._silence)
         self.making.make_files(records, (), {})
         self.missing += self.making.missing
+        kept = self._kept(stubs)
         ours: dict[int, int] = {}
         for standing, stub in stubs:
             wanted = standing.lacking_descriptors(self._match)
             for one in wanted:
                 if one.file not in ours:
-                    ours[one.file] = self._fetch(one.file, stubs)
-            with while_(f"giving files to {standing.held.name}"):
+                    ours[one.file] = self._fetch(one.file, kept)
+            if not wanted:
+                continue
+            with (
+                while_(f"giving files to {standing.held.name}"),
+                root_stub.raised_descriptor_limit(stub.pid),
+            ):
                 _give(stub, [(ours[one.file], one) for one in wanted])
         self.connect([(s.held.name, s.then.descriptors, stub) for s, stub in stubs])
         for record in self._match.lost:
             for one in record.descriptors:
                 if one.file not in self.making.files:
-                    self.making.files[one.file] = self._take(self._fetch(one.file, stubs))
+                    self.making.files[one.file] = self._take(self._fetch(one.file, kept))
             for number in {m.object for m in record.memory.mappings if m.object}:
                 self._take_object(number)
 
@@ -205,17 +229,21 @@ class Remaking:
         files = self.making.descriptors
         return outsiders.make(self.init, pid, self._stub, self._vdso, files, self._nothing)
 
-    def _fetch(self, file: int, stubs: Sequence[tuple[Standing, Stub]]) -> int:
+    def _kept(self, stubs: Sequence[tuple[Standing, Stub]]) -> dict[int, tuple[int, int]]:
+        """Return where each file is that somebody still has: a process, and its descriptor."""
+        kept: dict[int, tuple[int, int]] = {}
+        for standing, stub in stubs:
+            lacking = {one.number for one in standing.lacking_descriptors(self._match)}
+            for one in standing.then.descriptors:
+                if one.number not in lacking:
+                    kept.setdefault(one.file, (stub.pid, one.number))
+        return kept
+
+    def _fetch(self, file: int, kept: Mapping[int, tuple[int, int]]) -> int:
         """Return a descriptor of ours of a file that was made, or that somebody still has."""
-        if file in self.making.files:
-            fd = descriptors.fetch(self._stub.pid, self.making.files[file])
-        else:
-            fd = next(
-                descriptors.fetch(stub.pid, one.number)
-                for standing, stub in stubs
-                for one in standing.then.descriptors
-                if one.file == file and one not in standing.lacking_descriptors(self._match)
-            )
+        made = self.making.files.get(file)
+        place = kept[file] if made is None else (self._stub.pid, made)
+        fd = descriptors.fetch(*place)
         self._undo.callback(os.close, fd)
         return fd
 
@@ -254,17 +282,21 @@ class Remaking:
 
 
 def _give(stub: Stub, wanted: Sequence[tuple[int, Descriptor]]) -> None:
-    """Give a process descriptors of ours, under its own numbers."""
+    """Give a process descriptors of ours, under its own numbers, which are free."""
+    wanted = sorted(wanted, key=lambda one: one[1].number)
     for first in range(0, len(wanted), _RIGHTS_AT_ONCE):
         some = wanted[first : first + _RIGHTS_AT_ONCE]
-        taken = {slot.number for _, slot in wanted}
         program = stub.program()
         got = descriptors.give(stub, [ours for ours, _ in some])
-        # First out of the way: they came where there was room.
-        high = [syscalls.duplicate_above(program, one, max(taken) + 1) for one in got]
-        for one in got:
-            syscalls.close(program, one)
-        for fd, (_, slot) in zip(high, some, strict=True):
-            syscalls.duplicate_to(program, fd, slot.number, cloexec=slot.cloexec)
-            syscalls.close(program, fd)
+        # They came where there was room, in this order, too. So none takes the place of another if
+        # the last one goes up first, and then the first one down. Behind all there may be no room.
+        moves = [(fd, slot) for fd, (_, slot) in zip(got, some, strict=True)]
+        upwards = [(fd, slot) for fd, slot in moves if fd < slot.number]
+        others = [(fd, slot) for fd, slot in moves if fd >= slot.number]
+        for fd, slot in (*reversed(upwards), *others):
+            if fd != slot.number:
+                syscalls.duplicate_to(program, fd, slot.number, cloexec=slot.cloexec)
+                syscalls.close(program, fd)
+            elif not slot.cloexec:
+                program.call(SYS.FCNTL, fd, _F_SETFD, 0)
         stub.run(program)

@@ -2,6 +2,8 @@
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
@@ -19,7 +21,7 @@ from woodfrog.resources.container import ContainerRecord
 
 STUB_BYTES = 32 << 20  # of memory for a stub's programs
 
-_RLIMIT_NOFILE = 7
+RLIMIT_NOFILE = 7
 _LIMIT = struct.Struct("<2Q")
 _PRIVATE_ANONYMOUS, _MAP_FIXED = 0x22, 0x10
 _MEMFD_CLOEXEC, _MFD_EXEC = 1, 0x10
@@ -110,15 +112,27 @@ def raise_descriptor_limit(pid: int) -> tuple[int, int]:
 
     Returns the hard limit that it had, which holds again from LIMITS on, and the one it has now.
     """
-    _, hard = limits.in_force(pid)[_RLIMIT_NOFILE]
+    _, hard = limits.in_force(pid)[RLIMIT_NOFILE]
     with open("/proc/sys/fs/nr_open") as file:
         most = max(int(file.read()), hard)
     try:
-        syscalls.prlimit(HERE, pid, _RLIMIT_NOFILE, _LIMIT.pack(most, most), None)
+        syscalls.prlimit(HERE, pid, RLIMIT_NOFILE, _LIMIT.pack(most, most), None)
     except PermissionError:  # without CAP_SYS_RESOURCE on the host
-        syscalls.prlimit(HERE, pid, _RLIMIT_NOFILE, _LIMIT.pack(hard, hard), None)
+        syscalls.prlimit(HERE, pid, RLIMIT_NOFILE, _LIMIT.pack(hard, hard), None)
         return hard, hard
     return hard, most
+
+
+@contextmanager
+def raised_descriptor_limit(pid: int) -> Iterator[None]:
+    """Let a process of a container have more descriptors for a moment than it may."""
+    now = limits.in_force(pid)[RLIMIT_NOFILE]
+    raise_descriptor_limit(pid)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):  # it has ended
+            syscalls.prlimit(HERE, pid, RLIMIT_NOFILE, _LIMIT.pack(*now), None)
 
 
 def raise_own_descriptor_limit(one: Stub) -> None:
@@ -129,9 +143,9 @@ def raise_own_descriptor_limit(one: Stub) -> None:
     try:
         raise_descriptor_limit(one.pid)
     except PermissionError:
-        _, hard = limits.in_force(one.pid)[_RLIMIT_NOFILE]
+        _, hard = limits.in_force(one.pid)[RLIMIT_NOFILE]
         program = one.program()
-        syscalls.prlimit(program, 0, _RLIMIT_NOFILE, _LIMIT.pack(hard, hard), None)
+        syscalls.prlimit(program, 0, RLIMIT_NOFILE, _LIMIT.pack(hard, hard), None)
         one.run(program)
 
 

@@ -232,7 +232,7 @@ class Reader:
         try:
             # O_NONBLOCK: a FIFO in its place shall not make us wait.
             self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ImageError(
                 f"no checkpoint in {directory}: it has no {IMAGE_NAME}",
                 hint="--image-path names the directory that checkpoint wrote to",
