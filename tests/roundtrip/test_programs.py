@@ -350,8 +350,10 @@ FEWER: dict[Callable[[Container, float], Container], Callable[[Case], str]] = {
     # Until the write fails it does what `left_running` does, and lets go of everything likewise:
     # one program of each kind, as the first word of its name tells it.
     after_a_failed_checkpoint: lambda case: case.source.stem.partition("_")[0],
-    # Every program, but not with each of its arguments.
+    # Every program, but not with each of its arguments. (An image that is left behind by what
+    # runs on differs from another one by where memory was read from.)
     set_back: lambda case: case.source.stem,
+    restored_from_a_snapshot: lambda case: case.source.stem,
 }
 
 
