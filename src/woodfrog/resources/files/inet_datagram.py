@@ -126,7 +126,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             corked.check(self.corked, self.family)
         if self.shutdown not in range(4):
             raise ImageError("the image has an impossible shutdown of a socket")
-        udp_queue.check(self.queue)
+        udp_queue.check(self.queue, self.protocol)
         if self.pending:
             icmp_errors.check(self.pending)
         socket_options.refuse_wider(self.options, self.family, self.type, self.protocol, bounding)

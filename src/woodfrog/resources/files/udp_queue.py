@@ -22,6 +22,7 @@ _IPV6_PKTINFO, _IPV6_HOPLIMIT, _IPV6_TCLASS, _IPV6_ORIGDSTADDR = 50, 52, 67, 74
 _ECHO_REPLY, _ECHO_REPLY_6 = 0, 129
 _CHECKSUM_OFFSET, _ICMP_CHECKSUM_OFFSET = 6, 2
 _HEAD = 8  # of UDP
+_IPV4_HEAD = 20  # which a packet's length counts, unlike that of IPv6
 _LARGEST, _ROOM_BESIDE = 1 << 16, 1 << 12
 _SOME_TTL = 64
 _LONGEST_NAME = 15
@@ -44,10 +45,13 @@ class Datagram(Part, frozen=True):
     traffic: int = 0
 
 
-def check(queue: Iterable[Datagram]) -> None:
+def check(queue: Iterable[Datagram], protocol: int) -> None:
     """Check what an image says of a queue."""
+    is_icmp = protocol in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
     for one in queue:
-        bits = 8 if len(one.source) == 4 else 28
+        is_four = len(End(one.source, 0).unmapped().address) == 4
+        bits = 8 if is_four else 28
+        heads = (0 if is_icmp else _HEAD) + (_IPV4_HEAD if is_four else 0)
         if (
             len(one.source) not in inet.LOOPBACK
             or len(one.destination) not in (0, *inet.LOOPBACK)
@@ -55,7 +59,7 @@ def check(queue: Iterable[Datagram]) -> None:
             or not 0 <= one.port < 1 << 16
             or not 0 <= one.ttl < 1 << 8
             or not 0 <= one.traffic < 1 << bits
-            or len(one.data) + _HEAD >= _LARGEST
+            or len(one.data) + heads >= _LARGEST
         ):
             raise ImageError("the image has an impossible datagram")
 
