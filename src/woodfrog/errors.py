@@ -25,6 +25,10 @@ class AbandonedError(Exception):
     """The command that we worked for is gone."""
 
 
+class HolderEndedError(WoodfrogError):
+    """Who held a container for us has ended before it was done, and put nothing in order."""
+
+
 class UsageError(WoodfrogError):
     """The command line asks for something that doesn't exist or doesn't fit together."""
 

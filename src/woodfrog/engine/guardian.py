@@ -11,7 +11,7 @@ import select
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from woodfrog.errors import AbandonedError, WoodfrogError
+from woodfrog.errors import AbandonedError, HolderEndedError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import PR_SET_TIMERSLACK, prctl
 from woodfrog.kernel.signals import signals
@@ -49,9 +49,9 @@ def be_worker(connection: int) -> None:
     _worker = Guardian(connection)
 
 
-def ended(status: str) -> WoodfrogError:
+def ended(status: str) -> HolderEndedError:
     """Return what to raise when who held the container has ended before it was done."""
-    return WoodfrogError(
+    return HolderEndedError(
         f"the process that held the container was ended{status}",
         hint="was it the out-of-memory killer? the container goes on by itself",
     )

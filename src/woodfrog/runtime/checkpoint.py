@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.errors import ImageError, StateError
+from woodfrog.errors import HolderEndedError, ImageError, StateError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
 from woodfrog.runtime import (
@@ -150,7 +150,9 @@ class AtWork:
         at: TracebackType | None,
     ) -> None:
         container = self._container
-        os.unlink(container.path(interrupted.CHECKPOINTING))
+        if not isinstance(error, HolderEndedError):
+            # Otherwise there may be something to tidy up: `finish` knows by this.
+            os.unlink(container.path(interrupted.CHECKPOINTING))
         if self.has_ended:
             return
         interrupted.finish(container)
