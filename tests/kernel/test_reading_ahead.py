@@ -18,7 +18,7 @@ def test_pages_that_are_walked_over_are_those_that_there_are() -> None:
         init = child_of(unshare.pid)
         with held(init) as tree:
             [one] = tree.processes
-            ahead = MappingsAhead(tree.processes, may_be_late=False)
+            ahead = MappingsAhead(tree.processes, (), may_be_late=False)
             ahead.walk(())
             assert not one.walked
             ahead.walk({init})

@@ -70,6 +70,20 @@ def test_the_container_runs_while_its_image_is_written(
     assert verdict(container) == "ok\n"
 
 
+def test_a_container_whose_changes_are_noted_is_copied_as_any(
+    start: Callable[..., Container], woodfrog: Woodfrog
+) -> None:
+    container = start(70)
+    container.checkpoint(woodfrog.directory / "first", "--leave-running", "--track-changes")
+
+    found = statistics(container, woodfrog.directory / "image")
+
+    assert found["snapshots"] == 1
+    assert verdict(container) == "ok\n"
+    container.delete()
+    assert verdict(woodfrog.restore(container.bundle, woodfrog.directory / "image")) == "ok\n"
+
+
 @pytest.mark.parametrize(
     "resources",
     [{"pids": {"limit": 1}}, {"memory": {"limit": 100 << 20}}],

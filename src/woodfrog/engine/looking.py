@@ -250,7 +250,9 @@ class _Looking:
         """See who is in which namespace, and what has become of mounts."""
         init, container, obstacles = self._init, self._container, self._obstacles
         view = self._view = self._undo.enter_context(view_of(init))
-        self._ahead = MappingsAhead(self._tree.processes, may_be_late=flags_may_be_late)
+        self._ahead = MappingsAhead(
+            self._tree.processes, self._noted, may_be_late=flags_may_be_late
+        )
         nested = self._nested = Namespaces(init, self._tree, obstacles)
         self._undo.callback(nested.close)
         if (created := self._created) is not None:
