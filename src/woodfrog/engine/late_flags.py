@@ -30,8 +30,9 @@ class LateFlags:
         self._processes = processes
         self._left: list[tuple[CollectedProcess, Snapshot, tuple[int, int]]] = []
         for one in processes:
-            if not one.space.lacks_flags or not one.held.scratch:
+            if not one.space.lacks_flags:
                 continue
+            assert one.held.scratch, "it lends us memory as long as it is held"
             copy, ours = snapshots.of(one.held), one.held.scratch.range
             if copy and _has_all(one, copy.pid):
                 self._left.append((one, copy, ours))
@@ -53,7 +54,7 @@ class LateFlags:
 
 
 def _has_all(one: CollectedProcess, copy: int) -> bool:
-    """Tell whether a copy has all mappings of its process, and the pages in them.
+    """Tell whether a copy has all mappings of its process, and the pages and guards in them.
 
     One by MADV_DONTFORK is missing, one by MADV_WIPEONFORK or MAP_DROPPABLE empty.
     """
@@ -66,6 +67,6 @@ def _has_all(one: CollectedProcess, copy: int) -> bool:
     with Pagemap(pid) as original, Pagemap(copy) as copied:
         return all(
             copied.has_any(each.start, each.end)
-            or not original.own_pages(each.start, each.end, anonymous=True)
+            or not any(original.own_and_guards(each.start, each.end, anonymous=True))
             for each in anonymous
         )
