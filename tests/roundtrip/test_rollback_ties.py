@@ -7,13 +7,33 @@ from pathlib import Path
 import pytest
 
 from bundles import Bundle, bind, mount
-from containers import Woodfrog, verdict
+from containers import Container, Woodfrog, verdict
 from needs import needs
 from overlays import OverlayRoot
 
 SOURCES = Path(__file__).parent / "rollback"
 
 pytestmark = needs("root")
+
+
+def changed(
+    woodfrog: Woodfrog, bundle: Bundle, *flags: str, change: str = ""
+) -> tuple[Container, Path]:
+    """Have a program run on after a checkpoint, and make a change; return it and the image."""
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none", *flags)
+    tell(bundle, change)
+    container.wait_for("changed")
+    (bundle.work / "change").unlink(missing_ok=True)
+    return container, image
+
+
+def tell(bundle: Bundle, what: str) -> None:
+    """Write first, then name: it may be read right then."""
+    (bundle.work / "told").write_text(what)
+    (bundle.work / "told").rename(bundle.work / "change")
 
 
 def test_all_names_of_a_file_stay_one_though_no_time_tells_of_a_change(woodfrog: Woodfrog) -> None:
@@ -27,14 +47,8 @@ def test_all_names_of_a_file_stay_one_though_no_time_tells_of_a_change(woodfrog:
     """
     bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
     bundle.add_host_programs()
-    container = woodfrog.run(bundle)
-    container.wait_for("ready")
-    image = woodfrog.directory / "image"
-    container.checkpoint(image, "--leave-running", "--sync=none")
-    (bundle.work / "change").touch()
-    container.wait_for("changed")
+    container, image = changed(woodfrog, bundle)
 
-    (bundle.work / "change").unlink()
     woodfrog("rollback", f"--image-path={image}", container.name)
 
     place = Path(f"/proc/{container.init}/root/tmp")
@@ -60,18 +74,11 @@ def go_and_come_back(woodfrog: Woodfrog, program: str, change: str) -> None:
     bundle.add_mount(bind(SOURCES, "/programs"))
     bundle.add_host_programs()
     bundle.process["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 1024}]
-    container = woodfrog.run(bundle)
-    container.wait_for("ready")
-    image = woodfrog.directory / "image"
-    container.checkpoint(image, "--leave-running", "--sync=none")
-    (bundle.work / "told").write_text(change)
-    (bundle.work / "told").rename(bundle.work / "change")
-    container.wait_for("changed")
+    container, image = changed(woodfrog, bundle, change=change)
 
     woodfrog("rollback", f"--image-path={image}", container.name)
 
-    (bundle.work / "told").write_text("check")
-    (bundle.work / "told").rename(bundle.work / "change")
+    tell(bundle, "check")
     assert verdict(container) == "ok\n"
 
 
@@ -87,13 +94,7 @@ def test_files_are_emptied_before_others_take_their_room(woodfrog: Woodfrog) -> 
     bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", script])
     bundle.add_host_programs()
     bundle.add_mount(mount("/small", "tmpfs", options=("size=4m",)))
-    container = woodfrog.run(bundle)
-    container.wait_for("ready")
-    image = woodfrog.directory / "image"
-    container.checkpoint(image, "--leave-running", "--sync=none")
-    (bundle.work / "change").touch()
-    container.wait_for("changed")
-    (bundle.work / "change").unlink()
+    container, image = changed(woodfrog, bundle)
 
     woodfrog("rollback", f"--image-path={image}", container.name)
 
@@ -116,13 +117,7 @@ def test_a_root_without_room_is_refused_before_anything_is_touched(woodfrog: Woo
     root = OverlayRoot(woodfrog.directory / "overlay", lower, ["/bin/sh", "-c", script])
     try:
         subprocess.run(["mount", "-o", "remount,size=8m", str(root.base)], check=True)
-        container = woodfrog.run(root.bundle)
-        container.wait_for("ready")
-        image = woodfrog.directory / "image"
-        container.checkpoint(image, "--with-rootfs", "--leave-running", "--sync=none")
-        (container.bundle.work / "change").touch()
-        container.wait_for("changed")
-        (container.bundle.work / "change").unlink()
+        container, image = changed(woodfrog, root.bundle, "--with-rootfs")
         (root.base / "others").write_bytes(b"y" * (6 << 20))
 
         said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr

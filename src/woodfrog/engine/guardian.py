@@ -60,8 +60,8 @@ def ended(status: str) -> HolderEndedError:
 def guarded(work: Callable[[Guardian], T]) -> T:
     """Have a child do some work and return its result, or raise its exception, as if it were ours.
 
-    The result is of what marshal can write (plain dicts, lists, strings, numbers), which needs no
-    import as pickle does, for milliseconds; the exception is picklable.
+    The result is of what marshal can write: plain dicts, lists, strings, numbers. (To import pickle
+    takes milliseconds, twice.) The exception is picklable.
     """
     if _worker:
         return work(_worker)

@@ -12,7 +12,7 @@ __attribute__((naked)) static void hold(__attribute__((unused)) long sleeps) {
 	    "mov 32(%rax), %r14; mov 40(%rax), %r15; mov 48(%rax), %rdx; mov 56(%rax), %r8; mov 64(%rax), %r9;"
 	    "mov 72(%rax), %r10; mov 80(%rax), %rcx; mov 88(%rax), %r11;"
 	    "mov 96(%rax), %rsi; mov 104(%rax), %rdi;"
-	    "movl $1, begun(%rip);" /* not before: a page of the stack might be touched first by now */
+	    "movl $1, begun(%rip);" /* only now: the pushes may have touched a page of the stack first */
 	    "1: cmpl $0, 16(%rsp); je 2f;"
 	    "mov %rsp, %rdi; xor %esi, %esi; mov $35, %eax; syscall;" /* nanosleep(rsp, NULL) */
 	    "lea before(%rip), %rax; mov 80(%rax), %rcx; mov 88(%rax), %r11; mov 96(%rax), %rsi; mov 104(%rax), %rdi;"
