@@ -428,11 +428,9 @@ def prepare(init: int, container: Container) -> bool:
 def _import_kinds(init: int, container: Container) -> None:
     pids = processes_in(HERE, init)
     looks = catalogue.prepare(pids)
-    if any_in(pids):
+    if is_nested := any_in(pids):
         from woodfrog.resources import nested  # noqa: F401
-
-        collecting_networks.prepare()
-    elif container.network is not None:
+    if is_nested or container.network is not None:
         collecting_networks.prepare()
     if any(look.startswith("socket ") for look in looks):
         from woodfrog.engine import backlogs, connections, sockets  # noqa: F401
