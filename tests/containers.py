@@ -113,7 +113,7 @@ class Container:
         """Tell whether the container's first process has ended, and reap it."""
         if self.status is None:
             # What `exec` brought in is our child too; unreaped, it keeps the first process alive.
-            living_children({other.init for other in self.woodfrog.containers})
+            living_children(self.woodfrog.waited_for())
             try:
                 pid, status = os.waitpid(self.init, os.WNOHANG)
             except ChildProcessError:
@@ -191,6 +191,8 @@ class Woodfrog:
         self.containers: list[Container] = []
         self.names: list[str] = []
         self.deleted: set[str] = set()
+        # Children that the test waits for itself: Popen.wait tells 0 of one that we have reaped.
+        self.begun: set[int] = set()
 
     def output(self, name: str) -> str:
         """Return what a detached container and the command that started it wrote."""
@@ -236,7 +238,7 @@ class Woodfrog:
                     process.wait()
                     pytest.fail(f"{' '.join(arguments)}: hung; it wrote {err.read_text()}")
                 # As an engine's shim would: a container ends when all its processes are reaped.
-                living_children({process.pid, *(other.init for other in self.containers)})
+                living_children({process.pid, *self.waited_for()})
                 time.sleep(0.005)
         result = Done(
             process.returncode, out.read_text(errors="replace"), err.read_text(errors="replace")
@@ -323,6 +325,10 @@ class Woodfrog:
             if done.status:
                 problems.append(f"delete --force {name}: {done.stderr}")
         return problems + self.leftovers()
+
+    def waited_for(self) -> set[int]:
+        """Return the processes whose exit status somebody wants to know."""
+        return self.begun | {one.init for one in self.containers}
 
     def leftovers(self) -> list[str]:
         """Return every process, mount, cgroup and state file that should have gone."""

@@ -61,6 +61,7 @@ def test_a_root_of_its_own_is_that_of_a_restore_too(woodfrog: Woodfrog, tmp_path
     command = ["/only-here/busybox", "sh", "-c", script, "/only-here/busybox"]
     started = woodfrog.command("do", "--quiet", f"--root={tree}", f"--id={name}", "--", *command)
     with subprocess.Popen(started, stdin=subprocess.DEVNULL) as process:
+        woodfrog.begun.add(process.pid)
         up = woodfrog.root / name / "scratch/upper/up"
         eventually(up.exists, "the program waits")
         woodfrog("checkpoint", f"--image-path={tmp_path}/image", name)
@@ -70,6 +71,7 @@ def test_a_root_of_its_own_is_that_of_a_restore_too(woodfrog: Woodfrog, tmp_path
     refused = woodfrog(*restore, status=1)
     assert "--root after the command is for images of `do`" in refused.stderr
     with subprocess.Popen(woodfrog.command(*restore, "--do"), stdin=subprocess.DEVNULL) as process:
+        woodfrog.begun.add(process.pid)
         told = woodfrog.root / f"{name}-again" / "state.json"
         eventually(lambda: told.exists() and "restoredFrom" in told.read_text(), "it is restored")
         woodfrog("exec", f"{name}-again", "/only-here/busybox", "touch", "/go")
@@ -83,6 +85,7 @@ def test_a_template_makes_several_of_it(woodfrog: Woodfrog, tmp_path: Path) -> N
     script = "touch /up; sleep 0.1; while ! [ -e /go ]; do sleep 0.1; done; exit 9"
     command = woodfrog.command("do", "--quiet", f"--id={name}", "--", "sh", "-c", script)
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        woodfrog.begun.add(process.pid)
         eventually((woodfrog.root / name / "scratch/upper/up").exists, "the program waits")
         woodfrog("checkpoint", f"--image-path={tmp_path}/image", name)
         process.wait(60)
@@ -119,6 +122,7 @@ def test_the_scratch_layer_is_part_of_the_image(woodfrog: Woodfrog, tmp_path: Pa
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         ) as process,
     ):
+        woodfrog.begun.add(process.pid)
         up = woodfrog.root / name / "scratch/upper/up"
         eventually(up.exists, "the program waits")
         woodfrog("checkpoint", f"--image-path={tmp_path}/image", name)
@@ -136,6 +140,7 @@ def test_the_scratch_layer_is_part_of_the_image(woodfrog: Woodfrog, tmp_path: Pa
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         ) as process,
     ):
+        woodfrog.begun.add(process.pid)
         told = woodfrog.root / again / "state.json"
         eventually(lambda: told.exists() and "restoredFrom" in told.read_text(), "it is restored")
         woodfrog("exec", again, "sh", "-c", f"echo go > {place}/wait")
@@ -157,6 +162,7 @@ def test_a_root_that_its_first_process_has_left_is_refused(
     where = [f"--volume={volume}:/mnt", f"--id={name}"]
     started = woodfrog.command("do", "--quiet", *where, "--", *command)
     with subprocess.Popen(started, stdin=subprocess.DEVNULL) as process:
+        woodfrog.begun.add(process.pid)
         eventually((volume / "up").exists, "the program waits")
         said = woodfrog("checkpoint", f"--image-path={tmp_path}/image", name, status=1).stderr
         assert "gone to a mount namespace of its own" in said
