@@ -16,6 +16,7 @@ from woodfrog.kernel.netlink.sock_diag import (
     InetSocket,
     UnixSocket,
     diag_socket,
+    tcp_socket,
     tcp_sockets,
     unix_sockets,
 )
@@ -160,3 +161,24 @@ def test_a_process_that_is_gone_has_no_namespace() -> None:
     process.wait()
     with pytest.raises(FileNotFoundError), diag_socket(process.pid):
         pass
+
+
+def test_what_has_just_these_ends_is_told_also_when_it_has_ended() -> None:
+    with diag_socket(os.getpid()) as diag, socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def found(name: tuple[str, int], peer: tuple[str, int]) -> InetSocket | None:
+            ends = ((socket.inet_aton(host), port) for host, port in (name, peer))
+            return tcp_socket(diag, *ends)
+
+        home = listener.getsockname()
+        with socket.create_connection(home) as client:
+            there, _ = listener.accept()
+            name = client.getsockname()
+            told = found(name, home)
+            assert told
+            assert (told.inode, told.has_ended) == (inode(client), False)
+            there.close()
+        assert found(name, home) is None
+        told = found(home, name)
+        assert told
+        assert (told.inode, told.has_ended) == (0, True)

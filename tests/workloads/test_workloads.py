@@ -127,3 +127,18 @@ def test_go_goes_on_with_goroutines_timers_and_garbage(
     bundle = compiled_go(woodfrog, "goroutines.go")
 
     assert frozen_at_moments(woodfrog, bundle, chance) == "ok\n"
+
+
+@needs("command go")
+def test_go_that_makes_connections_all_the_time_goes_back_at_moments_of_chance(
+    woodfrog: Woodfrog, chance: random.Random
+) -> None:
+    container = woodfrog.run(compiled_go(woodfrog, "calling.go"))
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    for _ in range(MOMENTS):
+        time.sleep(chance.uniform(0, 0.5))
+        woodfrog("rollback", f"--image-path={image}", container.name)
+
+    assert verdict(container) == "ok\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -12,11 +12,14 @@ import xxhash
 
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import tag_of
+from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.caller import HERE
 
 if TYPE_CHECKING:
     from woodfrog.engine.sockets import Sockets
     from woodfrog.kernel.netlink import nftables
     from woodfrog.resources.files.base import FileRecord, OpenFile
+    from woodfrog.resources.files.inet import End
     from woodfrog.resources.files.tcp_socket import TcpSocket
 
 _HINT = "--tcp-close restores connections as reset"
@@ -136,6 +139,76 @@ class Silence:
             from woodfrog.kernel.netlink import nftables
 
             nftables.unblock(self._init, _table(outside))
+
+
+def make_room(
+    init: int, records: Iterable[TcpSocket], going: Container[int], *, own_network: bool
+) -> None:
+    """Refuse where a rollback is to make connections, and others of the same ports stand.
+
+    Those are no obstacle whose inodes are `going` to be closed, or which wait at a listener that
+    is. What has ended, the kernel forgets here, if the container has the network for itself; also
+    at the other side of a connection that is made without it: that would answer the connection's
+    end as its own, and leave it hanging.
+    """
+    if not (made := _to_be_made(records)):
+        return
+    from woodfrog.kernel.netlink import sock_diag
+
+    with sock_diag.diag_socket(init) as diag:
+        for local, remote in dict.fromkeys((*made, *((there, here) for here, there in made))):
+            found = sock_diag.tcp_socket(diag, local, remote)
+            if found is None or found.inode in going:
+                continue
+            if found.has_ended and (not own_network or _forget(init, local, remote)):
+                continue
+            if (local, remote) in made and (found.inode or found.is_orphan):
+                raise UnsupportedResource(
+                    f"a TCP connection of the image, from port {local.port} to port {remote.port},"
+                    f" is {'in use by somebody' if found.inode else 'still ending'} here",
+                    hint="try again in two minutes, or restore the image into a new container",
+                )
+
+
+def _to_be_made(records: Iterable[TcpSocket]) -> dict[tuple[End, End], None]:
+    """Return where sockets of connections are made, as a set in order: its own end and the other's.
+
+    What waits at a listener is made with both.
+    """
+    from woodfrog.resources.files.inet import End
+
+    made: dict[tuple[End, End], None] = {}
+    for record in records:
+        if (one := record.connection) is not None and not one.outside:
+            local, remote = End(record.local, record.port), End(one.remote, one.remote_port)
+            made[local.unmapped(), remote.unmapped()] = None
+        for waiting in record.waiting:
+            source, target = (
+                End(waiting.source, waiting.port).unmapped(),
+                End(waiting.target, waiting.target_port).unmapped(),
+            )
+            made |= {(source, target): None, (target, source): None}
+    return made
+
+
+def _forget(init: int, local: End, remote: End) -> bool:
+    """Have the kernel forget a connection that has ended; tells whether it did.
+
+    A socket under repair takes its place, and ends without a trace.
+    """
+    from woodfrog.kernel.netlink.messages import socket_in
+    from woodfrog.resources.files import tcp_connection
+
+    family = socket.AF_INET if len(local.address) == 4 else socket.AF_INET6
+    with socket_in(init, family, socket.SOCK_STREAM, 0) as one:
+        tcp_connection.begin_repair(one)
+        try:
+            for call, end in ((SYS.BIND, local), (SYS.CONNECT, remote)):
+                address = end.packed(family)
+                HERE.call(call, one.fileno(), address, len(address))
+        except OSError:
+            return False
+    return True
 
 
 def _refuse_others(init: int, ends: list[nftables.Connection]) -> None:

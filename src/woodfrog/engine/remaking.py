@@ -4,12 +4,15 @@ A passing process of ours, which is in the container's namespaces and has the ri
 makes them as a restore does, and the processes that had them get them at the same descriptors.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import socket
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from woodfrog.engine import connections, outsiders, root_stub
 from woodfrog.engine.admission import Bounds
@@ -33,6 +36,9 @@ from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import credentials, limits, namespaces
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.files.base import DescriptorTable
+
+if TYPE_CHECKING:
+    from woodfrog.resources.files.tcp_socket import TcpSocket
 
 _RIGHTS_AT_ONCE = 200
 _F_SETFD = 2
@@ -77,11 +83,20 @@ class Remaking:
         self._silence: connections.Silence | None = None
         if most == self.most_descriptors:
             self._refuse_full_tables()
+        connections.make_room(
+            init,
+            self._tcp_sockets(),
+            looked.world.sockets.inside,
+            own_network="network" in bounds.new_namespaces,
+        )
 
     @property
     def users(self) -> Users:
         """What has processes choose ids that they may not choose."""
         return self.namespaces.users
+
+    def _tcp_sockets(self) -> list[TcpSocket]:
+        return [one for one in self._plan.files_of("tcp-socket") if one.id in self._match.remade]
 
     def _refuse_full_tables(self) -> None:
         """Refuse to give descriptors where there is no room for what they come by."""
@@ -168,12 +183,10 @@ class Remaking:
         """Make the files, and give each process its own. What they replace is closed by now."""
         records = [*self._match.remade.values()]
         connected = [
-            one
-            for one in self._plan.files_of("tcp-socket")
-            if one.id in self._match.remade and one.connection and not one.connection.outside
+            one for one in self._tcp_sockets() if one.connection and not one.connection.outside
         ]
-        new_network = "network" in self._bounds.new_namespaces
-        self._silence = connections.Silence(self.init, connected, {}, new_network=new_network)
+        # Whether somebody else has them was asked before anything was touched.
+        self._silence = connections.Silence(self.init, connected, {}, new_network=True)
         self._undo.enter_context(self._silence)
         self.making.make_files(records, (), {})
         self.missing += self.making.missing

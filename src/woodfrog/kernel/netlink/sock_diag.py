@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import msgspec
 
 from woodfrog.kernel.netlink.messages import (
+    NLM_F_ACK,
     NLM_F_DUMP,
     answers,
     attributes_of,
@@ -26,6 +27,8 @@ _UNIX_NAME, _UNIX_VFS, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN, _UNIX_SHUTDOWN = 0,
 # linux/inet_diag.h
 # With INFO, which we have no use for, come the keys of MD5SIG.
 _INET_DIAG_INFO, _INET_DIAG_SHUTDOWN, _INET_DIAG_MD5SIG = 2, 8, 18
+_NO_COOKIE = b"\xff" * 8
+_TIMEWAIT_TIMER = 3
 _MD5SIG = struct.Struct("<BBH16s80s")  # struct tcp_diag_md5sig
 
 # net/tcp_states.h
@@ -69,6 +72,7 @@ class InetSocket(msgspec.Struct, frozen=True):
     receive_queue: int
     send_queue: int  # for a listener: the backlog
     shutdown: int  # 1: for reading, 2: for writing
+    has_ended: bool  # all that is left is that the kernel remembers it, for a minute
     md5_keys: tuple[Md5Key, ...] = ()
 
     @property
@@ -149,30 +153,55 @@ def tcp_sockets(diag: socket.socket) -> list[InetSocket]:
     """List all TCP sockets of the network namespace, of both families."""
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
-        # struct inet_diag_req_v2: family, protocol, extensions, states, and an empty id.
-        extensions = 1 << _INET_DIAG_SHUTDOWN - 1 | 1 << _INET_DIAG_INFO - 1
-        request = struct.pack("<BBBBI48x", family, socket.IPPROTO_TCP, extensions, 0, 0xFFFFFFFF)
-        for answer in dump(diag, request):
-            state = answer[1]
-            local_port, remote_port = struct.unpack_from(">2H", answer, 4)
-            size = 4 if family == socket.AF_INET else 16
-            local, remote = bytes(answer[8 : 8 + size]), bytes(answer[24 : 24 + size])
-            _, receive, send, _, inode = struct.unpack_from("<5I", answer, 52)
-            attributes = attributes_of(answer[72:])
-            found.append(
-                InetSocket(
-                    family=family,
-                    state=state,
-                    inode=inode,
-                    local=(local, local_port),
-                    remote=(remote, remote_port),
-                    receive_queue=receive,
-                    send_queue=send,
-                    shutdown=attributes.get(_INET_DIAG_SHUTDOWN, b"\0")[0],
-                    md5_keys=tuple(_md5_keys(attributes.get(_INET_DIAG_MD5SIG, b""))),
-                )
-            )
+        for answer in dump(diag, _tcp_request(family, bytes(48))):
+            found.append(_inet_socket(answer))
     return found
+
+
+def tcp_socket(
+    diag: socket.socket, local: tuple[bytes, int], remote: tuple[bytes, int]
+) -> InetSocket | None:
+    """Return what has just these ends: a TCP connection, or what remains of one."""
+    family = socket.AF_INET if len(local[0]) == 4 else socket.AF_INET6
+    ports = struct.pack(">2H", local[1], remote[1])
+    ends = ports + local[0].ljust(16, b"\0") + remote[0].ljust(16, b"\0") + bytes(4)
+    asked = message(_SOCK_DIAG_BY_FAMILY, NLM_F_ACK, _tcp_request(family, ends + _NO_COOKIE))
+    try:
+        diag.send(asked)
+        (found,) = (_inet_socket(answer) for _, answer in answers(diag, "sock_diag"))
+    except FileNotFoundError:
+        return None
+    # Where there is none, it is the listener that would hear.
+    return found if found.state != TCP_LISTEN else None
+
+
+def _tcp_request(family: int, which: bytes) -> bytes:
+    """Return a struct inet_diag_req_v2: family, protocol, extensions, states, and an id."""
+    extensions = 1 << _INET_DIAG_SHUTDOWN - 1 | 1 << _INET_DIAG_INFO - 1
+    head = struct.pack("<BBBBI", family, socket.IPPROTO_TCP, extensions, 0, 0xFFFFFFFF)
+    return head + which
+
+
+def _inet_socket(answer: memoryview) -> InetSocket:
+    """Read a struct inet_diag_msg."""
+    family, state, timer = answer[:3]
+    local_port, remote_port = struct.unpack_from(">2H", answer, 4)
+    size = 4 if family == socket.AF_INET else 16
+    local, remote = bytes(answer[8 : 8 + size]), bytes(answer[24 : 24 + size])
+    _, receive, send, _, inode = struct.unpack_from("<5I", answer, 52)
+    attributes = attributes_of(answer[72:])
+    return InetSocket(
+        family=family,
+        state=state,
+        inode=inode,
+        local=(local, local_port),
+        remote=(remote, remote_port),
+        receive_queue=receive,
+        send_queue=send,
+        shutdown=attributes.get(_INET_DIAG_SHUTDOWN, b"\0")[0],
+        has_ended=timer == _TIMEWAIT_TIMER,
+        md5_keys=tuple(_md5_keys(attributes.get(_INET_DIAG_MD5SIG, b""))),
+    )
 
 
 def _md5_keys(table: bytes | memoryview) -> Iterator[Md5Key]:
