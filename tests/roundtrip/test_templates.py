@@ -21,6 +21,7 @@ pytestmark = needs("root", "command gcc")
 Build = Callable[..., Path]
 KEEPER = Path(__file__).parent / "templates" / "keeper.c"
 MiB = 1 << 20
+WITH_A_CHILD = "sleep 1000 & : > /work/ready; wait"
 
 
 def keeper(woodfrog: Woodfrog, build: Build) -> tuple[Bundle, Path]:
@@ -238,6 +239,38 @@ def test_a_clone_that_fails_leaves_nothing(woodfrog: Woodfrog, build: Build) -> 
     supervisor = listed(woodfrog)["t"]
     woodfrog("warm", "--drop", "t")
     eventually(lambda: is_gone(supervisor), "it ends")
+
+
+def test_a_clone_that_fails_leaves_its_siblings_alone(woodfrog: Woodfrog) -> None:
+    """The first one fails when whoever made the second one has ended, and nobody has waited yet."""
+    bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", WITH_A_CHILD])
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--sync=none")
+    container.delete()
+    woodfrog("warm", f"--image-path={image}", "t")
+    del bundle.config["linux"]["cgroupsPath"]  # each has its own
+    bundle.config["linux"]["resources"] = {"pids": {"limit": 1}}
+    maker = woodfrog.directory / "maker"
+    bundle.config["hooks"] = hook(
+        f"""case $(cat) in
+            *'"many-2"'*) echo $PPID > {maker}.new; mv {maker}.new {maker};;
+            *) until [ -e {maker} ] && ! grep -q '^State:.[^Z]' /proc/$(cat {maker})/status
+            do sleep 0.01; done;;
+        esac"""
+    )
+    bundle.save()
+    woodfrog.names += ["many-1", "many-2"]
+
+    flags = ("--template=t", f"--bundle={bundle.directory}", "--count=2")
+    failed = woodfrog("restore", *flags, "many", status=1)
+
+    assert failed.stderr.count("Resource temporarily unavailable") == 2
+    assert failed.stderr.count("woodfrog:") == 2
+    assert woodfrog("list", "-q").stdout == ""
+    woodfrog("warm", "--drop", "t")
 
 
 def test_each_config_is_checked_and_warned_of(woodfrog: Woodfrog, build: Build) -> None:

@@ -57,22 +57,27 @@ def _make_several(arguments: Arguments, make: Callable[[], int]) -> int:
     """Make containers side by side, by one process more than there are processors.
 
     For a third of the time a maker waits, for the init that it guides and who gives birth to it.
+    Each is a process of its own: one whose clone fails takes what all its children tell.
     """
     count = arguments["count"]
     arguments.values["detach"] = True
     makers = min(len(os.sched_getaffinity(0)) + 1, count)
-    for first in range(2, makers + 1):
-        if os.fork() == 0:
-            status = 1
-            try:
-                templates.work_in_fork()
-                status = _make_some(arguments, range(first, count + 1, makers), make)
-            finally:
-                os._exit(status)
-    failed = _make_some(arguments, range(1, count + 1, makers), make)
-    for _ in range(1, makers):
-        failed |= os.wait()[1]
-    return 1 if failed else 0
+    if makers == 1:
+        return _make_some(arguments, range(1, count + 1), make)
+    begun = []
+    for first in range(1, makers + 1):
+        pid = os.fork()
+        if pid:
+            begun.append(pid)
+            continue
+        status = 1
+        try:
+            templates.work_in_fork()
+            status = _make_some(arguments, range(first, count + 1, makers), make)
+        finally:
+            os._exit(status)
+    statuses = [os.waitpid(pid, 0)[1] for pid in begun]
+    return 1 if any(statuses) else 0
 
 
 def _make_some(arguments: Arguments, numbers: range, make: Callable[[], int]) -> int:
