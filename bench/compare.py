@@ -6,9 +6,9 @@
     bench/compare.py --only commands         alone (or: memory, incremental, rollback …)
 
 Peers are measured when they are installed: runc and crun for the short commands; runsc, and runc
-with a working criu, for checkpoint and restore; runc for `docker run`. Needs root and gcc. Every
-round runs everything once, so
-that a noisy moment strikes all alike. Peers don't sync their images: compare with `sync none`.
+with a working criu, for checkpoint and restore; redis's own BGSAVE for the pause; runc for `docker
+run`. Needs root and gcc. Every round runs everything once, so that a noisy moment strikes all
+alike. Peers don't sync their images: compare with `sync none`.
 """
 
 import argparse
@@ -25,10 +25,12 @@ from clones import compare_background, compare_clones
 from commands import compare_commands, measure_docker
 from measuring import WOODFROG, Runtime, bundle
 from memory import compare_memory
+from redis import compare_redis
 
 WHAT = (
     "commands",
     "memory",
+    "redis",
     "incremental",
     "rollback",
     "background",
@@ -53,6 +55,8 @@ def compare(sizes: list[int], rounds: int, work: Path, only: str) -> None:
         compare_commands(rounds, work, runners)
     if only in ("", "memory"):
         compare_memory(sizes, rounds, work, woodfrog)
+    if only in ("", "redis"):
+        compare_redis(sizes, rounds, work, woodfrog)
     if only in ("", "incremental"):
         compare_changes(sizes, rounds, work, woodfrog)
     if only in ("", "rollback"):

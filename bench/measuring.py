@@ -84,6 +84,13 @@ class Runtime:
     def __call__(self, *arguments: str, must: bool = True) -> float:
         return timed([*self._start, *arguments], self.output, must=must)
 
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a command that goes on until its container ends."""
+        with self.output.open("ab") as out:
+            return subprocess.Popen(
+                [*self._start, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+
     def works(self, *arguments: str) -> bool:
         """Tell whether a command succeeds."""
         done = subprocess.run(
