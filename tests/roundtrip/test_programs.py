@@ -323,8 +323,8 @@ SOME = (
     (restored_in_the_background, IN_THE_BACKGROUND),
     (restored_from_a_chain, (*IN_THE_BACKGROUND, "hugetlb", "odd_mappings", "droppable", "sealed")),
 )
-# What it could matter to that mappings' flags are read late, from a copy of a large process.
-LARGE = (
+# What it could matter to that mappings' flags are read late, from a copy of the process.
+TOLD_BY_COPIES = (
     "anonymous",
     "droppable",
     "file_private",
@@ -405,12 +405,14 @@ def test_a_program_finds_everything_as_it_was(
 
 @needs("root", "command gcc")
 @pytest.mark.parametrize(
-    "case", [case for case in cases() if case.source.stem in LARGE], ids=lambda case: case.name
+    "case",
+    [case for case in cases() if case.source.stem in TOLD_BY_COPIES],
+    ids=lambda case: case.name,
 )
-def test_a_large_program_is_told_the_same_by_its_copy(
+def test_a_program_is_told_the_same_by_its_copy(
     case: Case, huge_pages: None, woodfrog: Woodfrog, build: Build
 ) -> None:
-    container = start(case, woodfrog, build, "-DLARGE")
+    container = start(case, woodfrog, build)
     container.wait_for("ready")
     of_copy, of_itself = woodfrog.directory / "copy", woodfrog.directory / "itself"
 

@@ -1,7 +1,8 @@
-"""What only smaps tells of the mappings of large processes, read from copies while they run on.
+"""What only smaps tells of the mappings of processes, read from copies while they run on.
 
-For /proc/PID/smaps the kernel looks at each page, 20 ms for a gibibyte. As soon as a copy of the
-process is made (see snapshots), that has the same mappings with the same flags.
+For /proc/PID/smaps the kernel looks at each page, 20 ms for a gibibyte, and has much to say. As
+soon as a copy of the process is made (see snapshots), that has the same mappings with the same
+flags.
 """
 
 from contextlib import suppress

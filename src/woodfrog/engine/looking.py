@@ -427,6 +427,8 @@ def prepare(init: int, container: Container) -> bool:
 
 def _import_kinds(init: int, container: Container) -> None:
     pids = processes_in(HERE, init)
+    if container.rootfs:
+        from woodfrog.resources import layer  # noqa: F401
     looks = catalogue.prepare(pids)
     if is_nested := any_in(pids):
         from woodfrog.resources import nested  # noqa: F401

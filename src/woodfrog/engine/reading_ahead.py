@@ -30,14 +30,17 @@ class MappingsAhead:
         """`noted` are the pids of those of which the kernel notes what is written to."""
         self._found: dict[int, list[Mapping]] = {}
         self._processes = [*processes]
-        large = [one for one in self._processes if one.own_bytes >= _LARGE]
         self._late = {
             one.pid
-            for one in large
+            for one in self._processes
             # A copy of who is noted is not, and so has other flags.
             if may_be_late and one.pid not in noted and _may_be_late(one)
         }
-        self._pids = [one.pid for one in large if one.pid not in self._late]
+        self._pids = [
+            one.pid
+            for one in self._processes
+            if one.own_bytes >= _LARGE and one.pid not in self._late
+        ]
         self._thread = threading.Thread(target=self._read, daemon=True)
         if self._pids:
             self._thread.start()

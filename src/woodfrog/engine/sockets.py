@@ -239,12 +239,16 @@ class Sockets:
 
     def listeners(self) -> list[InetSocket]:
         """Return the TCP sockets of the container that listen in its own network namespace."""
-        found = (self.tcp(inode) for inode in sorted(self.inside))
+        found = (self.tcp(inode) for inode in sorted(self._not_unix()))
         return [
             one
             for one in found
             if one is not None and one.state == TCP_LISTEN and not self._network_of[one.inode]
         ]
+
+    def _not_unix(self) -> set[int]:
+        self.unix(0)
+        return self.inside - self._unix.keys()
 
     def not_accepted(self, listener: InetSocket) -> list[InetSocket]:
         """Return the connections that may wait at a listener; others may have the same name."""
@@ -264,7 +268,7 @@ class Sockets:
 
         By their network namespaces: each a descriptor of ours, -1 for the container's own.
         """
-        found = [self.tcp(inode) for inode in self.inside - self.callers]
+        found = [self.tcp(inode) for inode in self._not_unix() - self.callers]
         for number, descriptor in ((_OWN, -1), *self._namespaces.descriptors("net")):
             there = [
                 one

@@ -142,9 +142,13 @@ def _copy_of_root(proc: int) -> int:
 def _candidates(option: bytes, rootfs: str) -> Iterator[bytes]:
     """Yield the paths that an upperdir option may mean."""
     # Some kernels show it as it was given, with backslashes before what they took apart.
-    for text in dict.fromkeys((option, re.sub(_BACKSLASH, rb"\1", option))):
+    for text in dict.fromkeys((option, _without_backslashes(option))):
         for base in [b"/"] if text.startswith(b"/") else _bases(rootfs):
             yield os.path.join(base, text)
+
+
+def _without_backslashes(option: bytes) -> bytes:
+    return re.sub(_BACKSLASH, rb"\1", option) if b"\\" in option else option
 
 
 def _bases(rootfs: str) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -30,6 +31,8 @@ def unescape(text: bytes) -> bytes:
     return re.sub(_ESCAPE, lambda match: bytes([int(match[1], 8)]), text)
 
 
+# A look at a container reads the same mounts again and again.
+@lru_cache(1024)
 def parse_mount(line: bytes) -> Mount:
     """Parse one line."""
     left, _, right = line.partition(b" - ")
