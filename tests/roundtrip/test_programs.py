@@ -409,10 +409,11 @@ def test_a_program_finds_everything_as_it_was(
     [case for case in cases() if case.source.stem in TOLD_BY_COPIES],
     ids=lambda case: case.name,
 )
+@pytest.mark.parametrize("flags", [(), ("-DLARGE",)], ids=["small", "large"])
 def test_a_program_is_told_the_same_by_its_copy(
-    case: Case, huge_pages: None, woodfrog: Woodfrog, build: Build
+    flags: tuple[str, ...], case: Case, huge_pages: None, woodfrog: Woodfrog, build: Build
 ) -> None:
-    container = start(case, woodfrog, build)
+    container = start(case, woodfrog, build, *flags)
     container.wait_for("ready")
     of_copy, of_itself = woodfrog.directory / "copy", woodfrog.directory / "itself"
 

@@ -157,6 +157,16 @@ def test_a_sleep_is_told_with_when_it_began() -> None:
     assert fields_of(found) == (SYS.CLOCK_NANOSLEEP, "hrtimer_nanosleep", 6270419855171, 14)
 
 
+@pytest.mark.parametrize("name", ["\nse.exec_start", "\nse.exec_start:", "\nse.exec_start:9"])
+def test_what_a_task_calls_itself_is_not_its_time(tmp_path: Path, name: str) -> None:
+    for file in ("syscall", "wchan", "stat", "sched"):
+        (tmp_path / file).write_bytes((SAMPLES / file).read_bytes())
+    usual = (SAMPLES / "sched").read_text()
+    (tmp_path / "sched").write_text(f"{name} ({usual.partition(' (')[2]}")
+    found = look_before_the_hold(str(tmp_path), StandingClocks())  # type: ignore[arg-type]
+    assert fields_of(found) == (SYS.CLOCK_NANOSLEEP, "hrtimer_nanosleep", 6270419855171, 14)
+
+
 @pytest.mark.parametrize("text", ["running\n", "-1 0x7ffd 0x7ffa\n", ""])
 def test_a_task_outside_of_calls_waits_for_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "syscall").write_text(text)
