@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from woodfrog.engine import collecting, collecting_networks, collecting_shares, tidying
+from woodfrog.engine import collecting, collecting_networks, collecting_shares, guests, tidying
 from woodfrog.engine.asking_processes import AskingProcesses
 from woodfrog.engine.asking_queues import AskedQueues
 from woodfrog.engine.collected import CollectedProcess
@@ -223,7 +223,7 @@ class _Looking:
     def prepare(self) -> None:
         """Do what takes some time before anything is held."""
         init, container = self._init, self._container
-        namespaces.refuse_shared_pid_namespace(init)
+        namespaces.refuse_joined_pid_namespace(init)
         self._usual = sysctls.usual()
         if prepare(init, container) and "network" in container.namespaces:
             self._opened = self._usual.opened(init, self._undo)
@@ -241,6 +241,7 @@ class _Looking:
         self._doomed = {one.pid for one in self._others}
         self._unanswered = Unanswered(self._created)
         self._unanswered.refuse(tree)
+        guests.refuse(tree, self._init, self._groups)
         collecting.refuse_dispatched(tree)
         tidying.remove_leftovers(tree, self._vdso)
         self._stopped = time.monotonic()

@@ -54,7 +54,7 @@ def _pre_dump(
     tracker: Tracker,
     guardian: Guardian,
 ) -> dict[str, object]:
-    namespaces.refuse_shared_pid_namespace(init)
+    namespaces.refuse_joined_pid_namespace(init)
     vdso = own_vdso()
     with ExitStack() as undo:
         parent = ParentImage(undo, options, tracker)

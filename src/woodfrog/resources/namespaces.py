@@ -9,6 +9,7 @@ from woodfrog.errors import UnsupportedResource, WoodfrogError
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWTIME, CLONE_NEWUSER, FLAGS
+from woodfrog.kernel.procfs.status import read_status
 from woodfrog.kernel.user_namespace import become_root
 
 _NS = 1_000_000_000
@@ -24,6 +25,16 @@ def refuse_shared_pid_namespace(init: int) -> None:
     if pid_namespace(init) == os.readlink("/proc/self/ns/pid"):
         raise UnsupportedResource(
             "the container shares the host's pid namespace, which cannot be saved yet",
+            hint="give it a pid namespace of its own",
+        )
+
+
+def refuse_joined_pid_namespace(init: int) -> None:
+    """Refuse a container that has no pid namespace of its own."""
+    refuse_shared_pid_namespace(init)
+    if read_status(f"/proc/{init}")["NStgid"].split()[-1] != "1":
+        raise UnsupportedResource(
+            "the container has joined the pid namespace of another one, which cannot be saved yet",
             hint="give it a pid namespace of its own",
         )
 

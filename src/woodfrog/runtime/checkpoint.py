@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from woodfrog.errors import HolderEndedError, ImageError, StateError
+from woodfrog.errors import HolderEndedError, ImageError, StateError, UnsupportedResource
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
 from woodfrog.runtime import (
@@ -128,6 +128,7 @@ class AtWork:
                 f"container {container.id} shares the host's mounts, which can't be saved",
                 hint="give it a mount namespace in its config",
             )
+        _refuse_left_user_namespace(container)
 
     def __enter__(self) -> AtWork:
         container = self._container
@@ -163,6 +164,20 @@ class AtWork:
             error.add_note(f"the container is {how} as before")
         else:
             error.add_note("the container has ended meanwhile")
+
+
+def _refuse_left_user_namespace(container: Container) -> None:
+    """Refuse a container whose first process has made itself a user namespace: it is outside.
+
+    What `create` made belongs to the user namespace that it began in.
+    """
+    began = container.state.get("userNamespace")
+    if began and os.readlink(f"/proc/{container.pid}/ns/user") != began:
+        raise UnsupportedResource(
+            f"the first process of container {container.id} has gone to a user namespace that it"
+            " made, which cannot be saved yet",
+            hint="have a child of it do so: begin with a shell, or an init (docker run --init)",
+        )
 
 
 def known(

@@ -279,6 +279,7 @@ def _guide(
             devices = None
         if message["step"] == "ready":
             container.state["mounts"] = _mounts(pid)
+            container.state["userNamespace"] = os.readlink(f"/proc/{pid}/ns/user")
             master = _hand_over_console(request, container, pid, message["console"])
             if "console" not in container.state and message["console"] >= 0:
                 channel.send(step="taken")
