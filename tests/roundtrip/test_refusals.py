@@ -271,8 +271,13 @@ def test_a_namespace_that_somebody_outside_is_in_is_refused(
             " none /mnt",
             "/mnt is mounted with the option upperdir=up",
         ),
+        (
+            ": > /mnt/file && mount -t tmpfs none /tmp && : > /tmp/file"
+            " && mount --bind /tmp/file /mnt/file && umount /tmp",
+            "/mnt/file shows a single file of a file system that is mounted nowhere else",
+        ),
     ],
-    ids=["terminals", "a relative overlay"],
+    ids=["terminals", "a relative overlay", "a file alone"],
 )
 def test_mounts_that_cannot_be_made_again_are_refused_by_name(
     script: str, named: str, woodfrog: Woodfrog
@@ -292,6 +297,7 @@ def test_mounts_that_cannot_be_made_again_are_refused_by_name(
     assert refused.status not in (0, None)
     assert named in refused.stderr
     assert "running as before" in refused.stderr
+    assert named in woodfrog("check", container.name, status=1).stdout
     assert verdict(container) == "ok\n"
 
 

@@ -92,8 +92,16 @@ def _below(prefix: bytes, path: bytes) -> bytes:
     return prefix if path == ROOT else join(prefix, path)
 
 
-def refuse_in_use(kind: str, mount: int) -> None:
-    """Refuse a file system with things in use, by a descriptor of a copy of its mount."""
+def refuse_unreadable(kind: str, mount: int) -> None:
+    """Refuse a file system of which a part is seen only, or that has things in use.
+
+    `mount` is a descriptor of a copy of its mount.
+    """
+    if not stat.S_ISDIR(os.fstat(mount).st_mode):
+        raise UnsupportedResource(
+            "shows a single file of a file system that is mounted nowhere else in its mount"
+            " namespace, which cannot be saved yet"
+        )
     if kind not in ("bpf", "devpts"):
         return
     with opened(mount) as tree:
@@ -126,13 +134,7 @@ def refuse_filled(mount: Mount, copy: int, created: list[Mount]) -> None:
 @contextmanager
 def opened(mount: int) -> Iterator[Tree]:
     """Open the files of a mount, by a descriptor of a copy of it."""
-    try:
-        root = os.open(".", _DIRECTORY, dir_fd=mount)
-    except NotADirectoryError:
-        raise UnsupportedResource(
-            "shows a single file of a file system that is mounted nowhere else,"
-            " which cannot be saved"
-        ) from None
+    root = os.open(".", _DIRECTORY, dir_fd=mount)
     try:
         yield Tree(root)
     finally:

@@ -15,7 +15,7 @@ from woodfrog.resources.file_entry import ROOT
 from woodfrog.resources.file_tree import WritePages
 from woodfrog.resources.mount_tree import copies, ghosts, options, table
 from woodfrog.resources.mount_tree.comparing import Comparison
-from woodfrog.resources.mount_tree.contents import Contents, refuse_filled, refuse_in_use
+from woodfrog.resources.mount_tree.contents import Contents, refuse_filled, refuse_unreadable
 from woodfrog.resources.mount_tree.detached import Detached
 from woodfrog.resources.mount_tree.id_mapped import IdMapped
 from woodfrog.resources.mount_tree.records import (
@@ -382,7 +382,7 @@ class ChangedMounts:
                             " cannot be saved yet",
                             hint="mount it without, too",
                         )
-                    refuse_in_use(kind, self._copies[mount.mnt_id])
+                    refuse_unreadable(kind, self._copies[mount.mnt_id])
         for number in self._hidden & self._copies.keys():
             with _naming(self._kept[number]):
                 refuse_filled(self._kept[number], self._copies[number], self._created)
