@@ -212,6 +212,21 @@ def test_without_root_it_says_what_is_missing(make_bundle: Make) -> None:
     assert "start it with --privileged" in done.stderr
 
 
+def test_the_root_of_a_rootless_engine_is_told(make_bundle: Make, tmp_path: Path) -> None:
+    bundle = make_bundle("true")
+    bundle.save()
+    root = tmp_path / "root"
+    root.mkdir(mode=0o700)
+    os.chown(root, 1000, 1000)
+    there = ["unshare", "--user", "--map-root-user", str(REPOSITORY / "woodfrog"), "--root", root]
+    done = subprocess.run(
+        [*there, "create", "-b", bundle.directory, "x"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"cannot make {root}/x: Permission denied" in done.stderr
+    assert "needs the host's root, which a rootless engine is not" in done.stderr
+
+
 def test_without_procfs_it_says_so(woodfrog: Woodfrog) -> None:
     script = 'mount -t tmpfs tmpfs /proc && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", script, "sh", *woodfrog.command("state", "x")]

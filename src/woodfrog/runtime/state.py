@@ -161,16 +161,25 @@ class Container:
     def new(cls, root: str, id: str) -> Container:
         """Make the state directory of a new container, with its lock in it."""
         container = cls(root, id, {})
-        os.makedirs(root, mode=0o711, exist_ok=True)
         try:
-            os.mkdir(container.directory, 0o700)
-        except FileExistsError:
+            os.makedirs(root, mode=0o711, exist_ok=True)
+            container._make_directory()
+        except PermissionError as error:
             raise StateError(
-                f"container {id} already exists", hint="delete it first, or take another id"
+                f"cannot make {container.directory}: {error.strerror}",
+                hint="woodfrog needs the host's root, which a rootless engine is not",
             ) from None
         # The lock file is also the mark of a directory of ours: other runtimes may share the root.
         os.close(os.open(container.path("lock"), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         return container
+
+    def _make_directory(self) -> None:
+        try:
+            os.mkdir(self.directory, 0o700)
+        except FileExistsError:
+            raise StateError(
+                f"container {self.id} already exists", hint="delete it first, or take another id"
+            ) from None
 
     @classmethod
     def load(cls, root: str, id: str) -> Container:
