@@ -33,6 +33,10 @@ SANDBOXES = {
         "unshare --user --map-root-user --mount --pid --fork --mount-proc --uts --ipc --net"
         " sh -c 'hostname in; mount -t tmpfs none /tmp; : > /tmp/mine; exec sh /work/look'"
     ),
+    "unshare over files": (
+        "sh -c ': > /tmp/below'; unshare --mount --pid --fork --mount-proc"
+        " sh -c 'mount -t tmpfs none /tmp; : > /tmp/mine; exec sh /work/look'"
+    ),
     "nsenter": (
         "unshare --pid --fork --mount --mount-proc sleep 1000 &"
         " until inner=$(pgrep -f '^sleep 1000'); do sleep 0.02; done;"

@@ -116,7 +116,12 @@ class ChangedMounts:
         return in_time
 
     def _hidden_at_first(self) -> set[int]:
-        """Return file systems in memory that were hidden when the container began."""
+        """Return file systems in memory that were hidden when the container began.
+
+        Late mounts find them with their files.
+        """
+        if self._is_late:
+            return set()
         return {
             mount.mnt_id
             for mount in self._created
