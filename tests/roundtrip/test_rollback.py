@@ -14,7 +14,7 @@ import pytest
 from changing import MANY, OLDER, SHARED, SOURCE, Changing
 
 from bundles import Bundle, bind, mount
-from containers import Container, Woodfrog, eventually, is_gone, verdict
+from containers import CGROUPS, Container, Woodfrog, eventually, is_gone, verdict
 from images import doctored
 from needs import needs
 from overlays import OverlayRoot, seen
@@ -375,6 +375,28 @@ def test_what_has_ended_or_moved_on_comes_back(
         woodfrog("rollback", f"--image-path={image}", container.name)
     inside = Path(f"/proc/{container.init}/root/proc").glob("[0-9]*/stat")
     assert not any("woodfrog" in stat.read_text() for stat in inside)
+    tell(container, "check")
+    assert verdict(container) == "ok\n"
+
+
+def test_no_more_tasks_are_needed_than_the_image_has(woodfrog: Woodfrog) -> None:
+    """Fewer are refused, before anything is touched."""
+    container = talking(woodfrog, "family.py")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    files = (f"{place}{container.name}/pids.current" for place in ("pids/", ""))
+    (current,) = [path for file in files for path in CGROUPS.glob(file)]
+    tasks = int(current.read_text())
+    tell(container, "kill")
+    container.wait_for("changed")
+
+    woodfrog("update", f"--pids-limit={tasks - 1}", container.name)
+    said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr
+    assert f"needs room for {tasks} tasks, and the container may have {tasks - 1}" in said
+    assert "the container is running as before" in said
+
+    woodfrog("update", f"--pids-limit={tasks}", container.name)
+    woodfrog("rollback", f"--image-path={image}", container.name)
     tell(container, "check")
     assert verdict(container) == "ok\n"
 

@@ -7,7 +7,7 @@ waiting init was.
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from woodfrog.engine import root_stub, taking_files
 from woodfrog.engine.kinship import CLONE_PARENT
@@ -86,10 +86,11 @@ def clone_inside(init: int, pid: int, *, as_our_child: bool = False) -> int:
     """Return the host pid of a new process that waits in the container.
 
     It is `as_our_child`, whom nobody else needs to wait for, or a child of whoever gets orphans.
+    Ours is there only for a while, and needs no room within the limit of tasks: it is moved in.
     """
     pidfd = HERE.call(SYS.PIDFD_OPEN, init, 0)
     time_namespace = os.open(f"/proc/{init}/ns/time", os.O_RDONLY | os.O_CLOEXEC)
-    cgroups = _cgroup_files(init)
+    cgroups = [] if as_our_child else _cgroup_files(init).values()
     has_users = not namespaces.is_ours(init, "user")
     reader, writer = os.pipe()
     helper = os.fork()
@@ -104,13 +105,38 @@ def clone_inside(init: int, pid: int, *, as_our_child: bool = False) -> int:
     os.close(time_namespace)
     if not answer.isdigit():
         raise WoodfrogError(f"cannot make process {pid} in the container: {answer}")
+    if as_our_child:
+        _move(int(answer), [path for name, path in _cgroup_files(init).items() if name != "pids"])
     return int(answer)
+
+
+def take_out(pid: int) -> None:
+    """Have a process of ours be in our own cgroups, and so in the way of no limit."""
+    _move(pid, _cgroup_files("self").values())
+
+
+def most_tasks(init: int) -> int | None:
+    """Return how many tasks may be in the cgroup of a container's first process."""
+    files = _cgroup_files(init)
+    try:
+        path = f"{os.path.dirname(files['pids'] if 'pids' in files else files[''])}/pids.max"
+        with open(path, encoding="ascii") as file:
+            most = file.read().strip()
+    except (KeyError, FileNotFoundError):
+        return None
+    return int(most) if most.isdigit() else None
+
+
+def _move(pid: int, cgroups: Iterable[str]) -> None:
+    for path in cgroups:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(pid))
 
 
 def _become_helper(
     pidfd: int,
     time_namespace: int,
-    cgroups: Sequence[str],
+    cgroups: Iterable[str],
     pid: int,
     flags: int,
     writer: int,
@@ -149,8 +175,8 @@ def clone_with_id(ids: bytearray, flags: int = 0) -> int:
     return HERE.call(SYS.CLONE3, arguments, len(arguments))
 
 
-def _cgroup_files(init: int) -> list[str]:
-    """Return the cgroup.procs files of the cgroups that a process is in."""
+def _cgroup_files(process: int | str) -> dict[str, str]:
+    """Return the cgroup.procs files of the cgroups that a process is in, by their controllers."""
     points: dict[str, str] = {}
     for mount in read_mounts("self"):
         point = os.fsdecode(mount.point)
@@ -159,12 +185,12 @@ def _cgroup_files(init: int) -> list[str]:
         elif mount.type == "cgroup":
             for name in mount.super_options.split(","):
                 points.setdefault(name, point)
-    found = []
-    with open(f"/proc/{init}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+    found = {}
+    with open(f"/proc/{process}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             point = points.get(controllers.split(",")[0], "")
             target = f"{point}{path}/cgroup.procs"
             if point and os.path.exists(target):
-                found.append(target)
+                found[controllers] = target
     return found

@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from woodfrog.engine import belongings, finishing, passing, reading_pages, root_stub, terminals
+from woodfrog.engine import (
+    belongings,
+    finishing,
+    outsiders,
+    passing,
+    reading_pages,
+    root_stub,
+    terminals,
+)
 from woodfrog.engine import body as body_module
 from woodfrog.engine.body import THREAD, Body
 from woodfrog.engine.finishing import Release
 from woodfrog.engine.inheriting import Inherited
-from woodfrog.errors import WoodfrogError, while_
+from woodfrog.errors import UnsupportedResource, WoodfrogError, while_
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.process import PR_SET_NAME
@@ -79,6 +87,21 @@ class Rebirth:
         # Those with the rights of a restore, and no others.
         self._from_outside: set[int] = set()
         self._born: list[int] = []
+        self._refuse_over_limit()
+
+    def _refuse_over_limit(self) -> None:
+        """Refuse what would be too many tasks: the last ones couldn't be made."""
+        tasks = sum(len(one.threads) + bool(one.ended_thread) for one in self._plan.processes)
+        tasks += len(self._plan.zombies)
+        # One is made by a helper, which is there as well.
+        tasks += any(not one.parent for one in self._match.lost)
+        most = outsiders.most_tasks(self._remaking.init)
+        if most is not None and tasks > most:
+            raise UnsupportedResource(
+                f"making its processes again needs room for {tasks} tasks, and the container may"
+                f" have {most}",
+                hint="`woodfrog update --pids-limit` changes that",
+            )
 
     def make(self, standing: Mapping[int, Stub]) -> None:
         """Make them, up to what only the last moment can do; `standing` are those of the rest."""

@@ -211,6 +211,7 @@ class Remaking:
                     self.making.files[one.file] = self._take(self._fetch(one.file, kept))
             for number in {m.object for m in record.memory.mappings if m.object}:
                 self._take_object(number)
+        outsiders.take_out(self._stub.pid)
 
     def _take(self, ours: int) -> int:
         """Have the passing process keep a descriptor of ours, where those are that it made."""
