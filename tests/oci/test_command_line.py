@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,37 @@ def test_the_launcher_works_through_links_and_from_anywhere(tmp_path: Path) -> N
     for command in ("./two", str(tmp_path / "two"), str(REPOSITORY / "woodfrog")):
         done = subprocess.run([command, "help", "run"], cwd=tmp_path, capture_output=True)
         assert done.stdout.startswith(b"usage: woodfrog run"), done
+
+
+def test_an_interrupt_in_the_first_moment_is_told_in_a_line(tmp_path: Path) -> None:
+    """It comes when the launcher begins to load the command, and at each module that is loaded."""
+    interrupt = "import os, signal; os.kill(os.getpid(), signal.SIGINT)\n"
+    package = tmp_path / "src/woodfrog/cli"
+    package.mkdir(parents=True)
+    (package / "main.py").write_text(interrupt)
+    shutil.copy(REPOSITORY / "woodfrog", tmp_path)
+    loading = """
+import sys
+sys.path.append(sys.argv.pop(1))
+left = int(sys.argv.pop(1))
+import importlib.abc
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        global left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+from woodfrog.cli.main import main
+sys.meta_path.insert(0, Interrupting())
+status = main()
+sys.exit(status)
+"""
+    python = [str(REPOSITORY / ".venv/bin/python"), "-I", "-S", "-c", loading]
+    commands = [[str(tmp_path / "woodfrog"), "list"]]
+    commands += [[*python, str(REPOSITORY / "src"), str(at), "list"] for at in range(1, 6)]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (130, "woodfrog: interrupted\n")
 
 
 def _imports(woodfrog: Woodfrog, *arguments: str, status: int = 0) -> set[str]:

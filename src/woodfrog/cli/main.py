@@ -55,16 +55,21 @@ REFUSED = {
 
 def main(words: list[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        sys.stderr.write("woodfrog: interrupted\n")
+        return 130
+
+
+def _run(words: list[str] | None) -> int:
     answer = None
     if words is None:
         words = sys.argv[1:]
         if "rollback" in words or "checkpoint" in words or "restore" in words:
             from woodfrog.cli import forwarding
 
-            try:
-                answer = forwarding.forward(words, DEFAULT_ROOT)
-            except KeyboardInterrupt:
-                return _interrupted()
+            answer = forwarding.forward(words, DEFAULT_ROOT)
             if answer and answer.status is not None:
                 return answer.status
     # msgspec imports it if it is there, for what this Python's typing has: 20 ms for nothing.
@@ -84,8 +89,6 @@ def main(words: list[str] | None = None) -> int:
     common.answer = answer
     try:
         return _dispatch(words, common)
-    except KeyboardInterrupt:
-        return _interrupted()
     except BrokenPipeError:
         return 141
     except AbandonedError:
@@ -93,11 +96,6 @@ def main(words: list[str] | None = None) -> int:
     except Exception as error:
         report.failure(error, common)
         return error.exit_status if isinstance(error, WoodfrogError) else 1
-
-
-def _interrupted() -> int:
-    sys.stderr.write("woodfrog: interrupted\n")
-    return 130
 
 
 def _open_standard_descriptors() -> None:
