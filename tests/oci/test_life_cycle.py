@@ -387,3 +387,25 @@ def test_a_state_that_cannot_be_written_whole_is_an_error(
     told = woodfrog(*command, status=None, limits=limits, output=bundle.directory / "output")
     assert told.status == 1
     assert woodfrog("list", "-q").stdout == ""
+
+
+def test_what_a_killed_command_was_writing_goes_with_the_next_one(
+    woodfrog: Woodfrog, make_bundle: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = woodfrog.run(make_bundle(FOREVER))
+    container.wait_for("up")
+    child = os.fork()
+    if not child:
+        killed = Container.load(str(woodfrog.root), container.name)
+        monkeypatch.setattr(os, "rename", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        with killed.lock():
+            killed.save()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    directory = woodfrog.root / container.name
+    assert (directory / "state.json.new").exists()
+
+    woodfrog("pause", container.name)
+
+    assert not (directory / "state.json.new").exists()
+    assert container.state()["status"] == "paused"

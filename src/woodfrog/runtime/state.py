@@ -19,6 +19,7 @@ DEFAULT_ROOT = "/run/woodfrog"
 # In the state directory while restored memory is still being filled in: by whom, and how far.
 FILLING = "filling"
 TRACKING = "tracking"
+_BEING_WRITTEN = "state.json.new"
 
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 
@@ -115,6 +116,7 @@ class Lock:
             try:
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                     self._descriptor = descriptor
+                    self._tidy()
                     return self
             except FileNotFoundError:
                 pass
@@ -127,6 +129,13 @@ class Lock:
         at: TracebackType | None,
     ) -> None:
         self.release()
+
+    def _tidy(self) -> None:
+        """Remove what somebody was writing who was killed: only who has the lock writes it."""
+        try:
+            os.unlink(os.path.join(self._directory, _BEING_WRITTEN))
+        except FileNotFoundError:
+            pass
 
     def release(self) -> None:
         """Give the lock back early."""
@@ -217,8 +226,8 @@ class Container:
 
     def save(self) -> None:
         """Write state.json; whoever reads sees the old one or the new one."""
-        self.write("state.json.new", jsontext.write(self.state).encode())
-        os.rename(self.path("state.json.new"), self.path("state.json"))
+        self.write(_BEING_WRITTEN, jsontext.write(self.state).encode())
+        os.rename(self.path(_BEING_WRITTEN), self.path("state.json"))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the state directory: all of it, or an error tells."""
