@@ -294,3 +294,17 @@ def test_calls_of_a_kind_are_as_if_each_were_added(program: Program) -> None:
         other.call(SYS.FCNTL, *row)
     assert program.assemble() == other.assemble()
     assert len(program) == len(other)
+
+
+def test_a_result_of_another_program_is_refused(program: Program) -> None:
+    theirs = Program(BASE, 4096).call(SYS.GETPID)
+    program.call(SYS.GETPID)
+    uses = (
+        lambda: program[theirs],
+        lambda: program.expect(theirs, 0),
+        lambda: program.may_fail(theirs),
+        lambda: program.call(SYS.CLOSE, theirs),
+    )
+    for use in uses:
+        with pytest.raises(ValueError, match="not the result of a call of this program"):
+            use()

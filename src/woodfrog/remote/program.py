@@ -36,7 +36,7 @@ def packed(number: int, *words: int, may_fail: bool = True) -> bytes:
 class Placeholder(int):
     """The result of a call that has not run yet; other calls of the program can take it.
 
-    An int, so that the catalogue's functions fit; the value says which call of the program it is.
+    An int, so that the catalogue's functions fit; the value says which call of which program it is.
     """
 
 
@@ -59,6 +59,8 @@ class Program:
     def __init__(self, base: int, size: int) -> None:
         self.base = base
         self.size = size
+        # The value of the first call's placeholder. No other program that lives has it.
+        self._first = id(self) << 32
         self._data = bytearray()
         self._records = bytearray()
         # How many arguments each call was given.
@@ -79,7 +81,7 @@ class Program:
         links = 0
         for place, argument in enumerate(arguments):
             if type(argument) is Placeholder:
-                self._links.append((self._word_at(place), argument))
+                self._links.append((self._word_at(place), self._index(argument)))
                 words[place] = 0
                 links |= 1 << place
             elif isinstance(argument, int):
@@ -92,7 +94,14 @@ class Program:
         if links:
             self._records[_LINKS_AT - RECORD_BYTES] = links
         self._counts.append(len(words))
-        return Placeholder(len(self._counts) - 1)
+        return Placeholder(self._first + len(self._counts) - 1)
+
+    def _index(self, result: int) -> int:
+        """Return which call a placeholder stands for; it must be one of this program."""
+        index = result - self._first
+        if not isinstance(result, Placeholder) or not 0 <= index < len(self._counts):
+            raise ValueError(f"{result:#x} is not the result of a call of this program")
+        return index
 
     def call_each(
         self, number: int, rows: Sequence[Sequence[int]], *, may_fail: bool = True
@@ -168,7 +177,8 @@ class Program:
 
     def expect(self, result: int, value: int) -> int:
         """Have the program stop if the call returns anything but `value`."""
-        struct.pack_into("<q", self._records, RECORD_BYTES * result + _EXPECTED_AT, value)
+        at = RECORD_BYTES * self._index(result) + _EXPECTED_AT
+        struct.pack_into("<q", self._records, at, value)
         return self._allow(result, _MUST_EQUAL)
 
     def may_fail(self, result: int) -> int:
@@ -180,8 +190,7 @@ class Program:
         return self._allow(result, _CHILD_ENDS)
 
     def _allow(self, result: int, outcome: int) -> int:
-        assert isinstance(result, Placeholder)
-        self._records[RECORD_BYTES * result + _OUTCOME_AT] = outcome
+        self._records[RECORD_BYTES * self._index(result) + _OUTCOME_AT] = outcome
         return result
 
     @property
@@ -288,8 +297,7 @@ class Program:
 
     def __getitem__(self, result: int) -> int:
         """Return what a call returned, once the program has run."""
-        assert isinstance(result, Placeholder)
-        return self._results[result]
+        return self._results[self._index(result)]
 
     def results(self, placeholders: Iterable[int]) -> list[int]:
         """Return what several calls returned."""
