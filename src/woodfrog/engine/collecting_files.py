@@ -147,6 +147,7 @@ class Files:
             if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 return  # with clients that nobody has accepted: see engine/unix_backlogs.py
             messages = unix_queue.peek(one, most=unix_queue.waiting(one))
+        file.messages = [msgspec.structs.replace(one, descriptors=[]) for one in messages]
         for number, message in enumerate(messages):
             for fd in message.descriptors:
                 target = os.readlink(os.fsencode(f"/proc/{pid}/fd/{fd}"))

@@ -31,6 +31,11 @@ int main(int count, char **arguments) {
 	int raw = must(socket(family, SOCK_RAW, protocol)), other = must(socket(family, SOCK_RAW, 99)), icmp = socket(family, SOCK_DGRAM, protocol);
 	must(connect(raw, &to.any, size));
 	must(connect(other, &to.any, size));
+	struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1)};
+	int bound = must(socket(AF_INET, SOCK_RAW, 99)), optional = must(socket(AF_INET, SOCK_STREAM, 0));
+	must(bind(bound, (void *)&from, sizeof from));
+	must(connect(bound, (void *)&(struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}, sizeof from));
+	must(setsockopt(optional, IPPROTO_IP, IP_OPTIONS, NULL, 0)); /* TCP_MAXSEG becomes what nobody may set */
 	if (icmp >= 0) /* net.ipv4.ping_group_range */
 		must(connect(icmp, &to.any, size));
 	if (six) {
@@ -50,6 +55,10 @@ int main(int count, char **arguments) {
 	spoil(must(connect(raw, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr))););
 
 	expect(send(other, "12345678", 8, 0) == 8, "the other raw socket sends nothing: %s", strerror(errno));
+	struct sockaddr_in name = {0};
+	must(getsockname(bound, (void *)&name, &(socklen_t){sizeof name}));
+	same("the address of a bound one", ntohl(from.sin_addr.s_addr), ntohl(name.sin_addr.s_addr));
+	same("which TCP sockets there are", SOCK_STREAM, getsockopt(optional, SOL_SOCKET, SO_TYPE, &value, &(socklen_t){sizeof value}) ?: value);
 	if (six) {
 		must(getsockopt(raw, SOL_RAW, 7, &value, &(socklen_t){sizeof value}));
 		same("IPV6_CHECKSUM", 6, value);

@@ -53,6 +53,21 @@ static int refused(int family, bool asked) {
 	return fd;
 }
 
+/* Reset by its peer, which had sent something before. */
+static int reset_after(int listener, const char *data, size_t length) {
+	struct sockaddr_in name = at(6420);
+	int fd = must(socket(AF_INET, SOCK_STREAM, 0));
+	must(connect(fd, (void *)&name, sizeof name));
+	int peer = must(accept(listener, NULL, NULL));
+	must(setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &(int){length}, sizeof(int)));
+	must(send(peer, data, length, 0));
+	must(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 10000));
+	must(setsockopt(peer, SOL_SOCKET, SO_LINGER, (int[]){1, 0}, 2 * sizeof(int)));
+	close(peer);
+	must(poll(&(struct pollfd){.fd = fd, .events = POLLRDHUP}, 1, 10000));
+	return fd;
+}
+
 static int events_of(int fd) {
 	struct pollfd one = {.fd = fd, .events = POLLIN | POLLOUT | POLLRDHUP};
 	must(poll(&one, 1, 0));
@@ -68,6 +83,9 @@ int main(void) {
 		events[i] = events_of(denied[i]);
 	}
 	must(listen(listener, 5));
+	static char much[300000], got[sizeof much];
+	fill(much, sizeof much, 1);
+	int resets[] = {reset_after(listener, "unread", 6), reset_after(listener, much, sizeof much)};
 
 	freeze_here();
 	spoil(error_of(denied[0]););
@@ -85,6 +103,10 @@ int main(void) {
 		must(poll(&(struct pollfd){.fd = selves[i], .events = POLLIN}, 1, 10000));
 		same("getting that", 4, recv(selves[i], data, sizeof data, MSG_DONTWAIT));
 	}
+	expect(recv(resets[0], got, sizeof got, MSG_DONTWAIT) == 6 && !memcmp(got, "unread", 6), "what came before a reset is lost");
+	expect(recv(resets[1], got, sizeof got, MSG_DONTWAIT) == sizeof got && is_filled(got, sizeof got, 1), "much of what came before a reset is lost");
+	for (int i = 0; i < 2; i++)
+		expect(recv(resets[i], got, 1, MSG_DONTWAIT) == -1 && errno == ECONNRESET, "it isn't told of the reset");
 	for (int i = 0; i < 4; i++) {
 		same("events of who was refused", events[i], events_of(denied[i]));
 		same("its error", i & 1 ? 0 : ECONNREFUSED, error_of(denied[i]));

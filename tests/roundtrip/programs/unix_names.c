@@ -20,6 +20,12 @@ int main(void) {
 		must(send(servers[i], "to the client", 13, 0));
 	}
 	must(recv(clients[11], found, 13, 0));
+	/* A path that leaves no room for a zero byte at its end. */
+	struct sockaddr_un longest = {.sun_family = AF_UNIX}, told = {0};
+	memset(longest.sun_path, 'x', sizeof longest.sun_path);
+	memcpy(longest.sun_path, "/work/", 6);
+	int full = must(socket(AF_UNIX, SOCK_DGRAM, 0));
+	must(bind(full, (struct sockaddr *)&longest, sizeof longest));
 	must(close(listeners[CLOSED]) | close(listeners[CLOSED_ABSTRACT]) | close(clients[11]) | unlink(names[UNLINKED]) | chmod(names[CLOSED], 0705));
 
 	freeze_here();
@@ -35,6 +41,9 @@ int main(void) {
 			expect(i == 11 || send(client ? clients[i] : servers[i], "more", 4, MSG_NOSIGNAL) == 4, "%d sends nothing", i);
 		}
 	}
+	must(getsockname(full, (struct sockaddr *)&told, &(socklen_t){sizeof told}));
+	expect(!memcmp(told.sun_path, longest.sun_path, sizeof told.sun_path), "the longest name is another one");
+	expect(connect(full, (struct sockaddr *)&longest, sizeof longest) == 0, "nobody is found by the longest name: %s", strerror(errno));
 	struct stat path = {0};
 	expect(stat(names[CLOSED], &path) == 0 && (path.st_mode & 0777) == 0705, "the closed listener's path has mode %o", path.st_mode);
 	expect(stat(names[BY_PATH], &path) == 0, "the path behind a link has gone");

@@ -61,6 +61,8 @@ int main(void) {
 	hand(stream[0], "after", 0, NULL, false);
 	hand(packets[0], "two", 2, (int[]){gone, stream[0]}, false);
 	hand(packets[0], "none", 0, NULL, false);
+	hand(packets[0], "", 0, NULL, false);
+	hand(packets[0], "", 1, &file, false);
 	hand(inner[0], "deep", 1, &ends[1], false);
 	hand(packets[0], "inner", 1, &inner[1], false);
 	hand(self[0], "itself", 1, &self[0], false);
@@ -87,6 +89,9 @@ int main(void) {
 	same("reading what was removed", 4, pread(files[0], text, 8, 0));
 	expect(one_file(files[1], stream[0]), "the socket is another one");
 	take("another packet", packets[1], "none", 0, files);
+	take("an empty one", packets[1], "", 0, files);
+	take("an empty one with a file", packets[1], "", 1, files);
+	expect(one_file(files[0], file), "the empty packet's file is another one");
 	take("a socket", packets[1], "inner", 1, files);
 	int found = files[0];
 	take("from its queue", found, "deep", 1, files);

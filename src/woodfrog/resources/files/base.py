@@ -181,6 +181,8 @@ class OpenFile:
         # Its kind is made when processes stand.
         self.is_late = False
         self.in_flight: dict[int, list[OpenFile]] = {}
+        # All messages in that queue: empty ones show only at the first look.
+        self.messages: list[Any] = []
 
     @property
     def has_write_lease(self) -> bool:

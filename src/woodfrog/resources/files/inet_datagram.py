@@ -241,7 +241,10 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             return inet.bind(making, fd, local, self.family, self.options)[0]
         program = making.program
         # Most have got their address from connecting; in a new place that is another one.
-        for name in (local, End(bytes(len(local.address)), local.port)):
+        names = [local, End(bytes(len(local.address)), local.port)]
+        if self.type == socket.SOCK_RAW:
+            names.reverse()  # one without a port is bound as often as it likes: the last one counts
+        for name in names:
             address = name.packed(self.family)
             program.may_fail(program.call(SYS.BIND, fd, address, len(address)))
         return fd

@@ -28,8 +28,9 @@ _SO_ZEROCOPY = 60
 _LARGEST_BUFFER = 1 << 28
 _FORCED = {socket.SO_RCVBUF: SO_RCVBUFFORCE, socket.SO_SNDBUF: SO_SNDBUFFORCE}
 _ALLOWED_CONGESTION_CONTROL = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
-# TCP_MAXSEG up to this (MAX_TCP_WINDOW); over the loopback device there are larger ones.
-_LARGEST_SEGMENT = 32767
+# TCP_MAXSEG takes these (TCP_MIN_MSS, MAX_TCP_WINDOW). Over the loopback device there are larger
+# ones, and setting IP_OPTIONS before there is a way makes smaller ones.
+_SMALLEST_SEGMENT, _LARGEST_SEGMENT = 88, 32767
 # SO_PRIORITY up to this needs no right.
 _HIGHEST_PRIORITY = 6
 _ICMP = (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
@@ -107,9 +108,10 @@ def _value(one: socket.socket, known: Known) -> bytes | None:
 
 
 def _is_left_over(known: Known, value: bytes) -> bool:
-    """Tell whether a value was a former connection's: nobody can set it."""
+    """Tell whether the kernel has a value by itself, as of a former connection: it takes none."""
     is_segment = (known.level, known.name) == (socket.IPPROTO_TCP, socket.TCP_MAXSEG)
-    return is_segment and int.from_bytes(value, "little") > _LARGEST_SEGMENT
+    size = int.from_bytes(value, "little")
+    return is_segment and not _SMALLEST_SEGMENT <= size <= _LARGEST_SEGMENT
 
 
 def _device_name(one: socket.socket, number: bytes, order: str) -> bytes:

@@ -45,7 +45,8 @@ _RESET = select.POLLERR | select.POLLRDHUP
 
 
 class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
-    """A TCP socket. `reset` if it was connected, and is restored as a connection that broke.
+    """A TCP socket. `reset` if it was connected, and is restored as a connection that broke, with
+    what was `unread` by then.
 
     `shut` if it hears nothing (shutdown(2)) without ever having been connected. `refused` if it was
     refused when it tried: "told" if its program knows.
@@ -91,6 +92,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
     protocol: int = socket.IPPROTO_TCP  # or IPPROTO_MPTCP
     shut: bool = False
     refused: Literal["", "told", "untold"] = ""
+    unread: bytes = b""
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -108,7 +110,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             attached = socket_filter.collect(one)
             family = int(one.family)
             local = inet.end(one.getsockname())
-            connection, reset, shut = None, False, False
+            connection, reset, shut, unread = None, False, False, b""
             refused: Literal["", "told", "untold"] = ""
             calls = found is not None and found.inode in world.sockets.callers
             if calls:
@@ -126,7 +128,10 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
                     local = End(bytes(len(local.address)), 0)  # it is bound there no more
                     reset = ended = False
                 shut = ended and not any(local.address)
-                if ended and not shut:
+                if reset:
+                    unread = tcp_connection.collect_ended(one, local.address).receive
+                    local = End(bytes(len(local.address)), 0)  # likewise
+                elif ended and not shut:
                     connection = tcp_connection.collect_ended(one, local.address)
             was_connected = calls or connection is not None or reset or bool(refused)
             was_connected |= state == TCP_SYN_SENT
@@ -163,6 +168,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
             protocol=protocol[1] if protocol else socket.IPPROTO_TCP,
             shut=shut,
             refused=refused,
+            unread=unread,
         )
 
     def own_addresses(self) -> set[bytes]:
@@ -202,7 +208,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         connection = self.connection
         named, lent = True, False
         if self.reset or (connection is not None and connection.outside and making.tcp_close):
-            fd = tcp_ends.reset(making.program, self.family)
+            fd = tcp_ends.reset(making.program, self.family, self.unread)
         elif self.refused:
             fd = tcp_ends.refused(making.program, self.family, told=self.refused == "told")
         else:

@@ -16,13 +16,14 @@ from woodfrog.resources.files.base import Maker, Making
 from woodfrog.resources.files.unix_paths import BoundPath
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_LONGEST = 108  # sun_path of struct sockaddr_un
 _ASIDE = 200  # bytes, so that there is room for more in a name
 
 
 def address_of(name: bytes) -> bytes:
     """Return the struct sockaddr_un of a name."""
-    # A path ends in a zero byte, an abstract name is as long as it is.
-    tail = b"" if name[:1] == b"\0" else b"\0"
+    # A path ends in a zero byte, if that has room; an abstract name is as long as it is.
+    tail = b"" if name[:1] == b"\0" or len(name) == _LONGEST else b"\0"
     return struct.pack("<H", socket.AF_UNIX) + name + tail
 
 

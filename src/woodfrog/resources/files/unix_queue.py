@@ -114,8 +114,13 @@ def peek(one: socket.socket, *, most: int = 0) -> list[Message]:
     return _joined(messages)
 
 
-def collect(what: str, found: UnixSocket, one: socket.socket, *, is_peer_outside: bool) -> Waiting:
-    """Read what waits at a socket that the kernel's table has so, and leave it there."""
+def collect(
+    what: str, found: UnixSocket, one: socket.socket, seen: list[Message], *, is_peer_outside: bool
+) -> Waiting:
+    """Read what waits at a socket that the kernel's table has so, and leave it there.
+
+    `seen` are the messages of one that was looked into before.
+    """
     ready = socket_options.ready_for(one.fileno(), select.POLLOUT)
     broken = bool(ready & select.POLLERR)
     if broken and found.queued and found.type != socket.SOCK_STREAM:
@@ -124,6 +129,8 @@ def collect(what: str, found: UnixSocket, one: socket.socket, *, is_peer_outside
         )
     messages, mark = list[Message](), -1
     if not (found.state == TCP_LISTEN or is_peer_outside or (broken and not found.queued)):
+        if seen and found.type != socket.SOCK_STREAM:
+            return Waiting(seen, mark, broken)
         with out_of_line(one):
             messages = peek(one, most=found.queued if broken else 0)
             close(messages)

@@ -124,7 +124,9 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             attached = socket_filter.collect(one)
             ties = unix_ties.collect(what, found, name, one, world)
             peer = None if ties.outside else unix_peers.collect(one, world)
-            waiting = unix_queue.collect(what, found, one, is_peer_outside=ties.outside)
+            waiting = unix_queue.collect(
+                what, found, one, file.messages, is_peer_outside=ties.outside
+            )
         queue = [message.data for message in waiting.messages]
         senders = [message.sender for message in waiting.messages]
         if queue:
