@@ -1,4 +1,5 @@
 /* Pipes: half full, full, empty, of packets, of another size; each end in several processes; one description for both ways. */
+// capabilities: CAP_CHOWN CAP_SETUID CAP_SETGID
 #include "wait.h"
 #include <poll.h>
 
@@ -41,6 +42,11 @@ int main(void) {
 	/* Each end opened again, as a shell does by /dev/stdin; others wait there, too. */
 	snprintf(link, sizeof link, "/proc/self/fd/%d", half[0]);
 	int again = must(open(link, O_RDONLY)), wide = must(open(link, O_RDWR | O_APPEND));
+	/* One that is somebody else's, who may open it again. */
+	int theirs[2];
+	must(pipe(theirs));
+	must(fchmod(theirs[0], 0640));
+	must(fchown(theirs[0], 1000, 1001));
 	pid_t child = must(fork());
 	if (child == 0) {
 		close(empty[0]);
@@ -53,6 +59,20 @@ int main(void) {
 
 	freeze_here();
 	join(child);
+	struct stat owner;
+	must(fstat(theirs[1], &owner));
+	same("its owner", 1000, owner.st_uid);
+	same("its group", 1001, owner.st_gid);
+	same("its mode", S_IFIFO | 0640, owner.st_mode);
+	if ((child = must(fork())) == 0) {
+		must(setresgid(1001, 1001, 1001));
+		must(setresuid(1000, 1000, 1000));
+		snprintf(link, sizeof link, "/proc/self/fd/%d", theirs[1]);
+		_exit(open(link, O_RDWR) < 0);
+	}
+	int status;
+	must(waitpid(child, &status, 0));
+	same("its owner opens it again", 0, status);
 
 	same("read from the half-full", 29000, read(half[0], found, sizeof found));
 	expect(!memcmp(found, bytes + 1000, 29000), "it holds other bytes");
