@@ -9,7 +9,7 @@ import msgspec
 _PASSING = frozenset(("timestamp",))
 # Numbers that mean something only within one image, by what they number.
 _NUMBERS = {
-    **dict.fromkeys(("id", "file", "files", "same"), "file"),
+    **dict.fromkeys(("id", "file", "files", "same", "peer_file"), "file"),
     **dict.fromkeys(
         ("object", "deleted", "memory", "executable_object", "directory_deleted", "root_deleted"),
         "object",
@@ -17,6 +17,7 @@ _NUMBERS = {
     "pair": "pair",
     "pipe": "pipe",
     "inode": "inode",
+    "pending": "inode",
 }
 
 

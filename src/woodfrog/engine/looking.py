@@ -116,7 +116,7 @@ class Looked(msgspec.Struct, frozen=True):
         }
 
 
-def read_backlogs(looked: Looked) -> None:
+def read_backlogs(looked: Looked, *, of_unix: bool = True) -> None:
     """Read what was sent by who waits to be accepted, as soon as nothing stands in the way.
 
     To do so they are accepted, and made anew.
@@ -126,7 +126,7 @@ def read_backlogs(looked: Looked) -> None:
     from woodfrog.engine import backlogs
 
     backlogs.read(looked.world, looked.file_records)
-    if looked.world.sockets.unix_unread:
+    if of_unix and looked.world.sockets.unix_unread:
         from woodfrog.engine import unix_backlogs
 
         unix_backlogs.read(looked)

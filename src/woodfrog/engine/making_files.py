@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from woodfrog.engine.workshop import Workshop
@@ -14,8 +15,10 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.capability import CAP_NET_ADMIN, CAP_NET_RAW
 from woodfrog.remote import descriptors
 from woodfrog.remote.address import page_up
+from woodfrog.remote.program import Program
 from woodfrog.resources import shared_memory
-from woodfrog.resources.files.base import DescriptorTable, FileRecord
+from woodfrog.resources.files.base import DescriptorTable, FileRecord, Maker
+from woodfrog.resources.files.unix_paths import SIOCUNIXFILE
 from woodfrog.resources.membership import Membership
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from woodfrog.resources.shared_memory import SharedMemory
 
 _PROGRAM_CALLS = 4000
+_ANYBODYS = 0o666  # who connects to a socket writes to its file
 # For SO_SNDBUFFORCE and TCP_REPAIR, and for a peer's last segments.
 _FOR_SOCKETS = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
 
@@ -171,6 +175,37 @@ class Making(Workshop):
         if not writable and number in self._read_only:
             return self._read_only[number]
         return self.memory_object(number, for_writing=writable)
+
+    def stands(self, maker: Maker | None) -> bool:
+        """See the protocol."""
+        del maker
+        return False
+
+    def by_process(
+        self,
+        maker: Maker,
+        given: list[int],
+        act: Callable[[Program, list[int]], tuple[int, ...]],
+    ) -> tuple[int, ...]:
+        """See the protocol."""
+        raise AssertionError(f"process {maker.pid} does not stand yet")
+
+    @contextmanager
+    def file_of(self, listener: int) -> Iterator[int]:
+        """See the protocol."""
+        ours = descriptors.fetch(self.stub.pid, self.settle(listener))
+        try:
+            file = fcntl.ioctl(ours, SIOCUNIXFILE)
+        finally:
+            os.close(ours)
+        mode = stat.S_IMODE(os.fstat(file).st_mode)
+        link = f"/proc/self/fd/{file}"
+        os.chmod(link, mode | _ANYBODYS)
+        try:
+            yield self.spare(self.send(file))
+        finally:
+            os.chmod(link, mode)
+            os.close(file)
 
     @property
     def descriptors(self) -> list[int]:

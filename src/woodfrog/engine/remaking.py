@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from woodfrog.engine import connections, outsiders, root_stub
 from woodfrog.engine.admission import Bounds
 from woodfrog.engine.looking import Looked
-from woodfrog.engine.making_files import Making
+from woodfrog.engine.making_in_place import MakingInPlace, kept_listeners, refuse_makers
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.making_users import Users
 from woodfrog.engine.pids import Member
@@ -35,7 +35,8 @@ from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import credentials, limits, namespaces
 from woodfrog.resources.descriptor import Descriptor
-from woodfrog.resources.files.base import DescriptorTable
+from woodfrog.resources.files import unix_names
+from woodfrog.resources.files.base import DescriptorTable, FileRecord
 
 if TYPE_CHECKING:
     from woodfrog.resources.files.tcp_socket import TcpSocket
@@ -83,6 +84,7 @@ class Remaking:
         self._silence: connections.Silence | None = None
         if most == self.most_descriptors:
             self._refuse_full_tables()
+        self._refuse_sockets()
         connections.make_room(
             init,
             self._tcp_sockets(),
@@ -110,6 +112,19 @@ class Remaking:
                     hint="run woodfrog with CAP_SYS_RESOURCE, or restore the image into a new"
                     " container instead",
                 )
+
+    def _refuse_sockets(self) -> None:
+        """Refuse unix sockets that their makers can't make, or whose names others have."""
+        match, plan = self._match, self._plan
+        extra = {one.namespace_pid for one in match.extra_zombies}
+        zombies = {one.namespace_pid for one in self._looked.tree.zombies} - extra
+        refuse_makers(match, plan, zombies)
+        brought = plan.brought_files
+        for record in plan.files_of("unix-socket"):
+            if record.id in match.remade:
+                name = record.own_name
+                if name.stands and not name.is_abstract and name.path not in brought:
+                    self.making.refuse_displacing(name.at or name.path)
 
     def _begin(self, vdso: Vdso) -> Stub:
         pid = outsiders.clone_inside(self.init, self._spare, as_our_child=True)
@@ -143,8 +158,8 @@ class Remaking:
             syscalls.close(program, got)
             stub.run(program)
 
-    def _workshop(self, most: int) -> Making:
-        return Making(
+    def _workshop(self, most: int) -> MakingInPlace:
+        return MakingInPlace(
             self._stub,
             self._plan.room_for_descriptors(most),
             capabilities=self._bounds.bounding,
@@ -188,9 +203,11 @@ class Remaking:
         # Whether somebody else has them was asked before anything was touched.
         self._silence = connections.Silence(self.init, connected, {}, new_network=True)
         self._undo.enter_context(self._silence)
-        self.making.make_files(records, (), {})
-        self.missing += self.making.missing
         kept = self._kept(stubs)
+        self._take_what_is_needed(records, kept)
+        self.making.standing = {standing.then.pid: stub for standing, stub in stubs}
+        self.making.make_files(records, self._plan.unheld, {})
+        self.missing += self.making.missing
         ours: dict[int, int] = {}
         for standing, stub in stubs:
             wanted = standing.lacking_descriptors(self._match)
@@ -201,7 +218,7 @@ class Remaking:
                 continue
             with (
                 while_(f"giving files to {standing.held.name}"),
-                root_stub.raised_descriptor_limit(stub.pid),
+                root_stub.raised_descriptor_limit(stub),
             ):
                 _give(stub, [(ours[one.file], one) for one in wanted])
         self.connect([(s.held.name, s.then.descriptors, stub) for s, stub in stubs])
@@ -212,6 +229,19 @@ class Remaking:
             for number in {m.object for m in record.memory.mappings if m.object}:
                 self._take_object(number)
         outsiders.take_out(self._stub.pid)
+
+    def _take_what_is_needed(
+        self, records: Sequence[FileRecord], kept: Mapping[int, tuple[int, int]]
+    ) -> None:
+        """Have the passing process have what stays, if others are made through it, or carry it."""
+        making = self.making
+        for bond, listener in kept_listeners(self._match, self._plan).items():
+            del bond
+            fd = self._take(self._fetch(listener.id, kept))
+            making.share(unix_names.listener(making, listener.type, listener.own_name), fd)
+        for number in {one for record in records for one in record.carries()}:
+            if number not in self._match.remade:
+                making.files[number] = self._take(self._fetch(number, kept))
 
     def _take(self, ours: int) -> int:
         """Have the passing process keep a descriptor of ours, where those are that it made."""
@@ -254,10 +284,15 @@ class Remaking:
         return kept
 
     def _fetch(self, file: int, kept: Mapping[int, tuple[int, int]]) -> int:
-        """Return a descriptor of ours of a file that was made, or that somebody still has."""
+        """Return a descriptor of ours of a file that was made, or stays, if only in flight."""
         made = self.making.files.get(file)
-        place = kept[file] if made is None else (self._stub.pid, made)
-        fd = descriptors.fetch(*place)
+        if made is not None:
+            fd = descriptors.fetch(self._stub.pid, made)
+        elif file in kept:
+            fd = descriptors.fetch(*kept[file])
+        else:
+            now = self._match.pairs.now("file", file)
+            fd = os.dup(next(o for o in self._looked.files.files if o.number == now).descriptor)
         self._undo.callback(os.close, fd)
         return fd
 

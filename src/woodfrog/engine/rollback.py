@@ -154,7 +154,8 @@ class _Rollback:
                 wanted={record.pid for record in self._plan.processes},
             )
         obstacles.raise_if_any()
-        read_backlogs(looked)
+        # What clients have sent that nobody has accepted need not be read: those come anew.
+        read_backlogs(looked, of_unix=False)
         self._match = Match(self._plan, looked, obstacles)
         resetting_locks.refuse_taken(self._match, looked, obstacles)
         obstacles.raise_if_any()

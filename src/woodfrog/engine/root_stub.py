@@ -124,28 +124,36 @@ def raise_descriptor_limit(pid: int) -> tuple[int, int]:
 
 
 @contextmanager
-def raised_descriptor_limit(pid: int) -> Iterator[None]:
+def raised_descriptor_limit(one: Stub) -> Iterator[None]:
     """Let a process of a container have more descriptors for a moment than it may."""
-    now = limits.in_force(pid)[RLIMIT_NOFILE]
-    raise_descriptor_limit(pid)
+    now = limits.in_force(one.pid)[RLIMIT_NOFILE]
+    raise_own_descriptor_limit(one)
     try:
         yield
     finally:
         with suppress(ProcessLookupError):  # it has ended
-            syscalls.prlimit(HERE, pid, RLIMIT_NOFILE, _LIMIT.pack(*now), None)
+            _set_own_descriptor_limit(one, now)
 
 
 def raise_own_descriptor_limit(one: Stub) -> None:
-    """Let a stub with a program's rights have as many descriptors as it may.
-
-    Without CAP_SYS_RESOURCE we may set no limit of another user's process; but it may itself.
-    """
+    """Let a stub with a program's rights have as many descriptors as it may."""
     try:
         raise_descriptor_limit(one.pid)
     except PermissionError:
         _, hard = limits.in_force(one.pid)[RLIMIT_NOFILE]
+        _set_own_descriptor_limit(one, (hard, hard))
+
+
+def _set_own_descriptor_limit(one: Stub, limit: tuple[int, int]) -> None:
+    """Do it from outside, or have the stub do it.
+
+    Without CAP_SYS_RESOURCE we may set no limit of another user's process; but it may itself.
+    """
+    try:
+        syscalls.prlimit(HERE, one.pid, RLIMIT_NOFILE, _LIMIT.pack(*limit), None)
+    except PermissionError:
         program = one.program()
-        syscalls.prlimit(program, 0, RLIMIT_NOFILE, _LIMIT.pack(hard, hard), None)
+        syscalls.prlimit(program, 0, RLIMIT_NOFILE, _LIMIT.pack(*limit), None)
         one.run(program)
 
 

@@ -6,8 +6,7 @@ theirs is irrecoverable. What else there is, is `extra`. All that stands in the 
 """
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ from woodfrog.engine.irrecoverable import (
     refuse_rebirth,
 )
 from woodfrog.engine.looking import Looked
+from woodfrog.engine.made_together import made_together
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource
@@ -282,10 +282,10 @@ class Match:
                 )
                 continue
             self.files.append((then, found))
-        for number in _bound_to(lost, plan):
+        for number in made_together(lost, plan):
             record = plan.files[number]
             with obstacles.at(called.get(number, f"file {number} of the image")):
-                if not record.may_be_replaced or number not in called:
+                if not record.may_be_replaced:
                     raise lost_since(
                         lost.get(number, f"what the {_kind(record)} is tied to has changed")
                     )
@@ -295,23 +295,6 @@ class Match:
 
 def _leases(process: Process) -> list[Lock]:
     return [lock for lock in process.locks if lock.how == "lease"]
-
-
-def _bound_to(lost: Iterable[int], plan: Plan) -> set[int]:
-    """Return these files, and all that can only be made together with them."""
-    groups: dict[object, set[int]] = defaultdict(set)
-    for number, record in plan.files.items():
-        for bond in record.bonds():
-            groups[bond].add(number)
-    found: set[int] = set()
-    waiting = [*lost]
-    while waiting:
-        number = waiting.pop()
-        if number not in found:
-            found.add(number)
-            for bond in plan.files[number].bonds():
-                waiting += groups[bond]
-    return found
 
 
 def _parents_first(processes: Sequence[Process]) -> list[Process]:

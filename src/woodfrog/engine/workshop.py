@@ -24,7 +24,7 @@ from woodfrog.remote.program import Placeholder, Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials
 from woodfrog.resources.files import base
-from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.base import FileRecord, needed
 from woodfrog.resources.membership import Membership
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ class Workshop:
 
     def acting(self, as_whom: base.Maker | None, make: Callable[[], T]) -> T:
         """See the protocol."""
+        as_whom = needed(as_whom)
         if as_whom is None:
             return make()
         pid = as_whom.pid or self.spare_pid

@@ -157,6 +157,13 @@ class Maker(Part, frozen=True):
     groups: list[int] = []
 
 
+def needed(maker: Maker | None) -> Maker | None:
+    """Return who must make something, None if the root stub of a restore is as good."""
+    if maker is None or (maker.uid == maker.gid == 0 and maker.pid == 1):
+        return None
+    return maker
+
+
 class OpenFile:
     """An open file of a held process, found at one of its descriptors."""
 
@@ -329,6 +336,26 @@ class Making(Protocol):
     def hold_to_the_end(self, fd: int) -> None:
         """Keep a file open, by a descriptor of ours, until all processes run."""
 
+    def stands(self, maker: "Maker | None") -> bool:
+        """Tell whether the process of a maker stands already, and can do things itself."""
+
+    def by_process(
+        self,
+        maker: "Maker",
+        given: list[int],
+        act: "Callable[[Program, list[int]], tuple[int, ...]]",
+    ) -> tuple[int, ...]:
+        """Have a process that stands make calls on descriptors of the stub's, given by number.
+
+        The descriptors that these calls make are the stub's in the end.
+        """
+
+    def file_of(self, listener: int) -> AbstractContextManager[int]:
+        """Have a descriptor, in the stub, of the file that a unix socket of its is bound to.
+
+        Everybody may connect there meanwhile.
+        """
+
     def acting(self, as_whom: "Maker | None", make: Callable[[], T]) -> T:
         """Have calls made at once by another process and user; None: by the first process's.
 
@@ -425,6 +452,18 @@ class FileRecord(Record, frozen=True):
     def bonds(self) -> Iterable[object]:
         """Return what only files have in common that are made together, like the ends of a pipe."""
         return ()
+
+    def leads(self) -> Iterable[object]:
+        """Return what those follow that are made through it: they are made anew if it is."""
+        return ()
+
+    def follows(self) -> Iterable[object]:
+        """Return what leads it: that may stay when it is made anew, but for `bonds` with that."""
+        return ()
+
+    def carries(self) -> set[int]:
+        """Return the ids of the files that are in flight with what waits at it."""
+        return set()
 
     def restore(self, making: Making) -> int:
         """Make the file in the root stub; returns its descriptor."""

@@ -14,7 +14,7 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources.files import unix_filling, unix_names, unix_peers, unix_queue
-from woodfrog.resources.files.base import Maker, Making, World
+from woodfrog.resources.files.base import Maker, Making, World, needed
 from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE
 from woodfrog.resources.files.unix_names import Name
 from woodfrog.resources.files.unix_queue import Message, Rights
@@ -72,10 +72,8 @@ def connect(
         if arrived.name:
             passing = Name(arrived.name, stands=arrived.name[:1] == b"\0")
             unix_names.bind(making, fd, passing)
-    making.acting(
-        unix_peers.needed(arrived.maker if arrived else None),
-        lambda: unix_names.connect_to(making, fd, listener.own_name),
-    )
+    maker = arrived.maker if arrived else None
+    unix_names.connect_by(making, fd, listener.type, listener.own_name, maker)
     if arrived:
         _send(making, listener, client, arrived, fd)
     if client is None:
@@ -149,7 +147,7 @@ class Taken:
                 replace(one, pid=pid) if one and not one.pid else one
                 for one, pid in zip(authors, seen[1:], strict=True)
             ]
-        if not any(map(unix_peers.needed, authors)):
+        if not any(map(needed, authors)):
             authors = []
         return Arrived(
             queue=[message.data for message in self.messages],

@@ -8,7 +8,7 @@ from woodfrog.errors import ImageError
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
-from woodfrog.resources.files import socket_options, unix_names, unix_peers, unix_queue
+from woodfrog.resources.files import socket_options, unix_names, unix_queue
 from woodfrog.resources.files.base import Maker, Making
 from woodfrog.resources.files.unix_names import Name
 
@@ -89,8 +89,8 @@ def _requeue(making: Making, record: "UnixSocketFile", sender: int, number: int)
 
 
 def _author(record: "UnixSocketFile", number: int) -> Maker | None:
-    """Return who must send a message of the queue, None if the root stub may."""
-    return unix_peers.needed(record.authors[number]) if record.authors else None
+    """Return who must send a message of the queue, None if anybody may."""
+    return record.authors[number] if record.authors else None
 
 
 def _send_urgent(making: Making, record: "UnixSocketFile", sender: int) -> None:

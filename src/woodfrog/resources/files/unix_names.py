@@ -12,7 +12,7 @@ from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import unix_paths, unix_peers
-from woodfrog.resources.files.base import Maker, Making
+from woodfrog.resources.files.base import Maker, Making, needed
 from woodfrog.resources.files.unix_paths import BoundPath
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -246,28 +246,45 @@ def connect(
 
     `listens` and `connects` are who the client and the server take their peer for.
     """
-    program = making.program
     key = listener(making, kind, server)
     if making.shared(key) is None:
         # All that were accepted have one name, and one file.
-        behind = making.spare(program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0))
+        behind = making.spare(making.program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0))
         making.share(key, behind)
         making.share(("for the moment", key), True)
         bind(making, behind, server)
     if making.shared(("for the moment", key)):
         making.share(key, unix_peers.listen(making, making.shared(key), 1, listens))
-    return making.acting(
-        unix_peers.needed(connects), lambda: _connect(making, kind, client, server)
-    )
-
-
-def _connect(making: Making, kind: int, client: Name, server: Name) -> tuple[int, int]:
-    program = making.program
-    ours = program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0)
+    ours: int = making.program.call(SYS.SOCKET, socket.AF_UNIX, kind, 0)
     if client.name:
         bind(making, ours, client)
-    connect_to(making, ours, server)
-    theirs = program.call(SYS.ACCEPT4, making.shared(listener(making, kind, server)), 0, 0, 0)
+    ours = connect_by(making, ours, kind, server, connects)
+    program = making.program
+    theirs = program.call(SYS.ACCEPT4, making.shared(key), 0, 0, 0)
     # It has inherited this one from the listener.
     program.call(SYS.SETSOCKOPT, theirs, socket.SOL_SOCKET, socket.SO_PASSCRED, bytes(4), 4)
     return ours, theirs
+
+
+def connect_by(making: Making, fd: int, kind: int, name: Name, maker: Maker | None) -> int:
+    """Connect a socket for somebody to the listener of a name; returns its descriptor."""
+    if maker is None or not (needed(maker) or making.stands(maker)):
+        connect_to(making, fd, name)
+        return fd
+    number = making.settle(fd)
+    if not making.stands(maker):
+        making.acting(maker, lambda: connect_to(making, number, name))
+        return number
+
+    def connect(program: Program, got: list[int]) -> tuple[int, ...]:
+        # The name need not lead there from where the process is.
+        address = address_of(b"/proc/self/fd/%d" % got[1] if got[1:] else name.name)
+        program.call(SYS.CONNECT, got[0], address, len(address))
+        return ()
+
+    if name.is_abstract:
+        making.by_process(maker, [number], connect)
+    else:
+        with making.file_of(making.shared(listener(making, kind, name))) as file:
+            making.by_process(maker, [number, file], connect)
+    return number

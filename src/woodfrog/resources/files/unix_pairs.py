@@ -50,7 +50,7 @@ def _connected(making: Making, record: "UnixSocketFile") -> tuple[int, int]:
         if record.is_named_by_others:
             name = _passing_name(making, record, record.name, is_server=True)
     if record.type == socket.SOCK_DGRAM or not (name.name or peer.name):
-        return making.acting(unix_peers.needed(record.peer), lambda: making.pair(record.type))
+        return unix_peers.pair(making, record.type, record.peer)
     other = other_end.peer if other_end else None
     if name.name and (record.accepted or not peer.name):
         client, server = unix_names.connect(

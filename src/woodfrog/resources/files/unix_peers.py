@@ -13,7 +13,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote.program import Program
 from woodfrog.resources import namespaces
-from woodfrog.resources.files.base import Maker, Making, World
+from woodfrog.resources.files.base import Maker, Making, World, needed
 from woodfrog.resources.files.unix_queue import CREDENTIALS, Message
 
 _SO_PEERGROUPS = 59
@@ -71,19 +71,33 @@ def check(maker: Maker | None) -> None:
         raise ImageError("a unix socket has an impossible peer")
 
 
-def needed(maker: Maker | None) -> Maker | None:
-    """Return who must make something, None if the root stub itself is as good."""
-    if maker is None or (maker.uid == maker.gid == 0 and maker.pid == 1):
-        return None
-    return maker
+def pair(making: Making, kind: int, maker: Maker | None) -> tuple[int, int]:
+    """Make a pair of sockets for somebody."""
+    if maker is None or not making.stands(maker):
+        return making.acting(maker, lambda: making.pair(kind))
+
+    def make(program: Program, _: list[int]) -> tuple[int, ...]:
+        ends = program.address_of(bytes(8))
+        program.call(SYS.SOCKETPAIR, socket.AF_UNIX, kind, 0, ends)
+        return program.load(ends), program.load(ends + 4)
+
+    one, other = making.by_process(maker, [], make)
+    return one, other
 
 
 def listen(making: Making, fd: int, backlog: int, maker: Maker | None) -> int:
     """Have a socket listen for somebody, and return its descriptor."""
-    maker = needed(maker)
-    if maker is None:
+    if maker is None or not (needed(maker) or making.stands(maker)):
         making.program.call(SYS.LISTEN, fd, backlog)
         return fd
     number = making.settle(fd)
-    making.acting(maker, lambda: making.program.call(SYS.LISTEN, number, backlog))
+
+    def act(program: Program, got: list[int]) -> tuple[int, ...]:
+        program.call(SYS.LISTEN, got[0], backlog)
+        return ()
+
+    if making.stands(maker):
+        making.by_process(maker, [number], act)
+    else:
+        making.acting(maker, lambda: act(making.program, [number]))
     return number

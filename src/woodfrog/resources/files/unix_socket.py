@@ -5,6 +5,7 @@ import select
 import socket
 import stat
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError
@@ -75,6 +76,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             "in flight a pidfd, or a file with locks, that no process has",
         ),
     )
+    may_be_replaced: ClassVar[bool] = True
     type: int
     state: int
     inode: int
@@ -196,6 +198,34 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             "unix socket connections to the outside are restored as closed": int(self.reset),
             "clients that wait at unix sockets are restored as closed": self.clients_lost,
         }
+
+    def bonds(self) -> Iterable[object]:
+        found: list[object] = [("unix pair", self.pair)] if self.pair else []
+        waiting = [*self.pending, *([self.inode] if self.unaccepted else [])]
+        found += (("unix client", inode) for inode in waiting if inode)
+        if self.type == socket.SOCK_DGRAM:
+            names = {self.name, self.peer_name, *self.senders} - {b""}
+            found += (("unix datagrams", name) for name in names)
+        if self.pending or not self.own_name.stands:
+            # Nobody else could be connected through it.
+            found += self.leads()
+        return found
+
+    def leads(self) -> Iterable[object]:
+        if self.state != TCP_LISTEN:
+            return []
+        return [("unix listener", self.type, self.own_name)]
+
+    def follows(self) -> Iterable[object]:
+        if self.is_named_by_others or self.state == TCP_LISTEN or self.type == socket.SOCK_DGRAM:
+            return []
+        name = self.own_name if self.accepted else Name(self.peer_name)
+        is_led = self.accepted or (self.peer_name and not self.pair and not self.reset)
+        return [("unix listener", self.type, name)] if is_led else []
+
+    def carries(self) -> set[int]:
+        carried = [*self.rights, *(right for one in self.arrived for right in one.rights)]
+        return {file for one in carried for file in one.files}
 
     def refuse_wider(self, bounding: int) -> None:
         socket_options.refuse_wider(self.options, socket.AF_UNIX, self.type, 0, bounding)

@@ -1,0 +1,52 @@
+"""Unix sockets of running containers that go back to an image in place."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bundles import Bundle, bind
+from containers import Container, Woodfrog, verdict
+from needs import needs
+
+SOURCES = Path(__file__).parent / "rollback"
+PROGRAMS = ("unix_sockets.py", "unix_family.py")
+CASES = [
+    (program, change)
+    for program in PROGRAMS
+    for change in re.findall(r'^    "([a-z ]+)": ', (SOURCES / program).read_text(), re.MULTILINE)
+]
+
+pytestmark = needs("root")
+
+
+def tell(container: Container, what: str) -> None:
+    """Write first, then name: it may be read right then."""
+    (container.bundle.work / "told").write_text(what)
+    (container.bundle.work / "told").rename(container.bundle.work / "change")
+
+
+def begun(woodfrog: Woodfrog, program: str) -> tuple[Container, Path]:
+    """Start a program that can be told to change, and save it."""
+    bundle = Bundle(woodfrog.directory / "bundle", ["python3", f"/programs/{program}"])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(SOURCES, "/programs"))
+    bundle.add_host_programs()
+    bundle.add_capabilities("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    return container, image
+
+
+@pytest.mark.parametrize(("program", "change"), CASES)
+def test_unix_sockets_are_as_they_were(program: str, change: str, woodfrog: Woodfrog) -> None:
+    container, image = begun(woodfrog, program)
+    for _ in range(2):
+        tell(container, change)
+        container.wait_for("changed")
+        (container.bundle.work / "changed").unlink()
+        woodfrog("rollback", f"--image-path={image}", container.name)
+    tell(container, "check")
+    assert verdict(container) == "ok\n"
