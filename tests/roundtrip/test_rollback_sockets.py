@@ -43,7 +43,7 @@ def begun(woodfrog: Woodfrog, program: str) -> tuple[Container, Path]:
 @pytest.mark.parametrize(("program", "change"), CASES)
 def test_unix_sockets_are_as_they_were(program: str, change: str, woodfrog: Woodfrog) -> None:
     container, image = begun(woodfrog, program)
-    for _ in range(2):
+    for _ in range(3):
         tell(container, change)
         container.wait_for("changed")
         (container.bundle.work / "changed").unlink()

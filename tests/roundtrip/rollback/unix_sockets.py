@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from told import obey
 
-PATH, ABSTRACT, MAIL = "/work/listening", "\0listening", "/work/mail"
+PATH, ABSTRACT, MAIL, TMP = "/work/listening", "\0listening", "/work/mail", "/tmp/other"
 RIGHTS, CREDENTIALS = socket.SCM_RIGHTS, socket.SCM_CREDENTIALS
 
 
@@ -72,6 +72,7 @@ sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 sender.bind("\0sender")
 sender.connect(MAIL)
 sender.send(b"letter")
+in_tmp, tmp_near, tmp_far = served(socket.SOCK_STREAM, TMP)
 # Half closed, and closed.
 shut = socket.socketpair()
 shut[0].send(b"last words")
@@ -108,6 +109,17 @@ def bind_anew() -> None:
     other.detach()
 
 
+def replace() -> None:
+    """Have the same again, but for the time of the path."""
+    global in_tmp, tmp_near, tmp_far
+    at = [one.fileno() for one in (in_tmp, tmp_near, tmp_far)]
+    for one in (in_tmp, tmp_near, tmp_far):
+        one.close()
+    os.unlink(TMP)
+    in_tmp, tmp_near, tmp_far = served(socket.SOCK_STREAM, TMP)
+    assert [one.fileno() for one in (in_tmp, tmp_near, tmp_far)] == at
+
+
 def fresh(name: str) -> socket.socket:
     one = socket.socket(socket.AF_UNIX)
     one.connect(name)
@@ -129,6 +141,7 @@ CHANGES: dict[str, Callable[[], object]] = {
     "close the listeners": lambda: (by_path.close(), by_name.close()),
     "unlink": lambda: os.unlink(PATH),
     "bind anew": bind_anew,
+    "replace": replace,
     "change a path": lambda: (os.chmod(MAIL, 0o600), os.chmod(PATH, 0o600)),
     "read mail": lambda: mail.recv(99),
     "connect": lambda: [fresh(PATH).detach() for _ in range(2)],
@@ -206,6 +219,9 @@ def check() -> None:
     except BlockingIOError:
         pass
     with fresh(PATH) as client, by_path.accept()[0] as server:
+        client.send(b"new")
+        assert server.recv(99) == b"new"
+    with fresh(TMP) as client, in_tmp.accept()[0] as server:
         client.send(b"new")
         assert server.recv(99) == b"new"
     by_name.settimeout(0)

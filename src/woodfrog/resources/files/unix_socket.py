@@ -43,7 +43,8 @@ from woodfrog.resources.files.unix_queue import Rights
 class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
     """A socket. `pair` is the same for both ends of a connection, 0 if the other is not saved.
 
-    `accepted` if it shares its name with a listener or with others that were accepted there;
+    `accepted` if it shares its name with a listener, which it is not, or with others that were
+    accepted there;
     `name_alias` is the path that a bound one has now, if not its name any more;
     `peer_name` is what it is connected to; of a datagram socket, `peer_file` is that one's id,
     unless it is closed by now (`peer_closed`); if it has `left` its pair, the other end is still
@@ -148,7 +149,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             name_mode=path.mode,
             name_owner=path.owner,
             name_alias=path.alias,
-            accepted=ties.accepted,
+            accepted=ties.accepted and found.state != TCP_LISTEN,
             peer_name=ties.peer_name,
             backlog=found.backlog if found.state == TCP_LISTEN else 0,
             shutdown=found.shutdown,
