@@ -26,9 +26,9 @@ def tell(container: Container, what: str) -> None:
     (container.bundle.work / "told").rename(container.bundle.work / "change")
 
 
-def begun(woodfrog: Woodfrog, program: str) -> tuple[Container, Path]:
+def begun(woodfrog: Woodfrog, program: str, *how: str) -> tuple[Container, Path]:
     """Start a program that can be told to change, and save it."""
-    bundle = Bundle(woodfrog.directory / "bundle", ["python3", f"/programs/{program}"])
+    bundle = Bundle(woodfrog.directory / "bundle", ["python3", f"/programs/{program}", *how])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(SOURCES, "/programs"))
     bundle.add_host_programs()
@@ -50,3 +50,18 @@ def test_unix_sockets_are_as_they_were(program: str, change: str, woodfrog: Wood
         woodfrog("rollback", f"--image-path={image}", container.name)
     tell(container, "check")
     assert verdict(container) == "ok\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [("other user", "when it was another user"), ("zombie", "which has ended and was not waited")],
+)
+def test_what_its_maker_cannot_make_again_is_refused(
+    how: str, why: str, woodfrog: Woodfrog
+) -> None:
+    container, image = begun(woodfrog, "unix_makers.py", how)
+    tell(container, "write")
+    container.wait_for("changed")
+    said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr
+    assert why in said
+    assert "the container is running as before" in said

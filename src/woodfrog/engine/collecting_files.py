@@ -176,9 +176,17 @@ class Files:
                     )
 
     def collect(
-        self, world: World, obstacles: Obstacles, doomed: AbstractSet[int] = frozenset()
+        self,
+        world: World,
+        obstacles: Obstacles,
+        doomed: AbstractSet[int] = frozenset(),
+        *,
+        but_sockets: bool = False,
     ) -> list[FileRecord]:
-        """Read every file into its record; what only `doomed` processes have may be left out."""
+        """Read every file into its record; what only `doomed` processes have may be left out.
+
+        And unix sockets that can't be saved, if `but_sockets`.
+        """
         records: list[FileRecord] = []
         # Before anything is read, even if it is put back: that may be news.
         watches: dict[int, list[Watch]] = {}
@@ -188,7 +196,8 @@ class Files:
                     watches[file.number] = self._watches(file)
         for file in self.files:
             is_doomed = bool(doomed) and all(pid in doomed for pid, _ in file.holders)
-            with obstacles.unless(is_doomed).at(self._place(file)):
+            may_fail = is_doomed or (but_sockets and world.is_unix_socket(file))
+            with obstacles.unless(may_fail).at(self._place(file)):
                 self._look_at_signals(file, world)
                 records.append(self._record(file, world))
         by_number = {record.id: record for record in records}

@@ -239,6 +239,7 @@ class _Looking:
         tree = self._tree = self._undo.enter_context(held(self._init, pause))
         self._others = [one for one in tree.processes if wanted and one.namespace_pid not in wanted]
         self._doomed = {one.pid for one in self._others}
+        self._goes_back = wanted is not None
         self._unanswered = Unanswered(self._created)
         self._unanswered.refuse(tree)
         guests.refuse(tree, self._init, self._groups)
@@ -356,7 +357,8 @@ class _Looking:
         """Collect files and processes, which lend us memory until `lent` unwinds."""
         tree, world, files, obstacles = self._tree, self._world, self._files, self._obstacles
         self._read_mappings()
-        file_records = files.collect(world, obstacles, self._doomed)
+        # What is to be made anew anyway need not be read.
+        file_records = files.collect(world, obstacles, self._doomed, but_sockets=self._goes_back)
         processes = collecting.collect_processes(
             tree,
             world,

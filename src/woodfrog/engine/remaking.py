@@ -186,10 +186,10 @@ class Remaking:
         records = {record.id: record for record in looked.file_records}
         for file in looked.files.files:
             record = records.get(file.number)
-            if record is None or record.id in kept:
+            if file.number in kept:
                 continue
             connection = getattr(record, "connection", None)
-            if tag_of(record) == "tcp-socket" and connection is not None and not connection.outside:
+            if record and tag_of(record) == "tcp-socket" and connection and not connection.outside:
                 with socket.socket(fileno=os.dup(file.descriptor)) as one:
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             file.close()

@@ -173,6 +173,11 @@ class World:
         """See the protocol."""
         return self._ids.get(pid, 0)
 
+    def is_unix_socket(self, file: OpenFile) -> bool:
+        """Tell whether a file is a unix socket of any kind."""
+        is_one = stat.S_ISSOCK(file.stat.st_mode) and file.target.startswith(b"socket:")
+        return is_one and self.sockets.unix(file.stat.st_ino) is not None
+
     def controls_sessions(self, terminal: int) -> bool:
         """See the protocol."""
         is_outside = terminal in self.terminals and terminal != self.own_terminal

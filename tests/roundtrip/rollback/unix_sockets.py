@@ -57,6 +57,12 @@ os.write(flying[1], b"flying")
 send_file(carrying[0], b"a", flying[0])
 send_file(carrying[0], b"b", inner[0].fileno())
 os.close(flying[0])
+# And one that could not be made again, but stays in flight.
+holding = socket.socketpair()
+memory = os.memfd_create("held")
+os.write(memory, b"memory")
+send_file(holding[0], b"m", memory)
+os.close(memory)
 # Named.
 by_path, near, far = served(socket.SOCK_STREAM, PATH)
 far.settimeout(None)
@@ -132,7 +138,9 @@ CHANGES: dict[str, Callable[[], object]] = {
     "read a stream": lambda: stream[1].recv(2),
     "read packets": lambda: (packets[1].recv(9), datagrams[0].recv(9)),
     "write": lambda: (stream[1].send(b"x" * 100_000), packets[0].send(b""), sender.send(b"more")),
+    "be reset": lambda: (packets[1].send(b"lost"), packets[1].close()),
     "take files": lambda: (received(carrying[1], 1), received(carrying[1])),
+    "send behind a file": lambda: holding[0].send(b"more"),
     "close the carried": lambda: (inner[0].close(), inner[1].close()),
     "read from a client": lambda: far.recv(5),
     "close a client": lambda: near.close(),
@@ -191,6 +199,8 @@ def check_carried() -> None:
     with socket.socket(fileno=file) as one:
         one.send(b"through")
     assert (data, inner[1].recv(99)) == (b"b", b"through")
+    data, (held,), _ = received(holding[1])
+    assert (data, os.pread(held, 99, 0)) == (b"m", b"memory")
 
 
 def check() -> None:
