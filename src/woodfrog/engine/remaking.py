@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from woodfrog.engine import connections, outsiders, root_stub
 from woodfrog.engine.admission import Bounds
 from woodfrog.engine.looking import Looked
@@ -33,7 +35,7 @@ from woodfrog.remote import descriptors
 from woodfrog.remote.address import free_range
 from woodfrog.remote.stub import Stub
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import credentials, limits, namespaces
+from woodfrog.resources import credentials, file_signals, limits, namespaces
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.files import unix_names
 from woodfrog.resources.files.base import DescriptorTable, FileRecord
@@ -229,6 +231,24 @@ class Remaking:
             for number in {m.object for m in record.memory.mappings if m.object}:
                 self._take_object(number)
         outsiders.take_out(self._stub.pid)
+
+    def own_files(self, stubs: Sequence[tuple[Standing, Stub]]) -> None:
+        """Have what was made send signals to whom it sent them; all processes are there."""
+        for standing, stub in stubs:
+            files = {one.number: one.file for one in standing.then.descriptors}
+            program, flags = self._stub.program(), stub.program()
+            for one in standing.then.file_signals:
+                record = self._match.remade.get(files[one.descriptor])
+                if record is None:
+                    continue
+                here = msgspec.structs.replace(one, descriptor=self.making.files[record.id])
+                file_signals.restore(program, here, one.owner, 0)
+                if record.flags & file_signals.O_ASYNC:
+                    # The signal tells this descriptor.
+                    syscalls.set_status_flags(flags, one.descriptor, record.flags)
+            with while_(f"setting who gets signals from the files of {standing.held.name}"):
+                self._stub.run(program)
+                stub.run(flags)
 
     def _take_what_is_needed(
         self, records: Sequence[FileRecord], kept: Mapping[int, tuple[int, int]]

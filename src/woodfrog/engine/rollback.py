@@ -260,6 +260,8 @@ class _Rollback:
             self._remaking.make([(reset.one, reset.stub) for reset in resets])
         if self._rebirth:
             self._rebirth.make({reset.one.then.pid: reset.stub for reset in resets})
+        if self._remaking:
+            self._remaking.own_files([(reset.one, reset.stub) for reset in resets])
         for reset in resets:
             if reset.one.then.foreground_group != reset.one.now.fields["foreground_group"]:
                 terminals.set_foreground(reset.stub, self._plan, reset.one.then)

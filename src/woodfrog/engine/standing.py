@@ -6,7 +6,7 @@ theirs is irrecoverable. What else there is, is `extra`. All that stands in the 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from woodfrog.remote import held
 from woodfrog.remote.held import HeldProcess, HeldTask
 from woodfrog.resources import signals
 from woodfrog.resources.descriptor import Descriptor
+from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.files.base import FileRecord
 from woodfrog.resources.network import records as network
 from woodfrog.resources.network.records import Network
@@ -57,6 +58,7 @@ _SET_BACK: dict[str, frozenset[str]] = {
             "stop_heard",
             "foreground_group",
             "locks",
+            "file_signals",
         )
     ),
     "regular": frozenset(("position",)),
@@ -268,6 +270,10 @@ class Match:
         records = {record.id: record for record in now}
         called = _called(plan)
         lost: dict[int, str] = {}
+        tables = [(one.then.descriptors, one.then.file_signals) for one in self.processes]
+        self.signals_then = _signals(tables)
+        fields = [one.now.fields for one in self.processes]
+        signals_now = _signals([(one["descriptors"], one["file_signals"]) for one in fields])
         for then in plan.files.values():
             found = records.get(self.pairs.now("file", then.id))
             if found is None:
@@ -281,6 +287,9 @@ class Match:
                     f" {', '.join(sorted(names))}"
                 )
                 continue
+            if _owner(then.id, self.signals_then) != _owner(found.id, signals_now):
+                lost[then.id] = f"who gets signals from the {_kind(then)} has changed (F_SETOWN)"
+                continue
             self.files.append((then, found))
         for number in made_together(lost, plan):
             record = plan.files[number]
@@ -291,6 +300,23 @@ class Match:
                     )
             self.remade[number] = record
         self.files = [pair for pair in self.files if pair[0].id not in self.remade]
+
+
+def _signals(
+    tables: Iterable[tuple[Sequence[Descriptor], Sequence[FileSignals]]],
+) -> dict[int, FileSignals]:
+    """Return who gets signals from files, by their ids."""
+    found: dict[int, FileSignals] = {}
+    for descriptors, some in tables:
+        files = {one.number: one.file for one in descriptors}
+        found |= {files[one.descriptor]: one for one in some}
+    return found
+
+
+def _owner(file: int, signals: Mapping[int, FileSignals]) -> FileSignals | None:
+    """Return who gets signals from a file, whatever descriptor tells that."""
+    one = signals.get(file)
+    return msgspec.structs.replace(one, descriptor=0) if one else None
 
 
 def _leases(process: Process) -> list[Lock]:

@@ -1,8 +1,10 @@
 """Has unix sockets of all kinds, does to them what it is told, and knows how they were."""
 
 import array
+import fcntl
 import os
 import select
+import signal
 import socket
 import struct
 from collections.abc import Callable
@@ -79,6 +81,12 @@ sender.bind("\0sender")
 sender.connect(MAIL)
 sender.send(b"letter")
 in_tmp, tmp_near, tmp_far = served(socket.SOCK_STREAM, TMP)
+# Whose news are told by signals.
+signalling = socket.socketpair()
+signal.signal(signal.SIGIO, lambda *_: signals.append(1))
+signals: list[int] = []
+fcntl.fcntl(signalling[0], fcntl.F_SETOWN, os.getpid())
+fcntl.fcntl(signalling[0], fcntl.F_SETFL, os.O_RDWR | os.O_ASYNC)
 # Half closed, and closed.
 shut = socket.socketpair()
 shut[0].send(b"last words")
@@ -139,6 +147,9 @@ CHANGES: dict[str, Callable[[], object]] = {
     "read packets": lambda: (packets[1].recv(9), datagrams[0].recv(9)),
     "write": lambda: (stream[1].send(b"x" * 100_000), packets[0].send(b""), sender.send(b"more")),
     "be reset": lambda: (packets[1].send(b"lost"), packets[1].close()),
+    "be signalled": lambda: signalling[1].send(b"news"),
+    "own": lambda: fcntl.fcntl(signalling[0], fcntl.F_SETOWN, 0),
+    "close the owned": lambda: signalling[0].close(),
     "take files": lambda: (received(carrying[1], 1), received(carrying[1])),
     "send behind a file": lambda: holding[0].send(b"more"),
     "close the carried": lambda: (inner[0].close(), inner[1].close()),
@@ -207,6 +218,9 @@ def check() -> None:
     """Raise AssertionError unless all is as it was, and works."""
     ready = {stream[1].fileno(), far.fileno(), waited_at.fileno()}
     assert {fd for fd, _ in watch.poll(0)} == ready, watch.poll(0)
+    assert not signals
+    signalling[1].send(b"news")
+    assert signals
     check_names()
     check_queues()
     check_carried()
