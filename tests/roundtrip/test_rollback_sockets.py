@@ -1,6 +1,8 @@
 """Unix sockets of running containers that go back to an image in place."""
 
+import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -26,14 +28,19 @@ def tell(container: Container, what: str) -> None:
     (container.bundle.work / "told").rename(container.bundle.work / "change")
 
 
-def begun(woodfrog: Woodfrog, program: str, *how: str) -> tuple[Container, Path]:
-    """Start a program that can be told to change, and save it."""
+def started(woodfrog: Woodfrog, program: str, *how: str) -> Container:
+    """Start a program that can be told to change."""
     bundle = Bundle(woodfrog.directory / "bundle", ["python3", f"/programs/{program}", *how])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(SOURCES, "/programs"))
     bundle.add_host_programs()
     bundle.add_capabilities("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
-    container = woodfrog.run(bundle)
+    return woodfrog.run(bundle)
+
+
+def begun(woodfrog: Woodfrog, program: str, *how: str) -> tuple[Container, Path]:
+    """Start one, and save it."""
+    container = started(woodfrog, program, *how)
     container.wait_for("ready")
     image = woodfrog.directory / "image"
     container.checkpoint(image, "--leave-running", "--sync=none")
@@ -50,6 +57,42 @@ def test_unix_sockets_are_as_they_were(program: str, change: str, woodfrog: Wood
         woodfrog("rollback", f"--image-path={image}", container.name)
     tell(container, "check")
     assert verdict(container) == "ok\n"
+
+
+@pytest.mark.parametrize("changes", [("listen", "listen"), ("close",), ("accept", "accept")])
+def test_who_is_outside_is_served_on_or_finds_it_closed(
+    changes: tuple[str, ...], woodfrog: Woodfrog
+) -> None:
+    container = started(woodfrog, "unix_outside.py")
+    container.wait_for("listens")
+    work = os.open(container.bundle.work, os.O_PATH)
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    for one in clients[:2]:
+        one.connect(f"/proc/self/fd/{work}/outer")
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none", "--ext-unix-close")
+    clients[1].close()
+    for change, late in zip(changes, clients[2:], strict=False):
+        if change == "accept":
+            late.connect(f"/proc/self/fd/{work}/outer")
+        tell(container, change)
+        container.wait_for("changed")
+        (container.bundle.work / "changed").unlink()
+        woodfrog("rollback", f"--image-path={image}", container.name)
+        if change == "accept":
+            assert late.recv(99) == b""
+    tell(container, "check")
+    assert clients[0].recv(99) == b"for you"
+    clients[0].send(b"thanks")
+    with socket.socket(socket.AF_UNIX) as again:
+        again.connect(f"/proc/self/fd/{work}/outer")
+        assert again.recv(99) == b"welcome back"
+        again.send(b"thanks")
+        assert verdict(container) == "ok\n"
+    for one in clients:
+        one.close()
+    os.close(work)
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,11 @@ class Making(Workshop):
         del maker
         return False
 
+    def owner(self, file: int) -> Maker | None:
+        """See the protocol."""
+        del file
+        return None
+
     def by_process(
         self,
         maker: Maker,

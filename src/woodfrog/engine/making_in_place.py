@@ -1,7 +1,7 @@
 """Making files for processes that stand already: what the kernel notes of its makers, they do."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import TypeVar
 
 from woodfrog.engine import root_stub
@@ -16,14 +16,23 @@ from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources.files.base import Maker
 from woodfrog.resources.files.unix_socket import UnixSocketFile
+from woodfrog.resources.process import Process
 
 T = TypeVar("T")
 
 
 class MakingInPlace(Making):
-    """Makes files by a passing process, beside those that stand, by their ids (`standing`)."""
+    """Makes files by a passing process, beside those that stand, by their ids (`standing`).
+
+    `owners` are these of what they have, by the ids of the files.
+    """
 
     standing: Mapping[int, Stub] = {}
+    owners: Mapping[int, Maker] = {}
+
+    def owner(self, file: int) -> Maker | None:
+        """See the protocol."""
+        return self.owners.get(file)
 
     def stands(self, maker: Maker | None) -> bool:
         """See the protocol."""
@@ -67,6 +76,12 @@ class MakingInPlace(Making):
                 os.close(one)
 
 
+def as_maker(process: Process) -> Maker:
+    """Return a process as the kernel notes it of what it makes."""
+    who = process.threads[0].credentials
+    return Maker(pid=process.pid, uid=who.uids[1], gid=who.gids[1], groups=who.groups)
+
+
 def kept_listeners(match: Match, plan: Plan) -> dict[object, UnixSocketFile]:
     """Return the listening unix sockets that stay, and through which others are made anew."""
     wanted = {bond for record in match.remade.values() for bond in record.follows()}
@@ -78,31 +93,40 @@ def kept_listeners(match: Match, plan: Plan) -> dict[object, UnixSocketFile]:
     }
 
 
-def refuse_makers(match: Match, plan: Plan, zombies: Iterable[int]) -> None:
-    """Refuse to make sockets anew whose makers can't do that, or could no more."""
+def makers(match: Match, plan: Plan) -> Iterator[tuple[UnixSocketFile, Maker]]:
+    """Go through who must make sockets anew, or be taken for that."""
     kept = kept_listeners(match, plan)
-    standing = {one.then.pid: one for one in match.processes}
-    gone = {*zombies}
     sockets = [one for one in match.remade.values() if isinstance(one, UnixSocketFile)]
     led = {one.pair for one in sockets if one.pair and kept.keys() & {*one.follows()}}
+    waiting = {one.inode: one.id for one in sockets if one.unaccepted}
     for record in sockets:
-        what = f"a unix socket {os.fsdecode(record.name or record.peer_name)}".rstrip()
-        makers = [arrived.maker for arrived in record.arrived]
+        found = [arrived.maker for arrived in record.arrived]
+        if not record.arrived:
+            clients = {waiting[inode] for inode in record.pending if inode in waiting}
+            holders = {pid for client in clients for pid in plan.holders(client)}
+            found += (as_maker(one) for one in plan.processes if one.pid in holders)
         if record.accepted or record.pair not in led:
-            makers.append(record.peer)
-        for maker in makers:
-            if maker and maker.pid in gone:
-                raise lost_since(
-                    f"{what} was made by process {maker.pid}, which has ended and was not waited"
-                    " for yet"
-                )
-            if maker and maker.pid in standing:
-                _refuse_maker(what, maker, standing[maker.pid], record)
+            found.append(record.peer)
+        yield from ((record, maker) for maker in found if maker)
+
+
+def refuse_makers(match: Match, plan: Plan, zombies: Container[int]) -> None:
+    """Refuse to make sockets anew whose makers can't do that, or could no more."""
+    standing = {one.then.pid: one for one in match.processes}
+    for record, maker in makers(match, plan):
+        what = f"a unix socket {os.fsdecode(record.name or record.peer_name)}".rstrip()
+        if maker.pid in zombies:
+            raise lost_since(
+                f"{what} was made by process {maker.pid}, which has ended and was not waited for"
+                " yet"
+            )
+        if maker.pid in standing:
+            _refuse_maker(what, maker, standing[maker.pid], record)
 
 
 def _refuse_maker(what: str, maker: Maker, one: Standing, record: UnixSocketFile) -> None:
-    who = one.then.threads[0].credentials
-    if (who.uids[1], who.gids[1], {*who.groups}) != (maker.uid, maker.gid, {*maker.groups}):
+    now = as_maker(one.then)
+    if (now.uid, now.gid, {*now.groups}) != (maker.uid, maker.gid, {*maker.groups}):
         raise lost_since(
             f"{what} was made by {one.held.name} when it was another user (SO_PEERCRED)"
         )

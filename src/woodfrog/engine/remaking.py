@@ -19,7 +19,13 @@ import msgspec
 from woodfrog.engine import connections, outsiders, root_stub
 from woodfrog.engine.admission import Bounds
 from woodfrog.engine.looking import Looked
-from woodfrog.engine.making_in_place import MakingInPlace, kept_listeners, refuse_makers
+from woodfrog.engine.making_in_place import (
+    MakingInPlace,
+    as_maker,
+    kept_listeners,
+    makers,
+    refuse_makers,
+)
 from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.making_users import Users
 from woodfrog.engine.pids import Member
@@ -104,10 +110,11 @@ class Remaking:
 
     def _refuse_full_tables(self) -> None:
         """Refuse to give descriptors where there is no room for what they come by."""
+        busy = {maker.pid for _, maker in makers(self._match, self._plan)}
         for one in self._match.processes:
             _, hard = limits.in_force(one.held.pid)[root_stub.RLIMIT_NOFILE]
             is_full = len(one.then.descriptors) + _ROOM_FOR_A_PAIR > hard
-            if is_full and one.lacking_descriptors(self._match):
+            if is_full and (one.then.pid in busy or one.lacking_descriptors(self._match)):
                 raise UnsupportedResource(
                     f"{one.held.name} has no room to get descriptors that it has closed: it may"
                     f" have {hard}, and has {len(one.then.descriptors)} in the image",
@@ -208,6 +215,11 @@ class Remaking:
         kept = self._kept(stubs)
         self._take_what_is_needed(records, kept)
         self.making.standing = {standing.then.pid: stub for standing, stub in stubs}
+        self.making.owners = {
+            descriptor.file: as_maker(standing.then)
+            for standing, _ in reversed(stubs)
+            for descriptor in standing.then.descriptors
+        }
         self.making.make_files(records, self._plan.unheld, {})
         self.missing += self.making.missing
         ours: dict[int, int] = {}
@@ -259,7 +271,10 @@ class Remaking:
             del bond
             fd = self._take(self._fetch(listener.id, kept))
             making.share(unix_names.listener(making, listener.type, listener.own_name), fd)
-        for number in {one for record in records for one in record.carries()}:
+        needed = {one for record in records for one in record.carries()}
+        unheld = self._plan.unheld
+        needed |= {one for record in records if record.id in unheld for one in record.ties()}
+        for number in needed:
             if number not in self._match.remade:
                 making.files[number] = self._take(self._fetch(number, kept))
 

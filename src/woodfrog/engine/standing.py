@@ -280,7 +280,8 @@ class Match:
                 if self._files_are_known:
                     lost[then.id] = f"nobody has it open any more ({_kind(then)})"
                 continue
-            names = differences(then, found, self.pairs, _SET_BACK.get(_kind(then), frozenset()))
+            but = _SET_BACK.get(_kind(then), frozenset()) | then.immaterial(found)
+            names = differences(then, found, self.pairs, but)
             if names:
                 lost[then.id] = (
                     f"the {_kind(then)}{_known_as(then)} is another one, or has changed since:"

@@ -103,6 +103,19 @@ shared[0].send(b"shared")
 watch = select.epoll()
 for end in (*accepted, shared[1], listener):
     watch.register(end, select.EPOLLIN)
+# And a client that has sent nothing.
+quiet_at = socket.socket(socket.AF_UNIX)
+quiet_at.bind("\0quiet")
+quiet_at.listen(3)
+
+
+def quietly() -> list[socket.socket]:
+    one = socket.socket(socket.AF_UNIX)
+    one.connect("\0quiet")
+    return [one]
+
+
+quiet, quiet_orders = child(quietly, USER)
 ORDERS = (first_orders, user_orders, sharing_orders, making_orders, waiting_orders)
 
 
@@ -123,6 +136,7 @@ CHANGES: dict[str, Callable[[], object]] = {
     "close": lambda: [one.close() for one in (*accepted, calling, passed, *shared)],
     "close the listener": lambda: listener.close(),
     "accept": lambda: listener.accept()[0].recv(1),
+    "accept the quiet": lambda: quiet_at.accept(),
     "read who": lambda: pair[1].recv(99),
     "let the server close": lambda: tell(serving_orders, b"c"),
     "hang up": lambda: calling.close(),
@@ -176,6 +190,7 @@ def check() -> None:
     assert tell(waiting_orders, b"r") == b"at last"
     tell(waiting_orders, b"c")
     assert late.recv(99) == b""
+    assert who(quiet_at.accept()[0]) == (quiet, USER, USER)
 
 
 if __name__ == "__main__":

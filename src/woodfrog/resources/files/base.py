@@ -339,6 +339,9 @@ class Making(Protocol):
     def stands(self, maker: "Maker | None") -> bool:
         """Tell whether the process of a maker stands already, and can do things itself."""
 
+    def owner(self, file: int) -> "Maker | None":
+        """Return who has a file, if that stands already; of these, the first."""
+
     def by_process(
         self,
         maker: "Maker",
@@ -452,6 +455,11 @@ class FileRecord(Record, frozen=True):
     def bonds(self) -> Iterable[object]:
         """Return what only files have in common that are made together, like the ends of a pipe."""
         return ()
+
+    def immaterial(self, now: "FileRecord") -> frozenset[str]:
+        """Return the names of fields in which an open file may differ, and stay at a rollback."""
+        del now
+        return frozenset()
 
     def leads(self) -> Iterable[object]:
         """Return what those follow that are made through it: they are made anew if it is."""

@@ -72,7 +72,8 @@ def connect(
         if arrived.name:
             passing = Name(arrived.name, stands=arrived.name[:1] == b"\0")
             unix_names.bind(making, fd, passing)
-    maker = arrived.maker if arrived else None
+    owner = making.owner(client.id) if client else None
+    maker = arrived.maker if arrived else owner
     unix_names.connect_by(making, fd, listener.type, listener.own_name, maker)
     if arrived:
         _send(making, listener, client, arrived, fd)

@@ -212,6 +212,11 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             found += self.leads()
         return found
 
+    def immaterial(self, now: FileRecord) -> frozenset[str]:
+        # Who comes from outside stays, though the listener is another one by now.
+        is_outside = self.reset and isinstance(now, type(self)) and now.reset
+        return frozenset(("accepted",)) if is_outside else frozenset()
+
     def leads(self) -> Iterable[object]:
         if self.state != TCP_LISTEN:
             return []
