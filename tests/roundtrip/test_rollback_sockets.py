@@ -28,19 +28,19 @@ def tell(container: Container, what: str) -> None:
     (container.bundle.work / "told").rename(container.bundle.work / "change")
 
 
-def started(woodfrog: Woodfrog, program: str, *how: str) -> Container:
-    """Start a program that can be told to change."""
+def prepared(woodfrog: Woodfrog, program: str, *how: str) -> Bundle:
+    """Return the bundle of a program that can be told to change."""
     bundle = Bundle(woodfrog.directory / "bundle", ["python3", f"/programs/{program}", *how])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(SOURCES, "/programs"))
     bundle.add_host_programs()
     bundle.add_capabilities("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
-    return woodfrog.run(bundle)
+    return bundle
 
 
 def begun(woodfrog: Woodfrog, program: str, *how: str) -> tuple[Container, Path]:
     """Start one, and save it."""
-    container = started(woodfrog, program, *how)
+    container = woodfrog.run(prepared(woodfrog, program, *how))
     container.wait_for("ready")
     image = woodfrog.directory / "image"
     container.checkpoint(image, "--leave-running", "--sync=none")
@@ -63,7 +63,7 @@ def test_unix_sockets_are_as_they_were(program: str, change: str, woodfrog: Wood
 def test_who_is_outside_is_served_on_or_finds_it_closed(
     changes: tuple[str, ...], woodfrog: Woodfrog
 ) -> None:
-    container = started(woodfrog, "unix_outside.py")
+    container = woodfrog.run(prepared(woodfrog, "unix_outside.py"))
     container.wait_for("listens")
     work = os.open(container.bundle.work, os.O_PATH)
     clients = [socket.socket(socket.AF_UNIX) for _ in range(4)]
@@ -108,3 +108,16 @@ def test_what_its_maker_cannot_make_again_is_refused(
     said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr
     assert why in said
     assert "the container is running as before" in said
+
+
+def test_a_false_proc_keeps_nobody_waiting(woodfrog: Woodfrog) -> None:
+    bundle = prepared(woodfrog, "unix_misled.py")
+    bundle.config["mounts"] = [m for m in bundle.config["mounts"] if m["destination"] != "/proc"]
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--leave-running", "--sync=none")
+    tell(container, "send")
+    container.wait_for("changed")
+    said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr
+    assert "has led a connection elsewhere" in said

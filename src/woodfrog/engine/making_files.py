@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import stat
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from woodfrog.engine.workshop import Workshop
-from woodfrog.errors import while_
+from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.capability import CAP_NET_ADMIN, CAP_NET_RAW
 from woodfrog.remote import descriptors
 from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Program
 from woodfrog.resources import shared_memory
+from woodfrog.resources.files import socket_options
 from woodfrog.resources.files.base import DescriptorTable, FileRecord, Maker
 from woodfrog.resources.files.unix_paths import SIOCUNIXFILE
 from woodfrog.resources.membership import Membership
@@ -198,19 +200,19 @@ class Making(Workshop):
     @contextmanager
     def file_of(self, listener: int) -> Iterator[int]:
         """See the protocol."""
-        ours = descriptors.fetch(self.stub.pid, self.settle(listener))
-        try:
+        with ExitStack() as undo:
+            ours = descriptors.fetch(self.stub.pid, self.settle(listener))
+            undo.callback(os.close, ours)
             file = fcntl.ioctl(ours, SIOCUNIXFILE)
-        finally:
-            os.close(ours)
-        mode = stat.S_IMODE(os.fstat(file).st_mode)
-        link = f"/proc/self/fd/{file}"
-        os.chmod(link, mode | _ANYBODYS)
-        try:
+            undo.callback(os.close, file)
+            mode = stat.S_IMODE(os.fstat(file).st_mode)
+            link = f"/proc/self/fd/{file}"
+            os.chmod(link, mode | _ANYBODYS)
+            undo.callback(os.chmod, link, mode)
             yield self.spare(self.send(file))
-        finally:
-            os.chmod(link, mode)
-            os.close(file)
+            # The container's /proc is what its programs have made of it.
+            if not socket_options.ready_for(ours, select.POLLIN):
+                raise UnsupportedResource("the container's /proc has led a connection elsewhere")
 
     @property
     def descriptors(self) -> list[int]:
