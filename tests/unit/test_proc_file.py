@@ -3,7 +3,7 @@
 import pytest
 
 from woodfrog.errors import UnsupportedResource
-from woodfrog.resources.files.base import O_PATH
+from woodfrog.resources.files.open_file import O_PATH
 from woodfrog.resources.files.proc_file import ProcFile
 
 _SYS_PTRACE = 1 << 19

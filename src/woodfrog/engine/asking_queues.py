@@ -24,7 +24,7 @@ from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import queue_notices
 from woodfrog.resources.files import socket_options
-from woodfrog.resources.files.base import O_PATH, OpenFile
+from woodfrog.resources.files.open_file import O_PATH, OpenFile
 from woodfrog.resources.queue_notices import QueueNotice, Waiting
 from woodfrog.resources.signals import SIGCONT, SIGKILL, STOPPING
 

@@ -29,13 +29,8 @@ from woodfrog.remote.program import Program
 from woodfrog.resources import catalogue, file_signals
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
-from woodfrog.resources.files.base import (
-    EPOLL,
-    O_CLOEXEC,
-    O_PATH,
-    FileRecord,
-    OpenFile,
-)
+from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.open_file import EPOLL, O_CLOEXEC, O_PATH, OpenFile
 from woodfrog.resources.membership import Membership
 
 if TYPE_CHECKING:

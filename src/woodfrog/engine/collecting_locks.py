@@ -8,7 +8,7 @@ from woodfrog.engine.collecting_files import Files
 from woodfrog.engine.world import World
 from woodfrog.errors import UnsupportedResource
 from woodfrog.remote.held import HeldProcess
-from woodfrog.resources.files.base import ACCESS_MODE, OpenFile
+from woodfrog.resources.files.open_file import ACCESS_MODE, OpenFile
 from woodfrog.resources.process import Lock
 
 _BREAKING = {"READ": "downgrade", "UNLCK": "end"}

@@ -19,7 +19,7 @@ from woodfrog.kernel.procfs.id_maps import IdMap
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.remote.held import Held, HeldTask
 from woodfrog.resources import cgroup_roots, ids, namespaces, sysctls
-from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.membership import Membership
 from woodfrog.resources.mount_tree.records import BOUND
 

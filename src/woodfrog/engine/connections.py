@@ -18,8 +18,9 @@ from woodfrog.kernel.caller import HERE
 if TYPE_CHECKING:
     from woodfrog.engine.sockets import Sockets
     from woodfrog.kernel.netlink import nftables
-    from woodfrog.resources.files.base import FileRecord, OpenFile
+    from woodfrog.resources.files.base import FileRecord
     from woodfrog.resources.files.inet import End
+    from woodfrog.resources.files.open_file import OpenFile
     from woodfrog.resources.files.tcp_socket import TcpSocket
 
 _HINT = "--tcp-close restores connections as reset"

@@ -13,7 +13,7 @@ from woodfrog.engine.places import Place
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.mountinfo import read_mounts
 from woodfrog.resources import shared_memory
-from woodfrog.resources.files.base import O_PATH, OpenFile
+from woodfrog.resources.files.open_file import O_PATH, OpenFile
 from woodfrog.resources.mount_tree import detached
 from woodfrog.resources.mount_tree.admitting import may_mount
 from woodfrog.resources.mount_tree.detached import Detached

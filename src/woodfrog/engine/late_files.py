@@ -37,7 +37,7 @@ _WITHIN_PROCESS = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS
 
 
 class LateFiles:
-    """See resources.files.base.Late. `undo` closes descriptors of ours."""
+    """See resources.files.making.Late. `undo` closes descriptors of ours."""
 
     def __init__(
         self,

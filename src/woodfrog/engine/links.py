@@ -9,7 +9,7 @@ from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.maps import Mapping as KernelMapping
 from woodfrog.resources import deleted_files, shared_memory
-from woodfrog.resources.files.base import ACCESS_MODE, OpenFile
+from woodfrog.resources.files.open_file import ACCESS_MODE, OpenFile
 from woodfrog.resources.memory import PROT_EXEC, Mapping
 
 

@@ -38,7 +38,8 @@ from woodfrog.remote.vdso import Vdso, own_vdso
 from woodfrog.resources import catalogue, cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.credentials import bounding_set
-from woodfrog.resources.files.base import IO_URING, FileRecord
+from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.open_file import IO_URING
 from woodfrog.resources.mount_tree import table
 from woodfrog.resources.mount_tree.looking import ChangedMounts
 from woodfrog.resources.sysctls import Opened, Sysctls, Usual

@@ -19,7 +19,8 @@ from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Program
 from woodfrog.resources import shared_memory
 from woodfrog.resources.files import socket_options
-from woodfrog.resources.files.base import DescriptorTable, FileRecord, Maker
+from woodfrog.resources.files.base import DescriptorTable, FileRecord
+from woodfrog.resources.files.making import Maker
 from woodfrog.resources.files.unix_paths import SIOCUNIXFILE
 from woodfrog.resources.membership import Membership
 

@@ -14,7 +14,7 @@ from woodfrog.kernel import syscalls
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
-from woodfrog.resources.files.base import Maker
+from woodfrog.resources.files.making import Maker
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.process import Process
 

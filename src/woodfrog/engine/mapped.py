@@ -13,7 +13,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.pagemap import page_frame
 from woodfrog.kernel.procfs.maps import Mapping
 from woodfrog.resources import memory_flags
-from woodfrog.resources.files.base import ACCESS_MODE, BPF_MAP
+from woodfrog.resources.files.open_file import ACCESS_MODE, BPF_MAP
 from woodfrog.resources.memory import MAP_SHARED
 
 if TYPE_CHECKING:

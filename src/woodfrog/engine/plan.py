@@ -14,7 +14,7 @@ from woodfrog.engine.pids import Pids
 from woodfrog.errors import ImageError
 from woodfrog.image.record import tag_of
 from woodfrog.resources import catalogue
-from woodfrog.resources.files.base import ACCESS_MODE
+from woodfrog.resources.files.open_file import ACCESS_MODE
 
 if TYPE_CHECKING:
     from woodfrog.image.chain import Chain

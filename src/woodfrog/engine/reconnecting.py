@@ -21,7 +21,7 @@ from woodfrog.kernel.caller import HERE, checked
 from woodfrog.kernel.netlink.messages import socket_of
 from woodfrog.remote import descriptors
 from woodfrog.resources.files import unix_names, unix_paths
-from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import errno
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.maps import read_maps
 from woodfrog.remote.held import HeldProcess
-from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.io_uring_memory import Contents, Sample
 from woodfrog.resources.io_uring_shown import Shown
 

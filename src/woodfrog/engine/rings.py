@@ -28,8 +28,8 @@ from woodfrog.remote.held import Held, HeldProcess, HeldTask
 from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import io_uring_shown
-from woodfrog.resources.files.base import OpenFile
 from woodfrog.resources.files.io_uring import Completion, Registered, is_one, is_polled
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.io_uring_memory import Sample, contents_of
 from woodfrog.resources.io_uring_requests import Pending, Seen, Unclear, pending
 from woodfrog.resources.io_uring_shown import Shown

@@ -45,9 +45,9 @@ from woodfrog.remote.vdso import own_vdso
 from woodfrog.resources import known_files, layer_rollback, namespaces, tmpfs
 from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.deleted_files import DeletedFile
-from woodfrog.resources.files.base import ACCESS_MODE, O_PATH
 from woodfrog.resources.files.deleted import OpenDeletedFile
 from woodfrog.resources.files.memfd import MemFd
+from woodfrog.resources.files.open_file import ACCESS_MODE, O_PATH
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.memory import Source

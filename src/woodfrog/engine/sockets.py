@@ -19,8 +19,8 @@ from woodfrog.kernel.netlink.sock_diag import (
     UnixSocket,
 )
 from woodfrog.resources.files import inet, tcp_connection
-from woodfrog.resources.files.base import World
 from woodfrog.resources.files.tcp_backlog import Waiting
+from woodfrog.resources.files.world import World
 
 _OWN = 0
 

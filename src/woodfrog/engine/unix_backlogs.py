@@ -35,8 +35,9 @@ from woodfrog.resources.files import (
     unix_names,
     unix_queue,
 )
-from woodfrog.resources.files.base import BY_PATH, IO_URING, FileRecord, OpenFile, set_flags
+from woodfrog.resources.files.base import FileRecord, set_flags
 from woodfrog.resources.files.epoll import EPOLL_CTL_ADD, EVENT, Epoll, Watch
+from woodfrog.resources.files.open_file import BY_PATH, IO_URING, OpenFile
 from woodfrog.resources.files.unix_backlog import Arrived, Taken
 from woodfrog.resources.files.unix_queue import Rights
 from woodfrog.resources.files.unix_socket import UnixSocketFile

@@ -23,8 +23,9 @@ from woodfrog.remote import descriptors
 from woodfrog.remote.program import Placeholder, Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import credentials
-from woodfrog.resources.files import base
-from woodfrog.resources.files.base import FileRecord, needed
+from woodfrog.resources.files import making, open_file
+from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.making import needed
 from woodfrog.resources.membership import Membership
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class _Made(dict[K, V]):
 
 
 class Workshop:
-    """See resources.files.base.Making; also where each file came to be.
+    """See resources.files.making.Making; also where each file came to be.
 
     Descriptors that only stubs have lie in `room`. `capabilities` are what the new container may
     have, `permitted` what its stubs have; `undo` closes descriptors of ours.
@@ -126,7 +127,7 @@ class Workshop:
         self._kept: _Made[object, Any] = _Made()
         self._spare: list[int] = [*detached.values()]
         self._settled_spare = 0
-        self._at_end: list[tuple[Membership, Callable[[base.Making], None]]] = []
+        self._at_end: list[tuple[Membership, Callable[[making.Making], None]]] = []
         self._stdio = [
             syscalls.duplicate_above(self.program, number, self.high) for number in range(3)
         ]
@@ -185,7 +186,7 @@ class Workshop:
         self._stdio = [_resolved(program, fd) for fd in self._stdio]
         self.program = self.stub.program()
 
-    def acting(self, as_whom: base.Maker | None, make: Callable[[], T]) -> T:
+    def acting(self, as_whom: making.Maker | None, make: Callable[[], T]) -> T:
         """See the protocol."""
         as_whom = needed(as_whom)
         if as_whom is None:
@@ -310,13 +311,13 @@ class Workshop:
     def reopen(self, memory: int, flags: int) -> int:
         """See the protocol."""
         fd = self.memory_object(memory)
-        if memory in self._linked and not flags & base.O_PATH:
+        if memory in self._linked and not flags & open_file.O_PATH:
             self.refuse_forbidden(fd, flags)
         return self.reopen_descriptor(fd, flags)
 
     def refuse_forbidden(self, fd: int, flags: int) -> None:
         """See the protocol."""
-        wanted = _ACCESS[flags & base.ACCESS_MODE]
+        wanted = _ACCESS[flags & open_file.ACCESS_MODE]
         how = AT_EMPTY_PATH | _AT_EACCESS
         self.program.call(SYS.FACCESSAT2, fd, b"", wanted, how)
 
@@ -371,7 +372,7 @@ class Workshop:
 
     def _send_opened(self, link: str, flags: int) -> int:
         """Open what a magic link leads to, for the stub."""
-        ours = os.open(link, flags & ~(base.CREATION_FLAGS | os.O_NOFOLLOW) | os.O_CLOEXEC)
+        ours = os.open(link, flags & ~(open_file.CREATION_FLAGS | os.O_NOFOLLOW) | os.O_CLOEXEC)
         try:
             return self.send(ours)
         finally:
@@ -434,6 +435,6 @@ class Workshop:
         """See the protocol."""
         self._kept[key] = value
 
-    def at_end(self, action: Callable[[base.Making], None]) -> None:
+    def at_end(self, action: Callable[[making.Making], None]) -> None:
         """See the protocol."""
         self._at_end.append((self._within, action))

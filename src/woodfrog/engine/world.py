@@ -19,7 +19,7 @@ from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.mountinfo import Mount
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.resources.deleted_files import DELETED
-from woodfrog.resources.files.base import (
+from woodfrog.resources.files.open_file import (
     ACCESS_MODE,
     BPF_MAP,
     BY_PATH,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class World:
-    """See resources.files.base.World; `view` is a process whose root is the container's."""
+    """See resources.files.world.World; `view` is a process whose root is the container's."""
 
     def __init__(
         self,

@@ -18,7 +18,8 @@ from typing import Any
 from woodfrog.errors import ImageError
 from woodfrog.kernel import fuse
 from woodfrog.remote.descriptors import fetch
-from woodfrog.resources.files.base import BY_PATH, FileRecord, OpenFile
+from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.open_file import BY_PATH, OpenFile
 
 _CLASSES = {
     "container": "container.ContainerRecord",

@@ -12,7 +12,7 @@ from woodfrog.kernel import io_uring
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote.address import page_up
 from woodfrog.resources import io_uring_shown
-from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.io_uring_requests import Seen
 from woodfrog.resources.io_uring_shown import Shown
 

@@ -10,15 +10,10 @@ from woodfrog.kernel import bpf_maps
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.bpf_maps import MapInfo
 from woodfrog.kernel.capability import CAP_BPF, CAP_SYS_ADMIN
-from woodfrog.resources.files.base import (
-    ACCESS_MODE,
-    BPF_MAP,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-)
+from woodfrog.resources.files.base import FileRecord, Row
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import ACCESS_MODE, BPF_MAP, OpenFile
+from woodfrog.resources.files.world import World
 
 _KEPT = {
     bpf_maps.HASH: "hash",

@@ -7,18 +7,16 @@ from typing import ClassVar, Self
 from woodfrog.errors import ImageError
 from woodfrog.kernel import syscalls
 from woodfrog.resources.deleted_files import is_placeless
-from woodfrog.resources.files.base import (
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import (
     ACCESS_MODE,
     CREATION_FLAGS,
     O_PATH,
     O_TMPFILE,
-    FileRecord,
-    Making,
     OpenFile,
-    Row,
-    World,
-    set_flags,
 )
+from woodfrog.resources.files.world import World
 
 _OPENED = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR)
 _ONLY_BY_PATH = (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK)

@@ -11,17 +11,11 @@ from woodfrog.kernel.mounts import (
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
 )
-from woodfrog.resources.files.base import (
-    CREATION_FLAGS,
-    O_PATH,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import CREATION_FLAGS, O_PATH, OpenFile
 from woodfrog.resources.files.regular import DEVICES, refuse_other_kind
+from woodfrog.resources.files.world import World
 
 _STAY = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 _DELETED = b" (deleted)"

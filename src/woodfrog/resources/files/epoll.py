@@ -14,15 +14,10 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
-from woodfrog.resources.files.base import (
-    EPOLL,
-    DescriptorTable,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-)
+from woodfrog.resources.files.base import DescriptorTable, FileRecord, Row
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import EPOLL, OpenFile
+from woodfrog.resources.files.world import World
 
 EPOLL_CTL_ADD, _EPOLL_CTL_DEL, _EPOLL_CTL_MOD = 1, 2, 3
 _EPOLLIN, _EPOLLOUT, _EPOLLET = 0x1, 0x4, 1 << 31

@@ -5,7 +5,10 @@ import select
 from typing import ClassVar, Self
 
 from woodfrog.kernel import features, syscalls
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.world import World
 
 
 class EventFd(FileRecord, frozen=True, tag="eventfd"):

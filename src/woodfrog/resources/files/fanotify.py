@@ -15,7 +15,10 @@ from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.mounts import AT_FDCWD, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.resources.files import fanotify_overflow
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.world import World
 
 _MINOR_BITS = 20
 _KINDS = (fanotify.FAN_MARK_INODE, fanotify.FAN_MARK_MOUNT, fanotify.FAN_MARK_FILESYSTEM)

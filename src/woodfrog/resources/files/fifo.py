@@ -9,18 +9,11 @@ from typing import ClassVar, Self
 from woodfrog.errors import ImageError
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.resources.files.base import (
-    ACCESS_MODE,
-    CREATION_FLAGS,
-    O_PATH,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import ACCESS_MODE, CREATION_FLAGS, O_PATH, OpenFile
 from woodfrog.resources.files.pipe import F_GETPIPE_SZ, F_SETPIPE_SZ, peek, write_contents
+from woodfrog.resources.files.world import World
 
 
 class Fifo(FileRecord, frozen=True, tag="fifo"):

@@ -13,7 +13,8 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.namespaces import CLONE_NEWNET, setns
-from woodfrog.resources.files.base import Making, OpenFile
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.files.socket_options import Option, missing_device
 
 # What comes from a peer's place, while all else that comes for a connection may be dropped.

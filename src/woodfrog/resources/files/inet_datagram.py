@@ -21,11 +21,13 @@ from woodfrog.resources.files import (
     socket_options,
     udp_queue,
 )
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
 from woodfrog.resources.files.corked import Corked
 from woodfrog.resources.files.icmp_errors import Pending
 from woodfrog.resources.files.inet import End
+from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.multicast import Membership
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_option_table import (
     BOUND_TO_DEVICE,
@@ -34,6 +36,7 @@ from woodfrog.resources.files.socket_option_table import (
 )
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.udp_queue import Datagram
+from woodfrog.resources.files.world import World
 
 _KINDS = frozenset(
     (

@@ -14,7 +14,10 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.inotify import IN_DELETE_SELF
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.world import World
 
 _SETNEXTWD = 0x40044900  # INOTIFY_IOC_SETNEXTWD
 _EVENT_BYTES = 16  # struct inotify_event without a name

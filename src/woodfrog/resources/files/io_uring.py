@@ -5,7 +5,10 @@ from typing import Any, ClassVar, Self
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
 from woodfrog.kernel import io_uring
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World
+from woodfrog.resources.files.base import FileRecord, Row
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.world import World
 
 _WORD = 0xFFFFFFFF
 _MOST_REGISTERED = 1 << 15

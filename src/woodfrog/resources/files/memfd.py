@@ -3,16 +3,10 @@
 from typing import ClassVar, Self
 
 from woodfrog.kernel import syscalls
-from woodfrog.resources.files.base import (
-    ACCESS_MODE,
-    O_PATH,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import ACCESS_MODE, O_PATH, OpenFile
+from woodfrog.resources.files.world import World
 
 
 class MemFd(FileRecord, frozen=True, tag="memfd"):

@@ -8,16 +8,10 @@ from typing import ClassVar, Self
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources import posix_queues
 from woodfrog.resources.deleted_files import DELETED
-from woodfrog.resources.files.base import (
-    CREATION_FLAGS,
-    O_PATH,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import CREATION_FLAGS, O_PATH, OpenFile
+from woodfrog.resources.files.world import World
 from woodfrog.resources.posix_queues import PosixQueue
 
 

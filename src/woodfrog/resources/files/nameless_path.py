@@ -4,15 +4,10 @@ import os
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
-from woodfrog.resources.files.base import (
-    BY_PATH,
-    O_PATH,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-)
+from woodfrog.resources.files.base import FileRecord, Row
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import BY_PATH, O_PATH, OpenFile
+from woodfrog.resources.files.world import World
 
 # These are made when all others stand.
 _LATE = (b"anon_inode:[pidfd]", b"anon_inode:[io_uring]")

@@ -5,7 +5,10 @@ import re
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
-from woodfrog.resources.files.base import FileRecord, Late, Making, OpenFile, Row, World
+from woodfrog.resources.files.base import FileRecord, Row
+from woodfrog.resources.files.making import Late, Making
+from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.world import World
 
 _LATE = ("pid", "time")
 _TARGET = rb"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]"

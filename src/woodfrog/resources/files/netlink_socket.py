@@ -11,10 +11,13 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.messages import HEADER, NLM_F_ACK, NLM_F_REQUEST
 from woodfrog.resources.files import socket_filter, socket_options
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_option_table import CAP_NET_ADMIN, SOL_NETLINK
 from woodfrog.resources.files.socket_options import SO_BUF_LOCK, SO_RCVBUFFORCE, Option
+from woodfrog.resources.files.world import World
 
 _ADDRESS = struct.Struct("<HxxII")  # struct sockaddr_nl
 _NETLINK_ADD_MEMBERSHIP, _NETLINK_LIST_MEMBERSHIPS = 1, 9

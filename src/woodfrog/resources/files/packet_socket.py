@@ -15,11 +15,14 @@ from woodfrog.kernel.netlink.messages import socket_at
 from woodfrog.kernel.netlink.packet_diag import PacketInfo
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import packet_ring, socket_filter, socket_options
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.files.packet_ring import SOL_PACKET, Ring
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_option_table import CAP_NET_RAW
 from woodfrog.resources.files.socket_options import Option
+from woodfrog.resources.files.world import World
 
 _PACKET_ADD_MEMBERSHIP, _PACKET_COPY_THRESH, _PACKET_VERSION, _PACKET_FANOUT = 1, 7, 10, 18
 _VERSIONS = (packet_ring.TPACKET_V1, packet_ring.TPACKET_V2, packet_ring.TPACKET_V3)

@@ -7,7 +7,10 @@ from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.resources import signals
-from woodfrog.resources.files.base import FileRecord, Late, OpenFile, Row, World
+from woodfrog.resources.files.base import FileRecord, Row
+from woodfrog.resources.files.making import Late
+from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.world import World
 
 _PIDFD_THREAD = os.O_EXCL
 _GET_INFO = 0xC040FF0B  # PIDFD_GET_INFO with the 64 bytes of Linux 6.13

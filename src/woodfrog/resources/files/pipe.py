@@ -13,15 +13,10 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.resources.files.base import (
-    ACCESS_MODE,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import ACCESS_MODE, OpenFile
+from woodfrog.resources.files.world import World
 
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
 _LARGEST = 1 << 31

@@ -6,7 +6,7 @@ import struct
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import socket_filter
-from woodfrog.resources.files.base import Making
+from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.socket_filter import SocketFilter
 
 _SO_DETACH_FILTER = 27

@@ -7,16 +7,10 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.capability import CAP_SYS_PTRACE
-from woodfrog.resources.files.base import (
-    CREATION_FLAGS,
-    O_PATH,
-    FileRecord,
-    Late,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Late
+from woodfrog.resources.files.open_file import CREATION_FLAGS, O_PATH, OpenFile
+from woodfrog.resources.files.world import World
 
 # What every process may open of every other; all else the kernel opens only for the process
 # itself, or by CAP_SYS_PTRACE and the like.

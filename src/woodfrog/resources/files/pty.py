@@ -18,18 +18,10 @@ from woodfrog.kernel import pty, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.capability import CAP_SYS_ADMIN
 from woodfrog.kernel.console import TIOCGPTPEER, TIOCSPTLCK
-from woodfrog.resources.files.base import (
-    CREATION_FLAGS,
-    O_PATH,
-    PTS_MAJORS,
-    FileRecord,
-    Late,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Late, Making
+from woodfrog.resources.files.open_file import CREATION_FLAGS, O_PATH, PTS_MAJORS, OpenFile
+from woodfrog.resources.files.world import World
 
 _TIOCGDEV = 0x80045432
 _DEV_TTY = os.makedev(5, 0)

@@ -5,7 +5,7 @@ import socket
 
 import msgspec
 
-from woodfrog.resources.files.base import OpenFile
+from woodfrog.resources.files.open_file import OpenFile
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -3,7 +3,10 @@
 from typing import ClassVar, Self
 
 from woodfrog.kernel.abi.x86_64 import SYS
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.world import World
 
 
 class SignalFd(FileRecord, frozen=True, tag="signalfd"):

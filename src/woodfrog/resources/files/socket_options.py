@@ -17,7 +17,7 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE, Caller
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import socket_option_table as table
-from woodfrog.resources.files.base import Making
+from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.socket_option_table import CAP_NET_ADMIN, CAP_NET_RAW, Known
 
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32

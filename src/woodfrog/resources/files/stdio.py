@@ -4,8 +4,11 @@ import stat
 from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World
+from woodfrog.resources.files.base import FileRecord, Row
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.files.pipe import other_end_is_open
+from woodfrog.resources.files.world import World
 
 
 class Stdio(FileRecord, frozen=True, tag="stdio"):

@@ -20,8 +20,8 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import inet, socket_options, tcp_connection
-from woodfrog.resources.files.base import Making
 from woodfrog.resources.files.inet import End
+from woodfrog.resources.files.making import Making
 
 _ROOM = 1 << 20
 _PIECE = 1 << 16

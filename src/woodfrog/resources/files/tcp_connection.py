@@ -25,8 +25,8 @@ from woodfrog.kernel.netlink.sock_diag import (
 )
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import inet, socket_options
-from woodfrog.resources.files.base import Making
 from woodfrog.resources.files.inet import End
+from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE, Option
 
 STATES = frozenset(

@@ -29,14 +29,17 @@ from woodfrog.resources.files import (
     tcp_ends,
     tcp_md5,
 )
-from woodfrog.resources.files.base import FileRecord, Making, OpenFile, Row, World, set_flags
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
 from woodfrog.resources.files.inet import End
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_option_table import BOUND_TO_DEVICE, IPPROTO_MPTCP
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.tcp_backlog import Waiting
 from woodfrog.resources.files.tcp_connection import Connection
 from woodfrog.resources.files.tcp_md5 import Signature
+from woodfrog.resources.files.world import World
 
 _KINDS = tuple((socket.SOCK_STREAM, one) for one in (socket.IPPROTO_TCP, IPPROTO_MPTCP))
 _REUSE_PORT = socket.SOL_SOCKET, 15  # SO_REUSEPORT

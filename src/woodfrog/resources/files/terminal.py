@@ -9,18 +9,11 @@ from typing import ClassVar, Self
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.console import TIOCSPTLCK
-from woodfrog.resources.files.base import (
-    CREATION_FLAGS,
-    O_PATH,
-    PTS_MAJORS,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import CREATION_FLAGS, O_PATH, PTS_MAJORS, OpenFile
 from woodfrog.resources.files.pty import open_master
+from woodfrog.resources.files.world import World
 
 _WINSIZE_BYTES = 8
 _TERMIOS_BYTES = 36  # struct termios of the kernel: four words, line discipline, 19 characters

@@ -9,15 +9,10 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE, Caller
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.remote.program import Program
-from woodfrog.resources.files.base import (
-    DescriptorTable,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import DescriptorTable, FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.world import World
 
 _CLOCKS_OF_THE_WORLD = (0, 8)  # CLOCK_REALTIME, CLOCK_REALTIME_ALARM
 _TFD_TIMER_ABSTIME = 1

@@ -8,15 +8,10 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls, tun
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.capability import CAP_NET_ADMIN
-from woodfrog.resources.files.base import (
-    ACCESS_MODE,
-    FileRecord,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Making
+from woodfrog.resources.files.open_file import ACCESS_MODE, OpenFile
+from woodfrog.resources.files.world import World
 
 _FLAGS = (
     tun.KEPT_FLAGS

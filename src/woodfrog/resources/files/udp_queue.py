@@ -10,8 +10,8 @@ from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
 from woodfrog.kernel import netdevice
 from woodfrog.resources.files import inet
-from woodfrog.resources.files.base import Making
 from woodfrog.resources.files.inet import End
+from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.socket_option_table import IPPROTO_UDPLITE
 
 _SO_PEEK_OFF = 42

@@ -14,10 +14,11 @@ from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources.files import unix_filling, unix_names, unix_peers, unix_queue
-from woodfrog.resources.files.base import Maker, Making, World, needed
+from woodfrog.resources.files.making import Maker, Making, needed
 from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE
 from woodfrog.resources.files.unix_names import Name
 from woodfrog.resources.files.unix_queue import Message, Rights
+from woodfrog.resources.files.world import World
 
 if TYPE_CHECKING:
     from woodfrog.resources.files.unix_socket import UnixSocketFile

@@ -9,7 +9,7 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import socket_options, unix_names, unix_queue
-from woodfrog.resources.files.base import Maker, Making
+from woodfrog.resources.files.making import Maker, Making
 from woodfrog.resources.files.unix_names import Name
 
 if TYPE_CHECKING:

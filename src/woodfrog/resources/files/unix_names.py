@@ -12,7 +12,7 @@ from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import unix_paths, unix_peers
-from woodfrog.resources.files.base import Maker, Making, needed
+from woodfrog.resources.files.making import Maker, Making, needed
 from woodfrog.resources.files.unix_paths import BoundPath
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

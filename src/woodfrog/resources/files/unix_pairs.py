@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources.files import unix_filling, unix_names, unix_peers
-from woodfrog.resources.files.base import Making
+from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.unix_names import Name
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.kernel.procfs.fdinfo import read_fdinfo
 from woodfrog.resources.deleted_files import DELETED
-from woodfrog.resources.files.base import World
+from woodfrog.resources.files.world import World
 
 SIOCUNIXFILE = 0x89E0
 _O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -13,8 +13,9 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.remote.program import Program
 from woodfrog.resources import namespaces
-from woodfrog.resources.files.base import Maker, Making, World, needed
+from woodfrog.resources.files.making import Maker, Making, needed
 from woodfrog.resources.files.unix_queue import CREDENTIALS, Message
+from woodfrog.resources.files.world import World
 
 _SO_PEERGROUPS = 59
 _MOST_GROUPS = 65536

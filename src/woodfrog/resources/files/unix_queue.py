@@ -19,8 +19,9 @@ from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.sock_diag import TCP_LISTEN, UnixSocket
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import socket_options
-from woodfrog.resources.files.base import OpenFile, World
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.files.socket_options import SO_SNDBUFFORCE
+from woodfrog.resources.files.world import World
 
 CREDENTIALS = struct.Struct("<iII")  # struct ucred
 _HEADER = struct.Struct("<QiI")  # struct cmsghdr

@@ -24,20 +24,15 @@ from woodfrog.resources.files import (
     unix_queue,
     unix_ties,
 )
-from woodfrog.resources.files.base import (
-    FileRecord,
-    Maker,
-    Making,
-    OpenFile,
-    Row,
-    World,
-    set_flags,
-)
+from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.making import Maker, Making
+from woodfrog.resources.files.open_file import OpenFile
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.unix_backlog import Arrived
 from woodfrog.resources.files.unix_names import Name
 from woodfrog.resources.files.unix_queue import Rights
+from woodfrog.resources.files.world import World
 
 
 class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):

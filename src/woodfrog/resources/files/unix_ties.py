@@ -11,7 +11,7 @@ import msgspec
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.netlink.sock_diag import UnixSocket
 from woodfrog.resources.files import unix_paths, unix_peers
-from woodfrog.resources.files.base import World
+from woodfrog.resources.files.world import World
 
 
 class Ties(msgspec.Struct, frozen=True, kw_only=True):
