@@ -29,7 +29,7 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
 
     row: ClassVar[Row] = Row(
         called="pipes",
-        kept=("contents, packets, sizes",),
+        kept=("contents, packets, sizes, owner and mode",),
         refused=("with the other end outside, but as descriptor 0, 1 or 2",),
     )
     may_be_replaced: ClassVar[bool] = True

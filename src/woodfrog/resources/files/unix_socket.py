@@ -70,6 +70,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             "packets or datagrams with an error that nobody has read",
             "datagram sockets that have left their pair for one that is closed",
             "in flight a pidfd, or a file with locks, that no process has",
+            "files in flight in a stream with an urgent byte (MSG_OOB)",
         ),
     )
     may_be_replaced: ClassVar[bool] = True
