@@ -84,17 +84,12 @@ def end_silently(init: int, files: Iterable[OpenFile], records: Iterable[FileRec
 class Silence:
     """What comes for the connections of an image is dropped until all of the container stands.
 
-    If we end, in whatever way, so does this. In a network namespace that others have, too, no image
-    can have it for connections of theirs.
+    If we end, in whatever way, so does this. In a network namespace that others have, too, see
+    `refuse_taken` first: no image can have it for connections of theirs.
     """
 
     def __init__(
-        self,
-        init: int,
-        records: Iterable[TcpSocket],
-        networks: Mapping[int, int],
-        *,
-        new_network: bool,
+        self, init: int, records: Iterable[TcpSocket], networks: Mapping[int, int]
     ) -> None:
         """Begin in the container's own network; `networks` has others, by ids of files."""
         self._init = init
@@ -104,8 +99,6 @@ class Silence:
             if one.connection is not None:
                 number = networks.get(one.id, 0)
                 (self._elsewhere.setdefault(number, []) if number else self._found).append(one)
-        if self._found and not new_network:
-            _refuse_others(init, _ends(self._found))
         self._undo = ExitStack()
         if self._found:
             from woodfrog.kernel.netlink import nftables
@@ -140,6 +133,27 @@ class Silence:
             from woodfrog.kernel.netlink import nftables
 
             nftables.unblock(self._init, _table(outside))
+
+
+def refuse_taken(init: int, records: Iterable[TcpSocket], networks: Container[int]) -> None:
+    """Refuse connections that somebody has in the container's own network by now.
+
+    `networks` has the ids of those that are made in others.
+    """
+    ends = _ends(one for one in records if one.id not in networks)
+    if not ends:
+        return
+    from woodfrog.kernel.netlink import sock_diag
+
+    with sock_diag.diag_socket(init) as diag:
+        there = {(one.local, one.remote) for one in sock_diag.tcp_sockets(diag)}
+    for local, remote in ends:
+        if (local, remote) in there:
+            raise UnsupportedResource(
+                f"a TCP connection of the image, from port {local[1]} to port {remote[1]}, is in"
+                " use by somebody here",
+                hint=_HINT,
+            )
 
 
 def make_room(
@@ -210,21 +224,6 @@ def _forget(init: int, local: End, remote: End) -> bool:
         except OSError:
             return False
     return True
-
-
-def _refuse_others(init: int, ends: list[nftables.Connection]) -> None:
-    """Refuse connections that somebody has here."""
-    from woodfrog.kernel.netlink import sock_diag
-
-    with sock_diag.diag_socket(init) as diag:
-        there = {(one.local, one.remote) for one in sock_diag.tcp_sockets(diag)}
-    for local, remote in ends:
-        if (local, remote) in there:
-            raise UnsupportedResource(
-                f"a TCP connection of the image, from port {local[1]} to port {remote[1]}, is in"
-                " use by somebody here",
-                hint=_HINT,
-            )
 
 
 def _table(records: Iterable[TcpSocket]) -> str:

@@ -210,7 +210,7 @@ class Remaking:
             one for one in self._tcp_sockets() if one.connection and not one.connection.outside
         ]
         # Whether somebody else has them was asked before anything was touched.
-        self._silence = connections.Silence(self.init, connected, {}, new_network=True)
+        self._silence = connections.Silence(self.init, connected, {})
         self._undo.enter_context(self._silence)
         kept = self._kept(stubs)
         self._take_what_is_needed(records, kept)

@@ -50,12 +50,10 @@ def restore(init: int, directory: str, wishes: Wishes) -> dict[str, object]:
                 from woodfrog.resources import layer
 
                 layer.restore(plan.layer, admitted.overlay, admitted.pages, admitted.base)
-            silence = wishes.silence or connections.Silence(
-                init,
-                plan.files_of("tcp-socket"),
-                plan.networks,
-                new_network="network" in wishes.bounds.new_namespaces,
-            )
+            sockets = plan.files_of("tcp-socket")
+            if "network" not in wishes.bounds.new_namespaces:
+                connections.refuse_taken(init, sockets, plan.networks)
+            silence = wishes.silence or connections.Silence(init, sockets, plan.networks)
             with silence:
                 statistics = _restore(init, admitted, silence, tracking, undo)
         except BaseException as error:
@@ -84,7 +82,7 @@ def silence_for(init: int, directory: str, parents: Sequence[str] = ()) -> conne
     """
     with Chain(directory, parents) as reader:
         plan = Plan(reader)
-    return connections.Silence(init, plan.files_of("tcp-socket"), plan.networks, new_network=True)
+    return connections.Silence(init, plan.files_of("tcp-socket"), plan.networks)
 
 
 def _cannot_open(error: ProgramError) -> UnsupportedResource:
