@@ -129,3 +129,14 @@ def test_one_that_somebody_else_has_is_refused_before_anything_is_touched(
     assert "the container is running as before" in said
     woodfrog("rollback", image, container.name)
     assert checked(container) == "ok\n"
+
+
+def test_a_restore_takes_none_from_who_has_it(woodfrog: Woodfrog, bundle: Bundle) -> None:
+    share_network(bundle)
+    container, image = begun(woodfrog, bundle)
+    del bundle.config["linux"]["cgroupsPath"]  # each has its own
+    bundle.save()
+    flags = ("--detach", f"--bundle={bundle.directory}", "--tcp-established", image)
+    said = woodfrog("restore", *flags, f"{container.name}-copy", status=1).stderr
+    assert "in use by somebody here" in said
+    assert checked(container) == "ok\n"
