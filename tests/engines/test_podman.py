@@ -125,8 +125,8 @@ def test_a_command_that_is_not_there(podman: Podman) -> None:
 
 
 def test_terminals_of_run_and_exec(podman: Podman) -> None:
-    # A trapped signal makes read fail: read again.
-    shell = """trap 'stty size' WINCH; stty size; tty
+    # Podman tells the size when it has attached. A trapped signal makes read fail: read again.
+    shell = """until stty size | grep '30 90'; do :; done; trap 'stty size' WINCH; tty
         while :; do read line || continue; [ $line = end ] && exit 6; echo got $line; done"""
     command = podman.command("run", "-it", "--name", "frog", IMAGE, "sh", "-c", shell)
     with in_a_terminal(command, podman.environment, rows=30, columns=90) as terminal:
