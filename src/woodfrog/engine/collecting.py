@@ -165,7 +165,7 @@ def _collect(
     ]
     fields |= _surroundings(held, world) | _identity(held, world)
     fields.update(
-        pending=signals.collect_pending(held.pid, shared=True),
+        pending=signals.collect_pending(held.pid, shared=True, shown=held.leader.status["ShdPnd"]),
         posix_timers=posix_timers() if posix_timers else [],
         descriptors=files.descriptors(held, inherited()),
         locks=collecting_locks.locks(held, files, world),
@@ -344,7 +344,7 @@ def _thread(task: HeldTask, told: dict[str, Any], world: World, files: Files) ->
         registers=threads.packed_registers(task.tracee.registers),
         xstate=_stripped(ptrace.xstate(task.pid)),
         mask=ptrace.signal_mask(task.pid),
-        pending=signals.collect_pending(task.pid, shared=False),
+        pending=signals.collect_pending(task.pid, shared=False, shown=task.status["SigPnd"]),
         robust_list=threads.robust_list(task.pid),
         rseq=threads.rseq_area(task.rseq),
         scheduling=scheduling.collect(task.pid),

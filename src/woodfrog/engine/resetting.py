@@ -18,7 +18,7 @@ from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.pagemap import Ranges
 from woodfrog.kernel.procfs.maps import read_maps
-from woodfrog.kernel.procfs.status import read_stat
+from woodfrog.kernel.procfs.status import read_stat, read_status
 from woodfrog.kernel.ptrace import NO_CALL, Event
 from woodfrog.remote import cut_calls, stub
 from woodfrog.remote.address import free_range
@@ -206,8 +206,9 @@ class ProcessReset:
         """Take all signals that wait, and queue those that waited; set all actions."""
         one = self.one
         for _, task in one.tasks:
-            waiting = signals.collect_pending(task.pid, shared=False)
-            waiting += signals.collect_pending(task.pid, shared=True)
+            shown = read_status(f"/proc/{task.pid}")
+            waiting = signals.collect_pending(task.pid, shared=False, shown=shown["SigPnd"])
+            waiting += signals.collect_pending(task.pid, shared=True, shown=shown["ShdPnd"])
             for first in range(0, len(waiting), _CALLS_AT_ONCE):
                 program = self.stub.program()
                 for _ in waiting[first : first + _CALLS_AT_ONCE]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from woodfrog.image.record import Part
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.procfs.status import read_status
 from woodfrog.remote.program import Program
 
 SIGTRAP, SIGKILL, SIGCHLD, SIGCONT, SIGSTOP = 5, 9, 17, 18, 19
@@ -104,12 +105,34 @@ def packed(action: Action | None) -> bytes:
     return _ACTION.pack(action.handler, action.flags, action.restorer, action.mask)
 
 
-def collect_pending(pid: int, *, shared: bool) -> list[bytes]:
+def collect_pending(pid: int, *, shared: bool, shown: str = "0") -> list[bytes]:
     """Read the queued signals of a held task, or of its process, oldest first.
 
     Those that will be in the way come last, as they will be queued; each number's stay in order.
+    `shown` is which waited when it was held, as /proc/PID/status has it: at the limit of signals
+    that wait (RLIMIT_SIGPENDING) the kernel keeps the number alone of those that may not fail.
     """
-    return sorted(ptrace.pending_signals(pid, shared=shared), key=is_in_the_way)
+    queue = ptrace.pending_signals(pid, shared=shared)
+    if _without_info(queue, shown):
+        # What was shown may have been taken since.
+        shown = read_status(f"/proc/{pid}")["ShdPnd" if shared else "SigPnd"]
+        queue = ptrace.pending_signals(pid, shared=shared)
+    # As such a signal is when it comes (collect_signal() in the kernel).
+    queue += (
+        struct.pack("<i", signal).ljust(ptrace.SIGINFO_BYTES, b"\0")
+        for signal in _without_info(queue, shown)
+    )
+    return sorted(queue, key=is_in_the_way)
+
+
+def _without_info(queue: list[bytes], shown: str) -> list[int]:
+    """Return the signals that are shown to wait, and are not in the queue."""
+    mask = int(shown, 16)
+    if not mask:
+        return []
+    queued = {struct.unpack_from("<i", info)[0] for info in queue}
+    waiting = (one for one in SIGNALS if mask >> (one - 1) & 1 and one not in UNCATCHABLE)
+    return [signal for signal in waiting if signal not in queued]
 
 
 def is_in_the_way(info: bytes) -> bool:
