@@ -4,9 +4,11 @@ import os
 import struct
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import msgspec
 
+from woodfrog.engine import root_stub
 from woodfrog.engine.differing import Pairs
 from woodfrog.engine.looking import Looked
 from woodfrog.engine.resetting_memory import MemoryReset
@@ -143,9 +145,11 @@ class ProcessReset:
             if one.then.memory.finishes_calls:
                 cut_calls.put(one.held.memory, one.held.vdso[1])
             self._reset_timers()
-            self._reset_signals()
-            for thread, task in one.tasks:
-                self._reset_thread(thread, task)
+            queues = one.queued_then
+            with root_stub.raised_signal_limit(self.stub) if queues else nullcontext():
+                self._reset_signals()
+                for thread, task in one.tasks:
+                    self._reset_thread(thread, task)
             self._watch_again(match)
             self._arm(one.then.interval_timers, timers.by_other_clocks(one.then.posix_timers))
             self._reset_trap()

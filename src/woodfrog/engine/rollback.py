@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from woodfrog.engine import resetting_locks, terminals
+from woodfrog.engine import resetting_locks, signal_room, terminals
 from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.changes import unwritten_since
 from woodfrog.engine.checkpoint import try_again
@@ -164,6 +164,7 @@ class _Rollback:
     def compare(self, hold: ExitStack, validation: FileValidation) -> None:
         """Find out what is to be done, and read what is to be written."""
         plan, image, match, known = self._plan, self._image, self._match, self._known
+        signal_room.refuse_lack(match.processes)
         # Such files as it doesn't bring must be as they were.
         known_files.refuse_changed(self._init, plan.own_files, plan.growing_files, validation)
         believed = self._noted if known and known.image == image.digest else {}

@@ -132,7 +132,20 @@ def raised_descriptor_limit(one: Stub) -> Iterator[None]:
         yield
     finally:
         with suppress(ProcessLookupError):  # it has ended
-            _set_own_descriptor_limit(one, now)
+            _set_own_limit(one, RLIMIT_NOFILE, now)
+
+
+@contextmanager
+def raised_signal_limit(one: Stub) -> Iterator[None]:
+    """Let more signals wait for a process of a container for a moment than may."""
+    soft, hard = limits.in_force(one.pid)[limits.SIGPENDING]
+    most = limits.NONE if limits.may_exceed_hard() else hard
+    _set_own_limit(one, limits.SIGPENDING, (most, most))
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):  # it has ended
+            _set_own_limit(one, limits.SIGPENDING, (soft, hard))
 
 
 def raise_own_descriptor_limit(one: Stub) -> None:
@@ -141,19 +154,19 @@ def raise_own_descriptor_limit(one: Stub) -> None:
         raise_descriptor_limit(one.pid)
     except PermissionError:
         _, hard = limits.in_force(one.pid)[RLIMIT_NOFILE]
-        _set_own_descriptor_limit(one, (hard, hard))
+        _set_own_limit(one, RLIMIT_NOFILE, (hard, hard))
 
 
-def _set_own_descriptor_limit(one: Stub, limit: tuple[int, int]) -> None:
+def _set_own_limit(one: Stub, which: int, limit: tuple[int, int]) -> None:
     """Do it from outside, or have the stub do it.
 
     Without CAP_SYS_RESOURCE we may set no limit of another user's process; but it may itself.
     """
     try:
-        syscalls.prlimit(HERE, one.pid, RLIMIT_NOFILE, _LIMIT.pack(*limit), None)
+        syscalls.prlimit(HERE, one.pid, which, _LIMIT.pack(*limit), None)
     except PermissionError:
         program = one.program()
-        syscalls.prlimit(program, 0, RLIMIT_NOFILE, _LIMIT.pack(*limit), None)
+        syscalls.prlimit(program, 0, which, _LIMIT.pack(*limit), None)
         one.run(program)
 
 

@@ -128,6 +128,12 @@ class Standing:
         """Return the held process."""
         return self.now.held
 
+    @property
+    def queued_then(self) -> list[bytes]:
+        """Return the signals that waited for it and its threads."""
+        of_threads = (info for one in self.then.threads for info in one.pending)
+        return [*self.then.pending, *of_threads]
+
     def find_files(self, pairs: Pairs) -> None:
         """Find out which descriptors still are the files that they were."""
         now = {descriptor.number: descriptor.file for descriptor in self.now.fields["descriptors"]}

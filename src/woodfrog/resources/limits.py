@@ -1,11 +1,13 @@
 """Resource limits of a process (getrlimit(2))."""
 
+import os
 import struct
 from collections.abc import Callable, Mapping
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
 from woodfrog.kernel import syscalls
+from woodfrog.kernel.caller import HERE
 from woodfrog.remote.program import Program
 
 NAMES = (
@@ -26,6 +28,8 @@ NAMES = (
     "RLIMIT_RTPRIO",
     "RLIMIT_RTTIME",
 )
+SIGPENDING = NAMES.index("RLIMIT_SIGPENDING")
+_NICE = NAMES.index("RLIMIT_NICE")
 _LIMIT = struct.Struct("<2Q")
 NONE = (1 << 64) - 1
 _NAMED = 26  # so many bytes of a line of /proc/PID/limits are a name
@@ -57,6 +61,22 @@ def in_force(pid: int) -> list[tuple[int, int]]:
         lines = file.readall().splitlines()[1:]
     words = [line[_NAMED:].split() for line in lines]
     return [(_number(soft), _number(hard)) for soft, hard, *_ in words]
+
+
+def may_exceed_hard() -> bool:
+    """Tell whether we may raise hard limits: tried at one of ours, as our user namespace counts.
+
+    Of no use for that is one that is as high as can be.
+    """
+    soft, hard = in_force(os.getpid())[_NICE]
+    if hard == NONE:
+        return False
+    try:
+        syscalls.prlimit(HERE, 0, _NICE, _LIMIT.pack(soft, hard + 1), None)
+    except PermissionError:
+        return False
+    syscalls.prlimit(HERE, 0, _NICE, _LIMIT.pack(soft, hard), None)
+    return True
 
 
 def _number(word: bytes) -> int:
