@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from changing import MANY, OLDER, SHARED, SOURCE, Changing
+from talking import talking, tell
 
 from bundles import Bundle, bind, mount
 from containers import CGROUPS, Container, Woodfrog, eventually, is_gone, verdict
@@ -312,24 +313,6 @@ CHANGES = (
     "remove",
     "in a thread",
 )
-
-
-def tell(container: Container, what: str) -> None:
-    """Have the program of open files do something."""
-    (container.bundle.work / "told").write_text(what)
-    (container.bundle.work / "told").rename(container.bundle.work / "change")
-
-
-def talking(woodfrog: Woodfrog, program: str) -> Container:
-    """Start a program of Python's that can be told to change, and to check."""
-    bundle = Bundle(woodfrog.directory / "bundle", ["python3", f"/programs/{program}"])
-    (bundle.rootfs / "programs").mkdir()
-    bundle.add_mount(bind(SOURCES, "/programs"))
-    bundle.add_host_programs()
-    bundle.add_capabilities("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
-    container = woodfrog.run(bundle)
-    container.wait_for("ready")
-    return container
 
 
 def test_files_that_were_closed_or_have_moved_on_are_made_anew(woodfrog: Woodfrog) -> None:
