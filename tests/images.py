@@ -1,8 +1,9 @@
 """Images that no checkpoint makes here: with the records of another machine."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -34,12 +35,13 @@ def doctored(
     target: Path,
     kind: type[Record] = ContainerRecord,
     *,
+    which: Callable[[Any], bool] = lambda record: True,
     more: Sequence[Record] = (),
     **fields: object,
 ) -> Path:
     """Write a copy of an image in which the container's record, or another, has other fields.
 
-    And which has `more` records.
+    Or `which` of that kind. And which has `more` records.
     """
     with (
         Reader(str(image)) as reader,
@@ -49,7 +51,7 @@ def doctored(
             stored = _Stored(*reader.open_pages())
             assert writer.write_pages([(stored, 0, reader.page_bytes)]) == 0
         for record in reader.records(RECORDS):
-            if isinstance(record, kind):
+            if isinstance(record, kind) and which(record):
                 record = msgspec.structs.replace(record, **fields)
             writer.add(record)
         for record in more:

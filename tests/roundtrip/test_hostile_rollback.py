@@ -1,9 +1,12 @@
 """Images, and containers, by which a rollback could reach what isn't the container's own."""
 
+import json
 import os
+import signal
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,8 +15,10 @@ from containers import Container, Woodfrog
 from images import RECORDS, doctored
 from needs import needs
 from woodfrog.image.container_file import Reader
+from woodfrog.resources import limits
 from woodfrog.resources.container import ContainerRecord
 from woodfrog.resources.file_entry import Entry
+from woodfrog.resources.process import Process
 from woodfrog.resources.tmpfs import Tmpfs
 
 pytestmark = needs("root")
@@ -22,10 +27,19 @@ pytestmark = needs("root")
 class Running:
     """A container with a tmpfs that runs on, and its image."""
 
-    def __init__(self, woodfrog: Woodfrog, script: str = ":", *, own_names: bool = True) -> None:
+    def __init__(
+        self,
+        woodfrog: Woodfrog,
+        script: str = ":",
+        *,
+        begin: str = ":;",
+        own_names: bool = True,
+    ) -> None:
         self.woodfrog = woodfrog
         waits = "while [ ! -e /work/check ]; do :; done"
-        ready = f": > /work/ready; {waits}; {script}; : > /work/changed; while :; do :; done"
+        ready = (
+            f"{begin} : > /work/ready; {waits}; {script}; : > /work/changed; while :; do :; done"
+        )
         bundle = Bundle(woodfrog.directory / "bundle", ["/bin/sh", "-c", ready])
         bundle.add_host_programs()
         bundle.add_mount(mount("/a/own", "tmpfs"))
@@ -53,7 +67,13 @@ class Running:
             )
         return found
 
-    def hostile(self, kind: type, **fields: object) -> Path:
+    def child(self) -> int:
+        """Return the one process beside the first."""
+        told = self.woodfrog("ps", "--format=json", self.container.name).stdout
+        (found,) = {*json.loads(told)} - {self.container.init}
+        return int(found)
+
+    def hostile(self, kind: type, **fields: Any) -> Path:
         return doctored(self.image, self.woodfrog.directory / "hostile", kind, **fields)
 
     def roll_back(self, image: Path, status: int) -> str:
@@ -96,6 +116,24 @@ def test_no_devices_that_it_may_not_make(woodfrog: Woodfrog) -> None:
     )
 
     assert "CAP_MKNOD" in running.roll_back(image, 1)
+
+
+def test_no_more_descriptors_than_its_parent_may_have(woodfrog: Woodfrog) -> None:
+    """Whoever is made again; where woodfrog has CAP_SYS_RESOURCE, nothing else holds it down."""
+    running = Running(woodfrog, begin="sleep 1000 &")
+    first = running.container.init
+    with Reader(str(running.image)) as reader:
+        processes = [one for one in reader.records(RECORDS) if isinstance(one, Process)]
+    (child,) = (one for one in processes if one.pid != 1)
+    most = int(Path("/proc/sys/fs/nr_open").read_text())
+    wanted = [*child.limits]
+    wanted[limits.NAMES.index("RLIMIT_NOFILE")] = limits.Limit(soft=most, hard=most)
+    image = running.hostile(Process, which=lambda one: one.pid != 1, limits=wanted)
+    os.kill(running.child(), signal.SIGKILL)
+
+    running.roll_back(image, 0)
+
+    assert limits.in_force(running.child()) == limits.in_force(first)
 
 
 def test_no_name_of_the_machine(woodfrog: Woodfrog) -> None:

@@ -86,6 +86,8 @@ class Rebirth:
         self._releases: list[Release] = []
         # Those with the rights of a restore, and no others.
         self._from_outside: set[int] = set()
+        # The limits of descriptors that the others were born with.
+        self._descriptors: dict[int, tuple[int, int]] = {}
         self._born: list[int] = []
         self._refuse_over_limit()
 
@@ -147,6 +149,9 @@ class Rebirth:
             self._from_outside.add(record.pid)
         else:
             stub = self._executed(record, stub)
+            inherited = limits.in_force(stub.pid)[root_stub.RLIMIT_NOFILE]
+            # One of the parent that was made again itself is raised already.
+            self._descriptors[record.pid] = self._descriptors.get(record.parent, inherited)
             root_stub.raise_own_descriptor_limit(stub)
             self._remaking.hand_files(stub)
             # It has no rights to give up, nor to take.
@@ -293,7 +298,7 @@ class Rebirth:
         for pid, body in self._bodies.items():
             if pid not in self._from_outside:
                 with while_(f"restoring the limits and credentials of {body.name}"):
-                    _limit_reborn(body, default)
+                    _limit_reborn(body, default, self._descriptors[pid])
             finishing.restore_last(body)
 
     def settle(self) -> None:
@@ -352,8 +357,11 @@ class _Reborn(Body):
                 self.tasks.append(self.stub.task(born))
 
 
-def _limit_reborn(body: Body, default: scheduling.Scheduling) -> None:
-    """Set what differs from what the process was born with, by its own rights."""
+def _limit_reborn(body: Body, default: scheduling.Scheduling, descriptors: tuple[int, int]) -> None:
+    """Set what differs from what the process was born with, by its own rights.
+
+    `descriptors` are the limits that it had of those, before it was given room to be made.
+    """
     record, pid = body.record, body.stub.pid
     if record.oom_score_adj != process_module.read_oom_score_adj(f"/proc/{pid}"):
         finishing.set_oom_score_adj(pid, record.oom_score_adj)
@@ -364,7 +372,7 @@ def _limit_reborn(body: Body, default: scheduling.Scheduling) -> None:
         program = task.program()
         if task is body.stub:
             memory_fields.lock_future(program, record.memory)
-            limits.restore(program, record.limits, present, {})
+            limits.restore(program, record.limits, present, {"RLIMIT_NOFILE": descriptors})
         asked = credentials.ask(program)
         task.run(program)
         now = asked(read_status(f"/proc/{task.pid}"))
