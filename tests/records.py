@@ -93,6 +93,8 @@ _MAY_DIFFER = (
         "data arrive",
     ),
 )
+# What tells records of one kind apart: the first of these that they have.
+_NAMES = ("id", "pid", "destination", "path", "name", "namespaces")
 # Numbers that the kernel gives: it only counts that they are the same at several records.
 _NUMBERED = {
     ("pipe", "pipe"): "pipe",
@@ -131,6 +133,7 @@ def _facts(image: Path) -> dict[str, object]:
     with Reader(str(image)) as reader:
         facts: dict[str, object] = {}
         numbers: dict[str, list[int]] = defaultdict(list)
+        places: set[str] = set()
         for record in reader.raw_records():
             kind = record["kind"]
             for field, value in record.items():
@@ -141,8 +144,13 @@ def _facts(image: Path) -> dict[str, object]:
                     record[field] = [seen.index(one) for one in several if one]
             if kind in ("mount-tree", "mount-namespace") and (tree := record.get("tree", record)):
                 _number_groups(tree["nodes"], numbers["group of mounts"])
-            name = "" if kind == "container" else record.get("pid", record.get("id", ""))
-            facts.update(_flat(_with_contents(record, reader), f"{kind}:{name}"))
+            name = (
+                "" if kind == "container" else next((record[n] for n in _NAMES if n in record), "")
+            )
+            place = f"{kind}:{name}"
+            while place in places:
+                place += "'"  # tmpfs of one destination hide each other; their order tells
+            facts.update(_flat(_with_contents(record, reader), place))
     return facts
 
 

@@ -192,14 +192,14 @@ def test_a_checkpoint_and_a_restore_in_place(podman: Podman) -> None:
     before = count(podman, "frog")
     stats = json.loads(podman("container", "restore", "--print-stats", "frog").stdout)
     (figures,) = stats["container_statistics"]
-    pages = figures["criu_statistics"]["pages_restored"]
-    assert pages > 0
+    assert figures["criu_statistics"]["pages_restored"] > 0
     counts_on(podman, "frog", before)
     # The files that it left for podman are gone, and a second time works as well.
     podman("--runtime-flag=compression=zstd", "container", "checkpoint", "--keep", "frog")
     image = Path(podman("inspect", "--format={{.State.CheckpointPath}}", "frog").stdout.strip())
     assert sorted(path.name for path in image.iterdir()) == ["checkpoint.img", "inventory.img"]
-    assert (image / "checkpoint.img").stat().st_size < pages * 4096
+    with Reader(str(image)) as reader:
+        assert reader.header.compression == "zstd"
     before = count(podman, "frog")
     podman("container", "restore", "--keep", "frog")
     counts_on(podman, "frog", before)

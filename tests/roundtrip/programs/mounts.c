@@ -1,5 +1,5 @@
 /* Mounts made, moved, changed and taken away inside: the table is the same, and so are files below and above. */
-// arguments: tmpfs | bind | part | covered | file | kinds | remount | removed | gone | moved | shared | slave | unbindable | overlay | layers | volatile
+// arguments: tmpfs | bind | part | covered | file | kinds | remount | removed | reused | gone | moved | shared | slave | unbindable | overlay | layers | volatile
 // capabilities: CAP_SYS_ADMIN
 #include "files.h"
 #include "mounts.h"
@@ -19,6 +19,12 @@ static void bind(const char *from, const char *to) {
 }
 
 static void spread(const char *path, unsigned long how) { must(mount(NULL, path, NULL, how, NULL)); }
+
+static unsigned long mount_id(const char *path) {
+	struct statx found;
+	must(statx(AT_FDCWD, path, 0, STATX_MNT_ID, &found));
+	return found.stx_mnt_id;
+}
 
 static void make(const char *what) {
 	if (!strcmp(what, "tmpfs")) {
@@ -78,6 +84,15 @@ static void make(const char *what) {
 		must(umount2("/sys", MNT_DETACH)), must(umount("/dev/shm")), must(umount("/tmp"));
 		tmpfs("/tmp", "size=2m");
 		put("/tmp/file", "another");
+	} else if (!strcmp(what, "reused")) { /* the kernel gives the lowest id that is free */
+		unsigned long id = mount_id("/dev/shm");
+		char path[20] = "";
+		must(umount("/dev/shm"));
+		for (int i = 0; i < 500 && (!*path || mount_id(path) != id); i++)
+			sprintf(path, "/run/%d", i), tmpfs(path, "");
+		expect(mount_id(path) == id, "the id of /dev/shm is not given again");
+		must(mkdir("/run/here", 0755)), must(mount(path, "/run/here", NULL, MS_MOVE, NULL));
+		put("/run/here/file", "under another's id");
 	} else if (!strcmp(what, "gone")) {
 		must(umount2("/dev", MNT_DETACH));
 	} else if (!strcmp(what, "moved")) {
@@ -163,6 +178,8 @@ static void verify(const char *what) {
 		put("/o/new", "new"), look("/o/file", "never synced"), look("/run/up/new", "new");
 	else if (!strcmp(what, "removed"))
 		look("/tmp/file", "another");
+	else if (!strcmp(what, "reused"))
+		look("/run/here/file", "under another's id");
 	else if (!strcmp(what, "moved"))
 		look("/run/tmp/file", "in a moved one");
 	else if (!strcmp(what, "shared")) {

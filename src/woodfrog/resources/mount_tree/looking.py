@@ -406,7 +406,8 @@ class ChangedMounts:
         found = [mount.mnt_id for mount in self._created if mount.point == point]
         if not self._changed or not found:
             return None
-        if found[-1] in self._hidden:
+        # Its id may be another mount's by now.
+        if found[-1] in self._hidden or found[-1] not in self._kept:
             return NOT_MOUNTED
         return self._copies.get(found[-1], NOT_MOUNTED)
 
