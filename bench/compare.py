@@ -16,14 +16,13 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from breadth import compare_breadth
 from changes import compare_changes, compare_rollbacks
 from clones import compare_background, compare_clones
 from commands import compare_commands, measure_docker
-from measuring import WOODFROG, Runtime, bundle
+from measuring import WOODFROG, Runtime, bundle, work_directory
 from memory import compare_memory
 from redis import compare_redis
 
@@ -97,13 +96,9 @@ def main() -> None:
         sys.exit("bench/compare.py needs root and gcc")
     without_unified_tree()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tempfile.TemporaryDirectory(prefix="woodfrog-bench.", dir=options.work) as work:
-        compare(
-            [int(size) for size in options.sizes.split(",")],
-            options.rounds,
-            Path(work),
-            options.only,
-        )
+    with work_directory(options.work) as work:
+        sizes = [int(size) for size in options.sizes.split(",")]
+        compare(sizes, options.rounds, work, options.only)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -14,6 +17,19 @@ WOODFROG = os.environ.get("WOODFROG_COMMAND") or str(HERE.parent / "woodfrog")
 MiB = 1 << 20
 
 Times = dict[str, list[float]]
+
+_PREFIX = "woodfrog-bench."
+
+
+@contextmanager
+def work_directory(where: str | None) -> Iterator[Path]:
+    """Make a directory for images, in which `states` leads to memory, as /run/woodfrog does."""
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=where) as work,
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir="/dev/shm") as states,
+    ):
+        (Path(work) / "states").symlink_to(states)
+        yield Path(work)
 
 
 def timed(command: list[str], output: Path, *, must: bool = True) -> float:
@@ -77,7 +93,7 @@ class Runtime:
         self.name = name
         self.output = work / f"{name.replace(' ', '-')}.out"
         self.flags = list(checkpoint_flags)
-        self._start = [binary, "--root", str(work / f"{Path(binary).name}.state")]
+        self._start = [binary, "--root", str(work / "states" / Path(binary).name)]
         if Path(binary).name == "runsc":
             self._start += ["--network=none", "--ignore-cgroups"]
 

@@ -11,12 +11,11 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
 from clones import image_of, measure_background, measure_clone
-from measuring import WOODFROG, MiB, Runtime, Times, built_holder, bundle
+from measuring import WOODFROG, MiB, Runtime, Times, built_holder, bundle, work_directory
 from memory import fresh_random, measure_cycle, measure_pause, plain_preadv, plain_pwrite
 
 SIZES = [16, 64, 256, 1024, 4096]
@@ -107,8 +106,8 @@ def main() -> None:
     if options.data and options.data.exists():
         found = json.loads(options.data.read_text())
     else:
-        with tempfile.TemporaryDirectory(prefix="woodfrog-bench.") as work:
-            found = measure(options.rounds, Path(work))
+        with work_directory(None) as work:
+            found = measure(options.rounds, work)
         if options.data:
             options.data.write_text(json.dumps(found))
     draw(found, options.target)
