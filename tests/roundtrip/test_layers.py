@@ -354,6 +354,28 @@ def copied(source: str, target: str) -> None:
     shutil.copy2(source, target, follow_symlinks=False)
 
 
+def test_a_rollback_in_a_user_namespace_brings_owners_back(
+    woodfrog: Woodfrog, overlays: Overlays
+) -> None:
+    overlay = overlays(
+        f"echo hi > /made; chown 7:8 /made; : > /work/ready; {WAIT}; chown 0:0 /made;"
+        " : > /work/changed; while :; do sleep 0.1; done"
+    )
+    give_user_namespace(overlay.bundle)
+    container = woodfrog.run(overlay.bundle)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+    container.checkpoint(image, "--with-rootfs", "--leave-running", "--sync=none")
+    (overlay.bundle.work / "check").touch()
+    container.wait_for("changed")
+    (overlay.bundle.work / "check").unlink()
+
+    woodfrog("rollback", f"--image-path={image}", container.name)
+
+    made = (overlay.bundle.rootfs / "made").stat()
+    assert (made.st_uid, made.st_gid) == (USERS + 7, GROUPS + 8)
+
+
 def test_owners_in_a_user_namespace_are_kept(woodfrog: Woodfrog, overlays: Overlays) -> None:
     script = f"echo hi > /made; chown 7:8 /made; : > /work/ready; {WAIT}; stat -c %u:%g /made"
     first, second = overlays(script), overlays(script)

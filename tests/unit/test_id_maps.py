@@ -10,6 +10,7 @@ from images import RECORDS
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel.procfs.id_maps import IdMap, IdMaps
 from woodfrog.resources import ids
+from woodfrog.resources.cgroups import Group, Hierarchy, Node
 from woodfrog.resources.file_entry import Attribute
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.posix_queues import PosixQueue
@@ -46,6 +47,13 @@ def test_records_are_turned() -> None:
     inside = ids.inside(outside, MAPS)
     assert (inside.uid, inside.gid) == (7, 8)
     assert ids.inside(outside, None) is outside
+
+
+def test_groups_that_are_records_are_no_ids() -> None:
+    node = Node(name=b"", uid=100007, gid=200008, mode=0o755)
+    outside = Hierarchy(name="", groups=[Group(path=b"", nodes=[node])])
+    (group,) = ids.inside(outside, MAPS).groups
+    assert [(one.uid, one.gid) for one in group.nodes] == [(7, 8)]
 
 
 def test_an_owner_that_the_namespace_lacks_is_named() -> None:

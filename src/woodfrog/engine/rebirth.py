@@ -44,6 +44,7 @@ from woodfrog.remote.stub import Stub, StubError, await_birth
 from woodfrog.remote.vdso import Vdso, vdso_of
 from woodfrog.resources import (
     credentials,
+    ids,
     keyrings,
     limits,
     memory_fields,
@@ -366,7 +367,7 @@ def _limit_reborn(body: Body, default: scheduling.Scheduling, descriptors: tuple
     if record.oom_score_adj != process_module.read_oom_score_adj(f"/proc/{pid}"):
         finishing.set_oom_score_adj(pid, record.oom_score_adj)
     present = limits.in_force(pid)
-    bounding = credentials.bounding_set(pid)
+    bounding, maps = credentials.bounding_set(pid), ids.maps_of(pid)
     for task, thread in zip(body.tasks, record.threads, strict=True):
         scheduling.restore(task.pid, thread.scheduling, default)
         program = task.program()
@@ -375,7 +376,7 @@ def _limit_reborn(body: Body, default: scheduling.Scheduling, descriptors: tuple
             limits.restore(program, record.limits, present, {"RLIMIT_NOFILE": descriptors})
         asked = credentials.ask(program)
         task.run(program)
-        now = asked(read_status(f"/proc/{task.pid}"))
+        now = ids.inside(asked(read_status(f"/proc/{task.pid}")), maps)
         program = task.program()
         if now != thread.credentials:
             credentials.restore(

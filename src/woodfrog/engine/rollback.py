@@ -42,7 +42,7 @@ from woodfrog.image.chain import Chain, Stored
 from woodfrog.remote.held import living_task
 from woodfrog.remote.hold import Pause, end_all
 from woodfrog.remote.vdso import own_vdso
-from woodfrog.resources import known_files, layer_rollback, namespaces, tmpfs
+from woodfrog.resources import ids, known_files, layer_rollback, namespaces, tmpfs
 from woodfrog.resources.cpu import CpuCheck
 from woodfrog.resources.deleted_files import DeletedFile
 from woodfrog.resources.files.deleted import OpenDeletedFile
@@ -124,10 +124,8 @@ class _Rollback:
         self._vdso = own_vdso()
         self._plan = Plan(image)
         admit(self._plan, bounds, self._vdso, CpuCheck.STRICT)
-        if self._plan.container.uid_map:
-            raise UnsupportedResource(
-                "a rollback of a container with a user namespace is not possible"
-            )
+        self._maps = ids.maps_of(init)
+        ids.refuse_others(self._plan.container.uid_map, self._plan.container.gid_map, self._maps)
         self._known = tracker.known()
         self._began = time.monotonic()
 
@@ -156,7 +154,7 @@ class _Rollback:
         obstacles.raise_if_any()
         # What clients have sent that nobody has accepted need not be read: those come anew.
         read_backlogs(looked, of_unix=False)
-        self._match = Match(self._plan, looked, obstacles)
+        self._match = Match(self._plan, looked, obstacles, self._maps)
         resetting_locks.refuse_taken(self._match, looked, obstacles)
         obstacles.raise_if_any()
         self._closed = _closed_to_outside(self._match, self._plan, may_close=self._bounds.tcp_close)

@@ -21,7 +21,7 @@ def refuse_lack(processes: Sequence[Standing]) -> None:
         mine = wanted[one.then.pid]
         others = [other for other in processes if _user(other) == _user(one)]
         there = int(one.held.leader.status["SigQ"].partition("/")[0])
-        there -= _count(one.now.fields["pending"], one.threads_now.values())
+        there -= _count(one.record.pending, one.record.threads)
         needed = max(there, 0) + sum(wanted[other.then.pid] for other in others)
         _, hard = limits.in_force(one.held.pid)[limits.SIGPENDING]
         if mine and needed > hard:

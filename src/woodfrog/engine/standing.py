@@ -25,9 +25,10 @@ from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.record import tag_of
+from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.remote import held
 from woodfrog.remote.held import HeldProcess, HeldTask
-from woodfrog.resources import signals
+from woodfrog.resources import ids, signals
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.files.base import FileRecord
@@ -109,17 +110,16 @@ _FIXED = (
 class Standing:
     """A process of an image that is still there. `tasks` are its threads, in the image's order."""
 
-    def __init__(self, then: Process, now: CollectedProcess) -> None:
+    def __init__(self, then: Process, now: CollectedProcess, maps: IdMaps | None) -> None:
         self.then = then
         self.now = now
-        threads = {thread.tid: thread for thread in now.fields["threads"]}
+        self.record = ids.inside(now.record([], set()), maps)
         tasks = {task.namespace_pid: task for task in now.held.tasks}
         wanted = {thread.tid for thread in then.threads}
         self.lacking = sorted(wanted - tasks.keys())
         self.tasks: list[tuple[Thread, HeldTask]] = [
             (thread, tasks[thread.tid]) for thread in then.threads if thread.tid in tasks
         ]
-        self.threads_now = threads
         self.extra_tasks = [task for tid, task in tasks.items() if tid not in wanted]
         self._misplaced: set[int] = set()
 
@@ -159,9 +159,15 @@ class Standing:
 class Match:
     """An image and a held container, thing by thing."""
 
-    def __init__(self, plan: Plan, looked: Looked, obstacles: Obstacles) -> None:
-        """Compare; what stands in the way of a rollback is noted."""
+    def __init__(
+        self, plan: Plan, looked: Looked, obstacles: Obstacles, maps: IdMaps | None
+    ) -> None:
+        """Compare; what stands in the way of a rollback is noted.
+
+        `maps` are those of the container's own user namespace.
+        """
         self.pairs = Pairs()
+        self._maps = maps
         self.files: list[tuple[FileRecord, FileRecord]] = []
         self.watched: set[int] = set()  # ids of epolls that are set back already
         self.remade: dict[int, FileRecord] = {}  # those that are to be made anew
@@ -176,7 +182,7 @@ class Match:
                     raise lost_since("it has ended since")
                 if record.parent in why:
                     raise lost_since(f"its parent, process {record.parent}, has ended since")
-                one = Standing(record, now[record.pid])
+                one = Standing(record, now[record.pid], maps)
                 self._match_process(one)
             except UnsupportedResource as error:
                 why[record.pid] = reason_of(error)
@@ -198,9 +204,10 @@ class Match:
         ]
         # What files a process has is known only if nothing else about it stood in the way.
         self._files_are_known = unmatched == 0
-        self._match_files(plan, looked.file_records, obstacles)
+        file_records = [ids.inside(record, maps) for record in looked.file_records]
+        self._match_files(plan, file_records, obstacles)
         with obstacles.at("the container"):
-            _match_container(plan, looked, self.pairs)
+            _match_container(plan, looked, self.pairs, maps)
             self.extra_ipc = self._match_ipc(plan, looked)
         there = {one.namespace_pid for one in looked.tree.zombies}
         self.lost_zombies = [one for one in plan.zombies if one.pid not in there]
@@ -229,7 +236,7 @@ class Match:
             raise lost_since("a thread of it has descriptors of its own (unshare(2))")
         if one.lacking:
             raise lost_since(f"its thread {one.lacking[0]} has ended since")
-        record = one.now.record([], set())
+        record = one.record
         if found := differences(then, record, self.pairs, _SET_BACK["process"]):
             raise lost_since(f"it has changed since: {', '.join(sorted(found))}")
         if _leases(then) != _leases(record):
@@ -240,8 +247,9 @@ class Match:
         for name in _FIXED:
             if getattr(then.memory, name) != getattr(memory, name):
                 raise lost_since(f"it has become another program since ({name})")
+        threads_now = {thread.tid: thread for thread in record.threads}
         for thread, task in one.tasks:
-            now = one.threads_now[task.namespace_pid]
+            now = threads_now[task.namespace_pid]
             if found := differences(thread, now, self.pairs, _SET_BACK_OF_THREADS):
                 raise lost_since(
                     f"thread {thread.tid} has changed since: {', '.join(sorted(found))}"
@@ -259,7 +267,8 @@ class Match:
     def _match_ipc(self, plan: Plan, looked: Looked) -> list[IpcObject]:
         """Match what processes share by its ids or names; returns what was made since."""
         then = {_ipc_key(one): one for one in (*plan.posix_queues, *plan.sysv)}
-        now = {_ipc_key(one): one for one in looked.world.ipc.records(0)}
+        found = (ids.inside(one, self._maps) for one in looked.world.ipc.records(0))
+        now = {_ipc_key(one): one for one in found}
         for key, one in then.items():
             if key not in now or self._ipc_differs(one, now[key]):
                 raise lost_since(f"its {key[0]} {key[1]!r} has changed since, or is gone")
@@ -342,7 +351,7 @@ def _parents_first(processes: Sequence[Process]) -> list[Process]:
     return sorted(processes, key=depth)
 
 
-def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
+def _match_container(plan: Plan, looked: Looked, pairs: Pairs, maps: IdMaps | None) -> None:
     world = looked.world
     if plan.namespaces:
         raise lost_since("programs have made namespaces in it")
@@ -353,12 +362,13 @@ def _match_container(plan: Plan, looked: Looked, pairs: Pairs) -> None:
     _match_all("settings (sysctl)", _some(plan.sysctls), _some(looked.sysctls), pairs)
     networks = looked.networks
     for before, after in (
-        (_lasting(plan.network), _lasting(networks.network)),
+        (_lasting(plan.network), [ids.inside(one, maps) for one in _lasting(networks.network)]),
         (_lasting(plan.rules), _lasting(networks.rules)),
         ([*map(legacy.lasting, plan.tables)], [*map(legacy.lasting, networks.tables)]),
     ):
         _match_all("network or packet filters", before, after, pairs)
-    _match_all("cgroups that programs made", plan.cgroups, looked.cgroups, pairs)
+    hierarchies = [ids.inside(one, maps) for one in looked.cgroups]
+    _match_all("cgroups that programs made", plan.cgroups, hierarchies, pairs)
     mounts = looked.mounts.record(lambda _: 0, {}) if looked.mounts else None
     if plan.mounts or mounts:
         raise lost_since("programs have changed its mounts")
@@ -379,7 +389,7 @@ def _some(one: object | None) -> list[object]:
     return [one] if one is not None else []
 
 
-def _lasting(one: Network | Nftables | None) -> list[object]:
+def _lasting(one: Network | Nftables | None) -> list[Any]:
     if isinstance(one, Network):
         return [network.lasting(one)]
     return [nftables.lasting(one)] if one else []

@@ -9,6 +9,8 @@ import msgspec
 from woodfrog.errors import UnsupportedResource
 from woodfrog.image.pages import Source
 from woodfrog.kernel.process_memory import FileContents
+from woodfrog.kernel.procfs.id_maps import IdMaps
+from woodfrog.resources import ids
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
 from woodfrog.resources.file_tree import Collector, Tree
@@ -52,10 +54,12 @@ def look(
     then: Sequence[Entry],
     stored: Source,
     touched: Iterable[bytes] = (),
+    maps: IdMaps | None = None,
 ) -> Reset:
     """Compare files that are there with an image's, whose contents `stored` has.
 
-    At the `touched` paths something is made by somebody else.
+    At the `touched` paths something is made by somebody else. The image has owners as they are
+    inside, if there are `maps` of a user namespace.
     """
     comparing = _Comparing(then, stored)
     collector = Collector(tree, comparing.compare)
@@ -69,7 +73,7 @@ def look(
             remove.append(path)
             continue
         comparing.path = path
-        now = collector.entry(path, found, opaque=entry.opaque)
+        now = ids.inside(collector.entry(path, found, opaque=entry.opaque), maps)
         if msgspec.structs.replace(now, atime=entry.atime) != entry:
             differing.add(path)
     differing |= comparing.entries.keys() - seen.keys()

@@ -85,21 +85,21 @@ def _translate(record: R, user: Translate, group: Translate) -> R:
     is_unowned = getattr(record, _UNOWNED, False)
     for name in record.__struct_fields__:
         value = getattr(record, name)
-        if is_unowned and name in FIELDS:
+        if isinstance(value, msgspec.Struct):
+            changed[name] = _translate(value, user, group)
+        elif isinstance(value, (list, tuple)) and _has_records(value):  # be they called groups
+            changed[name] = type(value)(
+                _translate(one, user, group) if isinstance(one, msgspec.Struct) else one
+                for one in value
+            )
+        elif is_unowned and name in FIELDS:
             continue
-        if name in _USERS:
+        elif name in _USERS:
             changed[name] = _each(value, user)
         elif name in _GROUPS:
             changed[name] = _each(value, group)
         elif name in _OWNERS:
             changed[name] = (user(value[0]), group(value[1]))
-        elif isinstance(value, msgspec.Struct):
-            changed[name] = _translate(value, user, group)
-        elif isinstance(value, (list, tuple)) and _has_records(value):
-            changed[name] = type(value)(
-                _translate(one, user, group) if isinstance(one, msgspec.Struct) else one
-                for one in value
-            )
     return msgspec.structs.replace(record, **changed) if changed else record
 
 

@@ -12,7 +12,7 @@ from woodfrog.kernel import syscalls
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.kernel.procfs.mountinfo import read_mounts
-from woodfrog.resources import file_entry, file_maker, file_reset, namespaces
+from woodfrog.resources import file_entry, file_maker, file_reset, ids, namespaces
 from woodfrog.resources.file_entry import ROOT, Entry
 from woodfrog.resources.file_maker import Maker
 from woodfrog.resources.file_reset import Reset
@@ -136,7 +136,8 @@ def look_for_rollback(init: int, tmpfs: Tmpfs, stored: Source, bounding: int) ->
         _mounted(init, tmpfs.destination, itself=True) as tree,
     ):
         paths = [(ROOT, os.fstat(tree.root)), *tree.walk(ROOT)]
-        reset = file_reset.look(tree, paths, tmpfs.entries, stored)
+        maps = ids.maps_of(init)
+        reset = file_reset.look(tree, paths, tmpfs.entries, stored, maps=maps)
         file_maker.refuse_wider(reset.make, tree, bounding, tmpfs.where)
         reset.refuse_without_room(tree, f"the tmpfs at {tmpfs.destination}")
         return reset
