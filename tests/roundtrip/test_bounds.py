@@ -5,15 +5,19 @@ import re
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from shells import WAIT, frozen, shell
 
 from bundles import bind
 from containers import Woodfrog, verdict
-from images import doctored
+from images import RECORDS, doctored
 from needs import needs
+from woodfrog.image.container_file import Reader
 from woodfrog.resources.cgroups import Group, Hierarchy, Value
+from woodfrog.resources.memory import Mapping, Source
 from woodfrog.resources.mount_tree.records import Base, Given, MountTree, Node
+from woodfrog.resources.process import Process
 
 pytestmark = needs("root")
 
@@ -259,3 +263,51 @@ def test_limits_are_no_higher_than_the_new_configs(woodfrog: Woodfrog) -> None:
 
     assert restored.wait() == 0
     assert (bundle.work / "out").read_text() == "77\n"
+
+
+def test_memory_comes_back_below_the_new_configs_limit(woodfrog: Woodfrog) -> None:
+    # Less than what a restore itself takes: what is set is the limit of what comes of it.
+    limit = {"type": "RLIMIT_AS", "soft": 24 << 20, "hard": 24 << 20}
+    bundle = shell(woodfrog, f": > /work/ready; {WAIT}; ulimit -Hv > /work/out")
+    bundle.process["rlimits"] = [limit]
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+
+    restored = woodfrog.restore(bundle, frozen(container))
+    (bundle.work / "check").touch()
+
+    assert restored.wait() == 0
+    assert (bundle.work / "out").read_text() == f"{24 << 10}\n"
+
+
+def test_more_mappings_than_this_machine_allows_are_refused_by_its_setting(
+    woodfrog: Woodfrog,
+) -> None:
+    most = int(Path("/proc/sys/vm/max_map_count").read_text())
+    bundle = shell(woodfrog, f": > /work/ready; {WAIT}")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    image = frozen(container)
+    with Reader(str(image)) as reader:
+        found = [one for one in reader.records(RECORDS) if isinstance(one, Process)]
+    (space,) = (one.memory for one in found if one.pid == 1)
+    first = 1 << 40
+    more = [
+        Mapping(
+            start=first + number * 8192,
+            end=first + number * 8192 + 4096,
+            protection=1,
+            shared=False,
+            source=Source.ANONYMOUS,
+        )
+        for number in range(most)
+    ]
+    mappings = sorted([*space.mappings, *more], key=lambda one: one.start)
+    memory = msgspec.structs.replace(space, mappings=mappings)
+    full = doctored(image, image / "full", Process, which=lambda one: one.pid == 1, memory=memory)
+    flags = ("--bundle", str(bundle.directory), f"--image-path={full}")
+
+    refused = woodfrog("restore", *flags, "full", status=1)
+
+    assert f"process 1 of the image has {len(mappings)} mappings" in refused.stderr
+    assert f"this machine allows {most} (vm.max_map_count)" in refused.stderr

@@ -14,6 +14,7 @@ import pytest
 from bundles import Bundle, bind, tmpfs
 from containers import Container, Woodfrog, eventually, verdict
 from needs import needs
+from woodfrog.resources import limits
 
 pytestmark = needs("root", "command gcc")
 PROGRAMS = Path(__file__).parent / "refused"
@@ -220,6 +221,34 @@ def test_ties_that_cannot_be_saved_are_refused_by_name(
     assert "running as before" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not image.exists() or list(image.iterdir()) == []
+    assert verdict(container) == "ok\n"
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ("space", "bytes of the memory that RLIMIT_AS is about"),
+        ("data", "bytes of the memory that RLIMIT_DATA is about"),
+        ("locked", "bytes of the memory that RLIMIT_MEMLOCK is about"),
+        ("mappings", "(vm.max_map_count), and 2 more are needed for a moment"),
+    ],
+)
+def test_a_process_that_has_used_up_its_memory_is_refused_by_the_limit_s_name(
+    what: str, named: str, woodfrog: Woodfrog, build: Build
+) -> None:
+    container = start(woodfrog, build, "memory_full.c", what)
+    container.wait_for("ready")
+    image = woodfrog.directory / "image"
+
+    refused = container.checkpoint(image, "--leave-running", status=None)
+
+    if what == "mappings" or not limits.may_exceed_hard():
+        assert "process 1 (memory_full): has " in refused.stderr
+        assert named in refused.stderr
+        assert "running as before" in refused.stderr
+        assert not image.exists() or list(image.iterdir()) == []
+    else:
+        assert refused.status == 0, refused
     assert verdict(container) == "ok\n"
 
 

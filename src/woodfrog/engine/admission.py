@@ -75,6 +75,7 @@ def admit(plan: Plan, bounds: Bounds, vdso: Vdso, cpu_check: CpuCheck) -> None:
         _admit(plan, bounds, vdso, cpu_check)
         plan.admitted = question
     cgroups.refuse_wider(plan.cgroups, bounds.cgroups, writable=bounds.may_make_cgroups)
+    memory_checks.refuse_too_many({one.pid: one.memory for one in plan.processes})
     huge_pages.refuse_too_many(
         plan.shared.values(), plan.all_segments(), (one.memory for one in plan.processes)
     )

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from woodfrog.engine import memory_room
 from woodfrog.errors import UnsupportedResource
 from woodfrog.remote.held import HeldProcess
-from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
+from woodfrog.remote.scratch import Scratch
 from woodfrog.remote.vdso import Vdso
 from woodfrog.resources import memory, process
 
@@ -33,10 +34,9 @@ def scratch_in(held: HeldProcess, vdso: Vdso) -> Iterator[Scratch]:
     if held.scratch:
         yield held.scratch
         return
-    start, _ = held.vdso
-    if not start:
+    if not held.vdso[0]:
         raise UnsupportedResource("has no vDSO, through which woodfrog enters a process")
-    with Scratch(held.leader.tracee, held.memory, start, vdso, SCRATCH_BYTES) as held.scratch:
+    with memory_room.lent(held, vdso) as held.scratch:
         try:
             yield held.scratch
         finally:

@@ -2,7 +2,7 @@
 
 import os
 
-from woodfrog.engine import snapshots
+from woodfrog.engine import memory_room, snapshots
 from woodfrog.kernel import userfaultfd
 from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.procfs.fdinfo import parse_fdinfo
@@ -30,10 +30,12 @@ def tidy(init: int, pause: Pause | None = None) -> int:
 def remove_leftovers(tree: Held, vdso: Vdso) -> int:
     """Remove what earlier, killed checkpoints left, and return how much there was.
 
-    Copies of processes, scratch areas, and descriptors that a process made for us in such an area.
+    Copies of processes, scratch areas, descriptors that a process made for us in such an area, and
+    limits that were raised for it.
     """
     count = snapshots.reap(tree, vdso)
     for process in tree.processes:
+        count += memory_room.put_back_leftover(process, vdso)
         if not may_have_code_without_file(process.pid):
             continue
         found = []

@@ -29,6 +29,7 @@ NAMES = (
     "RLIMIT_RTTIME",
 )
 SIGPENDING = NAMES.index("RLIMIT_SIGPENDING")
+SPACE, DATA, LOCKED = map(NAMES.index, ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_MEMLOCK"))
 _NICE = NAMES.index("RLIMIT_NICE")
 _LIMIT = struct.Struct("<2Q")
 NONE = (1 << 64) - 1
@@ -61,6 +62,11 @@ def in_force(pid: int) -> list[tuple[int, int]]:
         lines = file.readall().splitlines()[1:]
     words = [line[_NAMED:].split() for line in lines]
     return [(_number(soft), _number(hard)) for soft, hard, *_ in words]
+
+
+def packed(soft: int, hard: int) -> bytes:
+    """Return a limit as prlimit(2) takes it."""
+    return _LIMIT.pack(soft, hard)
 
 
 def may_exceed_hard() -> bool:

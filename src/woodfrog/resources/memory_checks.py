@@ -11,6 +11,10 @@ from woodfrog.remote.address import TASK_SIZE
 from woodfrog.resources import memory_flags, memory_policy
 from woodfrog.resources.memory import AddressSpace, Extent, PageRange
 
+# What a limit is to be higher by, so that nobody meets it again at once.
+SPARE_MAPPINGS = 100
+_OF_STUBS = 2
+
 
 def check(space: AddressSpace, store_bytes: Sequence[int]) -> None:
     """Check an address space from an image before anything is made of it.
@@ -71,6 +75,25 @@ def check_pages(pages: Sequence[PageRange], store_bytes: Sequence[int]) -> None:
         if extent.start < position:
             raise ImageError(f"the pages at {extent.start:#x} are out of order")
         position = extent.start + extent.length
+
+
+def most_mappings() -> int:
+    """Return how many mappings a process may have on this machine."""
+    with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
+        return int(file.read())
+
+
+def refuse_too_many(spaces: Mapping[int, AddressSpace]) -> None:
+    """Refuse more mappings than a process may have here; `spaces` are by the ids of processes."""
+    most = most_mappings()
+    for pid, space in spaces.items():
+        count = len(space.mappings)
+        if count + _OF_STUBS > most:
+            raise UnsupportedResource(
+                f"process {pid} of the image has {count} mappings, and this machine allows {most}"
+                " (vm.max_map_count)",
+                hint=f"sysctl vm.max_map_count={count + SPARE_MAPPINGS}",
+            )
 
 
 def refuse_wider(
