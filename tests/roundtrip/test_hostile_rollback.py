@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from bundles import Bundle, mount
 from containers import Container, Woodfrog
@@ -118,16 +119,18 @@ def test_no_devices_that_it_may_not_make(woodfrog: Woodfrog) -> None:
     assert "CAP_MKNOD" in running.roll_back(image, 1)
 
 
-def test_no_more_descriptors_than_its_parent_may_have(woodfrog: Woodfrog) -> None:
+@pytest.mark.parametrize("name", ["RLIMIT_NOFILE", "RLIMIT_MEMLOCK"])
+def test_no_higher_limits_than_its_parent_has(name: str, woodfrog: Woodfrog) -> None:
     """Whoever is made again; where woodfrog has CAP_SYS_RESOURCE, nothing else holds it down."""
     running = Running(woodfrog, begin="sleep 1000 &")
     first = running.container.init
     with Reader(str(running.image)) as reader:
         processes = [one for one in reader.records(RECORDS) if isinstance(one, Process)]
     (child,) = (one for one in processes if one.pid != 1)
-    most = int(Path("/proc/sys/fs/nr_open").read_text())
+    is_of_files = name == "RLIMIT_NOFILE"
+    most = int(Path("/proc/sys/fs/nr_open").read_text()) if is_of_files else limits.NONE
     wanted = [*child.limits]
-    wanted[limits.NAMES.index("RLIMIT_NOFILE")] = limits.Limit(soft=most, hard=most)
+    wanted[limits.NAMES.index(name)] = limits.Limit(soft=most, hard=most)
     image = running.hostile(Process, which=lambda one: one.pid != 1, limits=wanted)
     os.kill(running.child(), signal.SIGKILL)
 

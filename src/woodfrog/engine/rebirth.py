@@ -25,6 +25,7 @@ from woodfrog.engine import (
     terminals,
 )
 from woodfrog.engine import body as body_module
+from woodfrog.engine.birth_room import limits_at_birth, refuse_narrow
 from woodfrog.engine.body import THREAD, Body
 from woodfrog.engine.finishing import Release
 from woodfrog.engine.inheriting import Inherited
@@ -53,6 +54,7 @@ from woodfrog.resources import (
     threads,
 )
 from woodfrog.resources import process as process_module
+from woodfrog.resources.limits import Limit
 
 if TYPE_CHECKING:
     from woodfrog.engine.admission import Bounds
@@ -87,10 +89,11 @@ class Rebirth:
         self._releases: list[Release] = []
         # Those with the rights of a restore, and no others.
         self._from_outside: set[int] = set()
-        # The limits of descriptors that the others were born with.
-        self._descriptors: dict[int, tuple[int, int]] = {}
+        # The limits of the others, before they are given room to be made.
+        self._limits = limits_at_birth(match.lost, match.processes)
         self._born: list[int] = []
         self._refuse_over_limit()
+        refuse_narrow(match.lost, self._limits)
 
     def _refuse_over_limit(self) -> None:
         """Refuse what would be too many tasks: the last ones couldn't be made."""
@@ -149,10 +152,8 @@ class Rebirth:
         if record.parent in self._from_outside:
             self._from_outside.add(record.pid)
         else:
+            root_stub.raise_own_memory_limits(stub)
             stub = self._executed(record, stub)
-            inherited = limits.in_force(stub.pid)[root_stub.RLIMIT_NOFILE]
-            # One of the parent that was made again itself is raised already.
-            self._descriptors[record.pid] = self._descriptors.get(record.parent, inherited)
             root_stub.raise_own_descriptor_limit(stub)
             self._remaking.hand_files(stub)
             # It has no rights to give up, nor to take.
@@ -299,7 +300,7 @@ class Rebirth:
         for pid, body in self._bodies.items():
             if pid not in self._from_outside:
                 with while_(f"restoring the limits and credentials of {body.name}"):
-                    _limit_reborn(body, default, self._descriptors[pid])
+                    _limit_reborn(body, default, self._limits[pid])
             finishing.restore_last(body)
 
     def settle(self) -> None:
@@ -358,22 +359,22 @@ class _Reborn(Body):
                 self.tasks.append(self.stub.task(born))
 
 
-def _limit_reborn(body: Body, default: scheduling.Scheduling, descriptors: tuple[int, int]) -> None:
+def _limit_reborn(body: Body, default: scheduling.Scheduling, born_with: list[Limit]) -> None:
     """Set what differs from what the process was born with, by its own rights.
 
-    `descriptors` are the limits that it had of those, before it was given room to be made.
+    The limits that it was `born_with` are those before it was given room to be made.
     """
     record, pid = body.record, body.stub.pid
     if record.oom_score_adj != process_module.read_oom_score_adj(f"/proc/{pid}"):
         finishing.set_oom_score_adj(pid, record.oom_score_adj)
-    present = limits.in_force(pid)
+    present, bounds = limits.in_force(pid), limits.by_name(born_with)
     bounding, maps = credentials.bounding_set(pid), ids.maps_of(pid)
     for task, thread in zip(body.tasks, record.threads, strict=True):
         scheduling.restore(task.pid, thread.scheduling, default)
         program = task.program()
         if task is body.stub:
             memory_fields.lock_future(program, record.memory)
-            limits.restore(program, record.limits, present, {"RLIMIT_NOFILE": descriptors})
+            limits.restore(program, record.limits, present, bounds)
         asked = credentials.ask(program)
         task.run(program)
         now = ids.inside(asked(read_status(f"/proc/{task.pid}")), maps)

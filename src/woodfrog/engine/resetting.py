@@ -4,13 +4,15 @@ import os
 import struct
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from functools import partial
 
 import msgspec
 
-from woodfrog.engine import root_stub
+from woodfrog.engine import reset_room, root_stub
 from woodfrog.engine.differing import Pairs
 from woodfrog.engine.looking import Looked
+from woodfrog.engine.memory_room import Room
 from woodfrog.engine.resetting_memory import MemoryReset
 from woodfrog.engine.standing import IpcObject, Match, Standing
 from woodfrog.errors import while_
@@ -56,6 +58,7 @@ class ProcessReset:
         with while_(f"comparing the memory of {one.held.name}"):
             self.memory = MemoryReset(one, pairs, unwritten)
         self._stub: Stub | None = None
+        self._room = Room(one.held, vdso)
         self._lent = (0, 0)
 
     @property
@@ -64,8 +67,11 @@ class ProcessReset:
         assert self._stub is not None
         return self._stub
 
-    def lend(self) -> Scratch:
-        """Return memory to be lent by the process, where nothing is now, nor was then."""
+    def lend(self, lending: ExitStack) -> None:
+        """Have the process lend memory, where nothing is now, nor was then, until that unwinds.
+
+        And have room for all that it is to have again. Raises UnsupportedResource if it can't.
+        """
         one = self.one
         found = read_maps(one.held.pid)
         used = [(mapping[0], mapping[1]) for mapping in found]
@@ -74,8 +80,10 @@ class ProcessReset:
         self._lent = place.start, place.end
         vdso = next(mapping[0] for mapping in found if mapping[7] == b"[vdso]")
         self._instruction = vdso + self._vdso.syscall
+        reset_room.make(lending.enter_context(self._room), one, self.memory, found)
         tracee, memory = one.held.leader.tracee, one.held.memory
-        return Scratch(tracee, memory, vdso, self._vdso, SCRATCH_BYTES, at=place.start)
+        scratch = Scratch(tracee, memory, vdso, self._vdso, SCRATCH_BYTES, at=place.start)
+        lending.enter_context(scratch)
 
     def hold_for_good(self) -> None:
         """Have the tasks die with us, and no signal act on them."""
@@ -153,6 +161,7 @@ class ProcessReset:
             self._watch_again(match)
             self._arm(one.then.interval_timers, timers.by_other_clocks(one.then.posix_timers))
             self._reset_trap()
+            self._room.put_back(partial(self.stub.call_at, self._instruction))
             start, end = self._lent
             self.stub.call_at(self._instruction, SYS.MUNMAP, start, end - start)
             self.stub.close()

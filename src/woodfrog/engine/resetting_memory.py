@@ -25,11 +25,12 @@ from woodfrog.kernel.comparing import equal_pages
 from woodfrog.kernel.pagemap import Pagemap, Ranges
 from woodfrog.kernel.process_memory import FileContents, ProcessMemory, write_memory
 from woodfrog.kernel.reading_many import Reads
+from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources import memory_making, page_sets
 from woodfrog.resources.deleted_files import DeletedFile, Found
-from woodfrog.resources.memory import Mapping, PageRange, Source
+from woodfrog.resources.memory import PROT_WRITE, Mapping, PageRange, Source
 from woodfrog.resources.shared_memory import SharedMemory
 
 _MADV_DONTNEED, _MADV_DONTNEED_LOCKED = 4, 24
@@ -58,9 +59,10 @@ class _Write(msgspec.Struct, frozen=True):
 class Layout(msgspec.Struct, frozen=True):
     """How the mappings of a process have to change, and which stay."""
 
-    unmap: list[tuple[int, int]]
+    unmap: list[Mapping]
     make: list[Mapping]
     protect: list[tuple[int, int, int]]
+    opened: list[Mapping]  # private ones that can be written to when they are protected
     kept: list[Mapping]  # private ones
     locked: list[tuple[int, int]]  # of those
 
@@ -68,7 +70,7 @@ class Layout(msgspec.Struct, frozen=True):
 def compare_layouts(then: list[Mapping], now: list[Mapping], pairs: Pairs) -> Layout:
     """Compare mappings piece by piece; raises UnsupportedResource for what can't be made."""
     cuts = sorted({edge for one in (*then, *now) for edge in (one.start, one.end)})
-    layout = Layout([], [], [], [], [])
+    layout = Layout([], [], [], [], [], [])
     at_then = at_now = 0
     for start, end in pairwise(cuts):
         while at_then < len(then) and then[at_then].end <= start:
@@ -81,6 +83,8 @@ def compare_layouts(then: list[Mapping], now: list[Mapping], pairs: Pairs) -> La
             if wanted.protection != found.protection:
                 layout.protect.append((start, end, wanted.protection))
             if not wanted.shared:
+                if wanted.protection & ~found.protection & PROT_WRITE:
+                    layout.opened.append(wanted)
                 layout.kept.append(found)
                 if found.locked:
                     layout.locked.append((start, end))
@@ -88,7 +92,7 @@ def compare_layouts(then: list[Mapping], now: list[Mapping], pairs: Pairs) -> La
         if found:
             if found.sealed:
                 raise _impossible(f"memory at {start:#x} is sealed (mseal) since")
-            layout.unmap.append((start, end))
+            layout.unmap.append(found)
         if wanted:
             if wanted.source not in (Source.ANONYMOUS, Source.FILE) or wanted.huge_page:
                 raise _impossible(f"shared memory at {start:#x} was unmapped since")
@@ -142,6 +146,7 @@ class MemoryReset:
         brk_now = int(one.now.space.fields["brk"])  # type: ignore[call-overload]
         self._brk = then.brk if then.brk != brk_now else 0
         self._shrinks = self._brk < brk_now
+        self.brk_grows = max(page_up(then.brk) - page_up(brk_now), 0)
         if self._brk > brk_now:
             _leave_to_brk(self.layout, brk_now, self._brk)
         own: Ranges = []
@@ -194,8 +199,8 @@ class MemoryReset:
         # It fails where nothing is mapped to be given back, or something is in the way.
         if self._brk and self._shrinks:
             calls.append(self._set_brk)
-        for start, end in layout.unmap:
-            calls.append(lambda p, s=start, e=end: syscalls.munmap(p, s, e - s))
+        for one in layout.unmap:
+            calls.append(lambda p, m=one: syscalls.munmap(p, m.start, m.end - m.start))
         if self._brk and not self._shrinks:
             calls.append(self._set_brk)
         for one in layout.make:

@@ -210,9 +210,11 @@ class _Rollback:
 
     def borrow(self, hold: ExitStack, guardian: Guardian) -> None:
         """Have each process lend us memory for good: the last that may fail without harm."""
-        lent = hold.enter_context(ExitStack())
+        lent, obstacles = hold.enter_context(ExitStack()), Obstacles()
         for reset in self._resets:
-            lent.enter_context(reset.lend())
+            with obstacles.at(reset.one.held.name):
+                reset.lend(lent)
+        obstacles.raise_if_any()
         guardian.check()
         self._ready = time.monotonic()
         lent.pop_all()

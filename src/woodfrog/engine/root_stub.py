@@ -157,6 +157,15 @@ def raise_own_descriptor_limit(one: Stub) -> None:
         _set_own_limit(one, RLIMIT_NOFILE, (hard, hard))
 
 
+def raise_own_memory_limits(one: Stub) -> None:
+    """Let a stub with a program's rights have as much memory as it may."""
+    in_force, has_no_hard = limits.in_force(one.pid), limits.may_exceed_hard()
+    for which in (limits.SPACE, limits.DATA, limits.LOCKED):
+        most = limits.NONE if has_no_hard else in_force[which][1]
+        if in_force[which] != (most, most):
+            _set_own_limit(one, which, (most, most))
+
+
 def _set_own_limit(one: Stub, which: int, limit: tuple[int, int]) -> None:
     """Do it from outside, or have the stub do it.
 

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part
@@ -62,6 +62,11 @@ def in_force(pid: int) -> list[tuple[int, int]]:
         lines = file.readall().splitlines()[1:]
     words = [line[_NAMED:].split() for line in lines]
     return [(_number(soft), _number(hard)) for soft, hard, *_ in words]
+
+
+def by_name(some: Iterable[Limit]) -> dict[str, tuple[int, int]]:
+    """Return limits, which are in the order of their numbers, by their names."""
+    return {name: (one.soft, one.hard) for name, one in zip(NAMES, some, strict=False)}
 
 
 def packed(soft: int, hard: int) -> bytes:

@@ -1,7 +1,6 @@
 /* Memory up to a limit: of addresses (RLIMIT_AS), of data (RLIMIT_DATA), of what is locked (RLIMIT_MEMLOCK); lowered since, or a hard one. */
 // arguments: space | data | locked | lowered | hard
 // capabilities: CAP_SETUID
-// never: set_back
 #include "memory.h"
 #include <sys/resource.h>
 
