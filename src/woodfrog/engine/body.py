@@ -86,6 +86,8 @@ class Body:
         self.tasks: list[Stub] = [stub]
         self.has_program = False  # it has executed what it is to run
         self._running: Program | None = None
+        # That of its address space, which it gets last, if it differs.
+        self.space_limit: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:

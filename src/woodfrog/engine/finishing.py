@@ -116,7 +116,7 @@ def _restore_limits(
             program = side.program(task)
             if task is body.stub:
                 memory_fields.lock_future(program, record.memory)
-                limits.restore(program, record.limits, present, ceilings)
+                restore_most_limits(program, body, present, ceilings)
             seccomp_filters.restore(program, thread.seccomp, filters, inherited=inherited)
             credentials.restore(
                 program,
@@ -141,10 +141,24 @@ def _restore_limits(
     missing += (f"{body.name}: {what}" for what in memory_making.lacking(record.memory.mappings))
 
 
+def restore_most_limits(
+    program: Program,
+    body: Body,
+    present: list[tuple[int, int]],
+    ceilings: Mapping[str, tuple[int, int]],
+) -> None:
+    """Set all limits but that of the address space: io_urings may yet take all of that."""
+    wanted = limits.bounded(body.record.limits, present, ceilings)
+    body.space_limit = wanted.pop(limits.SPACE, None)
+    limits.restore(program, wanted)
+
+
 def restore_last(body: Body) -> None:
-    """Set what changes of credentials reset, when nobody changes them any more."""
+    """Set what others need not to be set yet, and what changes of credentials reset."""
     with while_(f"restoring the limits and credentials of {body.name}"):
         program = body.stub.program()
+        if body.space_limit:
+            limits.restore(program, {limits.SPACE: body.space_limit})
         memory_making.seal(program, body.record.memory.mappings)
         process.restore_last(program, body.record)
         body.stub.run(program)

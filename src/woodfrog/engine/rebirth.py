@@ -374,7 +374,7 @@ def _limit_reborn(body: Body, default: scheduling.Scheduling, born_with: list[Li
         program = task.program()
         if task is body.stub:
             memory_fields.lock_future(program, record.memory)
-            limits.restore(program, record.limits, present, bounds)
+            finishing.restore_most_limits(program, body, present, bounds)
         asked = credentials.ask(program)
         task.run(program)
         now = ids.inside(asked(read_status(f"/proc/{task.pid}")), maps)

@@ -102,16 +102,21 @@ def check(who: str, limits: list[Limit]) -> None:
         raise ImageError(f"{who} has an impossible limit")
 
 
-def restore(
-    program: Program,
-    limits: list[Limit],
-    present: list[tuple[int, int]],
-    bounds: Mapping[str, tuple[int, int]],
-) -> None:
-    """Set all limits, none above what the bundle's config or the limits in force allow."""
+def bounded(
+    limits: list[Limit], present: list[tuple[int, int]], bounds: Mapping[str, tuple[int, int]]
+) -> dict[int, tuple[int, int]]:
+    """Return which are to be set, none above what the config or the limits in force allow."""
+    found = {}
     for resource, limit in enumerate(limits[: len(NAMES)]):
         ceiling = min(bounds.get(NAMES[resource], present[resource])[1], present[resource][1])
         hard = min(limit.hard, ceiling)
         soft = min(limit.soft, hard)
         if (soft, hard) != present[resource]:
-            syscalls.prlimit(program, 0, resource, _LIMIT.pack(soft, hard), None)
+            found[resource] = soft, hard
+    return found
+
+
+def restore(program: Program, wanted: Mapping[int, tuple[int, int]]) -> None:
+    """Set limits, by their numbers."""
+    for resource, limit in wanted.items():
+        syscalls.prlimit(program, 0, resource, packed(*limit), None)

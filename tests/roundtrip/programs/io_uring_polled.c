@@ -1,8 +1,9 @@
 /* An io_uring for which a thread of the kernel's looks (IORING_SETUP_SQPOLL): with a request on its way, with a child that has it, too. */
-// arguments: 2 | 0x1002
+// arguments: 2 | 0x1002 | 2 limited
 #include "ring.h"
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 
 static void submits(struct ring *ring) { /* the thread takes requests by itself, unless it sleeps */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -14,7 +15,6 @@ int main(int count, char **arguments) {
 	struct ring ring;
 	int polled[2], ends[2];
 	char byte = 0;
-	(void)count;
 	must(pipe(polled));
 	must(pipe(ends));
 	make_ring(&ring, 8, strtoul(arguments[1], NULL, 0), 20);
@@ -37,6 +37,8 @@ int main(int count, char **arguments) {
 		wait_for("polled");
 		_exit(*word(&ring, ring.parameters.cq_off.head) != 51);
 	}
+	if (count > 2) /* there is no room to choose an address by taking all others */
+		must(setrlimit(RLIMIT_AS, &(struct rlimit){64 << 20, 128 << 20}));
 
 	freeze_here();
 	spoil(((struct io_uring_cqe *)(ring.memory + ring.parameters.cq_off.cqes))[49 % 16].user_data = 5;);
