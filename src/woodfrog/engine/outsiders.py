@@ -7,7 +7,7 @@ waiting init was.
 
 import ctypes
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from woodfrog.engine import root_stub, taking_files
 from woodfrog.engine.kinship import CLONE_PARENT
@@ -29,12 +29,22 @@ _NAMESPACES = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x20000000 | 0x40000
 _RIGHTS_AT_ONCE = 200
 
 
-def make(init: int, pid: int, root: Stub, vdso: Vdso, files: Sequence[int], pages: int) -> Stub:
+def make(
+    init: int,
+    pid: int,
+    root: Stub,
+    vdso: Vdso,
+    files: Sequence[int],
+    pages: int,
+    bounds: Mapping[str, tuple[int, int]],
+) -> Stub:
     """Make a stub with the id `pid` in the container of `init`, as a child of nobody inside.
 
-    It gets the root stub's descriptors `files` and `pages`, under the same numbers.
+    It gets the root stub's descriptors `files` and `pages`, under the same numbers. `bounds` are
+    the limits that the container's config allows.
     """
     host_pid = clone_inside(init, pid)
+    root_stub.raise_memory_limits(host_pid, bounds)
     store = descriptors.fetch(root.pid, pages)
     try:
         stub, got = root_stub.make(

@@ -305,8 +305,8 @@ class Remaking:
 
     def bring_in(self, pid: int) -> Stub:
         """Make a process from outside, which has all that."""
-        files = self.making.descriptors
-        return outsiders.make(self.init, pid, self._stub, self._vdso, files, self._nothing)
+        files, bounds = self.making.descriptors, self._bounds.rlimits
+        return outsiders.make(self.init, pid, self._stub, self._vdso, files, self._nothing, bounds)
 
     def _kept(self, stubs: Sequence[tuple[Standing, Stub]]) -> dict[int, tuple[int, int]]:
         """Return where each file is that somebody still has: a process, and its descriptor."""

@@ -115,6 +115,7 @@ class Restoration:
     def _become_root_stub(self) -> None:
         admitted, init = self._admitted, self._init
         self._most_descriptors, most_now = root_stub.raise_descriptor_limit(init)
+        root_stub.raise_memory_limits(init, self._bounds.rlimits)
         self._room = self._plan.room_for_descriptors(most_now)
         high = self._room.start
         offsets = None
@@ -274,12 +275,12 @@ class Restoration:
         """Give what makes the processes that `exec` had brought in, by their ids inside."""
         # Who has it must not have us: what refers to each other stays for long.
         init, root, vdso, store = self._init, self._root, self._admitted.vdso, self._store
-        files = self._making.descriptors
+        files, bounds = self._making.descriptors, self._bounds.rlimits
 
         def bring_in(pid: int) -> Stub:
             from woodfrog.engine import outsiders
 
-            return outsiders.make(init, pid, root, vdso, files, store)
+            return outsiders.make(init, pid, root, vdso, files, store, bounds)
 
         return bring_in
 

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from woodfrog.kernel import ptrace, syscalls
@@ -157,10 +157,28 @@ def raise_own_descriptor_limit(one: Stub) -> None:
         _set_own_limit(one, RLIMIT_NOFILE, (hard, hard))
 
 
+def raise_memory_limits(pid: int, bounds: Mapping[str, tuple[int, int]]) -> None:
+    """Let a process, and the stubs that come of it, have as much memory as any may have.
+
+    That is what it may set itself, or as much as the new container's config says. The soft limits
+    that it has are those of our command.
+    """
+    in_force = limits.in_force(pid)
+    for which in limits.OF_MEMORY:
+        soft, hard = in_force[which]
+        _, most = bounds.get(limits.NAMES[which], (0, 0))
+        for wanted in (max(most, hard), hard):
+            if wanted == soft == hard:
+                break
+            with suppress(PermissionError):  # without CAP_SYS_RESOURCE
+                syscalls.prlimit(HERE, pid, which, limits.packed(wanted, wanted), None)
+                break
+
+
 def raise_own_memory_limits(one: Stub) -> None:
     """Let a stub with a program's rights have as much memory as it may."""
     in_force, has_no_hard = limits.in_force(one.pid), limits.may_exceed_hard()
-    for which in (limits.SPACE, limits.DATA, limits.LOCKED):
+    for which in limits.OF_MEMORY:
         most = limits.NONE if has_no_hard else in_force[which][1]
         if in_force[which] != (most, most):
             _set_own_limit(one, which, (most, most))
