@@ -2,29 +2,20 @@
 
 import errno
 import os
-import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, groupby, pairwise, repeat
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import msgspec
-from msgspec.structs import replace
 
 from woodfrog.engine.differing import Pairs
+from woodfrog.engine.putting_back import Contents, Write
 from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.engine.standing import Standing
 from woodfrog.errors import UnsupportedResource
-from woodfrog.image import direct_io
-from woodfrog.image.chain import Chain
-from woodfrog.image.layout import ANCESTOR, CHUNK
-from woodfrog.image.pages import read_exactly
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.comparing import equal_pages
 from woodfrog.kernel.pagemap import Pagemap, Ranges
-from woodfrog.kernel.process_memory import FileContents, ProcessMemory, write_memory
-from woodfrog.kernel.reading_many import Reads
 from woodfrog.remote.address import page_up
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
@@ -38,22 +29,6 @@ _MADV_GUARD_INSTALL, _MADV_GUARD_REMOVE = 102, 103
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
 _PROT_READ_WRITE = 3
 _CALLS_AT_ONCE = 100
-_MOST_KEPT = 256 << 20
-
-
-class _Write(msgspec.Struct, frozen=True):
-    """Pages to be written to the memory of a process, `pid`, or to a file: `fd` is open on either.
-
-    Those that may be the same already are compared first. A file has no more than `size` bytes.
-    """
-
-    fd: int
-    start: int
-    length: int
-    store: int
-    compare: bool
-    size: int | None = None
-    pid: int = 0
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -169,7 +144,7 @@ class MemoryReset:
         """Return the paths of the files that are mapped again."""
         return {one.path for one in self.layout.make if one.source is Source.FILE}
 
-    def _lacking(self, pages: list[PageRange], own: Ranges) -> list[_Write]:
+    def _lacking(self, pages: list[PageRange], own: Ranges) -> list[Write]:
         """Return all that the image has but what is known to be unchanged; it may be equal."""
         unwritten = self._unwritten
         if unwritten is not None:
@@ -181,10 +156,10 @@ class MemoryReset:
         lacking = _minus(pages, present)
         return [*self._writes(present, compare=True), *self._writes(lacking, compare=False)]
 
-    def _writes(self, pages: list[PageRange], *, compare: bool) -> Iterator[_Write]:
+    def _writes(self, pages: list[PageRange], *, compare: bool) -> Iterator[Write]:
         memory, pid = self._memory, self._one.held.pid
         for page in pages:
-            yield _Write(memory, page.start, page.length, page.store, compare, None, pid)
+            yield Write(memory, page.start, page.length, page.store, compare, None, pid)
 
     def arrange(self, stub: Stub) -> None:
         """Change the mappings, and take away pages that the image lacks."""
@@ -271,14 +246,14 @@ class SharedReset:
         self._punch = page_sets.outside(has, wanted)
         present = page_sets.within(wanted, has)
         self.writes = [
-            _Write(fd, page.start, page.length, page.store, True, then.size) for page in present
+            Write(fd, page.start, page.length, page.store, True, then.size) for page in present
         ]
         self.writes += (
-            _Write(fd, page.start, page.length, page.store, False, then.size)
+            Write(fd, page.start, page.length, page.store, False, then.size)
             for page in _minus(wanted, present)
         )
 
-    def refuse_if_changed(self, contents: "Contents") -> None:
+    def refuse_if_changed(self, contents: Contents) -> None:
         """Refuse what has changed and nobody in the container can write to (any more)."""
         same_layout = os.fstat(self._fd).st_size == self._size and not self._punch
         if not (self._may_write or (same_layout and not contents.goes_to(self._fd))):
@@ -297,149 +272,6 @@ class SharedReset:
             except OSError as error:
                 if error.errno != errno.EPERM:  # sealed against writing: nobody has written
                     raise
-
-
-class Contents:
-    """What is to be written of an image: read and checked while nothing is touched yet.
-
-    As much as we like to keep in our own memory; the rest is read again.
-    """
-
-    def __init__(self, image: Chain, writes: Iterable[_Write], *, trusted: bool) -> None:
-        """If the image is `trusted`, nobody has written to its file since all of it was right."""
-        self._image = image
-        self._kept: list[tuple[_Write, bytes]] = []
-        # What was read plainly, of processes' memory, one after the other.
-        self._plain: list[_Write] = []
-        self._data = memoryview(bytearray())
-        self._left: list[_Write] = []
-        self._lock = threading.Lock()
-        self._own = threading.local()
-        self.looked_at = self.written = 0
-        jobs: dict[int, list[_Write]] = defaultdict(list)
-        plain = image.plain_store if trusted else None
-        if plain:
-            writes = self._take_plainly(writes, *plain)
-        for one in writes:
-            self.looked_at += one.length
-            for piece in _in_chunks(one):
-                jobs[piece.store // CHUNK].append(piece)
-        image.each_chunk(sorted(jobs.items()), self._take)
-
-    def _take_plainly(self, writes: Iterable[_Write], fd: int, base: int) -> list[_Write]:
-        """Read pages without a look at the rest of their chunks, if they are in the image itself.
-
-        Returns what is left.
-        """
-        left, total = [], 0
-        for one in writes:
-            is_ours = one.pid and not one.compare and one.store < ANCESTOR
-            if not is_ours or total + one.length > _MOST_KEPT:
-                left.append(one)
-                continue
-            total += one.length
-            self._plain.append(one)
-        self.written = self.looked_at = total
-        self._data = contents = direct_io.room(total)
-        lengths = [one.length for one in self._plain]
-        places = [base + one.store for one in self._plain]
-        reads = Reads([*zip(repeat(fd), lengths, places, strict=False)], contents)
-        got = reads.run()
-        if got != lengths:  # it takes several calls for much
-            ends = accumulate(lengths)
-            for count, length, place, end in zip(got, lengths, places, ends, strict=True):
-                if count != length:
-                    read_exactly(fd, self._data[end - length : end], place)
-        return left
-
-    def _put_plainly(self) -> None:
-        """Write what was read so."""
-        at = 0
-        for pid, pages in groupby(self._plain, lambda one: one.pid):
-            some = [*pages]
-            begin, at = at, at + sum([one.length for one in some])
-            data = self._data[begin:at]
-            try:
-                write_memory(pid, data, [(one.start, one.length) for one in some])
-            except OSError:
-                # Of mappings that it may only read we set back the contents, too.
-                for one in some:
-                    _put(one, data[: one.length])
-                    data = data[one.length :]
-        self._plain.clear()
-        self._data.release()
-
-    def goes_to(self, fd: int) -> bool:
-        """Tell whether something is to be written to a file."""
-        return any(one.fd == fd for one in (*(one for one, _ in self._kept), *self._left))
-
-    def put(self) -> None:
-        """Write it all."""
-        self._put_plainly()
-        for one, data in self._kept:
-            _put(one, memoryview(data))
-        self._kept.clear()
-        jobs: dict[int, list[_Write]] = defaultdict(list)
-        for one in self._left:
-            jobs[one.store // CHUNK].append(one)
-
-        def use(pieces: list[_Write], contents: memoryview) -> None:
-            for one in pieces:
-                _put(one, contents[one.store % CHUNK :][: one.length])
-
-        self._image.each_chunk(sorted(jobs.items()), use)
-
-    def _take(self, pieces: list[_Write], contents: memoryview) -> None:
-        """Keep what differs of a chunk's pages, or note it."""
-        for one in self._differing(pieces, contents):
-            with self._lock:
-                self.written += one.length
-                if self.written > _MOST_KEPT:
-                    self._left.append(one)
-                    continue
-            data = bytes(contents[one.store % CHUNK :][: one.length])
-            self._kept.append((one, data))
-
-    def _differing(self, pieces: list[_Write], contents: memoryview) -> Iterator[_Write]:
-        """Go through what is to be written, leaving out pages that are compared and the same."""
-        for one in pieces:
-            if not one.compare:
-                yield one
-                continue
-            theirs = self._theirs()[: one.length]
-            there = ProcessMemory(one.fd) if one.size is None else FileContents(one.fd)
-            there.read(theirs, [(one.start, one.length)])
-            same = [*equal_pages(theirs, 0, contents, one.store % CHUNK, one.length)]
-            at = 0
-            for begin, end in [*same, (one.length, one.length)]:
-                if at < begin:
-                    start, store = one.start + at, one.store + at
-                    yield replace(one, start=start, length=begin - at, store=store)
-                at = end
-
-    def _theirs(self) -> memoryview:
-        """Return this thread's memory for what is compared."""
-        if not hasattr(self._own, "memory"):
-            self._own.memory = direct_io.buffer(CHUNK)
-        memory: memoryview = self._own.memory
-        return memory
-
-
-def _put(one: _Write, data: memoryview) -> None:
-    if one.size is not None:
-        data = data[: max(one.size - one.start, 0)]
-    done = 0
-    while done < len(data):
-        done += os.pwrite(one.fd, data[done:], one.start + done)
-
-
-def _in_chunks(one: _Write) -> Iterator[_Write]:
-    """Cut what is to be written so that each piece lies in one chunk of the store."""
-    done = 0
-    while done < one.length:
-        step = min(one.length - done, CHUNK - (one.store + done) % CHUNK)
-        yield replace(one, start=one.start + done, length=step, store=one.store + done)
-        done += step
 
 
 def _minus(pages: list[PageRange], others: list[PageRange]) -> list[PageRange]:

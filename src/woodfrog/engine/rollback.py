@@ -33,8 +33,9 @@ from woodfrog.engine.looking import (
 )
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.plan import Plan
+from woodfrog.engine.putting_back import Contents
 from woodfrog.engine.resetting import ProcessReset, end_extras, remove_ipc, reset_files
-from woodfrog.engine.resetting_memory import Contents, SharedReset
+from woodfrog.engine.resetting_memory import SharedReset
 from woodfrog.engine.standing import Match
 from woodfrog.engine.tracking import Noted, Tracker, Tracking, still_noted
 from woodfrog.errors import UnsupportedResource, WoodfrogError
