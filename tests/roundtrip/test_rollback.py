@@ -97,6 +97,18 @@ def test_without_a_rollback_the_program_tells_that_much_has_happened(eventful: C
         assert what in said
 
 
+def test_system_v_memory_goes_back(woodfrog: Woodfrog, build: Callable[..., Path]) -> None:
+    changing = Changing(woodfrog, build(SOURCE), "System V")
+    changing.go_to(1)
+    changing.save(0)
+    changing.go_to(2)
+    (changing.bundle.work / "at1").unlink()
+    changing.aim_at(1)
+    roll_back(changing, 0)
+    changing.container.wait_for("at1")
+    assert verdict(changing.container) == "ok\n"
+
+
 def test_an_image_that_builds_on_others_is_as_good(changing: Changing) -> None:
     changing.save(0)
     changing.go_to(1)

@@ -60,6 +60,10 @@ class Ipc:
                 self._objects[_SYSV - number, identifier] = one
                 segment.contents = one.number
 
+    def memory(self, namespace: int, segment: int) -> int:
+        """Return the id of the shared memory that a segment of a namespace is."""
+        return self._objects[_SYSV - namespace, segment].number
+
     def records(self, namespace: int) -> list[PosixQueue | sysv_ipc.AnyObject]:
         """Return what is in a namespace, once all processes have been collected."""
         queues, objects = self._queues.get(namespace), self.sysv.get(namespace)

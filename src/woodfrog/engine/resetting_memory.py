@@ -86,6 +86,8 @@ def _piece(mappings: list[Mapping], at: int, start: int, end: int) -> Mapping | 
 def _is_same(then: Mapping, now: Mapping, pairs: Pairs) -> bool:
     if then.source is Source.SHARED and not pairs.match("object", then.object, now.object):
         return False
+    if then.source is Source.SYSV and then.object != now.object:
+        return False
     here = msgspec.structs.replace(
         now, protection=then.protection, object=then.object, lock_on_fault=then.lock_on_fault
     )

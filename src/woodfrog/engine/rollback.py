@@ -347,12 +347,13 @@ def _look_at_objects(
 
 def _written_by_container(looked: Looked) -> set[int]:
     """Return the ids of shared memory and deleted files that the container can write to now."""
-    found = {
-        mapping.object
-        for process in looked.processes
-        for mapping in process.space.mappings
-        if mapping.writable
-    }
+    world, found = looked.world, set()
+    for process in looked.processes:
+        for mapping in process.space.mappings:
+            if mapping.writable and mapping.source is Source.SYSV:
+                found.add(world.ipc.memory(world.ipc_of(process.held.pid), mapping.object))
+            elif mapping.writable:
+                found.add(mapping.object)
     for file in looked.file_records:
         if file.flags & (ACCESS_MODE | O_PATH) in (os.O_WRONLY, os.O_RDWR):
             if isinstance(file, MemFd):
