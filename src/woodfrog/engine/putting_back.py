@@ -13,8 +13,15 @@ from woodfrog.image import direct_io
 from woodfrog.image.chain import Chain
 from woodfrog.image.layout import ANCESTOR, CHUNK
 from woodfrog.image.pages import read_exactly
+from woodfrog.kernel.abi.x86_64 import PAGE
 from woodfrog.kernel.comparing import equal_pages
-from woodfrog.kernel.process_memory import FileContents, ProcessMemory, write_memory
+from woodfrog.kernel.process_memory import (
+    FileContents,
+    ProcessMemory,
+    WholePages,
+    write_last_page,
+    write_memory,
+)
 from woodfrog.kernel.reading_many import Reads
 
 _MOST_KEPT = 256 << 20
@@ -23,7 +30,8 @@ _MOST_KEPT = 256 << 20
 class Write(msgspec.Struct, frozen=True):
     """Pages to be written to the memory of a process, `pid`, or to a file: `fd` is open on either.
 
-    Those that may be the same already are compared first. A file has no more than `size` bytes.
+    Those that may be the same already are compared first. A file has no more than `size` bytes;
+    but if it is memory (`whole`), its last page holds something behind its end, too.
     """
 
     fd: int
@@ -33,6 +41,7 @@ class Write(msgspec.Struct, frozen=True):
     compare: bool
     size: int | None = None
     pid: int = 0
+    whole: bool = False
 
 
 class Contents:
@@ -143,8 +152,7 @@ class Contents:
                 yield one
                 continue
             theirs = self._theirs()[: one.length]
-            there = ProcessMemory(one.fd) if one.size is None else FileContents(one.fd)
-            there.read(theirs, [(one.start, one.length)])
+            _now(one).read(theirs, [(one.start, one.length)])
             same = [*equal_pages(theirs, 0, contents, one.store % CHUNK, one.length)]
             at = 0
             for begin, end in [*same, (one.length, one.length)]:
@@ -161,8 +169,17 @@ class Contents:
         return memory
 
 
+def _now(one: Write) -> FileContents | ProcessMemory:
+    if one.size is None:
+        return ProcessMemory(one.fd)
+    return WholePages(one.fd) if one.whole else FileContents(one.fd)
+
+
 def _put(one: Write, data: memoryview) -> None:
     if one.size is not None:
+        last = one.size & -PAGE
+        if one.whole and last < one.size < one.start + len(data):
+            write_last_page(one.fd, last, data[last - one.start :])
         data = data[: max(one.size - one.start, 0)]
     done = 0
     while done < len(data):

@@ -13,7 +13,7 @@ from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.engine.standing import Standing
 from woodfrog.errors import UnsupportedResource
 from woodfrog.kernel import syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.pagemap import Pagemap, Ranges
 from woodfrog.remote.address import page_up
@@ -246,14 +246,15 @@ class SharedReset:
         wanted = then.pages
         has = [(one.start, one.start + one.length) for one in now.extents if one.start < then.size]
         self._punch = page_sets.outside(has, wanted)
-        present = page_sets.within(wanted, has)
+        # What is behind an end is cleared when the file is cut there.
+        kept = has if now.size == then.size else page_sets.common(has, [(0, then.size & -PAGE)])
+        present = page_sets.within(wanted, kept)
+        whole = isinstance(then, SharedMemory)
         self.writes = [
-            Write(fd, page.start, page.length, page.store, True, then.size) for page in present
+            Write(fd, one.start, one.length, one.store, compare, then.size, whole=whole)
+            for pages, compare in ((present, True), (_minus(wanted, present), False))
+            for one in pages
         ]
-        self.writes += (
-            Write(fd, page.start, page.length, page.store, False, then.size)
-            for page in _minus(wanted, present)
-        )
 
     def refuse_if_changed(self, contents: Contents) -> None:
         """Refuse what has changed and nobody in the container can write to (any more)."""

@@ -12,7 +12,12 @@ from woodfrog.engine.shared_objects import SharedObject
 from woodfrog.image import direct_io
 from woodfrog.image.container_file import Source, Writer
 from woodfrog.image.record import Record
-from woodfrog.kernel.process_memory import FileContents, ProcessMemory, read_written
+from woodfrog.kernel.process_memory import (
+    FileContents,
+    ProcessMemory,
+    WholePages,
+    read_written,
+)
 from woodfrog.resources import page_sets
 from woodfrog.resources.deleted_files import Found
 from woodfrog.resources.memory import Mapping, PageRange
@@ -130,9 +135,11 @@ class PageWriter:
     def write_object(self, one: SharedObject | Found) -> Record:
         """Write shared memory or a deleted file; returns its record."""
         contents = FileContents(one.fd)
-        if self._changes and isinstance(one, SharedObject):
-            self._changes.take_out(one, contents)
-            self.unchanged += sum(page.length for page in one.inherited)
+        if isinstance(one, SharedObject):
+            contents = WholePages(one.fd)
+            if self._changes:
+                self._changes.take_out(one, contents)
+                self.unchanged += sum(page.length for page in one.inherited)
         store = self._image.write_pages(
             [(contents, extent.start, extent.length) for extent in one.extents]
         )

@@ -5,14 +5,17 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.caller import HERE
 
 _IOVEC = struct.Struct("<2Q")
 _IOV_MAX = 1024
 _FICLONERANGE = 0x4020940D
+_PROT_READ, _PROT_READ_WRITE, _MAP_SHARED = 1, 3, 1
 
 
 class ProcessMemory:
@@ -91,6 +94,39 @@ class FileContents:
                     break
                 got += count
             at += length
+
+
+class WholePages(FileContents):
+    """The contents of memory that is a file, with what its last page holds behind the end."""
+
+    def read(self, into: memoryview, ranges: Sequence[tuple[int, int]]) -> None:
+        """Fill `into` with these (offset, length) ranges; past the last page come zeros."""
+        super().read(into, ranges)
+        size = os.fstat(self._fd).st_size
+        last = size & -PAGE
+        at = 0
+        for offset, length in ranges:
+            if last < size and offset <= last < offset + length:
+                begin = at + last - offset
+                with _mapped_page(self._fd, last, _PROT_READ) as page:
+                    read_written(os.getpid(), into[begin : begin + PAGE], [(page, PAGE)])
+            at += length
+
+
+def write_last_page(fd: int, start: int, contents: memoryview) -> None:
+    """Write the last page of memory that is a file, with what is behind its end."""
+    with _mapped_page(fd, start, _PROT_READ_WRITE) as page:
+        write_memory(os.getpid(), memoryview(bytearray(contents)), [(page, PAGE)])
+
+
+@contextmanager
+def _mapped_page(fd: int, start: int, protection: int) -> Iterator[int]:
+    """Map a page of a file; only calls may touch it, as it is gone if somebody cuts the file."""
+    page = syscalls.mmap(HERE, 0, PAGE, protection, _MAP_SHARED, fd, start)
+    try:
+        yield page
+    finally:
+        syscalls.munmap(HERE, page, PAGE)
 
 
 class SharableFile(FileContents):

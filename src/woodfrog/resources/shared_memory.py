@@ -215,6 +215,18 @@ def fill(program: Program, memory: SharedMemory, fd: int, pages: int, base: int)
         fill_huge(program, memory.extents, fd, pages, offset)
     else:
         fill_extents(program, memory.extents, memory.size, fd, pages, offset)
+        _fill_behind(program, memory, fd, pages, offset)
+
+
+def _fill_behind(program: Program, memory: SharedMemory, fd: int, pages: int, offset: int) -> None:
+    """Copy what the last page holds behind the end, which only mappings show."""
+    end = max((one.start + one.length for one in memory.extents), default=0)
+    if end > memory.size:
+        at = syscalls.mmap(program, 0, PAGE, _PROT_READ_WRITE, MAP_SHARED, fd, end - PAGE)
+        stored = sum(one.length for one in memory.extents)
+        got = program.call(SYS.PREAD64, pages, at, PAGE, offset + stored - PAGE)
+        program.expect(got, PAGE)
+        syscalls.munmap(program, at, PAGE)
 
 
 def map_whole(program: Program, memory: SharedMemory, fd: int) -> int:

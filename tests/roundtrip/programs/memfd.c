@@ -26,8 +26,9 @@ int main(void) {
 	must(fchown(inert, 0, 12));
 	must(fchmod(plain, 0751));
 	int kept = must(memfd_create("kept", MFD_ALLOW_SEALING));
-	must(ftruncate(kept, PAGE));
+	must(ftruncate(kept, PAGE - 200));
 	char *last = must(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, kept, 0));
+	fill(last, PAGE, 5);
 	must(fcntl(kept, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL));
 	char *only_read = must(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, second, 0)), *too_late = must(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, kept, 0));
 	fill(memory + PAGE, PAGE, 2);
@@ -45,6 +46,7 @@ int main(void) {
 	same("its seals", inert_seals, fcntl(inert, F_GET_SEALS));
 	same("writing to it", 1, pwrite(inert, "x", 1, 0));
 	same("seals of the one that is mapped for writing", F_SEAL_FUTURE_WRITE | F_SEAL_SEAL, fcntl(kept, F_GET_SEALS));
+	expect(is_filled(last, PAGE, 5), "what is behind its size is lost");
 	last[0] = 'x';
 	same("reading what was written by its mapping", 1, pread(kept, page, 1, 0));
 	same("that", 'x', page[0]);

@@ -44,6 +44,7 @@ int main(void) {
 	spoil(must(shmdt(last)); must(msgrcv(queue, &(struct message){0}, 100, 0, 0)););
 	same_maps(maps, read_proc("/proc/self/maps"));
 	expect(is_filled(one, 5 * PAGE, 1) && is_filled(between, 4 * PAGE, 3) && is_filled(last, PAGE, 4), "memory holds something else");
+	expect(is_filled(one + 19 * PAGE, PAGE, 1 + 19 * PAGE / 8), "what is behind its size is lost");
 	same("pieces attached", 4, about(holed).shm_nattch);
 	same("removed", SHM_DEST | 0600, about(removed).shm_perm.mode & 07777);
 	same("locked", SHM_LOCKED | 0666, about(successor).shm_perm.mode & 07777);
