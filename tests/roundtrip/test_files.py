@@ -149,6 +149,17 @@ def test_a_limit_on_open_files_that_is_too_low_is_named(
     assert verdict(woodfrog.restore(bundle, image)) == "ok\n"
 
 
+def test_that_a_trigger_of_pressure_is_another_is_told(woodfrog: Woodfrog) -> None:
+    trigger = r"exec 7<> /proc/pressure/io; printf 'some 500000 10000000\0' >&7"
+    bundle = shell(woodfrog, f"{trigger}; : > /work/ready; {WAIT}")
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+
+    assert "not kept: 1 triggers of pressure" in woodfrog("check", container.name).stdout
+    again = woodfrog.restore(bundle, frozen(container))
+    assert "lost at the checkpoint: 1 triggers of pressure" in woodfrog.output(again.name)
+
+
 def test_an_overlay_is_made_of_what_a_link_leads_to_inside(woodfrog: Woodfrog) -> None:
     layers = "lowerdir=/tmp/link/lower,upperdir=/tmp/link/upper,workdir=/tmp/link/work"
     script = (

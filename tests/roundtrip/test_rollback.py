@@ -321,6 +321,7 @@ CHANGES = (
     "close all",
     "be others",
     "call",
+    "press",
     "move",
     "remove",
     "in a thread",

@@ -8,6 +8,7 @@ import threading
 from told import obey
 
 HOME = ("127.0.0.1", 7000)
+TRIGGER = b"some 500000 10000000\0"
 
 file = open("/work/log", "w")
 file.write("x" * 10)
@@ -23,6 +24,8 @@ far = listener.accept()[0]
 watch.register(far, select.EPOLLIN)
 near.send(b"hello")
 counter = os.eventfd(5, os.EFD_NONBLOCK)
+pressed, unpressed = (os.open("/proc/pressure/cpu", os.O_RDWR) for _ in range(2))
+os.write(pressed, TRIGGER)
 
 CHANGES = {
     "read": lambda: (os.read(reader, 1), far.recv(3), os.eventfd_read(counter)),
@@ -31,11 +34,19 @@ CHANGES = {
     "close the other": lambda: (os.close(reader), far.close(), listener.close(), watch.close()),
     "close all": lambda: [os.closerange(3, 100)],
     "be others": lambda: [os.dup2(0, fd) for fd in (reader, far.fileno(), listener.fileno())],
+    "press": lambda: (os.close(pressed), os.write(unpressed, TRIGGER)),
     "call": lambda: [socket.create_connection(HOME).detach() for _ in range(3)],
     "move": lambda: os.rename("/work/log", "/work/moved"),
     "remove": lambda: os.unlink("/work/log"),
     "in a thread": lambda: threading.Thread(target=far.recv, args=[5]).start(),
 }
+
+
+def has_trigger(descriptor: int) -> bool:
+    """Tell whether a file of pressure has one: else a poll of it is an error."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLPRI)
+    return not any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def check() -> None:
@@ -46,6 +57,8 @@ def check() -> None:
     assert os.read(reader, 99) == b"abc"
     assert far.recv(99, socket.MSG_DONTWAIT) == b"hello"
     assert os.eventfd_read(counter) == 5
+    assert has_trigger(pressed)
+    assert not has_trigger(unpressed)
     assert watch.poll(0) == []
     os.write(writer, b"z")
     far.send(b"back")

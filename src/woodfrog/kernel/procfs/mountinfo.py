@@ -62,6 +62,11 @@ def super_option(mount: Mount, name: str) -> bytes | None:
     return None
 
 
+def inside(mount: Mount, path: bytes) -> bytes:
+    """Return where in its file system a path is that leads into a mount."""
+    return os.path.normpath(os.path.join(mount.root, os.path.relpath(path, mount.point)))
+
+
 def read_mounts(pid: int | str) -> list[Mount]:
     """Read the mounts that the process sees, in mount order."""
     with open(f"/proc/{pid}/mountinfo", "rb") as file:

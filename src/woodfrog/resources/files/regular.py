@@ -8,6 +8,8 @@ from typing import ClassVar, Self
 
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import directory, syscalls
+from woodfrog.kernel.procfs import mountinfo
+from woodfrog.resources.files import pressure
 from woodfrog.resources.files.base import FileRecord, Row, set_flags
 from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.open_file import CREATION_FLAGS, O_PATH, OpenFile
@@ -23,6 +25,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
 
     If it is `covered`, a mount that the container has made hides it: it is found before that. Of a
     directory that is made anew, positions are others: `last_read` is the name before this one.
+    A file of pressure may have a `trigger`.
     """
 
     row: ClassVar[Row] = Row(
@@ -30,6 +33,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
         kept=(
             "path, position, flags; what a mount hides by now; settings (/proc/sys);"
             " anything with a path by O_PATH",
+            "that a file of pressure (PSI) has a trigger",
         ),
         refused=(
             "in a file system that a program mounted, and that another one covers",
@@ -45,6 +49,7 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
     device: int
     covered: bool = False
     last_read: bytes = b""
+    trigger: pressure.Trigger = ""
 
     @property
     def place(self) -> tuple[bytes, bytes]:
@@ -90,7 +95,11 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
             device=found.st_rdev,
             covered=covered,
             last_read=_last_read(file, world) if kind == stat.S_IFDIR else b"",
+            trigger=pressure.trigger(file, world.place_of_mount(file.mnt_id).mounts[file.mnt_id]),
         )
+
+    def losses(self) -> dict[str, int]:
+        return {pressure.LOSS: bool(self.trigger)}
 
     def turn(self) -> int:
         # Who is bound to a socket's path makes it.
@@ -109,7 +118,9 @@ class RegularFile(FileRecord, frozen=True, tag="regular"):
         # becomes ours.
         flags |= os.O_NONBLOCK | os.O_NOCTTY
         fd = syscalls.openat2(program, path, flags, directory=where)
-        if self.position:
+        if self.trigger:
+            pressure.set_usual(program, fd, self.trigger, self.position)
+        elif self.position:
             program.expect(syscalls.lseek(program, fd, self.position), self.position)
         set_flags(program, fd, self.flags)
         return fd
@@ -154,9 +165,8 @@ def _is_setting(file: OpenFile, world: World) -> bool:
     mount = world.mounts.get(file.mnt_id)
     if mount is None or mount.type != "proc":
         return False
-    inside = os.path.join(mount.root, os.path.relpath(file.target, mount.point))
     covers = (one.point for number, one in world.mounts.items() if number != file.mnt_id)
-    return inside.startswith(b"/sys/") and not any(
+    return mountinfo.inside(mount, file.target).startswith(b"/sys/") and not any(
         os.path.commonpath([mount.point, point]) == mount.point
         and os.path.commonpath([point, file.target]) == point
         for point in covers
