@@ -31,6 +31,7 @@ PROGRAMS = (
     *("packets sockets", "packets ring 2", "packets ring 3", "packets sending", "tcp_waiting 4"),
     *("tcp_signed 4", "inet_options", "netlink_unread", "fanotify identities"),
     *("tcp_connections 4", "unix_names", "unix_pair stream", "working_directory"),
+    *("socket_owners", "pipe"),
     *("namespaces ipc", "namespace_sockets", "namespace_time", "namespace_users nested"),
     *("namespace_mounts pivoted", "namespace_mounts sandbox", "namespace_pid sandbox"),
     *("aio", "io_uring 0x3100", "io_uring_polled 2", "io_uring_registered 0"),

@@ -13,11 +13,13 @@ from woodfrog.resources import ids
 from woodfrog.resources.cgroups import Group, Hierarchy, Node
 from woodfrog.resources.file_entry import Attribute
 from woodfrog.resources.file_signals import FileSignals
+from woodfrog.resources.files.pipe import PipeEnd
 from woodfrog.resources.posix_queues import PosixQueue
 
 USERS = IdMap.of_text("         0     100000      65536\n     70000     500000         10\n")
 GROUPS = IdMap.of_text("0 200000 1000")
 MAPS = IdMaps(USERS, GROUPS)
+NONE = 0xFFFFFFFF
 
 
 def queue(uid: int, gid: int) -> PosixQueue:
@@ -68,6 +70,14 @@ def test_nobodys_ids_are_left_alone() -> None:
     assert ids.inside(nobodys, MAPS) is nobodys
 
 
+def test_a_pipe_may_be_that_of_a_stranger() -> None:
+    pipe = PipeEnd(
+        id=1, flags=0, pipe=7, capacity=4096, packets=[], packet_mode=False, uid=100_007, gid=0
+    )
+    inside = ids.inside(pipe, MAPS)
+    assert (inside.uid, inside.gid) == (7, NONE)
+
+
 @pytest.mark.parametrize(
     ("before", "now", "words"),
     [
@@ -110,9 +120,6 @@ def test_ids_in_attributes_are_turned() -> None:
     for name in (b"user.note", b"system.posix_acl_default", b"security.capability"):
         other = Attribute(name=name, value=b"of no such length")
         assert ids.inside(other, MAPS) == other
-
-
-NONE = 0xFFFFFFFF
 
 
 def packed(entries: list[tuple[int, int, int]]) -> bytes:

@@ -271,6 +271,11 @@ class Making(Workshop):
             self._be_within(namespaces)
             action(self)
         self._be_within({})
+        with self.by_all_rights():
+            for record in made:
+                record.give_away(self)
+                if len(self.program) > _PROGRAM_CALLS:
+                    self.run()
         self.run()
         self._delegates.end()
         for fd in self._spare:

@@ -31,9 +31,9 @@ class FileSignals(Part, frozen=True):
     euid: int
 
     @property
-    def is_unowned(self) -> bool:
-        """Tell whether nobody gets the signals."""
-        return self.owner == 0
+    def unowned(self) -> frozenset[str]:
+        """Return which fields name nobody: nobody gets the signals."""
+        return frozenset() if self.owner else frozenset(("uid", "euid"))
 
 
 def collect(

@@ -16,8 +16,10 @@ _USERS = {"uid", "euid", "cuid", "uids"}
 _GROUPS = {"gid", "cgid", "gids", "groups"}
 _OWNERS = {"name_owner"}  # a user and a group
 FIELDS = _USERS | _GROUPS | _OWNERS
-# Records with ids may have this property: then there is nobody that they could name.
-_UNOWNED = "is_unowned"
+# Records with ids may have this property: in which fields there is nobody that they could name.
+_UNOWNED = "unowned"
+# And this one: what stands in their own fields for somebody whom the user namespace lacks.
+_STRANGER = "stranger"
 
 # struct posix_acl_xattr_entry: tag, permissions, id; the ids are those of named users and groups.
 _ACL_ENTRY = struct.Struct("<HHI")
@@ -82,7 +84,10 @@ def _translate(record: R, user: Translate, group: Translate) -> R:
         value = _attribute(record.name, record.value, user, group)
         return msgspec.structs.replace(record, value=value)
     changed: dict[str, object] = {}
-    is_unowned = getattr(record, _UNOWNED, False)
+    unowned: frozenset[str] = getattr(record, _UNOWNED, frozenset())
+    own_user, own_group = user, group
+    if (stranger := getattr(record, _STRANGER, None)) is not None:
+        own_user, own_group = _or(stranger, user), _or(stranger, group)
     for name in record.__struct_fields__:
         value = getattr(record, name)
         if isinstance(value, msgspec.Struct):
@@ -92,15 +97,25 @@ def _translate(record: R, user: Translate, group: Translate) -> R:
                 _translate(one, user, group) if isinstance(one, msgspec.Struct) else one
                 for one in value
             )
-        elif is_unowned and name in FIELDS:
+        elif name in unowned:
             continue
         elif name in _USERS:
-            changed[name] = _each(value, user)
+            changed[name] = _each(value, own_user)
         elif name in _GROUPS:
-            changed[name] = _each(value, group)
+            changed[name] = _each(value, own_group)
         elif name in _OWNERS:
             changed[name] = (user(value[0]), group(value[1]))
     return msgspec.structs.replace(record, **changed) if changed else record
+
+
+def _or(stranger: int, translate: Translate) -> Translate:
+    def known(outside: int) -> int:
+        try:
+            return translate(outside)
+        except UnsupportedResource:
+            return stranger
+
+    return known
 
 
 def _has_records(values: list[object] | tuple[object, ...]) -> bool:

@@ -56,9 +56,9 @@ class SharedMemory(Record, frozen=True, tag="shared-memory"):
     gid: int = 0
 
     @property
-    def is_unowned(self) -> bool:
-        """Tell whether nobody can see whose it is."""
-        return self.memfd is None
+    def unowned(self) -> frozenset[str]:
+        """Return which fields name nobody: only whose a memfd is can be seen."""
+        return frozenset(("uid", "gid")) if self.memfd is None else frozenset()
 
     @property
     def pages(self) -> list[PageRange]:

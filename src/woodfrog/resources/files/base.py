@@ -51,6 +51,9 @@ class FileRecord(Record, frozen=True):
         """Read the file into a record with this id; raises UnsupportedResource."""
         raise NotImplementedError
 
+    def give_away(self, making: Making) -> None:
+        """Give it to its owner, once all files stand: we may lack the right to open it again."""
+
     def losses(self) -> Mapping[str, int]:
         """Return what of it a flag allowed to lose, or programs are told that is lost: how many."""
         return {}

@@ -21,13 +21,14 @@ from woodfrog.resources.files import (
     socket_options,
     udp_queue,
 )
-from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.base import Row, set_flags
 from woodfrog.resources.files.corked import Corked
 from woodfrog.resources.files.icmp_errors import Pending
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.multicast import Membership
 from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.owned import Socket, owner_of
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_option_table import (
     BOUND_TO_DEVICE,
@@ -50,7 +51,7 @@ _HOLDING_BACK = (socket.IPPROTO_UDP, IPPROTO_UDPLITE)
 _REUSE_ADDRESS, _REUSE_PORT = (socket.SOL_SOCKET, socket.SO_REUSEADDR), (socket.SOL_SOCKET, 15)
 
 
-class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
+class InetDatagramSocket(Socket, frozen=True, tag="inet-datagram-socket"):
     """A UDP, ICMP or raw socket. `peer` is empty unless it is connected."""
 
     row: ClassVar[Row] = Row(
@@ -103,6 +104,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             return cls(
                 id=number,
                 flags=file.flags,
+                **owner_of(file),
                 family=int(one.family),
                 type=int(one.type),
                 protocol=one.proto,
@@ -120,6 +122,7 @@ class InetDatagramSocket(FileRecord, frozen=True, tag="inet-datagram-socket"):
             )
 
     def refuse_wider(self, bounding: int) -> None:
+        super().refuse_wider(bounding)
         inet.check(self.family, End(self.local, self.port))
         if self.peer:
             inet.check(self.family, End(self.peer, self.peer_port))

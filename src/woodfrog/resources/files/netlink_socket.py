@@ -11,9 +11,10 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.netlink.messages import HEADER, NLM_F_ACK, NLM_F_REQUEST
 from woodfrog.resources.files import socket_filter, socket_options
-from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.base import Row, set_flags
 from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.owned import Socket, owner_of
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_option_table import CAP_NET_ADMIN, SOL_NETLINK
 from woodfrog.resources.files.socket_options import SO_BUF_LOCK, SO_RCVBUFFORCE, Option
@@ -29,7 +30,7 @@ _HIGHEST_PROTOCOL = 31
 _FOR_ALL = (0, 15)
 
 
-class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
+class NetlinkSocket(Socket, frozen=True, tag="netlink-socket"):
     """A netlink socket. `port` and `peer` are 0 if it has none; `lost` if news were unread."""
 
     row: ClassVar[Row] = Row(
@@ -71,6 +72,7 @@ class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
             return cls(
                 id=number,
                 flags=file.flags,
+                **owner_of(file),
                 type=int(one.type),
                 protocol=one.proto,
                 port=port,
@@ -86,6 +88,7 @@ class NetlinkSocket(FileRecord, frozen=True, tag="netlink-socket"):
         return {"netlink sockets are restored with the word that news were lost": int(self.lost)}
 
     def refuse_wider(self, bounding: int) -> None:
+        super().refuse_wider(bounding)
         kinds = (socket.SOCK_RAW, socket.SOCK_DGRAM)
         if self.type not in kinds or not 0 <= self.protocol <= _HIGHEST_PROTOCOL:
             raise ImageError("the image has a netlink socket of an unknown type")

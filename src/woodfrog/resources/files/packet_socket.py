@@ -15,9 +15,10 @@ from woodfrog.kernel.netlink.messages import socket_at
 from woodfrog.kernel.netlink.packet_diag import PacketInfo
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import packet_ring, socket_filter, socket_options
-from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.base import Row, set_flags
 from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.owned import Socket, owner_of
 from woodfrog.resources.files.packet_ring import SOL_PACKET, Ring
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_option_table import CAP_NET_RAW
@@ -44,7 +45,7 @@ class PacketMembership(Part, frozen=True):
     address: bytes
 
 
-class PacketSocket(FileRecord, frozen=True, tag="packet-socket"):
+class PacketSocket(Socket, frozen=True, tag="packet-socket"):
     """A packet socket. `protocol` is an EtherType, or 0 if it hears nothing.
 
     `device` is the one that it is bound to, empty if to all; `gone` if that is no more. `fanout` is
@@ -95,6 +96,7 @@ class PacketSocket(FileRecord, frozen=True, tag="packet-socket"):
             return cls(
                 id=number,
                 flags=file.flags,
+                **owner_of(file),
                 type=int(one.type),
                 protocol=found.protocol,
                 device=device,
@@ -118,6 +120,7 @@ class PacketSocket(FileRecord, frozen=True, tag="packet-socket"):
             )
 
     def refuse_wider(self, bounding: int) -> None:
+        super().refuse_wider(bounding)
         if self.type not in _TYPES or not 0 <= self.protocol < 1 << 16:
             raise ImageError("the image has a packet socket of an unknown type")
         if self.version not in _VERSIONS or not -1 <= self.fanout < 1 << 32:

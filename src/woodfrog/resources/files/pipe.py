@@ -4,7 +4,6 @@ import array
 import fcntl
 import os
 import select
-import stat
 import termios
 from collections.abc import Iterable
 from typing import ClassVar, Self
@@ -13,18 +12,17 @@ from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.caller import HERE
-from woodfrog.resources.files.base import FileRecord, Row, set_flags
+from woodfrog.resources.files.base import Row, set_flags
 from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.open_file import ACCESS_MODE, OpenFile
+from woodfrog.resources.files.owned import Owned, owner_of
 from woodfrog.resources.files.world import World
 
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
 _LARGEST = 1 << 31
-_USUAL_MODE = 0o600
-_NO_ID = 0xFFFFFFFF
 
 
-class PipeEnd(FileRecord, frozen=True, tag="pipe"):
+class PipeEnd(Owned, frozen=True, tag="pipe"):
     """One end of a pipe. `packets` are its contents, in one piece unless in packet mode."""
 
     row: ClassVar[Row] = Row(
@@ -37,10 +35,6 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
     capacity: int
     packets: list[bytes]
     packet_mode: bool
-    # Who may open it again, by /proc/PID/fd/N or /dev/stdout.
-    uid: int = 0
-    gid: int = 0
-    mode: int = _USUAL_MODE
 
     @classmethod
     def recognises(cls, file: OpenFile, world: World) -> bool:
@@ -63,14 +57,8 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
             capacity=capacity,
             packets=packets,
             packet_mode=file.stat.st_ino in world.packet_pipes,
-            uid=file.stat.st_uid,
-            gid=file.stat.st_gid,
-            mode=stat.S_IMODE(file.stat.st_mode),
+            **owner_of(file),
         )
-
-    def refuse_wider(self, bounding: int) -> None:
-        if self.mode & ~0o7777 or not (0 <= self.uid < _NO_ID and 0 <= self.gid < _NO_ID):
-            raise ImageError("a pipe in the image has an impossible owner or mode")
 
     def bonds(self) -> Iterable[object]:
         return [("pipe", self.pipe)]
@@ -85,9 +73,6 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
             making.share(key, ends)
             if self.capacity != 65536:
                 program.call(SYS.FCNTL, ends[1], F_SETPIPE_SZ, self.capacity)
-            if (self.uid, self.gid, self.mode) != (0, 0, _USUAL_MODE):
-                # We may lack the right to open it again, then.
-                making.at_end(self._give_away)
         if self.packets and not making.shared((*key, "filled")):
             # Every description of the read end has seen the same contents.
             making.share((*key, "filled"), True)
@@ -108,12 +93,6 @@ class PipeEnd(FileRecord, frozen=True, tag="pipe"):
         making.share(taken, True)
         set_flags(program, ends[side], self.flags)
         return ends[side]  # type: ignore[no-any-return]
-
-    def _give_away(self, making: Making) -> None:
-        fd = making.files[self.id]
-        with making.by_all_rights():
-            making.program.call(SYS.FCHOWN, fd, self.uid, self.gid)
-            making.program.call(SYS.FCHMOD, fd, self.mode)
 
     def _reopened(self, making: Making, end: int) -> int:
         fd = making.reopen_descriptor(end, self.flags)

@@ -33,6 +33,7 @@ from woodfrog.resources.files.base import FileRecord, Row, set_flags
 from woodfrog.resources.files.inet import End
 from woodfrog.resources.files.making import Making
 from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.owned import Socket, owner_of
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_option_table import BOUND_TO_DEVICE, IPPROTO_MPTCP
 from woodfrog.resources.files.socket_options import Option
@@ -47,7 +48,7 @@ _TCP_INFO = 11
 _RESET = select.POLLERR | select.POLLRDHUP
 
 
-class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
+class TcpSocket(Socket, frozen=True, tag="tcp-socket"):
     """A TCP socket. `reset` if it was connected, and is restored as a connection that broke, with
     what was `unread` by then.
 
@@ -154,6 +155,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         return cls(
             id=number,
             flags=file.flags,
+            **owner_of(file),
             family=family,
             state=state,
             local=local.address,
@@ -314,6 +316,7 @@ class TcpSocket(FileRecord, frozen=True, tag="tcp-socket"):
         }
 
     def refuse_wider(self, bounding: int) -> None:
+        super().refuse_wider(bounding)
         inet.check(self.family, End(self.local, self.port))
         if self.connection is not None:
             inet.check(self.family, End(self.connection.remote, self.connection.remote_port))

@@ -27,6 +27,7 @@ from woodfrog.resources.files import (
 from woodfrog.resources.files.base import FileRecord, Row, set_flags
 from woodfrog.resources.files.making import Maker, Making
 from woodfrog.resources.files.open_file import OpenFile
+from woodfrog.resources.files.owned import Socket, owner_of
 from woodfrog.resources.files.socket_filter import SocketFilter
 from woodfrog.resources.files.socket_options import Option
 from woodfrog.resources.files.unix_backlog import Arrived
@@ -35,7 +36,7 @@ from woodfrog.resources.files.unix_queue import Rights
 from woodfrog.resources.files.world import World
 
 
-class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
+class UnixSocketFile(Socket, frozen=True, tag="unix-socket"):
     """A socket. `pair` is the same for both ends of a connection, 0 if the other is not saved.
 
     `accepted` if it shares its name with a listener, which it is not, or with others that were
@@ -137,6 +138,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         return cls(
             id=number,
             flags=file.flags,
+            **owner_of(file),
             type=found.type,
             state=found.state,
             inode=inode,
@@ -172,23 +174,28 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         )
 
     @property
-    def is_unowned(self) -> bool:
-        """Tell whether the socket's name belongs to nobody: it is no path, or was removed."""
+    def has_no_path(self) -> bool:
+        """Tell whether the socket's name is no path, or was removed."""
         return self.name_mode == 0
+
+    @property
+    def unowned(self) -> frozenset[str]:
+        """Return which fields name nobody."""
+        return frozenset(("name_owner",)) if self.has_no_path else frozenset()
 
     @property
     def own_name(self) -> Name:
         """Return what it is bound to."""
         if self._is_aside:
             return unix_names.aside(self.name, self.name_alias)
-        stands = not self.is_unowned or self.name[:1] == b"\0"
+        stands = not self.has_no_path or self.name[:1] == b"\0"
         return Name(self.name, self.name_directory, stands)
 
     @property
     def _is_aside(self) -> bool:
         """Tell whether its name is a relative path whose directories are other ones by now."""
         is_relative = self.name[:1] not in (b"", b"\0", b"/")
-        return is_relative and not (self.is_unowned or self.name_directory)
+        return is_relative and not (self.has_no_path or self.name_directory)
 
     def losses(self) -> dict[str, int]:
         return {
@@ -230,6 +237,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
         return {file for one in carried for file in one.files}
 
     def refuse_wider(self, bounding: int) -> None:
+        super().refuse_wider(bounding)
         socket_options.refuse_wider(self.options, socket.AF_UNIX, self.type, 0, bounding)
         if self.senders and len(self.senders) != len(self.queue):
             raise ImageError("a unix socket has another number of senders than of datagrams")
@@ -257,7 +265,7 @@ class UnixSocketFile(FileRecord, frozen=True, tag="unix-socket"):
             fd = unix_pairs.restore_end(making, self)
         else:
             fd = self._restore_single(making)
-        if not (self.is_named_by_others or self.is_unowned):
+        if not (self.is_named_by_others or self.has_no_path):
             paths = unix_names.unfinished(making).paths
             path = unix_paths.BoundPath(self.name_mode, self.name_owner, self.name_alias)
             paths[self.own_name.path] = path
