@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from woodfrog.engine.workshop import Workshop
-from woodfrog.errors import UnsupportedResource, while_
+from woodfrog.errors import ImageError, UnsupportedResource, while_
 from woodfrog.kernel import syscalls
 from woodfrog.kernel.capability import CAP_NET_ADMIN, CAP_NET_RAW
 from woodfrog.remote import descriptors
@@ -308,15 +308,21 @@ class Making(Workshop):
             self._undo.callback(os.close, self._root)
         ours = descriptors.fetch(self.stub.pid, self.files[record.id])
         self._undo.callback(os.close, ours)
-        deleted = {}
-        for number in record.needs_deleted():
-            path = f"/proc/{self.stub.pid}/fd/{self.memory_object(number)}"
-            deleted[number] = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            self._undo.callback(os.close, deleted[number])
-        self._last.append((record, ours, deleted))
+        deleted = {one: self._named(self.memory_object(one)) for one in record.needs_deleted()}
+        needed = record.needs_files()
+        if not needed <= self.files.keys():
+            raise ImageError(f"file {record.id} of the image needs others that the image lacks")
+        files = {one: self._named(self.files[one]) for one in needed}
+        self._last.append((record, ours, deleted, files))
+
+    def _named(self, fd: int) -> int:
+        """Return a descriptor of ours, to the end, that only names what the stub has."""
+        ours = os.open(f"/proc/{self.stub.pid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+        self._undo.callback(os.close, ours)
+        return ours
 
     def complete(self) -> None:
         """Have files do what must come last."""
-        for record, descriptor, deleted in self._last:
+        for record, descriptor, deleted, files in self._last:
             with while_(f"completing file {record.id} ({type(record).__name__})"):
-                record.complete(descriptor, self._root, deleted)
+                record.complete(descriptor, self._root, deleted, files)

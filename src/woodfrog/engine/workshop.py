@@ -121,7 +121,7 @@ class Workshop:
         self._linked: set[int] = set()
         # Descriptors of ours, and the seals that they get later.
         self._unsealed: list[tuple[int, int]] = []
-        self._last: list[tuple[FileRecord, int, dict[int, int]]] = []
+        self._last: list[tuple[FileRecord, int, dict[int, int], dict[int, int]]] = []
         self._root = -1
         self._delegates = Delegates(stub)
         self._kept: _Made[object, Any] = _Made()

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from woodfrog.engine.rings import Rings
     from woodfrog.engine.sockets import Sockets
 
+_NAMELESS = (b"/memfd:", b"pipe:", b"socket:")
+
 
 class World:
     """See resources.files.world.World; `view` is a process whose root is the container's."""
@@ -379,6 +381,15 @@ class World:
                 f"watches inode {inode} of the file system {major}:{minor}, whose name is not found"
             )
         return name, 0
+
+    def nameless(self, device: tuple[int, int], inode: int) -> int:
+        """See the protocol."""
+        for file in self._files:
+            if file.target.startswith(_NAMELESS) and not file.flags & O_PATH:
+                found = file.stat
+                if (found.st_dev, found.st_ino) == (os.makedev(*device), inode):
+                    return file.number
+        return 0
 
     def close(self) -> None:
         """Close what was opened."""

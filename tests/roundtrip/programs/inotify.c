@@ -1,6 +1,7 @@
-/* Watched directories and files, one renamed since, one removed, one that a watch was taken from; nothing happens to them by the freeze. */
+/* Watched directories and files, one renamed since, one removed, one that a watch was taken from, and what has no name; nothing happens to them by the freeze. */
 #include "wait.h"
 #include <sys/inotify.h>
+#include <sys/socket.h>
 
 /* A checkpoint reads what is in a tmpfs or deleted: that is seen. */
 enum { ALL = IN_ALL_EVENTS & ~(IN_OPEN | IN_ACCESS | IN_CLOSE_NOWRITE) };
@@ -23,6 +24,13 @@ static void happens(int watcher, int number, uint32_t mask, const char *name) {
 
 static int make(const char *name) { return must(open(name, O_RDWR | O_CREAT, 0644)); }
 
+/* Watch what a descriptor names. */
+static int watch(int watcher, int fd, uint32_t mask) {
+	char link[32];
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	return must(inotify_add_watch(watcher, link, mask));
+}
+
 int main(void) {
 	char bytes[4096];
 	int watcher = must(inotify_init1(IN_NONBLOCK | IN_CLOEXEC)), other = must(inotify_init());
@@ -37,6 +45,9 @@ int main(void) {
 	int temporary = must(inotify_add_watch(watcher, "/tmp/directory", ALL));
 	int gone = must(inotify_add_watch(watcher, in_work("removed"), ALL));
 	int elsewhere = must(inotify_add_watch(other, "/proc/sys", IN_ACCESS));
+	int ends[2], pair[2], memory = must(memfd_create("watched", 0));
+	must(pipe(ends)), must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	int nameless[] = {watch(watcher, memory, IN_MODIFY), watch(watcher, ends[0], IN_MODIFY), watch(watcher, pair[1], IN_ATTRIB)};
 	must(rename(in_work("before"), in_work("after")));
 	must(unlink(in_work("removed")));
 	while (next(watcher, bytes))
@@ -66,6 +77,14 @@ int main(void) {
 	happens(watcher, gone, IN_MODIFY, "");
 	close(removed);
 	expect(next(watcher, bytes) == 48, "the removed one's end isn't told"); /* closed, deleted, gone */
+	char link[32];
+	snprintf(link, sizeof link, "/proc/self/fd/%d", memory);
+	must(write(must(open(link, O_WRONLY)), "x", 1)); /* newer kernels tell nothing of what memfd_create(2) has opened */
+	happens(watcher, nameless[0], IN_MODIFY, "");
+	must(write(ends[1], "x", 1));
+	happens(watcher, nameless[1], IN_MODIFY, "");
+	same("removing the watch of a socket", 0, inotify_rm_watch(watcher, nameless[2]));
+	happens(watcher, nameless[2], IN_IGNORED, "");
 	same("removing a watch", 0, inotify_rm_watch(other, elsewhere));
 	return report();
 }

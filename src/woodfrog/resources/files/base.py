@@ -130,10 +130,16 @@ class FileRecord(Record, frozen=True):
         """Return the ids of the deleted files that `complete` will need."""
         return set()
 
-    def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
+    def needs_files(self) -> set[int]:
+        """Return the ids of the other open files that `complete` will need."""
+        return set()
+
+    def complete(
+        self, descriptor: int, root: int, deleted: Mapping[int, int], files: Mapping[int, int]
+    ) -> None:
         """Do what must come last of all, when nothing of ours touches any files any more.
 
-        All three are descriptors of ours: of this file, the container's root, deleted files.
+        All are descriptors of ours: of this file, the container's root, deleted and open files.
         """
 
     def verify(self, descriptor: int) -> None:

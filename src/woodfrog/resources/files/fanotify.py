@@ -125,7 +125,9 @@ class Fanotify(FileRecord, frozen=True, tag="fanotify"):
     def needs_deleted(self) -> set[int]:
         return {one.deleted for one in self.marks} - {0}
 
-    def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
+    def complete(
+        self, descriptor: int, root: int, deleted: Mapping[int, int], files: Mapping[int, int]
+    ) -> None:
         if self.overflow:
             fanotify_overflow.make(descriptor)
         # The kernel shows the newest first.

@@ -28,12 +28,13 @@ _OTHER_WAYS = 0x20000000 | 0x10000000 | 0x02000000
 
 
 class InotifyWatch(Part, frozen=True):
-    """One watch: its number, what for, and the path, or the id of a deleted file."""
+    """One watch: its number, what for, and the path, or the id of a deleted or a nameless file."""
 
     number: int
     mask: int
     path: bytes
     deleted: int
+    file: int = 0
 
 
 class Inotify(FileRecord, frozen=True, tag="inotify"):
@@ -44,7 +45,7 @@ class Inotify(FileRecord, frozen=True, tag="inotify"):
 
     row: ClassVar[Row] = Row(
         called="inotify",
-        kept=("watches, by their numbers",),
+        kept=("watches, by their numbers, also of memfds, pipes and sockets",),
     )
     watches: list[InotifyWatch]
     overflow: bool
@@ -83,32 +84,39 @@ class Inotify(FileRecord, frozen=True, tag="inotify"):
     def needs_deleted(self) -> set[int]:
         return {watch.deleted for watch in self.watches} - {0}
 
-    def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
+    def needs_files(self) -> set[int]:
+        return {watch.file for watch in self.watches} - {0}
+
+    def complete(
+        self, descriptor: int, root: int, deleted: Mapping[int, int], files: Mapping[int, int]
+    ) -> None:
         if self.overflow:
             _overflow(descriptor)
         for watch in self.watches:
-            fd = deleted[watch.deleted] if watch.deleted else _open(root, watch.path)
+            if watch.file or watch.deleted:
+                fd = files[watch.file] if watch.file else deleted[watch.deleted]
+                _add(descriptor, fd, watch.number, watch.mask)
+                continue
+            fd = _open(root, watch.path)
             try:
                 _add(descriptor, fd, watch.number, watch.mask)
             finally:
-                if not watch.deleted:
-                    os.close(fd)
+                os.close(fd)
 
 
 def _watch(line: str, world: World) -> InotifyWatch:
     # inotify wd:1 ino:3f7e8 sdev:fe00000 mask:fff ignored_mask:0 fhandle-bytes:8 fhandle-type:1
     # f_handle:e8f7030000000000
     fields = dict(word.split(":") for word in line.split()[1:])
+    number, mask, inode = (int(fields[name], 16) for name in ("wd", "mask", "ino"))
     device = int(fields["sdev"], 16)
-    path, deleted = world.find_inode(
-        (device >> _MINOR_BITS, device & (1 << _MINOR_BITS) - 1),
-        int(fields["ino"], 16),
-        int(fields.get("fhandle-type", "0"), 16),
-        bytes.fromhex(fields.get("f_handle", "")),
-    )
-    return InotifyWatch(
-        number=int(fields["wd"], 16), mask=int(fields["mask"], 16), path=path, deleted=deleted
-    )
+    place = device >> _MINOR_BITS, device & (1 << _MINOR_BITS) - 1
+    if file := world.nameless(place, inode):
+        return InotifyWatch(number=number, mask=mask, path=b"", deleted=0, file=file)
+    kind = int(fields.get("fhandle-type", "0"), 16)
+    handle = bytes.fromhex(fields.get("f_handle", ""))
+    path, deleted = world.find_inode(place, inode, kind, handle)
+    return InotifyWatch(number=number, mask=mask, path=path, deleted=deleted)
 
 
 def _open(root: int, path: bytes) -> int:

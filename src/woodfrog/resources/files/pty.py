@@ -172,7 +172,9 @@ class PtyMaster(FileRecord, frozen=True, tag="pty-master"):
         lines = [pty.Line(line.data, line.ended) for line in self.input]
         pty.fill(descriptor, pty.Queues(lines, self.output, self.stopped, self.news))
 
-    def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
+    def complete(
+        self, descriptor: int, root: int, deleted: Mapping[int, int], files: Mapping[int, int]
+    ) -> None:
         if self.opened:
             self._fill(descriptor)
             if self.exclusive:

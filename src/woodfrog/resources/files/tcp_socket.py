@@ -333,7 +333,9 @@ class TcpSocket(Socket, frozen=True, tag="tcp-socket"):
             return lacks
         return inet.missing_address(descriptor, End(self.local, self.port), self.family)
 
-    def complete(self, descriptor: int, root: int, deleted: Mapping[int, int]) -> None:
+    def complete(
+        self, descriptor: int, root: int, deleted: Mapping[int, int], files: Mapping[int, int]
+    ) -> None:
         if self.connection is not None:
             tcp_connection.resume(descriptor, self.connection, self.state, self.options)
         elif self.connecting:

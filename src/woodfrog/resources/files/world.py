@@ -110,6 +110,9 @@ class World(Protocol):
         `handle`, of this kind, is as name_to_handle_at(2) gives it.
         """
 
+    def nameless(self, device: tuple[int, int], inode: int) -> int:
+        """Return the id of an open memfd, pipe or socket by its inode; 0 if nobody has it."""
+
     def deleted_file(self, file: OpenFile) -> int:
         """Return the id of the deleted file that such a file is."""
 
