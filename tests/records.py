@@ -76,13 +76,13 @@ _MAY_DIFFER = (
         "sockets are bound anew",
     ),
     (
-        "socket_owners|tcp_(connections|multipath|nested|signed|urgent|waiting)",
+        "socket_owners|tcp_(backlog|connections|multipath|nested|signed|urgent|waiting)",
         r"tcp-socket\.options.*",
         "buffers grow with what is in them",
     ),
     ("packets", r"packet-socket\.taking\.contents.*", "of the block that is being filled"),
     (
-        "socket_owners|tcp_(signed|multipath|ends|urgent)",
+        "socket_owners|tcp_(backlog|signed|multipath|ends|urgent)",
         r"tcp-socket\.connection\.(timestamp|window)",
         "clocks go on",
     ),

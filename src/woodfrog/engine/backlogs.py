@@ -159,6 +159,7 @@ def _made_anew(world: World, group: list[Unread]) -> list[tuple[int, list[Waitin
     callers = [_caller(world, one) for one in found]
     held = [nftables.Connection(one.local, one.remote) for one in callers if one is not None]
     taken: dict[int, Waiting] = {}
+    received_to: dict[int, int] = {}
     hung_up: dict[int, HungUp] = {}
     answer: list[tuple[int, list[int]]] = []
     # Nobody may tell a caller that the end has gone that we have accepted.
@@ -172,8 +173,9 @@ def _made_anew(world: World, group: list[Unread]) -> list[tuple[int, list[Waitin
             numbers = []
             with socket.socket(fileno=os.dup(opened.descriptor)) as one:
                 for _ in range(unread.queued):
-                    ends, data, urgent = tcp_backlog.take(one)
+                    ends, data, urgent, end = tcp_backlog.take(one)
                     number = at[ends]
+                    received_to[number] = end
                     numbers.append(number)
                     taken[number] = msgspec.structs.replace(known[number], data=data, urgent=urgent)
             answer.append((opened.number, numbers))
@@ -181,7 +183,8 @@ def _made_anew(world: World, group: list[Unread]) -> list[tuple[int, list[Waitin
             caller = callers[number]
             file = world.open_socket(caller.inode) if caller is not None else None
             if caller is not None and file is not None:
-                hung_up[number] = HungUp(file.descriptor, End(*caller.local))
+                local = End(*caller.local)
+                hung_up[number] = HungUp(file.descriptor, local, received_to[number])
                 data = one_taken.data + hung_up[number].unsent
                 taken[number] = msgspec.structs.replace(one_taken, data=data)
     for number, called in taken.items():

@@ -123,10 +123,10 @@ def call_for_closed(making: Making, waiting: Waiting) -> None:
 # The same, at a checkpoint: to read what waits, it must be accepted; so it is made anew at once.
 
 
-def take(listener: socket.socket) -> tuple[tuple[End, End], bytes, int]:
+def take(listener: socket.socket) -> tuple[tuple[End, End], bytes, int, int]:
     """Accept a connection that waits, and end it silently.
 
-    Returns its ends, ours first, what came, and which byte of that is urgent, or -1.
+    Returns its ends, ours first, what came, which byte of that is urgent, or -1, and where it ends.
     """
     accepted, name = listener.accept()
     with accepted:
@@ -138,7 +138,8 @@ def take(listener: socket.socket) -> tuple[tuple[End, End], bytes, int]:
 class HungUp:
     """An other end that is connected no more, for a moment in which nothing comes for it."""
 
-    def __init__(self, descriptor: int, local: End) -> None:
+    def __init__(self, descriptor: int, local: End, received_to: int) -> None:
+        """Of what it has sent, the peer has got all up to a sequence number."""
         self._one = one = socket.socket(fileno=os.dup(descriptor))
         self._local = local
         self._kept = {
@@ -147,7 +148,7 @@ class HungUp:
         }
         self._size = one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         tcp_connection.begin_repair(one)
-        self.unsent = tcp_connection.to_be_sent(one)
+        self.unsent = tcp_connection.to_be_sent(one, received_to)
         HERE.call(SYS.CONNECT, descriptor, _UNSPECIFIED, len(_UNSPECIFIED))
         one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # that it was ended
 

@@ -103,20 +103,21 @@ def set_repair(program: Program, fd: int, *, on: bool) -> None:
     _set(program, fd, _TCP_REPAIR, _REPAIR_ON if on else _REPAIR_OFF_QUIETLY)
 
 
-def received(one: socket.socket) -> tuple[bytes, int]:
+def received(one: socket.socket) -> tuple[bytes, int, int]:
     """Return what a connection under repair has received, and nobody has read.
 
-    And which byte of that is urgent (MSG_OOB), or -1.
+    And which byte of that is urgent (MSG_OOB), or -1, and the sequence number behind it.
     """
     waiting = _received(one)
-    return _queue(one, _RECEIVE_QUEUE, waiting)[1], waiting.urgent
+    end, data = _queue(one, _RECEIVE_QUEUE, waiting)
+    return data, waiting.urgent, end
 
 
-def to_be_sent(one: socket.socket) -> bytes:
-    """Return what a connection under repair has sent, or will, and its peer has not received."""
+def to_be_sent(one: socket.socket, received_to: int) -> bytes:
+    """Return what a connection under repair has sent, or will, behind what its peer has."""
     finished = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _WE_FINISHED
-    waiting = _Queue(max(_ask(one, _SIOCOUTQ) - finished, 0))
-    return _queue(one, _SEND_QUEUE, waiting)[1]
+    end, data = _queue(one, _SEND_QUEUE, _Queue(max(_ask(one, _SIOCOUTQ) - finished, 0)))
+    return data[received_to - (end - finished - len(data)) & _WORD :]
 
 
 def collect(one: socket.socket, found: InetSocket, *, outside: bool) -> Connection:
