@@ -20,7 +20,7 @@ from woodfrog.remote.program import Program
 from woodfrog.resources import shared_memory
 from woodfrog.resources.files import socket_options
 from woodfrog.resources.files.base import DescriptorTable, FileRecord
-from woodfrog.resources.files.making import Maker
+from woodfrog.resources.files.making import MUCH, Maker
 from woodfrog.resources.files.unix_paths import SIOCUNIXFILE
 from woodfrog.resources.membership import Membership
 
@@ -105,8 +105,7 @@ class Making(Workshop):
             with while_(f"making the deleted file {os.fsdecode(one.path)}"):
                 self._be_within({"mnt": one.mounts} if one.mounts else {})
                 self._make_deleted_file(one, opened.get(one.id, ()), one.id in written, pages, base)
-                if len(self.program) > _PROGRAM_CALLS:
-                    self.run()
+                self._run_if_full()
         self.run()
         self._be_within({})
 
@@ -264,18 +263,17 @@ class Making(Workshop):
                 fd = record.restore(self)
                 self.files[record.id] = self._up(fd)
                 made.append(record)
-            if len(self.program) > _PROGRAM_CALLS:
-                self.run()
+            self._run_if_full()
         self.run()
         for namespaces, action in self._at_end:
             self._be_within(namespaces)
             action(self)
+            self._run_if_full()
         self._be_within({})
         with self.by_all_rights():
             for record in made:
                 record.give_away(self)
-                if len(self.program) > _PROGRAM_CALLS:
-                    self.run()
+                self._run_if_full()
         self.run()
         self._delegates.end()
         for fd in self._spare:
@@ -300,6 +298,10 @@ class Making(Workshop):
                     self.missing.append(missing)
             finally:
                 os.close(descriptor)
+
+    def _run_if_full(self) -> None:
+        if len(self.program) > _PROGRAM_CALLS or not self.has_room(MUCH):
+            self.run()
 
     def _keep_for_last(self, record: FileRecord) -> None:
         """Fetch what `complete` needs, while the root stub still has it, and stands in its root."""

@@ -16,7 +16,7 @@ from woodfrog.engine.making_namespaces import MadeNamespaces
 from woodfrog.engine.passing import Delegates
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel import syscalls
-from woodfrog.kernel.abi.x86_64 import SYS
+from woodfrog.kernel.abi.x86_64 import PAGE, SYS
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.mounts import AT_EMPTY_PATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from woodfrog.remote import descriptors
@@ -409,6 +409,10 @@ class Workshop:
         program = self.program
         self.run()
         return program[fd] if isinstance(fd, Placeholder) else fd
+
+    def has_room(self, length: int) -> bool:
+        """See the protocol."""
+        return self.program.room > length + PAGE
 
     def ours(self, fd: int) -> int:
         """See the protocol."""

@@ -5,7 +5,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-enum { CLIENTS = 1, SIZE = 20 << 20 };
+enum { CLIENTS = 2, SIZE = 20 << 20 };
 static char sent[SIZE], got[SIZE + 1];
 
 int main(void) {

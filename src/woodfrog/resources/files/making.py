@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# One file may have so much in a queue, as a rule: who makes many has calls run where there is less.
+MUCH = 24 << 20
+
 
 class Maker(Part, frozen=True):
     """Who made a file, as the kernel remembers of some: a process (0: it has ended) and user."""
@@ -128,6 +131,9 @@ class Making(Protocol):
 
     def settle(self, fd: int) -> int:
         """Run the calls so far; returns the number of a descriptor."""
+
+    def has_room(self, length: int) -> bool:
+        """Tell whether so many bytes can be passed in before calls must run (`settle`)."""
 
     def send(self, ours: int) -> int:
         """Give the stub a descriptor of ours; returns its own."""

@@ -76,8 +76,8 @@ def begin(program: Program, fd: int, local: End, family: int) -> None:
     tcp_connection.set_repair(program, fd, on=False)
 
 
-def call(making: Making, fd: int, family: int, waiting: Waiting) -> None:
-    """Connect the other end, in the root stub, and send what had been sent."""
+def call(making: Making, fd: int, family: int, waiting: Waiting) -> int:
+    """Connect the other end, in the root stub, and send what had been sent; returns that one."""
     program = making.program
     general = socket.SOL_SOCKET
     program.call(SYS.SETSOCKOPT, fd, general, socket.SO_SNDTIMEO, _TIMEOUT, len(_TIMEOUT))
@@ -87,6 +87,9 @@ def call(making: Making, fd: int, family: int, waiting: Waiting) -> None:
     address = End(waiting.target, waiting.target_port).packed(family)
     program.call(SYS.CONNECT, fd, address, len(address))
     for piece, flags in _pieces(waiting):
+        if not making.has_room(len(piece)):
+            fd = making.settle(fd)
+            program = making.program
         sent = program.call(SYS.SENDTO, fd, piece, len(piece), flags, 0, 0)
         program.expect(sent, len(piece))
     if waiting.finished:
@@ -96,6 +99,7 @@ def call(making: Making, fd: int, family: int, waiting: Waiting) -> None:
         usual = fresh.getsockopt(general, socket.SO_SNDBUF) // 2
     socket_options.set_buffer(program, fd, socket.SO_SNDBUF, usual, force=force)
     program.call(SYS.SETSOCKOPT, fd, general, socket_options.SO_BUF_LOCK, bytes(4), 4)
+    return fd
 
 
 def _pieces(waiting: Waiting) -> Iterator[tuple[bytes, int]]:
@@ -114,10 +118,10 @@ def call_for_closed(making: Making, waiting: Waiting) -> None:
     """Likewise, for one whose other end is closed since."""
     family = socket.AF_INET if len(waiting.target) == 4 else socket.AF_INET6
     program = making.program
-    fd = program.call(SYS.SOCKET, family, socket.SOCK_STREAM, 0)
+    fd: int = program.call(SYS.SOCKET, family, socket.SOCK_STREAM, 0)
     begin(program, fd, End(waiting.source, waiting.port), family)
-    call(making, fd, family, waiting)
-    syscalls.close(program, fd)
+    fd = call(making, fd, family, waiting)
+    syscalls.close(making.program, fd)
 
 
 # The same, at a checkpoint: to read what waits, it must be accepted; so it is made anew at once.

@@ -12,7 +12,7 @@ from woodfrog.kernel import mounts, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote.program import Program
 from woodfrog.resources.files import unix_paths, unix_peers
-from woodfrog.resources.files.making import Maker, Making, needed
+from woodfrog.resources.files.making import MUCH, Maker, Making, needed
 from woodfrog.resources.files.unix_paths import BoundPath
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -90,6 +90,8 @@ class Unfinished:
         """Fill queues, connect datagram sockets, and give paths their mode and owner."""
         for fill in self.fills:
             fill(making)
+            if not making.has_room(MUCH):
+                making.settle(-1)
         program = making.program
         waiting = self.datagrams
         while waiting:
