@@ -112,6 +112,7 @@ def outside(
         ("others.c vsock", "vsock"),
         ("tcp_unread.c announced", "with urgent data (MSG_OOB) that were announced"),
         ("tcp_unread.c orphaned", "which is closed there but has yet to bring"),
+        ("tcp_unread.c unaccepted", "or were closed by clients who had sent more than has come"),
         ("tcp_unread.c notified", "with notifications (SO_ZEROCOPY)"),
     ],
 )

@@ -75,10 +75,17 @@ def _address(listener: InetSocket) -> bytes:
 
 
 def _is_whole(world: World, unread: Unread) -> bool:
-    """Tell whether all that is in a listener's queue is known, and comes from inside."""
+    """Tell whether all that is in a listener's queue is known, comes from inside, and has come."""
     return unread.queued == unread.listener.receive_queue and all(
-        _is_inside(world, one) for one in unread.found
+        _is_inside(world, one) and _has_come(world, one) for one in unread.found
     )
+
+
+def _has_come(world: World, one: InetSocket) -> bool:
+    """Tell whether nothing is left to come from an end that is closed, and that nobody can read."""
+    peer = world.sockets.peer_of(one)
+    is_left = peer is not None and peer.is_orphan and peer.send_queue > 1  # its end counts, too
+    return one.state == TCP_CLOSE_WAIT or not is_left
 
 
 def _has_data(unread: Unread) -> bool:

@@ -1,5 +1,5 @@
 /* TCP connections within the container, on descriptor 77, that hold what cannot be kept: the word that a byte is urgent (MSG_OOB) which has
- * yet to come, the word that data have been sent (MSG_ZEROCOPY), or more to come from a peer that is closed. */
+ * yet to come, the word that data have been sent (MSG_ZEROCOPY), or more to come from a peer that is closed; or a listener with such a one that nobody has accepted. */
 #include "../programs/wait.h"
 #include <arpa/inet.h>
 #include <sys/socket.h>
@@ -14,14 +14,15 @@ int main(int count, char **arguments) {
 	must(bind(listener, (void *)&name, sizeof name));
 	must(listen(listener, 1));
 	must(connect(client, (void *)&name, sizeof name));
-	int server = must(accept(listener, NULL, NULL));
-	int *one = strcmp(what, "notified") ? &server : &client;
+	bool accepted = strcmp(what, "unaccepted");
+	int server = accepted ? must(accept(listener, NULL, NULL)) : -1;
+	int *one = !accepted ? &listener : strcmp(what, "notified") ? &server : &client;
 	must(dup2(*one, 77) | close(*one));
 	*one = 77;
 	if (!strcmp(what, "notified")) {
 		must(setsockopt(client, SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)));
 		must(send(client, "hello", 5, MSG_ZEROCOPY));
-	} else if (!strcmp(what, "orphaned")) {
+	} else if (!strcmp(what, "orphaned") || !accepted) {
 		for (ssize_t got; (got = send(client, much, sizeof much, MSG_DONTWAIT)) > 0;)
 			sent += got;
 		must(close(client));
@@ -36,6 +37,8 @@ int main(int count, char **arguments) {
 			usleep(10000);
 	}
 	freeze_here();
+	if (!accepted)
+		server = must(accept(listener, NULL, NULL));
 	if (!strcmp(what, "announced"))
 		must(setsockopt(server, SOL_SOCKET, SO_OOBINLINE, &(int){1}, sizeof(int)));
 	for (ssize_t got; sent > 0; sent -= got)

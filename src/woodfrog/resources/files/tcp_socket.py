@@ -145,8 +145,8 @@ class TcpSocket(Socket, frozen=True, tag="tcp-socket"):
         if left and not (waiting or world.tcp_close or world.tcp_skip_in_flight):
             raise UnsupportedResource(
                 f"{left} TCP connections to port {local.port} have not been accepted,"
-                " and lead outside, hold data in a network that others have, too, or are"
-                " in one that a program made",
+                " and lead outside, hold data in a network that others have, too, are in one that"
+                " a program made, or were closed by clients who had sent more than has come",
                 hint="--tcp-skip-in-flight restores the listener without them",
             )
         connecting = b""
