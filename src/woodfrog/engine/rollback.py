@@ -374,14 +374,13 @@ def _look_at_files(
     """Compare the files that the image has; return what sets those back that have changed."""
     stored = Stored(image)
     view = looked.world.view
-    pages, base = image.open_pages()
     resets: list[Callable[[], None]] = []
     for record in plan.tmpfs:
         if record.destination not in bounds.tmpfs:
             continue  # nothing that the container has of its own: an image could name any place
         reset = tmpfs.look_for_rollback(view, record, stored, bounds.bounding)
         if reset.make or reset.remove:
-            resets.append(partial(tmpfs.roll_back, view, record, reset, pages, base))
+            resets.append(partial(tmpfs.roll_back, view, record, reset, *image.open_pages()))
     if plan.layer:
         overlay = hold.enter_context(Overlay(view, writable=True))
         found = layer_rollback.look(
@@ -394,7 +393,7 @@ def _look_at_files(
             hold,
         )
         if found:
-            resets.append(partial(layer_rollback.roll_back, overlay, found, pages, base))
+            resets.append(partial(layer_rollback.roll_back, overlay, found, *image.open_pages()))
     return resets
 
 
