@@ -17,7 +17,8 @@ pytestmark = needs("root", "command gcc", "command python3")
 # What a user namespace could matter to.
 PROGRAMS = (
     *("capabilities", "credentials", "file_signals", "memfd", "posix_queue", "seccomp_filter"),
-    *("sysv_ipc", "sysctls", "network bridge", "unix_names", "packets ring 3"),
+    *("mounts tmpfs", "mounts shared", "mounts removed", "sysv_ipc", "sysctls"),
+    *("network bridge", "unix_names", "packets ring 3"),
 )
 
 

@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from woodfrog.engine.admission import Bounds, admit
 from woodfrog.engine.changes import unwritten_since
 from woodfrog.engine.checkpoint import try_again
 from woodfrog.engine.guardian import Guardian, guarded
+from woodfrog.engine.irrecoverable import lost_since
 from woodfrog.engine.looking import (
     CheckpointOptions,
     Container,
@@ -52,6 +53,7 @@ from woodfrog.resources.files.open_file import ACCESS_MODE, O_PATH
 from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.known_files import FileValidation
 from woodfrog.resources.memory import Source
+from woodfrog.resources.mount_tree.looking import NOT_MOUNTED
 from woodfrog.resources.overlay import Overlay
 
 if TYPE_CHECKING:
@@ -165,7 +167,8 @@ class _Rollback:
         plan, image, match, known = self._plan, self._image, self._match, self._known
         signal_room.refuse_lack(match.processes)
         # Such files as it doesn't bring must be as they were.
-        known_files.refuse_changed(self._init, plan.own_files, plan.growing_files, validation)
+        there = [*plan.own_files, *plan.files_in_new_mounts]
+        known_files.refuse_changed(self._init, there, plan.growing_files, validation)
         believed = self._noted if known and known.image == image.digest else {}
         self._trusted = bool(believed) and known is not None and known.file == image.identity
         self._resets = [
@@ -190,9 +193,12 @@ class _Rollback:
         programs = {one.memory.executable for one in match.lost}
         mapped = (mapping for one in match.lost for mapping in one.memory.mappings)
         needed |= programs | {one.path for one in mapped if one.source is Source.FILE}
+        needed -= plan.brought_files
+        if plan.mounts:
+            needed -= {path for path in needed if plan.mounts.is_brought(path)}
         known_files.refuse_missing(
             self._init,
-            sorted(needed - plan.brought_files),
+            sorted(needed),
             programs,
             but_root=bool(plan.layer and self._container.rootfs),
         )
@@ -375,12 +381,9 @@ def _look_at_files(
     stored = Stored(image)
     view = looked.world.view
     resets: list[Callable[[], None]] = []
-    for record in plan.tmpfs:
-        if record.destination not in bounds.tmpfs:
-            continue  # nothing that the container has of its own: an image could name any place
-        reset = tmpfs.look_for_rollback(view, record, stored, bounds.bounding)
-        if reset.make or reset.remove:
-            resets.append(partial(tmpfs.roll_back, view, record, reset, *image.open_pages()))
+    for one in _file_systems_in_memory(plan, bounds, looked):
+        if one.look(stored, bounds.bounding):
+            resets.append(partial(one.run, *image.open_pages()))
     if plan.layer:
         overlay = hold.enter_context(Overlay(view, writable=True))
         found = layer_rollback.look(
@@ -395,6 +398,26 @@ def _look_at_files(
         if found:
             resets.append(partial(layer_rollback.roll_back, overlay, found, *image.open_pages()))
     return resets
+
+
+def _file_systems_in_memory(plan: Plan, bounds: Bounds, looked: Looked) -> Iterator[tmpfs.Rollback]:
+    """Go through those of the config, and those that programs have mounted."""
+    view, mounts = looked.world.view, looked.mounts
+    for record in plan.tmpfs:
+        if record.destination not in bounds.tmpfs:
+            continue  # nothing that the container has of its own: an image could name any place
+        copy = mounts.copy_of(record.destination) if mounts else None
+        if copy == NOT_MOUNTED:
+            raise lost_since(f"{record.where} is there no more")
+        yield tmpfs.Rollback(view, record.where, record.destination, record.entries, copy)
+    if not plan.mounts or not mounts:
+        return
+    if mounts.late:
+        raise lost_since("programs have mounted terminals or the files of unix sockets")
+    for number, mount, copy in mounts.in_memory():
+        point = os.fsdecode(mount.point)
+        entries = plan.mounts.bases[number].entries
+        yield tmpfs.Rollback(view, f"the file system at {point}", point, entries, copy)
 
 
 def _set_names(init: int, plan: Plan) -> None:

@@ -7,7 +7,7 @@ theirs is irrecoverable. What else there is, is `extra`. All that stands in the 
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -32,6 +32,8 @@ from woodfrog.resources import ids, signals
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.file_signals import FileSignals
 from woodfrog.resources.files.base import FileRecord
+from woodfrog.resources.files.regular import RegularFile
+from woodfrog.resources.mount_tree import records as mount_tree
 from woodfrog.resources.network import records as network
 from woodfrog.resources.network.records import Network
 from woodfrog.resources.packet_filters import legacy, nftables
@@ -42,6 +44,7 @@ from woodfrog.resources.sysv_ipc import AnyObject
 from woodfrog.resources.sysv_memory import Segment
 from woodfrog.resources.threads import Thread
 
+T = TypeVar("T")
 IpcObject = PosixQueue | AnyObject
 # Fields of records that are set back, or come with something that is.
 _SET_BACK: dict[str, frozenset[str]] = {
@@ -314,6 +317,8 @@ class Match:
                     raise lost_since(
                         lost.get(number, f"what the {_kind(record)} is tied to has changed")
                     )
+                if isinstance(record, RegularFile) and record.covered:
+                    raise lost_since(f"{lost[number]}; and a mount hides the file")
             self.remade[number] = record
         self.files = [pair for pair in self.files if pair[0].id not in self.remade]
 
@@ -370,8 +375,8 @@ def _match_container(plan: Plan, looked: Looked, pairs: Pairs, maps: IdMaps | No
     hierarchies = [ids.inside(one, maps) for one in looked.cgroups]
     _match_all("cgroups that programs made", plan.cgroups, hierarchies, pairs)
     mounts = looked.mounts.record(lambda _: 0, {}) if looked.mounts else None
-    if plan.mounts or mounts:
-        raise lost_since("programs have changed its mounts")
+    now = [mount_tree.without_files(one) for one in _some(mounts)]
+    _match_all("mounts", [mount_tree.without_files(one) for one in _some(plan.mounts)], now, pairs)
 
 
 def _match_all(what: str, then: Sequence[object], now: Sequence[object], pairs: Pairs) -> None:
@@ -385,7 +390,7 @@ def _ipc_key(one: IpcObject) -> tuple[str, object]:
     return tag_of(one), one.name if isinstance(one, PosixQueue) else one.id
 
 
-def _some(one: object | None) -> list[object]:
+def _some(one: T | None) -> list[T]:
     return [one] if one is not None else []
 
 

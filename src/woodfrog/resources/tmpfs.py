@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.image.pages import Source
@@ -126,31 +126,47 @@ def restore(init: int, tmpfs: Tmpfs, missing: list[Entry], pages: int, base: int
         namespaces.as_its_root(init, lambda: Maker(tree, pages, base).make(missing))
 
 
-def look_for_rollback(init: int, tmpfs: Tmpfs, stored: Source, bounding: int) -> Reset:
-    """Compare a container's tmpfs with an image's; `stored` has the image's memory.
+class Rollback:
+    """Sets a container's tmpfs back. `copy` is a descriptor of a copy of its mount, or None."""
 
-    Refuses what a process with the `bounding` set could not make.
-    """
-    with (
-        while_(f"comparing the tmpfs at {tmpfs.destination}"),
-        _mounted(init, tmpfs.destination, itself=True) as tree,
-    ):
-        paths = [(ROOT, os.fstat(tree.root)), *tree.walk(ROOT)]
-        maps = ids.maps_of(init)
-        reset = file_reset.look(tree, paths, tmpfs.entries, stored, maps=maps)
-        file_maker.refuse_wider(reset.make, tree, bounding, tmpfs.where)
-        reset.refuse_without_room(tree, f"the tmpfs at {tmpfs.destination}")
-        return reset
+    def __init__(
+        self, init: int, where: str, destination: str, entries: list[Entry], copy: int | None
+    ) -> None:
+        self._init = init
+        self._where = where
+        self._destination = destination
+        self._entries = entries
+        self._copy = copy
+        self._reset = Reset([], [], 0)
 
+    def look(self, stored: Source, bounding: int) -> bool:
+        """Compare it with an image's; tell whether it differs. `stored` has the image's memory.
 
-def roll_back(init: int, tmpfs: Tmpfs, reset: Reset, pages: int, base: int) -> None:
-    """Set it back to what the image has."""
-    with (
-        while_(f"setting back the tmpfs at {tmpfs.destination}"),
-        _mounted(init, tmpfs.destination, itself=True) as tree,
-    ):
-        maker = Maker(tree, pages, base, empties=True)
-        namespaces.as_its_root(init, lambda: reset.run(maker))
+        Refuses what a process with the `bounding` set could not make, and what can't be changed.
+        """
+        with while_(f"comparing {self._where}"), self._opened() as tree:
+            paths = [(ROOT, os.fstat(tree.root)), *tree.walk(ROOT)]
+            maps = ids.maps_of(self._init)
+            found = self._reset = file_reset.look(tree, paths, self._entries, stored, maps=maps)
+            file_maker.refuse_wider(found.make, tree, bounding, self._where)
+            found.refuse_without_room(tree, self._where)
+            differs = bool(found.make or found.remove)
+            if differs and os.fstatvfs(tree.root).f_flag & os.ST_RDONLY:
+                raise UnsupportedResource(
+                    f"{self._where} has changed since, and can't be written to by now"
+                )
+            return differs
+
+    def run(self, pages: int, base: int) -> None:
+        """Do it; `pages` is the page store, 0 being at `base`."""
+        with while_(f"setting back {self._where}"), self._opened() as tree:
+            maker = Maker(tree, pages, base, empties=True)
+            namespaces.as_its_root(self._init, lambda: self._reset.run(maker))
+
+    def _opened(self) -> AbstractContextManager[Tree]:
+        if self._copy is not None:
+            return _copied(self._copy)
+        return _mounted(self._init, self._destination, itself=True)
 
 
 def _missing(tree: Tree, entries: list[Entry]) -> list[Entry]:

@@ -411,6 +411,18 @@ class ChangedMounts:
             return NOT_MOUNTED
         return self._copies.get(found[-1], NOT_MOUNTED)
 
+    def in_memory(self) -> Iterator[tuple[int, Mount, int]]:
+        """Yield the file systems in memory that programs made, each by the index of its base.
+
+        With a mount that shows all of it, and a descriptor of a copy of that. Raises
+        UnsupportedResource if there is none.
+        """
+        for index, _, mounts in self._shown.systems(options.IN_MEMORY):
+            whole = mounts[0] if mounts else None
+            if whole is None or whole.root != b"/" or whole.mnt_id not in self._copies:
+                raise UnsupportedResource("programs see only a part of a tmpfs that they made")
+            yield index, whole, self._copies[whole.mnt_id]
+
     def record(
         self, write_pages: WritePages, leased: Mapping[tuple[int, int], int]
     ) -> MountTree | None:

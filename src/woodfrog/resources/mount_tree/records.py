@@ -4,6 +4,8 @@ import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
 
+import msgspec
+
 from woodfrog.errors import ImageError
 from woodfrog.image.record import Part, Record
 from woodfrog.kernel.procfs.id_maps import IdMap, IdMaps, Run
@@ -136,6 +138,13 @@ class MountTree(Record, frozen=True, tag="mount-tree"):
         """Go through all mounts of `create` that the new container must have."""
         yield from (base.given for base in self.bases if base.given is not None)
         yield from (node.given for node in self.nodes if node.given is not None)
+
+
+def without_files(tree: MountTree) -> MountTree:
+    """Return what is mounted where, without the files in it."""
+    bases = [msgspec.structs.replace(base, entries=[]) for base in tree.bases]
+    late = without_files(tree.late) if tree.late else None
+    return msgspec.structs.replace(tree, bases=bases, late=late)
 
 
 def _is_root(node: Node) -> bool:
