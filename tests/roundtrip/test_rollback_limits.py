@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_user_ids import give_user_namespace
 
 from bundles import Bundle, bind
 from containers import Container, Woodfrog, verdict
@@ -16,12 +17,20 @@ Build = Callable[..., Path]
 pytestmark = needs("root", "command gcc")
 
 
-def changed(woodfrog: Woodfrog, build: Build, *arguments: str) -> tuple[Container, Path]:
-    """Have a program save what it has used up, and use other memory; return it and the image."""
+def changed(
+    woodfrog: Woodfrog, build: Build, *arguments: str, within: bool = False
+) -> tuple[Container, Path]:
+    """Have a program save what it has used up, and use other memory; return it and the image.
+
+    It may be `within` a user namespace, and have a right there that counts outside only.
+    """
     program = build(SOURCES / "near_limits.c")
     bundle = Bundle(woodfrog.directory / "bundle", ["/programs/" + program.name, *arguments])
     (bundle.rootfs / "programs").mkdir()
     bundle.add_mount(bind(program.parent, "/programs"))
+    if within:
+        give_user_namespace(bundle)
+        bundle.add_capabilities("CAP_IPC_LOCK")
     container = woodfrog.run(bundle)
     container.wait_for("ready")
     image = woodfrog.directory / "image"
@@ -38,6 +47,14 @@ def test_memory_comes_back_where_there_is_no_room_for_more(
     what: str, woodfrog: Woodfrog, build: Build
 ) -> None:
     container, image = changed(woodfrog, build, *what.split())
+
+    woodfrog("rollback", f"--image-path={image}", container.name)
+
+    assert verdict(container) == "ok\n"
+
+
+def test_memory_is_locked_again_in_a_user_namespace(woodfrog: Woodfrog, build: Build) -> None:
+    container, image = changed(woodfrog, build, "locked", within=True)
 
     woodfrog("rollback", f"--image-path={image}", container.name)
 

@@ -7,6 +7,7 @@ from woodfrog.engine.memory_room import LENT, LENT_MAPPINGS, Needed, Room, refus
 from woodfrog.engine.resetting_memory import MemoryReset
 from woodfrog.engine.standing import Standing
 from woodfrog.kernel.capability import CAP_IPC_LOCK
+from woodfrog.resources import namespaces
 from woodfrog.resources.memory import PROT_WRITE, Mapping
 
 
@@ -53,6 +54,9 @@ def _is_locked(one: Mapping) -> bool:
 
 
 def _may_lock(one: Standing) -> bool:
-    """Tell whether a process may lock more memory than its limit: as the host's root sees it."""
+    """Tell whether a process may lock more memory than its limit.
+
+    For that the right counts in the host's user namespace only.
+    """
     effective = int(one.held.leader.status["CapEff"], 16)
-    return bool(effective >> CAP_IPC_LOCK & 1) and "user" not in one.then.namespaces
+    return bool(effective >> CAP_IPC_LOCK & 1) and namespaces.is_ours(one.held.pid, "user")
