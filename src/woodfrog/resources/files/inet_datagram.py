@@ -12,6 +12,7 @@ import msgspec
 from woodfrog.errors import ImageError, UnsupportedResource
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.resources.files import (
+    anycast,
     corked,
     icmp_errors,
     inet,
@@ -21,6 +22,7 @@ from woodfrog.resources.files import (
     socket_options,
     udp_queue,
 )
+from woodfrog.resources.files.anycast import Anycast
 from woodfrog.resources.files.base import Row, set_flags
 from woodfrog.resources.files.corked import Corked
 from woodfrog.resources.files.icmp_errors import Pending
@@ -57,7 +59,7 @@ class InetDatagramSocket(Socket, frozen=True, tag="inet-datagram-socket"):
     row: ClassVar[Row] = Row(
         called="UDP, UDP-Lite, ICMP and raw sockets",
         kept=(
-            "addresses, all options, multicast groups, filters",
+            "addresses, all options, multicast and anycast groups, filters",
             "what waits at UDP sockets and what they hold back (UDP_CORK)",
             "an ICMP socket's first answer",
             "errors that wait, with all that is told of them (IP_RECVERR)",
@@ -82,6 +84,7 @@ class InetDatagramSocket(Socket, frozen=True, tag="inet-datagram-socket"):
     memberships: list[Membership]
     shutdown: int = 0  # 1: for reading, 2: for writing
     corked: Corked | None = None
+    anycast: list[Anycast] = []
     pending: Pending | None = None
 
     @classmethod
@@ -116,6 +119,7 @@ class InetDatagramSocket(Socket, frozen=True, tag="inet-datagram-socket"):
                 options=socket_options.collect(one, connected=bool(peer.address)),
                 filter=socket_filter.collect(one),
                 memberships=multicast.collect(one, world.init),
+                anycast=anycast.collect(one, world.init),
                 shutdown=_shutdown(one, file, world),
                 corked=None if is_icmp else corked.collect(one),
                 pending=pending,
@@ -136,6 +140,7 @@ class InetDatagramSocket(Socket, frozen=True, tag="inet-datagram-socket"):
         if self.pending:
             icmp_errors.check(self.pending)
         socket_options.refuse_wider(self.options, self.family, self.type, self.protocol, bounding)
+        anycast.refuse_wider(self.anycast, bounding)
         if self.type == socket.SOCK_RAW and not bounding & CAP_NET_RAW:
             raise UnsupportedResource(
                 "the image has a raw socket, which needs CAP_NET_RAW in the new container",
@@ -182,6 +187,7 @@ class InetDatagramSocket(Socket, frozen=True, tag="inet-datagram-socket"):
         late = socket_options.late(self.options, *kind)
         socket_options.restore_all(making, fd, late, *kind)
         multicast.restore(program, fd, self.memberships)
+        anycast.restore(making, fd, self.anycast)
         if self.corked:
             corked.restore(program, fd, self.family, self.corked)
         if making.new_network:
@@ -260,6 +266,8 @@ class InetDatagramSocket(Socket, frozen=True, tag="inet-datagram-socket"):
         lacks = socket_options.missing(descriptor, self.options, *kind)
         if self.corked and not lacks:
             lacks = corked.missing(descriptor, self.corked)
+        if self.anycast and not lacks:
+            lacks = anycast.missing(descriptor, self.anycast)
         # Of one that is connected to no port, nothing tells that.
         if self.peer and self.peer_port and not lacks:
             with socket.socket(fileno=os.dup(descriptor)) as one:
