@@ -1,7 +1,6 @@
 """Running containers that go back to an image in place."""
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -12,10 +11,9 @@ from typing import Any
 
 import pytest
 from changing import MANY, OLDER, SHARED, SOURCE, Changing
-from talking import talking, tell
 
 from bundles import Bundle, bind, mount
-from containers import CGROUPS, Container, Woodfrog, eventually, is_gone, verdict
+from containers import Container, Woodfrog, eventually, is_gone, verdict
 from images import doctored
 from needs import needs
 from overlays import OverlayRoot, seen
@@ -313,105 +311,6 @@ def test_no_image_writes_to_what_the_container_only_reads(woodfrog: Woodfrog) ->
 
 
 IPC = ("shm", "msg", "sem")
-CHANGES = (
-    "read",
-    "write",
-    "close one end",
-    "close the other",
-    "close all",
-    "be others",
-    "call",
-    "press",
-    "move",
-    "remove",
-    "in a thread",
-)
-
-
-def test_files_that_were_closed_or_have_moved_on_are_made_anew(woodfrog: Woodfrog) -> None:
-    container = talking(woodfrog, "open_files.py")
-    work = container.bundle.work
-    image = woodfrog.directory / "image"
-    container.checkpoint(image, "--leave-running", "--sync=none")
-    for change in CHANGES:
-        tell(container, change)
-        container.wait_for("changed")
-        (work / "changed").unlink()
-        if (work / "moved").exists():
-            (work / "moved").rename(work / "log")
-        if not (work / "log").exists():
-            (work / "log").write_text("x" * 10)
-        woodfrog("rollback", f"--image-path={image}", container.name)
-    tell(container, "check")
-    assert verdict(container) == "ok\n"
-
-
-@pytest.mark.parametrize(
-    ("program", "changes"),
-    [
-        ("family.py", ("end", "kill", "child", "be many", "kill", "end a thread")),
-        ("terminal.py", ("read", "set", "group", "kill", "close", "set")),
-        (
-            "locks.py",
-            ("unlock", "lock more", "open", "let lock", "open and close", "lock another"),
-        ),
-    ],
-    ids=["processes", "terminals", "locks"],
-)
-def test_what_has_ended_or_moved_on_comes_back(
-    program: str, changes: tuple[str, ...], woodfrog: Woodfrog
-) -> None:
-    container = talking(woodfrog, program)
-    image = woodfrog.directory / "image"
-    container.checkpoint(image, "--leave-running", "--sync=none")
-    for change in changes:
-        tell(container, change)
-        container.wait_for("changed")
-        (container.bundle.work / "changed").unlink()
-        woodfrog("rollback", f"--image-path={image}", container.name)
-    inside = Path(f"/proc/{container.init}/root/proc").glob("[0-9]*/stat")
-    assert not any("woodfrog" in stat.read_text() for stat in inside)
-    tell(container, "check")
-    assert verdict(container) == "ok\n"
-
-
-def test_no_more_tasks_are_needed_than_the_image_has(woodfrog: Woodfrog) -> None:
-    """Fewer are refused, before anything is touched."""
-    container = talking(woodfrog, "family.py")
-    image = woodfrog.directory / "image"
-    container.checkpoint(image, "--leave-running", "--sync=none")
-    files = (f"{place}{container.name}/pids.current" for place in ("pids/", ""))
-    (current,) = [path for file in files for path in CGROUPS.glob(file)]
-    tasks = int(current.read_text())
-    tell(container, "kill")
-    container.wait_for("changed")
-
-    woodfrog("update", f"--pids-limit={tasks - 1}", container.name)
-    said = woodfrog("rollback", f"--image-path={image}", container.name, status=1).stderr
-    assert f"needs room for {tasks} tasks, and the container may have {tasks - 1}" in said
-    assert "the container is running as before" in said
-
-    woodfrog("update", f"--pids-limit={tasks}", container.name)
-    woodfrog("rollback", f"--image-path={image}", container.name)
-    tell(container, "check")
-    assert verdict(container) == "ok\n"
-
-
-def test_what_others_have_locked_since_is_refused(woodfrog: Woodfrog) -> None:
-    container = talking(woodfrog, "locks.py")
-    image = woodfrog.directory / "image"
-    container.checkpoint(image, "--leave-running", "--sync=none")
-    tell(container, "unlock")
-    container.wait_for("changed")
-    with (container.bundle.work / "ranges").open("r+") as ours:
-        fcntl.lockf(ours, fcntl.LOCK_EX | fcntl.LOCK_NB, 2, 4)
-        done = woodfrog("rollback", f"--image-path={image}", container.name, status=1)
-    woodfrog("rollback", f"--image-path={image}", container.name)
-
-    assert f"process {os.getpid()}, outside, has locked" in done.stderr
-    assert "the container is running as before" in done.stderr
-    tell(container, "check")
-    assert verdict(container) == "ok\n"
 
 
 def test_a_program_that_is_gone_is_missed_before_anything_is_touched(woodfrog: Woodfrog) -> None:

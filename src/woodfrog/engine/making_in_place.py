@@ -1,7 +1,7 @@
 """Making files for processes that stand already: what the kernel notes of its makers, they do."""
 
 import os
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from woodfrog.engine import root_stub
@@ -11,14 +11,20 @@ from woodfrog.engine.plan import Plan
 from woodfrog.engine.standing import Match, Standing
 from woodfrog.errors import UnsupportedResource, while_
 from woodfrog.kernel import syscalls
+from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.remote import descriptors
 from woodfrog.remote.program import Program
 from woodfrog.remote.stub import Stub
 from woodfrog.resources.files.making import Maker
+from woodfrog.resources.files.open_file import ACCESS_MODE
+from woodfrog.resources.files.regular import RegularFile
 from woodfrog.resources.files.unix_socket import UnixSocketFile
 from woodfrog.resources.process import Process
 
 T = TypeVar("T")
+_AT_FDCWD, _AT_EACCESS = -100, 0x200
+_WANTED = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
+_CALLS_AT_ONCE = 100
 
 
 class MakingInPlace(Making):
@@ -29,6 +35,28 @@ class MakingInPlace(Making):
 
     standing: Mapping[int, Stub] = {}
     owners: Mapping[int, Maker] = {}
+
+    def refuse_unopenable(self, records: Iterable[RegularFile]) -> None:
+        """Refuse files that may not be opened any more with the rights that `make_files` has."""
+        self._set_capabilities(self.capabilities)
+        asked: list[tuple[RegularFile, Program, int]] = []
+        for record in records:
+            program, wanted = self.program, _WANTED.get(record.flags & ACCESS_MODE, 0)
+            path = record.path + b"\0"
+            result: int = program.call(SYS.FACCESSAT2, _AT_FDCWD, path, wanted, _AT_EACCESS)
+            program.may_fail(result)
+            asked.append((record, program, result))
+            if len(program) > _CALLS_AT_ONCE:
+                self.run()
+        self._set_capabilities(self.permitted)
+        self.run()
+        for record, program, result in asked:
+            if program[result] < 0:
+                raise UnsupportedResource(
+                    f"{os.fsdecode(record.path)} is to be opened again, and may not be any more by"
+                    f" the container's root: {os.strerror(-program[result])}",
+                    hint="give it back the owner and mode that it had",
+                )
 
     def owner(self, file: int) -> Maker | None:
         """See the protocol."""

@@ -45,6 +45,8 @@ from woodfrog.resources import credentials, file_signals, limits, namespaces
 from woodfrog.resources.descriptor import Descriptor
 from woodfrog.resources.files import unix_names
 from woodfrog.resources.files.base import DescriptorTable, FileRecord
+from woodfrog.resources.files.open_file import O_PATH
+from woodfrog.resources.files.regular import RegularFile
 
 if TYPE_CHECKING:
     from woodfrog.resources.files.tcp_socket import TcpSocket
@@ -93,6 +95,7 @@ class Remaking:
         if most == self.most_descriptors:
             self._refuse_full_tables()
         self._refuse_sockets()
+        self._refuse_unopenable()
         connections.make_room(
             init,
             self._tcp_sockets(),
@@ -134,6 +137,18 @@ class Remaking:
                 name = record.own_name
                 if name.stands and not name.is_abstract and name.path not in brought:
                     self.making.refuse_displacing(name.at or name.path)
+
+    def _refuse_unopenable(self) -> None:
+        """Refuse files that are there, but may not be opened any more."""
+        brought, mounts = self._plan.brought_files, self._plan.mounts
+        self.making.refuse_unopenable(
+            one
+            for one in self._match.remade.values()
+            if isinstance(one, RegularFile)
+            and not one.flags & O_PATH
+            and one.path not in brought
+            and not (mounts and mounts.is_brought(one.path))
+        )
 
     def _begin(self, vdso: Vdso) -> Stub:
         pid = outsiders.clone_inside(self.init, self._spare, as_our_child=True)
