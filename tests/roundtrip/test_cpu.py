@@ -1,6 +1,7 @@
 """The CPU that an image was made on, and what another one must have."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 from shells import WAIT, frozen, shell
 
+from bundles import Bundle, bind
 from containers import Woodfrog
 from images import doctored
 from needs import needs
@@ -77,13 +79,20 @@ def test_registers_that_are_missing_are_named(shell_image: Frozen) -> None:
     goes_on(shell_image, shell_image.of(enabled=here | 1 << missing), "--cpu-check=used")
 
 
-def test_inspect_shows_the_cpu(shell_image: Frozen) -> None:
-    cpu = shell_image.cpu
-    text = shell_image.woodfrog("inspect", str(shell_image.image)).stdout
+@needs("command gcc")
+def test_inspect_shows_the_cpu(woodfrog: Woodfrog, build: Callable[..., Path]) -> None:
+    program = build(Path(__file__).parent / "cpu" / "holds_sse.c")
+    bundle = Bundle(woodfrog.directory / "bundle", [f"/programs/{program.name}"])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(program.parent, "/programs"))
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    text = woodfrog("inspect", str(frozen(container))).stdout
     line = next(line for line in text.splitlines() if line.startswith("CPU "))
+    cpu = Cpu.here()
     assert cpu.model in line
     assert f"{len(cpu.features)} features" in line
-    assert "sse" in line.partition("in use: ")[2]
+    assert "sse" in line.partition("in use: ")[2].split(", ")
 
 
 def test_cpu_features_are_those_of_the_kernel(woodfrog: Woodfrog) -> None:
