@@ -12,7 +12,7 @@ REQUIRE_ALL = os.environ.get("WOODFROG_REQUIRE_ALL") == "1"
 
 
 def missing(need: str) -> str:
-    """Say what this machine lacks for a need: root, a CPU flag, a kernel, or a command on PATH."""
+    """Say what this machine lacks for a need: root, a CPU flag, a kernel, a file, or a command."""
     kind, _, name = need.partition(" ")
     match kind:
         case "root":
@@ -23,6 +23,8 @@ def missing(need: str) -> str:
         case "kernel":
             has = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
             return "" if has >= tuple(map(int, name.split("."))) else f"the kernel isn't {name}"
+        case "file":
+            return "" if Path(name).exists() else f"there is no {name}"
         case "command":
             return "" if shutil.which(name) else f"{name} is not installed"
     raise ValueError(f"unknown need: {need}")

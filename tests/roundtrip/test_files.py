@@ -149,6 +149,7 @@ def test_a_limit_on_open_files_that_is_too_low_is_named(
     assert verdict(woodfrog.restore(bundle, image)) == "ok\n"
 
 
+@needs("file /proc/pressure/io")
 def test_that_a_trigger_of_pressure_is_another_is_told(woodfrog: Woodfrog) -> None:
     trigger = r"exec 7<> /proc/pressure/io; printf 'some 500000 10000000\0' >&7"
     bundle = shell(woodfrog, f"{trigger}; : > /work/ready; {WAIT}")

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from talking import talking, tell
+from talking import set_back_after, talking, tell
 
 from bundles import Bundle
 from containers import CGROUPS, Woodfrog, verdict
@@ -28,6 +28,7 @@ CHANGES = (
 )
 
 
+@needs("file /proc/pressure/cpu")
 def test_files_that_were_closed_or_have_moved_on_are_made_anew(woodfrog: Woodfrog) -> None:
     container = talking(woodfrog, "open_files.py")
     work = container.bundle.work
@@ -46,6 +47,7 @@ def test_files_that_were_closed_or_have_moved_on_are_made_anew(woodfrog: Woodfro
     assert verdict(container) == "ok\n"
 
 
+@needs("file /proc/pressure/cpu")
 @pytest.mark.parametrize("change", ["close one end", "read"])
 def test_a_file_that_may_not_be_opened_any_more_is_refused(change: str, woodfrog: Woodfrog) -> None:
     """Only if it is to be opened again."""
@@ -91,10 +93,7 @@ def test_what_has_ended_or_moved_on_comes_back(
     image = woodfrog.directory / "image"
     container.checkpoint(image, "--leave-running", "--sync=none")
     for change in changes:
-        tell(container, change)
-        container.wait_for("changed")
-        (container.bundle.work / "changed").unlink()
-        woodfrog("rollback", f"--image-path={image}", container.name)
+        set_back_after(change, container, image)
     inside = Path(f"/proc/{container.init}/root/proc").glob("[0-9]*/stat")
     assert not any("woodfrog" in stat.read_text() for stat in inside)
     tell(container, "check")

@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from talking import prepared, set_back_after, tell
 
-from bundles import Bundle, bind
 from containers import Container, Woodfrog, verdict
 from needs import needs
 
@@ -20,22 +20,6 @@ CASES = [
 ]
 
 pytestmark = needs("root")
-
-
-def tell(container: Container, what: str) -> None:
-    """Write first, then name: it may be read right then."""
-    (container.bundle.work / "told").write_text(what)
-    (container.bundle.work / "told").rename(container.bundle.work / "change")
-
-
-def prepared(woodfrog: Woodfrog, program: str, *how: str) -> Bundle:
-    """Return the bundle of a program that can be told to change."""
-    bundle = Bundle(woodfrog.directory / "bundle", ["python3", f"/programs/{program}", *how])
-    (bundle.rootfs / "programs").mkdir()
-    bundle.add_mount(bind(SOURCES, "/programs"))
-    bundle.add_host_programs()
-    bundle.add_capabilities("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
-    return bundle
 
 
 def begun(woodfrog: Woodfrog, program: str, *how: str) -> tuple[Container, Path]:
@@ -51,10 +35,7 @@ def begun(woodfrog: Woodfrog, program: str, *how: str) -> tuple[Container, Path]
 def test_unix_sockets_are_as_they_were(program: str, change: str, woodfrog: Woodfrog) -> None:
     container, image = begun(woodfrog, program)
     for _ in range(3):
-        tell(container, change)
-        container.wait_for("changed")
-        (container.bundle.work / "changed").unlink()
-        woodfrog("rollback", f"--image-path={image}", container.name)
+        set_back_after(change, container, image)
     tell(container, "check")
     assert verdict(container) == "ok\n"
 
@@ -76,10 +57,7 @@ def test_who_is_outside_is_served_on_or_finds_it_closed(
     for change, late in zip(changes, clients[2:], strict=False):
         if change == "accept":
             late.connect(f"/proc/self/fd/{work}/outer")
-        tell(container, change)
-        container.wait_for("changed")
-        (container.bundle.work / "changed").unlink()
-        woodfrog("rollback", f"--image-path={image}", container.name)
+        set_back_after(change, container, image)
         if change == "accept":
             assert late.recv(99) == b""
     tell(container, "check")

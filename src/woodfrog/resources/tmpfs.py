@@ -153,7 +153,8 @@ class Rollback:
             differs = bool(found.make or found.remove)
             if differs and os.fstatvfs(tree.root).f_flag & os.ST_RDONLY:
                 raise UnsupportedResource(
-                    f"{self._where} has changed since, and can't be written to by now"
+                    f"{self._where} has changed since, and is mounted read-only there",
+                    hint="mount it to be written to, or restore the image into a new container",
                 )
             return differs
 

@@ -1,6 +1,7 @@
 /* Files of pressure (PSI), of the machine or a cgroup: which has a trigger that can be waited for. */
 // arguments: proc | group
 // capabilities: CAP_SYS_ADMIN
+// needs: file /proc/pressure/cpu
 #include "wait.h"
 #include <poll.h>
 #include <sys/epoll.h>

@@ -420,7 +420,11 @@ class ChangedMounts:
         for index, _, mounts in self._shown.systems(options.IN_MEMORY):
             whole = mounts[0] if mounts else None
             if whole is None or whole.root != b"/" or whole.mnt_id not in self._copies:
-                raise UnsupportedResource("programs see only a part of a tmpfs that they made")
+                raise UnsupportedResource(
+                    "programs see only a part of a tmpfs that they made, which a rollback in place"
+                    " can't set back",
+                    hint="restore the image into a new container instead",
+                )
             yield index, whole, self._copies[whole.mnt_id]
 
     def record(
