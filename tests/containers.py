@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -180,6 +181,14 @@ class Container:
         """Return what `state` says."""
         found: dict[str, Any] = json.loads(self.woodfrog("state", self.name).stdout)
         return found
+
+
+def launcher_without_python(directory: Path) -> Path:
+    """Return the command of a clone that has the same code as ours, but no interpreter."""
+    (directory / ".venv/bin").mkdir(parents=True)
+    (directory / ".venv/bin/python").symlink_to("/bin/false")
+    (directory / "src").symlink_to(REPOSITORY / "src")
+    return shutil.copy2(REPOSITORY / "woodfrog", directory)
 
 
 class Woodfrog:

@@ -16,10 +16,10 @@ import pytest
 from changing import MANY, SHARED, SOURCE, Changing, keepers
 
 from bundles import Bundle, mount
-from containers import REPOSITORY, Woodfrog, eventually, is_gone, verdict
+from containers import REPOSITORY, Woodfrog, eventually, is_gone, launcher_without_python, verdict
 from needs import needs
 from overlays import OverlayRoot
-from woodfrog.cli import forwarding
+from woodfrog.cli.keeper import ask
 from woodfrog.kernel.abi.x86_64 import SYS
 
 pytestmark = needs("root", "command gcc")
@@ -245,30 +245,11 @@ def test_an_interrupted_command_ends_when_all_is_as_it_was(changing: Changing) -
     goes_on(changing)
 
 
-def test_who_asks_it_loads_little(changing: Changing) -> None:
+def test_who_asks_it_starts_no_interpreter(changing: Changing) -> None:
     kept(changing)
-    program = (
-        "import sys; sys.path.append(sys.argv.pop(1))\n"
-        "from woodfrog.cli.main import main\n"
-        "status = main()\n"
-        "sys.stderr.write(' '.join(sys.modules))\n"
-        "sys.exit(status)"
-    )
-    python = (str(REPOSITORY / ".venv/bin/python"), "-I", "-S", "-c", program)
+    launcher = launcher_without_python(changing.woodfrog.directory / "clone")
     _, *words = changing.woodfrog.command("rollback", f"--image-path={changing.image(0)}")
-    done = subprocess.run(
-        [*python, str(REPOSITORY / "src"), *words, changing.container.name],
-        check=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    ours = {name for name in done.stderr.split() if name.startswith("woodfrog")}
-    assert ours == {
-        *("woodfrog", "woodfrog.cli", "woodfrog.cli.main", "woodfrog.cli.forwarding"),
-        *("woodfrog.runtime", "woodfrog.runtime.asking"),
-        *("woodfrog.kernel", "woodfrog.kernel.sockets"),
-    }
-    assert "os" not in done.stderr.split()
+    subprocess.run([launcher, *words, changing.container.name], check=True)
     changing.end()
 
 
@@ -281,8 +262,8 @@ def test_it_does_nothing_for_another_container(changing: Changing, woodfrog: Woo
     _, *words = woodfrog.command(
         "checkpoint", "--leave-running", f"--image-path={image}", other.name
     )
-    answer = forwarding.ask(str(woodfrog.root), changing.container.name, words, os.environb)
-    assert not answer.begun
+    asked = ask(str(woodfrog.root), changing.container.name, words, os.environb)
+    assert asked == (False, None)
     assert not image.exists()
     assert changing.keepers() == [keeper]
     other.delete()

@@ -13,7 +13,7 @@ import pytest
 from test_background import ACTS, frozen
 
 from bundles import Bundle
-from containers import REPOSITORY, Woodfrog, eventually, is_gone, verdict
+from containers import Woodfrog, eventually, is_gone, launcher_without_python, verdict
 from needs import needs
 
 pytestmark = needs("root", "command gcc")
@@ -86,38 +86,20 @@ def test_a_clone_may_tell_what_happens(woodfrog: Woodfrog, build: Build) -> None
     assert json.loads(woodfrog("wait", "told").stdout)["exitStatus"] == 7
 
 
-def test_who_asks_for_clones_imports_little(woodfrog: Woodfrog, build: Build) -> None:
+def test_who_asks_for_clones_starts_no_interpreter(woodfrog: Woodfrog, build: Build) -> None:
     bundle, image = keeper(woodfrog, build)
     woodfrog("warm", f"--image-path={image}", "t")
-    program = (
-        "import sys; sys.path.append(sys.argv.pop(1))\n"
-        "from woodfrog.cli.main import main\n"
-        "status = main()\n"
-        "print(*sys.modules)\n"
-        "sys.exit(status)"
-    )
     woodfrog.names.append("one")
-    command = [str(REPOSITORY / ".venv/bin/python"), "-I", "-S", "-c", program]
-    command += [str(REPOSITORY / "src"), f"--root={woodfrog.root}", "restore", "--detach"]
-    command += ["--template=t", f"--bundle={bundle.directory}", "one"]
-
-    def told(status: int) -> str:
-        """Run it; the clone has the same output, so that isn't a pipe whose end is waited for."""
-        with (woodfrog.directory / "told").open("w") as file:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-        text = (woodfrog.directory / "told").read_text()
-        assert done.returncode == status, text
-        return text
-
-    imported = told(0)
-    assert "woodfrog.cli.forwarding" in imported
-    assert not {"os", "ctypes", "woodfrog.cli.flags"} & {*imported.split()}
+    flags = ("restore", "--detach", "--template=t", f"--bundle={bundle.directory}", "one")
+    launcher = launcher_without_python(woodfrog.directory / "clone")
+    _, *words = woodfrog.command(*flags)
+    subprocess.run([launcher, *words], check=True, stdout=subprocess.DEVNULL)
     assert '"running"' in woodfrog("state", "one").stdout
     # What is wrong is told as ever.
-    assert "exists: --template makes a new one" in told(1)
+    assert "exists: --template makes a new one" in woodfrog(*flags, status=1).stderr
     supervisor = listed(woodfrog)["t"]
     woodfrog("warm", "--drop", "t")
-    assert "hint: restore into that container" in told(1)
+    assert "hint: restore into that container" in woodfrog(*flags, status=1).stderr
     woodfrog("delete", "--force", "one")
     eventually(lambda: is_gone(supervisor), "it ends")
 

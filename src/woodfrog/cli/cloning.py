@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from woodfrog.cli import keeper
 from woodfrog.errors import StateError, UsageError
 from woodfrog.runtime import templates
 from woodfrog.runtime.state import Container, UnknownContainer
@@ -22,7 +23,7 @@ _NOT_WITH_COUNT = ("console_socket", "pid_file", "pidfd_socket")
 def run(arguments: Arguments, thaw: Callable[[Arguments, str, Template | None], int]) -> int:
     """Make one container, or several; `thaw` makes one in this process."""
     template, common = templates.held(), arguments.common
-    if template is None and common.answer and common.answer.begun:
+    if template is None and common.asked == keeper.BEGUN:
         raise templates.gone(templates.Place(common.root, arguments["template"]))
     _check(arguments)
     if template is None:

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from woodfrog.cli.forwarding import Answer
-
 
 class Flag:
     """One flag: `--name` (`-name`, and perhaps one letter), what it takes and what it is for."""
@@ -124,7 +122,7 @@ class Common:
         self.config = ""  # the file of policies, if another than the usual one
         self.policies: dict[str, Any] = {}  # those that stand before the command
         self.words: list[str] = []  # the whole command line
-        self.answer: Answer | None = None  # if another process was asked to do it
+        self.asked = "0"  # whether another process has been asked to do it: see cli/keeper.py
 
     def recorded(self) -> dict[str, Any]:
         """Return what later commands on the same container needn't be told again."""

@@ -1,18 +1,29 @@
-"""Having the keeper of a container do a command, if there is one: it has all code loaded."""
+"""Having the keeper of a container do a command, if there is one: it has all code loaded.
+
+As a rule the launcher has asked it already, before there was an interpreter
+(runtime/code/ask_x86_64.S); here is asked whom it has not asked.
+"""
 
 from __future__ import annotations
 
 import os
 
-from woodfrog.cli import forwarding, loading
+from woodfrog.cli import loading
 from woodfrog.runtime import asking
-from woodfrog.runtime.asking import NotHere
+from woodfrog.runtime.asking import KEEPER, Door, NotHere
 from woodfrog.runtime.state import check_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
     from woodfrog.cli.flags import Arguments
     from woodfrog.runtime.state import Container
+
+# What the launcher says of whom it has asked, if anybody: that nobody has begun with the command,
+# or that somebody has, and then ended without an exit status.
+NOT_BEGUN, BEGUN = "1", "2"
 
 
 def has_done(arguments: Arguments) -> int | None:
@@ -21,13 +32,44 @@ def has_done(arguments: Arguments) -> int | None:
         return None
     common, id = arguments.common, arguments.rest[0]
     check_id(id)
-    answer = common.answer or forwarding.ask(common.root, id, common.words, os.environb)
-    if answer.begun and answer.status is None:
+    if common.asked == NOT_BEGUN:
+        return None
+    begun, status = common.asked == BEGUN, None
+    if not begun:
+        begun, status = ask(common.root, id, common.words, os.environb)
+    if begun and status is None:
         loading.found(arguments)  # which sets right what was left
         from woodfrog.engine import guardian
 
         raise guardian.ended("")
-    return answer.status
+    return status
+
+
+def ask(
+    root: str, id: str, words: list[str], environ: Mapping[bytes, bytes]
+) -> tuple[bool, int | None]:
+    """Have a keeper do a command, if there is one: whether that has begun, and the exit status."""
+    connection = Door(f"{root}/{id}", KEEPER).knock()
+    if connection is None:
+        return False, None
+    begun: list[int] = []
+    try:
+        status = asking.ask(connection, words, environ, begun.append)
+    except KeyboardInterrupt:
+        _give_up(connection)
+        raise
+    finally:
+        connection.close()
+    return bool(begun), status
+
+
+def _give_up(connection: socket.socket) -> None:
+    """Tell who works for us, and wait until all is as it was."""
+    from woodfrog.kernel.sockets import sockets
+
+    connection.shutdown(sockets.SHUT_WR)
+    while connection.recv(4):
+        pass
 
 
 class held(loading.held):

@@ -53,25 +53,21 @@ REFUSED = {
 }
 
 
-def main(words: list[str] | None = None) -> int:
-    """Run one command line; returns the exit status."""
+def main(words: list[str] | None = None, asked: str = "0") -> int:
+    """Run one command line; returns the exit status.
+
+    `asked` tells whether another process has been asked to do it: see cli/keeper.py.
+    """
     try:
-        return _run(words)
+        return _run(words, asked)
     except KeyboardInterrupt:
         sys.stderr.write("woodfrog: interrupted\n")
         return 130
 
 
-def _run(words: list[str] | None) -> int:
-    answer = None
+def _run(words: list[str] | None, asked: str) -> int:
     if words is None:
         words = sys.argv[1:]
-        if "rollback" in words or "checkpoint" in words or "restore" in words:
-            from woodfrog.cli import forwarding
-
-            answer = forwarding.forward(words, DEFAULT_ROOT)
-            if answer and answer.status is not None:
-                return answer.status
     # msgspec imports it if it is there, for what this Python's typing has: 20 ms for nothing.
     sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
     _open_standard_descriptors()
@@ -86,7 +82,7 @@ def _run(words: list[str] | None) -> int:
 
     common = flags.Common()
     common.words = words
-    common.answer = answer
+    common.asked = asked
     try:
         return _dispatch(words, common)
     except BrokenPipeError:

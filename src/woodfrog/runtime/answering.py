@@ -20,13 +20,15 @@ from woodfrog.kernel.procfs.reading import read_file
 from woodfrog.kernel.procfs.status import read_status
 from woodfrog.kernel.signals import signals
 from woodfrog.runtime import asking
-from woodfrog.runtime.asking import RUN, SENT, Door, Worker
+from woodfrog.runtime.asking import PACKAGE, RUN, SENT, Door, Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import NoReturn
 
+_FOLDERS = ("", "cli", "engine", "image", "kernel", "remote", "resources", "runtime")
+_HEADER = struct.Struct("<2I")
 _PATIENCE_S = 1.0
 _PEER = struct.Struct("3i")
 _SO_PEERPIDFD = 77
@@ -105,7 +107,7 @@ class Workers:
     def __init__(self, run: Callable[[list[str]], int]) -> None:
         """`run` runs a command line and returns its exit status."""
         self._run = run
-        self.code = asking.code()
+        self.code = Code()
         self._pids: set[int] = set()
         self.awake, self._wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         import signal
@@ -173,21 +175,45 @@ class Workers:
                 yield pid, status
 
 
-def take(descriptor: int, code: str) -> list[str]:
+class Code:
+    """What we have loaded: it may have been replaced since, or whoever asks may be of another."""
+
+    def __init__(self) -> None:
+        self._place = _file(PACKAGE)
+        self._changed = self._look()
+
+    def is_that_of(self, package: bytes) -> bool:
+        """Tell whether it is what now lies in this directory."""
+        try:
+            return _file(package) == self._place and self._look() == self._changed
+        except OSError:
+            return False
+
+    def _look(self) -> list[int]:
+        return [os.stat(f"{PACKAGE}/{folder}").st_mtime_ns for folder in _FOLDERS]
+
+
+def _file(path: str | bytes) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def take(descriptor: int, code: Code) -> list[str]:
     """Take over environment and umask of the command that has asked; returns its words.
 
     Raises NotHere if it has other code than this.
     """
     request = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-    theirs, umask, count, *rest = request.split(b"\0")
-    if theirs != code.encode():
+    umask, count = _HEADER.unpack_from(request)
+    package, *strings, _ = request[_HEADER.size :].split(b"\0")
+    if not code.is_that_of(package):
         raise asking.NotHere
     os.environb.clear()
-    for entry in rest[int(count) :]:
+    for entry in strings[count:]:
         name, _, value = entry.partition(b"=")
         os.environb[name] = value
-    os.umask(int(umask))
-    return [word.decode("utf-8", "surrogateescape") for word in rest[: int(count)]]
+    os.umask(umask)
+    return [word.decode("utf-8", "surrogateescape") for word in strings[:count]]
 
 
 def take_over(directory: int, stdio: list[int]) -> None:

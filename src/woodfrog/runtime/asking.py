@@ -2,14 +2,17 @@
 
 Whoever asks sends the command line, environment, umask, directory and standard descriptors. A fork
 of the process that is asked then is the command (runtime/answering.py): it writes to our
-descriptors itself, and what comes back is its exit status.
+descriptors itself, and what comes back is its exit status. The launcher asks in the same way
+(runtime/code/ask_x86_64.S).
+
+The request is a memfd: the umask and the number of words (both u32, little-endian), then strings,
+each with a 0 behind it: the directory of our code, the words, the environment.
 """
 
 from __future__ import annotations
 
 import posix
 
-from woodfrog import __version__
 from woodfrog.kernel.sockets import sockets
 
 TYPE_CHECKING = False
@@ -27,7 +30,8 @@ DETACHED = b"detached"
 # The request, the directory, and three standard descriptors.
 SENT = 5
 _MOST_WAITING = 128
-_FOLDERS = ("", "cli", "engine", "image", "kernel", "remote", "resources", "runtime")
+# The directory of our code.
+PACKAGE = __file__.rsplit("/", 2)[0]
 
 _worker: Worker | None = None
 
@@ -125,13 +129,6 @@ def send(connection: socket.socket, message: bytes, descriptors: list[int]) -> N
     connection.sendmsg([message], rights)
 
 
-def code() -> str:
-    """Return what tells our code from other code: what was loaded may have been replaced since."""
-    here = __file__.rsplit("/", 2)[0]
-    changed = [str(posix.stat(f"{here}/{folder}").st_mtime_ns) for folder in _FOLDERS]
-    return f"{__version__} {here} {' '.join(changed)}"
-
-
 def ask(
     connection: socket.socket,
     words: list[str],
@@ -149,10 +146,10 @@ def ask(
     try:
         umask = posix.umask(0)
         posix.umask(umask)
-        told = [code(), str(umask), str(len(words)), *words]
-        parts = [one.encode("utf-8", "surrogateescape") for one in told]
-        parts += [name + b"=" + value for name, value in environ.items()]
-        posix.write(request, b"\0".join(parts))
+        strings = [one.encode("utf-8", "surrogateescape") for one in (PACKAGE, *words)]
+        strings += [name + b"=" + value for name, value in environ.items()]
+        numbers = b"".join(one.to_bytes(4, "little") for one in (umask, len(words)))
+        posix.write(request, numbers + b"".join(one + b"\0" for one in strings))
         send(connection, kind, [request, here, 0, 1, 2])
     except (BrokenPipeError, ConnectionResetError):
         return None

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import NoReturn
 
+    from woodfrog.runtime.answering import Code
+
 # A rollback needs most that a checkpoint, which has made the keeper, has not loaded.
 _FIRST = ("woodfrog.engine.rollback", "woodfrog.cli.rollback", "woodfrog.runtime.rollback")
 _NULL = "/dev/null"
@@ -38,7 +40,7 @@ def serve(
     keeper: int,
     init: int,
     run: Callable[[list[str]], int],
-    code: str,
+    code: Code,
 ) -> NoReturn:
     """Run the command lines that the keeper passes on, until one has failed, or it has ended.
 
@@ -112,7 +114,7 @@ def _get_ready(init: int) -> Iterator[None]:
 
 
 def _answer(
-    worker: Worker, descriptors: list[int], run: Callable[[list[str]], int], code: str
+    worker: Worker, descriptors: list[int], run: Callable[[list[str]], int], code: Code
 ) -> int:
     """Run the command line that somebody has sent, and tell how it ended."""
     request, directory, *stdio = descriptors

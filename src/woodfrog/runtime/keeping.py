@@ -186,7 +186,7 @@ class _Keeper:
         self._run = run
         self._kept = kept
         self._listening = answering.listen(Door(directory, KEEPER))
-        self._code = asking.code()
+        self._code = answering.Code()
         self._requests: socket.socket | None = None
         self._worker = 0
         self._has_worked = False

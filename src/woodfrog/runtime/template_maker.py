@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from woodfrog.runtime.answering import Code
+
 IDLE = b"idle"
 
 
-def serve(requests: socket.socket, run: Callable[[list[str]], int], code: str) -> NoReturn:
+def serve(requests: socket.socket, run: Callable[[list[str]], int], code: Code) -> NoReturn:
     """Run the command lines that come, until the supervisor wants no more, or one has failed."""
     template = templates.held()
     assert template
@@ -47,7 +49,7 @@ def serve(requests: socket.socket, run: Callable[[list[str]], int], code: str) -
 
 
 def _answer(
-    connection: socket.socket, descriptors: list[int], run: Callable[[list[str]], int], code: str
+    connection: socket.socket, descriptors: list[int], run: Callable[[list[str]], int], code: Code
 ) -> int:
     """Run the command line that somebody has sent, and tell how it ended."""
     request, directory, *stdio = descriptors
