@@ -18,11 +18,10 @@ def test_pages_that_are_walked_over_are_those_that_there_are() -> None:
         init = child_of(unshare.pid)
         with held(init) as tree:
             [one] = tree.processes
-            ahead = MappingsAhead(tree.processes, (), may_be_late=False)
-            ahead.walk(())
+            MappingsAhead(tree.processes, (), may_be_late=False).walk()
             assert not one.walked
-            ahead.walk({init})
-            ahead.finish()
+            ahead = MappingsAhead(tree.processes, {init}, may_be_late=False)
+            ahead.walk()
             mappings = [each for each in ahead.of(one) if not each.shared]
             large = {
                 (each.start, each.end) for each in mappings if each.end - each.start >= 1 << 20

@@ -88,7 +88,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """A held container, and all that was seen in it."""
+    """A held container, and all that was seen in it, once `add_flags` was called."""
 
     tree: Held
     vdso: Vdso
@@ -107,6 +107,15 @@ class Looked(msgspec.Struct, frozen=True):
     losses: list[str]
     others: list[HeldProcess]  # that are not wanted, and were not looked at themselves
     hush: ExitStack  # while it is open, nothing comes for TCP connections
+    ahead: MappingsAhead
+
+    def add_flags(self, obstacles: Obstacles) -> None:
+        """Add the flags of large processes' mappings, which take the kernel a while to tell.
+
+        Until then `processes` may lack them; what can't be kept because of them is noted.
+        """
+        self.ahead.add_flags(self.processes, obstacles)
+        collecting.note_inherited(self.processes)
 
     def statistics(self) -> dict[str, object]:
         """Return figures for people."""
@@ -152,14 +161,15 @@ def look(
     If only some processes are `wanted`, by their ids inside, the others may have what can't be.
 
     `noted` are the processes of which the kernel notes for us what is written to. They may lend us
-    memory until `lent` unwinds, which is before.
+    memory until `lent` unwinds, which is before, and after `add_flags` was called.
 
-    If `flags_may_be_late`, mappings of some processes lack them (see late_flags).
+    If `flags_may_be_late`, mappings of some processes still lack them then (see late_flags).
     """
     looking = _Looking(undo, init, container, options, obstacles, noted)
     looking.prepare()
     looking.hold(pause, guardian, wanted)
-    looking.look_at_mounts(flags_may_be_late=flags_may_be_late)
+    looking.look_ahead(lent, flags_may_be_late=flags_may_be_late)
+    looking.look_at_mounts()
     looking.look_around()
     looking.look_at_contents()
     looking.look_at_files()
@@ -184,9 +194,11 @@ class _Looking:
     _unanswered: Unanswered
     _stopped: float
 
+    # Since `look_ahead`.
+    _ahead: MappingsAhead
+
     # Since `look_at_mounts`; `_view` is a process that sees the container from its root.
     _view: int
-    _ahead: MappingsAhead
     _nested: Namespaces
     _mounts: ChangedMounts | None = None
     _overlay: Overlay | None = None
@@ -249,13 +261,17 @@ class _Looking:
         self._stopped = time.monotonic()
         guardian.check()
 
-    def look_at_mounts(self, *, flags_may_be_late: bool) -> None:
+    def look_ahead(self, lent: ExitStack, *, flags_may_be_late: bool) -> None:
+        """Begin to read what takes the kernel longest, beside all that follows."""
+        wanted = [one for one in self._tree.processes if one.pid not in self._doomed]
+        self._ahead = MappingsAhead(wanted, self._noted, may_be_late=flags_may_be_late)
+        self._ahead.walk()
+        self._ahead.begin(self._vdso, lent)
+
+    def look_at_mounts(self) -> None:
         """See who is in which namespace, and what has become of mounts."""
         init, container, obstacles = self._init, self._container, self._obstacles
         view = self._view = self._undo.enter_context(view_of(init))
-        self._ahead = MappingsAhead(
-            self._tree.processes, self._noted, may_be_late=flags_may_be_late
-        )
         nested = self._nested = Namespaces(init, self._tree, obstacles)
         self._undo.callback(nested.close)
         if (created := self._created) is not None:
@@ -357,7 +373,7 @@ class _Looking:
     def collect(self, lent: ExitStack) -> Looked:
         """Collect files and processes, which lend us memory until `lent` unwinds."""
         tree, world, files, obstacles = self._tree, self._world, self._files, self._obstacles
-        self._read_mappings()
+        self._await_rings()
         # What is to be made anew anyway need not be read.
         file_records = files.collect(world, obstacles, self._doomed, but_sockets=self._goes_back)
         processes = collecting.collect_processes(
@@ -393,18 +409,17 @@ class _Looking:
             losses_of(file_records) + self._networks.losses,
             self._others,
             self._hush,
+            self._ahead,
         )
 
-    def _read_mappings(self) -> None:
-        """Have mappings read, and what io_urings still do waited for."""
+    def _await_rings(self) -> None:
+        """Wait for what io_urings still do, and may have written meanwhile."""
         files = self._files
-        has_rings = any(file.target == IO_URING for file in files.files)
-        if not has_rings:  # whose requests may go on until we have waited for them
-            self._ahead.walk(self._noted)
-        self._ahead.finish()
-        if has_rings:
+        if any(file.target == IO_URING for file in files.files):
             from woodfrog.engine.rings import Rings
 
+            self._ahead.forget_walks()
+            self._ahead.finish()
             self._world.rings = Rings(
                 self._tree,
                 files,

@@ -154,6 +154,7 @@ class _Rollback:
                 lent=lent,
                 wanted={record.pid for record in self._plan.processes},
             )
+            looked.add_flags(obstacles)
         obstacles.raise_if_any()
         # What clients have sent that nobody has accepted need not be read: those come anew.
         read_backlogs(looked, of_unix=False)
