@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from woodfrog.engine import collecting, collecting_networks, collecting_shares, guests, tidying
-from woodfrog.engine.asking_processes import AskingProcesses
+from woodfrog.engine import (
+    asking_processes,
+    collecting,
+    collecting_networks,
+    collecting_shares,
+    guests,
+    tidying,
+)
 from woodfrog.engine.asking_queues import AskedQueues
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
@@ -185,7 +191,6 @@ class _Looking:
     _opened: Opened | None = None
     _groups: list[tuple[str, str]]
     _created: list[Mount] | None = None
-    _asking: AskingProcesses
 
     # Since `hold`. `_doomed` are our pids of the `_others`, whom nobody wants.
     _tree: Held
@@ -240,7 +245,7 @@ class _Looking:
         self._usual = sysctls.usual()
         if prepare(init, container) and "network" in container.namespaces:
             self._opened = self._usual.opened(init, self._undo)
-        self._asking = AskingProcesses()
+        asking_processes.usual()
         self._groups = list(cgroups.directories(container.cgroups))
         if container.mounts is not None:
             self._created = [parse_mount(os.fsencode(line)) for line in container.mounts]
@@ -385,7 +390,7 @@ class _Looking:
             self._vdso,
             lent,
             self._ahead,
-            self._asking,
+            asking_processes.usual(),
             self._doomed,
         )
         collecting_shares.refuse_unmade(processes, obstacles)
