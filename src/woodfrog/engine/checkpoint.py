@@ -5,7 +5,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 
-from woodfrog.engine import looking, writing_records
+from woodfrog.engine import preparing, writing_records
 from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.late_flags import LateFlags
@@ -63,7 +63,7 @@ def checkpoint(
 def prepare(init: int, container: Container) -> None:
     """Load and read beforehand what is needed to look at a container."""
     with suppress(OSError):  # it has ended, as will be seen
-        looking.prepare(living_task(init), container)
+        preparing.prepare(living_task(init), container)
 
 
 def examine(

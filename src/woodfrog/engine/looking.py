@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import time
 from collections import Counter
@@ -16,7 +15,6 @@ import msgspec
 from woodfrog.engine import (
     asking_processes,
     collecting,
-    collecting_networks,
     collecting_shares,
     guests,
     tidying,
@@ -24,24 +22,22 @@ from woodfrog.engine import (
 from woodfrog.engine.asking_queues import AskedQueues
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
-from woodfrog.engine.collecting_namespaces import Namespaces, any_in
+from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.collecting_networks import Networks
 from woodfrog.engine.detached import DetachedMounts
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.places import Places
+from woodfrog.engine.preparing import prepare
 from woodfrog.engine.reading_ahead import MappingsAhead
 from woodfrog.engine.unanswered import Unanswered
 from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
-from woodfrog.kernel import reading_elsewhere
-from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount, read_mounts
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso, own_vdso
-from woodfrog.resources import catalogue, cgroups, namespaces, sysctls
+from woodfrog.resources import cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.credentials import bounding_set
 from woodfrog.resources.files.base import FileRecord
@@ -245,7 +241,6 @@ class _Looking:
         self._usual = sysctls.usual()
         if prepare(init, container) and "network" in container.namespaces:
             self._opened = self._usual.opened(init, self._undo)
-        asking_processes.usual()
         self._groups = list(cgroups.directories(container.cgroups))
         if container.mounts is not None:
             self._created = [parse_mount(os.fsencode(line)) for line in container.mounts]
@@ -432,34 +427,6 @@ class _Looking:
                 self._obstacles,
                 may_cancel=not self._options.leave_running,
             )
-
-
-def prepare(init: int, container: Container) -> bool:
-    """Do what takes time, before anything is held; tell whether a container may change settings.
-
-    That is to import what is needed for the files that there are, and to read new settings.
-    """
-    codecs.lookup("ascii")
-    reading_elsewhere.prepare()
-    if not catalogue.has_all():  # as who stands by for this has loaded everything
-        _import_kinds(init, container)
-    if sysctls.is_read_only(init):
-        return False
-    _ = sysctls.usual().settings
-    return True
-
-
-def _import_kinds(init: int, container: Container) -> None:
-    pids = processes_in(HERE, init)
-    if container.rootfs:
-        from woodfrog.resources import layer  # noqa: F401
-    looks = catalogue.prepare(pids)
-    if is_nested := any_in(pids):
-        from woodfrog.resources import nested  # noqa: F401
-    if is_nested or container.network is not None:
-        collecting_networks.prepare()
-    if any(look.startswith("socket ") for look in looks):
-        from woodfrog.engine import backlogs, connections, sockets  # noqa: F401
 
 
 def losses_of(files: Iterable[FileRecord]) -> list[str]:

@@ -177,9 +177,7 @@ def collect(
     return Sysctls(ipc=ipc, network=network, pid=pid) if ipc or network or pid else None
 
 
-def _changed(
-    found: Mapping[str, bytes], usual: Mapping[str, bytes]
-) -> list[tuple[str, bytes]]:
+def _changed(found: Mapping[str, bytes], usual: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
     """Return those that are others than usual, and can be set."""
     if found.items() <= usual.items():
         return []
