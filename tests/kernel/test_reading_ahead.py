@@ -7,7 +7,7 @@ import pytest
 
 from needs import needs
 from started import UNSHARE, child_of, line, started
-from woodfrog.engine import reading_ahead
+from woodfrog.engine import collecting_shares, reading_ahead
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.reading_ahead import MappingsAhead
@@ -30,6 +30,15 @@ if sys.argv[1:]:
     fcntl.ioctl(file, 0xC018AA3F, bytearray(struct.pack("3Q", 0xAA, 0, 0)))
     start = ctypes.addressof(ctypes.c_char.from_buffer(one))
     fcntl.ioctl(file, 0xC020AA00, bytearray(struct.pack("4Q", start, len(one), 1, 0)))
+print("ready", flush=True)
+input()
+"""
+SHARES_MEMORY = """
+import ctypes
+one = bytearray(8 << 20)
+one[:] = b"x" * len(one)
+libc, stack = ctypes.CDLL(None), ctypes.create_string_buffer(1 << 16)
+libc.clone(libc.pause, ctypes.c_void_p(ctypes.addressof(stack) + (1 << 15)), 0x100 | 17, None)
 print("ready", flush=True)
 input()
 """
@@ -85,6 +94,21 @@ def test_flags_that_come_later_are_those_that_there_are(
             assert not obstacles.found
             assert any(each.advice == [16] for each in found.space.mappings)
             assert found.space.mappings == _collected(one, read_smaps(one.pid)).space.mappings
+
+
+@needs("root")
+def test_flags_of_memory_that_others_share_do_not_come_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading_ahead, "_LARGE", 4 << 20)
+    with started(*UNSHARE, sys.executable, "-c", SHARES_MEMORY) as unshare:
+        assert line(unshare) == "ready"
+        with held(child_of(unshare.pid)) as tree, ExitStack() as lent:
+            assert len(tree.processes) == 2
+            collecting_shares.refuse_shared_parts(tree, Obstacles())
+            ahead = MappingsAhead(tree.processes, (), may_be_late=False)
+            ahead.begin(own_vdso(), lent)
+            assert not any(ahead.lacks_flags(one) for one in tree.processes)
 
 
 def _collected(one: HeldProcess, listed: list[Mapping]) -> CollectedProcess:

@@ -263,6 +263,7 @@ class _Looking:
 
     def look_ahead(self, lent: ExitStack, *, flags_may_be_late: bool) -> None:
         """Begin to read what takes the kernel longest, beside all that follows."""
+        collecting_shares.refuse_shared_parts(self._tree, self._obstacles)
         wanted = [one for one in self._tree.processes if one.pid not in self._doomed]
         self._ahead = MappingsAhead(wanted, self._noted, may_be_late=flags_may_be_late)
         self._ahead.walk()
@@ -292,7 +293,6 @@ class _Looking:
     def look_around(self) -> None:
         """See which files are open, where paths lead, and so what records may ask for."""
         tree, nested, obstacles = self._tree, self._nested, self._obstacles
-        collecting_shares.refuse_shared_parts(tree, obstacles)
         self._unanswered.refuse_own_descriptors(tree.tasks())
         self._files = Files(tree)
         self._undo.callback(self._files.close)

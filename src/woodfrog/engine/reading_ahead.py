@@ -51,8 +51,10 @@ class MappingsAhead:
 
         So they lend us memory before, until `lent` unwinds.
         """
+        # Who shares its memory with others would find what those lend us among its mappings.
+        shared = {one.shares[KCMP_VM].pid for one in self._processes if KCMP_VM in one.shares}
         for one in self._processes:
-            if one.own_bytes < _LARGE or one.pid in self._late or not _may_be_late(one):
+            if one.own_bytes < _LARGE or one.pid in shared | self._late or not _may_be_late(one):
                 continue
             with suppress(OSError, UnsupportedResource):  # whoever needs the memory tells
                 lent.enter_context(scratch_in(one, vdso))
