@@ -1,12 +1,20 @@
 """What every process must be asked itself, in a program that serves for all of them."""
 
+from functools import cache
+
 from woodfrog.remote.program import Program
 from woodfrog.remote.scratch import Scratch
 from woodfrog.resources import limits, memory_modes, process, signals, threads, timers
 
 
+@cache
+def usual() -> "AskingProcesses":
+    """Return those that serve for all, one after the other; made before anything is held."""
+    return AskingProcesses()
+
+
 class AskingProcesses:
-    """The calls that ask a process and its first thread; made before anything is held."""
+    """The calls that ask a process and its first thread."""
 
     def __init__(self) -> None:
         self._program = Program(0, 0)

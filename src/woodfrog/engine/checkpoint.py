@@ -5,7 +5,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 
-from woodfrog.engine import looking, writing_records
+from woodfrog.engine import preparing, writing_records
 from woodfrog.engine.changes import ParentImage
 from woodfrog.engine.guardian import Guardian, guarded
 from woodfrog.engine.late_flags import LateFlags
@@ -63,7 +63,7 @@ def checkpoint(
 def prepare(init: int, container: Container) -> None:
     """Load and read beforehand what is needed to look at a container."""
     with suppress(OSError):  # it has ended, as will be seen
-        looking.prepare(living_task(init), container)
+        preparing.prepare(living_task(init), container)
 
 
 def examine(
@@ -84,7 +84,7 @@ def examine(
         began = time.monotonic()
         statistics: dict[str, object] = {"processes": 0, "threads": 0, "losses": []}
         with obstacles.at("the container"), ExitStack() as undo:
-            statistics = look(
+            looked = look(
                 undo,
                 living_task(init),
                 container,
@@ -94,7 +94,9 @@ def examine(
                 guardian,
                 still_noted(known).keys(),
                 lent=undo,
-            ).statistics()
+            )
+            looked.add_flags(obstacles)
+            statistics = looked.statistics()
         held_us = int((time.monotonic() - began) * 1e6)
         return {"obstacles": obstacles.found, "frozen_us": held_us} | statistics
 
@@ -132,15 +134,20 @@ def _checkpoint(
         tracking = undo.enter_context(Tracking())
         with ExitStack() as hold:
             noted = still_noted(parent.known).keys()
-            looked = _look(hold, init, container, options, pause, guardian, noted)
+            obstacles = Obstacles()
+            looked = _look(hold, init, container, options, pause, obstacles, guardian, noted)
             times = _Times(looked.tree.began)
             times.note("stop", looked.stopped)
             times.note("collect")
             statistics = looked.statistics()
             parent.look(looked.processes)
+            takes_copies = options.leave_running and pause is None
+            copied = pages.keep_changed(looked.processes) if takes_copies else []
+            looked.add_flags(obstacles)
+            obstacles.raise_if_any()
+            read_backlogs(looked)
             snapshots = undo.enter_context(Snapshots(init, looked.vdso))
-            if options.leave_running and pause is None:
-                snapshots.take(pages.keep_changed(looked.processes), container.memory_room)
+            snapshots.take(copied, container.memory_room)
             late = LateFlags(looked.processes, snapshots)
             if options.leave_running and options.track_changes and tracker:
                 tracking.take_over(tracker)
@@ -208,11 +215,11 @@ def _look(
     container: Container,
     options: CheckpointOptions,
     pause: Pause | None,
+    obstacles: Obstacles,
     guardian: Guardian,
     noted: AbstractSet[int],
 ) -> Looked:
-    """Hold the container, and look at everything; refuse what can't be kept."""
-    obstacles = Obstacles()
+    """Hold the container, and look at everything; refuse what can't be kept, but for its flags."""
     looked = look(
         hold,
         init,
@@ -231,7 +238,6 @@ def _look(
     )
     obstacles.raise_if_any()
     guardian.check()
-    read_backlogs(looked)
     return looked
 
 

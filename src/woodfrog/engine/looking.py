@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import time
 from collections import Counter
@@ -13,29 +12,32 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from woodfrog.engine import collecting, collecting_networks, collecting_shares, guests, tidying
-from woodfrog.engine.asking_processes import AskingProcesses
+from woodfrog.engine import (
+    asking_processes,
+    collecting,
+    collecting_shares,
+    guests,
+    tidying,
+)
 from woodfrog.engine.asking_queues import AskedQueues
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
-from woodfrog.engine.collecting_namespaces import Namespaces, any_in
+from woodfrog.engine.collecting_namespaces import Namespaces
 from woodfrog.engine.collecting_networks import Networks
 from woodfrog.engine.detached import DetachedMounts
 from woodfrog.engine.guardian import Guardian
 from woodfrog.engine.obstacles import Obstacles
 from woodfrog.engine.places import Places
+from woodfrog.engine.preparing import prepare
 from woodfrog.engine.reading_ahead import MappingsAhead
 from woodfrog.engine.unanswered import Unanswered
 from woodfrog.engine.view import view_of
 from woodfrog.engine.world import World
-from woodfrog.kernel import reading_elsewhere
-from woodfrog.kernel.caller import HERE
-from woodfrog.kernel.namespaces import processes_in
 from woodfrog.kernel.procfs.mountinfo import Mount, parse_mount, read_mounts
 from woodfrog.remote.held import Held, HeldProcess
 from woodfrog.remote.hold import Pause, held
 from woodfrog.remote.vdso import Vdso, own_vdso
-from woodfrog.resources import catalogue, cgroups, namespaces, sysctls
+from woodfrog.resources import cgroups, namespaces, sysctls
 from woodfrog.resources.cgroups import Hierarchy
 from woodfrog.resources.credentials import bounding_set
 from woodfrog.resources.files.base import FileRecord
@@ -88,7 +90,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """A held container, and all that was seen in it."""
+    """A held container, and all that was seen in it, once `add_flags` was called."""
 
     tree: Held
     vdso: Vdso
@@ -107,6 +109,15 @@ class Looked(msgspec.Struct, frozen=True):
     losses: list[str]
     others: list[HeldProcess]  # that are not wanted, and were not looked at themselves
     hush: ExitStack  # while it is open, nothing comes for TCP connections
+    ahead: MappingsAhead
+
+    def add_flags(self, obstacles: Obstacles) -> None:
+        """Add the flags of large processes' mappings, which take the kernel a while to tell.
+
+        Until then `processes` may lack them; what can't be kept because of them is noted.
+        """
+        self.ahead.add_flags(self.processes, obstacles)
+        collecting.note_inherited(self.processes)
 
     def statistics(self) -> dict[str, object]:
         """Return figures for people."""
@@ -152,14 +163,15 @@ def look(
     If only some processes are `wanted`, by their ids inside, the others may have what can't be.
 
     `noted` are the processes of which the kernel notes for us what is written to. They may lend us
-    memory until `lent` unwinds, which is before.
+    memory until `lent` unwinds, which is before, and after `add_flags` was called.
 
-    If `flags_may_be_late`, mappings of some processes lack them (see late_flags).
+    If `flags_may_be_late`, mappings of some processes still lack them then (see late_flags).
     """
     looking = _Looking(undo, init, container, options, obstacles, noted)
     looking.prepare()
     looking.hold(pause, guardian, wanted)
-    looking.look_at_mounts(flags_may_be_late=flags_may_be_late)
+    looking.look_ahead(lent, flags_may_be_late=flags_may_be_late)
+    looking.look_at_mounts()
     looking.look_around()
     looking.look_at_contents()
     looking.look_at_files()
@@ -175,7 +187,6 @@ class _Looking:
     _opened: Opened | None = None
     _groups: list[tuple[str, str]]
     _created: list[Mount] | None = None
-    _asking: AskingProcesses
 
     # Since `hold`. `_doomed` are our pids of the `_others`, whom nobody wants.
     _tree: Held
@@ -184,9 +195,11 @@ class _Looking:
     _unanswered: Unanswered
     _stopped: float
 
+    # Since `look_ahead`.
+    _ahead: MappingsAhead
+
     # Since `look_at_mounts`; `_view` is a process that sees the container from its root.
     _view: int
-    _ahead: MappingsAhead
     _nested: Namespaces
     _mounts: ChangedMounts | None = None
     _overlay: Overlay | None = None
@@ -228,7 +241,6 @@ class _Looking:
         self._usual = sysctls.usual()
         if prepare(init, container) and "network" in container.namespaces:
             self._opened = self._usual.opened(init, self._undo)
-        self._asking = AskingProcesses()
         self._groups = list(cgroups.directories(container.cgroups))
         if container.mounts is not None:
             self._created = [parse_mount(os.fsencode(line)) for line in container.mounts]
@@ -249,13 +261,18 @@ class _Looking:
         self._stopped = time.monotonic()
         guardian.check()
 
-    def look_at_mounts(self, *, flags_may_be_late: bool) -> None:
+    def look_ahead(self, lent: ExitStack, *, flags_may_be_late: bool) -> None:
+        """Begin to read what takes the kernel longest, beside all that follows."""
+        collecting_shares.refuse_shared_parts(self._tree, self._obstacles)
+        wanted = [one for one in self._tree.processes if one.pid not in self._doomed]
+        self._ahead = MappingsAhead(wanted, self._noted, may_be_late=flags_may_be_late)
+        self._ahead.walk()
+        self._ahead.begin(self._vdso, lent)
+
+    def look_at_mounts(self) -> None:
         """See who is in which namespace, and what has become of mounts."""
         init, container, obstacles = self._init, self._container, self._obstacles
         view = self._view = self._undo.enter_context(view_of(init))
-        self._ahead = MappingsAhead(
-            self._tree.processes, self._noted, may_be_late=flags_may_be_late
-        )
         nested = self._nested = Namespaces(init, self._tree, obstacles)
         self._undo.callback(nested.close)
         if (created := self._created) is not None:
@@ -276,7 +293,6 @@ class _Looking:
     def look_around(self) -> None:
         """See which files are open, where paths lead, and so what records may ask for."""
         tree, nested, obstacles = self._tree, self._nested, self._obstacles
-        collecting_shares.refuse_shared_parts(tree, obstacles)
         self._unanswered.refuse_own_descriptors(tree.tasks())
         self._files = Files(tree)
         self._undo.callback(self._files.close)
@@ -357,7 +373,7 @@ class _Looking:
     def collect(self, lent: ExitStack) -> Looked:
         """Collect files and processes, which lend us memory until `lent` unwinds."""
         tree, world, files, obstacles = self._tree, self._world, self._files, self._obstacles
-        self._read_mappings()
+        self._await_rings()
         # What is to be made anew anyway need not be read.
         file_records = files.collect(world, obstacles, self._doomed, but_sockets=self._goes_back)
         processes = collecting.collect_processes(
@@ -369,7 +385,7 @@ class _Looking:
             self._vdso,
             lent,
             self._ahead,
-            self._asking,
+            asking_processes.usual(),
             self._doomed,
         )
         collecting_shares.refuse_unmade(processes, obstacles)
@@ -393,18 +409,17 @@ class _Looking:
             losses_of(file_records) + self._networks.losses,
             self._others,
             self._hush,
+            self._ahead,
         )
 
-    def _read_mappings(self) -> None:
-        """Have mappings read, and what io_urings still do waited for."""
+    def _await_rings(self) -> None:
+        """Wait for what io_urings still do, and may have written meanwhile."""
         files = self._files
-        has_rings = any(file.target == IO_URING for file in files.files)
-        if not has_rings:  # whose requests may go on until we have waited for them
-            self._ahead.walk(self._noted)
-        self._ahead.finish()
-        if has_rings:
+        if any(file.target == IO_URING for file in files.files):
             from woodfrog.engine.rings import Rings
 
+            self._ahead.forget_walks()
+            self._ahead.finish()
             self._world.rings = Rings(
                 self._tree,
                 files,
@@ -412,34 +427,6 @@ class _Looking:
                 self._obstacles,
                 may_cancel=not self._options.leave_running,
             )
-
-
-def prepare(init: int, container: Container) -> bool:
-    """Do what takes time, before anything is held; tell whether a container may change settings.
-
-    That is to import what is needed for the files that there are, and to read new settings.
-    """
-    codecs.lookup("ascii")
-    reading_elsewhere.prepare()
-    if not catalogue.has_all():  # as who stands by for this has loaded everything
-        _import_kinds(init, container)
-    if sysctls.is_read_only(init):
-        return False
-    _ = sysctls.usual().settings
-    return True
-
-
-def _import_kinds(init: int, container: Container) -> None:
-    pids = processes_in(HERE, init)
-    if container.rootfs:
-        from woodfrog.resources import layer  # noqa: F401
-    looks = catalogue.prepare(pids)
-    if is_nested := any_in(pids):
-        from woodfrog.resources import nested  # noqa: F401
-    if is_nested or container.network is not None:
-        collecting_networks.prepare()
-    if any(look.startswith("socket ") for look in looks):
-        from woodfrog.engine import backlogs, connections, sockets  # noqa: F401
 
 
 def losses_of(files: Iterable[FileRecord]) -> list[str]:

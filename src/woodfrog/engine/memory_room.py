@@ -155,6 +155,12 @@ def _call(held: HeldProcess, vdso: Vdso, number: int, *arguments: int) -> int:
     return call_through_vdso(held.leader.tracee, held.memory, padding, vdso.room, number, arguments)
 
 
+def is_unlimited(held: HeldProcess) -> bool:
+    """Tell whether nothing but locked memory counts against a limit of a process's."""
+    *memory, _ = _in_force(held.pid)
+    return all(soft == limits.NONE for soft, _ in memory)
+
+
 def _sufficient(path: str, now: list[Limit], needed: Needed) -> list[Limit]:
     """Return limits that leave room for so much; those in force `now`, if they do.
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from woodfrog.engine import reset_room, root_stub
+from woodfrog.engine import memory_room, reset_room, root_stub
 from woodfrog.engine.differing import Pairs
 from woodfrog.engine.looking import Looked
 from woodfrog.engine.memory_room import Room
@@ -32,7 +32,7 @@ from woodfrog.remote.scratch import SCRATCH_BYTES, Scratch
 from woodfrog.remote.socket_waits import SocketWait
 from woodfrog.remote.stub import Stub, StubError
 from woodfrog.remote.vdso import Vdso
-from woodfrog.resources import namespaces, process, signals, threads, timers
+from woodfrog.resources import namespaces, page_sets, process, signals, threads, timers
 from woodfrog.resources.files.epoll import Epoll
 from woodfrog.resources.posix_queues import PosixQueue
 from woodfrog.resources.signals import SIGTRAP
@@ -70,23 +70,39 @@ class ProcessReset:
     def lend(self, lending: ExitStack) -> None:
         """Have the process lend memory, where nothing is now, nor was then, until that unwinds.
 
+        What it lends already stays, if it may.
+
         And have room for all that it is to have again. Raises UnsupportedResource if it can't.
         """
-        one = self.one
+        one, then = self.one, self.one.then.memory
+        used = [(mapping.start, mapping.end) for mapping in then.mappings]
+        scratch = one.held.scratch
+        if scratch and (
+            page_sets.common(used, [scratch.range])
+            or then.lock_future
+            or one.now.space.fields["lock_future"]
+            or not memory_room.is_unlimited(one.held)
+        ):
+            # It is in the way, or counts where there may be no room for it then.
+            one.held.give_scratch_back()
+            scratch = None
         found = read_maps(one.held.pid)
-        used = [(mapping[0], mapping[1]) for mapping in found]
-        used += ((mapping.start, mapping.end) for mapping in one.then.memory.mappings)
-        place = free_range(used, SCRATCH_BYTES + PAGE)
-        self._lent = place.start, place.end
         vdso = next(mapping[0] for mapping in found if mapping[7] == b"[vdso]")
         self._instruction = vdso + self._vdso.syscall
         reset_room.make(lending.enter_context(self._room), one, self.memory, found)
-        tracee, memory = one.held.leader.tracee, one.held.memory
-        scratch = Scratch(tracee, memory, vdso, self._vdso, SCRATCH_BYTES, at=place.start)
-        lending.enter_context(scratch)
+        if scratch:
+            scratch.renew()
+        else:
+            used += ((mapping[0], mapping[1]) for mapping in found)
+            at = free_range(used, SCRATCH_BYTES + PAGE).start
+            tracee, memory = one.held.leader.tracee, one.held.memory
+            scratch = Scratch(tracee, memory, vdso, self._vdso, SCRATCH_BYTES, at=at)
+            lending.enter_context(scratch)
+        self._lent = scratch.range
 
     def hold_for_good(self) -> None:
-        """Have the tasks die with us, and no signal act on them."""
+        """Have the tasks die with us, and no signal act on them; they give back what they lend."""
+        self.one.held.forget_scratch()
         for task in self.one.held.tasks:
             ptrace.set_options(task.pid, task.options | ptrace.O_EXITKILL)
             ptrace.set_signal_mask(task.pid, stub.MASK)

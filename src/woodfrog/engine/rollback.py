@@ -141,19 +141,19 @@ class _Rollback:
         )
         self._noted = still_noted(self._known)
         without_root = msgspec.structs.replace(self._container, rootfs="")
-        with ExitStack() as lent:
-            looked = self._looked = look(
-                hold,
-                self._init,
-                without_root,
-                options,
-                pause,
-                obstacles,
-                guardian,
-                self._noted.keys(),
-                lent=lent,
-                wanted={record.pid for record in self._plan.processes},
-            )
+        looked = self._looked = look(
+            hold,
+            self._init,
+            without_root,
+            options,
+            pause,
+            obstacles,
+            guardian,
+            self._noted.keys(),
+            lent=hold,
+            wanted={record.pid for record in self._plan.processes},
+        )
+        looked.add_flags(obstacles)
         obstacles.raise_if_any()
         # What clients have sent that nobody has accepted need not be read: those come anew.
         read_backlogs(looked, of_unix=False)
@@ -218,6 +218,8 @@ class _Rollback:
     def borrow(self, hold: ExitStack, guardian: Guardian) -> None:
         """Have each process lend us memory for good: the last that may fail without harm."""
         lent, obstacles = hold.enter_context(ExitStack()), Obstacles()
+        for one in self._match.extra_processes:
+            one.give_scratch_back()
         for reset in self._resets:
             with obstacles.at(reset.one.held.name):
                 reset.lend(lent)

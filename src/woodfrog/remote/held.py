@@ -315,6 +315,18 @@ class HeldProcess:
             os.close(self.memory)
         self.memory = -1
 
+    def give_scratch_back(self) -> None:
+        """Have it unmap what it lends us, if it does."""
+        if self.scratch:
+            self.scratch.unmap()
+            self.forget_scratch()
+
+    def forget_scratch(self) -> None:
+        """Leave what it lends us alone from now on: somebody else unmaps that."""
+        if self.scratch:
+            self.scratch.forget()
+            self.scratch = None
+
     @property
     def leader(self) -> HeldTask:
         return self.tasks[0]

@@ -62,7 +62,7 @@ class Scratch:
         )
         try:
             # At once: should we be killed, it is known by that (engine/tidying.py).
-            os.pwrite(self._memory, CODE, self.start)
+            self.renew()
             self._call(
                 SYS.MPROTECT,
                 self.data,
@@ -87,6 +87,10 @@ class Scratch:
     def forget(self) -> None:
         """Leave the memory alone from now on: the process has ended."""
         self.start = 0
+
+    def renew(self) -> None:
+        """Have the code be what it is in a new area."""
+        os.pwrite(self._memory, CODE, self.start)
 
     def unmap(self) -> None:
         """Unmap the area, through any thread that is held."""

@@ -214,15 +214,22 @@ class Collected:
             for one, policy in zip(self.mappings, policies, strict=True)
         ]
 
-    def add_flags(self, pid: int, listed: list[KernelMapping], ours: tuple[int, int]) -> None:
+    def add_flags(
+        self,
+        pid: int,
+        listed: list[KernelMapping],
+        ours: tuple[int, int],
+        *,
+        noted: bool = False,
+    ) -> None:
         """Note what only smaps tells of the mappings, which were listed by maps.
 
-        `listed` is what smaps tells of this process or of a copy of it, which is `pid`; `ours` are
-        the addresses of our scratch area.
+        `listed` is what smaps tells of this process or of a copy of it, which is `pid`; `ours` and
+        `noted` are those of `collect`.
         """
         known = {found.start: found for found in _without(listed, ours)}
         for one in self.mappings:
-            memory_flags.refuse(known[one.start], noted=False)
+            memory_flags.refuse(known[one.start], noted=noted)
         self.mappings = [
             msgspec.structs.replace(one, **_told_by_flags(pid, known[one.start]))
             for one in self.mappings

@@ -115,16 +115,16 @@ class Opened:
             # Read anew, it takes less time to learn that all is the same.
             self._read_short()
 
-    def read(self, init: int, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    def read(self, init: int, paths: Collection[str]) -> dict[str, bytes]:
         """Read settings of the network namespace that we, and the process, are in now."""
         if os.readlink(f"/proc/{init}/ns/net") != self._link:
             self.close()  # it has gone elsewhere since
         short = self._read_short()
-        for path in paths:
-            if path in short:
-                yield path, short[path]
-            else:
-                yield from _read([path])
+        left = [path for path in paths if path not in short]
+        if not left:
+            return short
+        found = short | dict(_read(left))
+        return {path: found[path] for path in paths if path in found}
 
     def _read_short(self) -> dict[str, bytes]:
         """Read what is open; leave out what can't be read so, or is longer."""
@@ -168,20 +168,17 @@ def collect(
     ipc, network = list[tuple[str, bytes]](), list[tuple[str, bytes]]()
     if "ipc" in own:
         with namespaces.inside(init, "ipc"):
-            ipc = _changed(_read(new.paths("ipc")), usual)
+            ipc = _changed(dict(_read(new.paths("ipc"))), usual)
     if "network" in own:
         paths = new.paths("network")
         with namespaces.inside(init, "net"):
-            network = _changed(opened.read(init, paths) if opened else _read(paths), usual)
+            network = _changed(opened.read(init, paths) if opened else dict(_read(paths)), usual)
     pid = pid_settings.collect(init, config) if "pid" in own else []
     return Sysctls(ipc=ipc, network=network, pid=pid) if ipc or network or pid else None
 
 
-def _changed(
-    settings: Iterator[tuple[str, bytes]], usual: Mapping[str, bytes]
-) -> list[tuple[str, bytes]]:
+def _changed(found: Mapping[str, bytes], usual: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
     """Return those that are others than usual, and can be set."""
-    found = dict(settings)
     if found.items() <= usual.items():
         return []
     differ = {p for p, value in found.items() - usual.items()}
@@ -200,7 +197,7 @@ def _can_be_set(path: str) -> bool:
 
 def changed_here(kind: str, new: Usual) -> list[tuple[str, bytes]]:
     """Compare the settings of the namespace that we are in with those of a new one."""
-    return _changed(_read(new.paths(kind)), new.settings)
+    return _changed(dict(_read(new.paths(kind))), new.settings)
 
 
 def change_here(settings: Collection[tuple[str, bytes]]) -> None:

@@ -51,10 +51,11 @@ def load_all(first: Iterable[str]) -> Iterator[None]:
         if module.name not in sys.modules and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
             yield
-    from woodfrog.engine import plan
+    from woodfrog.engine import asking_processes, plan
     from woodfrog.remote.vdso import own_vdso
 
     plan.prepare()
+    asking_processes.usual()
     own_vdso()
     codecs.lookup("ascii")
     yield

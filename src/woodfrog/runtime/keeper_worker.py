@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _FIRST = ("woodfrog.engine.rollback", "woodfrog.cli.rollback", "woodfrog.runtime.rollback")
 _NULL = "/dev/null"
 _MOST_FREE = 8 << 20
+# The pages of a rollback or a small checkpoint, which needs no new memory for them then.
+_FREE_FROM_THE_START = 4 << 20
 
 
 def serve(
@@ -104,6 +106,8 @@ def _get_ready(init: int) -> Iterator[None]:
     try:
         posix_queues.keep_open(init)
         yield from answering.load_all(_FIRST)
+        bytearray(_FREE_FROM_THE_START)
+        yield
         usual = sysctls.usual()
         _ = usual.settings
         yield

@@ -1,0 +1,65 @@
+"""The memory of large processes, at which is looked in another way than at that of small ones."""
+
+from pathlib import Path
+
+import pytest
+
+from bundles import Bundle, bind
+from containers import Container, Woodfrog, verdict
+from needs import needs
+
+SOURCES = Path(__file__).parent / "rollback"
+NOTED = ("--leave-running", "--sync=none", "--track-changes")
+
+pytestmark = needs("root", "command python3")
+
+
+@pytest.fixture
+def large(woodfrog: Woodfrog) -> Container:
+    """Start a program that has much memory."""
+    bundle = Bundle(woodfrog.directory / "bundle", ["python3", "/programs/large.py"])
+    (bundle.rootfs / "programs").mkdir()
+    bundle.add_mount(bind(SOURCES, "/programs"))
+    bundle.add_host_programs()
+    container = woodfrog.run(bundle)
+    container.wait_for("ready")
+    return container
+
+
+def tell(container: Container, what: str) -> None:
+    """Write first, then name: it may be read right then."""
+    work = container.bundle.work
+    (work / "told").write_text(what)
+    (work / "told").rename(work / "change")
+
+
+def looks_well(container: Container) -> bool:
+    """Have the program look whether all is as it was."""
+    tell(container, "check")
+    return verdict(container) == "ok\n"
+
+
+@pytest.mark.parametrize("how", [NOTED, NOTED[:-1]], ids=["noted", "compared"])
+@pytest.mark.parametrize("change", ["write", "advise", "unmap"])
+def test_it_goes_back(
+    change: str, how: tuple[str, ...], large: Container, woodfrog: Woodfrog
+) -> None:
+    image = woodfrog.directory / "image"
+    large.checkpoint(image, *how)
+    tell(large, change)
+    large.wait_for("changed")
+
+    woodfrog("rollback", f"--image-path={image}", large.name)
+
+    assert looks_well(large)
+
+
+def test_its_advice_is_in_images_that_build_on_another(
+    large: Container, woodfrog: Woodfrog
+) -> None:
+    first, second = woodfrog.directory / "first", woodfrog.directory / "second"
+    large.checkpoint(first, *NOTED)
+    large.checkpoint(second, *NOTED[:-1], f"--parent={first}")
+    large.delete()
+
+    assert looks_well(woodfrog.restore(large.bundle, second))
