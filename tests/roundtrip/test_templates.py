@@ -24,13 +24,20 @@ MiB = 1 << 20
 WITH_A_CHILD = "sleep 1000 & : > /work/ready; wait"
 
 
-def keeper(woodfrog: Woodfrog, build: Build) -> tuple[Bundle, Path]:
-    """Freeze a program with 32 MiB that ends with status 7 on SIGTERM; returns bundle and image."""
+def keeper(
+    woodfrog: Woodfrog, build: Build, processors: set[int] | None = None
+) -> tuple[Bundle, Path]:
+    """Freeze a program with 32 MiB that ends with status 7 on SIGTERM; returns bundle and image.
+
+    It may be bound to some processors.
+    """
     program = build(KEEPER)
     bundle = Bundle(woodfrog.directory / "bundle", ["/" + program.name])
     shutil.copy(program, bundle.rootfs / program.name)
     container = woodfrog.run(bundle)
     container.wait_for("ready")
+    if processors:
+        os.sched_setaffinity(container.init, processors)
     container.checkpoint(woodfrog.directory / "image", "--sync=none")
     container.delete()
     return bundle, woodfrog.directory / "image"
@@ -72,6 +79,24 @@ def test_one_maker_makes_each_clone_like_the_first(woodfrog: Woodfrog, build: Bu
         for name in ("check", "out"):
             (bundle.work / name).unlink()
     eventually(lambda: makers(supervisor) == before, "the maker is idle")
+    woodfrog("warm", "--drop", "t")
+
+
+@pytest.mark.parametrize("is_bound", (False, True))
+def test_a_clone_runs_on_all_processors_that_it_had(
+    woodfrog: Woodfrog, build: Build, is_bound: bool
+) -> None:
+    everything = os.sched_getaffinity(0)
+    its = {max(everything)} if is_bound else everything
+    bundle, image = keeper(woodfrog, build, its if is_bound else None)
+    woodfrog("warm", f"--image-path={image}", "t")
+    for _ in range(3):
+        container = woodfrog.clone("t", bundle)
+        assert os.sched_getaffinity(container.init) == its
+        container.delete()
+    # Who made it has been on one processor only meanwhile.
+    for maker in makers(listed(woodfrog)["t"]):
+        eventually(lambda pid=maker: os.sched_getaffinity(pid) == everything, "it runs everywhere")
     woodfrog("warm", "--drop", "t")
 
 

@@ -1,22 +1,26 @@
 """ROOT, from a template: the waiting init becomes the root stub and keeps the memory that it has.
 
 Without the exec(2) of other restores, what exec would have done is done here, but for what each
-process sets later anyway: signal actions, names, the fields of the memory. The loop and the memory
-that it needs init was born with, so all that takes two programs.
+process sets later anyway: signal actions, names, the fields of the memory. The loop, memory for
+programs, and a first program init was born with. That it runs by itself as soon as it has nothing
+else to do, since the kernel takes a while to unmap all of Python; then it waits to be held.
 """
 
 import os
 import socket
 import struct
+import time
 
 from woodfrog.engine.root_stub import hold
 from woodfrog.engine.template import Template
 from woodfrog.kernel import ptrace, syscalls
 from woodfrog.kernel.abi.x86_64 import SYS
 from woodfrog.kernel.namespaces import CLONE_NEWTIME
-from woodfrog.remote import descriptors, stub
+from woodfrog.kernel.ptrace import Event, Rseq
+from woodfrog.kernel.signals import signals
+from woodfrog.remote import descriptors, entrance, stub
 from woodfrog.remote.program import Program
-from woodfrog.remote.stub import Stub
+from woodfrog.remote.stub import CODE_BYTES, Stub, StubError
 from woodfrog.resources import memory_making
 
 _RSEQ_FLAG_UNREGISTER = 1
@@ -24,14 +28,59 @@ _ROBUST_LIST_BYTES = 24
 _STACK_T = struct.Struct("<QixxxxQ")
 _SS_DISABLE = 2
 _FIRST = 3  # behind stdio
+_SIG_SETMASK = 2
+_TIMESPEC = struct.Struct("<2q")
+_PATIENCE_S = 60
+_LOOK_AGAIN_S = 50e-6
+
+
+def prepare(template: Template) -> None:
+    """Have forks of ours know how to forget all but the memory that lies ready, and stand by."""
+    base = template.base
+    program = Program(*Stub.part_of(base, template.size))
+    # A signal would find its handler gone; those that come now wait until the process is whole.
+    mask = stub.MASK.to_bytes(8, "little")
+    program.call(SYS.RT_SIGPROCMASK, _SIG_SETMASK, mask, 0, len(mask))
+    _forget_the_interpreter(program, _rseq_of_forks())
+    area = (base, base + CODE_BYTES + template.size)
+    memory_making.unmap_all(program, [area, *template.ready])
+    # If whoever was to hold it has been killed, it ends.
+    program.may_fail(program.call(SYS.NANOSLEEP, _TIMESPEC.pack(_PATIENCE_S, 0), 0))
+    program.call(SYS.EXIT_GROUP, 1)
+    template.stand_by = entrance.into(program, base)
+
+
+def _rseq_of_forks() -> Rseq:
+    """Return what the C library has told the kernel of our thread, and of each fork's."""
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            signals.pause()
+    try:
+        hold(pid)
+        return ptrace.rseq(pid)
+    finally:
+        os.kill(pid, signals.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _hold(init: int) -> None:
+    """Stop the init as soon as it stands by."""
+    hold(init)
+    while ptrace.registers(init).orig_rax != SYS.NANOSLEEP:
+        ptrace.resume(init)
+        time.sleep(_LOOK_AGAIN_S)
+        ptrace.interrupt(init)
+        status = ptrace.wait(init)
+        if status.event in (Event.EXITED, Event.KILLED):
+            raise StubError(f"the init ended before it stood by: {status}")
 
 
 def make(
     init: int, template: Template, *, high: int, pages: int, time_offsets: bytes | None
 ) -> tuple[Stub, int]:
     """Make a stub of init, like `root_stub.make`, that has only the memory that lies ready."""
-    hold(init)
-    ptrace.set_signal_mask(init, stub.MASK)
+    _hold(init)
     made = Stub(init, template.base, template.size)
     program = made.program()
     # All that init has open closes on exec.
@@ -59,16 +108,12 @@ def make(
     for descriptor in clocks:
         program.call(SYS.SETNS, descriptor, CLONE_NEWTIME)
     syscalls.close_range(program, _FIRST, high - 1)
-    _forget_the_interpreter(program, init)
-    memory_making.unmap_all(program, [made.area, *template.ready])
-    # The kernel takes as long for that as it takes us to prepare what comes next.
-    made.run_aside(program)
+    made.run(program)
     return made, high
 
 
-def _forget_the_interpreter(program: Program, init: int) -> None:
+def _forget_the_interpreter(program: Program, area: Rseq) -> None:
     """Take back what Python's thread has told the kernel."""
-    area = ptrace.rseq(init)
     if area.address:
         program.call(SYS.RSEQ, area.address, area.size, _RSEQ_FLAG_UNREGISTER, area.signature)
     program.call(SYS.SET_ROBUST_LIST, 0, _ROBUST_LIST_BYTES)

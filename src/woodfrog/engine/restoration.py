@@ -12,6 +12,7 @@ from woodfrog.engine import (
     body,
     connections,
     finishing,
+    one_processor,
     reading_pages,
     root_stub,
     terminals,
@@ -24,6 +25,7 @@ from woodfrog.engine.inheriting import Inheritance, Inherited
 from woodfrog.engine.late_files import LateFiles
 from woodfrog.engine.making_files import Making
 from woodfrog.engine.making_namespaces import MadeNamespaces
+from woodfrog.engine.one_processor import OneProcessor
 from woodfrog.engine.tree import Tree
 from woodfrog.kernel.procfs.id_maps import IdMaps
 from woodfrog.kernel.procfs.maps import read_maps
@@ -69,14 +71,16 @@ class Restoration:
     _uncovered: dict[bytes, int]
     _mounting: Mounting | None = None
     _namespaces: MadeNamespaces
+    # How the waiting init was scheduled; and the processor that it has in common with us, if so.
+    _scheduling: Scheduling
+    _one_processor: OneProcessor | None = None
 
     # Since FILES; and the ipc namespaces where segments that nobody has attached end
     # (kernel.shm_rmid_forced), which they don't until BODY.
     _making: Making
     _forced: set[int]
 
-    # Since TREE: how the waiting init was scheduled; and the processes, by their ids inside.
-    _scheduling: Scheduling
+    # Since TREE: the processes, by their ids inside.
     _late: LateFiles
     _bodies: dict[int, Body]
 
@@ -108,6 +112,9 @@ class Restoration:
 
     def make_root(self) -> None:
         """ROOT: init becomes the root stub, and what its namespaces have in them comes back."""
+        self._scheduling = scheduling.collect(self._init)
+        if self._template and one_processor.suits(self._plan):
+            self._one_processor = OneProcessor(self._init, self._undo)
         self._become_root_stub()
         self._furnish()
         self._make_namespaces()
@@ -251,7 +258,6 @@ class Restoration:
     def make_tree(self) -> None:
         """TREE: all processes are there, blank; zombies have died."""
         init, plan, root, made = self._init, self._plan, self._root, self._namespaces
-        self._scheduling = scheduling.collect(init)
         inheritance = None
         if not self._admitted.background.is_wanted and self._template is None:
             inheritance = Inheritance(
@@ -415,9 +421,20 @@ class Restoration:
         self._making.missing += admitted.networking.filter()
         self._silence.end()
         self._making.complete()
+        self._leave_processor()
         cgroups.freeze(self._plan.cgroups, self._bounds.cgroups)
         finishing.let_all_go(releases)
         shortened.restore()
+
+    def _leave_processor(self) -> None:
+        """Have all run wherever they may."""
+        if not self._one_processor:
+            return
+        for one in self._bodies.values():
+            tasks = zip(one.tasks, one.record.threads, strict=True)
+            self._one_processor.leave(
+                ((task.pid, thread.scheduling) for task, thread in tasks), self._scheduling
+            )
 
     def _begin_tracking(self) -> None:
         """Have the kernel note from now on what is written to."""

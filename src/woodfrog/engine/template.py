@@ -13,7 +13,8 @@ import ctypes
 import mmap
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import msgspec
 
@@ -28,8 +29,8 @@ from woodfrog.kernel.abi.x86_64 import PAGE
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process_memory import write_memory
 from woodfrog.kernel.procfs.maps import read_maps
+from woodfrog.remote import entrance
 from woodfrog.remote.address import free_range
-from woodfrog.remote.program import LOOP
 from woodfrog.remote.stub import CODE_BYTES
 from woodfrog.remote.vdso import own_vdso
 from woodfrog.resources import missing_memory, page_sets
@@ -85,6 +86,8 @@ class Template:
         # Where a process's other pages begin in `_kept`, and where they belong.
         self._others: dict[int, tuple[int, list[tuple[int, int]]]] = {}
         self.alike = Alike()
+        # Has a fork of ours wait as a stub, for good; see forked_stub.
+        self.stand_by: Callable[[], NoReturn] | None = None
         self.size = STUB_BYTES
         with while_("loading the image's memory"):
             self.bytes = self._load()
@@ -237,7 +240,8 @@ class _Place:
         base = self._next
         mode = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE
         syscalls.mmap(HERE, base, CODE_BYTES + size, _READ_WRITE, mode)
-        ctypes.memmove(base, LOOP, len(LOOP))
+        code = entrance.code()
+        ctypes.memmove(base, code, len(code))
         syscalls.mprotect(HERE, base, CODE_BYTES, _READ_EXECUTE)
         self._next = base + CODE_BYTES + size + PAGE
         return base

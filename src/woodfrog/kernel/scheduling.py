@@ -85,6 +85,13 @@ def get_affinity(on: Caller, pid: int) -> int:
     return int.from_bytes(mask[:size], "little")
 
 
+def current_processor(on: Caller) -> int:
+    """Return the number of the processor that the calling thread runs on."""
+    number = bytearray(4)
+    on.call(SYS.GETCPU, number, 0, 0)
+    return int.from_bytes(number, "little")
+
+
 def set_memory_policy(on: Caller, mode: int, nodes: int) -> None:
     """Set from which memory nodes (a mask) the calling thread gets its memory."""
     size = (nodes.bit_length() + 63) // 64 * 8

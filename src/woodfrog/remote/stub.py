@@ -70,8 +70,6 @@ class Stub:
         self.born: list[int] = []
         # Those that programs begin with, no matter which: they make no use of what is in others.
         self._registers: Registers | None = None
-        # What runs while we do something else.
-        self._aside: Program | None = None
 
     @property
     def area(self) -> tuple[int, int]:
@@ -92,13 +90,18 @@ class Stub:
             self.memory,
             [],
         )
-        thread._registers = thread._aside = None
+        thread._registers = None
         return thread
 
     def part(self, number: int = 0, of: int = 1) -> tuple[int, int]:
         """Return where a program may stand in the stub's data or a part of it, and how long."""
-        size = self.size // of & -4096
-        return self.base + CODE_BYTES + number * size, size
+        return self.part_of(self.base, self.size, number, of)
+
+    @staticmethod
+    def part_of(base: int, whole: int, number: int = 0, of: int = 1) -> tuple[int, int]:
+        """Return that of a stub that isn't there yet, whose data will be `whole` bytes long."""
+        size = whole // of & -4096
+        return base + CODE_BYTES + number * size, size
 
     def program(self) -> Program:
         """Return an empty program that fits the stub's data."""
@@ -106,7 +109,6 @@ class Stub:
 
     def start(self, program: Program) -> None:
         """Set a program going; `finish` waits for its end."""
-        self.settle()
         os.pwrite(self.memory, program.assemble(), program.base)
         if self._registers is None:
             self._registers = for_our_code(ptrace.registers(self.pid), self.base)
@@ -136,20 +138,6 @@ class Stub:
             self.start(program)
             self.finish(program)
 
-    def run_aside(self, program: Program) -> None:
-        """Run a program while we do something else: whatever the task does next waits for its end.
-
-        Until then it is not stopped. What fails in it is raised there.
-        """
-        self.start(program)
-        self._aside = program
-
-    def settle(self) -> None:
-        """Wait for what runs aside, if anything does."""
-        program, self._aside = self._aside, None
-        if program:
-            self.finish(program)
-
     def expand_state(self) -> None:
         """Have the kernel make room for AMX tiles in this task, as their first use does.
 
@@ -171,7 +159,6 @@ class Stub:
 
         Returns the registers at its end.
         """
-        self.settle()
         place = self.base + CODE_BYTES - 64
         os.pwrite(self.memory, code, place)
         registers = for_our_code(ptrace.registers(self.pid), place)
@@ -189,7 +176,6 @@ class Stub:
 
     def exit(self, status: int) -> None:
         """Let go of this task, which is its process's first thread, and have it exit(2)."""
-        self.settle()
         registers = for_our_code(ptrace.registers(self.pid), self.base + LOOP.index(_SYSCALL))
         registers.rax, registers.rdi = SYS.EXIT, status
         ptrace.set_registers(self.pid, registers)
@@ -202,7 +188,6 @@ class Stub:
 
     def call_at(self, instruction: int, number: int, *arguments: int) -> int:
         """Make one call with a system call instruction at any address, and return its result."""
-        self.settle()
         registers = ptrace.registers(self.pid)
         make_call(self.pid, registers, instruction, number, arguments)
         return checked(number, ptrace.registers(self.pid).result)

@@ -60,6 +60,7 @@ def set_autogroup_nice(pid: int, nice: int) -> None:
         file.write(str(nice))
 
 
+SCHED_OTHER = 0
 _SCHED_FIFO, _SCHED_RR, _SCHED_DEADLINE = 1, 2, 6
 _IOPRIO_CLASS_RT = 1
 
@@ -100,16 +101,21 @@ def refuse_nicer(who: str, nice: int, bounding: int) -> None:
         )
 
 
+def chosen_processors(recorded: Scheduling, default: Scheduling) -> set[int]:
+    """Return the processors that a thread is bound to; none if it runs on all that it may have."""
+    if recorded.affinity == default.affinity:
+        return set()
+    return set(recorded.affinity) & set(default.affinity)
+
+
 def restore(pid: int, recorded: Scheduling, default: Scheduling) -> None:
     """Schedule a thread as recorded where it differs from `default`, as this machine allows.
 
     CPUs that this machine or the container's cpuset lacks are left out; if none is left, the thread
     runs on all.
     """
-    if recorded.affinity != default.affinity:
-        allowed = set(recorded.affinity) & set(default.affinity)
-        if allowed:
-            os.sched_setaffinity(pid, allowed)
+    if processors := chosen_processors(recorded, default):
+        os.sched_setaffinity(pid, processors)
     if recorded.io_priority != default.io_priority:
         HERE.call(SYS.IOPRIO_SET, IOPRIO_WHO_PROCESS, pid, recorded.io_priority)
     if recorded.nice != default.nice:

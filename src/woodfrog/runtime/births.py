@@ -15,7 +15,7 @@ from woodfrog.errors import WoodfrogError
 from woodfrog.kernel.caller import HERE
 from woodfrog.kernel.process import pidfd_open
 from woodfrog.kernel.signals import signals
-from woodfrog.runtime import forking, init, mount_sources, spec
+from woodfrog.runtime import forking, init, mount_sources, spec, templates
 from woodfrog.runtime.cgroups.entering import Doors
 from woodfrog.runtime.channel import Channel
 
@@ -131,6 +131,9 @@ def _fork(asked: dict[str, Any], descriptors: list[int]) -> tuple[int, bool]:
     for key in _PLAIN:
         setattr(plan, key, asked[key])
     plan.to_be_restored = True
+    template = templates.held()
+    assert template
+    plan.stand_by = template.stand_by
     more = descriptors[_FIRST:]
     plan.joined = dict(zip(asked["joined"], more, strict=False))
     more = more[len(plan.joined) :]

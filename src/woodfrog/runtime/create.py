@@ -17,7 +17,7 @@ from woodfrog.runtime.undo import Undo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from woodfrog.runtime.births import Midwife
 
@@ -41,6 +41,7 @@ class Request:
         self.systemd_cgroup = False  # systemd makes the cgroups
         self.new_keyring = True
         self.to_be_restored = False  # its own program never runs, and needn't be there
+        self.stand_by: Callable[[], NoReturn] | None = None  # how its init waits then, if it knows
         self.relay_console = False  # we stay and pass bytes between our stdio and its terminal
         self.options: dict[str, Any] = {}  # global options, recorded in the state
         self.midwife: Midwife | None = None  # has the init born elsewhere
@@ -171,6 +172,7 @@ def _create(
     plan.debug = request.debug
     plan.kept.add(request.debug_descriptor)
     plan.to_be_restored = request.to_be_restored
+    plan.stand_by = request.stand_by
     plan.new_keyring = container.state["keyring"]
     if request.scratch_over:
         plan.overlay = _make_scratch(request, container, undo)

@@ -56,6 +56,8 @@ class Plan:
         self.pivot = True
         self.debug: Callable[[str], None] = lambda text: None
         self.to_be_restored = False
+        # How to wait, never to return, for who makes something else of it.
+        self.stand_by: Callable[[], NoReturn] | None = None
         self.overlay: tuple[str, str] | None = None  # lower directory, scratch directory
         self.seccomp: Profile | None = None
         self.labels: Labels = []
@@ -68,15 +70,20 @@ def run(plan: Plan, channel: Channel, enter_cgroups: Callable[[], None]) -> NoRe
         signals.signal(number, _end)
     try:
         enter_cgroups()
-        fifo = StartFifo(plan.start_fifo)
+        fifo = None if plan.stand_by else StartFifo(plan.start_fifo)
         tell_network = given_network.teller(plan.config)
-        plan.kept |= fifo.descriptors | channel.descriptors | set(plan.joined.values())
+        plan.kept |= channel.descriptors | set(plan.joined.values())
+        if fifo:
+            plan.kept |= fifo.descriptors
         path, master = _set_up(plan, channel)
         plan.debug("init: closing the pipe to signal completion")
         channel.send(step="ready", console=master)
         if master >= 0 and channel.receive() == {"step": "taken"}:
             os.close(master)
         channel.close()
+        if plan.stand_by:
+            plan.stand_by()
+        assert fifo
         _wait_and_become(plan, path, fifo, tell_network)
     except BaseException as error:
         try:

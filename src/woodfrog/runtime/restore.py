@@ -87,6 +87,8 @@ def restore(
         if options.tcp_established and "network" in spec.new_namespaces(into.config):
             into.before_hooks = lambda pid: _begin_silence(options, pid, directory)
         into.midwife = options.midwife
+        if options.template:
+            into.stand_by = options.template.stand_by
         into.relay_console = not into.console_socket and not detach
         created = create.create(into)
     else:

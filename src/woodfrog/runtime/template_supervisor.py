@@ -78,11 +78,13 @@ def _become_supervisor(
 ) -> NoReturn:
     try:
         _leave_everything(channel.descriptors)
+        from woodfrog.engine import forked_stub
         from woodfrog.engine.template import Template
 
         template = Template(image, parents)
         templates.hold(template)
         load()
+        forked_stub.prepare(template)
         gc.collect()
         gc.freeze()
         listening = answering.listen(place.door)
