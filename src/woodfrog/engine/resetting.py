@@ -89,7 +89,10 @@ class ProcessReset:
         found = read_maps(one.held.pid)
         vdso = next(mapping[0] for mapping in found if mapping[7] == b"[vdso]")
         self._instruction = vdso + self._vdso.syscall
-        reset_room.make(lending.enter_context(self._room), one, self.memory, found)
+        # What it lends is counted as what is yet to come, whether or not it is there.
+        start, end = scratch.range if scratch else (0, 0)
+        mapped = [mapping for mapping in found if not start <= mapping[0] < end]
+        reset_room.make(lending.enter_context(self._room), one, self.memory, mapped)
         if scratch:
             scratch.renew()
         else:
