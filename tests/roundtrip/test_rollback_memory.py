@@ -1,14 +1,11 @@
 """The memory of large processes, at which is looked in another way than at that of small ones."""
 
-from pathlib import Path
-
 import pytest
+from talking import set_back_after, talking, tell
 
-from bundles import Bundle, bind
 from containers import Container, Woodfrog, verdict
 from needs import needs
 
-SOURCES = Path(__file__).parent / "rollback"
 NOTED = ("--leave-running", "--sync=none", "--track-changes")
 
 pytestmark = needs("root", "command python3")
@@ -17,20 +14,7 @@ pytestmark = needs("root", "command python3")
 @pytest.fixture
 def large(woodfrog: Woodfrog) -> Container:
     """Start a program that has much memory."""
-    bundle = Bundle(woodfrog.directory / "bundle", ["python3", "/programs/large.py"])
-    (bundle.rootfs / "programs").mkdir()
-    bundle.add_mount(bind(SOURCES, "/programs"))
-    bundle.add_host_programs()
-    container = woodfrog.run(bundle)
-    container.wait_for("ready")
-    return container
-
-
-def tell(container: Container, what: str) -> None:
-    """Write first, then name: it may be read right then."""
-    work = container.bundle.work
-    (work / "told").write_text(what)
-    (work / "told").rename(work / "change")
+    return talking(woodfrog, "large.py")
 
 
 def looks_well(container: Container) -> bool:
@@ -46,11 +30,7 @@ def test_it_goes_back(
 ) -> None:
     image = woodfrog.directory / "image"
     large.checkpoint(image, *how)
-    tell(large, change)
-    large.wait_for("changed")
-
-    woodfrog("rollback", f"--image-path={image}", large.name)
-
+    set_back_after(change, large, image)
     assert looks_well(large)
 
 

@@ -127,6 +127,7 @@ def test_the_flags_are_those_of_the_commands() -> None:
     script = (REPOSITORY / "woodfrog").read_text()
     table = script.partition("case $command:$name in\n")[2].partition("*) return 1 ;;")[0]
     of_commands = {name: command.flags for name, command in COMMANDS.items()}
+    compared = 0
     for name, proper in (of_commands | {"": main._global_flags()}).items():
         takes_value = {flag.name: bool(flag.value) for flag in proper if not flag.refused}
         takes_value |= {flag.short: bool(flag.value) for flag in proper if flag.short}
@@ -135,6 +136,8 @@ def test_the_flags_are_those_of_the_commands() -> None:
             for command, _, flag in (one.strip().partition(":") for one in patterns.split("|")):
                 if command == name and flag:
                     assert takes_value[flag] == ("takes_value=yes" in does), line
+                    compared += 1
+    assert compared == table.count(":")
 
 
 def test_nobody_is_asked_where_there_is_nobody(clone: Path, tmp_path: Path) -> None:
@@ -142,15 +145,18 @@ def test_nobody_is_asked_where_there_is_nobody(clone: Path, tmp_path: Path) -> N
     assert executed(clone / "woodfrog", *words.split())[0] == "python"
 
 
-def test_it_finds_what_pip_has_installed(clone: Path, tmp_path: Path, root: Path) -> None:
+def test_it_finds_what_pip_has_installed(
+    clone: Path, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "lib/python3.11/site-packages/woodfrog"
     shutil.copytree(clone / "src/woodfrog", package)
     (tmp_path / "bin").mkdir()
-    shutil.copy2(clone / ".venv/bin/python", tmp_path / "bin/python3")
+    for name in ("python3", "python3.11"):
+        shutil.copy2(clone / ".venv/bin/python", tmp_path / "bin" / name)
     shutil.copy2(clone / "woodfrog", tmp_path / "bin")
     (tmp_path / "link").symlink_to("bin/woodfrog")
     there = f"{tmp_path}/bin/../lib/python3.11/site-packages/woodfrog"
-    python = [f"{tmp_path}/bin/python3", "-I", "-s", "-c", ""]
+    python = [f"{tmp_path}/bin/python3.11", "-I", "-s", "-c", ""]
     for command in ("bin/woodfrog", "link"):
         path = f"{tmp_path}/{command}"
         words = [f"--root={root}", "rollback", "one"]
@@ -160,7 +166,22 @@ def test_it_finds_what_pip_has_installed(clone: Path, tmp_path: Path, root: Path
             *python,
             *started,
         ]
-        assert executed(Path(path), "list") == ["python3", *python[1:], path, "0", there, "list"]
+        started = [path, "0", there, "list"]
+        assert executed(Path(path), "list") == ["python3.11", *python[1:], *started]
+    # Where only another directory has that Python.
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "bin/python3.11").rename(tmp_path / "elsewhere/python3.11")
+    monkeypatch.setenv("PATH", f"{tmp_path}/elsewhere:{os.environ['PATH']}")
+    assert executed(tmp_path / "link", "list")[0] == "python3.11"
+
+
+def test_it_says_that_there_is_no_python(clone: Path, tmp_path: Path) -> None:
+    shutil.copy2(clone / "woodfrog", tmp_path)
+    done = subprocess.run(
+        ["/bin/sh", tmp_path / "woodfrog", "list"], env={"PATH": "/none"}, capture_output=True
+    )
+    assert done.returncode == 127
+    assert done.stderr.startswith(b"woodfrog: there is no python3 on the PATH")
 
 
 def test_the_usual_root_is_that_of_the_whole_parser() -> None:

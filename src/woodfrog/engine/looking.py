@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from woodfrog.engine import (
-    asking_processes,
-    collecting,
-    collecting_shares,
-    guests,
-    tidying,
-)
+from woodfrog.engine import asking_processes, collecting, collecting_shares, guests, tidying
 from woodfrog.engine.asking_queues import AskedQueues
 from woodfrog.engine.collected import CollectedProcess
 from woodfrog.engine.collecting_files import Files
